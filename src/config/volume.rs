@@ -1,0 +1,84 @@
+//! The options of one volume, parsed and with their defaults filled in.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When changed files become plain objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettleMode {
+    Auto,
+    /// Only motion: for databases.
+    Never,
+}
+
+/// What `docker volume rm` does with the objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRemove {
+    /// Delete what the volume made, unless it adopted objects that were there before.
+    Auto,
+    Retain,
+    Delete,
+}
+
+/// Everything that can be said about a volume, except credentials. Stored in the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeOptions {
+    /// Where the volume's objects lie: `s3://bucket/prefix`, `az://container/prefix`,
+    /// `gs://bucket/prefix`, `file:///dir`. Always resolved (never empty) once parsed.
+    pub url: String,
+    /// Where its state lies; the volume's folder `.s3vol/v/<uuid>/` is made below it.
+    pub state_url: String,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// `None`: path style for a custom endpoint, else virtual-hosted.
+    pub path_style: Option<bool>,
+    /// Owner and permissions of objects that carry no attributes.
+    pub uid: u32,
+    pub gid: u32,
+    pub file_mode: u32,
+    pub dir_mode: u32,
+    /// Longest time between a change and its commit without fsync.
+    pub commit: Duration,
+    pub settle: SettleMode,
+    pub settle_after: Duration,
+    /// How old knowledge of the bucket may be when it is used.
+    pub refresh: Duration,
+    /// Bytes of local disk for cached content.
+    pub cache_size: u64,
+    pub on_remove: OnRemove,
+    pub single_host: bool,
+    pub readonly: bool,
+    /// Bytes and inodes that the volume may hold; `None` is unlimited.
+    pub size: Option<u64>,
+    pub inodes: Option<u64>,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        VolumeOptions {
+            url: String::new(),
+            state_url: String::new(),
+            endpoint: None,
+            region: None,
+            path_style: None,
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            commit: Duration::from_secs(5),
+            settle: SettleMode::Auto,
+            settle_after: Duration::from_secs(2),
+            refresh: Duration::from_secs(60),
+            cache_size: 10 << 30,
+            on_remove: OnRemove::Auto,
+            single_host: false,
+            readonly: false,
+            size: None,
+            inodes: None,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The values that go in and out of the file system.
+
+use std::time::Duration;
+
+use crate::types::{FileKind, FileName, Ino, Timestamp};
+
+/// What `stat` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    pub ino: Ino,
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky: 0o7777 at most.
+    pub perm: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Linux device number of a character or block device, as in `st_rdev` (32-bit kernel form).
+    pub rdev: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks.
+    pub blocks: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub btime: Timestamp,
+    /// How long the kernel may believe this.
+    pub ttl: Duration,
+}
+
+/// A number for an open file or directory; unique within a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileHandle(pub u64);
+
+/// The answer to open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub fh: FileHandle,
+    /// Page cache from earlier opens is still right.
+    pub keep_cache: bool,
+    /// Bypass the page cache (O_DIRECT).
+    pub direct_io: bool,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    Now,
+    At(Timestamp),
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+    pub fh: Option<FileHandle>,
+}
+
+/// renameat2's flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+/// setxattr's flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XattrMode {
+    Any,
+    Create,
+    Replace,
+}
+
+/// fallocate's modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallocate {
+    /// Reserve; extend the size unless `keep_size`.
+    Allocate {
+        keep_size: bool,
+    },
+    PunchHole,
+    ZeroRange {
+        keep_size: bool,
+    },
+}
+
+/// One name of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    pub ino: Ino,
+    pub kind: FileKind,
+    /// Raw bytes: `.` and `..` come first.
+    pub name: Vec<u8>,
+    /// Pass this to continue after this entry. Stable while the directory changes.
+    pub cookie: u64,
+    /// Known attributes, for READDIRPLUS; `None` when they would cost a request (F30).
+    pub attr: Option<Attr>,
+}
+
+/// What `df` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatFs {
+    /// Bytes.
+    pub total: u64,
+    pub free: u64,
+    pub files: u64,
+    pub files_free: u64,
+}
+
+/// A checked name, or the error that an over-long or impossible one deserves.
+pub fn check_name(bytes: &[u8]) -> Result<FileName, super::FsError> {
+    FileName::new(bytes).map_err(|e| match e {
+        crate::types::NameError::FileTooLong => super::FsError::NameTooLong,
+        crate::types::NameError::File | crate::types::NameError::Volume(_) => {
+            super::FsError::Invalid("file name")
+        }
+    })
+}

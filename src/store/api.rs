@@ -1,0 +1,249 @@
+//! What every backend offers, and the outcomes that its callers must look at.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::StoreError;
+use crate::types::{ObjectKey, StoreTime, Version};
+
+/// User metadata of an object: lower-case names without the provider's prefix (`x-amz-meta-`), ASCII
+/// values, at most 1.5 KiB together.
+pub type Attributes = BTreeMap<String, String>;
+
+/// The state that the key must be in for a change to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever is there.
+    None,
+    /// Nothing at the key (`If-None-Match: *`).
+    Absent,
+    /// Exactly this version (`If-Match`).
+    Is(Version),
+}
+
+/// How one request is sent.
+#[derive(Debug, Clone)]
+pub struct Send {
+    pub condition: Condition,
+    /// The store must refuse the request after this time of its own clock, where it can (S3: a
+    /// query signature that expires, rounded up to a whole second). `None` for names that are
+    /// never reused.
+    pub not_after: Option<StoreTime>,
+    /// The caller stops waiting after this; the request's fate is then [`PutOutcome::Ambiguous`].
+    /// The time counts from the last progress of the body, not from its start.
+    pub timeout: Duration,
+}
+
+impl Send {
+    /// An unconditional request without expiry, for names that are never reused.
+    pub fn plain(timeout: Duration) -> Self {
+        Send { condition: Condition::None, not_after: None, timeout }
+    }
+}
+
+/// What became of a request that changes an object.
+#[must_use]
+#[derive(Debug)]
+pub enum PutOutcome {
+    /// Applied. The version is as far as the answer told it (`modified` is usually unknown).
+    Won(Version),
+    /// Refused by its condition; nothing was changed by this request.
+    Lost,
+    /// Nobody knows (timeout, cut connection, 409, 5xx): it may still be applied until it expires.
+    Ambiguous(StoreError),
+}
+
+/// An object as HEAD or GET shows it.
+#[derive(Debug, Clone)]
+pub struct ObjectInfo {
+    pub version: Version,
+    pub attributes: Attributes,
+    pub content_type: Option<String>,
+}
+
+/// A range of an object's bytes.
+#[derive(Debug, Clone)]
+pub struct GetResult {
+    pub info: ObjectInfo,
+    /// Exactly the asked range, cut at the object's end; never shorter for another reason.
+    pub data: Bytes,
+}
+
+/// What to list.
+#[derive(Debug, Clone)]
+pub struct ListRequest {
+    /// Raw prefix of the keys, not necessarily ending in `/`.
+    pub prefix: String,
+    /// Fold everything after the next `/` into [`ListPage::prefixes`].
+    pub delimiter: bool,
+    /// Where the page before ended ([`ListPage::next`]).
+    pub token: Option<String>,
+    /// At most 1,000.
+    pub max_keys: u32,
+}
+
+/// One key of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: ObjectKey,
+    pub version: Version,
+}
+
+/// One page of a listing, in key order.
+#[derive(Debug, Clone, Default)]
+pub struct ListPage {
+    pub entries: Vec<Entry>,
+    /// Common prefixes, each ending in `/`; only with a delimiter.
+    pub prefixes: Vec<String>,
+    /// `Some` when there is more.
+    pub next: Option<String>,
+}
+
+/// A multipart upload that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct UploadId(pub String);
+
+/// Requests sent so far, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RequestCounts {
+    pub get: u64,
+    pub head: u64,
+    pub put: u64,
+    pub list: u64,
+    pub delete: u64,
+    pub copy: u64,
+    pub multipart: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+/// The verbs that the probe judges one by one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// `If-None-Match: *` on PUT, also in parallel.
+    CreateIfAbsent,
+    /// `If-Match` on PUT.
+    PutIfMatch,
+    CompleteConditional,
+    CopyConditional,
+    DeleteConditional,
+    /// Server-side copy at all.
+    Copy,
+    /// Refusal of a request after its expiry.
+    Expiry,
+    ReadAfterWrite,
+}
+
+/// What a store was proven to honour. Recorded in a volume's `format.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Capabilities(pub std::collections::BTreeSet<Verb>);
+
+impl Capabilities {
+    /// Whether the probe saw the store honour this verb.
+    pub fn has(&self, verb: Verb) -> bool {
+        self.0.contains(&verb)
+    }
+}
+
+/// One bucket. Implementations never retry a changing request by themselves; reads are retried a
+/// few times within `timeout`.
+#[async_trait]
+pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
+    /// One object from memory (at most 5 GiB; callers keep it under 64 MiB).
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome;
+
+    /// `range` of an object, if it still is `expect` (a different version is
+    /// [`super::StoreErrorKind::Changed`]). `None` reads the whole object.
+    async fn get(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        expect: Option<&Version>,
+        timeout: Duration,
+    ) -> Result<GetResult, StoreError>;
+
+    /// Attributes and version; `None` when the key does not exist.
+    async fn head(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<ObjectInfo>, StoreError>;
+
+    async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError>;
+
+    /// Removes a key. A missing key is `Won` without a condition and `Lost` with one.
+    async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome;
+
+    /// Copies `from` (if it still is `expect`) to `to` on the server, replacing its attributes.
+    /// `send.condition` is about `to`. At most 5 GiB.
+    async fn copy(
+        &self,
+        from: &ObjectKey,
+        expect: &Version,
+        to: &ObjectKey,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome;
+
+    /// Begins a multipart upload.
+    async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        timeout: Duration,
+    ) -> Result<UploadId, StoreError>;
+
+    /// Sends part `number` (from 1; all parts but the last have the same size, at least 5 MiB) and
+    /// returns its tag.
+    async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<String, StoreError>;
+
+    /// Makes the object from the tags of its parts, in order. `size` is the sum of the parts.
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[String],
+        size: u64,
+        send: Send,
+    ) -> PutOutcome;
+
+    /// Drops an upload; a missing one is fine.
+    async fn abort_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        timeout: Duration,
+    ) -> Result<(), StoreError>;
+
+    /// The store's clock now: its last `Date` plus the monotonic time since. Asks the store once
+    /// when no answer was seen yet.
+    async fn now(&self, timeout: Duration) -> Result<StoreTime, StoreError>;
+
+    /// Requests since this store was opened, the engine's included.
+    fn requests(&self) -> RequestCounts;
+
+    /// The endpoint as records and error messages name it, without credentials.
+    fn endpoint(&self) -> &str;
+}

@@ -1,0 +1,52 @@
+//! Store errors, named by what the caller must do.
+
+/// What the caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// No such key.
+    NotFound,
+    /// The object is no longer the version that was asked for.
+    Changed,
+    /// The bucket (or container, or local folder) does not exist.
+    NoBucket,
+    /// Credentials missing, wrong, or without the right.
+    Denied,
+    /// This host's clock and the store's differ too much for signatures.
+    ClockSkew,
+    /// The certificate was refused.
+    Tls,
+    /// No answer: name, route, connection, 5xx, throttling. Trying again later can help.
+    Unreachable,
+    /// The deadline passed.
+    Timeout,
+    /// The store cannot do this, or the request is wrong; trying again is useless.
+    Unsupported,
+    /// The store's answer makes no sense.
+    Protocol,
+    /// The local disk under a `file://` store is full.
+    NoSpace,
+}
+
+/// An error of one request: what was asked, of whom, what came back, and the cure where one is
+/// known. Never holds a credential.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    /// For the user: the cause and the cure in one sentence or two.
+    pub message: String,
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + std::marker::Send + Sync>>,
+}
+
+impl StoreError {
+    /// An error without a deeper cause.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
+        StoreError { kind, message: message.into(), source: None }
+    }
+
+    /// Whether trying the same again later can succeed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Unreachable | StoreErrorKind::Timeout)
+    }
+}

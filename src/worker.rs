@@ -1,0 +1,5 @@
+//! One process for one mounted volume.
+
+mod protocol;
+
+pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};

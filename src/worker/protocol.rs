@@ -1,0 +1,84 @@
+//! What the supervisor, the driver and the command line say to a worker, and what it answers.
+//!
+//! The control socket speaks HTTP/1.1 with JSON bodies: `GET /status` → [`WorkerStatus`] at any time;
+//! `GET /ready` waits until the volume is served (200) or cannot be (500 and the error as text);
+//! `POST /drain` commits everything and yields the lease → [`DrainReply`]; `POST /resume` takes a
+//! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
+//! what fits, releases the lease and ends the process.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::VolumeOptions;
+use crate::types::VolumeId;
+
+/// Everything that a worker needs besides credentials, which it takes from its environment. Sent as
+/// one JSON line on its standard input; the FUSE descriptor, if any, is inherited as descriptor 3.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerSpec {
+    /// For messages; the URL for a volume without a name.
+    pub name: String,
+    pub id: VolumeId,
+    pub options: VolumeOptions,
+    /// This volume's folder on the local disk: log, cache, control socket.
+    pub state_dir: PathBuf,
+    pub control_socket: PathBuf,
+    /// Where the volume is seen; for status and messages only.
+    pub mountpoint: PathBuf,
+}
+
+/// Where a volume stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    Opening,
+    Active,
+    /// The store does not answer; cached data is served, writes wait.
+    Degraded,
+    /// The engine's handle is being replaced.
+    Reopening,
+    /// No container uses it; it commits, settles and waits for the next mount, with a yielding lease.
+    Draining,
+    Closed,
+    /// Another host took over.
+    Fenced,
+    /// The state in the bucket is missing or foreign.
+    Damaged,
+    /// It could not be opened.
+    Failed,
+}
+
+/// What `docker volume inspect` and `s3vol status` show of a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub name: String,
+    pub id: VolumeId,
+    pub url: String,
+    pub state: VolumeState,
+    pub pid: u32,
+    pub mountpoint: PathBuf,
+    pub epoch: Option<u64>,
+    /// The holder of the lease as `host (instance)`.
+    pub holder: Option<String>,
+    pub bytes: u64,
+    pub files: u64,
+    /// Written and not yet in the bucket.
+    pub uncommitted_bytes: u64,
+    pub unsettled_files: u64,
+    /// Why some files cannot settle, with one example each.
+    pub unsettleable: Vec<String>,
+    pub conflicts: u64,
+    pub last_error: Option<String>,
+    pub requests: crate::store::RequestCounts,
+}
+
+/// The answer to drain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DrainReply {
+    /// Everything is in the bucket.
+    pub committed: bool,
+    pub uncommitted_bytes: u64,
+    pub unsettled_files: u64,
+    pub error: Option<String>,
+}
