@@ -1,7 +1,14 @@
 //! Metadata: the engine, the local log, the records. The only importer of `slatedb`.
 
-/// Proof that everything handed to the engine before it was asked for is in the bucket. Only a
-/// finished flush makes one; the reply to fsync needs it.
-#[must_use]
-#[derive(Debug)]
-pub struct Receipt(());
+mod engine;
+mod flusher;
+mod hybrid_clock;
+pub mod log;
+mod maintenance;
+
+pub use engine::{
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, RESERVED_KEY,
+};
+pub use flusher::Receipt;
+pub use hybrid_clock::WallClock;
+pub use maintenance::Maintained;
