@@ -15,3 +15,15 @@ pub use journal::{Fold, Journal, Record};
 pub use pending::{Change, Pending};
 pub use ranges::RangeMap;
 pub use sequencer::{Logged, Meta, MetaError, Txn};
+mod engine;
+mod flusher;
+mod hybrid_clock;
+pub mod log;
+mod maintenance;
+
+pub use engine::{
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, RESERVED_KEY,
+};
+pub use flusher::Receipt;
+pub use hybrid_clock::WallClock;
+pub use maintenance::Maintained;
