@@ -10,10 +10,6 @@ pub type Content = [u8; 2];
 /// The put-id of every object that somebody else wrote.
 pub const FOREIGN: u8 = u8::MAX;
 
-/// Ticks of the store's clock from the announcement until its key is cold: the first ends the
-/// signature's life, the second is the margin in which a request that was let in still lands.
-pub const HEAT: u8 = 2;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Object {
     pub content: Content,
@@ -55,7 +51,11 @@ pub struct Inode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     Put(Content),
-    Copy { from: u8, etag: Content },
+    /// `source` is what the index knows of the object to copy.
+    Copy {
+        from: u8,
+        source: Object,
+    },
     Delete,
 }
 
@@ -69,8 +69,8 @@ pub struct Intent {
     pub generation: u8,
     /// The inode's base when the intent was announced: the resolution moves only this one.
     pub over: Base,
-    /// What the condition asks for: this ETag, or no object at all.
-    pub expected: Option<Content>,
+    /// What the condition asks for: this object, or none at all.
+    pub expected: Option<Object>,
     /// Ticks until the key is cold.
     pub heat: u8,
 }
