@@ -30,6 +30,7 @@ const OVERWRITE: Config = Config {
     namespace: false,
     foreign: false,
     claims: false,
+    list: false,
     truncate: true,
     stale: true,
     mutant: None,
@@ -60,6 +61,18 @@ const FOREIGN: Config = Config { writes: 2, puts: 2, foreign: true, ..OVERWRITE 
 /// Somebody else writes to one of two keys while a file moves between them.
 const FOREIGN_MOVE: Config = Config { inodes: 1, renames: 1, foreign: true, ..RENAME };
 
+/// The same, found by LIST.
+const LISTED: Config = Config {
+    writes: 1,
+    puts: 2,
+    inodes: 2,
+    namespace: true,
+    truncate: false,
+    foreign: true,
+    list: true,
+    ..OVERWRITE
+};
+
 /// Three hosts want the volume.
 const CLAIMS: Config =
     Config { writes: 1, puts: 0, takeovers: 3, pending: 1, claims: true, ..OVERWRITE };
@@ -71,6 +84,7 @@ const UNANNOUNCED: &str = "every request was announced";
 const FENCED: &str = "a fenced host gets no fsync acknowledged";
 const ADOPTED: &str = "nothing is adopted without our put-id";
 const TWO_OWNERS: &str = "an epoch has one owner";
+const MISJUDGED: &str = "our own publish is no outside change";
 const ROBBED: &str = "only a holder judged free is fenced";
 
 fn with(config: Config, conditions: Conditions) -> Config {
@@ -175,6 +189,14 @@ fn foreign_writes_become_conflicts() {
         holds("foreign", with(FOREIGN, conditions), &[|s| &s.conflict, |s| &s.refused]);
         holds("foreign move", with(FOREIGN_MOVE, conditions), &[|s| &s.conflict, |s| &s.copied]);
     }
+}
+
+#[test]
+fn an_old_listing_is_not_believed() {
+    for conditions in [Conditions::Etag, Conditions::Ignored] {
+        holds("listed", with(LISTED, conditions), &[|s| &s.conflict, |s| &s.spoiled]);
+    }
+    mutant_breaks("listed", LISTED, StaleList, MISJUDGED);
 }
 
 /// A store that ignores conditions lets us overwrite what somebody put there a moment ago; nothing

@@ -42,6 +42,7 @@ impl Publish {
         intent.epoch = host.epoch.unwrap_or_default();
         host.pending += 1;
         host.view.intents.push(intent);
+        host.spoiled |= host.listed.is_some();
         if self.mutant(Mutant::ReleaseAtAnnouncement) && intent.op != Op::Delete {
             self.release(&mut host.view.inodes[intent.inode as usize], intent.generation);
         }
@@ -235,7 +236,11 @@ impl Publish {
             if state.puts <= config.puts {
                 self.publish_actions(state, at, name, actions);
             }
-            if config.foreign && !self.hot(host, name) {
+            if config.list && name == 0 && host.listed.is_none() {
+                actions.push(Action::List { host: at });
+            }
+            let looks = if config.list { host.listed.is_some() } else { config.foreign };
+            if looks && !self.hot(host, name) {
                 actions.push(Action::Reconcile { host: at, key: name });
             }
         }
@@ -354,6 +359,12 @@ impl Publish {
             }
             Action::Flush { host } => self.flush(state, host),
             Action::Resolve { host, put } => self.resolve(state, host, put)?,
+            Action::List { host } => {
+                let lies = state.store[0];
+                let host = &mut state.hosts[host];
+                host.spoiled = host.view.open_on(0).next().is_some();
+                host.listed = Some(lies);
+            }
             Action::Reconcile { host, key } => self.reconcile(state, host, key)?,
             Action::Crash { host } => {
                 state.hosts[host] = Host::default();
@@ -377,15 +388,27 @@ impl Publish {
         }
     }
 
-    /// A HEAD of a cold key: an object that is not the recorded one is somebody's change. It keeps
-    /// the name, and our file goes on under a conflict name, outside of the model.
+    /// An object at a cold key that is not the recorded one is somebody's change. It keeps the
+    /// name, and our file goes on under a conflict name, outside of the model.
     fn reconcile(&self, state: &mut State, at: usize, key: u8) -> Option<()> {
-        let lies = state.store[key as usize]?;
         let host = &mut state.hosts[at];
-        let known = host.view.rest[key as usize].is_some_and(|o| o.put == lies.put);
-        if known || host.view.theirs[key as usize] {
-            return None;
+        let lies = if self.config.list {
+            let spoiled = std::mem::take(&mut host.spoiled);
+            let listed = host.listed.take()?;
+            if spoiled && !self.mutant(Mutant::StaleList) {
+                note(&self.seen.spoiled);
+                return Some(());
+            }
+            listed
+        } else {
+            state.store[key as usize]
+        };
+        let host = &mut state.hosts[at];
+        let known = host.view.rest[key as usize].map(|object| object.put);
+        if lies.map(|object| object.put) == known || host.view.theirs[key as usize] {
+            return self.config.list.then_some(());
         }
+        state.wrong.misjudged |= !state.touched[key as usize];
         host.view.theirs[key as usize] = true;
         host.view.rest[key as usize] = None;
         host.view.unlink(key);

@@ -34,6 +34,8 @@ pub enum Mutant {
     IgnoreOtherBase,
     /// A segment is deleted when its removal is handed over, not when it is durable.
     SegmentsEarly,
+    /// A LIST is believed although we published since it was sent.
+    StaleList,
     /// The engine accepts batches of an old epoch.
     NoFence,
     /// The claim does not name the epoch that was judged free.
@@ -71,6 +73,8 @@ pub struct Config {
     pub pending: u8,
     pub namespace: bool,
     pub foreign: bool,
+    /// Outside changes are found by LIST, whose answer may be old, instead of by HEAD.
+    pub list: bool,
     pub truncate: bool,
     /// A crash, and a host that was fenced and does not know it, are states of their own. Without
     /// it a takeover stands for both: neither can do anything that others see.
@@ -94,6 +98,7 @@ pub struct Seen {
     pub stranded: AtomicU32,
     pub conflict: AtomicU32,
     pub trampled: AtomicU32,
+    pub spoiled: AtomicU32,
     pub fenced: AtomicU32,
     pub claim_lost: AtomicU32,
 }
@@ -118,6 +123,7 @@ pub enum Action {
     Flush { host: usize },
     Arrive { put: u8, answered: bool },
     Resolve { host: usize, put: u8 },
+    List { host: usize },
     Reconcile { host: usize, key: u8 },
     Crash { host: usize },
     LeaseExpires,
@@ -202,6 +208,8 @@ impl Publish {
                 host.pending = 0;
                 host.applied = 0;
                 host.refused = 0;
+                host.listed = None;
+                host.spoiled = false;
             }
         }
         state.hosts[at] =
@@ -388,6 +396,9 @@ impl Model for Publish {
             }),
             Property::always("a condition protects other people's bytes", |_, state: &State| {
                 !state.wrong.trampled
+            }),
+            Property::always("our own publish is no outside change", |_, state: &State| {
+                !state.wrong.misjudged
             }),
         ]
     }

@@ -133,6 +133,10 @@ pub struct Host {
     /// Definite answers it got, as bits by put-id.
     pub applied: u8,
     pub refused: u8,
+    /// What a LIST showed at key 0.
+    pub listed: Option<Option<Object>>,
+    /// A publish of ours was open or resolved at that key since the LIST was sent.
+    pub spoiled: bool,
 }
 
 /// A request on its way. It exists from the instant its intent is durable: one that its host has
@@ -150,6 +154,7 @@ pub struct Wrong {
     pub robbed: bool,
     pub adopted: bool,
     pub trampled: bool,
+    pub misjudged: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
