@@ -1,1 +1,20 @@
-//! sys
+//! The system calls that the rest of the crate needs and that no crate wraps as it wants them.
+//!
+//! This is the only module with `unsafe` code; each use says why it is sound. Nothing here keeps
+//! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
+
+mod fd;
+mod host;
+mod mount;
+mod process;
+
+pub use fd::{Inherited, close_on_exec, inherited, replace, reserve_low_fds};
+pub use host::{DiskSpace, boot_id, disk_space, hostname};
+pub use mount::{
+    FUSE_TYPE, FuseMount, MountEntry, MountPoint, cover, detach_all, make_mountpoint, mount_fuse,
+    mount_table, open_fuse_device, parse_mount_table, remove_mountpoint,
+};
+pub use process::{
+    ChildFds, Exit, add_oom_score, block_signals, prepare_child, raise_open_files, reap,
+    send_signal,
+};

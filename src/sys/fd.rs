@@ -1,0 +1,96 @@
+//! Descriptors that pass from one process to the next.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// A descriptor that the supervisor hands to a child, by its agreed number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Inherited {
+    /// The plugin socket (driver) or the FUSE device (worker).
+    First = 3,
+    /// The driver's channel to the supervisor.
+    Second = 4,
+}
+
+/// Takes a descriptor that this process was started with. Marked close-on-exec on the way. An
+/// error says that nothing was passed under that number, or that it was taken already.
+pub fn inherited(which: Inherited) -> io::Result<OwnedFd> {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static TAKEN: AtomicU8 = AtomicU8::new(0);
+    let number = which as i32;
+    let bit = 1u8 << number;
+    if TAKEN.fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+        return Err(io::Error::other(format!("descriptor {number} was taken already")));
+    }
+    // SAFETY: F_GETFD reads a flag of a number; it fails with EBADF when nothing is open there.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open (just checked), and the bit above makes this call the only
+    // owner that this process ever makes of an inherited number.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    close_on_exec(&fd, true)?;
+    Ok(fd)
+}
+
+/// Sets or clears close-on-exec.
+pub fn close_on_exec(fd: &impl AsFd, on: bool) -> io::Result<()> {
+    let flags = if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// Makes `target` refer to what `source` refers to, closing what it referred to before
+/// (`dup3`, close-on-exec). The number of `target` stays.
+pub fn replace(target: &impl AsFd, source: &impl AsFd) -> io::Result<()> {
+    let (to, from) = (target.as_fd().as_raw_fd(), source.as_fd().as_raw_fd());
+    // SAFETY: both numbers are open descriptors borrowed for the length of the call; dup3 swaps the
+    // file behind `to` atomically, so its owner keeps a valid descriptor.
+    if unsafe { libc::dup3(from, to, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Keeps the numbers that children inherit from being used for anything else in this process, so
+/// that no pipe of the spawning code can lie where a child expects its descriptor.
+pub fn reserve_low_fds() -> io::Result<Vec<OwnedFd>> {
+    let mut kept = Vec::new();
+    loop {
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null")?);
+        let number = fd.as_raw_fd();
+        if number > Inherited::Second as i32 {
+            return Ok(kept);
+        }
+        kept.push(fd);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn replace_keeps_the_number_and_swaps_the_file() {
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let target = std::fs::File::open("/dev/null").unwrap();
+        let number = target.as_raw_fd();
+        replace(&target, &far).unwrap();
+        assert_eq!(target.as_raw_fd(), number);
+        near.write_all(b"x").unwrap();
+        let mut byte = [0];
+        (&target).read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn low_numbers_are_taken_afterwards() {
+        let _kept = reserve_low_fds().unwrap();
+        let next = std::fs::File::open("/dev/null").unwrap();
+        assert!(next.as_raw_fd() > 4);
+    }
+}

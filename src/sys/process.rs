@@ -1,0 +1,123 @@
+//! Children, signals and limits.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    /// The number a shell would show.
+    pub fn code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// The descriptors that a child finds as 3 and 4. All others, except 0 to 2, are closed by exec.
+pub struct ChildFds {
+    pub first: Option<OwnedFd>,
+    pub second: Option<OwnedFd>,
+}
+
+/// Arranges that the child of `command` gets `fds`, dies with `parent_death` when the thread that
+/// spawned it dies, has no blocked signals, and leads its own process group.
+///
+/// The numbers 3 and 4 must be reserved in this process ([`super::reserve_low_fds`]).
+pub fn prepare_child(command: &mut Command, fds: ChildFds, parent_death: Signal) {
+    let parent = std::process::id();
+    command.process_group(0);
+    let child_side = move || -> io::Result<()> {
+        // SAFETY: only system calls follow, on descriptors that the closure owns and on plain
+        // integers; nothing allocates or locks between fork and exec.
+        unsafe {
+            for (number, fd) in [(3, &fds.first), (4, &fds.second)] {
+                if let Some(fd) = fd {
+                    check(libc::dup2(fd.as_raw_fd(), number))?;
+                } else {
+                    libc::close(number);
+                }
+            }
+            // Whatever else some library opened without close-on-exec. Old kernels lack the call.
+            libc::syscall(libc::SYS_close_range, 5u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, parent_death as libc::c_ulong, 0, 0, 0))?;
+            // The parent may have died before that.
+            if libc::getppid() as u32 != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            check(libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure is async-signal-safe, see inside.
+    unsafe { command.pre_exec(child_side) };
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Blocks the given signals in this thread and returns a descriptor that reports them.
+pub fn block_signals(signals: &[Signal]) -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in signals {
+        set.add(*signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// One child that has ended, if any; orphans that landed here included.
+pub fn reap() -> io::Result<Option<(u32, Exit)>> {
+    loop {
+        return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => Ok(Some((pid.as_raw() as u32, Exit::Code(code)))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                Ok(Some((pid.as_raw() as u32, Exit::Signal(signal as i32))))
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => Ok(None),
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(e) => Err(e.into()),
+        };
+    }
+}
+
+/// Sends a signal to a child of this process that has not been reaped yet.
+pub fn send_signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes a child a likelier victim of the OOM killer than its parent.
+pub fn add_oom_score(pid: u32, more: i32) -> io::Result<()> {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj")?;
+    let score = (own.trim().parse::<i32>().unwrap_or(0) + more).min(1000);
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+}
+
+/// Raises the soft limit of open files to the hard one; returns it.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
