@@ -2,8 +2,9 @@
 //! `fuser`, and nothing of `fuser` shows in its interface.
 //!
 //! It owns the connection to the kernel: the handshake and its hand-over to a later worker
-//! ([`serve`], [`HandoffFiles`]), the mount itself ([`mount`]) and the notifications to the kernel
-//! ([`Notifier`]). It decides nothing about files: a request is translated, one future of `Fs` runs,
+//! ([`serve`], [`HandoffFiles`]) and the notifications to the kernel ([`Notifier`]). mount(2) itself
+//! is in [`crate::sys`], because the mount belongs to a process that knows nothing of FUSE's protocol.
+//! It decides nothing about files: a request is translated, one future of `Fs` runs,
 //! its result is translated back.
 //!
 //! What survives a crash of the worker: the mount, for as long as somebody else holds the FUSE
@@ -13,7 +14,6 @@ mod adapter;
 mod errno;
 mod error;
 mod handoff;
-mod mount;
 mod negotiate;
 mod notify;
 mod session;
@@ -22,6 +22,5 @@ mod tests;
 
 pub use error::FuseError;
 pub use handoff::HandoffFiles;
-pub use mount::mount;
 pub use notify::Notifier;
 pub use session::{Serving, serve};

@@ -7,7 +7,7 @@
 //! permissions itself.
 
 mod answer;
-mod convert;
+pub(super) mod convert;
 mod directory;
 mod request;
 

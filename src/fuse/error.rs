@@ -5,13 +5,6 @@ use std::io;
 /// Variants are the steps that fail; each is fatal for this attempt to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
-    #[error("cannot mount a FUSE file system at {mountpoint}: {step}")]
-    Mount {
-        mountpoint: std::path::PathBuf,
-        step: &'static str,
-        #[source]
-        source: io::Error,
-    },
     #[error("the connection to the kernel failed: {step}")]
     Connection {
         step: &'static str,

@@ -200,12 +200,8 @@ fn rehearse<F: Filesystem>(
 
 /// Puts the real descriptor in the place of the session's socket.
 fn connect<F: Filesystem>(device: &OwnedFd, session: &Session<F>) -> Result<(), FuseError> {
-    // SAFETY: both descriptors are open and borrowed for the call; the session owns its number and
-    // closes whatever the number stands for.
-    let done =
-        unsafe { libc::dup3(device.as_raw_fd(), session.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
-    Errno::result(done).map_err(|e| FuseError::connection("putting the descriptor in place", e))?;
-    Ok(())
+    crate::sys::replace(session, device)
+        .map_err(|e| FuseError::connection("putting the descriptor in place", e))
 }
 
 fn start<F: Filesystem>(session: Session<F>, handoff: HandoffFiles) -> Result<Serving, FuseError> {
