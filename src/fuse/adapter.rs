@@ -9,7 +9,7 @@
 mod answer;
 pub(super) mod convert;
 mod directory;
-mod request;
+pub(super) mod request;
 
 use std::ffi::OsStr;
 use std::io;

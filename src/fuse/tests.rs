@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use fuser::RenameFlags;
 
 use super::adapter::convert;
+use super::adapter::request::{Op, drive};
 use super::errno::errno;
 use super::notify::{Item, Key, Queue, Range};
 use crate::fs::{Fallocate, FsError, RenameMode, XattrMode};
@@ -124,4 +125,56 @@ fn a_full_queue_takes_what_merges_and_refuses_the_rest() {
     assert!(queue.add(&Key::Inode(Ino(0)), &inode(0, 0)));
     assert_eq!(queue.take(), Some((Key::Inode(Ino(0)), inode(0, 0))));
     assert!(queue.add(&Key::Inode(Ino(count)), &inode(-1, 0)));
+}
+
+const OP: Op = Op { name: "test", ino: 1, unique: 2 };
+
+/// The thread that ran a request's end.
+fn driven(
+    runtime: &tokio::runtime::Runtime,
+    wait: impl Future<Output = ()> + Send + 'static,
+) -> std::sync::mpsc::Receiver<std::thread::ThreadId> {
+    let (sender, done) = std::sync::mpsc::channel();
+    drive(runtime.handle(), OP, async move {
+        wait.await;
+        sender.send(std::thread::current().id()).unwrap();
+    });
+    done
+}
+
+#[test]
+fn what_need_not_wait_is_answered_on_the_fuse_thread() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async {});
+    assert_eq!(done.try_recv(), Ok(std::thread::current().id()));
+}
+
+#[test]
+fn what_waits_is_answered_by_a_task() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (wake, woken) = tokio::sync::oneshot::channel();
+    let done = driven(&runtime, async { woken.await.unwrap() });
+    assert!(done.try_recv().is_err());
+    wake.send(()).unwrap();
+    let thread = done.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_ne!(thread, std::thread::current().id());
+}
+
+/// Timers need the runtime already at the first poll.
+#[test]
+fn requests_may_use_timers() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async {
+        let never = std::future::pending::<()>();
+        assert!(tokio::time::timeout(Duration::from_millis(1), never).await.is_err());
+    });
+    done.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn a_panic_ends_the_request_and_not_the_loop() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async { panic!("a bug in an operation") });
+    // The sender, which stands for the reply, was dropped; a dropped reply sends EIO.
+    assert_eq!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
 }

@@ -9,17 +9,19 @@ use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll, Waker};
 
 use fuser::{Errno, INodeNo, Request};
+use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use super::Adapter;
 use crate::fs::FsError;
+use crate::fuse::errno::errno;
 
 /// What a log line says about a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Op {
-    name: &'static str,
-    ino: u64,
-    unique: u64,
+pub(in crate::fuse) struct Op {
+    pub(in crate::fuse) name: &'static str,
+    pub(in crate::fuse) ino: u64,
+    pub(in crate::fuse) unique: u64,
 }
 
 impl Op {
@@ -39,7 +41,7 @@ impl Op {
                 "a request failed"
             );
         }
-        super::super::errno::errno(error)
+        errno(error)
     }
 }
 
@@ -56,25 +58,29 @@ impl Adapter {
 
     /// Runs a future that replies itself.
     pub(super) fn drive(&self, op: Op, request: impl Future<Output = ()> + Send + 'static) {
-        let span = tracing::debug_span!("fuse", op = op.name, ino = op.ino, unique = op.unique);
-        let mut request = Box::pin(request.instrument(span));
-        let _runtime = self.runtime.enter();
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            // A wake-up that comes before the task exists is not lost: a task is polled when it
-            // starts, and that poll registers the task's own waker.
-            request.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        }));
-        match polled {
-            Ok(Poll::Ready(())) => {}
-            Ok(Poll::Pending) => drop(self.runtime.spawn(request)),
-            Err(_) => {
-                tracing::error!(
-                    op = op.name,
-                    ino = op.ino,
-                    unique = op.unique,
-                    "a request panicked"
-                )
-            }
+        drive(&self.runtime, op, request);
+    }
+}
+
+/// Polls `request` once here, and leaves the rest to `runtime`.
+pub(in crate::fuse) fn drive(
+    runtime: &Handle,
+    op: Op,
+    request: impl Future<Output = ()> + Send + 'static,
+) {
+    let span = tracing::debug_span!("fuse", op = op.name, ino = op.ino, unique = op.unique);
+    let mut request = Box::pin(request.instrument(span));
+    let _runtime = runtime.enter();
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        // A wake-up that comes before the task exists is not lost: a task is polled when it
+        // starts, and that poll registers the task's own waker.
+        request.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }));
+    match polled {
+        Ok(Poll::Ready(())) => {}
+        Ok(Poll::Pending) => drop(runtime.spawn(request)),
+        Err(_) => {
+            tracing::error!(op = op.name, ino = op.ino, unique = op.unique, "a request panicked")
         }
     }
 }

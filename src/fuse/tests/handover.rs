@@ -157,29 +157,54 @@ impl Drop for Cleanup {
     }
 }
 
-#[test]
-#[ignore = "needs root and /dev/fuse"]
-fn readers_survive_the_worker() {
-    let dir = tempfile::tempdir().unwrap();
-    let mountpoint = dir.path().join("mnt");
-    let at = sys::MountPoint::new(dir.path(), &mountpoint).unwrap();
+/// A mount of the real kernel that nobody serves yet.
+fn mounted(dir: &Path) -> (OwnedFd, Cleanup) {
+    let mountpoint = dir.join("mnt");
+    let at = sys::MountPoint::new(dir, &mountpoint).unwrap();
     sys::make_mountpoint(&at).unwrap();
     let device = sys::open_fuse_device().unwrap();
     sys::mount_fuse(&at, &device, sys::FuseMount { source: "handover-test", readonly: false })
         .unwrap();
-    let mut cleanup = Cleanup { mountpoint: mountpoint.clone(), processes: Vec::new() };
+    (device, Cleanup { mountpoint, processes: Vec::new() })
+}
 
+fn cat(cleanup: &mut Cleanup, ino: u64) -> std::process::ChildStdout {
+    let path = cleanup.mountpoint.join(ino.to_string());
+    let mut cat = Command::new("cat").arg(path).stdout(Stdio::piped()).spawn().unwrap();
+    let output = cat.stdout.take().unwrap();
+    cleanup.processes.push(cat);
+    output
+}
+
+/// A worker died between reading INIT and storing it.
+#[test]
+#[ignore = "needs root and /dev/fuse"]
+fn a_lost_init_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (device, mut cleanup) = mounted(dir.path());
+    let mut lost = [0; 65536];
+    assert!(nix::unistd::read(&device, &mut lost).unwrap() >= 56);
+
+    let mut worker = Worker::start(&device, dir.path(), false);
+    worker.expect("serving", 1);
+    let mut content = String::new();
+    cat(&mut cleanup, 2).read_to_string(&mut content).unwrap();
+    assert_eq!(content, "2");
+    drop(device);
+    sys::detach_all(&cleanup.mountpoint).unwrap();
+    assert!(worker.process.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse"]
+fn readers_survive_the_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let (device, mut cleanup) = mounted(dir.path());
     let mut first = Worker::start(&device, dir.path(), true);
     first.expect("serving", 1);
     let mut outputs = Vec::new();
     for ino in 2..2 + READERS {
-        let mut cat = Command::new("cat")
-            .arg(mountpoint.join(ino.to_string()))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        outputs.push((ino, cat.stdout.take().unwrap()));
-        cleanup.processes.push(cat);
+        outputs.push((ino, cat(&mut cleanup, ino)));
     }
     first.expect("held", READERS);
     first.process.kill().unwrap();
@@ -205,7 +230,7 @@ fn readers_survive_the_worker() {
 
     // The worker learns of the end of the mount and leaves nothing behind.
     drop(device);
-    sys::detach_all(&mountpoint).unwrap();
+    sys::detach_all(&cleanup.mountpoint).unwrap();
     assert!(second.process.wait().unwrap().success());
     assert!(!dir.path().join("fuse-init").exists());
 }
