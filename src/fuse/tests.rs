@@ -2,6 +2,7 @@
 
 mod handover;
 mod handshake;
+mod listing;
 
 use std::time::{Duration, UNIX_EPOCH};
 

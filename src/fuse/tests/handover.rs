@@ -33,7 +33,7 @@ struct Numbers {
     held: Mutex<Vec<ReplyData>>,
 }
 
-fn attr(ino: u64) -> FileAttr {
+pub(super) fn attr(ino: u64) -> FileAttr {
     let dir = ino == 1;
     FileAttr {
         ino: INodeNo(ino),
@@ -142,8 +142,8 @@ impl Worker {
 }
 
 /// Detaches the mount and ends the processes whatever happens, so that nothing hangs on it.
-struct Cleanup {
-    mountpoint: PathBuf,
+pub(super) struct Cleanup {
+    pub(super) mountpoint: PathBuf,
     processes: Vec<Child>,
 }
 
@@ -158,7 +158,7 @@ impl Drop for Cleanup {
 }
 
 /// A mount of the real kernel that nobody serves yet.
-fn mounted(dir: &Path) -> (OwnedFd, Cleanup) {
+pub(super) fn mounted(dir: &Path) -> (OwnedFd, Cleanup) {
     let mountpoint = dir.join("mnt");
     let at = sys::MountPoint::new(dir, &mountpoint).unwrap();
     sys::make_mountpoint(&at).unwrap();
