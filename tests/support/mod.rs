@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
+pub mod raw;
 pub mod s3server;
+pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
