@@ -118,9 +118,11 @@ pub struct Caller {
     pub pid: u32,
     /// FUSE's unique of the request without the RESEND bit; 0 when not from FUSE.
     pub unique: u64,
+    /// The kernel sent this request before, to a worker that died: it may have been carried out.
+    pub resent: bool,
 }
 
 impl Caller {
     /// The worker itself.
-    pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 0 };
+    pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 0, resent: false };
 }

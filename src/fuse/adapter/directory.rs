@@ -1,0 +1,119 @@
+//! Filling a READDIR or READDIRPLUS reply.
+//!
+//! READDIRPLUS hands attributes to the kernel, so an entry whose attributes are not known (asking the
+//! store would take a request) must not be in it with guessed ones: a guess opens private files. The
+//! wire format has a form for "a name without attributes", which `fuser` cannot write. Instead the
+//! reply ends before such an entry: with READDIRPLUS_AUTO the kernel asks for the rest by READDIR, unless
+//! it sees that the program looks at every entry; then the next READDIRPLUS starts at that entry and
+//! its attributes are fetched as the program's own stat would.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+
+use super::answer::GENERATION;
+use super::convert::{file_attr, file_type};
+use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, check_name};
+use crate::types::{Ino, Timestamp};
+
+/// Entries asked for at once: what fits the 4 KiB of a small READDIR with names of usual length.
+const BATCH: usize = 64;
+
+pub(super) async fn fill(
+    fs: &Fs,
+    dir: Ino,
+    fh: FileHandle,
+    mut cookie: u64,
+    reply: &mut ReplyDirectory,
+) -> Result<(), FsError> {
+    let mut filled = false;
+    loop {
+        let batch = match fs.readdir(dir, fh, cookie, BATCH).await {
+            Ok(batch) if batch.is_empty() => return Ok(()),
+            Ok(batch) => batch,
+            // The entries so far are right; the error comes again with the next request.
+            Err(_) if filled => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in batch {
+            let name = OsStr::from_bytes(&entry.name);
+            if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name) {
+                return Ok(());
+            }
+            cookie = entry.cookie;
+            filled = true;
+        }
+    }
+}
+
+pub(super) async fn fill_plus(
+    fs: &Fs,
+    dir: Ino,
+    fh: FileHandle,
+    mut cookie: u64,
+    reply: &mut ReplyDirectoryPlus,
+) -> Result<(), FsError> {
+    let mut filled = false;
+    loop {
+        let batch = match fs.readdir(dir, fh, cookie, BATCH).await {
+            Ok(batch) if batch.is_empty() => return Ok(()),
+            Ok(batch) => batch,
+            Err(_) if filled => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in batch {
+            let attr = match &entry.attr {
+                Some(attr) => attr.clone(),
+                // The kernel takes nothing but name and kind of these two.
+                None if is_dot(&entry.name) => closed(&entry),
+                None if filled => return Ok(()),
+                None => match fs.lookup(dir, check_name(&entry.name)?).await {
+                    Ok(attr) => attr,
+                    // Removed since it was listed.
+                    Err(FsError::NotFound) => {
+                        cookie = entry.cookie;
+                        continue;
+                    }
+                    // One object that cannot be read must not hide the rest of its directory.
+                    Err(error) => {
+                        tracing::debug!(%error, name = ?OsStr::from_bytes(&entry.name), "listed without attributes");
+                        closed(&entry)
+                    }
+                },
+            };
+            let name = OsStr::from_bytes(&entry.name);
+            let (ino, ttl) = (INodeNo(attr.ino.0), attr.ttl);
+            if reply.add(ino, entry.cookie, name, &ttl, &file_attr(&attr), GENERATION) {
+                return Ok(());
+            }
+            cookie = entry.cookie;
+            filled = true;
+        }
+    }
+}
+
+fn is_dot(name: &[u8]) -> bool {
+    name == b"." || name == b".."
+}
+
+/// Attributes that allow nothing to anybody and that the kernel asks for again before it uses them.
+fn closed(entry: &DirEntry) -> Attr {
+    Attr {
+        ino: entry.ino,
+        kind: entry.kind,
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: Timestamp::default(),
+        mtime: Timestamp::default(),
+        ctime: Timestamp::default(),
+        btime: Timestamp::default(),
+        ttl: Duration::ZERO,
+    }
+}

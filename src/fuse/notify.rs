@@ -1,0 +1,222 @@
+//! Telling the kernel that something changed behind its back.
+//!
+//! A notification is a write(2) that takes the locks of pages and inodes, and may so wait for requests
+//! that this worker has to answer. It is therefore sent from a thread of its own, never from a FUSE
+//! loop, a task, or under one of our locks. The order is: first make the new state visible, then
+//! notify.
+//!
+//! Nothing is dropped: what is about the same inode or name is merged, and a caller waits while the
+//! queue is full. Does not survive a crash of the worker, which is why whoever reads outside changes
+//! must notify about the last ones again after a restart.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use fuser::INodeNo;
+use parking_lot::{Condvar, Mutex};
+
+use crate::types::{FileName, Ino};
+
+/// Distinct inodes and names that may wait.
+const CAPACITY: usize = 4096;
+
+/// Handle for sending notifications; clones share one queue.
+#[derive(Debug, Clone)]
+pub struct Notifier {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// For the thread: there is something to do.
+    work: Condvar,
+    /// For callers: there is room again.
+    room: tokio::sync::Notify,
+}
+
+/// What is waiting, oldest first, at most one item for a key.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    order: VecDeque<Key>,
+    items: HashMap<Key, Item>,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Inode(Ino),
+    Entry(Ino, FileName),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Item {
+    Inode(Range),
+    Entry,
+    Delete { child: Ino },
+}
+
+/// Which cached bytes of an inode are void, in the kernel's form: a negative offset means none (only
+/// the attributes), a length of zero or less means up to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) offset: i64,
+    pub(super) len: i64,
+}
+
+impl Notifier {
+    pub(super) fn start(kernel: fuser::Notifier) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            room: tokio::sync::Notify::new(),
+        });
+        let served = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("fuse-notify".to_owned())
+            .spawn(move || served.run(&kernel))?;
+        Ok(Notifier { shared })
+    }
+
+    /// The kernel forgets what `name` in `parent` is.
+    pub async fn entry(&self, parent: Ino, name: FileName) {
+        self.shared.push(Key::Entry(parent, name), Item::Entry).await;
+    }
+
+    /// Like [`entry`](Self::entry), and inotify watchers of `child` learn that it was deleted.
+    pub async fn delete(&self, parent: Ino, child: Ino, name: FileName) {
+        self.shared.push(Key::Entry(parent, name), Item::Delete { child }).await;
+    }
+
+    /// The kernel forgets attributes and the given content of `ino`: none for a negative `offset`, up
+    /// to the end for `len` 0. Only attributes may be named for a file that somebody has open.
+    pub async fn inode(&self, ino: Ino, offset: i64, len: i64) {
+        self.shared.push(Key::Inode(ino), Item::Inode(Range { offset, len })).await;
+    }
+
+    /// Ends the thread, without sending what waits: there is no mount to hear it.
+    pub(super) fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.work.notify_all();
+        self.shared.room.notify_waiters();
+    }
+}
+
+impl Shared {
+    async fn push(&self, key: Key, item: Item) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Listens from here on, so that room made after the look at the queue is not missed.
+            room.as_mut().enable();
+            if self.queue.lock().add(&key, &item) {
+                self.work.notify_one();
+                return;
+            }
+            room.await;
+        }
+    }
+
+    fn run(&self, kernel: &fuser::Notifier) {
+        loop {
+            let (key, item) = {
+                let mut queue = self.queue.lock();
+                loop {
+                    if queue.closed {
+                        return;
+                    }
+                    if let Some(next) = queue.take() {
+                        break next;
+                    }
+                    self.work.wait(&mut queue);
+                }
+            };
+            self.room.notify_waiters();
+            match send(kernel, &key, &item) {
+                Ok(()) => {}
+                // The kernel keeps a name that is a mount point or a directory in use.
+                Err(error) if is_refusal(&error) => {
+                    tracing::debug!(?key, %error, "the kernel kept what it knows")
+                }
+                Err(error) => tracing::warn!(?key, %error, "cannot notify the kernel"),
+            }
+        }
+    }
+}
+
+fn send(kernel: &fuser::Notifier, key: &Key, item: &Item) -> io::Result<()> {
+    match (key, item) {
+        (Key::Entry(parent, name), Item::Delete { child }) => {
+            kernel.delete(INodeNo(parent.0), INodeNo(child.0), OsStr::from_bytes(name.as_bytes()))
+        }
+        (Key::Entry(parent, name), _) => {
+            kernel.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
+        }
+        (Key::Inode(ino), Item::Inode(range)) => {
+            kernel.inval_inode(INodeNo(ino.0), range.offset, range.len)
+        }
+        (Key::Inode(ino), _) => kernel.inval_inode(INodeNo(ino.0), -1, 0),
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBUSY | libc::ENOTEMPTY | libc::ENOTDIR | libc::ENODEV)
+    )
+}
+
+impl Queue {
+    /// Whether `item` waits now, or need not; `false` when there is no room.
+    pub(super) fn add(&mut self, key: &Key, item: &Item) -> bool {
+        if self.closed {
+            return true;
+        }
+        if let Some(waiting) = self.items.get_mut(key) {
+            waiting.merge(item);
+            return true;
+        }
+        if self.items.len() >= CAPACITY {
+            return false;
+        }
+        self.order.push_back(key.clone());
+        self.items.insert(key.clone(), item.clone());
+        true
+    }
+
+    pub(super) fn take(&mut self) -> Option<(Key, Item)> {
+        let key = self.order.pop_front()?;
+        self.items.remove_entry(&key)
+    }
+}
+
+impl Item {
+    fn merge(&mut self, other: &Item) {
+        match (&mut *self, other) {
+            (Item::Inode(range), Item::Inode(more)) => *range = range.and(*more),
+            (Item::Entry, Item::Delete { .. }) => *self = other.clone(),
+            _ => {}
+        }
+    }
+}
+
+impl Range {
+    /// The smallest range that holds both.
+    pub(super) fn and(self, other: Range) -> Range {
+        if self.offset < 0 {
+            return other;
+        }
+        if other.offset < 0 {
+            return self;
+        }
+        let offset = self.offset.min(other.offset);
+        if self.len <= 0 || other.len <= 0 {
+            return Range { offset, len: 0 };
+        }
+        let end = self.offset.saturating_add(self.len).max(other.offset.saturating_add(other.len));
+        Range { offset, len: end - offset }
+    }
+}

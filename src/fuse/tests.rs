@@ -1,0 +1,181 @@
+//! What can be seen without a working file system behind the adapter.
+
+mod handover;
+mod handshake;
+mod listing;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::RenameFlags;
+
+use super::adapter::convert;
+use super::adapter::request::{Op, drive};
+use super::errno::errno;
+use super::notify::{Item, Key, Queue, Range};
+use crate::fs::{Fallocate, FsError, RenameMode, XattrMode};
+use crate::types::{FileName, Ino, Timestamp};
+
+#[test]
+fn every_reason_has_its_errno() {
+    let table = [
+        (FsError::NotFound, libc::ENOENT),
+        (FsError::Exists, libc::EEXIST),
+        (FsError::NotDir, libc::ENOTDIR),
+        (FsError::IsDir, libc::EISDIR),
+        (FsError::NotEmpty, libc::ENOTEMPTY),
+        (FsError::Invalid("x"), libc::EINVAL),
+        (FsError::NameTooLong, libc::ENAMETOOLONG),
+        (FsError::AccessDenied, libc::EACCES),
+        (FsError::NotPermitted, libc::EPERM),
+        (FsError::ReadOnly, libc::EROFS),
+        (FsError::NoSpace("x".into()), libc::ENOSPC),
+        (FsError::Quota, libc::EDQUOT),
+        (FsError::FileTooBig, libc::EFBIG),
+        (FsError::TooManyLinks, libc::EMLINK),
+        (FsError::NoXattr, libc::ENODATA),
+        (FsError::Range, libc::ERANGE),
+        (FsError::TooBig, libc::E2BIG),
+        (FsError::Unsupported, libc::EOPNOTSUPP),
+        (FsError::BadHandle, libc::EBADF),
+        (FsError::NoSeek, libc::ENXIO),
+        (FsError::Stale, libc::ESTALE),
+        (FsError::io("x", std::io::Error::other("y")), libc::EIO),
+    ];
+    for (error, expected) in table {
+        assert_eq!(errno(&error).code(), expected, "{error:?}");
+    }
+}
+
+#[test]
+fn a_resent_request_keeps_its_number_and_is_marked() {
+    let first = convert::caller_of(1, 2, 3, 42);
+    let again = convert::caller_of(1, 2, 3, 42 | 1 << 63);
+    assert_eq!((first.unique, first.resent), (42, false));
+    assert_eq!((again.unique, again.resent), (42, true));
+}
+
+/// `fuser` 0.18 makes `epoch - (|secs| + nanos)` of a time before 1970.
+#[test]
+fn times_before_1970_arrive_as_sent() {
+    let as_fuser_builds_it = UNIX_EPOCH - Duration::new(2, 800_000_000);
+    let sent = Timestamp { secs: -2, nanos: 800_000_000 };
+    assert_eq!(convert::received_time(as_fuser_builds_it), sent);
+    assert_eq!(convert::received_time(UNIX_EPOCH), Timestamp { secs: 0, nanos: 0 });
+    let later = UNIX_EPOCH + Duration::new(7, 5);
+    assert_eq!(convert::received_time(later), Timestamp { secs: 7, nanos: 5 });
+}
+
+#[test]
+fn flags_are_understood_or_refused() {
+    let rename = |bits| convert::rename_mode(RenameFlags::from_bits_retain(bits)).ok();
+    assert_eq!(rename(0), Some(RenameMode::Replace));
+    assert_eq!(rename(libc::RENAME_NOREPLACE), Some(RenameMode::NoReplace));
+    assert_eq!(rename(libc::RENAME_EXCHANGE), Some(RenameMode::Exchange));
+    assert_eq!(rename(libc::RENAME_WHITEOUT), None);
+    assert_eq!(rename(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE), None);
+
+    assert_eq!(convert::xattr_mode(libc::XATTR_CREATE).ok(), Some(XattrMode::Create));
+    assert_eq!(convert::xattr_mode(libc::XATTR_REPLACE).ok(), Some(XattrMode::Replace));
+    assert!(convert::xattr_mode(4).is_err());
+
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    let punch = libc::FALLOC_FL_PUNCH_HOLE;
+    assert_eq!(convert::fallocate_mode(punch | keep).ok(), Some(Fallocate::PunchHole));
+    assert!(matches!(convert::fallocate_mode(punch), Err(FsError::Unsupported)));
+    let collapse = convert::fallocate_mode(libc::FALLOC_FL_COLLAPSE_RANGE);
+    assert!(matches!(collapse, Err(FsError::Unsupported)));
+
+    assert_eq!(convert::seek(5, libc::SEEK_HOLE).ok(), Some((5, true)));
+    assert!(matches!(convert::seek(-1, libc::SEEK_DATA), Err(FsError::NoSeek)));
+    assert!(matches!(convert::seek(0, libc::SEEK_SET), Err(FsError::Invalid(_))));
+}
+
+fn inode(offset: i64, len: i64) -> Item {
+    Item::Inode(Range { offset, len })
+}
+
+#[test]
+fn notifications_about_the_same_thing_are_merged() {
+    let mut queue = Queue::default();
+    let name = Key::Entry(Ino(1), FileName::new("a").unwrap());
+    assert!(queue.add(&Key::Inode(Ino(2)), &inode(-1, 0)));
+    assert!(queue.add(&name, &Item::Delete { child: Ino(2) }));
+    assert!(queue.add(&Key::Inode(Ino(2)), &inode(100, 50)));
+    assert!(queue.add(&Key::Inode(Ino(2)), &inode(200, 10)));
+    assert!(queue.add(&name, &Item::Entry));
+    assert_eq!(queue.take(), Some((Key::Inode(Ino(2)), inode(100, 110))));
+    assert_eq!(queue.take(), Some((name, Item::Delete { child: Ino(2) })));
+    assert_eq!(queue.take(), None);
+}
+
+#[test]
+fn ranges_to_the_end_stay_so() {
+    let tail = Range { offset: 100, len: 0 };
+    assert_eq!(tail.and(Range { offset: 10, len: 5 }), Range { offset: 10, len: 0 });
+    assert_eq!(Range { offset: -1, len: 0 }.and(tail), tail);
+}
+
+#[test]
+fn a_full_queue_takes_what_merges_and_refuses_the_rest() {
+    let mut queue = Queue::default();
+    let mut count = 0u64;
+    while queue.add(&Key::Inode(Ino(count)), &inode(-1, 0)) {
+        count += 1;
+        assert!(count < 1_000_000, "the queue has no bound");
+    }
+    assert!(queue.add(&Key::Inode(Ino(0)), &inode(0, 0)));
+    assert_eq!(queue.take(), Some((Key::Inode(Ino(0)), inode(0, 0))));
+    assert!(queue.add(&Key::Inode(Ino(count)), &inode(-1, 0)));
+}
+
+const OP: Op = Op { name: "test", ino: 1, unique: 2 };
+
+/// The thread that ran a request's end.
+fn driven(
+    runtime: &tokio::runtime::Runtime,
+    wait: impl Future<Output = ()> + Send + 'static,
+) -> std::sync::mpsc::Receiver<std::thread::ThreadId> {
+    let (sender, done) = std::sync::mpsc::channel();
+    drive(runtime.handle(), OP, async move {
+        wait.await;
+        sender.send(std::thread::current().id()).unwrap();
+    });
+    done
+}
+
+#[test]
+fn what_need_not_wait_is_answered_on_the_fuse_thread() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async {});
+    assert_eq!(done.try_recv(), Ok(std::thread::current().id()));
+}
+
+#[test]
+fn what_waits_is_answered_by_a_task() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (wake, woken) = tokio::sync::oneshot::channel();
+    let done = driven(&runtime, async { woken.await.unwrap() });
+    assert!(done.try_recv().is_err());
+    wake.send(()).unwrap();
+    let thread = done.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_ne!(thread, std::thread::current().id());
+}
+
+/// Timers need the runtime already at the first poll.
+#[test]
+fn requests_may_use_timers() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async {
+        let never = std::future::pending::<()>();
+        assert!(tokio::time::timeout(Duration::from_millis(1), never).await.is_err());
+    });
+    done.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn a_panic_ends_the_request_and_not_the_loop() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, async { panic!("a bug in an operation") });
+    // The sender, which stands for the reply, was dropped; a dropped reply sends EIO.
+    assert_eq!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
+}
