@@ -24,9 +24,9 @@ fi
 if readelf -l "$BINARY" 2>/dev/null | grep -q INTERP; then die "$BINARY is not static"; fi
 
 rm -rf "$OUT"
-mkdir -p "$OUT/rootfs"/{dev,etc/ssl/certs,proc,run/docker/plugins,s3vol,sys,tmp}
+mkdir -p "$OUT/rootfs"/{bin,dev,etc/ssl/certs,proc,run/docker/plugins,s3vol,sys,tmp}
 chmod 1777 "$OUT/rootfs/tmp"
-install -m 0755 "$BINARY" "$OUT/rootfs/s3vol-bin"
-mv "$OUT/rootfs/s3vol-bin" "$OUT/rootfs/s3vol.tmp"
+install -m 0755 "$BINARY" "$OUT/rootfs/bin/s3vol"
 install -m 0644 "$CERTS" "$OUT/rootfs/etc/ssl/certs/ca-certificates.crt"
 install -m 0644 "$ROOT/config.json" "$OUT/config.json"
+say "laid out $OUT ($(du -sh "$OUT/rootfs" | cut -f1))"
