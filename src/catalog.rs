@@ -1,1 +1,119 @@
-//! catalog
+//! Volume definitions in the bucket and their local mirror.
+//!
+//! Owns the keys `<home>/.s3vol/volumes/<name>.json` (one definition a volume, created with
+//! put-if-absent), `<state>/.s3vol/by-prefix/<hash>.json` (from a volume's URL to its uuid, so that
+//! one prefix never gets two states) and the first write of `<state>/.s3vol/v/<uuid>/format.json`.
+//!
+//! Invariants:
+//! - The definition is written last; a name is taken at that instant and not before.
+//! - `format.json` is written before the by-prefix entry that leads to it, so an entry whose
+//!   `format.json` is missing means damage, never "a new volume".
+//! - A uuid is never used for a second incarnation; a forgotten volume keeps its by-prefix entry, so
+//!   that creating it again finds its state.
+//!
+//! What survives a crash: everything in the bucket, and the mirror file (written beside, synced,
+//! renamed). A Create that was cut short is completed or repeated by the next one.
+
+mod create;
+mod definition;
+mod error;
+mod file;
+mod incarnation;
+mod lookup;
+mod mirror;
+mod objects;
+mod remove;
+mod site;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::config::{PluginConfig, VolumeHome, VolumeOptions};
+use crate::types::VolumeName;
+
+pub use definition::{Definition, PrefixEntry, Removing, VolumeFormat};
+pub use error::CatalogError;
+pub use file::write_durably;
+pub use incarnation::{Incarnation, incarnate};
+pub use remove::{Purge, Purged, RetainAll};
+pub use site::{Opener, Site};
+
+use lookup::Breaker;
+use mirror::Mirror;
+
+/// The catalog of one home, shared by all hosts that use it.
+#[derive(Debug)]
+pub struct Catalog {
+    opener: Arc<dyn Opener>,
+    home: VolumeHome,
+    defaults: VolumeOptions,
+    capture: bool,
+    grace: Duration,
+    host: String,
+    mirror: Mirror,
+    breaker: Breaker,
+    /// Somebody asked since the last refresh; an idle daemon costs no requests.
+    asked: AtomicBool,
+}
+
+impl Catalog {
+    /// Opens the mirror under `state`; sends no request. `host` names this machine in records.
+    pub async fn open(
+        config: &PluginConfig,
+        opener: Arc<dyn Opener>,
+        host: String,
+    ) -> Result<Catalog, CatalogError> {
+        if config.home.embedded {
+            let store = Path::new("/").join(config.home.url.prefix.as_str());
+            tokio::fs::create_dir_all(&store).await.map_err(CatalogError::disk(&store))?;
+        }
+        Ok(Catalog {
+            opener,
+            home: config.home.clone(),
+            defaults: config.defaults.clone(),
+            capture: config.capture,
+            grace: config.grace,
+            host,
+            mirror: Mirror::load(&config.state, &config.home.url.to_string()).await?,
+            breaker: Breaker::default(),
+            asked: AtomicBool::new(true),
+        })
+    }
+
+    /// Whether the home is the embedded store, which `docker plugin rm` deletes.
+    pub fn is_embedded(&self) -> bool {
+        self.home.embedded
+    }
+
+    /// The definition of a known volume, from memory. Volumes being removed are not shown.
+    pub fn known(&self, name: &VolumeName) -> Option<Definition> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.mirror.get(name).filter(|e| self.shown(e)).map(|e| e.definition)
+    }
+
+    /// All known volumes, from memory.
+    pub fn all(&self) -> Vec<Definition> {
+        self.asked.store(true, Ordering::Relaxed);
+        let entries = self.mirror.all();
+        entries.into_iter().filter(|e| self.shown(e)).map(|e| e.definition).collect()
+    }
+
+    fn shown(&self, entry: &mirror::MirrorEntry) -> bool {
+        entry.definition.removing.is_none() && (self.capture || entry.declared)
+    }
+
+    /// The options that `given` would make for `name`, over the plugin's defaults.
+    fn parse(
+        &self,
+        given: &BTreeMap<String, String>,
+        name: &VolumeName,
+    ) -> Result<VolumeOptions, CatalogError> {
+        Ok(VolumeOptions::parse(given, &self.defaults, &self.home, name)?)
+    }
+}

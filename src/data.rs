@@ -1,1 +1,29 @@
-//! data
+//! File content, and the state of a mounted volume that everything above shares.
+//!
+//! Owns: live inodes, cache files, uncommitted changes, commits into extents and segments, the read
+//! path, eviction. Content is, from the top: uncommitted changes (cache file), committed extents, the
+//! base object, zeros. Uncommitted changes survive the process (local log and cache file); committed
+//! ones survive the host once flushed. Clean cached bytes survive nothing.
+
+mod cache_file;
+mod commit;
+mod error;
+mod evict;
+mod extents;
+mod garbage;
+mod inode;
+mod outside;
+mod paths;
+mod read;
+mod tx;
+mod volume;
+mod write;
+
+pub use cache_file::CacheFile;
+pub use error::DataError;
+pub use extents::{SegmentDelta, live_extents};
+pub use inode::{Inode, InodeTable, Live};
+pub use outside::{NothingOutside, Outside};
+pub use paths::{MAX_KEY, PathMemo, escape_name, unescape_name};
+pub use tx::Tx;
+pub use volume::{Recovered, Volume, VolumeParts};

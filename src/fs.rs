@@ -1,8 +1,18 @@
 //! POSIX semantics: inodes, handles, namespace, content, attributes. Knows neither FUSE nor S3.
+//!
+//! Permission checks are the kernel's (`default_permissions`); what the kernel leaves to the file
+//! system is done here: ownership of new inodes, set-id rules, times, link counts, orphans. Every
+//! change is one batch through the sequencer. Locks are the kernel's own.
 
 mod api;
+mod attributes;
+mod content;
 mod core;
+mod dirs;
 mod error;
+mod namespace;
+mod rename;
+mod xattrs;
 
 pub use api::{
     Attr, DirEntry, Fallocate, FileHandle, Opened, RenameMode, SetAttr, SetTime, StatFs, XattrMode,

@@ -1,7 +1,29 @@
-//! Metadata: the engine, the local log, the records. The only importer of `slatedb`.
+//! Metadata: the engine, the local log, the records, the sequencer. The only importer of `slatedb`.
+//!
+//! What survives: a batch that a flush covered survives the host; anything in the local log survives
+//! the process, on the same boot of the same host.
 
-/// Proof that everything handed to the engine before it was asked for is in the bucket. Only a
-/// finished flush makes one; the reply to fsync needs it.
-#[must_use]
-#[derive(Debug)]
-pub struct Receipt(());
+mod journal;
+pub mod keys;
+mod kvcache;
+mod pending;
+mod ranges;
+pub mod records;
+mod sequencer;
+
+pub use journal::{Fold, Journal, Record};
+pub use pending::{Change, Pending};
+pub use ranges::RangeMap;
+pub use sequencer::{Logged, Meta, MetaError, Txn};
+mod engine;
+mod flusher;
+mod hybrid_clock;
+pub mod log;
+mod maintenance;
+
+pub use engine::{
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, RESERVED_KEY,
+};
+pub use flusher::Receipt;
+pub use hybrid_clock::WallClock;
+pub use maintenance::Maintained;

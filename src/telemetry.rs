@@ -1,1 +1,86 @@
-//! telemetry
+//! The log: one line a record on standard output, without colour.
+//!
+//! Docker marks every line of a plugin's standard error as an error, so nothing goes there.
+//! Secrets cannot appear: their type has no `Debug`. Nothing here survives a crash.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Docker cuts longer lines in pieces and loses their order.
+const LONGEST_LINE: usize = 60 * 1024;
+
+/// Starts the log with `filter` (a level, or levels by module, as in `s3vol=debug,info`). The error
+/// says what is wrong with the filter. Calling it again in one process does nothing.
+pub fn init(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| format!("S3VOL_LOG: {e}"))?;
+    let plain = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(|| OneLine { buffer: Vec::with_capacity(256) });
+    // dockerd stamps each line itself; a terminal does not.
+    let done = if std::io::stdout().is_terminal() {
+        plain.try_init()
+    } else {
+        plain.without_time().try_init()
+    };
+    if let Err(error) = done {
+        tracing::debug!(%error, "the log was started before");
+    }
+    Ok(())
+}
+
+/// Gathers one record and writes it as one line when it is dropped.
+struct OneLine {
+    buffer: Vec<u8>,
+}
+
+impl std::io::Write for OneLine {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for OneLine {
+    fn drop(&mut self) {
+        use std::io::Write;
+        let line = one_line(std::mem::take(&mut self.buffer));
+        // A closed pipe must not end the process that serves the volumes.
+        drop(std::io::stdout().lock().write_all(&line));
+    }
+}
+
+fn one_line(mut record: Vec<u8>) -> Vec<u8> {
+    while record.last() == Some(&b'\n') {
+        record.pop();
+    }
+    record.truncate(LONGEST_LINE);
+    for byte in &mut record {
+        if *byte == b'\n' || *byte == b'\r' {
+            *byte = b' ';
+        }
+    }
+    record.push(b'\n');
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_bounded_line() {
+        assert_eq!(one_line(b"a\nb\n".to_vec()), b"a b\n");
+        assert_eq!(one_line(vec![b'x'; 100_000]).len(), LONGEST_LINE + 1);
+    }
+
+    #[test]
+    fn a_wrong_filter_is_named() {
+        assert!(init("s3vol=loud").unwrap_err().contains("S3VOL_LOG"));
+    }
+}

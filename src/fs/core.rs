@@ -1,205 +1,141 @@
-//! The file system of one mounted volume.
+//! The file system of one mounted volume: its parts, and what all operations share.
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::*;
-use crate::types::{Caller, FileName, Ino};
+use super::{Attr, FileHandle, FsError, StatFs};
+use crate::data::{DataError, Inode, Outside, Volume};
+use crate::meta::keys;
+use crate::meta::records::{ContentRec, InodeRec};
+use crate::types::{FileKind, Ino};
+
+/// How long the kernel may believe names and attributes. Short, because a hit costs microseconds, and
+/// because what others do to the bucket has to show within `refresh`.
+const TTL: Duration = Duration::from_secs(1);
+
+/// How long an fsync waits for the bucket before it fails with EIO. The data stays in the local log
+/// and goes up when the bucket is back.
+pub(super) const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One volume as a POSIX file system. Every operation is a future that is ready at its first poll
 /// when it needs no request to the store; all of them may be polled from any thread, with any waker.
 #[derive(Debug)]
-pub struct Fs {}
+pub struct Fs {
+    pub(super) volume: Arc<Volume>,
+    pub(super) outside: Arc<dyn Outside>,
+    next_handle: AtomicU64,
+    pub(super) ttl: Duration,
+}
 
-#[allow(unused_variables)]
 impl Fs {
-    pub async fn lookup(&self, parent: Ino, name: FileName) -> Result<Attr, FsError> {
-        todo!()
+    pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
+        let ttl = TTL.min(volume.options.refresh);
+        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl }
     }
-    pub fn forget(&self, ino: Ino, count: u64) {
-        todo!()
+
+    /// The volume below.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
     }
-    pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        todo!()
+
+    pub(super) fn new_handle(&self) -> FileHandle {
+        FileHandle(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }
-    pub async fn setattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        change: SetAttr,
-    ) -> Result<Attr, FsError> {
-        todo!()
+
+    /// Refuses a change of a read-only volume.
+    pub(super) fn writable(&self) -> Result<(), FsError> {
+        if self.volume.options.readonly { Err(FsError::ReadOnly) } else { Ok(()) }
     }
-    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, FsError> {
-        todo!()
+
+    /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.
+    pub fn forget(&self, _ino: Ino, _count: u64) {}
+
+    pub(super) async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        self.volume.inode(ino).await.map_err(|e| match e {
+            DataError::Gone(_) => FsError::Stale,
+            other => other.into(),
+        })
     }
-    /// `mode` holds S_IFMT and the permission bits, umask already applied.
-    pub async fn mknod(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: FileName,
-        mode: u32,
-        rdev: u32,
-    ) -> Result<Attr, FsError> {
-        todo!()
+
+    /// The inode, which must be a directory.
+    pub(super) async fn directory(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        let inode = self.inode(ino).await?;
+        let kind = inode.live().attr.kind;
+        if kind == FileKind::Dir { Ok(inode) } else { Err(FsError::NotDir) }
     }
-    pub async fn mkdir(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: FileName,
-        mode: u32,
-    ) -> Result<Attr, FsError> {
-        todo!()
+
+    pub(super) fn attr_of(&self, inode: &Inode) -> Attr {
+        let live = inode.live();
+        self.attr_from(inode.ino, &live.attr, live.size)
     }
-    pub async fn unlink(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
-        todo!()
+
+    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64) -> Attr {
+        let size = match rec.kind {
+            FileKind::File | FileKind::Symlink => size,
+            FileKind::Dir => 4096,
+            _ => 0,
+        };
+        Attr {
+            ino,
+            kind: rec.kind,
+            perm: rec.perm,
+            nlink: rec.nlink,
+            uid: rec.uid,
+            gid: rec.gid,
+            rdev: rec.rdev,
+            size,
+            blocks: size.div_ceil(512),
+            atime: rec.atime,
+            mtime: rec.mtime,
+            ctime: rec.ctime,
+            btime: rec.btime,
+            ttl: self.ttl,
+        }
     }
-    pub async fn rmdir(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
-        todo!()
+
+    /// Attributes without making the inode live; `None` when they would cost a request.
+    pub(super) async fn peek(&self, ino: Ino) -> Result<Option<Attr>, FsError> {
+        if let Some(inode) = self.volume.inodes.get(ino) {
+            let known = inode.live().attr.known;
+            return Ok(known.then(|| self.attr_of(&inode)));
+        }
+        let meta = &self.volume.meta;
+        let Some(rec) = meta.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(None) };
+        if !rec.known {
+            return Ok(None);
+        }
+        let size = match (&rec.target, rec.kind) {
+            (Some(target), _) => target.len() as u64,
+            (None, FileKind::File) => {
+                meta.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size)
+            }
+            (None, _) => 0,
+        };
+        Ok(Some(self.attr_from(ino, &rec, size)))
     }
-    pub async fn symlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: FileName,
-        target: Bytes,
-    ) -> Result<Attr, FsError> {
-        todo!()
-    }
-    pub async fn rename(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: FileName,
-        new_parent: Ino,
-        new_name: FileName,
-        mode: RenameMode,
-    ) -> Result<(), FsError> {
-        todo!()
-    }
-    pub async fn link(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        new_parent: Ino,
-        new_name: FileName,
-    ) -> Result<Attr, FsError> {
-        todo!()
-    }
-    /// `flags` are open(2)'s.
-    pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
-        todo!()
-    }
-    pub async fn create(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: FileName,
-        mode: u32,
-        flags: i32,
-    ) -> Result<(Attr, Opened), FsError> {
-        todo!()
-    }
-    pub async fn read(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        offset: u64,
-        len: u32,
-    ) -> Result<Bytes, FsError> {
-        todo!()
-    }
-    /// `kill_priv`: clear setuid and setgid as POSIX asks of writes by non-root.
-    pub async fn write(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        offset: u64,
-        data: Bytes,
-        kill_priv: bool,
-    ) -> Result<u32, FsError> {
-        todo!()
-    }
-    /// At every close(2) of a descriptor.
-    pub async fn flush(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
-        todo!()
-    }
-    /// At the last close.
-    pub async fn release(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
-        todo!()
-    }
-    pub async fn fsync(&self, ino: Ino, datasync: bool) -> Result<crate::meta::Receipt, FsError> {
-        todo!()
-    }
-    pub async fn opendir(&self, ino: Ino) -> Result<FileHandle, FsError> {
-        todo!()
-    }
-    /// At most `max` entries after `cookie` (0 starts), `.` and `..` included. An empty answer ends.
-    pub async fn readdir(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        cookie: u64,
-        max: usize,
-    ) -> Result<Vec<DirEntry>, FsError> {
-        todo!()
-    }
-    pub async fn releasedir(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
-        todo!()
-    }
+
+    /// What `df` shows: the quota where there is one, else more than anybody will fill.
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
-        todo!()
+        let counters = self.volume.meta.superblock().await;
+        let used = counters.bytes + self.volume.uncommitted_bytes();
+        let total = self.volume.options.size.unwrap_or((1 << 50).max(used * 2));
+        let files_total = self.volume.options.inodes.unwrap_or((1 << 32).max(counters.inodes * 2));
+        Ok(StatFs {
+            total,
+            free: total.saturating_sub(used),
+            files: files_total,
+            files_free: files_total.saturating_sub(counters.inodes),
+        })
     }
-    pub async fn setxattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        name: Bytes,
-        value: Bytes,
-        mode: XattrMode,
-    ) -> Result<(), FsError> {
-        todo!()
-    }
-    pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
-        todo!()
-    }
-    /// Names, each ended by a NUL.
-    pub async fn listxattr(&self, ino: Ino) -> Result<Bytes, FsError> {
-        todo!()
-    }
-    pub async fn removexattr(&self, caller: Caller, ino: Ino, name: Bytes) -> Result<(), FsError> {
-        todo!()
-    }
-    pub async fn fallocate(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        mode: Fallocate,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), FsError> {
-        todo!()
-    }
-    /// SEEK_DATA (`hole` false) or SEEK_HOLE.
-    pub async fn lseek(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        offset: u64,
-        hole: bool,
-    ) -> Result<u64, FsError> {
-        todo!()
-    }
-    pub async fn copy_range(
-        &self,
-        from: Ino,
-        from_offset: u64,
-        to: Ino,
-        to_fh: FileHandle,
-        to_offset: u64,
-        len: u64,
-    ) -> Result<u64, FsError> {
-        todo!()
+
+    /// Refuses growth past the volume's `size`.
+    pub(super) fn room_to_grow(&self, used: u64, more: u64) -> Result<(), FsError> {
+        match self.volume.options.size {
+            Some(limit) if used.saturating_add(more) > limit => {
+                Err(FsError::NoSpace(format!("the volume's size is limited to {limit} bytes")))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -62,3 +62,31 @@ impl FsError {
         FsError::Io { context: context.into(), source: Some(source.into()) }
     }
 }
+
+impl From<crate::meta::MetaError> for FsError {
+    fn from(e: crate::meta::MetaError) -> Self {
+        crate::data::DataError::from(e).into()
+    }
+}
+
+impl From<crate::data::DataError> for FsError {
+    fn from(e: crate::data::DataError) -> Self {
+        use crate::data::DataError;
+        use crate::meta::{LogError, MetaError};
+        match e {
+            DataError::NoSpace => FsError::NoSpace(e.to_string()),
+            DataError::Meta(MetaError::Log(LogError::NoSpace { .. })) => {
+                FsError::NoSpace(e.to_string())
+            }
+            DataError::Gone(_) => FsError::NotFound,
+            DataError::Meta(_)
+            | DataError::Store(_)
+            | DataError::Disk { .. }
+            | DataError::Damaged(_)
+            | DataError::BaseGone { .. }
+            | DataError::Late(_) => {
+                FsError::Io { context: e.to_string(), source: Some(Box::new(e)) }
+            }
+        }
+    }
+}

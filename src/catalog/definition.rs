@@ -1,0 +1,91 @@
+//! The records of the catalog, as they lie in the bucket.
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use crate::config::{BucketUrl, OnRemove, VolumeOptions};
+use crate::store::Capabilities;
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName};
+
+/// The version of the records below.
+pub(super) const FORMAT: u32 = 1;
+
+/// `<home>/.s3vol/volumes/<name>.json`: one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    pub format: u32,
+    pub name: VolumeName,
+    pub uuid: VolumeId,
+    /// RFC 3339, by the creating host's clock.
+    pub created_at: String,
+    pub options: VolumeOptions,
+    /// Objects were there before the volume was: they are not ours to delete.
+    pub adopted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing: Option<Removing>,
+}
+
+/// The volume was removed; its objects go after the grace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removing {
+    /// By the store's clock, which is the same for every host.
+    pub since: StoreTime,
+    /// The host that was asked.
+    pub by: String,
+}
+
+impl Definition {
+    /// Whether `docker volume rm` deletes objects, or only forgets the volume.
+    pub fn deletes(&self) -> bool {
+        match self.options.on_remove {
+            OnRemove::Retain => false,
+            OnRemove::Delete => !self.options.readonly,
+            OnRemove::Auto => !self.adopted && !self.options.readonly,
+        }
+    }
+}
+
+/// `<state>/.s3vol/by-prefix/<hash of the URL>.json`: whose prefix this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixEntry {
+    pub format: u32,
+    pub url: String,
+    pub uuid: VolumeId,
+    pub state_url: String,
+    pub adopted: bool,
+}
+
+/// `<state>/.s3vol/v/<uuid>/format.json`: written once, read back at every lease renewal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFormat {
+    pub format: u32,
+    pub uuid: VolumeId,
+    /// The endpoint of the volume's bucket as its creator saw it: the volume is used through one.
+    pub endpoint: String,
+    /// What the volume's bucket was proven to honour.
+    pub capabilities: Capabilities,
+    /// The same of the bucket that holds the state.
+    pub state_capabilities: Capabilities,
+}
+
+pub(super) fn volumes(home: &KeyPrefix) -> KeyPrefix {
+    home.join(".s3vol/volumes/")
+}
+
+pub(super) fn definition_key(home: &KeyPrefix, name: &VolumeName) -> ObjectKey {
+    volumes(home).key(&format!("{name}.json"))
+}
+
+pub(super) fn prefix_key(base: &KeyPrefix, url: &BucketUrl) -> ObjectKey {
+    let hash = sha2::Sha256::digest(url.to_string());
+    base.key(&format!(".s3vol/by-prefix/{hash:x}.json"))
+}
+
+/// The folder of one incarnation's state.
+pub(super) fn state_folder(base: &KeyPrefix, id: VolumeId) -> KeyPrefix {
+    base.join(&format!(".s3vol/v/{id}/"))
+}
+
+pub(super) fn format_key(base: &KeyPrefix, id: VolumeId) -> ObjectKey {
+    state_folder(base, id).key("format.json")
+}

@@ -1,0 +1,186 @@
+//! Learning what other hosts did: one name at once, all names in the background.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+
+use super::definition::{Definition, definition_key, volumes};
+use super::mirror::MirrorEntry;
+use super::{Catalog, CatalogError, objects};
+use crate::clock::Deadline;
+use crate::store::{ListRequest, StoreError, StoreErrorKind};
+use crate::types::VolumeName;
+
+/// Every `docker run -v anything:` asks every plugin, so an unknown name may cost this much.
+const LOOKUP: Duration = Duration::from_millis(500);
+/// After a lookup failed, names are unknown at once for this long.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Pause between background refreshes.
+const REFRESH: Duration = Duration::from_secs(60);
+/// For one request of a refresh, which nobody waits for.
+const REFRESH_REQUEST: Duration = Duration::from_secs(20);
+/// Definitions read at the same time.
+const PARALLEL: usize = 8;
+
+/// Remembers that the bucket does not answer.
+#[derive(Debug, Default)]
+pub(super) struct Breaker(Mutex<Option<Deadline>>);
+
+impl Breaker {
+    fn is_open(&self) -> bool {
+        self.0.lock().is_some_and(|until| !until.passed())
+    }
+
+    fn trip(&self) {
+        *self.0.lock() = Some(Deadline::after(PAUSE));
+    }
+
+    fn reset(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+impl Catalog {
+    /// The definition of `name`: from memory, or, unless capture is off, from the bucket within
+    /// 500 ms. An error means that nobody can say.
+    pub async fn lookup(&self, name: &VolumeName) -> Result<Option<Definition>, CatalogError> {
+        if let Some(known) = self.known(name) {
+            return Ok(Some(known));
+        }
+        if !self.capture {
+            return Ok(None);
+        }
+        if self.breaker.is_open() {
+            return Err(unreachable(name));
+        }
+        let found = tokio::time::timeout(LOOKUP, self.fetch(name, LOOKUP)).await;
+        match found {
+            Ok(Ok(found)) => {
+                self.breaker.reset();
+                Ok(found.filter(|d| d.removing.is_none()))
+            }
+            Ok(Err(error)) => {
+                self.breaker.trip();
+                Err(error)
+            }
+            Err(_) => {
+                self.breaker.trip();
+                Err(unreachable(name))
+            }
+        }
+    }
+
+    /// Reads one definition from the bucket into the mirror.
+    pub(super) async fn fetch(
+        &self,
+        name: &VolumeName,
+        timeout: Duration,
+    ) -> Result<Option<Definition>, CatalogError> {
+        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let key = definition_key(home.prefix(), name);
+        match objects::read::<Definition>(home.store(), &key, timeout).await? {
+            Some((definition, version)) => {
+                self.mirror.learn(definition.clone(), Some(version), false).await?;
+                Ok(Some(definition))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Brings the mirror up to date. Volumes that `keep` names stay even if the bucket lost them,
+    /// because dockerd forgets what a Get denies.
+    pub async fn refresh(&self, keep: impl Fn(&VolumeName) -> bool) -> Result<(), CatalogError> {
+        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let folder = volumes(home.prefix());
+        let mut listed = std::collections::BTreeMap::new();
+        let mut token = None;
+        loop {
+            let request = ListRequest {
+                prefix: folder.as_str().to_owned(),
+                delimiter: true,
+                token: token.take(),
+                max_keys: 1000,
+            };
+            let page = home.store().list(request, REFRESH_REQUEST).await?;
+            for entry in page.entries {
+                let name = folder.strip(&entry.key).and_then(|f| f.strip_suffix(".json"));
+                match name.map(VolumeName::new) {
+                    Some(Ok(name)) => {
+                        listed.insert(name, entry.version);
+                    }
+                    _ => tracing::debug!(key = %entry.key, "not a definition"),
+                }
+            }
+            token = page.next;
+            if token.is_none() {
+                break;
+            }
+        }
+        let changed = listed.iter().filter(|(name, version)| {
+            let known = self.mirror.get(name).and_then(|e| e.version);
+            !known.is_some_and(|known| known.same(version))
+        });
+        let read = futures::stream::iter(changed.map(|(name, _)| name.clone()))
+            .map(|name| async move {
+                match self.fetch(&name, REFRESH_REQUEST).await {
+                    // One unreadable definition must not hide the others.
+                    Err(error @ CatalogError::Damaged { .. }) => {
+                        tracing::warn!(volume = %name, %error, "definition skipped");
+                        Ok(())
+                    }
+                    other => other.map(drop),
+                }
+            })
+            .buffer_unordered(PARALLEL);
+        read.try_for_each(|()| async { Ok(()) }).await?;
+
+        let gone = self.mirror.all().into_iter().map(|MirrorEntry { definition, .. }| definition);
+        for definition in gone.filter(|d| !listed.contains_key(&d.name) && !keep(&d.name)) {
+            // A listing may be behind; only a second look makes a volume unknown.
+            let key = definition_key(home.prefix(), &definition.name);
+            if home.store().head(&key, REFRESH_REQUEST).await?.is_none() {
+                tracing::info!(volume = %definition.name, "no longer in the catalog");
+                self.mirror.change(|v| v.remove(&definition.name).is_some()).await?;
+            }
+        }
+        self.breaker.reset();
+        Ok(())
+    }
+
+    /// Refreshes every 60 s while somebody asks, and removes what is due with `purge`. Runs until
+    /// dropped.
+    pub async fn keep_fresh(&self, keep: impl Fn(&VolumeName) -> bool, purge: &dyn super::Purge) {
+        let mut pace = tokio::time::interval(REFRESH);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            pace.tick().await;
+            if self.asked.swap(false, Ordering::Relaxed) {
+                match self.refresh(&keep).await {
+                    Ok(()) => tracing::debug!("catalog refreshed"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the catalog could not be refreshed");
+                        // What was asked is still to be answered.
+                        self.asked.store(true, Ordering::Relaxed);
+                        continue;
+                    }
+                }
+            }
+            if let Err(error) = self.sweep(purge).await {
+                tracing::warn!(%error, "removed volumes could not be cleaned up");
+            }
+        }
+    }
+}
+
+fn unreachable(name: &VolumeName) -> CatalogError {
+    StoreError::new(
+        StoreErrorKind::Unreachable,
+        format!(
+            "volume {name} is not known on this host, and the bucket with the catalog does not \
+             answer; try again when it does"
+        ),
+    )
+    .into()
+}

@@ -1,0 +1,117 @@
+//! The local copy of the catalog: answers without the network, and across restarts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use super::CatalogError;
+use super::definition::{Definition, FORMAT};
+use super::file::write_durably;
+use crate::types::{Version, VolumeName};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct MirrorEntry {
+    pub definition: Definition,
+    /// Of the object it was read from; unknown right after we wrote it.
+    pub version: Option<Version>,
+    /// Created through this host's Docker.
+    pub declared: bool,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct MirrorFile {
+    format: u32,
+    home: String,
+    volumes: BTreeMap<VolumeName, MirrorEntry>,
+}
+
+/// Lock order: `saving` before `volumes`; `volumes` is never held over an await.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    path: PathBuf,
+    home: String,
+    volumes: RwLock<BTreeMap<VolumeName, MirrorEntry>>,
+    saving: tokio::sync::Mutex<()>,
+}
+
+impl Mirror {
+    /// Reads the file of this home. A file that cannot be read is set aside, not deleted: the
+    /// bucket has the truth.
+    pub async fn load(state: &Path, home: &str) -> Result<Mirror, CatalogError> {
+        // One file a home, so that a changed S3VOL_URL can be changed back.
+        let hash = format!("{:x}", sha2::Sha256::digest(home));
+        let path = state.join(format!("catalog-{}.json", &hash[..12]));
+        let volumes = match tokio::fs::read(&path).await {
+            Ok(bytes) => match serde_json::from_slice::<MirrorFile>(&bytes) {
+                Ok(file) => file.volumes,
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "unreadable mirror set aside");
+                    let aside = path.with_extension("damaged");
+                    tokio::fs::rename(&path, &aside).await.map_err(CatalogError::disk(&aside))?;
+                    BTreeMap::new()
+                }
+            },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(CatalogError::disk(&path)(e)),
+        };
+        Ok(Mirror {
+            path,
+            home: home.to_owned(),
+            volumes: RwLock::new(volumes),
+            saving: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub fn get(&self, name: &VolumeName) -> Option<MirrorEntry> {
+        self.volumes.read().get(name).cloned()
+    }
+
+    pub fn all(&self) -> Vec<MirrorEntry> {
+        self.volumes.read().values().cloned().collect()
+    }
+
+    /// Changes the copy and, if `change` says so, saves it before returning.
+    pub async fn change(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<VolumeName, MirrorEntry>) -> bool,
+    ) -> Result<(), CatalogError> {
+        let _one_writer = self.saving.lock().await;
+        let file = {
+            let mut volumes = self.volumes.write();
+            if !change(&mut volumes) {
+                return Ok(());
+            }
+            MirrorFile { format: FORMAT, home: self.home.clone(), volumes: volumes.clone() }
+        };
+        let path = self.path.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            let bytes = serde_json::to_vec_pretty(&file).map_err(std::io::Error::other)?;
+            write_durably(&path, &bytes)
+        });
+        saved
+            .await
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map_err(CatalogError::disk(&self.path))
+    }
+
+    /// Takes in what the bucket says of one volume. `declare` marks it as created through this
+    /// host; a mark is never taken back here.
+    pub async fn learn(
+        &self,
+        definition: Definition,
+        version: Option<Version>,
+        declare: bool,
+    ) -> Result<(), CatalogError> {
+        self.change(|volumes| {
+            let before = volumes.get(&definition.name);
+            let declared = declare || before.is_some_and(|e| e.declared);
+            let same = before.is_some_and(|e| e.definition == definition && e.declared == declared);
+            volumes.insert(definition.name.clone(), MirrorEntry { definition, version, declared });
+            !same
+        })
+        .await
+    }
+}

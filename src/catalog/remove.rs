@@ -1,0 +1,170 @@
+//! `docker volume rm`, and what follows after the grace.
+
+use async_trait::async_trait;
+
+use super::definition::{Definition, Removing, definition_key, prefix_key};
+use super::objects::{self, REQUEST};
+use super::{Catalog, CatalogError};
+use crate::config::BucketUrl;
+use crate::store::Condition;
+use crate::types::VolumeName;
+
+/// How far a purge came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purged {
+    /// Objects and state are gone.
+    Done,
+    /// Not now, and why; it is tried again later.
+    Later(String),
+}
+
+/// Deletes a volume's objects. It claims the volume's epoch, so that no host writes meanwhile, and
+/// deletes exactly the keys that the volume recorded as its own and whose version still matches,
+/// then the state.
+#[async_trait]
+pub trait Purge: Send + Sync + 'static {
+    /// The host that holds the volume now, other than this one: `host (instance)`.
+    async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError>;
+
+    /// Must be safe to repeat after a crash at any point.
+    async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError>;
+}
+
+/// Deletes nothing: removed volumes stay marked and can be brought back. For a process that has no
+/// means to read a volume's records.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RetainAll;
+
+#[async_trait]
+impl Purge for RetainAll {
+    async fn holder(&self, _volume: &Definition) -> Result<Option<String>, CatalogError> {
+        Ok(None)
+    }
+
+    async fn purge(&self, _volume: &Definition) -> Result<Purged, CatalogError> {
+        Ok(Purged::Later("this process does not delete objects".to_owned()))
+    }
+}
+
+impl Catalog {
+    /// Removes `name`: marks it for deletion after the grace, or only forgets it where objects are
+    /// to stay. Removing an unknown volume succeeds. Refused while another host holds it.
+    pub async fn remove(&self, name: &VolumeName, purge: &dyn Purge) -> Result<(), CatalogError> {
+        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let key = definition_key(home.prefix(), name);
+        let Some((found, version)) =
+            objects::read::<Definition>(home.store(), &key, REQUEST).await?
+        else {
+            return self.mirror.change(|v| v.remove(name).is_some()).await;
+        };
+        if found.removing.is_some() {
+            return self.mirror.learn(found, Some(version), false).await;
+        }
+        if let Some(holder) = purge.holder(&found).await? {
+            return Err(CatalogError::Refused(format!(
+                "volume {name} is in use on {holder}; stop its containers there first"
+            )));
+        }
+        let lost = || {
+            CatalogError::Refused(format!(
+                "volume {name} was changed by another host at the same time; try again"
+            ))
+        };
+        if !found.deletes() {
+            // The by-prefix entry and the state stay: what is still in motion lives there.
+            if !objects::delete(home.store(), &key, &version).await? {
+                return Err(lost());
+            }
+            tracing::info!(volume = %name, url = %found.options.url,
+                "volume forgotten; its objects stay");
+            return self.mirror.change(|v| v.remove(name).is_some()).await;
+        }
+        let since = home.store().now(REQUEST).await?;
+        let marked =
+            Definition { removing: Some(Removing { since, by: self.host.clone() }), ..found };
+        if !objects::write(home.store(), &key, &marked, Condition::Is(version)).await? {
+            return Err(lost());
+        }
+        tracing::info!(volume = %name, grace = ?self.grace,
+            "volume removed; its objects are deleted after the grace");
+        self.mirror
+            .change(|volumes| {
+                if let Some(entry) = volumes.get_mut(name) {
+                    entry.definition = marked;
+                    entry.version = None;
+                    // Capture off: it is no longer one of ours.
+                    entry.declared = false;
+                }
+                true
+            })
+            .await
+    }
+
+    /// Purges the volumes whose grace is over. Sends no request while none is being removed.
+    pub async fn sweep(&self, purge: &dyn Purge) -> Result<(), CatalogError> {
+        let removing: Vec<Definition> = self
+            .mirror
+            .all()
+            .into_iter()
+            .map(|e| e.definition)
+            .filter(|d| d.removing.is_some())
+            .collect();
+        if removing.is_empty() {
+            return Ok(());
+        }
+        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let now = home.store().now(REQUEST).await?;
+        for known in removing {
+            let due = |d: &Definition| {
+                d.removing
+                    .as_ref()
+                    .is_some_and(|r| now.0 - r.since.0 >= self.grace.as_millis() as i64)
+            };
+            if !due(&known) {
+                continue;
+            }
+            let name = known.name.clone();
+            let key = definition_key(home.prefix(), &name);
+            // The mirror may be behind a revival on another host.
+            let Some((found, version)) =
+                objects::read::<Definition>(home.store(), &key, REQUEST).await?
+            else {
+                self.mirror.change(|v| v.remove(&name).is_some()).await?;
+                continue;
+            };
+            if !due(&found) {
+                self.mirror.learn(found, Some(version), false).await?;
+                continue;
+            }
+            match purge.purge(&found).await? {
+                Purged::Later(why) => tracing::debug!(volume = %name, why, "not purged yet"),
+                Purged::Done => {
+                    self.forget_prefix(&found).await?;
+                    if objects::delete(home.store(), &key, &version).await? {
+                        tracing::info!(volume = %name, "objects of the removed volume deleted");
+                        self.mirror.change(|v| v.remove(&name).is_some()).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the prefix of a purged volume, if it still is that volume's.
+    async fn forget_prefix(&self, volume: &Definition) -> Result<(), CatalogError> {
+        let (Ok(url), Ok(state_url)) =
+            (BucketUrl::parse(&volume.options.url), BucketUrl::parse(&volume.options.state_url))
+        else {
+            return Ok(());
+        };
+        let state = self.opener.open(&state_url, &volume.options).await?;
+        let key = prefix_key(state.prefix(), &url);
+        let entry = objects::read::<super::PrefixEntry>(state.store(), &key, REQUEST).await?;
+        if let Some((entry, version)) = entry
+            && entry.uuid == volume.uuid
+        {
+            objects::delete(state.store(), &key, &version).await?;
+        }
+        Ok(())
+    }
+}

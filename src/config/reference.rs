@@ -1,0 +1,70 @@
+//! The page `docs/CONFIGURATION.md`, from the table of settings.
+
+use super::schema::{PLUGIN_SETTINGS, SETTINGS, Scope};
+
+/// The whole page. A test compares it with the file.
+pub fn reference_page() -> String {
+    let mut page = String::from(INTRODUCTION);
+    page.push_str(
+        "\n## The plugin\n\nGiven in its environment: `docker plugin set s3vol \
+                   NAME=value` while it is disabled, or at `docker plugin install`.\n\n",
+    );
+    page.push_str("| Variable | Type | Default | Example | Meaning |\n|---|---|---|---|---|\n");
+    for s in PLUGIN_SETTINGS {
+        row(&mut page, s.name, s.kind, s.default, s.example, s.meaning);
+    }
+    page.push_str(VOLUMES);
+    page.push_str("| Option | Type | Default | Example | Meaning |\n|---|---|---|---|---|\n");
+    for s in SETTINGS {
+        let meaning = match s.scope {
+            Scope::Default => s.meaning.to_owned(),
+            Scope::One => format!("{} Only for one volume.", s.meaning),
+        };
+        row(&mut page, s.name, s.kind, s.default, s.example, &meaning);
+    }
+    page.push_str(VALUES);
+    page
+}
+
+fn row(page: &mut String, name: &str, kind: &str, default: &str, example: &str, meaning: &str) {
+    let default = if default.contains(' ') || default.contains('`') {
+        default.to_owned()
+    } else {
+        format!("`{default}`")
+    };
+    page.push_str(&format!("| `{name}` | {kind} | {default} | `{example}` | {meaning} |\n"));
+}
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+This page is generated from the option schema (`src/config/schema.rs`); `cargo test` compares both.
+
+Nothing has to be configured: without any setting volumes lie in an embedded `file://` store under
+the plugin's own state, which `docker plugin rm` deletes.
+";
+
+const VOLUMES: &str = "
+## Volumes
+
+Given as `docker volume create -d s3vol -o name=value`, as `driver_opts` in a Compose file, or as
+`s3vol mount -o name=value`. Unless a line says otherwise, `S3VOL_<NAME>` in the plugin's
+environment sets the default of all volumes. Underscores and hyphens mean the same. The options of a
+volume are stored in the bucket when it is created, so other hosts need not repeat them.
+
+";
+
+const VALUES: &str = "
+## Values
+
+- Durations: `500ms`, `5s`, `2m`, `24h`, `1d`, or plain seconds.
+- Sizes: `512MiB`, `10g`, or plain bytes; units are powers of 1,024.
+- Flags: `true`, `1`, `yes`, `on` or nothing; `false`, `0`, `no`, `off`.
+- Modes: permission bits in octal.
+
+## Credentials
+
+Credentials are never options, because options are stored and shown. They come from the standard
+environment variables of AWS, Azure and Google, from web identity, or from the instance's metadata
+service.
+";

@@ -1,0 +1,373 @@
+//! The table of settings: what each is called, means, defaults to, and where it may be given.
+//!
+//! The table is the only list: parsing, the error that lists what exists, and the page
+//! `docs/CONFIGURATION.md` come from it.
+
+use super::address::BucketUrl;
+use super::values::{
+    parse_bool, parse_choice, parse_duration, parse_limit, parse_mode, parse_number, parse_size,
+    parse_text,
+};
+use super::volume::{OnRemove, SettleMode, VolumeOptions};
+
+/// Where a volume setting may be given besides `-o` and the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Also in the plugin's environment as `S3VOL_<NAME>`: the default of all its volumes.
+    Default,
+    /// Only for one volume.
+    One,
+}
+
+/// One setting of a volume.
+pub struct Setting {
+    /// With underscores; hyphens are accepted too.
+    pub name: &'static str,
+    /// The type, as the reference page calls it.
+    pub kind: &'static str,
+    /// As text that could be given.
+    pub default: &'static str,
+    pub example: &'static str,
+    pub scope: Scope,
+    pub meaning: &'static str,
+    pub(super) apply: fn(&mut Draft, &str) -> Result<(), String>,
+}
+
+/// One setting of the plugin itself, given only in its environment.
+pub struct PluginSetting {
+    /// The environment variable.
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub default: &'static str,
+    pub example: &'static str,
+    pub meaning: &'static str,
+}
+
+/// Options being gathered, before URL and state are resolved.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub options: VolumeOptions,
+    pub url: Option<BucketUrl>,
+    pub bucket: Option<String>,
+    pub prefix: Option<String>,
+    pub state_url: Option<BucketUrl>,
+}
+
+impl Draft {
+    pub fn new(options: VolumeOptions) -> Self {
+        Draft { options, url: None, bucket: None, prefix: None, state_url: None }
+    }
+}
+
+/// The setting of that name, in either spelling.
+pub fn find(name: &str) -> Option<&'static Setting> {
+    let name = normal(name);
+    SETTINGS.iter().find(|s| s.name == name)
+}
+
+/// The one spelling that names are compared in.
+pub(super) fn normal(name: &str) -> String {
+    name.trim().to_ascii_lowercase().replace('-', "_")
+}
+
+/// Settings of a volume.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "url",
+        kind: "URL",
+        default: "`<S3VOL_URL>/<volume>/`",
+        example: "s3://bucket/photos",
+        scope: Scope::One,
+        meaning: "Where the volume's objects lie: `s3://bucket/prefix`, `az://container/prefix`, \
+                  `gs://bucket/prefix` or `file:///folder`.",
+        apply: |d, v| BucketUrl::parse(v).map(|url| d.url = Some(url)),
+    },
+    Setting {
+        name: "bucket",
+        kind: "text",
+        default: "the bucket of `S3VOL_URL`",
+        example: "photos",
+        scope: Scope::One,
+        meaning: "The S3 bucket, instead of `url`.",
+        apply: |d, v| parse_text(v).map(|bucket| d.bucket = Some(bucket)),
+    },
+    Setting {
+        name: "prefix",
+        kind: "text",
+        default: "the volume's name",
+        example: "team/web",
+        scope: Scope::One,
+        meaning: "The start of the volume's keys in `bucket`; empty takes the whole bucket.",
+        apply: |d, v| {
+            d.prefix = Some(v.to_owned());
+            Ok(())
+        },
+    },
+    Setting {
+        name: "state_url",
+        kind: "URL",
+        default: "`S3VOL_URL` if the volume lies in its bucket, else the root of the volume's \
+                  bucket",
+        example: "s3://bucket/state",
+        scope: Scope::Default,
+        meaning: "Where the state of the volume lies (`<state_url>/.s3vol/v/<uuid>/`). It must not \
+                  lie inside the volume.",
+        apply: |d, v| BucketUrl::parse(v).map(|url| d.state_url = Some(url)),
+    },
+    Setting {
+        name: "endpoint",
+        kind: "URL",
+        default: "the provider's own",
+        example: "https://minio.example:9000",
+        scope: Scope::Default,
+        meaning: "The server to ask, for S3-compatible stores and emulators. One volume is used \
+                  through one endpoint.",
+        apply: |d, v| endpoint(v).map(|endpoint| d.options.endpoint = Some(endpoint)),
+    },
+    Setting {
+        name: "region",
+        kind: "text",
+        default: "`AWS_REGION`, else us-east-1",
+        example: "eu-central-1",
+        scope: Scope::Default,
+        meaning: "The bucket's region, as it goes into signatures.",
+        apply: |d, v| parse_text(v).map(|region| d.options.region = Some(region)),
+    },
+    Setting {
+        name: "path_style",
+        kind: "true, false or auto",
+        default: "auto",
+        example: "true",
+        scope: Scope::Default,
+        meaning: "Whether the bucket stands in the path of a request (`host/bucket/key`) or in \
+                  its host name. `auto`: in the path for a custom endpoint.",
+        apply: |d, v| {
+            d.options.path_style =
+                if v.eq_ignore_ascii_case("auto") { None } else { Some(parse_bool(v)?) };
+            Ok(())
+        },
+    },
+    Setting {
+        name: "uid",
+        kind: "number",
+        default: "0",
+        example: "1000",
+        scope: Scope::Default,
+        meaning: "Owner of objects that carry no owner.",
+        apply: |d, v| parse_number(v).map(|uid| d.options.uid = uid),
+    },
+    Setting {
+        name: "gid",
+        kind: "number",
+        default: "0",
+        example: "1000",
+        scope: Scope::Default,
+        meaning: "Group of objects that carry no group.",
+        apply: |d, v| parse_number(v).map(|gid| d.options.gid = gid),
+    },
+    Setting {
+        name: "file_mode",
+        kind: "octal mode",
+        default: "0644",
+        example: "0664",
+        scope: Scope::Default,
+        meaning: "Permissions of objects that carry none.",
+        apply: |d, v| parse_mode(v).map(|mode| d.options.file_mode = mode),
+    },
+    Setting {
+        name: "dir_mode",
+        kind: "octal mode",
+        default: "0755",
+        example: "0775",
+        scope: Scope::Default,
+        meaning: "Permissions of directories that carry none.",
+        apply: |d, v| parse_mode(v).map(|mode| d.options.dir_mode = mode),
+    },
+    Setting {
+        name: "commit",
+        kind: "duration, 100ms to 5m",
+        default: "5s",
+        example: "1s",
+        scope: Scope::Default,
+        meaning: "Longest time between a change and its commit when nobody calls fsync. Losing \
+                  the host loses at most this much; shorter costs more requests.",
+        apply: |d, v| between(v, 100, 300_000).map(|commit| d.options.commit = commit),
+    },
+    Setting {
+        name: "settle",
+        kind: "auto or never",
+        default: "auto",
+        example: "never",
+        scope: Scope::Default,
+        meaning: "Whether changed files become plain objects. `never` keeps a volume in motion, \
+                  for databases.",
+        apply: |d, v| {
+            parse_choice(v, &[("auto", SettleMode::Auto), ("never", SettleMode::Never)])
+                .map(|settle| d.options.settle = settle)
+        },
+    },
+    Setting {
+        name: "settle_after",
+        kind: "duration, up to 1d",
+        default: "2s",
+        example: "30s",
+        scope: Scope::Default,
+        meaning: "How long a file without a writer stays untouched before it becomes a plain \
+                  object.",
+        apply: |d, v| between(v, 0, 86_400_000).map(|after| d.options.settle_after = after),
+    },
+    Setting {
+        name: "refresh",
+        kind: "duration, up to 1d",
+        default: "60s",
+        example: "5s",
+        scope: Scope::Default,
+        meaning: "How old knowledge of the bucket may be when it is used: the time within which \
+                  objects that other tools put appear.",
+        apply: |d, v| between(v, 0, 86_400_000).map(|refresh| d.options.refresh = refresh),
+    },
+    Setting {
+        name: "cache_size",
+        kind: "size, at least 64MiB",
+        default: "10g",
+        example: "50g",
+        scope: Scope::Default,
+        meaning: "Bytes of local disk for cached content.",
+        apply: |d, v| match parse_size(v)? {
+            size if size >= 64 << 20 => {
+                d.options.cache_size = size;
+                Ok(())
+            }
+            _ => Err("at least 64MiB are needed for the files being written".to_owned()),
+        },
+    },
+    Setting {
+        name: "on_remove",
+        kind: "auto, retain or delete",
+        default: "auto",
+        example: "retain",
+        scope: Scope::Default,
+        meaning: "What `docker volume rm` does with the objects: `retain` only forgets the volume; \
+                  `delete` removes what the volume recorded as its own; `auto` does that too, \
+                  unless objects were there when the volume was created.",
+        apply: |d, v| {
+            let choices = [
+                ("auto", OnRemove::Auto),
+                ("retain", OnRemove::Retain),
+                ("delete", OnRemove::Delete),
+            ];
+            parse_choice(v, &choices).map(|on_remove| d.options.on_remove = on_remove)
+        },
+    },
+    Setting {
+        name: "single_host",
+        kind: "flag",
+        default: "false",
+        example: "true",
+        scope: Scope::Default,
+        meaning: "Accept a store that does not honour create-if-absent. You promise that one host \
+                  alone ever mounts the volume.",
+        apply: |d, v| parse_bool(v).map(|single| d.options.single_host = single),
+    },
+    Setting {
+        name: "readonly",
+        kind: "flag",
+        default: "false",
+        example: "true",
+        scope: Scope::Default,
+        meaning: "Never write. Several hosts may mount the volume so at once.",
+        apply: |d, v| parse_bool(v).map(|readonly| d.options.readonly = readonly),
+    },
+    Setting {
+        name: "size",
+        kind: "size or none",
+        default: "none",
+        example: "100g",
+        scope: Scope::Default,
+        meaning: "Bytes that the volume may hold; more is refused with ENOSPC.",
+        apply: |d, v| parse_limit(v, parse_size).map(|size| d.options.size = size),
+    },
+    Setting {
+        name: "inodes",
+        kind: "number or none",
+        default: "none",
+        example: "1000000",
+        scope: Scope::Default,
+        meaning: "Files and directories that the volume may hold.",
+        apply: |d, v| parse_limit(v, parse_number::<u64>).map(|inodes| d.options.inodes = inodes),
+    },
+];
+
+/// Settings of the plugin.
+pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
+    PluginSetting {
+        name: "S3VOL_URL",
+        kind: "URL",
+        default: "a `file://` store under `S3VOL_STATE`, which `docker plugin rm` deletes",
+        example: "s3://bucket/team",
+        meaning: "The home: where the catalog of volumes lies, and the volumes that name no place \
+                  of their own.",
+    },
+    PluginSetting {
+        name: "S3VOL_STATE",
+        kind: "absolute path",
+        default: "/s3vol/state",
+        example: "/var/lib/s3vol",
+        meaning: "Local state: accounting, the catalog's mirror, logs and caches of volumes.",
+    },
+    PluginSetting {
+        name: "S3VOL_MOUNTS",
+        kind: "absolute path",
+        default: "/s3vol/vol",
+        example: "/run/s3vol",
+        meaning: "The folder in which the volumes are mounted.",
+    },
+    PluginSetting {
+        name: "S3VOL_LOG",
+        kind: "filter",
+        default: "info",
+        example: "s3vol=debug,info",
+        meaning: "What is logged: a level, or levels by module.",
+    },
+    PluginSetting {
+        name: "S3VOL_CAPTURE",
+        kind: "flag",
+        default: "true",
+        example: "false",
+        meaning: "Whether volumes that other hosts created are found by name. With `false` only \
+                  volumes created through this host's Docker are shown, and `docker run -v name:` \
+                  never picks up somebody else's volume.",
+    },
+    PluginSetting {
+        name: "S3VOL_GRACE",
+        kind: "duration",
+        default: "24h",
+        example: "7d",
+        meaning: "How long `docker volume rm` waits before it deletes objects. Creating the same \
+                  name within that time brings the volume back.",
+    },
+];
+
+fn between(text: &str, least_ms: u64, most_ms: u64) -> Result<std::time::Duration, String> {
+    let value = parse_duration(text)?;
+    let allowed =
+        std::time::Duration::from_millis(least_ms)..=std::time::Duration::from_millis(most_ms);
+    if allowed.contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{text:?} is not between {:?} and {:?}", allowed.start(), allowed.end()))
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|e| {
+        format!("{text:?} is not an endpoint ({e}); write for example https://host:9000")
+    })?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(format!("{text:?} is not an endpoint; write for example https://host:9000"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err("credentials and parameters do not belong into an endpoint".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}

@@ -1,0 +1,137 @@
+//! One sparse local file with an inode's bytes at their natural offsets.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::meta::RangeMap;
+use crate::types::Ino;
+
+/// Cached bytes of one inode. `present` are clean ranges; uncommitted ones are the inode's pending
+/// ranges. Bytes outside both mean nothing. The descriptor opens on demand.
+#[derive(Debug)]
+pub struct CacheFile {
+    path: PathBuf,
+    file: Option<File>,
+    pub present: RangeMap<()>,
+    exists: bool,
+}
+
+impl CacheFile {
+    /// The cache file of `ino` below `dir`, not opened yet.
+    pub fn new(dir: &std::path::Path, ino: Ino) -> Self {
+        let path = dir.join(format!("{:02x}", ino.0 & 0xff)).join(ino.0.to_string());
+        CacheFile { path, file: None, present: RangeMap::default(), exists: false }
+    }
+
+    fn file(&mut self) -> io::Result<&File> {
+        if self.file.is_none() {
+            let open = || {
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(&self.path)
+            };
+            let file = match open() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    if let Some(parent) = self.path.parent() {
+                        std::fs::create_dir_all(parent)?;
+                    }
+                    open()?
+                }
+                other => other?,
+            };
+            self.exists = true;
+            self.file = Some(file);
+        }
+        Ok(self.file.as_ref().expect("invariant: opened just above"))
+    }
+
+    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file()?.write_all_at(data, offset)
+    }
+
+    /// Fills `buffer`; what lies past the file's end is zeros.
+    pub fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let file = self.file()?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => {
+                    buffer[done..].fill(0);
+                    return Ok(());
+                }
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `range` read as zeros and gives its blocks back.
+    pub fn punch(&mut self, range: Range<u64>) -> io::Result<()> {
+        if range.is_empty() || !self.exists && self.file.is_none() {
+            return Ok(());
+        }
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let len = range.end.min(i64::MAX as u64) - range.start;
+        let file = self.file()?;
+        match fallocate(file, flags, range.start as i64, len as i64) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => {
+                let end = range.end.min(file.metadata()?.len());
+                let zeros = vec![0; 64 << 10];
+                let mut at = range.start;
+                while at < end {
+                    let n = zeros.len().min((end - at) as usize);
+                    file.write_all_at(&zeros[..n], at)?;
+                    at += n as u64;
+                }
+                Ok(())
+            }
+            other => other.map_err(io::Error::from),
+        }
+    }
+
+    /// Forgets everything at and after `size`.
+    pub fn cut(&mut self, size: u64) -> io::Result<()> {
+        self.present.remove(size..u64::MAX);
+        if self.exists || self.file.is_some() {
+            let file = self.file()?;
+            if file.metadata()?.len() > size {
+                file.set_len(size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of an earlier run is there and its pending ranges mean something.
+    pub fn adopt(&mut self) {
+        self.exists = true;
+    }
+
+    /// Lets the descriptor go; the next use opens it again.
+    pub fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// Forgets and deletes everything.
+    pub fn remove(&mut self) -> io::Result<()> {
+        self.file = None;
+        self.present.clear();
+        if self.exists {
+            self.exists = false;
+            match std::fs::remove_file(&self.path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! Commits: uncommitted changes become extents in the engine, in one batch for a group of files.
+//!
+//! Small data travels inside the batch; more is packed into segments, uploaded before the batch is
+//! handed over. Nothing here waits for durability: that is the flush of whoever needs it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::{DataError, Inode, SegmentDelta, Volume, extents};
+use crate::clock::Deadline;
+use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
+use crate::meta::{Change, Logged, keys};
+use crate::store::{Condition, PutOutcome, Send};
+use crate::types::{FileKind, Lsn};
+
+/// Data of one file that may travel inside the batch, bytes: one PUT then holds all of a small fsync.
+const INLINE_FILE: u64 = 128 << 10;
+/// Data of a whole group that may, bytes.
+const INLINE_GROUP: u64 = 1 << 20;
+/// Inline pieces are cut at these offsets, so that a rewritten page replaces its own key.
+const INLINE_BLOCK: u64 = 16 << 10;
+/// Largest piece with a checksum of its own, bytes: what a random read may have to fetch.
+const PIECE: u64 = 1 << 20;
+/// Largest segment object, bytes.
+const SEGMENT: u64 = 16 << 20;
+/// Segments of one commit under way at a time.
+const PARALLEL: usize = 4;
+/// How long a commit tries to place its segments before it fails with the store's error.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
+/// One attempt of a segment without any progress.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+struct Part {
+    inode: Arc<Inode>,
+    through: Lsn,
+    size: u64,
+    limit: u64,
+    attr: InodeRec,
+    content: ContentRec,
+    /// False when only times changed.
+    content_changed: bool,
+    ranges: Vec<(Range<u64>, Change)>,
+    places: Vec<(Range<u64>, Place)>,
+}
+
+impl Volume {
+    /// Hands over everything that was written to these inodes before this call. Durable after the
+    /// next flush; after a crash of the process it is replayed.
+    pub async fn commit(&self, mut inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
+        // One order for everybody, so that two groups cannot wait for each other.
+        inodes.sort_by_key(|inode| inode.ino);
+        inodes.dedup_by_key(|inode| inode.ino);
+        let mut guards = Vec::with_capacity(inodes.len());
+        for inode in &inodes {
+            guards.push(inode.commit.lock().await);
+        }
+        let mut parts: Vec<Part> = inodes.iter().filter_map(|inode| self.snapshot(inode)).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        self.place(&mut parts).await?;
+        self.hand_over(parts).await
+    }
+
+    fn snapshot(&self, inode: &Arc<Inode>) -> Option<Part> {
+        let mut live = inode.live();
+        if live.removed || (live.pending.is_clean() && !live.attr_dirty) {
+            drop(live);
+            self.clean_if_clean(inode);
+            return None;
+        }
+        live.attr_dirty = false;
+        // Every record of this inode so far was written under the lock that is held now.
+        let through = Lsn(self.meta.journal.lock().next_lsn().0 - 1);
+        Some(Part {
+            inode: Arc::clone(inode),
+            through,
+            size: live.size,
+            limit: live.pending.limit(),
+            attr: live.attr.clone(),
+            content: live.content.clone(),
+            content_changed: !live.pending.is_clean(),
+            ranges: live
+                .pending
+                .ranges
+                .iter()
+                .map(|(range, (_, change))| (range, change))
+                .collect(),
+            places: Vec::new(),
+        })
+    }
+
+    /// Gives every changed range its place: zero, inline or in an uploaded segment.
+    async fn place(&self, parts: &mut [Part]) -> Result<(), DataError> {
+        let data = |part: &Part| -> u64 {
+            part.ranges
+                .iter()
+                .filter(|(_, change)| *change == Change::Data)
+                .map(|(range, _)| range.end - range.start)
+                .sum()
+        };
+        let mut inline_left = INLINE_GROUP;
+        let mut for_segments: Vec<(usize, Range<u64>)> = Vec::new();
+        for (index, part) in parts.iter_mut().enumerate() {
+            let bytes = data(part);
+            let inline = bytes <= INLINE_FILE && bytes <= inline_left;
+            if inline {
+                inline_left -= bytes;
+            }
+            for (range, change) in std::mem::take(&mut part.ranges) {
+                part.ranges.push((range.clone(), change));
+                match change {
+                    Change::Zero => part.places.push((range, Place::Zero)),
+                    Change::Data if inline => {
+                        for piece in pieces(range, INLINE_BLOCK) {
+                            let bytes = read_piece(&part.inode, piece.clone())?;
+                            part.places.push((piece, Place::Inline(bytes)));
+                        }
+                    }
+                    Change::Data => {
+                        for_segments.extend(pieces(range, PIECE).map(|piece| (index, piece)));
+                    }
+                }
+            }
+        }
+        if for_segments.is_empty() {
+            return Ok(());
+        }
+        let mut groups: Vec<Vec<(usize, Range<u64>)>> = vec![Vec::new()];
+        let mut filled = 0;
+        for (index, piece) in for_segments {
+            let len = piece.end - piece.start;
+            if filled + len > SEGMENT {
+                groups.push(Vec::new());
+                filled = 0;
+            }
+            filled += len;
+            groups.last_mut().expect("invariant: never empty").push((index, piece));
+        }
+        let deadline = Deadline::after(UPLOAD_DEADLINE);
+        let uploads = groups.into_iter().map(|group| {
+            let group: Vec<_> = group
+                .into_iter()
+                .map(|(index, piece)| (index, Arc::clone(&parts[index].inode), piece))
+                .collect();
+            self.upload_segment(group, deadline)
+        });
+        let placed: Vec<Vec<(usize, Range<u64>, Place)>> =
+            stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
+        for (index, range, place) in placed.into_iter().flatten() {
+            parts[index].places.push((range, place));
+        }
+        Ok(())
+    }
+
+    async fn upload_segment(
+        &self,
+        pieces: Vec<(usize, Arc<Inode>, Range<u64>)>,
+        deadline: Deadline,
+    ) -> Result<Vec<(usize, Range<u64>, Place)>, DataError> {
+        let total: u64 = pieces.iter().map(|(_, _, range)| range.end - range.start).sum();
+        let mut body = BytesMut::with_capacity(total as usize);
+        let mut map = Vec::with_capacity(pieces.len());
+        for (index, inode, range) in pieces {
+            let bytes = read_piece(&inode, range.clone())?;
+            map.push((index, range, body.len() as u64, crc32c::crc32c(&bytes)));
+            body.extend_from_slice(&bytes);
+        }
+        let id = self.put_segment(body.freeze(), deadline).await?;
+        Ok(map
+            .into_iter()
+            .map(|(index, range, offset, crc)| {
+                let crc_len = (range.end - range.start) as u32;
+                let place = Place::Segment { id, offset, crc, crc_offset: offset, crc_len };
+                (index, range, place)
+            })
+            .collect())
+    }
+
+    /// Stores a segment under a fresh name. Every attempt has its own name, so none can be mistaken
+    /// for another; what an ambiguous attempt may have left is collected as an orphan.
+    async fn put_segment(&self, body: Bytes, deadline: Deadline) -> Result<u128, DataError> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let id = uuid::Uuid::new_v4().as_u128();
+            let key = self.segment_key(id);
+            let send = Send {
+                condition: Condition::Absent,
+                not_after: None,
+                timeout: UPLOAD_TIMEOUT.min(deadline.left()),
+            };
+            let error =
+                match self.state_store.put(&key, body.clone(), &Default::default(), send).await {
+                    PutOutcome::Won(_) => return Ok(id),
+                    PutOutcome::Lost => continue,
+                    PutOutcome::Ambiguous(error) => error,
+                };
+            self.note_error(&error);
+            if deadline.left() <= pause {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, "a segment was not stored; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Where a segment lies.
+    pub fn segment_key(&self, id: u128) -> crate::types::ObjectKey {
+        self.state.key(&format!("segments/{id:032x}"))
+    }
+
+    async fn hand_over(&self, mut parts: Vec<Part>) -> Result<(), DataError> {
+        let mut txn = self.meta.begin().await;
+        let mut delta = SegmentDelta::default();
+        let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
+        parts.retain(|part| !part.inode.live().removed);
+        for part in &mut parts {
+            let ino = part.inode.ino;
+            if part.attr.kind == FileKind::File && part.content_changed {
+                // Publishing may have changed the record since the snapshot, under the sequencer.
+                part.content = txn.get(&keys::content(ino)).await?.unwrap_or(part.content.clone());
+                let before = part.content.size;
+                let content = &mut part.content;
+                content.generation += 1;
+                if part.limit < before {
+                    if part.limit == 0 {
+                        // Everything older is dead at once; the collector drops it later.
+                        content.drop_gen = content.generation - 1;
+                        content.base = None;
+                        txn.put_raw(keys::dead(ino), Vec::new());
+                    } else {
+                        extents::clear(
+                            &mut txn,
+                            ino,
+                            part.limit..u64::MAX,
+                            content.drop_gen,
+                            &mut delta,
+                        )
+                        .await?;
+                    }
+                }
+                content.base_limit = content.base_limit.min(part.limit).min(part.size);
+                if let Some(publishing) = &mut content.publishing {
+                    publishing.limit = publishing.limit.min(part.limit).min(part.size);
+                }
+                for (range, place) in &part.places {
+                    if let Place::Segment { id, .. } = place {
+                        *segments.entry(*id).or_default() += range.end - range.start;
+                    }
+                    extents::overlay(
+                        &mut txn,
+                        ino,
+                        range.clone(),
+                        place.clone(),
+                        content.generation,
+                        content.drop_gen,
+                        &mut delta,
+                    )
+                    .await?;
+                }
+                content.size = part.size;
+                txn.superblock.bytes =
+                    txn.superblock.bytes + content.size - before.min(txn.superblock.bytes);
+                txn.put(keys::content(ino), content);
+                txn.put(keys::work(ino), &WorkRec::Inode);
+            }
+            // The attributes may have been changed by an operation since the snapshot.
+            part.attr = part.inode.live().attr.clone();
+            txn.put(keys::inode(ino), &part.attr);
+        }
+        for (id, total) in segments {
+            txn.put(keys::segment(id), &SegmentRec { total, live: 0 });
+        }
+        delta.apply(&mut txn).await?;
+        let inodes = parts.iter().map(|part| (part.inode.ino, part.through)).collect();
+        let inos: Vec<_> =
+            parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino).collect();
+        let result = txn
+            .commit(Logged::Commit { inodes }, || {
+                for part in &parts {
+                    self.commit_applied(part);
+                }
+            })
+            .await;
+        if result.is_err() {
+            for part in &parts {
+                part.inode.live().attr_dirty = true;
+            }
+        }
+        result?;
+        for part in &parts {
+            self.clean_if_clean(&part.inode);
+        }
+        self.wants_settling(inos);
+        self.committed.notify_waiters();
+        Ok(())
+    }
+
+    fn commit_applied(&self, part: &Part) {
+        let mut live = part.inode.live();
+        let before = live.pending.data_bytes();
+        live.pending.committed(part.through);
+        self.dirty_less(before - live.pending.data_bytes());
+        let limit = live.pending.limit();
+        for (range, change) in &part.ranges {
+            if *change != Change::Data {
+                continue;
+            }
+            let range = range.start..range.end.min(limit);
+            for clean in live.pending.ranges.gaps(range) {
+                if !clean.is_empty() {
+                    self.cached_more(clean.end - clean.start);
+                    live.cache.present.insert(clean, ());
+                }
+            }
+        }
+        if part.content_changed {
+            live.content = part.content.clone();
+            live.version += 1;
+        }
+    }
+
+    /// Unpins an inode that has nothing left to commit.
+    fn clean_if_clean(&self, inode: &Arc<Inode>) {
+        let mut dirty = self.dirty.lock();
+        let live = inode.live();
+        if live.pending.is_clean() && !live.attr_dirty {
+            dirty.remove(&inode.ino);
+        }
+    }
+}
+
+fn pieces(range: Range<u64>, block: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let end = ((at / block + 1) * block).min(range.end);
+        let piece = at..end;
+        at = end;
+        Some(piece)
+    })
+}
+
+/// The bytes of an uncommitted range as they are now; the lock makes each piece whole writes only.
+fn read_piece(inode: &Inode, range: Range<u64>) -> Result<Bytes, DataError> {
+    let mut buffer = vec![0; (range.end - range.start) as usize];
+    let mut live = inode.live();
+    live.cache.read_at(range.start, &mut buffer).map_err(|e| DataError::disk(inode.ino, e))?;
+    Ok(Bytes::from(buffer))
+}

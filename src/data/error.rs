@@ -1,0 +1,59 @@
+//! Why content could not be read, written or committed.
+
+use crate::meta::{MetaError, records::RecordError};
+use crate::store::StoreError;
+use crate::types::Ino;
+
+/// Variants by what the caller does: retry later (`Store`, `Meta`), report (`Damaged`, `BaseGone`), or
+/// refuse (`NoSpace`, `Gone`, `Fenced`).
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the cache file of inode {ino} failed: {source}")]
+    Disk {
+        ino: Ino,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no space left on the local disk that holds the cache")]
+    NoSpace,
+    #[error("inode {0} does not exist")]
+    Gone(Ino),
+    #[error("damaged content: {0}")]
+    Damaged(String),
+    #[error("the object {key} below inode {ino} was changed or removed by somebody else")]
+    BaseGone { ino: Ino, key: String },
+    #[error("the store did not take the data in time: {0}")]
+    Late(String),
+}
+
+impl From<RecordError> for DataError {
+    fn from(e: RecordError) -> Self {
+        DataError::Meta(e.into())
+    }
+}
+
+impl From<crate::meta::LogError> for DataError {
+    fn from(e: crate::meta::LogError) -> Self {
+        DataError::Meta(e.into())
+    }
+}
+
+impl From<crate::meta::EngineError> for DataError {
+    fn from(e: crate::meta::EngineError) -> Self {
+        DataError::Meta(e.into())
+    }
+}
+
+impl DataError {
+    /// A disk error, with a full disk told apart.
+    pub fn disk(ino: Ino, source: std::io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC) | Some(libc::EDQUOT) => DataError::NoSpace,
+            _ => DataError::Disk { ino, source },
+        }
+    }
+}

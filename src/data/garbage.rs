@@ -1,0 +1,129 @@
+//! What is no longer referenced: extents of removed or truncated files, segments without live bytes.
+//!
+//! Order is everything here: an object is deleted only after the batch that dropped its last
+//! reference is durable, because until then a takeover could still bring the reference back.
+
+use std::time::Duration;
+
+use super::{DataError, SegmentDelta, Volume};
+use crate::meta::records::{ContentRec, ExtentRec, decode};
+use crate::meta::{Logged, keys};
+use crate::store::{PutOutcome, Send};
+use crate::types::Ino;
+
+/// Records dropped in one batch.
+const BATCH: usize = 1000;
+const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Volume {
+    /// Drops dead extents and xattrs, a bounded batch at a time; returns how many inodes are done.
+    pub async fn collect_dead(&self) -> Result<usize, DataError> {
+        let dead = self.meta.scan(keys::below(keys::DEAD, &[]), BATCH).await?;
+        let mut done = 0;
+        for (key, _) in dead {
+            let Some(ino) = keys::parse_ino(&key) else { continue };
+            while !self.collect_dead_inode(ino).await? {}
+            done += 1;
+        }
+        Ok(done)
+    }
+
+    /// One batch of one inode; true when nothing is left.
+    async fn collect_dead_inode(&self, ino: Ino) -> Result<bool, DataError> {
+        let mut txn = self.meta.begin().await;
+        let content: Option<ContentRec> = txn.get(&keys::content(ino)).await?;
+        let gone = txn.get_raw(&keys::inode(ino)).await?.is_none();
+        let drop_gen = match &content {
+            Some(content) => content.drop_gen,
+            None => u64::MAX,
+        };
+        let mut delta = SegmentDelta::default();
+        let mut dropped = 0;
+        let mut from = 0;
+        let mut finished = false;
+        while dropped < BATCH {
+            let (page, more) = txn.scan(keys::extents_after(ino, from), BATCH).await?;
+            for (key, value) in &page {
+                let end = keys::parse_extent(key)
+                    .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
+                from = end;
+                let extent: ExtentRec = decode(value)?;
+                if extent.generation <= drop_gen {
+                    delta.sub(&extent.place, end - extent.start);
+                    txn.delete(key.to_vec());
+                    dropped += 1;
+                }
+            }
+            if !more {
+                finished = true;
+                break;
+            }
+        }
+        if finished && gone {
+            let (page, more) = txn.scan(keys::of_inode(keys::XATTR, ino), BATCH).await?;
+            for (key, _) in &page {
+                txn.delete(key.to_vec());
+            }
+            finished = !more;
+        }
+        if finished {
+            txn.delete(keys::dead(ino));
+        }
+        delta.apply(&mut txn).await?;
+        txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+        Ok(finished)
+    }
+
+    /// Deletes segment objects whose last reference is durably gone. The caller has flushed since it
+    /// was dropped: only what is in `garbage` before the flush may be passed on.
+    pub async fn collect_segments(&self, flush_timeout: Duration) -> Result<usize, DataError> {
+        let garbage = self.meta.scan(keys::below(keys::GARBAGE, &[]), BATCH).await?;
+        if garbage.is_empty() {
+            return Ok(0);
+        }
+        let _receipt = self.meta.flush(flush_timeout).await?;
+        let mut gone = Vec::new();
+        for (key, _) in garbage {
+            let Some(id) = keys::parse_id(&key) else { continue };
+            let send = Send::plain(DELETE_TIMEOUT);
+            match self.state_store.delete(&self.segment_key(id), send).await {
+                PutOutcome::Won(_) | PutOutcome::Lost => gone.push(key),
+                PutOutcome::Ambiguous(error) => {
+                    tracing::debug!(%error, "a dead segment stays for the next round");
+                }
+            }
+        }
+        let count = gone.len();
+        let mut txn = self.meta.begin().await;
+        for key in gone {
+            txn.delete(key.to_vec());
+        }
+        txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+        Ok(count)
+    }
+
+    /// Removes what was unlinked while open by a process that is no more. Called before serving.
+    pub async fn remove_orphans(&self) -> Result<usize, DataError> {
+        let mut removed = 0;
+        loop {
+            let page = self.meta.scan(keys::below(keys::ORPHAN, &[]), BATCH).await?;
+            let mut closed = Vec::new();
+            for (key, _) in &page {
+                let Some(ino) = keys::parse_ino(key) else { continue };
+                match self.inodes.get(ino) {
+                    Some(inode) if inode.is_open() => {}
+                    _ => closed.push(ino),
+                }
+            }
+            if closed.is_empty() {
+                return Ok(removed);
+            }
+            let mut tx = self.begin().await;
+            for ino in closed {
+                tx.remove(ino).await?;
+                removed += 1;
+            }
+            tx.commit(0).await?;
+        }
+    }
+}

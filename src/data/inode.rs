@@ -1,0 +1,178 @@
+//! Live inodes: what is known in memory about inodes in use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::CacheFile;
+use crate::meta::Pending;
+use crate::meta::records::{ContentRec, InodeRec};
+use crate::types::Ino;
+
+/// One inode. There is at most one `Inode` a number at any time (the table sees to it), so its lock
+/// orders everything about it.
+#[derive(Debug)]
+pub struct Inode {
+    pub ino: Ino,
+    live: Mutex<Live>,
+    /// Held by whoever commits this inode or changes its content record.
+    pub commit: AsyncMutex<()>,
+    /// Open handles.
+    pub opens: AtomicU32,
+    /// Of these, how many may write.
+    pub writers: AtomicU32,
+}
+
+/// The state behind an inode's lock. The lock is a leaf but for the journal's.
+#[derive(Debug)]
+pub struct Live {
+    /// Attributes as `stat` shows them; times may be ahead of the engine's record.
+    pub attr: InodeRec,
+    /// As last handed to the engine.
+    pub content: ContentRec,
+    pub pending: Pending,
+    /// Bytes, uncommitted changes included.
+    pub size: u64,
+    /// Grows with every change of content by a user: guards a publish's body.
+    pub write_seq: u64,
+    /// Grows when committed content changes shape: guards a fetch.
+    pub version: u64,
+    /// Changes of the content record that are on their way through the engine: no fetch may start or
+    /// end meanwhile.
+    pub changing: u32,
+    pub cache: CacheFile,
+    /// Attributes (times) that no record holds yet.
+    pub attr_dirty: bool,
+    /// Boot time of the last change, for settling.
+    pub changed_at: Duration,
+    /// Boot time of the last use, for eviction.
+    pub used_at: Duration,
+    /// The inode is gone for good.
+    pub removed: bool,
+    pub ahead: super::read::ReadAhead,
+}
+
+impl Inode {
+    pub fn new(ino: Ino, attr: InodeRec, content: ContentRec, cache: CacheFile) -> Self {
+        let size = match &attr.target {
+            Some(target) => target.len() as u64,
+            None => content.size,
+        };
+        Inode {
+            ino,
+            live: Mutex::new(Live {
+                attr,
+                content,
+                pending: Pending::default(),
+                size,
+                write_seq: 0,
+                version: 0,
+                changing: 0,
+                cache,
+                attr_dirty: false,
+                changed_at: Duration::ZERO,
+                used_at: Duration::ZERO,
+                removed: false,
+                ahead: Default::default(),
+            }),
+            commit: AsyncMutex::new(()),
+            opens: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
+        }
+    }
+
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock()
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.opens.load(Ordering::SeqCst) > 0
+    }
+
+    pub fn has_writer(&self) -> bool {
+        self.writers.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Inodes kept in memory without being in use; more are dropped when nobody holds them.
+const KEEP: usize = 16 << 10;
+
+/// All live inodes. Lock order: table, then an inode's state.
+#[derive(Debug, Default)]
+pub struct InodeTable {
+    map: Mutex<HashMap<Ino, Arc<Inode>>>,
+    dropped: AtomicU64,
+}
+
+impl InodeTable {
+    pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.map.lock().get(&ino).cloned()
+    }
+
+    /// To be taken before an inode's records are read for [`InodeTable::insert`].
+    pub fn ticket(&self) -> u64 {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
+    /// Puts a loaded inode in and returns the one that counts; `None` when inodes were dropped since
+    /// the ticket, so that the records may be stale.
+    pub fn insert(&self, ticket: u64, inode: Inode) -> Option<Arc<Inode>> {
+        let mut map = self.map.lock();
+        if let Some(there) = map.get(&inode.ino) {
+            return Some(Arc::clone(there));
+        }
+        if self.dropped.load(Ordering::SeqCst) != ticket {
+            return None;
+        }
+        let inode = Arc::new(inode);
+        map.insert(inode.ino, Arc::clone(&inode));
+        self.shrink(&mut map);
+        Some(inode)
+    }
+
+    /// Puts a new inode in; its number was never used.
+    pub fn created(&self, inode: Arc<Inode>) {
+        let mut map = self.map.lock();
+        map.insert(inode.ino, inode);
+        self.shrink(&mut map);
+    }
+
+    /// Takes an inode out for good.
+    pub fn remove(&self, ino: Ino) -> Option<Arc<Inode>> {
+        let removed = self.map.lock().remove(&ino);
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+        removed
+    }
+
+    /// Every inode that is in memory now.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.map.lock().values().cloned().collect()
+    }
+
+    fn shrink(&self, map: &mut HashMap<Ino, Arc<Inode>>) {
+        if map.len() <= KEEP {
+            return;
+        }
+        let mut to_drop = map.len() - KEEP / 2;
+        map.retain(|_, inode| {
+            if to_drop == 0 || Arc::strong_count(inode) > 1 || inode.is_open() {
+                return true;
+            }
+            let mut live = inode.live();
+            if !live.pending.is_clean() || live.attr_dirty {
+                return true;
+            }
+            // A cached copy that cannot be deleted is only garbage on the local disk.
+            if let Err(error) = live.cache.remove() {
+                tracing::warn!(ino = %inode.ino, %error, "a cache file could not be deleted");
+            }
+            to_drop -= 1;
+            false
+        });
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,309 @@
+//! The read path: cache file, else extents, else the base object, else zeros.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::{DataError, Inode, Volume, live_extents};
+use crate::meta::records::{ContentRec, ExtentRec, Place};
+use crate::meta::{Change, keys};
+use crate::store::{StoreBackend, StoreErrorKind};
+use crate::types::{Base, PutId, Version};
+
+/// How long one GET may go without progress.
+const GET_TIMEOUT: Duration = Duration::from_secs(20);
+/// A first sequential read, a random one, and the largest window of read-ahead, bytes.
+const FIRST_WINDOW: u64 = 512 << 10;
+const RANDOM_WINDOW: u64 = 64 << 10;
+const LARGEST_WINDOW: u64 = 16 << 20;
+/// A window is fetched in ranges of this size, in parallel.
+const CHUNK: u64 = 4 << 20;
+const PARALLEL: usize = 4;
+/// Content that changes under every attempt of a fetch is somebody else's fault.
+const ATTEMPTS: usize = 50;
+
+/// How the base of one inode is being read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadAhead {
+    /// Where the last fetch ended: the next sequential miss starts there.
+    next: u64,
+    window: u64,
+}
+
+impl ReadAhead {
+    fn window(&mut self, range: &Range<u64>, end_of_file: u64) -> Range<u64> {
+        let len = range.end - range.start;
+        self.window = if range.start == self.next {
+            (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW)
+        } else {
+            RANDOM_WINDOW
+        };
+        let end = (range.start + self.window.max(len)).min(end_of_file).max(range.end);
+        self.next = end;
+        range.start..end
+    }
+}
+
+impl Volume {
+    /// At most `len` bytes from `offset`; fewer only at the end of the file.
+    pub async fn read(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, DataError> {
+        for _ in 0..ATTEMPTS {
+            let missing = match self.read_cached(inode, offset, len)? {
+                Ok(bytes) => return Ok(bytes),
+                Err(missing) => missing,
+            };
+            self.fetch(inode, missing).await?;
+        }
+        Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
+    }
+
+    /// The bytes if all of them are local, else the first range that is not.
+    fn read_cached(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Result<Bytes, Range<u64>>, DataError> {
+        let mut live = inode.live();
+        live.used_at = crate::clock::boottime();
+        if offset >= live.size {
+            return Ok(Ok(Bytes::new()));
+        }
+        let end = live.size.min(offset + len as u64);
+        let committed = live.content.size.min(live.pending.limit());
+        for gap in live.pending.ranges.gaps(offset..end) {
+            let gap = gap.start..gap.end.min(committed);
+            if gap.is_empty() {
+                continue;
+            }
+            if let Some(first) = live.cache.present.gaps(gap.clone()).into_iter().next() {
+                return Ok(Err(first.start..gap.end));
+            }
+        }
+        let mut buffer = BytesMut::zeroed((end - offset) as usize);
+        let mut pieces: Vec<Range<u64>> = live
+            .pending
+            .ranges
+            .overlapping(offset..end)
+            .filter(|(_, (_, change))| *change == Change::Data)
+            .map(|(range, _)| range)
+            .collect();
+        pieces.extend(live.cache.present.overlapping(offset..end).map(|(range, ())| range));
+        for piece in pieces {
+            let at = (piece.start - offset) as usize..(piece.end - offset) as usize;
+            live.cache
+                .read_at(piece.start, &mut buffer[at])
+                .map_err(|e| DataError::disk(inode.ino, e))?;
+        }
+        Ok(Ok(buffer.freeze()))
+    }
+
+    /// Makes `range` (and what reading ahead adds) local.
+    async fn fetch(&self, inode: &Arc<Inode>, range: Range<u64>) -> Result<(), DataError> {
+        let snapshot = {
+            let mut live = inode.live();
+            if live.changing > 0 {
+                None
+            } else {
+                let content = live.content.clone();
+                let limit = content.size.min(live.pending.limit());
+                if range.start >= limit {
+                    return Ok(());
+                }
+                let range = range.start..range.end.min(limit);
+                let window = match &content.base {
+                    Some(_) if range.start < content.base_limit => live.ahead.window(&range, limit),
+                    _ => range,
+                };
+                Some((content, live.version, window))
+            }
+        };
+        let Some((content, version, window)) = snapshot else {
+            // A new record is between the engine and the live inode: wait for the sequencer.
+            drop(self.meta.begin().await);
+            return Ok(());
+        };
+        let pieces = self.read_committed(inode, &content, window).await?;
+        let mut live = inode.live();
+        if live.version != version || live.changing > 0 || live.removed {
+            return Ok(());
+        }
+        for (range, bytes) in pieces {
+            for part in live.pending.ranges.gaps(range.clone()) {
+                for gap in live.cache.present.gaps(part) {
+                    let put = match &bytes {
+                        Some(bytes) => {
+                            let from = (gap.start - range.start) as usize;
+                            let to = (gap.end - range.start) as usize;
+                            live.cache.write_at(gap.start, &bytes[from..to])
+                        }
+                        None => live.cache.punch(gap.clone()),
+                    };
+                    put.map_err(|e| DataError::disk(inode.ino, e))?;
+                    self.cached_more(gap.end - gap.start);
+                    live.cache.present.insert(gap, ());
+                }
+            }
+        }
+        drop(live);
+        self.evict_if_full(inode);
+        Ok(())
+    }
+
+    /// Committed content of `range`, in pieces; `None` is zeros. Pieces may reach past the range.
+    pub async fn read_committed(
+        &self,
+        inode: &Arc<Inode>,
+        content: &ContentRec,
+        range: Range<u64>,
+    ) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
+        let mut wanted: Vec<(Range<u64>, Source)> = Vec::new();
+        let mut at = range.start;
+        let mut below = |from: u64, to: u64, wanted: &mut Vec<(Range<u64>, Source)>| {
+            let base_end = match &content.base {
+                Some(base) => content.base_limit.min(base.version.size),
+                None => 0,
+            };
+            let mut start = from;
+            while start < to.min(base_end) {
+                let end = (start + CHUNK).min(to).min(base_end);
+                wanted.push((start..end, Source::Base));
+                start = end;
+            }
+            if start < to {
+                wanted.push((start..to, Source::Zero));
+            }
+        };
+        for (span, extent) in
+            live_extents(&self.meta, inode.ino, range.clone(), content.drop_gen).await?
+        {
+            let span = span.start..span.end.min(content.size);
+            if span.is_empty() {
+                continue;
+            }
+            if span.start > at {
+                below(at, span.start, &mut wanted);
+            }
+            at = at.max(span.end);
+            wanted.push((span, Source::Extent(extent)));
+        }
+        if at < range.end {
+            below(at, range.end, &mut wanted);
+        }
+        let reads = wanted.into_iter().map(|(span, source)| async move {
+            let bytes = match source {
+                Source::Zero => None,
+                Source::Extent(extent) => self.read_extent(inode, &span, &extent).await?,
+                Source::Base => Some(self.read_base(inode, content, span.clone()).await?),
+            };
+            Ok::<_, DataError>((span, bytes))
+        });
+        stream::iter(reads).buffered(PARALLEL).try_collect().await
+    }
+
+    async fn read_extent(
+        &self,
+        inode: &Inode,
+        span: &Range<u64>,
+        extent: &ExtentRec,
+    ) -> Result<Option<Bytes>, DataError> {
+        let len = (span.end - span.start) as usize;
+        match &extent.place {
+            Place::Zero => Ok(None),
+            Place::Inline(bytes) if bytes.len() >= len => Ok(Some(bytes.slice(..len))),
+            Place::Inline(_) => {
+                Err(DataError::Damaged(format!("an inline extent of {}", inode.ino)))
+            }
+            Place::Segment { id, offset, crc, crc_offset, crc_len } => {
+                let key = self.segment_key(*id);
+                let whole = *crc_offset..*crc_offset + u64::from(*crc_len);
+                let found =
+                    self.state_store.get(&key, Some(whole.clone()), None, GET_TIMEOUT).await?;
+                if crc32c::crc32c(&found.data) != *crc {
+                    return Err(DataError::Damaged(format!(
+                        "segment {key}, bytes {}..{}: checksum of inode {} does not match",
+                        whole.start, whole.end, inode.ino
+                    )));
+                }
+                let from = (offset - crc_offset) as usize;
+                Ok(Some(found.data.slice(from..from + len)))
+            }
+        }
+    }
+
+    async fn read_base(
+        &self,
+        inode: &Inode,
+        content: &ContentRec,
+        range: Range<u64>,
+    ) -> Result<Bytes, DataError> {
+        let Some(base) = &content.base else {
+            return Err(DataError::Damaged(format!("inode {} has no base", inode.ino)));
+        };
+        let store = self.base_store(base);
+        let wanted = Some(range.clone());
+        match store.get(&base.key, wanted.clone(), Some(&base.version), GET_TIMEOUT).await {
+            Ok(found) => return Ok(found.data),
+            Err(e) if e.kind == StoreErrorKind::Changed || e.kind == StoreErrorKind::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+        // A publish of ours may have replaced the object without its outcome being recorded yet. Where
+        // no extent covers, both versions hold the same bytes.
+        let gone = || DataError::BaseGone { ino: inode.ino, key: base.key.to_string() };
+        let now: Option<ContentRec> = self.meta.get(&keys::content(inode.ino)).await?;
+        let now = now.ok_or(DataError::Gone(inode.ino))?;
+        if now.base != content.base {
+            // Resolved meanwhile: the caller looks again.
+            let base = now.base.as_ref().ok_or_else(gone)?;
+            let store = self.base_store(base);
+            return match store.get(&base.key, wanted, Some(&base.version), GET_TIMEOUT).await {
+                Ok(found) => Ok(found.data),
+                Err(e) if e.kind == StoreErrorKind::Changed => Err(gone()),
+                Err(e) => Err(e.into()),
+            };
+        }
+        let ours = now.publishing.map(|p| p.put_id).or(base.put_id);
+        let version = self.version_of_put(base, ours).await?.ok_or_else(gone)?;
+        Ok(store.get(&base.key, wanted, Some(&version), GET_TIMEOUT).await?.data)
+    }
+
+    /// The version now at the base's key, if it bears this put-id.
+    async fn version_of_put(
+        &self,
+        base: &Base,
+        put_id: Option<PutId>,
+    ) -> Result<Option<Version>, DataError> {
+        let Some(put_id) = put_id else { return Ok(None) };
+        let head = self.base_store(base).head(&base.key, GET_TIMEOUT).await?;
+        Ok(head
+            .filter(|info| {
+                info.attributes.get(crate::store::ATTR_PUT).and_then(|text| PutId::parse(text))
+                    == Some(put_id)
+            })
+            .map(|info| info.version))
+    }
+
+    /// The bucket that a base lies in.
+    pub fn base_store(&self, base: &Base) -> &Arc<dyn StoreBackend> {
+        if base.parked { &self.state_store } else { &self.store }
+    }
+
+    pub(super) fn cached_more(&self, bytes: u64) {
+        self.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+enum Source {
+    Zero,
+    Extent(ExtentRec),
+    Base,
+}

@@ -1,0 +1,192 @@
+//! A change of namespace and attributes, over live inodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{DataError, Inode, Volume};
+use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
+use crate::meta::{Logged, Txn, keys};
+use crate::types::{FileKind, FileName, Ino, ObjectKey};
+
+type Edit = Box<dyn Fn(&mut InodeRec) + Send>;
+
+/// One atomic change. Edits of attributes are closures, because a write may move an inode's times
+/// between the moment the record is made and the moment the live inode is brought up to date.
+pub struct Tx<'v> {
+    volume: &'v Volume,
+    pub kv: Txn<'v>,
+    working: BTreeMap<Ino, InodeRec>,
+    held: BTreeMap<Ino, Arc<Inode>>,
+    edits: Vec<(Ino, Edit)>,
+    created: Vec<(Ino, ContentRec)>,
+    removed: Vec<Ino>,
+    touched: Vec<Ino>,
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx").field("working", &self.working).finish_non_exhaustive()
+    }
+}
+
+impl<'v> Tx<'v> {
+    pub(super) fn new(volume: &'v Volume, kv: Txn<'v>) -> Self {
+        Tx {
+            volume,
+            kv,
+            working: BTreeMap::new(),
+            held: BTreeMap::new(),
+            edits: Vec::new(),
+            created: Vec::new(),
+            removed: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// The inode's attributes as this change leaves them.
+    pub async fn inode(&mut self, ino: Ino) -> Result<InodeRec, DataError> {
+        if let Some(rec) = self.working.get(&ino) {
+            return Ok(rec.clone());
+        }
+        let inode = self.volume.inode(ino).await?;
+        let rec = inode.live().attr.clone();
+        self.working.insert(ino, rec.clone());
+        self.held.insert(ino, inode);
+        Ok(rec)
+    }
+
+    /// The live inode, pinned until the change is over.
+    pub async fn live(&mut self, ino: Ino) -> Result<Arc<Inode>, DataError> {
+        self.inode(ino).await?;
+        match self.held.get(&ino) {
+            Some(inode) => Ok(Arc::clone(inode)),
+            None => Err(DataError::Gone(ino)),
+        }
+    }
+
+    /// Changes attributes; `edit` runs on the record now and on the live inode at the commit.
+    pub async fn edit(
+        &mut self,
+        ino: Ino,
+        edit: impl Fn(&mut InodeRec) + Send + 'static,
+    ) -> Result<(), DataError> {
+        let mut rec = self.inode(ino).await?;
+        edit(&mut rec);
+        self.kv.put(keys::inode(ino), &rec);
+        self.working.insert(ino, rec);
+        self.edits.push((ino, Box::new(edit)));
+        Ok(())
+    }
+
+    /// A new inode without content.
+    pub fn create(&mut self, ino: Ino, rec: InodeRec) {
+        self.create_with(ino, rec, ContentRec::default());
+    }
+
+    /// A new inode with content that already lies in the bucket.
+    pub fn create_with(&mut self, ino: Ino, rec: InodeRec, content: ContentRec) {
+        self.kv.put(keys::inode(ino), &rec);
+        if rec.kind == FileKind::File {
+            self.kv.put(keys::content(ino), &content);
+            self.kv.superblock.bytes += content.size;
+        }
+        self.kv.superblock.inodes += 1;
+        self.working.insert(ino, rec);
+        self.created.push((ino, content));
+    }
+
+    /// Removes an inode and leaves what hangs on it to the collector.
+    pub async fn remove(&mut self, ino: Ino) -> Result<(), DataError> {
+        let size = self.kv.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size);
+        self.kv.superblock.bytes = self.kv.superblock.bytes.saturating_sub(size);
+        self.kv.superblock.inodes = self.kv.superblock.inodes.saturating_sub(1);
+        self.kv.delete(keys::inode(ino));
+        self.kv.delete(keys::content(ino));
+        self.kv.delete(keys::orphan(ino));
+        self.kv.delete(keys::work(ino));
+        self.kv.put_raw(keys::dead(ino), Vec::new());
+        self.removed.push(ino);
+        self.touched.push(ino);
+        Ok(())
+    }
+
+    /// What a name leads to.
+    pub async fn dirent(
+        &self,
+        parent: Ino,
+        name: &FileName,
+    ) -> Result<Option<DirentRec>, DataError> {
+        Ok(self.kv.get(&keys::dirent(parent, name)).await?)
+    }
+
+    /// Adds a name (over whatever had it).
+    pub fn link(&mut self, parent: Ino, name: &FileName, ino: Ino, kind: FileKind) {
+        self.kv.put(keys::dirent(parent, name), &DirentRec { ino, kind });
+        self.kv.put_raw(keys::parent(ino, parent, name), Vec::new());
+    }
+
+    /// Takes a name away.
+    pub fn unlink(&mut self, parent: Ino, name: &FileName, ino: Ino) {
+        self.kv.delete(keys::dirent(parent, name));
+        self.kv.delete(keys::parent(ino, parent, name));
+    }
+
+    /// Queues an inode for settling.
+    pub fn needs_rest(&mut self, ino: Ino, work: WorkRec) {
+        self.kv.put(keys::work(ino), &work);
+        self.touched.push(ino);
+    }
+
+    /// Queues a key: what lies there may have to go.
+    pub fn needs_tidying(&mut self, key: &ObjectKey) {
+        self.kv.put_raw(keys::tidy(key), Vec::new());
+        self.touched.push(Ino(0));
+    }
+
+    /// Hands the change over; see [`Txn::commit`].
+    pub async fn commit(self, unique: u64) -> Result<(), DataError> {
+        let Tx { volume, kv, working, held, edits, created, removed, touched } = self;
+        kv.commit(Logged::Op { unique }, || {
+            for (ino, content) in created {
+                if let Some(rec) = working.get(&ino)
+                    && !removed.contains(&ino)
+                {
+                    volume.inodes.created(volume.new_inode(ino, rec.clone(), content));
+                }
+            }
+            for (ino, edit) in edits {
+                if let Some(inode) = held.get(&ino) {
+                    edit(&mut inode.live().attr);
+                }
+            }
+            for ino in removed {
+                volume.forget_inode(ino, held.get(&ino));
+            }
+        })
+        .await?;
+        if !touched.is_empty() {
+            volume.wants_settling(touched);
+        }
+        Ok(())
+    }
+}
+
+impl Volume {
+    /// Drops the live state of an inode that is gone.
+    fn forget_inode(&self, ino: Ino, held: Option<&Arc<Inode>>) {
+        let from_table = self.inodes.remove(ino);
+        self.dirty.lock().remove(&ino);
+        if let Some(inode) = held.cloned().or(from_table) {
+            let mut live = inode.live();
+            live.removed = true;
+            let dirty = live.pending.data_bytes();
+            live.pending = Default::default();
+            self.dirty_less(dirty);
+            self.cached_less(live.cache.present.total());
+            if let Err(error) = live.cache.remove() {
+                tracing::warn!(%ino, %error, "a cache file could not be deleted");
+            }
+        }
+        self.meta.journal.lock().removed(ino);
+    }
+}

@@ -1,0 +1,297 @@
+//! The shared heart of a mounted volume.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{CacheFile, DataError, Inode, InodeTable, Tx};
+use crate::config::VolumeOptions;
+use crate::meta::records::{ContentRec, InodeRec, SuperRec};
+use crate::meta::{Fold, Meta, Pending, keys};
+use crate::store::{Capabilities, StoreBackend};
+use crate::types::{FileKind, Ino, KeyPrefix, Timestamp, VolumeId};
+
+/// What a volume is made of.
+#[derive(Debug)]
+pub struct VolumeParts {
+    pub id: VolumeId,
+    pub name: String,
+    pub meta: Meta,
+    /// The bucket of the objects, and where they start.
+    pub store: Arc<dyn StoreBackend>,
+    pub prefix: KeyPrefix,
+    /// The bucket of the state, and where it starts (`…/.s3vol/v/<uuid>/`).
+    pub state_store: Arc<dyn StoreBackend>,
+    pub state: KeyPrefix,
+    pub options: VolumeOptions,
+    pub capabilities: Capabilities,
+    pub cache_dir: PathBuf,
+}
+
+/// What the local log still knew after a crash of the process.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    pub pending: HashMap<Ino, Pending>,
+    pub times: HashMap<Ino, Timestamp>,
+    pub opens: HashMap<Ino, u32>,
+}
+
+impl From<Fold> for Recovered {
+    fn from(fold: Fold) -> Self {
+        Recovered { pending: fold.pending, times: fold.times, opens: fold.opens }
+    }
+}
+
+/// A mounted volume: its metadata, its inodes, its stores. Shared by `fs` and `settle`.
+#[derive(Debug)]
+pub struct Volume {
+    pub id: VolumeId,
+    pub name: String,
+    pub meta: Meta,
+    pub store: Arc<dyn StoreBackend>,
+    pub prefix: KeyPrefix,
+    pub state_store: Arc<dyn StoreBackend>,
+    pub state: KeyPrefix,
+    pub options: VolumeOptions,
+    pub capabilities: Capabilities,
+    pub inodes: InodeTable,
+    pub(super) cache_dir: PathBuf,
+    /// Inodes with uncommitted changes, pinned.
+    pub(super) dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
+    /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once).
+    pub(super) dirty_bytes: AtomicU64,
+    /// Clean bytes in cache files, roughly.
+    pub(super) cached_bytes: AtomicU64,
+    /// Somebody waits for dirty data to shrink, or there is much of it.
+    pub commit_wanted: Notify,
+    /// A commit was handed over.
+    pub committed: Notify,
+    /// Inodes that changed since settling last looked, and its bell.
+    settle_queue: Mutex<HashSet<Ino>>,
+    pub settle_wanted: Notify,
+    last_error: Mutex<Option<String>>,
+}
+
+/// Uncommitted data that a volume holds at most before writers wait, bytes.
+const DIRTY_LIMIT: u64 = 1 << 30;
+
+impl Volume {
+    /// Puts the parts together and loads what a crash left uncommitted. The root directory is made on
+    /// a volume's first day.
+    pub async fn open(parts: VolumeParts, recovered: Recovered) -> Result<Arc<Self>, DataError> {
+        let volume = Arc::new(Volume {
+            id: parts.id,
+            name: parts.name,
+            meta: parts.meta,
+            store: parts.store,
+            prefix: parts.prefix,
+            state_store: parts.state_store,
+            state: parts.state,
+            options: parts.options,
+            capabilities: parts.capabilities,
+            inodes: InodeTable::default(),
+            cache_dir: parts.cache_dir,
+            dirty: Mutex::default(),
+            dirty_bytes: AtomicU64::new(0),
+            cached_bytes: AtomicU64::new(0),
+            commit_wanted: Notify::new(),
+            committed: Notify::new(),
+            settle_queue: Mutex::default(),
+            settle_wanted: Notify::new(),
+            last_error: Mutex::new(None),
+        });
+        volume.clear_cache_except(&recovered.pending)?;
+        if volume.meta.get::<InodeRec>(&keys::inode(Ino::ROOT)).await?.is_none() {
+            volume.make_root().await?;
+        }
+        for (ino, pending) in recovered.pending {
+            volume.adopt(ino, pending, recovered.times.get(&ino).copied()).await?;
+        }
+        for (ino, count) in recovered.opens {
+            match volume.inode(ino).await {
+                Ok(inode) => inode.opens.store(count, Ordering::SeqCst),
+                Err(DataError::Gone(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(volume)
+    }
+
+    /// The counters of a volume that has none yet.
+    pub fn first_superblock() -> SuperRec {
+        SuperRec { next_ino: Ino::ROOT.0 + 1, bytes: 0, inodes: 0 }
+    }
+
+    async fn make_root(self: &Arc<Self>) -> Result<(), DataError> {
+        let now = crate::clock::now();
+        let root = InodeRec {
+            kind: FileKind::Dir,
+            perm: self.options.dir_mode & 0o7777,
+            uid: self.options.uid,
+            gid: self.options.gid,
+            nlink: 2,
+            rdev: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            attr_gen: 1,
+            known: true,
+            target: None,
+        };
+        let mut tx = self.begin().await;
+        tx.create(Ino::ROOT, root);
+        tx.commit(0).await
+    }
+
+    async fn adopt(
+        self: &Arc<Self>,
+        ino: Ino,
+        pending: Pending,
+        time: Option<Timestamp>,
+    ) -> Result<(), DataError> {
+        let inode = match self.inode(ino).await {
+            Ok(inode) => inode,
+            // Its removal was logged after these changes.
+            Err(DataError::Gone(_)) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        {
+            let mut live = inode.live();
+            live.cache.adopt();
+            if let Some((_, size)) = pending.size {
+                live.size = size;
+            }
+            if let Some(time) = time {
+                live.attr.mtime = live.attr.mtime.max(time);
+                live.attr.ctime = live.attr.ctime.max(time);
+            }
+            self.dirty_bytes.fetch_add(pending.data_bytes(), Ordering::Relaxed);
+            live.pending = pending;
+        }
+        self.dirty.lock().insert(ino, inode);
+        Ok(())
+    }
+
+    fn clear_cache_except(&self, keep: &HashMap<Ino, Pending>) -> Result<(), DataError> {
+        let disk = |source| DataError::disk(Ino::ROOT, source);
+        std::fs::create_dir_all(&self.cache_dir).map_err(disk)?;
+        for shard in std::fs::read_dir(&self.cache_dir).map_err(disk)? {
+            let shard = shard.map_err(disk)?;
+            if !shard.file_type().map_err(disk)?.is_dir() {
+                continue;
+            }
+            for file in std::fs::read_dir(shard.path()).map_err(disk)? {
+                let file = file.map_err(disk)?;
+                let needed = file
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse().ok())
+                    .is_some_and(|ino| keep.contains_key(&Ino(ino)));
+                if !needed {
+                    std::fs::remove_file(file.path()).map_err(disk)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The live inode of a number.
+    pub async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, DataError> {
+        loop {
+            if let Some(inode) = self.inodes.get(ino) {
+                return Ok(inode);
+            }
+            let ticket = self.inodes.ticket();
+            let attr: InodeRec =
+                self.meta.get(&keys::inode(ino)).await?.ok_or(DataError::Gone(ino))?;
+            let content = match attr.kind {
+                FileKind::File => {
+                    self.meta.get(&keys::content(ino)).await?.unwrap_or(ContentRec::default())
+                }
+                _ => ContentRec::default(),
+            };
+            let inode = Inode::new(ino, attr, content, CacheFile::new(&self.cache_dir, ino));
+            if let Some(inode) = self.inodes.insert(ticket, inode) {
+                return Ok(inode);
+            }
+        }
+    }
+
+    /// An inode that a change has just made.
+    pub(super) fn new_inode(&self, ino: Ino, attr: InodeRec, content: ContentRec) -> Arc<Inode> {
+        Arc::new(Inode::new(ino, attr, content, CacheFile::new(&self.cache_dir, ino)))
+    }
+
+    /// Begins a change of the namespace or of attributes.
+    pub async fn begin(&self) -> Tx<'_> {
+        Tx::new(self, self.meta.begin().await)
+    }
+
+    /// Tells settling that these inodes (or keys below them) may need work.
+    pub fn wants_settling(&self, inodes: impl IntoIterator<Item = Ino>) {
+        self.settle_queue.lock().extend(inodes);
+        self.settle_wanted.notify_one();
+    }
+
+    /// What changed since the last call.
+    pub fn take_settle_queue(&self) -> HashSet<Ino> {
+        std::mem::take(&mut *self.settle_queue.lock())
+    }
+
+    /// Bytes written and not committed.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Inodes with uncommitted changes.
+    pub fn dirty_inodes(&self) -> Vec<Arc<Inode>> {
+        self.dirty.lock().values().cloned().collect()
+    }
+
+    /// Waits while the volume holds too much uncommitted data.
+    pub(super) async fn room_for(&self, bytes: u64, timeout: Duration) -> Result<(), DataError> {
+        let limit = DIRTY_LIMIT.min(self.options.cache_size / 2).max(1 << 20);
+        let deadline = crate::clock::Deadline::after(timeout);
+        loop {
+            let committed = self.committed.notified();
+            let dirty = self.dirty_bytes.load(Ordering::Relaxed);
+            if dirty == 0 || dirty + bytes <= limit {
+                return Ok(());
+            }
+            self.commit_wanted.notify_one();
+            if tokio::time::timeout(deadline.left(), committed).await.is_err() {
+                let error = self.last_error().unwrap_or_else(|| "the bucket is too slow".into());
+                return Err(DataError::Late(error));
+            }
+        }
+    }
+
+    /// Remembers the latest trouble for the status.
+    pub fn note_error(&self, error: &dyn std::fmt::Display) {
+        *self.last_error.lock() = Some(error.to_string());
+    }
+
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+}
+
+impl Volume {
+    /// Bytes by which uncommitted changes make files longer than their records say.
+    pub fn growth(&self) -> u64 {
+        self.dirty
+            .lock()
+            .values()
+            .map(|inode| {
+                let live = inode.live();
+                live.size.saturating_sub(live.content.size)
+            })
+            .sum()
+    }
+}

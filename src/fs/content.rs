@@ -1,0 +1,328 @@
+//! Content: open, read, write, sizes, holes, sync.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::core::SYNC_TIMEOUT;
+use super::namespace::NewInode;
+use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
+use crate::data::{Inode, live_extents};
+use crate::meta::records::Place;
+use crate::meta::{Change, RangeMap, Receipt, Record};
+use crate::types::{Caller, FileKind, FileName, Ino};
+
+/// The largest file, bytes: what an i64 offset can name.
+const MAX_FILE: u64 = i64::MAX as u64;
+/// relatime: an access time older than this is renewed even when nothing changed, seconds.
+const ATIME_AGE: i64 = 24 * 60 * 60;
+/// copy_file_range moves this much at a time, bytes.
+const COPY: usize = 1 << 20;
+
+impl Fs {
+    /// `flags` are open(2)'s.
+    pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
+        let inode = self.inode(ino).await?;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes || flags & libc::O_TRUNC != 0 {
+            self.writable()?;
+        }
+        if flags & libc::O_TRUNC != 0 {
+            self.resize(&inode, 0).await?;
+            self.drop_setid(caller, &inode).await?;
+        }
+        self.opened(&inode, flags)
+    }
+
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: FileName,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened), FsError> {
+        let new = NewInode { kind: FileKind::File, perm: mode & 0o7777, rdev: 0, target: None };
+        let attr = self.make(caller, parent, name, new).await?;
+        let inode = self.inode(attr.ino).await?;
+        Ok((attr, self.opened(&inode, flags)?))
+    }
+
+    fn opened(&self, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        inode.opens.fetch_add(1, Ordering::SeqCst);
+        self.note_open(inode.ino)?;
+        let fh = self.new_handle();
+        if writes {
+            inode.writers.fetch_add(1, Ordering::SeqCst);
+        }
+        // The low bit tells release whether the handle could write; handles survive a restart of the
+        // worker, so they cannot point into its memory.
+        let fh = FileHandle(fh.0 << 1 | u64::from(writes));
+        Ok(Opened { fh, keep_cache: true, direct_io: flags & libc::O_DIRECT != 0 })
+    }
+
+    pub(super) fn note_open(&self, ino: Ino) -> Result<(), FsError> {
+        let record = Record::Opened { ino };
+        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
+        Ok(())
+    }
+
+    pub async fn read(
+        &self,
+        ino: Ino,
+        _fh: FileHandle,
+        offset: u64,
+        len: u32,
+    ) -> Result<Bytes, FsError> {
+        let inode = self.inode(ino).await?;
+        let bytes = self.volume.read(&inode, offset, len as usize).await?;
+        self.accessed(&inode);
+        Ok(bytes)
+    }
+
+    /// relatime.
+    fn accessed(&self, inode: &Arc<Inode>) {
+        if self.volume.options.readonly {
+            return;
+        }
+        let now = crate::clock::now();
+        let stale = {
+            let mut live = inode.live();
+            let attr = &mut live.attr;
+            let stale = attr.atime <= attr.mtime
+                || attr.atime <= attr.ctime
+                || now.secs - attr.atime.secs > ATIME_AGE;
+            if stale {
+                attr.atime = now;
+            }
+            stale
+        };
+        if stale {
+            self.volume.mark_attr_dirty(inode);
+        }
+    }
+
+    /// `kill_priv`: clear setuid and setgid as POSIX asks of writes by non-root.
+    pub async fn write(
+        &self,
+        ino: Ino,
+        _fh: FileHandle,
+        offset: u64,
+        data: Bytes,
+        kill_priv: bool,
+    ) -> Result<u32, FsError> {
+        self.writable()?;
+        let inode = self.inode(ino).await?;
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE);
+        let end = end.ok_or(FsError::FileTooBig)?;
+        self.quota(&inode, end).await?;
+        self.volume.write(&inode, offset, &data).await?;
+        if kill_priv {
+            self.drop_setid(Caller { uid: u32::MAX, ..Caller::ROOT }, &inode).await?;
+        }
+        Ok(data.len() as u32)
+    }
+
+    async fn quota(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
+        if self.volume.options.size.is_none() {
+            return Ok(());
+        }
+        let (size, committed) = {
+            let live = inode.live();
+            (live.size, live.content.size)
+        };
+        if end <= size {
+            return Ok(());
+        }
+        let used = self.volume.meta.superblock().await.bytes + self.volume.growth();
+        self.room_to_grow(used, end - size.max(committed))
+    }
+
+    async fn drop_setid(&self, caller: Caller, inode: &Arc<Inode>) -> Result<(), FsError> {
+        let perm = inode.live().attr.perm;
+        let setid = perm & 0o4000 != 0 || perm & 0o2010 == 0o2010;
+        if caller.uid == 0 || !setid {
+            return Ok(());
+        }
+        let mut tx = self.volume.begin().await;
+        tx.edit(inode.ino, |rec| {
+            rec.perm &= !0o4000;
+            if rec.perm & 0o010 != 0 {
+                rec.perm &= !0o2000;
+            }
+            rec.attr_gen += 1;
+        })
+        .await?;
+        tx.commit(0).await?;
+        Ok(())
+    }
+
+    pub(super) async fn resize(&self, inode: &Arc<Inode>, size: u64) -> Result<(), FsError> {
+        if size > MAX_FILE {
+            return Err(FsError::FileTooBig);
+        }
+        self.quota(inode, size).await?;
+        self.volume.set_size(inode, size).await?;
+        Ok(())
+    }
+
+    /// At every close(2) of a descriptor. Nothing has to happen: everything is in the local log.
+    pub async fn flush(&self, _ino: Ino, _fh: FileHandle) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    /// At the last close.
+    pub async fn release(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
+        if fh.0 & 1 == 1
+            && let Some(inode) = self.volume.inodes.get(ino)
+        {
+            // A handle of an earlier worker was not counted here as a writer.
+            let _ = inode
+                .writers
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        }
+        self.closed(ino).await
+    }
+
+    pub(super) async fn closed(&self, ino: Ino) -> Result<(), FsError> {
+        let Some(inode) = self.volume.inodes.get(ino) else { return Ok(()) };
+        let record = Record::Closed { ino };
+        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
+        let before = inode
+            .opens
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+            .unwrap_or(0);
+        if before > 1 {
+            return Ok(());
+        }
+        inode.live().cache.close();
+        if inode.live().attr.nlink == 0 {
+            let mut tx = self.volume.begin().await;
+            // Opened again meanwhile, or removed by another last close.
+            let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
+            if still_there && !inode.is_open() {
+                tx.live(ino).await?;
+                tx.remove(ino).await?;
+                tx.commit(0).await?;
+            }
+        } else {
+            self.volume.wants_settling([ino]);
+        }
+        Ok(())
+    }
+
+    /// Everything of this inode and every earlier change of names is in the bucket when this returns.
+    pub async fn fsync(&self, ino: Ino, _datasync: bool) -> Result<Receipt, FsError> {
+        if let Some(inode) = self.volume.inodes.get(ino) {
+            self.volume.commit(vec![inode]).await?;
+        }
+        Ok(self.volume.meta.flush(SYNC_TIMEOUT).await?)
+    }
+
+    pub async fn fallocate(
+        &self,
+        ino: Ino,
+        _fh: FileHandle,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        self.writable()?;
+        if len == 0 {
+            return Err(FsError::Invalid("length of 0"));
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE);
+        let end = end.ok_or(FsError::FileTooBig)?;
+        let inode = self.inode(ino).await?;
+        match mode {
+            Fallocate::Allocate { keep_size } => {
+                let size = inode.live().size;
+                if !keep_size && end > size {
+                    self.resize(&inode, end).await?;
+                } else {
+                    self.quota(&inode, end).await?;
+                }
+            }
+            Fallocate::PunchHole => self.volume.zero(&inode, offset, end, true).await?,
+            Fallocate::ZeroRange { keep_size } => {
+                if !keep_size {
+                    self.quota(&inode, end).await?;
+                }
+                self.volume.zero(&inode, offset, end, keep_size).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SEEK_DATA (`hole` false) or SEEK_HOLE.
+    pub async fn lseek(
+        &self,
+        ino: Ino,
+        _fh: FileHandle,
+        offset: u64,
+        hole: bool,
+    ) -> Result<u64, FsError> {
+        let inode = self.inode(ino).await?;
+        let (size, content, pending) = {
+            let live = inode.live();
+            (live.size, live.content.clone(), live.pending.clone())
+        };
+        if offset >= size {
+            return Err(FsError::NoSeek);
+        }
+        let mut data = RangeMap::default();
+        let committed = size.min(content.size).min(pending.limit());
+        data.insert(offset..committed.min(content.base_limit).max(offset), ());
+        for (range, extent) in
+            live_extents(&self.volume.meta, ino, offset..committed.max(offset), content.drop_gen)
+                .await?
+        {
+            let range = range.start.max(offset)..range.end.min(committed);
+            match extent.place {
+                _ if range.start >= range.end => {}
+                Place::Zero => data.remove(range),
+                Place::Inline(_) | Place::Segment { .. } => data.insert(range, ()),
+            }
+        }
+        for (range, (_, change)) in pending.ranges.overlapping(offset..size) {
+            match change {
+                Change::Data => data.insert(range, ()),
+                Change::Zero => data.remove(range),
+            }
+        }
+        if hole {
+            Ok(data.gaps(offset..size).first().map_or(size, |gap| gap.start))
+        } else {
+            data.overlapping(offset..size).next().map(|(r, ())| r.start).ok_or(FsError::NoSeek)
+        }
+    }
+
+    pub async fn copy_range(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_fh: FileHandle,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, FsError> {
+        let source = self.inode(from).await?;
+        let mut done = 0;
+        while done < len {
+            let want = COPY.min((len - done) as usize);
+            let bytes = self.volume.read(&source, from_offset + done, want).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            let n = bytes.len() as u64;
+            match self.write(to, to_fh, to_offset + done, bytes, false).await {
+                Ok(_) => done += n,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+}

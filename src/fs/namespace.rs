@@ -1,0 +1,333 @@
+//! Names: lookup, making and removing them.
+
+use bytes::Bytes;
+
+use super::attributes::in_group;
+use super::{Attr, Fs, FsError};
+use crate::data::{PathMemo, Tx};
+use crate::meta::keys;
+use crate::meta::records::{InodeRec, WorkRec};
+use crate::types::{Caller, FileKind, FileName, Ino, Timestamp};
+
+/// ext4's limit on hard links.
+const MAX_LINKS: u32 = 65_000;
+/// Linux's limit on a symlink's target, bytes (PATH_MAX less the NUL).
+const MAX_TARGET: usize = 4095;
+
+/// What a new inode starts from.
+pub(super) struct NewInode {
+    pub kind: FileKind,
+    pub perm: u32,
+    pub rdev: u32,
+    pub target: Option<Bytes>,
+}
+
+impl Fs {
+    pub async fn lookup(&self, parent: Ino, name: FileName) -> Result<Attr, FsError> {
+        self.directory(parent).await?;
+        self.outside.name(parent, &name).await?;
+        let dirent: crate::meta::records::DirentRec =
+            self.volume.meta.get(&keys::dirent(parent, &name)).await?.ok_or(FsError::NotFound)?;
+        match self.getattr(dirent.ino).await {
+            // The name went away between the two reads.
+            Err(FsError::Stale) => Err(FsError::NotFound),
+            other => other,
+        }
+    }
+
+    /// `mode` holds S_IFMT and the permission bits, umask already applied.
+    pub async fn mknod(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: FileName,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr, FsError> {
+        let kind = match mode & libc::S_IFMT {
+            0 => FileKind::File,
+            bits => FileKind::from_mode(bits).ok_or(FsError::Invalid("file type"))?,
+        };
+        if matches!(kind, FileKind::Dir | FileKind::Symlink) {
+            return Err(FsError::Invalid("mknod makes neither directories nor links"));
+        }
+        let rdev = match kind {
+            FileKind::CharDevice | FileKind::BlockDevice => rdev,
+            _ => 0,
+        };
+        let new = NewInode { kind, perm: mode & 0o7777, rdev, target: None };
+        self.make(caller, parent, name, new).await
+    }
+
+    pub async fn mkdir(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: FileName,
+        mode: u32,
+    ) -> Result<Attr, FsError> {
+        let new = NewInode { kind: FileKind::Dir, perm: mode & 0o7777, rdev: 0, target: None };
+        let attr = self.make(caller, parent, name, new).await?;
+        self.outside.made(attr.ino);
+        Ok(attr)
+    }
+
+    pub async fn symlink(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: FileName,
+        target: Bytes,
+    ) -> Result<Attr, FsError> {
+        if target.is_empty() {
+            return Err(FsError::NotFound);
+        }
+        if target.len() > MAX_TARGET {
+            return Err(FsError::NameTooLong);
+        }
+        let new = NewInode { kind: FileKind::Symlink, perm: 0o777, rdev: 0, target: Some(target) };
+        self.make(caller, parent, name, new).await
+    }
+
+    pub(super) async fn make(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: FileName,
+        new: NewInode,
+    ) -> Result<Attr, FsError> {
+        self.writable()?;
+        self.directory(parent).await?;
+        self.outside.name(parent, &name).await?;
+        let mut tx = self.volume.begin().await;
+        if tx.dirent(parent, &name).await?.is_some() {
+            return Err(FsError::Exists);
+        }
+        if let Some(limit) = self.volume.options.inodes
+            && tx.kv.superblock.inodes >= limit
+        {
+            return Err(FsError::NoSpace(format!("the volume is limited to {limit} inodes")));
+        }
+        let dir = tx.inode(parent).await?;
+        if dir.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        let is_dir = new.kind == FileKind::Dir;
+        let now = crate::clock::now();
+        let (gid, mut perm) = if dir.perm & 0o2000 != 0 {
+            (dir.gid, if is_dir { new.perm | 0o2000 } else { new.perm })
+        } else {
+            (caller.gid, new.perm)
+        };
+        // As Linux's mode_strip_sgid: a group-executable set-group-ID file needs the group's member.
+        if !is_dir && perm & 0o2010 == 0o2010 && caller.uid != 0 && !in_group(&caller, gid) {
+            perm &= !0o2000;
+        }
+        let rec = InodeRec {
+            kind: new.kind,
+            perm,
+            uid: caller.uid,
+            gid,
+            nlink: if is_dir { 2 } else { 1 },
+            rdev: new.rdev,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            attr_gen: 1,
+            known: true,
+            target: new.target,
+        };
+        let ino = tx.new_ino();
+        tx.create(ino, rec.clone());
+        tx.link(parent, &name, ino, new.kind);
+        tx.edit(parent, move |dir| {
+            touch(dir, now);
+            if is_dir {
+                dir.nlink += 1;
+            }
+        })
+        .await?;
+        tx.needs_rest(ino, WorkRec::Inode);
+        tx.commit(caller.unique).await?;
+        let size = rec.target.as_ref().map_or(0, |t| t.len() as u64);
+        Ok(self.attr_from(ino, &rec, size))
+    }
+
+    pub async fn link(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        new_parent: Ino,
+        new_name: FileName,
+    ) -> Result<Attr, FsError> {
+        self.writable()?;
+        self.directory(new_parent).await?;
+        self.outside.name(new_parent, &new_name).await?;
+        let inode = self.inode(ino).await?;
+        if !inode.live().attr.known {
+            self.outside.attributes(ino).await?;
+        }
+        let mut tx = self.volume.begin().await;
+        let rec = tx.inode(ino).await?;
+        if rec.kind == FileKind::Dir {
+            return Err(FsError::NotPermitted);
+        }
+        if rec.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        if rec.nlink >= MAX_LINKS {
+            return Err(FsError::TooManyLinks);
+        }
+        if tx.inode(new_parent).await?.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        if tx.dirent(new_parent, &new_name).await?.is_some() {
+            return Err(FsError::Exists);
+        }
+        let now = crate::clock::now();
+        tx.link(new_parent, &new_name, ino, rec.kind);
+        tx.edit(ino, move |rec| {
+            rec.nlink += 1;
+            rec.ctime = now;
+        })
+        .await?;
+        tx.edit(new_parent, move |dir| touch(dir, now)).await?;
+        tx.needs_rest(ino, WorkRec::Inode);
+        tx.commit(caller.unique).await?;
+        Ok(self.attr_of(&inode))
+    }
+
+    pub async fn unlink(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
+        self.writable()?;
+        self.outside.name(parent, &name).await?;
+        let mut tx = self.volume.begin().await;
+        let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
+        if dirent.kind == FileKind::Dir {
+            return Err(FsError::IsDir);
+        }
+        let now = crate::clock::now();
+        self.leave_key(&mut tx, parent, &name, false).await?;
+        tx.unlink(parent, &name, dirent.ino);
+        tx.edit(parent, move |dir| touch(dir, now)).await?;
+        self.drop_link(&mut tx, dirent.ino, now).await?;
+        tx.commit(caller.unique).await?;
+        Ok(())
+    }
+
+    pub async fn rmdir(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
+        self.writable()?;
+        self.outside.name(parent, &name).await?;
+        if let Some(dirent) = self
+            .volume
+            .meta
+            .get::<crate::meta::records::DirentRec>(&keys::dirent(parent, &name))
+            .await?
+            && dirent.kind == FileKind::Dir
+        {
+            self.outside.directory(dirent.ino).await?;
+        }
+        let mut tx = self.volume.begin().await;
+        let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
+        if dirent.kind != FileKind::Dir {
+            return Err(FsError::NotDir);
+        }
+        self.must_be_empty(&tx, dirent.ino).await?;
+        let now = crate::clock::now();
+        self.leave_key(&mut tx, parent, &name, true).await?;
+        tx.unlink(parent, &name, dirent.ino);
+        tx.edit(parent, move |dir| {
+            touch(dir, now);
+            dir.nlink = dir.nlink.saturating_sub(1);
+        })
+        .await?;
+        self.drop_dir(&mut tx, dirent.ino, now).await?;
+        tx.commit(caller.unique).await?;
+        Ok(())
+    }
+
+    pub(super) async fn must_be_empty(&self, tx: &Tx<'_>, dir: Ino) -> Result<(), FsError> {
+        let (page, _) = tx.kv.scan(keys::dirents_after(dir, 0), 8).await?;
+        if page.is_empty() { Ok(()) } else { Err(FsError::NotEmpty) }
+    }
+
+    /// One name of a file less; the last one takes the inode along, or orphans it while it is open.
+    pub(super) async fn drop_link(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        now: Timestamp,
+    ) -> Result<(), FsError> {
+        let inode = tx.live(ino).await?;
+        let rec = tx.inode(ino).await?;
+        if rec.nlink > 1 {
+            tx.edit(ino, move |rec| {
+                rec.nlink -= 1;
+                rec.ctime = now;
+            })
+            .await?;
+            tx.needs_rest(ino, WorkRec::Inode);
+        } else if inode.is_open() {
+            tx.edit(ino, move |rec| {
+                rec.nlink = 0;
+                rec.ctime = now;
+            })
+            .await?;
+            tx.kv.put_raw(keys::orphan(ino), Vec::new());
+            tx.kv.delete(keys::work(ino));
+        } else {
+            tx.remove(ino).await?;
+        }
+        Ok(())
+    }
+
+    /// A directory that is empty and lost its name.
+    pub(super) async fn drop_dir(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        now: Timestamp,
+    ) -> Result<(), FsError> {
+        let inode = tx.live(ino).await?;
+        if inode.is_open() {
+            tx.edit(ino, move |rec| {
+                rec.nlink = 0;
+                rec.ctime = now;
+            })
+            .await?;
+            tx.kv.put_raw(keys::orphan(ino), Vec::new());
+            tx.kv.delete(keys::work(ino));
+        } else {
+            tx.remove(ino).await?;
+        }
+        Ok(())
+    }
+
+    /// A name is about to lead elsewhere or nowhere: what lies at its key may have to go. Nothing is
+    /// recorded for a key where nothing of this volume was ever seen.
+    pub(super) async fn leave_key(
+        &self,
+        tx: &mut Tx<'_>,
+        parent: Ino,
+        name: &FileName,
+        dir: bool,
+    ) -> Result<(), FsError> {
+        let mut memo = PathMemo::default();
+        if let Some(key) = self.volume.key_of(parent, name, &mut memo).await? {
+            let key = match dir {
+                true => crate::types::ObjectKey::new(format!("{key}/")),
+                false => key,
+            };
+            if tx.kv.get_raw(&keys::rest(&key)).await?.is_some() {
+                tx.needs_tidying(&key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A directory's names changed.
+pub(super) fn touch(dir: &mut InodeRec, now: Timestamp) {
+    dir.mtime = now;
+    dir.ctime = now;
+}

@@ -1,0 +1,475 @@
+//! SlateDB behind one handle of ours.
+//!
+//! Owns the database under one path of the bucket, as its only writer. Invariants:
+//! * Batches become durable in the order of their [`Lsn`]s, each whole or not at all. Every batch
+//!   carries [`Applied`], so the bucket itself says what it holds.
+//! * One epoch, one writer. The epoch is claimed by an open that expects the one before it; exactly
+//!   one challenger wins. An engine only ever adopts an epoch that it claimed itself.
+//! * A SlateDB handle that fails is replaced, not mourned: it says "fenced" or "closed" for causes
+//!   as small as one 404. The bucket decides: if the epoch there is still ours, it is claimed anew
+//!   and the batches that are not durable are handed over again, while callers wait. If it is not,
+//!   the engine is [`EngineState::Fenced`] for good.
+//!
+//! Calls wait while the bucket is away; callers bring deadlines. Every future here may be dropped
+//! at any await. What survives a crash is what a flush covered, and the local log's batches.
+
+mod batch;
+mod error;
+mod handle;
+mod kept;
+mod watched_store;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use slatedb::config::{CloseOptions, FlushType};
+use slatedb::object_store::ObjectStore;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use batch::{Batch, RESERVED_KEY};
+pub use error::EngineError;
+pub use handle::Applied;
+pub(super) use handle::Handle;
+pub(super) use kept::Kept;
+pub(super) use watched_store::WatchedStore;
+
+use super::flusher::{self, Receipt, Rounds};
+use super::hybrid_clock::{HybridClock, WallClock};
+use super::maintenance::{self, Maintained, Meter};
+use crate::clock::Deadline;
+use crate::types::{Epoch, Lsn};
+use handle::{Backend, Claim};
+
+/// Batches not yet durable may hold this much; then writers wait for a flush.
+const MAX_KEPT_BYTES: usize = 32 << 20;
+
+/// How often one lookup may meet a failing handle before the data itself is to blame.
+const MAX_READ_ATTEMPTS: u32 = 5;
+
+/// The last step of closing has nothing left to lose, so it may not take long.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Called with every epoch that the engine adopts by itself, before the first batch of it: writes
+/// it to the local log, so that this host recognises its own batches after a crash.
+pub type EpochHook =
+    Arc<dyn Fn(Epoch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
+/// How to open an engine.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The store of the engine's files, with deadlines of its own on every request.
+    pub object_store: Arc<dyn ObjectStore>,
+    /// The database's path in it.
+    pub path: String,
+    /// The epoch that the caller judged to be free; `None` if it saw no database.
+    pub expected: Option<Epoch>,
+    /// See [`EpochHook`]. Not called for the epoch that `open` itself claims: the caller logs that
+    /// one when it has compared `applied` with its log.
+    pub on_epoch: Option<EpochHook>,
+    /// Whether the store was proven to honour If-Match. Without it old manifests are kept longer.
+    pub if_match: bool,
+    /// The host's clock; replaced in tests.
+    pub wall: WallClock,
+}
+
+impl EngineConfig {
+    /// A configuration with the host's clock and a store that honours If-Match.
+    pub fn new(
+        object_store: Arc<dyn ObjectStore>,
+        path: impl Into<String>,
+        expected: Option<Epoch>,
+    ) -> Self {
+        EngineConfig {
+            object_store,
+            path: path.into(),
+            expected,
+            on_epoch: None,
+            if_match: true,
+            wall: HybridClock::host_wall(),
+        }
+    }
+}
+
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("path", &self.path)
+            .field("expected", &self.expected)
+            .field("if_match", &self.if_match)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an engine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineState {
+    Active,
+    /// The handle failed and is being replaced; callers wait.
+    Reopening,
+    /// Another host writes this volume. Final.
+    Fenced,
+    /// Closed or abandoned. Final.
+    Closed,
+}
+
+/// What callers find when they need the handle.
+#[derive(Clone)]
+pub(super) enum Slot {
+    Open(Handle),
+    Reopening,
+    Fenced { found: Epoch },
+    Closed,
+}
+
+/// The engine of one volume. Share it by `Arc`; close it, or it is abandoned when dropped.
+pub struct Engine {
+    inner: Arc<Inner>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the engine's tasks share.
+pub(super) struct Inner {
+    pub(super) backend: Backend,
+    pub(super) on_epoch: Option<EpochHook>,
+    pub(super) slot: watch::Sender<Slot>,
+    pub(super) state: watch::Sender<EngineState>,
+    pub(super) epoch: watch::Sender<Epoch>,
+    pub(super) durable: watch::Sender<Lsn>,
+    /// The highest generation of a handle that failed.
+    pub(super) broken: watch::Sender<u64>,
+    /// The epoch claimed by `open`; all from here to the current one are ours.
+    pub(super) first_epoch: Epoch,
+    opened_with: Option<Applied>,
+    pub(super) kept: Mutex<Kept>,
+    /// Held while batches go to the handle, so that they go in order, and while it is replaced.
+    /// Taken before `kept`, which is a leaf.
+    pub(super) order: tokio::sync::Mutex<()>,
+    pub(super) rounds: Rounds,
+    pub(super) meter: Meter,
+    /// Asks for maintenance that nobody waits for.
+    pub(super) maintain_soon: Notify,
+    pub(super) stop: CancellationToken,
+}
+
+impl Engine {
+    /// The writer epoch in the bucket; `None` when there is no database yet. Changes nothing.
+    pub async fn writer_epoch(
+        object_store: &Arc<dyn ObjectStore>,
+        path: &str,
+    ) -> Result<Option<Epoch>, EngineError> {
+        handle::writer_epoch(Arc::clone(object_store), path).await
+    }
+
+    /// Claims the epoch after `config.expected` and opens the database. Of several challengers that
+    /// saw the same epoch exactly one succeeds; the others get [`EngineError::Fenced`] and have
+    /// changed nothing.
+    pub async fn open(config: EngineConfig) -> Result<Engine, EngineError> {
+        let backend = Backend::new(
+            config.object_store,
+            config.path,
+            config.if_match,
+            HybridClock::new(config.wall),
+        );
+        let Claim { db, epoch, applied } = backend.claim_first(config.expected).await?;
+        let l0 = db.manifest().l0().len();
+        tracing::info!(epoch = epoch.0, l0, "metadata engine opened");
+        let durable = applied.map_or(Lsn::default(), |a| a.lsn);
+        let handle = Handle { generation: 1, epoch, db };
+        let inner = Arc::new(Inner {
+            meter: Meter::new(&backend.store),
+            backend,
+            on_epoch: config.on_epoch,
+            slot: watch::Sender::new(Slot::Open(handle)),
+            state: watch::Sender::new(EngineState::Active),
+            epoch: watch::Sender::new(epoch),
+            durable: watch::Sender::new(durable),
+            broken: watch::Sender::new(0),
+            first_epoch: epoch,
+            opened_with: applied,
+            kept: Mutex::default(),
+            order: tokio::sync::Mutex::default(),
+            rounds: Rounds::default(),
+            maintain_soon: Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        let tasks = vec![
+            tokio::spawn(handle::replace_broken(Arc::clone(&inner))),
+            tokio::spawn(flusher::run(Arc::clone(&inner))),
+            tokio::spawn(maintenance::run(Arc::clone(&inner))),
+        ];
+        if l0 >= maintenance::URGENT_L0 {
+            inner.maintain_soon.notify_one();
+        }
+        Ok(Engine { inner, tasks: Mutex::new(tasks) })
+    }
+
+    /// The epoch that is ours now. It grows when the handle is replaced.
+    pub fn epoch(&self) -> Epoch {
+        *self.inner.epoch.borrow()
+    }
+
+    /// Follows [`Engine::epoch`]; the lease is kept under the current one.
+    pub fn epoch_changes(&self) -> watch::Receiver<Epoch> {
+        self.inner.epoch.subscribe()
+    }
+
+    pub fn state(&self) -> watch::Receiver<EngineState> {
+        self.inner.state.subscribe()
+    }
+
+    /// The last durable batch of any epoch, as found by `open`.
+    pub fn applied(&self) -> Option<Applied> {
+        self.inner.opened_with
+    }
+
+    /// Everything up to this is in the bucket.
+    pub fn durable_lsn(&self) -> Lsn {
+        *self.inner.durable.borrow()
+    }
+
+    pub fn durable_changes(&self) -> watch::Receiver<Lsn> {
+        self.inner.durable.subscribe()
+    }
+
+    /// The value of a key, the batches handed over included.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if key.is_empty() {
+            return Err(EngineError::BadKey);
+        }
+        let mut attempts = 0;
+        loop {
+            let handle = self.inner.handle().await?;
+            match handle.db.get(key).await {
+                Ok(value) => return Ok(value),
+                Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
+            }
+        }
+    }
+
+    /// The first `limit` pairs of a range in ascending order of keys, the batches handed over
+    /// included.
+    pub async fn scan(
+        &self,
+        from: Bound<Vec<u8>>,
+        to: Bound<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        if is_empty_range(&from, &to) {
+            return Ok(Vec::new());
+        }
+        let mut attempts = 0;
+        loop {
+            let handle = self.inner.handle().await?;
+            match handle::scan(&handle.db, &from, &to, limit).await {
+                Ok(pairs) => return Ok(pairs),
+                Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
+            }
+        }
+    }
+
+    /// Hands a batch over. The caller calls in the order of `lsn`, one at a time. Once this has
+    /// been polled the batch will be handed over even if the future is dropped. Returns when reads
+    /// see it; durable it is only after [`Engine::flush`]. Waits while too much is not durable.
+    pub async fn write(&self, lsn: Lsn, batch: Batch) -> Result<(), EngineError> {
+        if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
+            return Err(EngineError::BadKey);
+        }
+        self.inner.alive()?;
+        let bytes = {
+            let mut kept = self.inner.kept.lock();
+            kept.push(lsn, batch)?;
+            kept.bytes()
+        };
+        self.inner.hand_over().await?;
+        if bytes > MAX_KEPT_BYTES {
+            let _receipt = self.inner.join_flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was handed over before this call. All callers that arrive
+    /// while a flush is in flight share the next one. When the deadline passes the flush goes on.
+    pub async fn flush(&self, deadline: Deadline) -> Result<Receipt, EngineError> {
+        within(deadline, self.inner.join_flush()).await?
+    }
+
+    /// Compacts and collects garbage when it is due, or now if `force`. For idle moments, and every
+    /// few minutes. Nothing else ever waits for it.
+    pub async fn maintain(&self, force: bool) -> Result<Maintained, EngineError> {
+        maintenance::maintain(&self.inner, force).await
+    }
+
+    /// Flushes and closes. If the flush fails or the deadline passes, the engine stays open, and
+    /// closing can be tried again.
+    pub async fn close(&self, deadline: Deadline) -> Result<(), EngineError> {
+        let flushed = match self.flush(deadline).await {
+            Ok(_receipt) => Ok(()),
+            Err(EngineError::Closed) => return Ok(()),
+            Err(error) if error.is_final() => Err(error),
+            Err(error) => return Err(error),
+        };
+        let last = self.inner.slot.send_replace(Slot::Closed);
+        self.inner.stop.cancel();
+        if let Slot::Open(handle) = last {
+            // By itself this would flush the memtable and leave one L0 file a mount, until the
+            // engine waits for a compaction that nobody runs.
+            let options = CloseOptions::default().with_flush_type(Some(FlushType::Wal));
+            let closing = tokio::spawn(async move { handle.db.close_with_options(options).await });
+            match tokio::time::timeout(CLOSE_LIMIT, closing).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::debug!(%error, "engine closed with an error"),
+                Ok(Err(error)) => tracing::warn!(%error, "closing the engine panicked"),
+                Err(_) => tracing::warn!("the engine does not close; it is cut off"),
+            }
+        }
+        self.end().await;
+        flushed
+    }
+
+    /// Stops at once without flushing, as a crash would: no request of this engine is answered any
+    /// more. For tests, and for a worker that must not write any more.
+    pub fn abandon(&self) {
+        self.inner.backend.store.cut();
+        self.inner.stop.cancel();
+        self.inner.slot.send_replace(Slot::Closed);
+        self.inner.state.send_replace(EngineState::Closed);
+    }
+
+    async fn end(&self) {
+        self.abandon();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "a task of the engine did not end well");
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("path", &self.inner.backend.path)
+            .field("epoch", &self.epoch())
+            .field("state", &*self.inner.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// The error that will meet every call from now on, if there is one.
+    pub(super) fn alive(&self) -> Result<(), EngineError> {
+        match &*self.slot.borrow() {
+            Slot::Open(_) | Slot::Reopening => Ok(()),
+            Slot::Fenced { found } => {
+                Err(EngineError::Fenced { ours: *self.epoch.borrow(), found: *found })
+            }
+            Slot::Closed => Err(EngineError::Closed),
+        }
+    }
+
+    /// The handle, as soon as there is one.
+    pub(super) async fn handle(&self) -> Result<Handle, EngineError> {
+        let mut slot = self.slot.subscribe();
+        loop {
+            if let Slot::Open(handle) = &*slot.borrow_and_update() {
+                return Ok(handle.clone());
+            }
+            self.alive()?;
+            if slot.changed().await.is_err() {
+                return Err(EngineError::Closed);
+            }
+        }
+    }
+
+    /// Has the handle replaced, unless that has happened already.
+    pub(super) fn report_broken(&self, handle: &Handle, error: &slatedb::Error) {
+        self.slot.send_if_modified(|slot| match slot {
+            Slot::Open(current) if current.generation == handle.generation => {
+                tracing::warn!(%error, epoch = handle.epoch.0, "the engine's handle failed");
+                *slot = Slot::Reopening;
+                self.state.send_replace(EngineState::Reopening);
+                true
+            }
+            _ => false,
+        });
+        self.broken.send_if_modified(|broken| {
+            let newer = handle.generation > *broken;
+            *broken = (*broken).max(handle.generation);
+            newer
+        });
+    }
+
+    fn read_failed(
+        &self,
+        handle: &Handle,
+        error: slatedb::Error,
+        attempts: u32,
+    ) -> Result<u32, EngineError> {
+        self.report_broken(handle, &error);
+        match attempts + 1 {
+            MAX_READ_ATTEMPTS => Err(EngineError::from_slate(error)),
+            attempts => Ok(attempts),
+        }
+    }
+
+    /// Gives the handle every batch that it does not have yet, in order.
+    pub(super) async fn hand_over(&self) -> Result<(), EngineError> {
+        loop {
+            self.handle().await?;
+            let order = self.order.lock().await;
+            let Slot::Open(handle) = self.slot.borrow().clone() else { continue };
+            match self.hand_all_to(&handle).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    drop(order);
+                    self.report_broken(&handle, &error);
+                }
+            }
+        }
+    }
+
+    /// Caller holds `order`.
+    async fn hand_all_to(&self, handle: &Handle) -> Result<(), slatedb::Error> {
+        loop {
+            let Some((lsn, batch)) = self.kept.lock().next() else { return Ok(()) };
+            let tick = self.backend.clock.tick();
+            let applied = Applied { epoch: handle.epoch, lsn, tick };
+            handle.db.write(handle::write_batch(&batch, &applied)).await?;
+            self.kept.lock().mark_handed(lsn);
+        }
+    }
+}
+
+/// Runs `future` until the deadline.
+pub(super) async fn within<T>(
+    deadline: Deadline,
+    future: impl Future<Output = T>,
+) -> Result<T, EngineError> {
+    tokio::time::timeout(deadline.left(), future).await.map_err(|_| EngineError::Deadline)
+}
+
+fn is_empty_range(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+    match (from, to) {
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (Bound::Included(from), Bound::Excluded(to))
+        | (Bound::Excluded(from), Bound::Included(to))
+        | (Bound::Excluded(from), Bound::Excluded(to)) => from >= to,
+        _ => false,
+    }
+}

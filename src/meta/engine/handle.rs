@@ -1,0 +1,462 @@
+//! Opening, judging and replacing handles of SlateDB.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use slatedb::admin::{Admin, AdminBuilder};
+use slatedb::config::{CloseOptions, Settings};
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::db_cache::{DbCache, SplitCache};
+use slatedb::object_store::ObjectStore;
+use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+
+use super::super::hybrid_clock::HybridClock;
+use super::{Batch, EngineError, EngineState, Inner, RESERVED_KEY, Slot, WatchedStore};
+use crate::types::{Epoch, Lsn};
+
+const BLOCK_CACHE_BYTES: u64 = 8 << 20;
+const META_CACHE_BYTES: u64 = 8 << 20;
+const MAX_UNFLUSHED_BYTES: usize = 64 << 20;
+const L0_BYTES: usize = 16 << 20;
+
+/// Files in L0 before the engine makes writers wait. Maintenance runs long before.
+const MAX_L0: usize = 32;
+
+/// Polling is off: an idle volume makes no request. (Ten years; the timer takes no `MAX`.)
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A handle that failed gets this long to end by itself.
+const DISCARD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Attempts of an open whose claim was won but that failed afterwards.
+const OPEN_ATTEMPTS: u32 = 5;
+
+/// The last batch that a database holds. Part of every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub epoch: Epoch,
+    pub lsn: Lsn,
+    /// The engine clock's tick of that batch; no file time.
+    pub tick: i64,
+}
+
+/// One opened database.
+#[derive(Clone)]
+pub(in crate::meta) struct Handle {
+    pub(in crate::meta) generation: u64,
+    pub(in crate::meta) epoch: Epoch,
+    pub(in crate::meta) db: Db,
+}
+
+/// What is the same for all handles of an engine.
+pub(in crate::meta) struct Backend {
+    pub(in crate::meta) store: Arc<WatchedStore>,
+    pub(in crate::meta) path: String,
+    pub(in crate::meta) if_match: bool,
+    pub(in crate::meta) clock: Arc<HybridClock>,
+}
+
+/// An epoch that is ours.
+pub(super) struct Claim {
+    pub(super) db: Db,
+    pub(super) epoch: Epoch,
+    pub(super) applied: Option<Applied>,
+}
+
+/// Why a claim did not succeed.
+enum Refused {
+    /// The bucket's epoch is another one, and not by our doing.
+    Foreign(Epoch),
+    /// Try again; with this epoch, if it is known.
+    Again(EngineError),
+}
+
+pub(super) async fn writer_epoch(
+    store: Arc<dyn ObjectStore>,
+    path: &str,
+) -> Result<Option<Epoch>, EngineError> {
+    let admin = AdminBuilder::new(path.to_owned(), store).build();
+    let manifest = admin.read_manifest(None).await.map_err(EngineError::from_slate)?;
+    Ok(manifest.map(|m| Epoch(m.writer_epoch())))
+}
+
+pub(super) fn write_batch(batch: &Batch, applied: &Applied) -> WriteBatch {
+    let mut out = WriteBatch::new();
+    for (key, value) in batch.iter() {
+        match value {
+            Some(value) => out.put(key, value),
+            None => out.delete(key),
+        }
+    }
+    // A struct of three integers always serialises.
+    out.put(RESERVED_KEY, postcard::to_stdvec(applied).unwrap_or_default());
+    out
+}
+
+pub(super) async fn scan(
+    db: &Db,
+    from: &Bound<Vec<u8>>,
+    to: &Bound<Vec<u8>>,
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
+    let mut pairs = Vec::new();
+    let mut found = db.scan((from.clone(), to.clone())).await?;
+    while pairs.len() < limit
+        && let Some(pair) = found.next().await?
+    {
+        if pair.key != RESERVED_KEY {
+            pairs.push((pair.key, pair.value));
+        }
+    }
+    Ok(pairs)
+}
+
+impl Backend {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        path: String,
+        if_match: bool,
+        clock: HybridClock,
+    ) -> Self {
+        Backend {
+            store: Arc::new(WatchedStore::new(store)),
+            path,
+            if_match,
+            clock: Arc::new(clock),
+        }
+    }
+
+    pub(in crate::meta) fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store) as Arc<dyn ObjectStore>
+    }
+
+    pub(in crate::meta) fn admin(&self) -> Admin {
+        AdminBuilder::new(self.path.clone(), self.object_store())
+            .with_system_clock(Arc::clone(&self.clock) as _)
+            .build()
+    }
+
+    /// The first claim of an engine.
+    pub(super) async fn claim_first(&self, expected: Option<Epoch>) -> Result<Claim, EngineError> {
+        let mut base = expected.unwrap_or(Epoch(0));
+        let mut backoff = Backoff::default();
+        for attempt in 1.. {
+            match self.claim(base).await {
+                Ok(claim) => return Ok(claim),
+                Err(Refused::Foreign(found)) => {
+                    return Err(EngineError::Fenced { ours: base, found });
+                }
+                Err(Refused::Again(error)) => {
+                    // Without a claim of ours in the bucket nothing has happened yet, and the
+                    // caller judges anew. With one, nobody else will finish it.
+                    let found = self.current_epoch().await.unwrap_or(None).unwrap_or(base);
+                    if attempt >= OPEN_ATTEMPTS || found == base {
+                        return Err(error);
+                    }
+                    tracing::debug!(error = &error as &dyn std::error::Error, "opening again");
+                }
+            }
+            backoff.wait().await;
+            base = self.ours_after(base).await?;
+        }
+        Err(EngineError::Closed)
+    }
+
+    async fn current_epoch(&self) -> Result<Option<Epoch>, EngineError> {
+        let manifest = self.admin().read_manifest(None).await.map_err(EngineError::from_slate)?;
+        Ok(manifest.map(|m| Epoch(m.writer_epoch())))
+    }
+
+    /// The bucket's epoch, if it is `ours` or one that this engine claimed after it without
+    /// learning of its success.
+    async fn ours_after(&self, ours: Epoch) -> Result<Epoch, EngineError> {
+        let admin = self.admin();
+        let read = |id| {
+            let admin = &admin;
+            async move { admin.read_manifest(id).await.map_err(EngineError::from_slate) }
+        };
+        let Some(latest) = read(None).await? else {
+            // A bucket that is gone for a moment looks like this; a volume that was removed is the
+            // lease's business.
+            return match ours.0 {
+                0 => Ok(ours),
+                _ => Err(EngineError::Unavailable(Arc::new(std::io::Error::other(
+                    "the metadata's manifest is missing",
+                )))),
+            };
+        };
+        let found = Epoch(latest.writer_epoch());
+        if found == ours {
+            return Ok(ours);
+        }
+        let fenced = EngineError::Fenced { ours, found };
+        if found < ours {
+            return Err(fenced);
+        }
+        let mut claimed_by = latest.id();
+        while let Some(before) = claimed_by.checked_sub(1)
+            && let Some(manifest) = read(Some(before)).await?
+            && manifest.writer_epoch() == found.0
+        {
+            claimed_by = before;
+        }
+        match self.store.wrote_manifest(claimed_by).await {
+            Ok(true) => Ok(found),
+            Ok(false) => Err(fenced),
+            Err(error) => Err(EngineError::Unavailable(Arc::new(error))),
+        }
+    }
+
+    /// Claims the epoch after `base` and reads what the database holds.
+    async fn claim(&self, base: Epoch) -> Result<Claim, Refused> {
+        let again = |error| Refused::Again(EngineError::from_slate(error));
+        let manifest = self.admin().read_manifest(None).await.map_err(again)?;
+        if let Some(manifest) = &manifest {
+            self.clock.stay_after(manifest.last_l0_clock_tick());
+        }
+        let db = match self.build(base).await {
+            Ok(db) => db,
+            Err(error) if error.kind() == ErrorKind::Closed(CloseReason::Fenced) => {
+                return match self.ours_after(base).await {
+                    Err(EngineError::Fenced { found, .. }) => Err(Refused::Foreign(found)),
+                    Err(error) => Err(Refused::Again(error)),
+                    Ok(_) => Err(again(error)),
+                };
+            }
+            Err(error) => return Err(again(error)),
+        };
+        let epoch = Epoch(db.manifest().writer_epoch());
+        self.clock.stay_after(db.manifest().last_l0_clock_tick());
+        let applied = match db.get(RESERVED_KEY).await {
+            Ok(value) => value,
+            Err(error) => {
+                discard(db);
+                return Err(again(error));
+            }
+        };
+        let applied = match applied.map(|v| postcard::from_bytes::<Applied>(&v)).transpose() {
+            Ok(applied) => applied,
+            Err(error) => {
+                discard(db);
+                return Err(Refused::Again(EngineError::Damaged(Arc::new(error))));
+            }
+        };
+        if let Some(applied) = applied {
+            self.clock.stay_after(applied.tick);
+        }
+        Ok(Claim { db, epoch, applied })
+    }
+
+    /// In a task of its own: an open that is dropped half-way would leave its tasks behind.
+    async fn build(&self, expected: Epoch) -> Result<Db, slatedb::Error> {
+        let builder = Db::builder(self.path.clone(), self.object_store())
+            .with_settings(settings())
+            .with_db_cache(cache(), 0)
+            .with_system_clock(Arc::clone(&self.clock) as _)
+            .with_expected_epoch(expected.0);
+        let (send, receive) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            if let Err(Ok(db)) = send.send(builder.build().await) {
+                discard(db);
+            }
+        });
+        receive.await.unwrap_or_else(|_| {
+            Err(slatedb::Error::internal("the task that opens the database died".to_owned()))
+        })
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        flush_interval: None,
+        manifest_poll_interval: NEVER,
+        max_unflushed_bytes: MAX_UNFLUSHED_BYTES,
+        l0_sst_size_bytes: L0_BYTES,
+        l0_max_ssts: MAX_L0,
+        l0_max_ssts_per_key: MAX_L0,
+        l0_flush_parallelism: 1,
+        compactor_options: None,
+        garbage_collector_options: None,
+        ..Settings::default()
+    }
+}
+
+fn cache() -> Arc<dyn DbCache> {
+    let part = |max_capacity| -> Arc<dyn DbCache> {
+        Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+            max_capacity,
+            time_to_live: None,
+            time_to_idle: None,
+        }))
+    };
+    Arc::new(
+        SplitCache::new()
+            .with_block_cache(Some(part(BLOCK_CACHE_BYTES)))
+            .with_meta_cache(Some(part(META_CACHE_BYTES)))
+            .build(),
+    )
+}
+
+/// Ends a handle that nobody needs any more, without flushing. A handle that is only dropped would
+/// keep its tasks and its memory.
+fn discard(db: Db) {
+    tokio::spawn(async move {
+        let options = CloseOptions::default().with_flush_type(None);
+        if tokio::time::timeout(DISCARD_LIMIT, db.close_with_options(options)).await.is_err() {
+            tracing::warn!("a failed handle of the engine does not end");
+        }
+    });
+}
+
+/// Replaces the handle whenever it is reported broken. Ends with the engine.
+pub(super) async fn replace_broken(inner: Arc<Inner>) {
+    let mut broken = inner.broken.subscribe();
+    let mut generation = 1;
+    let mut last = match &*inner.slot.borrow() {
+        Slot::Open(handle) => Some(handle.db.clone()),
+        _ => None,
+    };
+    loop {
+        let report = tokio::select! {
+            _ = inner.stop.cancelled() => break,
+            report = broken.wait_for(|broken| *broken >= generation) => report.map(|_| ()),
+        };
+        if report.is_err() {
+            break;
+        }
+        if let Some(db) = last.take() {
+            discard(db);
+        }
+        let replaced = tokio::select! {
+            _ = inner.stop.cancelled() => break,
+            replaced = replace(&inner, generation + 1) => replaced,
+        };
+        match replaced {
+            Ok(db) => {
+                generation += 1;
+                last = Some(db);
+            }
+            Err(found) => {
+                tracing::error!(
+                    ours = inner.epoch.borrow().0,
+                    found = found.0,
+                    "another host has taken over this volume"
+                );
+                inner.slot.send_if_modified(|slot| match slot {
+                    Slot::Closed => false,
+                    _ => {
+                        *slot = Slot::Fenced { found };
+                        inner.state.send_replace(EngineState::Fenced);
+                        true
+                    }
+                });
+                return;
+            }
+        }
+    }
+    // Otherwise the engine is being closed, which ends the handle.
+    if let Some(db) = last.take()
+        && inner.backend.store.is_cut()
+    {
+        discard(db);
+    }
+}
+
+/// Opens a new handle and brings it up to date. Fails only with the epoch of another host.
+async fn replace(inner: &Inner, generation: u64) -> Result<Db, Epoch> {
+    let mut backoff = Backoff::default();
+    let mut base = *inner.epoch.borrow();
+    loop {
+        match try_replace(inner, generation, &mut base).await {
+            Ok(db) => return Ok(db),
+            Err(EngineError::Fenced { found, .. }) => return Err(found),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "the engine could not be reopened yet");
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn try_replace(inner: &Inner, generation: u64, base: &mut Epoch) -> Result<Db, EngineError> {
+    *base = inner.backend.ours_after(*base).await?;
+    let claim = match inner.backend.claim(*base).await {
+        Ok(claim) => claim,
+        Err(Refused::Foreign(found)) => return Err(EngineError::Fenced { ours: *base, found }),
+        Err(Refused::Again(error)) => return Err(error),
+    };
+    *base = claim.epoch;
+    let handle = Handle { generation, epoch: claim.epoch, db: claim.db };
+    if let Err(error) = bring_up_to_date(inner, &handle, claim.applied).await {
+        discard(handle.db);
+        return Err(error);
+    }
+    Ok(handle.db)
+}
+
+async fn bring_up_to_date(
+    inner: &Inner,
+    handle: &Handle,
+    applied: Option<Applied>,
+) -> Result<(), EngineError> {
+    if let Some(on_epoch) = &inner.on_epoch {
+        on_epoch(handle.epoch).map_err(|error| EngineError::Unavailable(error.into()))?;
+    }
+    let _order = inner.order.lock().await;
+    {
+        let mut kept = inner.kept.lock();
+        kept.mark_none_handed();
+        if let Some(applied) = applied
+            && applied.epoch >= inner.first_epoch
+        {
+            kept.drop_durable(applied.lsn);
+        }
+    }
+    inner.hand_all_to(handle).await.map_err(EngineError::from_slate)?;
+    if let Some(applied) = applied
+        && applied.epoch >= inner.first_epoch
+    {
+        inner.durable.send_if_modified(|lsn| {
+            let newer = applied.lsn > *lsn;
+            *lsn = (*lsn).max(applied.lsn);
+            newer
+        });
+    }
+    inner.epoch.send_replace(handle.epoch);
+    let installed = inner.slot.send_if_modified(|slot| match slot {
+        Slot::Reopening => {
+            *slot = Slot::Open(handle.clone());
+            inner.state.send_replace(EngineState::Active);
+            true
+        }
+        _ => false,
+    });
+    match installed {
+        true => {
+            tracing::info!(epoch = handle.epoch.0, "metadata engine reopened");
+            Ok(())
+        }
+        false => Err(EngineError::Closed),
+    }
+}
+
+/// Doubling waits between attempts at something that only the bucket can make succeed.
+#[derive(Debug, Default)]
+struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    async fn wait(&mut self) {
+        let factor = 2u32.saturating_pow(self.attempts.min(16));
+        self.attempts += 1;
+        tokio::time::sleep(BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_MAX)).await;
+    }
+}

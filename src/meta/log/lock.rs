@@ -1,0 +1,43 @@
+//! One worker a state folder.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::LogError;
+
+const FILE: &str = "lock";
+
+/// Held as long as this value lives; the kernel frees it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct StateDirLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+
+impl StateDirLock {
+    /// Locks `dir`, which must exist, or says which process has it. Does not wait.
+    pub fn acquire(dir: &Path) -> Result<Self, LogError> {
+        let path = dir.join(FILE);
+        let io_error = |source| LogError::io(&path, source);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io_error)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0).map_err(io_error)?;
+                lock.write_all(std::process::id().to_string().as_bytes()).map_err(io_error)?;
+                Ok(StateDirLock(lock))
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(io_error)?;
+                Err(LogError::InUse { path: dir.to_owned(), holder })
+            }
+            Err((_, errno)) => Err(io_error(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Compaction and garbage collection of the engine, run by us.
+//!
+//! Left to itself the engine would poll the bucket all day, and its collector believes wall clocks.
+//! So neither runs in the background. Maintenance is asked for by the worker when a volume is idle
+//! and every few minutes; it does something only when enough has gathered. It always runs at the
+//! current epoch: first flushing the memtable (which fences a handle whose epoch is old), then
+//! compacting until L0 is nearly empty, then collecting what was unreferenced for an hour.
+//!
+//! Nobody waits for it, and dropping it half-way leaves nothing worse than garbage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slatedb::CompactorBuilder;
+use slatedb::config::{
+    CompactionWorkerOptions, CompactorOptions, GarbageCollectorDirectoryOptions,
+    GarbageCollectorOptions, SizeTieredCompactionSchedulerOptions,
+};
+
+use super::engine::{EngineError, Handle, Inner, WatchedStore};
+use super::hybrid_clock::HybridClock;
+
+/// So many files in L0 start maintenance even if nobody asked.
+pub(super) const URGENT_L0: usize = 6;
+
+const DUE_L0: usize = 4;
+const DUE_WAL_OBJECTS: u64 = 512;
+const DUE_WAL_BYTES: u64 = 8 << 20;
+
+/// Compaction ends when L0 holds no more than this.
+const L0_GOAL: usize = 1;
+
+/// One run; what is left waits for the next.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How often the compactor and we look for its progress. Only while maintenance runs.
+const POLL: Duration = Duration::from_millis(100);
+
+const GARBAGE_AGE: Duration = Duration::from_secs(3600);
+
+/// Age of collected manifests on stores without If-Match: nothing but time keeps a host that slept
+/// from reusing the number of a deleted manifest there.
+const MANIFEST_AGE_WITHOUT_IF_MATCH: Duration = Duration::from_secs(30 * 86_400);
+
+/// What a run of maintenance found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Whether anything was due.
+    pub ran: bool,
+    pub l0_before: usize,
+    pub l0_after: usize,
+    pub sorted_runs: usize,
+}
+
+/// How much WAL there was at the last maintenance.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// One run at a time.
+    running: tokio::sync::Mutex<()>,
+    last: Mutex<(u64, u64)>,
+}
+
+impl Meter {
+    pub(super) fn new(store: &WatchedStore) -> Self {
+        Meter { running: tokio::sync::Mutex::default(), last: Mutex::new(store.wal_written()) }
+    }
+}
+
+/// Runs maintenance whenever it is urgent. Ends with the engine.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            _ = inner.stop.cancelled() => return,
+            _ = inner.maintain_soon.notified() => {}
+        }
+        match maintain(&inner, false).await {
+            Ok(done) => tracing::debug!(?done, "maintenance"),
+            Err(error) if error.is_final() => return,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "maintenance of the engine failed");
+            }
+        }
+    }
+}
+
+/// See [`super::Engine::maintain`].
+pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, EngineError> {
+    inner.alive()?;
+    let Ok(_running) = inner.meter.running.try_lock() else { return Ok(Maintained::default()) };
+    let handle = inner.handle().await?;
+    let l0_before = handle.db.manifest().l0().len();
+    let written = inner.backend.store.wal_written();
+    let (objects, bytes) = {
+        let last = inner.meter.last.lock();
+        (written.0 - last.0, written.1 - last.1)
+    };
+    let due = l0_before >= DUE_L0 || objects >= DUE_WAL_OBJECTS || bytes >= DUE_WAL_BYTES;
+    if !due && !force {
+        return Ok(Maintained { l0_before, l0_after: l0_before, ..Maintained::default() });
+    }
+    let done = tokio::select! {
+        _ = inner.stop.cancelled() => return Err(EngineError::Closed),
+        done = tokio::time::timeout(LIMIT, maintain_now(inner, &handle)) => done,
+    };
+    done.map_err(|_| EngineError::Deadline)??;
+    *inner.meter.last.lock() = written;
+    let manifest = handle.db.manifest();
+    Ok(Maintained {
+        ran: true,
+        l0_before,
+        l0_after: manifest.l0().len(),
+        sorted_runs: manifest.compacted().len(),
+    })
+}
+
+async fn maintain_now(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+    let broken = |error| {
+        inner.report_broken(handle, &error);
+        EngineError::from_slate(error)
+    };
+    compact(inner, handle).await?;
+    handle.db.refresh_manifest().await.map_err(broken)?;
+    if is_current(inner, handle).await?.is_some() {
+        collect(inner).await?;
+    }
+    Ok(())
+}
+
+/// The compactor epoch, if the writer epoch in the bucket is the handle's.
+async fn is_current(inner: &Inner, handle: &Handle) -> Result<Option<u64>, EngineError> {
+    let manifest = inner.backend.admin().read_manifest(None).await;
+    let manifest = manifest.map_err(EngineError::from_slate)?;
+    Ok(manifest.filter(|m| m.writer_epoch() == handle.epoch.0).map(|m| m.compactor_epoch()))
+}
+
+/// Flushes the memtable while a compactor makes room for it, until L0 is at its goal.
+async fn compact(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+    let Some(compactor_epoch) = is_current(inner, handle).await? else {
+        // The next flush will find out whose epoch it is.
+        return Ok(());
+    };
+    let compactor = CompactorBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
+        .with_system_clock(Arc::clone(&inner.backend.clock) as _)
+        .with_options(compactor_options())
+        .with_expected_epoch(compactor_epoch)
+        .build();
+    let done = tokio::select! {
+        done = compactor.run() => done.map_err(EngineError::from_slate),
+        done = flush_and_watch(inner, handle) => done,
+    };
+    if let Err(error) = compactor.stop().await {
+        tracing::debug!(%error, "the compactor ended with an error");
+    }
+    done
+}
+
+async fn flush_and_watch(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+    let options =
+        slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
+    if let Err(error) = handle.db.flush_with_options(options).await {
+        inner.report_broken(handle, &error);
+        return Err(EngineError::from_slate(error));
+    }
+    let admin = inner.backend.admin();
+    loop {
+        // The compactor tells nobody when it is done; the manifest does.
+        let manifest = admin.read_manifest(None).await.map_err(EngineError::from_slate)?;
+        if manifest.is_none_or(|m| m.l0().len() <= L0_GOAL) {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn compactor_options() -> CompactorOptions {
+    CompactorOptions {
+        poll_interval: POLL,
+        commit_compacted_interval: POLL,
+        max_concurrent_compactions: 1,
+        scheduler_options: SizeTieredCompactionSchedulerOptions {
+            min_compaction_sources: 2,
+            max_compaction_sources: 32,
+            ..Default::default()
+        }
+        .into(),
+        worker: Some(CompactionWorkerOptions {
+            max_concurrent_compactions: 1,
+            compactions_poll_interval: POLL,
+            max_sst_size: 64 << 20,
+            max_subcompactions: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// WAL fences are kept for ever: a host that slept could otherwise write where one lay.
+async fn collect(inner: &Inner) -> Result<(), EngineError> {
+    let aged = |min_age| {
+        Some(GarbageCollectorDirectoryOptions { interval: None, min_age, dry_run: false })
+    };
+    let manifest_age = match inner.backend.if_match {
+        true => GARBAGE_AGE,
+        false => MANIFEST_AGE_WITHOUT_IF_MATCH,
+    };
+    let options = GarbageCollectorOptions {
+        manifest_options: aged(manifest_age),
+        wal_options: aged(GARBAGE_AGE),
+        wal_fence_options: None,
+        compacted_options: aged(GARBAGE_AGE),
+        compactions_options: aged(manifest_age),
+        detach_options: None,
+        metric_level: None,
+        boundary_files_enabled: inner.backend.if_match,
+        object_store_max_retries: None,
+    };
+    // By the bare wall clock: the engine's own may be ahead, which would make everything look
+    // older than it is.
+    let admin =
+        slatedb::admin::AdminBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
+            .with_system_clock(Arc::new(HybridClock::new(inner.backend.clock.wall())) as _)
+            .build();
+    admin.run_gc_once(options).await.map_err(EngineError::from_slate)
+}

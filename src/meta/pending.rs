@@ -1,0 +1,79 @@
+//! What was done to a file's content since its last commit.
+
+use super::RangeMap;
+use crate::types::Lsn;
+
+/// What a changed range holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Bytes in the cache file.
+    Data,
+    /// Zeros over older content.
+    Zero,
+}
+
+/// Uncommitted changes of one file, each with the position of the log record that made it. The
+/// newest record of a range wins; a cut hides everything older at and after its offset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pending {
+    pub ranges: RangeMap<(Lsn, Change)>,
+    /// Truncations: (record, size). Sizes that later ones undercut are dropped.
+    pub cuts: Vec<(Lsn, u64)>,
+    /// The file's size after the last change; `None` when nothing changed it.
+    pub size: Option<(Lsn, u64)>,
+    /// Bytes of `ranges` that hold data.
+    data: u64,
+}
+
+impl Pending {
+    pub fn is_clean(&self) -> bool {
+        self.ranges.is_empty() && self.cuts.is_empty() && self.size.is_none()
+    }
+
+    /// A write or zeroing of `start..end`; the file then has `size` bytes.
+    pub fn changed(&mut self, lsn: Lsn, start: u64, end: u64, change: Change, size: u64) {
+        self.data -= self.data_in(start, end);
+        if change == Change::Data {
+            self.data += end - start;
+        }
+        self.ranges.insert(start..end, (lsn, change));
+        self.size = Some((lsn, size));
+    }
+
+    /// The size was set.
+    pub fn cut(&mut self, lsn: Lsn, size: u64) {
+        self.data -= self.data_in(size, u64::MAX);
+        self.ranges.remove(size..u64::MAX);
+        self.cuts.retain(|(_, other)| *other < size);
+        self.cuts.push((lsn, size));
+        self.size = Some((lsn, size));
+    }
+
+    /// A commit that holds every change up to `through` was handed over.
+    pub fn committed(&mut self, through: Lsn) {
+        self.ranges.retain(|(lsn, _)| lsn > through);
+        self.data = self.data_in(0, u64::MAX);
+        self.cuts.retain(|(lsn, _)| *lsn > through);
+        if self.size.is_some_and(|(lsn, _)| lsn <= through) {
+            self.size = None;
+        }
+    }
+
+    /// Committed content shows only below this offset.
+    pub fn limit(&self) -> u64 {
+        self.cuts.iter().map(|(_, size)| *size).min().unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of data that a commit will have to send.
+    pub fn data_bytes(&self) -> u64 {
+        self.data
+    }
+
+    fn data_in(&self, start: u64, end: u64) -> u64 {
+        self.ranges
+            .overlapping(start..end)
+            .filter(|(_, (_, change))| *change == Change::Data)
+            .map(|(range, _)| range.end - range.start)
+            .sum()
+    }
+}

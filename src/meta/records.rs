@@ -1,0 +1,171 @@
+//! What the engine's values hold, encoded with postcard (see `docs/FORMAT.md`).
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::types::{Base, FileKind, Ino, ObjectKey, PutId, StoreTime, Timestamp, Version};
+
+/// Counters of the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuperRec {
+    /// The next inode number to give.
+    pub next_ino: u64,
+    /// Sum of committed file sizes, bytes.
+    pub bytes: u64,
+    /// Inodes, the root included.
+    pub inodes: u64,
+}
+
+/// Attributes of an inode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeRec {
+    pub kind: FileKind,
+    /// 0o7777 at most.
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub rdev: u32,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub btime: Timestamp,
+    /// Grows with every change that an object's metadata shows.
+    pub attr_gen: u64,
+    /// Whether the object's own attributes were read (false: adopted from a listing, F30).
+    pub known: bool,
+    /// A symlink's target.
+    pub target: Option<Bytes>,
+}
+
+/// Where a file's committed content lies: extents newer than `drop_gen` over the base over zeros.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ContentRec {
+    /// Bytes.
+    pub size: u64,
+    pub base: Option<Base>,
+    /// The base shows only below this offset.
+    pub base_limit: u64,
+    /// Grows with every commit.
+    pub generation: u64,
+    /// Extents of this generation or an older one are dead.
+    pub drop_gen: u64,
+    /// A publish under way: its generation, and how much of it still is this file's content.
+    pub publishing: Option<Publishing>,
+}
+
+/// What a publish under way will leave of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publishing {
+    pub put_id: PutId,
+    pub generation: u64,
+    /// The smallest size that the file had since.
+    pub limit: u64,
+}
+
+impl ContentRec {
+    /// Whether the base alone is the content.
+    pub fn at_rest(&self) -> bool {
+        self.drop_gen >= self.generation
+            && match &self.base {
+                Some(base) => base.version.size == self.size && self.base_limit >= self.size,
+                None => false,
+            }
+    }
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirentRec {
+    pub ino: Ino,
+    pub kind: FileKind,
+}
+
+/// A committed piece of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentRec {
+    pub start: u64,
+    pub generation: u64,
+    pub place: Place,
+}
+
+/// Where an extent's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In the record itself.
+    Inline(Bytes),
+    /// In a segment object. `crc` covers `crc_len` bytes from `crc_offset`, the piece as it was
+    /// uploaded; a trimmed extent shows a part of it.
+    Segment { id: u128, offset: u64, crc: u32, crc_offset: u64, crc_len: u32 },
+    /// A hole over older content.
+    Zero,
+}
+
+/// What lies at a key, as far as we know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestRec {
+    pub ino: Ino,
+    /// `None` for an object that somebody else put.
+    pub put_id: Option<PutId>,
+    pub version: Version,
+    /// What of the inode it shows.
+    pub generation: u64,
+    pub attr_gen: u64,
+}
+
+/// Why an inode is in the work queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkRec {
+    /// Its content, attributes or names changed.
+    Inode,
+    /// A directory was renamed: everything below it moves at rest.
+    Subtree,
+}
+
+/// A request announced before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentRec {
+    pub key: ObjectKey,
+    pub op: IntentOp,
+    pub ino: Ino,
+    pub generation: u64,
+    pub attr_gen: u64,
+    /// What was at the key; `None` is nothing.
+    pub expected: Option<Version>,
+    pub not_after: StoreTime,
+    pub upload: Option<crate::store::UploadId>,
+}
+
+/// What an intent does to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IntentOp {
+    /// PUT, Complete or COPY: afterwards the object bears the put-id.
+    Put,
+    Delete,
+}
+
+/// Accounting of one segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRec {
+    pub total: u64,
+    pub live: u64,
+}
+
+/// A record that cannot be read: damage, or a newer version's format.
+#[derive(Debug, thiserror::Error)]
+#[error("a {what} record cannot be read: {source}")]
+pub struct RecordError {
+    pub what: &'static str,
+    pub source: postcard::Error,
+}
+
+/// Writes a record.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    postcard::to_stdvec(record).expect("invariant: our records always serialize")
+}
+
+/// Reads a record.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    postcard::from_bytes(bytes)
+        .map_err(|source| RecordError { what: std::any::type_name::<T>(), source })
+}

@@ -1,0 +1,233 @@
+//! One order for all changes.
+//!
+//! Under the sequencer's lock, in this order: the batch is appended to the local log, handed to the
+//! engine, and shown to readers. Log order is engine order, so a crash of the process replays exactly
+//! the history that was acknowledged. A batch is handed over only when it may become durable at
+//! that instant, because any flush makes it so.
+//!
+//! Lock order: sequencer, then an inode's live state, then the journal. Nothing but the sequencer is
+//! held over an await.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use super::journal::{Journal, Record};
+use super::kvcache::KvCache;
+use super::records::{RecordError, SuperRec, decode, encode};
+use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
+use crate::clock::Deadline;
+use crate::types::{Ino, Lsn};
+
+/// Why metadata could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the local log cannot be written: {0}")]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Bytes of engine values kept for readers.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// The metadata of one volume: the engine behind a cache, and the sequencer before it.
+#[derive(Debug)]
+pub struct Meta {
+    pub engine: Engine,
+    pub journal: Mutex<Journal>,
+    cache: KvCache,
+    sequencer: AsyncMutex<SuperRec>,
+    /// Names this worker's FUSE connection in the log.
+    connection: u64,
+}
+
+/// What a batch is logged as.
+#[derive(Debug)]
+pub enum Logged {
+    /// The answer to a FUSE request (0: to none).
+    Op { unique: u64 },
+    /// Content commits.
+    Commit { inodes: Vec<(Ino, Lsn)> },
+}
+
+impl Meta {
+    /// Takes an open engine and a replayed log. `superblock` is the engine's, or a new volume's.
+    pub fn new(engine: Engine, journal: Journal, superblock: SuperRec, connection: u64) -> Self {
+        Meta {
+            engine,
+            journal: Mutex::new(journal),
+            cache: KvCache::new(CACHE_BYTES),
+            sequencer: AsyncMutex::new(superblock),
+            connection,
+        }
+    }
+
+    /// The value of a key as of the last change.
+    pub async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        if let Some(hit) = self.cache.get(key) {
+            return Ok(hit);
+        }
+        let ticket = self.cache.ticket();
+        let value = self.engine.get(key).await?;
+        self.cache.fill(ticket, key, &value);
+        Ok(value)
+    }
+
+    /// A record, if the key is there.
+    pub async fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
+        match self.get_raw(key).await? {
+            Some(bytes) => Ok(Some(decode(&bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keys and values of a range, in order, at most `limit`.
+    pub async fn scan(
+        &self,
+        (from, to): keys::Range,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        Ok(self.engine.scan(from, to, limit).await?)
+    }
+
+    /// Begins a change; others wait until it is committed or dropped.
+    pub async fn begin(&self) -> Txn<'_> {
+        let guard = self.sequencer.lock().await;
+        let superblock = guard.clone();
+        Txn { meta: self, guard, superblock, writes: BTreeMap::new() }
+    }
+
+    /// Everything handed over before this call is in the bucket when it returns.
+    pub async fn flush(&self, timeout: Duration) -> Result<Receipt, MetaError> {
+        let receipt = self.engine.flush(Deadline::after(timeout)).await?;
+        self.journal.lock().durable(self.engine.durable_lsn())?;
+        Ok(receipt)
+    }
+
+    /// Counters as of the last change.
+    pub async fn superblock(&self) -> SuperRec {
+        self.sequencer.lock().await.clone()
+    }
+}
+
+/// A change being put together. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Txn<'m> {
+    meta: &'m Meta,
+    guard: MutexGuard<'m, SuperRec>,
+    pub superblock: SuperRec,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Txn<'_> {
+    /// The value as this change leaves it.
+    pub async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        match self.writes.get(key) {
+            Some(value) => Ok(value.as_ref().map(|v| Bytes::copy_from_slice(v))),
+            None => self.meta.get_raw(key).await,
+        }
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
+        match self.get_raw(key).await? {
+            Some(bytes) => Ok(Some(decode(&bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The range as this change leaves it, in pages: looks at `limit` of the engine's keys at a time
+    /// and returns the first page that is not empty, and whether there may be more behind it.
+    pub async fn scan(
+        &self,
+        (mut from, to): keys::Range,
+        limit: usize,
+    ) -> Result<(Vec<(Bytes, Bytes)>, bool), MetaError> {
+        loop {
+            let engine = self.meta.scan((from.clone(), to.clone()), limit).await?;
+            let last = engine.last().map(|(key, _)| key.to_vec());
+            let more = engine.len() >= limit;
+            // Beyond a cut-off page of the engine's keys nothing is known yet.
+            let known_to = match (&last, more) {
+                (Some(last), true) => Bound::Included(last.clone()),
+                _ => to.clone(),
+            };
+            let mut merged: BTreeMap<Bytes, Option<Bytes>> =
+                engine.into_iter().map(|(k, v)| (k, Some(v))).collect();
+            for (key, value) in self.writes.range((from, known_to)) {
+                let value = value.as_ref().map(|v| Bytes::copy_from_slice(v));
+                merged.insert(Bytes::copy_from_slice(key), value);
+            }
+            let page: Vec<_> = merged.into_iter().filter_map(|(k, v)| v.map(|v| (k, v))).collect();
+            match last {
+                Some(last) if page.is_empty() && more => from = Bound::Excluded(last),
+                _ => return Ok((page, more)),
+            }
+        }
+    }
+
+    pub fn put<T: Serialize>(&mut self, key: Vec<u8>, record: &T) {
+        self.writes.insert(key, Some(encode(record)));
+    }
+
+    pub fn put_raw(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.writes.insert(key, Some(value));
+    }
+
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.writes.insert(key, None);
+    }
+
+    /// A fresh inode number.
+    pub fn new_ino(&mut self) -> Ino {
+        let ino = Ino(self.superblock.next_ino);
+        self.superblock.next_ino += 1;
+        ino
+    }
+
+    /// Whether nothing was changed so far.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.superblock == *self.guard
+    }
+
+    /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
+    /// in order. An error before the log took it changes nothing. An error of the engine after that
+    /// leaves the change in the log: the volume then reopens or is fenced, and serves nothing.
+    pub async fn commit(mut self, logged: Logged, applied: impl FnOnce()) -> Result<(), MetaError> {
+        if self.superblock != *self.guard {
+            let superblock = encode(&self.superblock);
+            self.writes.insert(keys::superblock(), Some(superblock));
+        }
+        if self.writes.is_empty() {
+            applied();
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for (key, value) in &self.writes {
+            match value {
+                Some(value) => batch.put(key.clone(), value.clone()),
+                None => batch.delete(key.clone()),
+            }
+        }
+        let record = match logged {
+            Logged::Op { unique } => {
+                Record::Op { conn: self.meta.connection, unique, batch: batch.clone() }
+            }
+            Logged::Commit { inodes } => Record::Commit { inodes, batch: batch.clone() },
+        };
+        let lsn = self.meta.journal.lock().append(&record)?;
+        self.meta.engine.write(lsn, batch).await?;
+        *self.guard = self.superblock.clone();
+        self.meta.cache.wrote(self.writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())));
+        applied();
+        Ok(())
+    }
+}

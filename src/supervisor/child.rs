@@ -1,0 +1,95 @@
+//! Starting the three kinds of children.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use super::Settings;
+use super::channel::Channel;
+use super::protocol::SUCCESSOR_ENV;
+use crate::sys::{self, ChildFds};
+use crate::worker::WorkerSpec;
+
+/// The kernel should rather kill one volume than the process that holds them all.
+const CHILD_OOM_SCORE: i32 = 500;
+/// A pipe holds 64 KiB; a longer line could block the supervisor.
+const MAX_SPEC: usize = 60 << 10;
+
+/// The driver: the listening socket is its descriptor 3, its channel to the supervisor 4.
+pub(super) fn driver(settings: &Settings, socket: &UnixListener) -> io::Result<(u32, Channel)> {
+    let (near, far) = UnixStream::pair()?;
+    let mut command = command(settings, "driver")?;
+    command.args(&settings.driver_args).stdin(Stdio::null());
+    let first = OwnedFd::from(socket.try_clone()?);
+    let fds = ChildFds { first: Some(first), second: Some(far.into()) };
+    sys::prepare_child(&mut command, fds, Signal::SIGKILL);
+    let pid = spawn(command)?;
+    Ok((pid, Channel::new(near)?))
+}
+
+/// A worker: the FUSE device is its descriptor 3, its spec one line on standard input.
+pub(super) fn worker(
+    settings: &Settings,
+    spec: &WorkerSpec,
+    device: &OwnedFd,
+    successor: bool,
+) -> io::Result<u32> {
+    let mut line = serde_json::to_vec(spec)?;
+    line.push(b'\n');
+    if line.len() > MAX_SPEC {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the volume's options are longer than 60 KiB",
+        ));
+    }
+    let (reader, mut writer) = io::pipe()?;
+    writer.write_all(&line)?;
+    drop(writer);
+    let mut command = command(settings, "worker")?;
+    command.stdin(reader);
+    if successor {
+        command.env(SUCCESSOR_ENV, "1");
+    } else {
+        command.env_remove(SUCCESSOR_ENV);
+    }
+    let fds = ChildFds { first: Some(device.try_clone()?), second: None };
+    // A worker that outlives its supervisor finishes what it has and ends.
+    sys::prepare_child(&mut command, fds, Signal::SIGTERM);
+    spawn(command)
+}
+
+/// The helper that takes the mounts at `path` away.
+pub(super) fn umount(settings: &Settings, path: &Path) -> io::Result<u32> {
+    let mut command = command(settings, "umount")?;
+    command.arg(path).stdin(Stdio::null());
+    sys::prepare_child(&mut command, ChildFds { first: None, second: None }, Signal::SIGKILL);
+    spawn(command)
+}
+
+fn command(settings: &Settings, role: &str) -> io::Result<Command> {
+    let (program, leading) = settings
+        .program
+        .split_first()
+        .ok_or_else(|| io::Error::other("no program to start is configured"))?;
+    let mut command = Command::new(program);
+    command.args(leading).arg(role);
+    // dockerd passes every variable of the manifest, unset ones as empty strings.
+    for (name, value) in std::env::vars_os() {
+        if value.is_empty() {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+fn spawn(mut command: Command) -> io::Result<u32> {
+    let pid = command.spawn()?.id();
+    if let Err(error) = sys::add_oom_score(pid, CHILD_OOM_SCORE) {
+        tracing::debug!(%error, pid, "cannot set the OOM score");
+    }
+    Ok(pid)
+}

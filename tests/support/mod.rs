@@ -1,0 +1,44 @@
+//! What the integration tests share.
+
+#![allow(dead_code)]
+
+pub mod raw;
+pub mod s3server;
+pub mod watchdog;
+
+use std::time::{Duration, Instant};
+
+/// Polls until `condition` gives a value; panics after `deadline` with `what`.
+pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(began.elapsed() < deadline, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// [`wait_for`] for asynchronous tests.
+pub async fn wait_for_async<T, F>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> F,
+) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let poll = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(deadline, poll).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {deadline:?}: {what}"),
+    }
+}

@@ -1,0 +1,162 @@
+//! The request log, and the plan of what shall go wrong.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+/// The operations that the log and the fault plan tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Op {
+    Put,
+    Get,
+    Head,
+    Delete,
+    DeleteMany,
+    Copy,
+    List,
+    CreateUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteUpload,
+    AbortUpload,
+    ListParts,
+    ListUploads,
+    /// Anything about a bucket as a whole, and whatever is not listed here.
+    Bucket,
+}
+
+/// Whether a request was about the state of a volume or about an object that users see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Area {
+    /// The key (or listed prefix) has a component `.s3vol`.
+    State,
+    Object,
+}
+
+impl Area {
+    pub fn of(key: &str) -> Self {
+        if key.split('/').any(|part| part == ".s3vol") { Area::State } else { Area::Object }
+    }
+}
+
+/// One request, as it ended.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// Distinct for every request.
+    pub id: u64,
+    /// The server's clock on arrival.
+    pub time: SystemTime,
+    pub method: String,
+    pub op: Op,
+    /// The key, or the prefix of a listing.
+    pub key: String,
+    pub area: Area,
+    /// 0 when no reply was sent.
+    pub status: u16,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// The access key that the request claims.
+    pub access_key: Option<String>,
+    /// Whether it carried an expiry (a query signature).
+    pub expires: bool,
+    /// Whether it carried `If-Match` or `If-None-Match`.
+    pub conditional: bool,
+    /// The fault that met it.
+    pub fault: Option<Action>,
+    pub took: Duration,
+}
+
+/// What happens to a request that a rule matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Handled after this time.
+    Latency(Duration),
+    /// Refused with this status (400, 403, 404 `NoSuchBucket`, 409, 429, 500, 503); not applied.
+    Status(u16),
+    /// Applied, then answered with this status.
+    ApplyThenStatus(u16),
+    /// Applied, then the connection is closed without a reply.
+    ApplyThenDropReply,
+    /// The connection is closed without a reply; not applied.
+    DropBeforeApply,
+    /// The reply's body ends after this many bytes and the connection is closed.
+    CutBody(usize),
+    /// Applied as if it carried no condition.
+    IgnoreConditions,
+    /// Applied after this time, also when the client is gone by then: a request that arrives late.
+    /// Its signature is judged when it arrives.
+    DelayThenApply(Duration),
+    /// `RequestTimeTooSkewed`; not applied.
+    ClockSkewError,
+}
+
+/// Which requests meet a fault, and how often.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// `None` matches every operation.
+    pub op: Option<Op>,
+    /// A part of the key (or of the listed prefix); empty matches all.
+    pub key: String,
+    /// How many requests it meets; `None` is every one.
+    pub times: Option<u32>,
+    pub action: Action,
+}
+
+impl Rule {
+    pub fn new(op: Op, key: &str, times: u32, action: Action) -> Self {
+        Rule { op: Some(op), key: key.to_owned(), times: Some(times), action }
+    }
+
+    /// Meets every matching request until [`Plan::clear`].
+    pub fn always(op: Option<Op>, key: &str, action: Action) -> Self {
+        Rule { op, key: key.to_owned(), times: None, action }
+    }
+}
+
+/// The rules in order; the first that matches a request is used.
+#[derive(Debug, Default)]
+pub struct Plan {
+    rules: Vec<Rule>,
+}
+
+impl Plan {
+    pub fn add(&mut self, rule: Rule) {
+        self.rules.push(rule);
+    }
+
+    pub fn clear(&mut self) {
+        self.rules.clear();
+    }
+
+    /// Rules that can still meet a request.
+    pub fn left(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// The fault for this request, counted down.
+    pub fn take(&mut self, op: Op, key: &str) -> Option<Action> {
+        let i = self
+            .rules
+            .iter()
+            .position(|r| r.op.is_none_or(|want| want == op) && key.contains(&r.key))?;
+        let action = self.rules[i].action.clone();
+        if let Some(times) = &mut self.rules[i].times {
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                self.rules.remove(i);
+            }
+        }
+        Some(action)
+    }
+}
+
+/// Requests by operation.
+pub type Counts = BTreeMap<Op, u64>;
+
+/// Counts a log.
+pub fn count(log: &[Logged]) -> Counts {
+    let mut counts = Counts::new();
+    for entry in log {
+        *counts.entry(entry.op).or_default() += 1;
+    }
+    counts
+}

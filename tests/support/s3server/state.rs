@@ -1,0 +1,68 @@
+//! What all parts of the server share: the buckets under their mutex, the log, the faults, the clock.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::fault::{Logged, Plan};
+use super::model::Bucket;
+
+/// Who may sign: access keys and their secrets.
+pub type Keys = BTreeMap<String, String>;
+
+/// The buckets, and those that were taken away for a while.
+#[derive(Debug, Default)]
+pub struct Buckets {
+    pub live: BTreeMap<String, Bucket>,
+    pub removed: BTreeMap<String, Bucket>,
+}
+
+#[derive(Debug)]
+pub struct State {
+    /// The one mutex under which every change is judged and made.
+    pub buckets: Mutex<Buckets>,
+    pub log: Mutex<Vec<Logged>>,
+    pub plan: Mutex<Plan>,
+    pub keys: Keys,
+    /// Microseconds that every request waits before it is handled.
+    pub latency: AtomicU64,
+    /// Seconds that the server's clock is ahead of the host's.
+    pub clock_offset: AtomicI64,
+    pub next_id: AtomicU64,
+    /// Print each request to standard output.
+    pub print: bool,
+}
+
+impl State {
+    pub fn new(keys: Keys, print: bool) -> Self {
+        State {
+            buckets: Mutex::default(),
+            log: Mutex::default(),
+            plan: Mutex::default(),
+            keys,
+            latency: AtomicU64::new(0),
+            clock_offset: AtomicI64::new(0),
+            next_id: AtomicU64::new(1),
+            print,
+        }
+    }
+
+    /// The server's clock.
+    pub fn now(&self) -> SystemTime {
+        shift(SystemTime::now(), self.clock_offset.load(Ordering::Relaxed))
+    }
+
+    /// The server's clock in whole seconds, as `Last-Modified` has it.
+    pub fn now_secs(&self) -> SystemTime {
+        let secs = self.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        UNIX_EPOCH + Duration::from_secs(secs)
+    }
+}
+
+/// `time` plus a signed number of seconds.
+pub fn shift(time: SystemTime, secs: i64) -> SystemTime {
+    let by = Duration::from_secs(secs.unsigned_abs());
+    if secs >= 0 { time + by } else { time - by }
+}
