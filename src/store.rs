@@ -69,6 +69,11 @@ impl Store {
         }))
     }
 
+    /// The objects' side, to be shared.
+    pub fn backend(&self) -> Arc<dyn StoreBackend> {
+        Arc::clone(&self.0) as Arc<dyn StoreBackend>
+    }
+
     /// The store of one prefix for the metadata engine, with its own kill switch.
     ///
     /// # Errors
