@@ -3,9 +3,9 @@
 //!
 //! It owns the connection to the kernel: the handshake and its hand-over to a later worker
 //! ([`serve`], [`HandoffFiles`]) and the notifications to the kernel ([`Notifier`]). mount(2) itself
-//! is in [`crate::sys`], because the mount belongs to a process that knows nothing of FUSE's protocol.
-//! It decides nothing about files: a request is translated, one future of `Fs` runs,
-//! its result is translated back.
+//! is in [`crate::sys`], because the mount belongs to a process that knows nothing of FUSE's
+//! protocol. It decides nothing about files: a request is translated, one future of `Fs` runs, its
+//! result is translated back.
 //!
 //! What survives a crash of the worker: the mount, for as long as somebody else holds the FUSE
 //! descriptor, and the requests that were not answered, which the kernel sends again.

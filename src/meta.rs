@@ -26,4 +26,5 @@ pub use engine::{
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;
+pub use log::{LocalLog, LogError};
 pub use maintenance::Maintained;

@@ -6,8 +6,10 @@
 //! request that changes an object with a reusable name.
 
 mod api;
+mod cloud;
 mod engine;
 mod error;
+mod file;
 mod location;
 mod meter;
 mod probe;
@@ -56,17 +58,16 @@ impl Store {
         Ok(Store(match location.scheme {
             Scheme::S3 => Arc::new(s3::S3Store::open(location, settings)?),
 
-            _ => {
-                return Err(StoreError::new(
-                    StoreErrorKind::Unsupported,
-                    format!(
-                        "{}:// is not available in this version; use s3:// (Google also speaks it \
-                         at https://storage.googleapis.com) or file://",
-                        location.scheme.as_str()
-                    ),
-                ));
+            Scheme::File => Arc::new(file::FileStore::open(location)?),
+            Scheme::Azure | Scheme::Google => {
+                Arc::new(cloud::CloudStore::open(location, settings)?)
             }
         }))
+    }
+
+    /// The objects' side, to be shared.
+    pub fn backend(&self) -> Arc<dyn StoreBackend> {
+        Arc::clone(&self.0) as Arc<dyn StoreBackend>
     }
 
     /// The store of one prefix for the metadata engine, with its own kill switch.

@@ -68,6 +68,7 @@ const LISTED: Config = Config {
     inodes: 2,
     namespace: true,
     truncate: false,
+    pending: 1,
     foreign: true,
     list: true,
     ..OVERWRITE
@@ -181,6 +182,16 @@ fn renaming_loses_nothing(conditions: Conditions) {
             |seen| &seen.late_arrival,
         ],
     );
+}
+
+/// The same with the margin and two batches on their way: minutes.
+#[test]
+#[ignore = "millions of states; run with --ignored"]
+fn renaming_loses_nothing_in_a_larger_world() {
+    let deep = Config { heat: 2, pending: 2, ..RENAME };
+    for conditions in [Conditions::Ignored, Conditions::Etag] {
+        holds("deep rename", with(deep, conditions), &[|seen| &seen.parked]);
+    }
 }
 
 #[test]

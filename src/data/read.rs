@@ -12,7 +12,7 @@ use super::{DataError, Inode, Volume, live_extents};
 use crate::meta::records::{ContentRec, ExtentRec, Place};
 use crate::meta::{Change, keys};
 use crate::store::{StoreBackend, StoreErrorKind};
-use crate::types::{Base, PutId, Version};
+use crate::types::{ATTR_PUT, Base, PutId, Version};
 
 /// How long one GET may go without progress.
 const GET_TIMEOUT: Duration = Duration::from_secs(20);
@@ -168,7 +168,7 @@ impl Volume {
     ) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
         let mut wanted: Vec<(Range<u64>, Source)> = Vec::new();
         let mut at = range.start;
-        let mut below = |from: u64, to: u64, wanted: &mut Vec<(Range<u64>, Source)>| {
+        let below = |from: u64, to: u64, wanted: &mut Vec<(Range<u64>, Source)>| {
             let base_end = match &content.base {
                 Some(base) => content.base_limit.min(base.version.size),
                 None => 0,
@@ -286,8 +286,7 @@ impl Volume {
         let head = self.base_store(base).head(&base.key, GET_TIMEOUT).await?;
         Ok(head
             .filter(|info| {
-                info.attributes.get(crate::store::ATTR_PUT).and_then(|text| PutId::parse(text))
-                    == Some(put_id)
+                info.attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text)) == Some(put_id)
             })
             .map(|info| info.version))
     }

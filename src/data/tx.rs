@@ -8,7 +8,7 @@ use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
-type Edit = Box<dyn Fn(&mut InodeRec) + Send>;
+type Edit = Box<dyn Fn(&mut InodeRec) + Send + Sync>;
 
 /// One atomic change. Edits of attributes are closures, because a write may move an inode's times
 /// between the moment the record is made and the moment the live inode is brought up to date.
@@ -68,7 +68,7 @@ impl<'v> Tx<'v> {
     pub async fn edit(
         &mut self,
         ino: Ino,
-        edit: impl Fn(&mut InodeRec) + Send + 'static,
+        edit: impl Fn(&mut InodeRec) + Send + Sync + 'static,
     ) -> Result<(), DataError> {
         let mut rec = self.inode(ino).await?;
         edit(&mut rec);
@@ -76,6 +76,11 @@ impl<'v> Tx<'v> {
         self.working.insert(ino, rec);
         self.edits.push((ino, Box::new(edit)));
         Ok(())
+    }
+
+    /// A fresh inode number.
+    pub fn new_ino(&mut self) -> Ino {
+        self.kv.new_ino()
     }
 
     /// A new inode without content.

@@ -8,7 +8,7 @@
 
 mod answer;
 pub(super) mod convert;
-mod directory;
+pub(super) mod directory;
 pub(super) mod request;
 
 use std::ffi::OsStr;

@@ -9,11 +9,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use fuser::RenameFlags;
 
 use super::adapter::convert;
+use super::adapter::directory::resume_at;
 use super::adapter::request::{Op, drive};
 use super::errno::errno;
 use super::notify::{Item, Key, Queue, Range};
-use crate::fs::{Fallocate, FsError, RenameMode, XattrMode};
-use crate::types::{FileName, Ino, Timestamp};
+use crate::fs::{DirEntry, Fallocate, FsError, RenameMode, XattrMode};
+use crate::types::{FileKind, FileName, Ino, Timestamp};
 
 #[test]
 fn every_reason_has_its_errno() {
@@ -178,4 +179,23 @@ fn a_panic_ends_the_request_and_not_the_loop() {
     let done = driven(&runtime, async { panic!("a bug in an operation") });
     // The sender, which stands for the reply, was dropped; a dropped reply sends EIO.
     assert_eq!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
+}
+
+#[test]
+fn names_that_share_a_cookie_are_not_torn_apart() {
+    let entry = |cookie| DirEntry {
+        ino: Ino(cookie),
+        kind: FileKind::File,
+        name: b"x".to_vec(),
+        cookie,
+        attr: None,
+    };
+    let batch: Vec<_> = [5, 7, 7, 7, 9].map(entry).into();
+    let mut before = 3;
+    let mut resumes = Vec::new();
+    for at in 0..batch.len() {
+        before = resume_at(&batch, at, before);
+        resumes.push(before);
+    }
+    assert_eq!(resumes, [5, 5, 5, 7, 9]);
 }

@@ -198,7 +198,7 @@ impl Journal {
     pub fn durable(&mut self, durable: Lsn) -> Result<(), LogError> {
         self.fold.durable(durable);
         if self.log.len_bytes() > self.limit {
-            self.log.rotate(self.fold.snapshot())?;
+            self.log.rotate(self.fold.snapshot().into_iter())?;
             self.limit = ROTATE_AT.max(self.log.len_bytes() * 2);
         }
         Ok(())

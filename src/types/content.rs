@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{ObjectKey, StoreTime};
 
+/// Metadata of the objects that we publish: the volume's id, the put-id, and a hash of the key. Only
+/// letters: Azure allows no `-` in names, and common proxies drop names with `_`.
+pub const ATTR_VOLUME: &str = "s3volid";
+pub const ATTR_PUT: &str = "s3volput";
+pub const ATTR_KEY: &str = "s3volkey";
+
 /// The kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {

@@ -161,7 +161,7 @@ impl Publish {
                 state.segments_gone |= dropped;
             }
         }
-        note(if intent.op == Op::Delete { &self.seen.deleted } else { &self.seen.resolved });
+        note(&self.seen.resolved);
     }
 
     /// Everything handed over becomes durable and its requests leave; or the host learns that it

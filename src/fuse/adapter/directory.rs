@@ -6,6 +6,9 @@
 //! reply ends before such an entry: with READDIRPLUS_AUTO the kernel asks for the rest by READDIR, unless
 //! it sees that the program looks at every entry; then the next READDIRPLUS starts at that entry and
 //! its attributes are fetched as the program's own stat would.
+//!
+//! Names that share a cookie must not be torn apart: going on "after the cookie" would skip the rest of
+//! them. So all but the last of them say "go on before them", and a program may see one twice instead.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -37,12 +40,13 @@ pub(super) async fn fill(
             Err(_) if filled => return Ok(()),
             Err(error) => return Err(error),
         };
-        for entry in batch {
+        for (at, entry) in batch.iter().enumerate() {
+            let resume = resume_at(&batch, at, cookie);
             let name = OsStr::from_bytes(&entry.name);
-            if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name) {
+            if reply.add(INodeNo(entry.ino.0), resume, file_type(entry.kind), name) {
                 return Ok(());
             }
-            cookie = entry.cookie;
+            cookie = resume;
             filled = true;
         }
     }
@@ -63,35 +67,44 @@ pub(super) async fn fill_plus(
             Err(_) if filled => return Ok(()),
             Err(error) => return Err(error),
         };
-        for entry in batch {
+        for (at, entry) in batch.iter().enumerate() {
+            let resume = resume_at(&batch, at, cookie);
+            let torn = at > 0 && batch[at - 1].cookie == entry.cookie;
             let attr = match &entry.attr {
                 Some(attr) => attr.clone(),
                 // The kernel takes nothing but name and kind of these two.
-                None if is_dot(&entry.name) => closed(&entry),
-                None if filled => return Ok(()),
+                None if is_dot(&entry.name) => closed(entry),
+                None if filled && !torn => return Ok(()),
                 None => match fs.lookup(dir, check_name(&entry.name)?).await {
                     Ok(attr) => attr,
                     // Removed since it was listed.
                     Err(FsError::NotFound) => {
-                        cookie = entry.cookie;
+                        cookie = resume;
                         continue;
                     }
                     // One object that cannot be read must not hide the rest of its directory.
                     Err(error) => {
                         tracing::debug!(%error, name = ?OsStr::from_bytes(&entry.name), "listed without attributes");
-                        closed(&entry)
+                        closed(entry)
                     }
                 },
             };
             let name = OsStr::from_bytes(&entry.name);
             let (ino, ttl) = (INodeNo(attr.ino.0), attr.ttl);
-            if reply.add(ino, entry.cookie, name, &ttl, &file_attr(&attr), GENERATION) {
+            if reply.add(ino, resume, name, &ttl, &file_attr(&attr), GENERATION) {
                 return Ok(());
             }
-            cookie = entry.cookie;
+            cookie = resume;
             filled = true;
         }
     }
+}
+
+/// Where to go on after the entry at `at`, when everything before it is behind `before`.
+pub(in crate::fuse) fn resume_at(batch: &[DirEntry], at: usize, before: u64) -> u64 {
+    let cookie = batch[at].cookie;
+    let shared = batch.get(at + 1).is_some_and(|next| next.cookie == cookie);
+    if shared { before } else { cookie }
 }
 
 fn is_dot(name: &[u8]) -> bool {

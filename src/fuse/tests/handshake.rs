@@ -23,7 +23,7 @@ impl Filesystem for Silent {
 
 /// INIT as Linux 6.18 sends it, offering everything.
 fn init(unique: u64) -> Vec<u8> {
-    let offered = u64::MAX & !(1 << 31);
+    let offered = !(1u64 << 31);
     let mut message = Vec::new();
     for word in [104u32, 26] {
         message.extend(word.to_ne_bytes());
