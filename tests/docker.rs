@@ -160,7 +160,7 @@ fn docker_cp_works_while_a_container_runs_and_does_not_unmount_it() {
         "run",
         "-d",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         "-v",
@@ -175,18 +175,18 @@ fn docker_cp_works_while_a_container_runs_and_does_not_unmount_it() {
     let work = tempfile::tempdir().unwrap();
     let (here, back) = (work.path().join("out"), work.path().join("back"));
     std::fs::write(&here, "from outside\n").unwrap();
-    engine.docker(&["cp", here.to_str().unwrap(), "c:/d/copied"]);
-    engine.docker(&["cp", "c:/d/in", back.to_str().unwrap()]);
+    engine.docker(&["cp", here.to_str().unwrap(), "box:/d/copied"]);
+    engine.docker(&["cp", "box:/d/in", back.to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(&back).unwrap(), "inside\n");
     let seen = engine.docker(&[
         "exec",
-        "c",
+        "box",
         "/bin/sh",
         "-c",
         "cat /d/copied; echo more >/d/more; cat /d/more",
     ]);
     assert_eq!(seen, "from outside\nmore\n");
-    engine.docker(&["rm", "-f", "c"]);
+    engine.docker(&["rm", "-f", "box"]);
     assert_eq!(engine.run("data", "cat /d/copied /d/more"), "from outside\nmore\n");
 }
 
@@ -236,7 +236,7 @@ fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
         "run",
         "-d",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         "-v",
@@ -247,7 +247,7 @@ fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
         "echo synced >/d/file; sync; sleep 600",
     ]);
     wait_for("the file", Duration::from_secs(20), || {
-        let out = engine.try_docker(&["exec", "c", "/bin/cat", "/d/file"]).unwrap();
+        let out = engine.try_docker(&["exec", "box", "/bin/cat", "/d/file"]).unwrap();
         (out.stdout == b"synced\n").then_some(())
     });
     let id = engine.docker(&["plugin", "inspect", "-f", "{{.Id}}", PLUGIN]);
@@ -255,7 +255,7 @@ fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
         wait_for("the plugin's process", Duration::from_secs(5), || supervisor_of(id.trim()));
     nix::sys::signal::kill(plugin, nix::sys::signal::Signal::SIGKILL).unwrap();
     // The container keeps a dead mount and must be ended; the volume itself comes back.
-    let _ = engine.try_docker(&["rm", "-f", "c"]);
+    let _ = engine.try_docker(&["rm", "-f", "box"]);
     wait_for("the volume to be mountable again", Duration::from_secs(60), || {
         let script =
             ["run", "--rm", "--network", "none", "-v", "data:/d", IMAGE, "/bin/cat", "/d/file"];

@@ -244,18 +244,28 @@ impl Drop for Dockerd {
     }
 }
 
-/// Processes whose command line or root names `dir`.
+/// Processes whose command line names `dir`, and everything they have started: the plugin itself,
+/// a child of its shim, does not know where it runs.
 fn processes_of(dir: &Path) -> Vec<u32> {
     let needle = dir.to_str().unwrap();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
+    let pids: Vec<u32> =
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let named = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let root = std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(needle) || root.starts_with(dir)
-    })
-    .filter(|pid| *pid != std::process::id())
-    .collect()
+        *pid != std::process::id() && String::from_utf8_lossy(&line).contains(needle)
+    };
+    let parent = |pid: u32| -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+    };
+    let mut found: Vec<u32> = pids.iter().copied().filter(named).collect();
+    let mut next = 0;
+    while let Some(&above) = found.get(next) {
+        found.extend(pids.iter().filter(|pid| parent(**pid) == Some(above)));
+        next += 1;
+    }
+    found
 }
 
 /// Mount points below `dir`, the last mounted first.
