@@ -406,6 +406,24 @@ async fn hosts_a_day_apart_and_a_clock_set_back_do_not_disturb_each_other() {
 
 /// With the engine's own way of closing the ninth of these hangs for ever.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dozen_mounts_without_maintenance_leave_nothing_in_l0() {
+    let store = TestStore::new();
+    for cycle in 1..=12u64 {
+        let engine = open(&store).await;
+        engine.write(Lsn(cycle), put(&format!("k{cycle}"), "v")).await.unwrap();
+        let started = std::time::Instant::now();
+        engine.close(soon()).await.unwrap();
+        assert!(started.elapsed() < CLOSE_LIMIT, "cycle {cycle} was cut off");
+    }
+    let engine = open(&store).await;
+    assert_eq!(engine.inner.handle().await.unwrap().db.manifest().l0().len(), 0);
+    for cycle in 1..=12u64 {
+        assert!(get(&engine, &format!("k{cycle}")).await.is_some(), "k{cycle}");
+    }
+    engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forty_mounts_stay_bounded_and_never_hang() {
     let store = TestStore::new();
     let mut most_l0 = 0;
