@@ -24,6 +24,8 @@ struct TestStore {
     missing: AtomicBool,
     /// The next manifest is written, but its writer gets an error.
     lose_next_manifest_answer: AtomicBool,
+    /// Listed objects look this much older than they are.
+    aged_secs: AtomicU64,
     /// The next WAL object is refused with 404.
     fail_next_wal: AtomicBool,
 }
@@ -107,7 +109,13 @@ impl ObjectStore for TestStore {
         self.requests.fetch_add(1, Ordering::SeqCst);
         match self.missing.load(Ordering::SeqCst) {
             true => futures::stream::empty().boxed(),
-            false => self.inner.list(prefix),
+            false => {
+                let older = Duration::from_secs(self.aged_secs.load(Ordering::SeqCst));
+                let listed = self.inner.list(prefix).map(move |meta| {
+                    meta.map(|m| ObjectMeta { last_modified: m.last_modified - older, ..m })
+                });
+                listed.boxed()
+            }
         }
     }
 
@@ -489,4 +497,39 @@ async fn writers_wait_instead_of_filling_memory() {
         assert!(bytes <= MAX_KEPT_BYTES + (2 << 20), "{bytes}");
     }
     engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unreferenced_for_an_hour_is_collected_and_nothing_else() {
+    let store = TestStore::new();
+    let engine = open(&store).await;
+    let mut lsn = 0;
+    for _ in 0..10 {
+        lsn += 1;
+        engine.write(Lsn(lsn), put(&format!("k{lsn}"), "v")).await.unwrap();
+        let _receipt = engine.flush(soon()).await.unwrap();
+    }
+    engine.maintain(true).await.unwrap();
+    let young = objects(&store, "/wal/").await;
+    assert!(young >= 10, "{young} WAL objects after a collection within the hour");
+    store.aged_secs.store(2 * 3600, Ordering::SeqCst);
+    lsn += 1;
+    engine.write(Lsn(lsn), put(&format!("k{lsn}"), "v")).await.unwrap();
+    engine.maintain(true).await.unwrap();
+    let old = objects(&store, "/wal/").await;
+    assert!(old <= 4, "{old} WAL objects are left of {young}");
+    assert!(objects(&store, "/manifest/").await <= 6);
+    engine.abandon();
+    let next = open(&store).await;
+    let all = next.scan(Bound::Unbounded, Bound::Unbounded, 100).await.unwrap();
+    assert_eq!(all.len() as u64, lsn);
+    next.close(soon()).await.unwrap();
+}
+
+async fn objects(store: &TestStore, folder: &str) -> usize {
+    let listed = store.inner.list(None).filter(|meta| {
+        let inside = meta.as_ref().is_ok_and(|m| m.location.to_string().contains(folder));
+        futures::future::ready(inside)
+    });
+    listed.count().await
 }
