@@ -2,7 +2,7 @@
 //!
 //! | prefix | key | value | why it is its own prefix |
 //! |---|---|---|---|
-//! | `01` | – | `applied`: epoch, lsn, tick | written with every batch by the engine module |
+//! | `00` | `applied` | epoch, lsn, tick | written with every batch by the engine module |
 //! | `02` | – | [`super::SuperRec`] | counters of the volume |
 //! | `10` | ino | [`super::InodeRec`] | attributes change without the content |
 //! | `11` | ino | [`super::ContentRec`] | written by commits and publishes only |

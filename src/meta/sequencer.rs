@@ -109,7 +109,8 @@ impl Meta {
     /// Everything handed over before this call is in the bucket when it returns.
     pub async fn flush(&self, timeout: Duration) -> Result<Receipt, MetaError> {
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
-        self.journal.lock().durable(self.engine.durable_lsn())?;
+        let durable = self.engine.durable_lsn();
+        self.journal.lock().durable(durable)?;
         Ok(receipt)
     }
 
