@@ -41,6 +41,7 @@ pub use definition::{Definition, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use incarnation::{Incarnation, incarnate};
+pub use lookup::Keep;
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site};
 
