@@ -6,10 +6,107 @@
 //! request that changes an object with a reusable name.
 
 mod api;
+mod engine;
 mod error;
+mod location;
+mod meter;
+mod probe;
+mod s3;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
     Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo,
     PutOutcome, RequestCounts, Send, StoreBackend, UploadId, Verb,
 };
+pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use location::{Location, Scheme, StaticKeys, StoreSettings};
+
+/// What a provider does beyond the objects' verbs.
+#[async_trait]
+trait Backend: StoreBackend {
+    fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError>;
+
+    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError>;
+
+    /// Sends a DELETE that has expired already. `Ok` whatever the store did with it.
+    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError>;
+
+    /// Sets how ETags are written in conditions; only S3 has a choice.
+    fn spell_etags_bare(&self, _bare: bool) {}
+}
+
+/// One bucket through one endpoint; clones share the connections, counts and clock.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<dyn Backend>);
+
+impl Store {
+    /// Makes the handle. Sends nothing.
+    ///
+    /// # Errors
+    /// Settings that cannot work, with cause and cure.
+    pub fn open(location: &Location, settings: &StoreSettings) -> Result<Store, StoreError> {
+        Ok(Store(match location.scheme {
+            Scheme::S3 => Arc::new(s3::S3Store::open(location, settings)?),
+
+            _ => {
+                return Err(StoreError::new(
+                    StoreErrorKind::Unsupported,
+                    format!(
+                        "{}:// is not available in this version; use s3:// (Google also speaks it \
+                         at https://storage.googleapis.com) or file://",
+                        location.scheme.as_str()
+                    ),
+                ));
+            }
+        }))
+    }
+
+    /// The store of one prefix for the metadata engine, with its own kill switch.
+    ///
+    /// # Errors
+    /// A `file://` directory that cannot be made; settings that cannot work.
+    pub fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError> {
+        self.0.engine(prefix)
+    }
+
+    /// Tells within ten seconds whether the bucket can be used: wrong key, missing bucket, another
+    /// region, unreachable endpoint, unknown name, clock that is off, refused certificate, access
+    /// denied. Sends one LIST, changes nothing.
+    ///
+    /// # Errors
+    /// Each of these with cause and cure.
+    pub async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+        self.0.check(prefix).await
+    }
+
+    /// Tries out what the store honours with own keys under `scratch`, which are removed again
+    /// (after a crash some may be left). About 50 requests. Remembers how ETags are spelled.
+    ///
+    /// # Errors
+    /// When a plain write or read fails; a verb that is not honoured is no error.
+    pub async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
+        probe::probe(self.0.as_ref(), scratch).await
+    }
+
+    /// Takes over what an earlier probe found. Without it conditions on ETags are sent in the
+    /// usual spelling, which at worst loses them.
+    pub fn remember(&self, capabilities: &Capabilities) {
+        self.0.spell_etags_bare(capabilities.has(Verb::UnquotedEtag));
+    }
+}
+
+impl std::ops::Deref for Store {
+    type Target = dyn StoreBackend;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref()
+    }
+}

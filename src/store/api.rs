@@ -11,7 +11,8 @@ use super::StoreError;
 use crate::types::{ObjectKey, StoreTime, Version};
 
 /// User metadata of an object: lower-case names without the provider's prefix (`x-amz-meta-`), ASCII
-/// values, at most 1.5 KiB together.
+/// values, at most 1.5 KiB together. The name `content-type` is not metadata: it becomes the header
+/// of that name, so that a copy can keep [`ObjectInfo::content_type`].
 pub type Attributes = BTreeMap<String, String>;
 
 /// The state that the key must be in for a change to be applied.
@@ -140,6 +141,8 @@ pub enum Verb {
     /// Refusal of a request after its expiry.
     Expiry,
     ReadAfterWrite,
+    /// Not a verb: `If-Match` works here only with the ETag *without* quotes (Ceph RGW 16).
+    UnquotedEtag,
 }
 
 /// What a store was proven to honour. Recorded in a volume's `format.json`.

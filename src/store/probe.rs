@@ -1,0 +1,265 @@
+//! What a store really honours, verb by verb. Documentation and version numbers are not believed:
+//! servers overlook conditions without a word.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Attributes, Backend, Capabilities, Condition, PutOutcome, Send, StoreError, StoreErrorKind,
+    Verb,
+};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
+
+/// For each request of the probe.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Parallel creates; exactly one may win.
+const RACERS: usize = 8;
+
+/// Tries every verb on keys of its own under `scratch` and removes them again.
+pub(super) async fn probe(
+    store: &dyn Backend,
+    scratch: &KeyPrefix,
+) -> Result<Capabilities, StoreError> {
+    let run = Probe { store, keys: scratch.join(&format!("probe-{}", uuid::Uuid::new_v4())) };
+    let found = run.verbs().await;
+    run.clean().await;
+    found
+}
+
+struct Probe<'a> {
+    store: &'a dyn Backend,
+    keys: KeyPrefix,
+}
+
+/// Every key that the probe may write.
+const KEYS: [&str; 8] = ["create", "race", "match", "source", "copy", "delete", "upload", "expiry"];
+
+impl Probe<'_> {
+    async fn verbs(&self) -> Result<Capabilities, StoreError> {
+        let mut caps = Capabilities::default();
+        let mut note = |verb, yes| {
+            if yes {
+                caps.0.insert(verb);
+            }
+        };
+        note(Verb::CreateIfAbsent, self.create().await? && self.race().await?);
+        note(Verb::ReadAfterWrite, self.read_after_write().await?);
+        let bare = self.put_if_match().await?;
+        note(Verb::PutIfMatch, bare.is_some());
+        note(Verb::UnquotedEtag, bare == Some(true));
+        let (copy, conditional) = self.copy().await?;
+        note(Verb::Copy, copy);
+        note(Verb::CopyConditional, conditional);
+        note(Verb::DeleteConditional, self.delete().await?);
+        note(Verb::CompleteConditional, self.complete().await?);
+        note(Verb::Expiry, self.expiry().await?);
+        Ok(caps)
+    }
+
+    fn key(&self, name: &str) -> ObjectKey {
+        self.keys.key(name)
+    }
+
+    async fn put(&self, key: &ObjectKey, body: &'static str, condition: Condition) -> PutOutcome {
+        let send = Send { condition, ..Send::plain(TIMEOUT) };
+        self.store.put(key, Bytes::from_static(body.as_bytes()), &Attributes::new(), send).await
+    }
+
+    /// Writes without a condition; the probe cannot go on without.
+    async fn write(&self, key: &ObjectKey, body: &'static str) -> Result<Version, StoreError> {
+        match self.put(key, body, Condition::None).await {
+            PutOutcome::Won(version) => Ok(version),
+            PutOutcome::Ambiguous(e) => Err(e),
+            PutOutcome::Lost => Err(StoreError::new(
+                StoreErrorKind::Protocol,
+                format!("the store refused an unconditional write of {:?}", key.as_str()),
+            )),
+        }
+    }
+
+    /// What lies at the key now; `None` when nothing does.
+    async fn body(&self, key: &ObjectKey) -> Result<Option<Bytes>, StoreError> {
+        match self.store.get(key, None, None, TIMEOUT).await {
+            Ok(got) => Ok(Some(got.data)),
+            Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Create-if-absent: the first wins, the second is refused, and the first one's bytes stay.
+    async fn create(&self) -> Result<bool, StoreError> {
+        let key = self.key("create");
+        match self.put(&key, "one", Condition::Absent).await {
+            PutOutcome::Won(_) => {}
+            outcome => return unsupported(outcome),
+        }
+        let refused = matches!(self.put(&key, "two", Condition::Absent).await, PutOutcome::Lost);
+        Ok(refused && self.body(&key).await?.as_deref() == Some(b"one"))
+    }
+
+    /// In parallel exactly one may win, and its bytes stay. A 409 or 5xx is no win.
+    async fn race(&self) -> Result<bool, StoreError> {
+        const BODIES: [&str; RACERS] = ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"];
+        let key = self.key("race");
+        let racers = BODIES.iter().map(|body| self.put(&key, body, Condition::Absent));
+        let outcomes = futures::future::join_all(racers).await;
+        let winners: Vec<_> = outcomes
+            .iter()
+            .zip(BODIES)
+            .filter(|(outcome, _)| matches!(outcome, PutOutcome::Won(_)))
+            .map(|(_, body)| body)
+            .collect();
+        let there = self.body(&key).await?;
+        Ok(match (winners.as_slice(), there) {
+            ([winner], Some(there)) => there == winner.as_bytes(),
+            // Every answer was ambiguous, yet one was applied: sound.
+            ([], Some(_)) => true,
+            _ => false,
+        })
+    }
+
+    async fn read_after_write(&self) -> Result<bool, StoreError> {
+        let key = self.key("match");
+        for body in ["first", "second"] {
+            self.write(&key, body).await?;
+            if self.body(&key).await?.as_deref() != Some(body.as_bytes()) {
+                return Ok(false);
+            }
+            let request = super::ListRequest {
+                prefix: key.as_str().to_owned(),
+                delimiter: false,
+                token: None,
+                max_keys: 10,
+            };
+            let page = self.store.list(request, TIMEOUT).await?;
+            let size = body.len() as u64;
+            if !page.entries.iter().any(|e| e.key == key && e.version.size == size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// If-Match with the right and with a stale version, in both spellings of the ETag. Says
+    /// whether the one that works is the bare one; `None` when neither does.
+    async fn put_if_match(&self) -> Result<Option<bool>, StoreError> {
+        let key = self.key("match");
+        for bare in [false, true] {
+            self.store.spell_etags_bare(bare);
+            let old = self.write(&key, "a").await?;
+            let new = self.write(&key, "bb").await?;
+            let stale = self.put(&key, "ccc", Condition::Is(old)).await;
+            if !matches!(stale, PutOutcome::Lost) {
+                continue;
+            }
+            let right = self.put(&key, "dddd", Condition::Is(new)).await;
+            if matches!(right, PutOutcome::Won(_))
+                && self.body(&key).await?.as_deref() == Some(b"dddd")
+            {
+                return Ok(Some(bare));
+            }
+        }
+        self.store.spell_etags_bare(false);
+        Ok(None)
+    }
+
+    /// Copies at all, and copies under a condition about the target.
+    async fn copy(&self) -> Result<(bool, bool), StoreError> {
+        let (from, to) = (self.key("source"), self.key("copy"));
+        let source = self.write(&from, "content").await?;
+        let mut attributes = Attributes::new();
+        attributes.insert("s3volprobe".to_owned(), "1".to_owned());
+        let copy = |condition| {
+            let send = Send { condition, ..Send::plain(TIMEOUT) };
+            self.store.copy(&from, &source, &to, &attributes, send)
+        };
+        let PutOutcome::Won(_) = copy(Condition::None).await else { return Ok((false, false)) };
+        let info = self.store.head(&to, TIMEOUT).await?;
+        let replaced = info.is_some_and(|i| i.attributes == attributes);
+        if !replaced || self.body(&to).await?.as_deref() != Some(b"content") {
+            return Ok((false, false));
+        }
+        let stale = self.write(&to, "x").await?;
+        let current = self.write(&to, "yy").await?;
+        let conditional = matches!(copy(Condition::Absent).await, PutOutcome::Lost)
+            && matches!(copy(Condition::Is(stale)).await, PutOutcome::Lost)
+            && self.body(&to).await?.as_deref() == Some(b"yy")
+            && matches!(copy(Condition::Is(current)).await, PutOutcome::Won(_));
+        Ok((true, conditional))
+    }
+
+    async fn delete(&self) -> Result<bool, StoreError> {
+        let key = self.key("delete");
+        let old = self.write(&key, "a").await?;
+        let new = self.write(&key, "bb").await?;
+        let delete = |version| {
+            let send = Send { condition: Condition::Is(version), ..Send::plain(TIMEOUT) };
+            self.store.delete(&key, send)
+        };
+        Ok(matches!(delete(old).await, PutOutcome::Lost)
+            && self.body(&key).await?.is_some()
+            && matches!(delete(new).await, PutOutcome::Won(_))
+            && self.body(&key).await?.is_none())
+    }
+
+    async fn complete(&self) -> Result<bool, StoreError> {
+        let key = self.key("upload");
+        let old = self.write(&key, "a").await?;
+        self.write(&key, "bb").await?;
+        for condition in [Condition::Absent, Condition::Is(old)] {
+            let Ok(upload) = self.store.create_upload(&key, &Attributes::new(), TIMEOUT).await
+            else {
+                return Ok(false);
+            };
+            let body = Bytes::from_static(b"part");
+            let part = self.store.upload_part(&key, &upload, 1, body, TIMEOUT).await;
+            let lost = match part {
+                Ok(tag) => {
+                    let send = Send { condition, ..Send::plain(TIMEOUT) };
+                    let done = self.store.complete_upload(&key, &upload, &[tag], 4, send).await;
+                    matches!(done, PutOutcome::Lost)
+                }
+                Err(_) => false,
+            };
+            let aborted = self.store.abort_upload(&key, &upload, TIMEOUT).await;
+            if let Err(error) = aborted {
+                tracing::debug!(%error, "an upload of the probe could not be aborted");
+            }
+            if !lost || self.body(&key).await?.as_deref() != Some(b"bb") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A request that is already expired must change nothing.
+    async fn expiry(&self) -> Result<bool, StoreError> {
+        let key = self.key("expiry");
+        self.write(&key, "stays").await?;
+        self.store.expired_delete(&key, TIMEOUT).await?;
+        Ok(self.body(&key).await?.is_some())
+    }
+
+    async fn clean(&self) {
+        for name in KEYS {
+            if let PutOutcome::Ambiguous(error) =
+                self.store.delete(&self.key(name), Send::plain(TIMEOUT)).await
+            {
+                tracing::warn!(key = %self.key(name), %error, "a key of the probe is left behind");
+            }
+        }
+    }
+}
+
+/// The first conditional create decides whether the store can be used at all: a refusal of the
+/// header means "no", everything else ends the probe.
+fn unsupported(outcome: PutOutcome) -> Result<bool, StoreError> {
+    match outcome {
+        PutOutcome::Ambiguous(e) if e.kind != StoreErrorKind::Unsupported => Err(e),
+        _ => Ok(false),
+    }
+}
+
+/// A time that has passed on every store.
+pub(super) const LONG_AGO: StoreTime = StoreTime(1);

@@ -1,0 +1,486 @@
+//! S3 and everything that speaks it.
+//!
+//! Every request for a user object is our own: signed in its query, so that the server refuses it
+//! after its expiry however late it arrives, and with the raw key. `object_store` gives the
+//! credentials and serves the engine. Signatures carry the *store's* time, so a host whose clock is
+//! off can still work here.
+
+mod check;
+mod objects;
+mod xml;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use object_store::RetryConfig;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use rusty_s3::{Bucket, UrlStyle};
+use url::Url;
+
+use super::engine::{Connector, EngineStore, Gate};
+use super::meter::host_time;
+use super::wire::{Answer, Progress, Wire, authority};
+use super::{Location, StoreError, StoreErrorKind, StoreSettings};
+use crate::clock::boottime;
+use crate::types::{KeyPrefix, StoreTime};
+
+/// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
+/// enough that a request in a log is soon worthless.
+const PLAIN_EXPIRY: i64 = 15 * 60;
+/// Waiting for credentials (metadata services included) must fit into the ten seconds of a check.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
+/// For this long after an answer that proved the bucket, "no such key" needs no second look.
+const BUCKET_PROOF: Duration = Duration::from_secs(10);
+/// Reads are tried this often before the caller hears of it.
+const READ_ATTEMPTS: u32 = 5;
+
+/// One bucket.
+pub(super) struct S3Store {
+    wire: Wire,
+    bucket: Bucket,
+    /// `None`: anonymous.
+    credentials: Option<AwsCredentialProvider>,
+    builder: AmazonS3Builder,
+    endpoint: String,
+    /// Whether `If-Match` goes without quotes here (Ceph RGW 16). Only the probe may learn it: a
+    /// store that overlooks a malformed condition would apply the request.
+    bare_etags: AtomicBool,
+    /// When (boot time, ms) an answer last proved that the bucket exists.
+    proven: AtomicU64,
+}
+
+impl std::fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3Store").field("bucket", &self.bucket.base_url().as_str()).finish()
+    }
+}
+
+/// One request before it is signed.
+#[derive(Debug, Default)]
+struct Call<'a> {
+    method: Method,
+    /// `None`: the bucket itself.
+    key: Option<&'a str>,
+    query: Vec<(&'a str, String)>,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+    not_after: Option<StoreTime>,
+}
+
+impl<'a> Call<'a> {
+    fn new(method: Method, key: &'a str) -> Self {
+        Call { method, key: Some(key), ..Call::default() }
+    }
+
+    fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    fn query(mut self, name: &'a str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+}
+
+impl S3Store {
+    pub(super) fn open(location: &Location, settings: &StoreSettings) -> Result<Self, StoreError> {
+        let env = AmazonS3Builder::from_env();
+        let value = |key| env.get_config_value(&key).filter(|v: &String| !v.trim().is_empty());
+        let custom = settings
+            .endpoint
+            .clone()
+            .or_else(|| value(AmazonS3ConfigKey::S3Endpoint))
+            .or_else(|| value(AmazonS3ConfigKey::Endpoint));
+        let region = settings
+            .region
+            .clone()
+            .or_else(|| value(AmazonS3ConfigKey::Region))
+            .or_else(|| value(AmazonS3ConfigKey::DefaultRegion))
+            .unwrap_or_else(|| "us-east-1".to_owned());
+        let endpoint = match &custom {
+            Some(text) => parse_endpoint(text)?,
+            None => parse_endpoint(&format!("https://s3.{region}.amazonaws.com"))?,
+        };
+        let virtual_hosted = value(AmazonS3ConfigKey::VirtualHostedStyleRequest);
+        let path_style = settings
+            .path_style
+            .or_else(|| virtual_hosted.map(|v| !v.eq_ignore_ascii_case("true") && v != "1"))
+            // A dot or a capital in the name fits neither certificates nor host names.
+            .unwrap_or_else(|| {
+                custom.is_some()
+                    || location.bucket.contains(['.', '_'])
+                    || location.bucket.bytes().any(|b| b.is_ascii_uppercase())
+            });
+        let style = if path_style { UrlStyle::Path } else { UrlStyle::VirtualHost };
+        let bucket = Bucket::new(endpoint.clone(), style, location.bucket.clone(), region.clone())
+            .map_err(|e| {
+                StoreError::new(
+                    StoreErrorKind::Unsupported,
+                    format!(
+                        "the bucket {:?} cannot be part of the host name of {endpoint} ({e:?}); \
+                             set path_style=true",
+                        location.bucket
+                    ),
+                )
+            })?;
+        let no_host = || {
+            StoreError::new(
+                StoreErrorKind::Unsupported,
+                format!("the endpoint {endpoint} has no host"),
+            )
+        };
+        let wire = Wire::new(authority(bucket.base_url()).ok_or_else(no_host)?)?;
+
+        let base = bucket.base_url().as_str().trim_end_matches('/').to_owned();
+        let endpoint_text = endpoint.as_str().trim_end_matches('/').to_owned();
+        let mut builder = env
+            .with_bucket_name(&location.bucket)
+            .with_region(&region)
+            .with_allow_http(true)
+            .with_virtual_hosted_style_request(!path_style)
+            .with_config(
+                AmazonS3ConfigKey::S3Endpoint,
+                // With virtual hosting `object_store` wants the bucket in the endpoint.
+                if path_style { endpoint_text.clone() } else { base },
+            );
+        if let Some(keys) = &settings.keys {
+            builder =
+                builder.with_access_key_id(&keys.key).with_secret_access_key(keys.secret.expose());
+            if let Some(token) = &keys.token {
+                builder = builder.with_token(token.expose());
+            }
+        }
+        let anonymous = builder
+            .get_config_value(&AmazonS3ConfigKey::SkipSignature)
+            .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1");
+        let retry = RetryConfig {
+            max_retries: 1,
+            retry_timeout: CREDENTIALS_TIMEOUT,
+            ..Default::default()
+        };
+        let client = builder
+            .clone()
+            .with_retry(retry)
+            .with_http_connector(Connector::for_credentials(&wire))
+            .build()
+            .map_err(|e| StoreError {
+                kind: StoreErrorKind::Denied,
+                message: format!(
+                    "the S3 settings are not usable: {e}; check the AWS_ environment variables"
+                ),
+                source: Some(Box::new(e)),
+            })?;
+        let credentials = (!anonymous).then(|| Arc::clone(client.credentials()));
+        if let Some(credentials) = &credentials {
+            builder = builder.with_credentials(Arc::clone(credentials));
+        }
+        Ok(S3Store {
+            wire,
+            bucket,
+            credentials,
+            builder,
+            endpoint: endpoint_text,
+            bare_etags: AtomicBool::new(false),
+            proven: AtomicU64::new(0),
+        })
+    }
+
+    async fn credential(&self) -> Result<Option<Arc<AwsCredential>>, StoreError> {
+        let Some(provider) = &self.credentials else { return Ok(None) };
+        let none = |source: Option<object_store::Error>| StoreError {
+            kind: StoreErrorKind::Denied,
+            message: format!(
+                "no credentials for the bucket {:?}: set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY (for the managed plugin: docker plugin set), or give this \
+                 machine or container a role",
+                self.bucket.name()
+            ),
+            source: source.map(|e| Box::new(e) as _),
+        };
+        match tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.get_credential()).await {
+            Ok(Ok(credential)) => Ok(Some(credential)),
+            Ok(Err(e)) => Err(none(Some(e))),
+            Err(_) => Err(none(None)),
+        }
+    }
+
+    /// The store's clock; asks once with an unsigned request when it is unknown.
+    async fn store_time(&self, progress: &Progress) -> Result<StoreTime, StoreError> {
+        if let Some(now) = self.wire.clock().now() {
+            return Ok(now);
+        }
+        let url = self.bucket.base_url().clone();
+        self.wire
+            .send(Method::HEAD, url, HeaderMap::new(), Bytes::new(), progress)
+            .await
+            .map_err(|fault| fault.into_error("asking for the time", &self.endpoint))?;
+        // Servers without a Date get this host's clock: better than no service.
+        Ok(self.wire.clock().now().unwrap_or_else(host_time))
+    }
+
+    /// Signs and sends one request, once. The answer may be a refusal.
+    async fn send(&self, call: &Call<'_>, progress: &Progress) -> Result<Answer, StoreError> {
+        let doing = self.doing(call);
+        let url = match call.key {
+            Some(key) => self.object_url(key)?,
+            None => self.bucket.base_url().clone(),
+        };
+        let credential = self.credential().await?;
+        let now = self.store_time(progress).await?;
+        let secs = now.0.div_euclid(1000);
+        let expires = match call.not_after {
+            Some(not_after) if not_after <= now => {
+                return Err(StoreError::new(
+                    StoreErrorKind::Timeout,
+                    format!("{doing}: the request expired before it was sent"),
+                ));
+            }
+            Some(not_after) => ((not_after.0 + 999).div_euclid(1000) - secs).max(1),
+            None => PLAIN_EXPIRY,
+        };
+        let (url, headers) = self.sign(call, url, credential.as_deref(), secs, expires)?;
+        let answer = self
+            .wire
+            .send(call.method.clone(), url, headers, call.body.clone(), progress)
+            .await
+            .map_err(|fault| fault.into_error(&doing, &self.endpoint))?;
+        if answer.status.is_success() {
+            self.proven.store(boottime().as_millis() as u64, Ordering::Relaxed);
+        }
+        Ok(answer)
+    }
+
+    /// Makes the URL with its signature, and the headers that it covers.
+    fn sign(
+        &self,
+        call: &Call<'_>,
+        url: Url,
+        credential: Option<&AwsCredential>,
+        now_secs: i64,
+        expires: i64,
+    ) -> Result<(Url, HeaderMap), StoreError> {
+        let wrong = |what: String| {
+            StoreError::new(StoreErrorKind::Unsupported, format!("{}: {what}", self.doing(call)))
+        };
+        let mut query: Vec<(&str, &str)> =
+            call.query.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        query.sort_unstable();
+        let mut sorted: Vec<(&str, &str)> =
+            call.headers.iter().map(|(n, v)| (n.as_str(), v.trim())).collect();
+        sorted.sort_unstable();
+        let mut headers = HeaderMap::new();
+        for (name, value) in &sorted {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|e| wrong(format!("the attribute name {name:?} is not possible: {e}")))?;
+            let value = HeaderValue::from_str(value)
+                .map_err(|e| wrong(format!("the value of {name} is not possible: {e}")))?;
+            headers.insert(name, value);
+        }
+        let url = match credential {
+            Some(credential) => {
+                let date = jiff::Timestamp::from_second(now_secs)
+                    .map_err(|e| wrong(format!("the store's clock makes no sense: {e}")))?;
+                rusty_s3::signing::sign(
+                    &date,
+                    method_of(&call.method),
+                    url,
+                    &credential.key_id,
+                    &credential.secret_key,
+                    credential.token.as_deref(),
+                    self.bucket.region(),
+                    expires.unsigned_abs(),
+                    query.iter().copied(),
+                    sorted.iter().copied(),
+                )
+            }
+            None => {
+                let mut url = url;
+                if !query.is_empty() {
+                    url.query_pairs_mut().extend_pairs(query);
+                }
+                url
+            }
+        };
+        Ok((url, headers))
+    }
+
+    /// Keys that a URL cannot hold are refused here: a URL with a `..` segment names another
+    /// object, and one without a key names the bucket.
+    fn object_url(&self, key: &str) -> Result<Url, StoreError> {
+        if key.is_empty() || key.split('/').any(|s| s == "." || s == "..") {
+            return Err(StoreError::new(
+                StoreErrorKind::Unsupported,
+                format!(
+                    "the key {key:?} is empty or has a '.' or '..' segment, which no HTTP client \
+                     can address; rename the object with a tool of the store itself"
+                ),
+            ));
+        }
+        Ok(self.bucket.object_url(key))
+    }
+
+    /// Sends a read again while that can help. `done` judges an answer.
+    async fn read<T>(
+        &self,
+        call: &Call<'_>,
+        timeout: Duration,
+        mut done: impl FnMut(Answer) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let progress = Progress::new(timeout);
+        let mut pause = Duration::from_millis(50);
+        let mut attempt = 1;
+        loop {
+            let result = match self.send(call, &progress).await {
+                Ok(answer) => done(answer),
+                Err(e) => Err(e),
+            };
+            match result {
+                Err(e)
+                    if e.is_transient()
+                        && attempt < READ_ATTEMPTS
+                        && progress.left() > pause * 2 =>
+                {
+                    tracing::debug!(attempt, error = %e, "read is tried again");
+                    tokio::time::sleep(jittered(pause)).await;
+                    attempt += 1;
+                    pause = (pause * 3).min(Duration::from_secs(2));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether the bucket was seen so lately that a missing key is no missing bucket.
+    fn bucket_is_proven(&self) -> bool {
+        let at = Duration::from_millis(self.proven.load(Ordering::Relaxed));
+        !at.is_zero() && boottime().saturating_sub(at) < BUCKET_PROOF
+    }
+
+    /// An ETag as this store wants it in a condition.
+    fn etag(&self, etag: &str) -> String {
+        if self.bare_etags.load(Ordering::Relaxed) { etag.to_owned() } else { quoted(etag) }
+    }
+
+    fn doing(&self, call: &Call<'_>) -> String {
+        match call.key {
+            Some(key) => format!("{} of {:?} in bucket {:?}", call.method, key, self.bucket.name()),
+            None => format!("{} of bucket {:?}", call.method, self.bucket.name()),
+        }
+    }
+
+    /// The error that a refusing answer means.
+    fn refusal(&self, call: &Call<'_>, answer: &Answer) -> StoreError {
+        xml::refusal(&self.doing(call), &self.endpoint, self.bucket.name(), answer)
+    }
+}
+
+#[async_trait]
+impl super::Backend for S3Store {
+    fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError> {
+        let gate = Gate::new();
+        let store = self
+            .builder
+            .clone()
+            .with_http_connector(Connector::for_engine(&self.wire, &gate))
+            .build()
+            .map_err(|e| StoreError {
+                kind: StoreErrorKind::Unsupported,
+                message: format!("the engine's store cannot be made: {e}"),
+                source: Some(Box::new(e)),
+            })?;
+        let store: Arc<dyn object_store::ObjectStore> = match prefix.as_str() {
+            "" => Arc::new(store),
+            prefix => Arc::new(object_store::prefix::PrefixStore::new(store, prefix)),
+        };
+        Ok(EngineStore::new(store, gate, None))
+    }
+
+    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+        self.check_bucket(prefix).await
+    }
+
+    async fn expired_delete(
+        &self,
+        key: &crate::types::ObjectKey,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let progress = Progress::new(timeout);
+        let call = Call::new(Method::DELETE, key.as_str());
+        let credential = self.credential().await?;
+        let now = self.store_time(&progress).await?;
+        let url = self.object_url(key.as_str())?;
+        let signed_at = now.0.div_euclid(1000) - 120;
+        let (url, headers) = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
+        self.wire
+            .send(call.method.clone(), url, headers, Bytes::new(), &progress)
+            .await
+            .map_err(|fault| fault.into_error("sending an expired request", &self.endpoint))?;
+        Ok(())
+    }
+
+    fn spell_etags_bare(&self, bare: bool) {
+        self.bare_etags.store(bare, Ordering::Relaxed);
+    }
+}
+
+fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+fn method_of(method: &Method) -> rusty_s3::Method {
+    match *method {
+        Method::HEAD => rusty_s3::Method::Head,
+        Method::PUT => rusty_s3::Method::Put,
+        Method::POST => rusty_s3::Method::Post,
+        Method::DELETE => rusty_s3::Method::Delete,
+        _ => rusty_s3::Method::Get,
+    }
+}
+
+/// Spreads retries of several readers over half the pause.
+fn jittered(pause: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
+fn parse_endpoint(text: &str) -> Result<Url, StoreError> {
+    let wrong = |why: String| {
+        StoreError::new(
+            StoreErrorKind::Unsupported,
+            format!(
+                "the endpoint is not usable: {why}; write for example https://minio.example:9000"
+            ),
+        )
+    };
+    let url = Url::parse(text.trim()).map_err(|e| wrong(format!("{e}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong(format!("it starts with {:?}, not http:// or https://", url.scheme())));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(wrong("it has no host".to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("it holds credentials; use the AWS_ environment variables".to_owned()));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("it has a '?' or '#'".to_owned()));
+    }
+    Ok(url)
+}
+
+/// Whether a status says that this request was certainly not applied for good.
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+        || matches!(
+            status,
+            StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,450 @@
+//! The verbs on user objects.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+
+use super::xml::{ErrorBody, Written, hides_error, list_page, unquote};
+use super::{Call, S3Store, quoted};
+use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date};
+use crate::store::{
+    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, PutOutcome, RequestCounts,
+    Send, StoreBackend, StoreError, StoreErrorKind, UploadId,
+};
+use crate::types::{ObjectKey, StoreTime, Version};
+
+/// The attribute that travels as the header `Content-Type`.
+const CONTENT_TYPE: &str = "content-type";
+const META: &str = "x-amz-meta-";
+
+impl S3Store {
+    /// Sends a changing request once and judges its answer. `won` reads the version of a success.
+    async fn change(
+        &self,
+        mut call: Call<'_>,
+        send: &Send,
+        won: impl FnOnce(&Answer) -> Version,
+    ) -> PutOutcome {
+        match &send.condition {
+            Condition::None => {}
+            Condition::Absent => call = call.header("if-none-match", "*"),
+            Condition::Is(version) => call = call.header("if-match", self.etag(&version.etag)),
+        }
+        call.not_after = send.not_after;
+        let answer = match self.send(&call, &Progress::new(send.timeout)).await {
+            Ok(answer) => answer,
+            Err(e) => return PutOutcome::Ambiguous(e),
+        };
+        if answer.status.is_success() && !hides_error(&answer) {
+            return PutOutcome::Won(won(&answer));
+        }
+        let error = self.refusal(&call, &answer);
+        let conditional = send.condition != Condition::None
+            || call.headers.iter().any(|(n, _)| n == "x-amz-copy-source-if-match");
+        match error.kind {
+            StoreErrorKind::Changed if conditional => PutOutcome::Lost,
+            // If-Match on a key that is gone answers 404, also for the source of a copy.
+            StoreErrorKind::NotFound
+                if conditional && ErrorBody::of(&answer).code != "NoSuchUpload" =>
+            {
+                PutOutcome::Lost
+            }
+            _ => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    /// Tells a missing key from a missing bucket, for answers without a body.
+    async fn confirm_bucket(&self, timeout: Duration) -> Result<(), StoreError> {
+        if self.bucket_is_proven() {
+            return Ok(());
+        }
+        let one = ListRequest { prefix: String::new(), delimiter: false, token: None, max_keys: 1 };
+        match self.list(one, timeout).await {
+            // A key may be readable without the right to list.
+            Err(e) if e.kind != StoreErrorKind::Denied => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl StoreBackend for S3Store {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome {
+        let size = body.len() as u64;
+        let mut call = with_attributes(Call::new(Method::PUT, key.as_str()), attributes);
+        call.body = body;
+        self.change(call, &send, |answer| version_of(answer, size)).await
+    }
+
+    async fn get(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        expect: Option<&Version>,
+        timeout: Duration,
+    ) -> Result<GetResult, StoreError> {
+        if range.as_ref().is_some_and(|r| r.end <= r.start) {
+            let range = range.unwrap_or_default();
+            return Err(StoreError::new(
+                StoreErrorKind::Unsupported,
+                format!("GET of {key:?}: the range {range:?} is empty"),
+            ));
+        }
+        let mut call = Call::new(Method::GET, key.as_str());
+        if let Some(range) = &range {
+            call = call.header("range", format!("bytes={}-{}", range.start, range.end - 1));
+        }
+        if let Some(version) = expect {
+            // Reads are fine with quotes everywhere; the version is compared below anyway.
+            call = call.header("if-match", quoted(&version.etag));
+        }
+        let result = self
+            .read(&call, timeout, |answer| match answer.status {
+                status if status.is_success() => {
+                    get_result(answer, range.as_ref()).map(Some).map_err(|why| {
+                        StoreError::new(
+                            // Cut or mixed up on the way: the next try can be whole.
+                            StoreErrorKind::Unreachable,
+                            format!("{} at {}: {why}", self.doing(&call), self.endpoint),
+                        )
+                    })
+                }
+                StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
+                StatusCode::NOT_MODIFIED => Err(StoreError::new(
+                    StoreErrorKind::Changed,
+                    format!("{}: it is no longer the expected version", self.doing(&call)),
+                )),
+                _ => Err(self.refusal(&call, &answer)),
+            })
+            .await?;
+        let result = match result {
+            Some(result) => result,
+            // The range starts at or behind the end, which an empty object always does.
+            None => {
+                let info = self.head(key, timeout).await?.ok_or_else(|| {
+                    StoreError::new(
+                        StoreErrorKind::NotFound,
+                        format!("{}: it does not exist", self.doing(&call)),
+                    )
+                })?;
+                GetResult { info, data: Bytes::new() }
+            }
+        };
+        match expect {
+            Some(version) if !version.same(&result.info.version) => Err(StoreError::new(
+                StoreErrorKind::Changed,
+                format!("{}: it is no longer the expected version", self.doing(&call)),
+            )),
+            _ => Ok(result),
+        }
+    }
+
+    async fn head(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<ObjectInfo>, StoreError> {
+        let call = Call::new(Method::HEAD, key.as_str());
+        let info = self
+            .read(&call, timeout, |answer| match answer.status {
+                status if status.is_success() => {
+                    let size = length(&answer).ok_or_else(|| {
+                        StoreError::new(
+                            StoreErrorKind::Protocol,
+                            format!("{}: the answer has no Content-Length", self.doing(&call)),
+                        )
+                    })?;
+                    Ok(Some(info_of(&answer, size)))
+                }
+                StatusCode::NOT_FOUND => Ok(None),
+                _ => Err(self.refusal(&call, &answer)),
+            })
+            .await?;
+        if info.is_none() {
+            self.confirm_bucket(timeout).await?;
+        }
+        Ok(info)
+    }
+
+    async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
+        let mut call = Call { method: Method::GET, ..Call::default() }
+            .query("list-type", "2")
+            .query("encoding-type", "url")
+            .query("max-keys", request.max_keys.clamp(1, 1000).to_string())
+            .query("prefix", request.prefix.as_str());
+        if request.delimiter {
+            call = call.query("delimiter", "/");
+        }
+        if let Some(token) = &request.token {
+            call = call.query("continuation-token", token.as_str());
+        }
+        self.read(&call, timeout, |answer| {
+            if !answer.status.is_success() {
+                return Err(match (answer.status, self.refusal(&call, &answer)) {
+                    // Nothing but the bucket can be missing here.
+                    (StatusCode::NOT_FOUND, e) => {
+                        StoreError { kind: StoreErrorKind::NoBucket, ..e }
+                    }
+                    (_, e) => e,
+                });
+            }
+            list_page(&answer.body).map_err(|why| {
+                StoreError::new(
+                    StoreErrorKind::Protocol,
+                    format!("{} at {}: {why}", self.doing(&call), self.endpoint),
+                )
+            })
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
+        let call = Call::new(Method::DELETE, key.as_str());
+        match self.change(call, &send, |answer| version_of(answer, 0)).await {
+            PutOutcome::Ambiguous(e)
+                if e.kind == StoreErrorKind::NotFound && send.condition == Condition::None =>
+            {
+                PutOutcome::Won(nothing())
+            }
+            PutOutcome::Won(_) => PutOutcome::Won(nothing()),
+            other => other,
+        }
+    }
+
+    async fn copy(
+        &self,
+        from: &ObjectKey,
+        expect: &Version,
+        to: &ObjectKey,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome {
+        // The same encoding as in a URL, so the key cannot end the header or name a version.
+        let source = match self.object_url(from.as_str()) {
+            Ok(url) => {
+                let base = self.bucket.base_url().path().len();
+                format!("/{}/{}", self.bucket.name(), &url.path()[base..])
+            }
+            Err(e) => return PutOutcome::Ambiguous(e),
+        };
+        let call = with_attributes(Call::new(Method::PUT, to.as_str()), attributes)
+            .header("x-amz-copy-source", source)
+            .header("x-amz-copy-source-if-match", self.etag(&expect.etag))
+            .header("x-amz-metadata-directive", "REPLACE");
+        self.change(call, &send, |answer| {
+            let written = Written::of(answer);
+            Version {
+                etag: unquote(&written.etag).to_owned(),
+                modified: parse_iso_date(&written.last_modified),
+                ..version_of(answer, expect.size)
+            }
+        })
+        .await
+    }
+
+    async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        timeout: Duration,
+    ) -> Result<UploadId, StoreError> {
+        let call =
+            with_attributes(Call::new(Method::POST, key.as_str()), attributes).query("uploads", "");
+        let answer = self.send(&call, &Progress::new(timeout)).await?;
+        if !answer.status.is_success() || hides_error(&answer) {
+            return Err(self.refusal(&call, &answer));
+        }
+        match Written::of(&answer).upload_id {
+            id if id.is_empty() => Err(StoreError::new(
+                StoreErrorKind::Protocol,
+                format!("{}: the answer has no upload id", self.doing(&call)),
+            )),
+            id => Ok(UploadId(id)),
+        }
+    }
+
+    async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        let mut call = Call::new(Method::PUT, key.as_str())
+            .query("partNumber", number.to_string())
+            .query("uploadId", upload.0.as_str());
+        call.body = body;
+        let answer = self.send(&call, &Progress::new(timeout)).await?;
+        if !answer.status.is_success() {
+            return Err(self.refusal(&call, &answer));
+        }
+        match answer.header("etag") {
+            Some(etag) => Ok(unquote(&etag).to_owned()),
+            None => Err(StoreError::new(
+                StoreErrorKind::Protocol,
+                format!("{}: the answer has no ETag", self.doing(&call)),
+            )),
+        }
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[String],
+        size: u64,
+        send: Send,
+    ) -> PutOutcome {
+        let mut body = String::from(
+            r#"<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">"#,
+        );
+        for (number, etag) in (1..).zip(parts) {
+            let etag = quoted(etag);
+            let etag = quick_xml::escape::escape(etag.as_str());
+            body.push_str(&format!(
+                "<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
+            ));
+        }
+        body.push_str("</CompleteMultipartUpload>");
+        let mut call = Call::new(Method::POST, key.as_str()).query("uploadId", upload.0.as_str());
+        call.body = Bytes::from(body);
+        self.change(call, &send, |answer| Version {
+            etag: unquote(&Written::of(answer).etag).to_owned(),
+            ..version_of(answer, size)
+        })
+        .await
+    }
+
+    async fn abort_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let call = Call::new(Method::DELETE, key.as_str()).query("uploadId", upload.0.as_str());
+        // Aborting twice is the same as once.
+        self.read(&call, timeout, |answer| match answer.status {
+            status if status.is_success() => Ok(()),
+            StatusCode::NOT_FOUND if ErrorBody::of(&answer).code != "NoSuchBucket" => Ok(()),
+            _ => Err(self.refusal(&call, &answer)),
+        })
+        .await
+    }
+
+    async fn now(&self, timeout: Duration) -> Result<StoreTime, StoreError> {
+        self.store_time(&Progress::new(timeout)).await
+    }
+
+    fn requests(&self) -> RequestCounts {
+        self.wire.meter().counts()
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+fn with_attributes<'a>(mut call: Call<'a>, attributes: &Attributes) -> Call<'a> {
+    for (name, value) in attributes {
+        call = match name.as_str() {
+            CONTENT_TYPE => call.header(CONTENT_TYPE, value),
+            name => call.header(&format!("{META}{name}"), value),
+        };
+    }
+    call
+}
+
+fn nothing() -> Version {
+    Version { etag: String::new(), size: 0, modified: None, generation: None }
+}
+
+fn length(answer: &Answer) -> Option<u64> {
+    answer.header("content-length")?.parse().ok()
+}
+
+/// The version that an answer's headers tell; `size` is known from elsewhere.
+fn version_of(answer: &Answer, size: u64) -> Version {
+    let etag = answer.header("etag").unwrap_or_default();
+    Version {
+        etag: unquote(&etag).to_owned(),
+        size,
+        modified: answer.header("last-modified").and_then(|t| parse_http_date(&t)),
+        generation: answer.header("x-amz-version-id").filter(|id| !id.is_empty() && id != "null"),
+    }
+}
+
+/// Foreign objects may carry metadata that is not ASCII; it must not make them unreadable.
+fn info_of(answer: &Answer, size: u64) -> ObjectInfo {
+    let attributes = answer
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix(META)?;
+            Some((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        })
+        .collect();
+    ObjectInfo {
+        version: version_of(answer, size),
+        attributes,
+        content_type: answer.header("content-type"),
+    }
+}
+
+/// Cuts the asked range out of an answer, or says why that is not possible.
+fn get_result(answer: Answer, range: Option<&Range<u64>>) -> Result<GetResult, String> {
+    let got = answer.body.len() as u64;
+    if let Some(length) = length(&answer)
+        && length != got
+    {
+        return Err(format!("the answer has {got} of {length} bytes"));
+    }
+    let Some(range) = range else {
+        return Ok(GetResult { info: info_of(&answer, got), data: answer.body });
+    };
+    if answer.status != StatusCode::PARTIAL_CONTENT {
+        // The server overlooked the range and sent everything.
+        let end = range.end.min(got);
+        let start = range.start.min(end);
+        let data = answer.body.slice(start as usize..end as usize);
+        return Ok(GetResult { info: info_of(&answer, got), data });
+    }
+    let text = answer.header("content-range").unwrap_or_default();
+    let (start, end, size) =
+        content_range(&text).ok_or_else(|| format!("the Content-Range {text:?} makes no sense"))?;
+    if start != range.start || end != range.end.min(size) || end - start != got {
+        return Err(format!("asked for {range:?}, got {text:?} with {got} bytes"));
+    }
+    Ok(GetResult { info: info_of(&answer, size), data: answer.body })
+}
+
+/// Reads `bytes 0-4/10` as start, end (exclusive) and size.
+fn content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, size): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+    (first <= last && last < size).then_some((first, last + 1, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_content_ranges() {
+        assert_eq!(content_range("bytes 0-4/10"), Some((0, 5, 10)));
+        for wrong in ["", "bytes */10", "bytes 5-4/10", "bytes 0-10/10", "0-4/10"] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The XML that S3 answers with.
+
+use http::StatusCode;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use super::is_transient;
+use crate::store::wire::{Answer, parse_iso_date};
+use crate::store::{Entry, ListPage, StoreError, StoreErrorKind};
+use crate::types::{ObjectKey, Version};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct ErrorBody {
+    pub code: String,
+    pub message: String,
+    pub region: String,
+}
+
+impl ErrorBody {
+    /// What an answer says; empty where it says nothing.
+    pub(super) fn of(answer: &Answer) -> ErrorBody {
+        let text = String::from_utf8_lossy(&answer.body);
+        quick_xml::de::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// Whether a 200 hides an error, as answers of COPY and Complete may.
+pub(super) fn hides_error(answer: &Answer) -> bool {
+    let text = String::from_utf8_lossy(&answer.body);
+    let text = text.trim_start();
+    let root = match text.strip_prefix("<?xml") {
+        Some(rest) => rest.split_once("?>").map_or("", |(_, rest)| rest).trim_start(),
+        None => text,
+    };
+    root.starts_with("<Error")
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Written {
+    #[serde(rename = "ETag")]
+    pub etag: String,
+    pub last_modified: String,
+    pub upload_id: String,
+}
+
+impl Written {
+    pub(super) fn of(answer: &Answer) -> Written {
+        quick_xml::de::from_str(&String::from_utf8_lossy(&answer.body)).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listing {
+    #[serde(default)]
+    contents: Vec<Content>,
+    #[serde(default)]
+    common_prefixes: Vec<CommonPrefix>,
+    #[serde(default)]
+    is_truncated: bool,
+    next_continuation_token: Option<String>,
+    encoding_type: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Content {
+    key: String,
+    #[serde(default)]
+    last_modified: String,
+    #[serde(rename = "ETag", default)]
+    etag: String,
+    #[serde(default)]
+    size: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CommonPrefix {
+    prefix: String,
+}
+
+/// Reads a page of ListObjectsV2. Keys that are not UTF-8 cannot be named by callers and are left
+/// out with a warning.
+pub(super) fn list_page(body: &[u8]) -> Result<ListPage, String> {
+    let text = std::str::from_utf8(body).map_err(|e| format!("the listing is not UTF-8: {e}"))?;
+    let listing: Listing =
+        quick_xml::de::from_str(text).map_err(|e| format!("the listing is no valid XML: {e}"))?;
+    let encoded = listing.encoding_type.as_deref() == Some("url");
+    let mut page = ListPage::default();
+    for content in listing.contents {
+        let Some(key) = decode(&content.key, encoded) else { continue };
+        page.entries.push(Entry {
+            key: ObjectKey::new(key),
+            version: Version {
+                etag: unquote(&content.etag).to_owned(),
+                size: content.size,
+                modified: parse_iso_date(&content.last_modified),
+                generation: None,
+            },
+        });
+    }
+    for common in listing.common_prefixes {
+        page.prefixes.extend(decode(&common.prefix, encoded));
+    }
+    if listing.is_truncated {
+        let token = listing.next_continuation_token.filter(|t| !t.is_empty());
+        page.next = Some(token.ok_or("the listing says that there is more, but not how to go on")?);
+    }
+    Ok(page)
+}
+
+/// `encoding-type=url` is the encoding of forms: a blank may be `+`, a plus is `%2B`.
+fn decode(text: &str, encoded: bool) -> Option<String> {
+    if !encoded {
+        return Some(text.to_owned());
+    }
+    match percent_decode_str(&text.replace('+', " ")).decode_utf8() {
+        Ok(key) => Some(key.into_owned()),
+        Err(_) => {
+            tracing::warn!(key = text, "an object's key is not UTF-8; it is not shown");
+            None
+        }
+    }
+}
+
+/// An ETag without its quotes.
+pub(super) fn unquote(etag: &str) -> &str {
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.strip_prefix('"').and_then(|e| e.strip_suffix('"')).unwrap_or(etag)
+}
+
+/// The error that a refusing answer means, with its cure.
+pub(super) fn refusal(doing: &str, endpoint: &str, bucket: &str, answer: &Answer) -> StoreError {
+    let body = ErrorBody::of(answer);
+    let region = match body.region.as_str() {
+        "" => answer.header("x-amz-bucket-region").unwrap_or_default(),
+        region => region.to_owned(),
+    };
+    let code = body.code.as_str();
+    let expired = body.message.to_ascii_lowercase().contains("expired");
+    let (kind, why) = match (answer.status, code) {
+        (_, "NoSuchBucket") => (
+            StoreErrorKind::NoBucket,
+            format!("the bucket {bucket:?} does not exist; create it or correct the URL"),
+        ),
+        (_, "RequestTimeTooSkewed") => (
+            StoreErrorKind::ClockSkew,
+            "this host's clock and the store's differ too much; set this host's clock (NTP)"
+                .to_owned(),
+        ),
+        (
+            _,
+            "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "AuthorizationQueryParametersError"
+            | "IllegalLocationConstraintException",
+        )
+        | (StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT, _)
+            if !region.is_empty() || answer.status.is_redirection() =>
+        {
+            let cure = match region.as_str() {
+                "" => "set the region and endpoint options to where it lies".to_owned(),
+                region => format!("set region={region}"),
+            };
+            (
+                StoreErrorKind::Unsupported,
+                format!("the bucket {bucket:?} lies in another region; {cure}"),
+            )
+        }
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => (
+            StoreErrorKind::Denied,
+            "the access key is unknown or its secret is wrong; check AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY"
+                .to_owned(),
+        ),
+        (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => (
+            StoreErrorKind::Denied,
+            "the session token is expired or wrong; renew it (AWS_SESSION_TOKEN)".to_owned(),
+        ),
+        (StatusCode::FORBIDDEN, _) if expired => (
+            StoreErrorKind::Timeout,
+            "the request arrived after its expiry and was refused".to_owned(),
+        ),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => (
+            StoreErrorKind::Denied,
+            format!(
+                "access denied; the key needs the rights to list, read, write and delete in the \
+                 bucket {bucket:?}"
+            ),
+        ),
+        (StatusCode::NOT_FOUND, _) => (StoreErrorKind::NotFound, "it does not exist".to_owned()),
+        (StatusCode::PRECONDITION_FAILED, _) => {
+            (StoreErrorKind::Changed, "it is no longer the expected version".to_owned())
+        }
+        (status, _) if is_transient(status) => (
+            StoreErrorKind::Unreachable,
+            "the store is busy or broken at the moment; it can help to wait".to_owned(),
+        ),
+        (StatusCode::NOT_IMPLEMENTED, _) => {
+            (StoreErrorKind::Unsupported, "the store cannot do this".to_owned())
+        }
+        (status, _) if status.is_success() => {
+            (StoreErrorKind::Unreachable, "the store answered with an error".to_owned())
+        }
+        _ => (StoreErrorKind::Unsupported, "the store refused the request".to_owned()),
+    };
+    let said: String = body.message.chars().filter(|c| !c.is_control()).take(200).collect();
+    let code = if code.is_empty() { String::new() } else { format!(" {code}") };
+    let said = if said.is_empty() { said } else { format!(": {said}") };
+    StoreError::new(
+        kind,
+        format!("{doing} at {endpoint}: {why} (HTTP {}{code}{said})", answer.status.as_u16()),
+    )
+}
+
+#[cfg(test)]
+mod tests;
