@@ -55,7 +55,7 @@ impl Catalog {
             return Ok(None);
         }
         if self.breaker.is_open() {
-            return Err(unreachable(name));
+            return Err(unreachable(name, None));
         }
         let found = tokio::time::timeout(LOOKUP, self.fetch(name, LOOKUP)).await;
         match found {
@@ -63,13 +63,17 @@ impl Catalog {
                 self.breaker.reset();
                 Ok(found.filter(|d| d.removing.is_none()))
             }
+            Ok(Err(CatalogError::Store(error))) if error.is_transient() => {
+                self.breaker.trip();
+                Err(unreachable(name, Some(error)))
+            }
             Ok(Err(error)) => {
                 self.breaker.trip();
                 Err(error)
             }
             Err(_) => {
                 self.breaker.trip();
-                Err(unreachable(name))
+                Err(unreachable(name, None))
             }
         }
     }
@@ -180,13 +184,11 @@ impl Catalog {
     }
 }
 
-fn unreachable(name: &VolumeName) -> CatalogError {
-    StoreError::new(
-        StoreErrorKind::Unreachable,
-        format!(
-            "volume {name} is not known on this host, and the bucket with the catalog does not \
-             answer; try again when it does"
-        ),
-    )
-    .into()
+fn unreachable(name: &VolumeName, cause: Option<StoreError>) -> CatalogError {
+    let message = format!(
+        "volume {name} is not known on this host, and the bucket with the catalog does not answer; \
+         try again when it does"
+    );
+    let source = cause.map(|e| Box::new(e) as Box<dyn std::error::Error + Send + Sync>);
+    StoreError { kind: StoreErrorKind::Unreachable, message, source }.into()
 }

@@ -27,7 +27,7 @@ pub(super) struct Jobs {
 
 impl Jobs {
     /// Runs `work` in a task of its own, or joins the one that runs for `key`. `unheard` is called
-    /// when the work ended and every caller had hung up.
+    /// when the work ended and every caller had hung up; it must neither block nor call this.
     pub async fn run(
         &self,
         key: Key,
@@ -44,12 +44,14 @@ impl Jobs {
                     let jobs = Arc::clone(&self.running);
                     tokio::spawn(async move {
                         let result = guarded(work).await;
-                        // Removed first: who comes later starts anew, and the receivers that remain
-                        // are callers that still listen.
-                        jobs.lock().remove(&key);
+                        // Under the lock, so that who comes now either still joins or finds
+                        // `unheard` done. The receivers that remain are callers that listen.
+                        let mut running = jobs.lock();
+                        running.remove(&key);
                         if tell.send(Some(result.clone())).is_err() {
                             unheard(result);
                         }
+                        drop(running);
                     });
                     answer
                 }
