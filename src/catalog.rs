@@ -25,7 +25,6 @@ mod objects;
 mod remove;
 mod site;
 
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
