@@ -1,6 +1,8 @@
 //! A bucket in memory for the catalog's and the driver's tests: conditions under one lock, and a
 //! switch that makes it unreachable. What those two never ask is unsupported.
 
+#![allow(dead_code, reason = "each test file uses another part")]
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
