@@ -132,8 +132,17 @@ struct Supervisor {
 }
 
 enum Driver {
-    Running { pid: u32, channel: Channel, failures: u32, healthy: Deadline },
-    Waiting { until: Deadline, failures: u32 },
+    /// Without a channel: it broke, the driver was killed, and its end is awaited.
+    Running {
+        pid: u32,
+        channel: Option<Channel>,
+        failures: u32,
+        healthy: Deadline,
+    },
+    Waiting {
+        until: Deadline,
+        failures: u32,
+    },
     Ended,
 }
 
@@ -172,7 +181,7 @@ impl Supervisor {
             None => PollTimeout::NONE,
         };
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Driver::Running { channel, .. } = &self.driver {
+        if let Driver::Running { channel: Some(channel), .. } = &self.driver {
             fds.push(PollFd::new(channel.as_fd(), channel.interest()));
         }
         match poll(&mut fds, timeout) {
@@ -206,7 +215,8 @@ impl Supervisor {
         self.driver = match child::driver(&self.settings, &self.listener) {
             Ok((pid, channel)) => {
                 tracing::debug!(pid, "driver started");
-                Driver::Running { pid, channel, failures, healthy: Deadline::after(HEALTHY) }
+                let (channel, healthy) = (Some(channel), Deadline::after(HEALTHY));
+                Driver::Running { pid, channel, failures, healthy }
             }
             Err(error) => {
                 tracing::error!(%error, "cannot start the driver");
@@ -259,7 +269,7 @@ impl Supervisor {
     }
 
     fn talk(&mut self) {
-        let Driver::Running { pid, channel, .. } = &mut self.driver else { return };
+        let Driver::Running { pid, channel: Some(channel), .. } = &mut self.driver else { return };
         let pid = *pid;
         let result = channel.pump();
         let lines = channel.take_lines();
@@ -274,16 +284,18 @@ impl Supervisor {
             }
         }
         if let Err(error) = result {
-            // Its end comes as SIGCHLD.
             self.give_up_driver(pid, &error);
         }
     }
 
-    fn give_up_driver(&self, pid: u32, error: &ChannelError) {
+    fn give_up_driver(&mut self, pid: u32, error: &ChannelError) {
         if self.ending.is_none() {
             tracing::warn!(%error, "the driver's channel is broken; the driver is killed");
         }
         let _ = sys::send_signal(pid, Signal::SIGKILL);
+        if let Driver::Running { channel, .. } = &mut self.driver {
+            *channel = None;
+        }
     }
 
     fn handle(&mut self, request: Request) {
@@ -327,13 +339,13 @@ impl Supervisor {
     }
 
     fn answer(&mut self, reply: Reply) {
-        if let Driver::Running { channel, .. } = &mut self.driver {
+        if let Driver::Running { channel: Some(channel), .. } = &mut self.driver {
             channel.send(&reply);
         }
     }
 
     fn tell(&mut self, event: &Event) {
-        if let Driver::Running { channel, .. } = &mut self.driver {
+        if let Driver::Running { channel: Some(channel), .. } = &mut self.driver {
             channel.send(event);
         }
     }

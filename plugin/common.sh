@@ -1,0 +1,28 @@
+# Shared by the scripts of this folder: paths, messages, packages. Sourced, not run.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TARGET="$(uname -m)-unknown-linux-gnu"
+OUT="$ROOT/build/plugin"
+BINARY="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release/s3vol"
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# need COMMAND=PACKAGE...: installs the packages whose command is missing (Debian, Ubuntu).
+need() {
+  local pair missing=()
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  command -v apt-get >/dev/null 2>&1 || die "please install: ${missing[*]}"
+  say "installing ${missing[*]}"
+  local as=()
+  [ "$(id -u)" -eq 0 ] || as=(sudo)
+  "${as[@]}" apt-get update -qq
+  "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Whether a Docker engine answers on the address that the client would use.
+engine_runs() { command -v docker >/dev/null 2>&1 && timeout 20 docker version >/dev/null 2>&1; }

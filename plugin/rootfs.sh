@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the static binary and lays out build/plugin: config.json and a root file system that holds
+# that binary, the CA certificates and the directories that dockerd mounts over. Nothing else.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+
+need cc=gcc
+CERTS="${S3VOL_CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt}"
+[ -s "$CERTS" ] || need update-ca-certificates=ca-certificates
+[ -s "$CERTS" ] || die "no CA bundle at $CERTS; set S3VOL_CA_BUNDLE"
+
+# Name service is part of libc.a since glibc 2.34; an older one would load libraries that a
+# root file system without anything does not have.
+glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
+[ "$(printf '%s\n2.34\n' "$glibc" | sort -V | head -1)" = 2.34 ] ||
+  die "glibc $glibc is too old for a static binary that resolves names; 2.34 is needed"
+
+if [ -z "${S3VOL_BINARY:-}" ]; then
+  say "building the static binary for $TARGET"
+  (cd "$ROOT" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --bin s3vol --target "$TARGET")
+else
+  BINARY=$S3VOL_BINARY
+fi
+if readelf -l "$BINARY" 2>/dev/null | grep -q INTERP; then die "$BINARY is not static"; fi
+
+rm -rf "$OUT"
+mkdir -p "$OUT/rootfs"/{bin,dev,etc/ssl/certs,proc,run/docker/plugins,s3vol,sys,tmp}
+chmod 1777 "$OUT/rootfs/tmp"
+install -m 0755 "$BINARY" "$OUT/rootfs/bin/s3vol"
+install -m 0644 "$CERTS" "$OUT/rootfs/etc/ssl/certs/ca-certificates.crt"
+install -m 0644 "$ROOT/config.json" "$OUT/config.json"
+say "laid out $OUT ($(du -sh "$OUT/rootfs" | cut -f1))"

@@ -1,0 +1,337 @@
+//! The supervisor as a process of its own, with stand-ins for the driver and the workers, and with
+//! real mounts. Needs root and `/dev/fuse`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use s3vol::supervisor::{Settings, protocol, run, umount_helper};
+use s3vol::types::VolumeId;
+use s3vol::worker::WorkerSpec;
+use serde_json::{Value, json};
+
+/// Relays the driver's channel to the test, and plays workers that log how they were started.
+const CHILDREN: &str = r#"
+import os, select, signal, socket, stat, sys, time
+role = sys.argv[1]
+work = os.environ["TEST_DIR"]
+def log(line):
+    with open(work + "/log", "a") as f: f.write(line + "\n")
+if role == "umount":
+    os.execv(os.environ["TEST_EXE"], ["t", "--ignored", "--exact", "helper_process", "--nocapture", "--quiet"]) \
+        if os.environ.setdefault("TEST_PATH", sys.argv[2]) else None
+if role == "driver":
+    listening = socket.socket(fileno=3)
+    log("driver listening %s empty %s" % (listening.getsockname(), "TEST_EMPTY" in os.environ))
+    channel = socket.socket(fileno=4)
+    test = socket.socket(socket.AF_UNIX); test.connect(work + "/relay")
+    while True:
+        ready, _, _ = select.select([channel, test], [], [])
+        for a in ready:
+            data = a.recv(65536)
+            if not data: sys.exit(1)
+            (test if a is channel else channel).sendall(data)
+if role == "worker":
+    import json
+    spec = json.loads(sys.stdin.readline())
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(75))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if spec["name"] != "stubborn" else None)
+    device = os.fstat(3)
+    fds = sorted(int(n) for n in os.listdir("/proc/self/fd"))
+    log("worker %s pid %d successor %s fuse %s fds %d oom %s" % (
+        spec["name"], os.getpid(), os.environ.get("S3VOL_SUCCESSOR"),
+        stat.S_ISCHR(device.st_mode) and os.minor(device.st_rdev) == 229,
+        len([f for f in fds if f > 3]) - 1, open("/proc/self/oom_score_adj").read().strip()))
+    while True: time.sleep(60)
+"#;
+
+/// Not a test: the process that the tests start as the supervisor.
+#[test]
+#[ignore = "started by the other tests"]
+fn supervisor_process() {
+    let Some(dir) = std::env::var_os("TEST_DIR").map(PathBuf::from) else { return };
+    let mut settings = Settings::new(dir.join("plugin.sock"), dir.join("vol"));
+    settings.program = vec!["python3".into(), dir.join("children.py").into()];
+    let result = run(settings);
+    std::process::exit(if result.is_ok() { 0 } else { 1 });
+}
+
+/// Not a test: the process that unmounts.
+#[test]
+#[ignore = "started by the supervisor"]
+fn helper_process() {
+    let Some(path) = std::env::var_os("TEST_PATH") else { return };
+    let code = if umount_helper(Path::new(&path)).is_ok() { 0 } else { 1 };
+    std::process::exit(code);
+}
+
+struct Rig {
+    dir: tempfile::TempDir,
+    relay: UnixListener,
+    supervisor: Child,
+    driver: BufReader<UnixStream>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("children.py"), CHILDREN).unwrap();
+        let relay = UnixListener::bind(dir.path().join("relay")).unwrap();
+        let supervisor = spawn(dir.path());
+        let driver = accept(&relay);
+        Rig { dir, relay, supervisor, driver }
+    }
+
+    fn send(&mut self, message: Value) {
+        let mut line = message.to_string();
+        line.push('\n');
+        self.driver.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.driver.read_line(&mut line).expect("an answer in time");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn ask(&mut self, message: Value) -> Value {
+        self.send(message);
+        self.read()
+    }
+
+    fn volume(&self, name: &str) -> PathBuf {
+        self.dir.path().join("vol").join(name)
+    }
+
+    fn spec(&self, name: &str) -> WorkerSpec {
+        let options = s3vol::config::VolumeOptions {
+            url: format!("s3://bucket/{name}"),
+            ..Default::default()
+        };
+        WorkerSpec {
+            name: name.into(),
+            id: VolumeId::random(),
+            options,
+            state_dir: self.dir.path().join("state"),
+            control_socket: self.dir.path().join("control"),
+            mountpoint: self.volume(name),
+        }
+    }
+
+    /// Kinds of what is mounted at a volume's place, bottom first.
+    fn mounts(&self, name: &str) -> Vec<(String, String)> {
+        let path = self.volume(name);
+        let table = s3vol::sys::mount_table().unwrap();
+        table.into_iter().filter(|e| e.path == path).map(|e| (e.kind, e.source)).collect()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn log_line(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut found = None;
+        eventually("a line in the log", || {
+            found = self.log().lines().find(|line| wanted(line)).map(str::to_owned);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn worker_pid(&mut self) -> i32 {
+        self.ask(json!({"id": 99, "op": "list"}))["workers"][0]["pid"].as_i64().unwrap() as i32
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        let _ = std::fs::read_dir(self.dir.path().join("vol"))
+            .map(|entries| entries.flatten().for_each(|e| drop(umount_helper(&e.path()))));
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let exe = std::env::current_exe().unwrap();
+    // The test harness has threads of its own; with the mask set before it starts, none of them
+    // takes a signal that is meant for the supervisor, which is a process with one thread.
+    let masked = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD])
+os.execv(sys.argv[1], sys.argv[1:])";
+    Command::new("python3")
+        .args(["-c", masked])
+        .arg(&exe)
+        .args(["--ignored", "--exact", "supervisor_process", "--nocapture", "--test-threads=1"])
+        .env("TEST_DIR", dir)
+        .env("TEST_EXE", &exe)
+        .env("TEST_EMPTY", "")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn accept(relay: &UnixListener) -> BufReader<UnixStream> {
+    relay.set_nonblocking(true).unwrap();
+    let mut stream = None;
+    eventually("a driver", || {
+        stream = relay.accept().ok().map(|(stream, _)| stream);
+        stream.is_some()
+    });
+    let stream = stream.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    BufReader::new(stream)
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(15), "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn signal(pid: i32, signal: i32) {
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::try_from(signal).unwrap(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_volume_is_mounted_over_a_cover_and_taken_away_when_its_worker_ends() {
+    let mut rig = Rig::start();
+    let spec = rig.spec("data");
+    assert_eq!(
+        rig.ask(json!({"id": 1, "op": "start", "spec": spec})),
+        json!({"id": 1, "ok": true})
+    );
+    let mounts = rig.mounts("data");
+    assert_eq!(mounts[0], ("tmpfs".into(), "s3vol-cover".into()));
+    assert_eq!(mounts[1], ("fuse.s3vol".into(), "s3://bucket/data".into()));
+    let line = rig.log_line(|line| line.starts_with("worker data"));
+    assert!(line.contains("successor None fuse True fds 0"), "{line}");
+    let again = rig.ask(json!({"id": 2, "op": "start", "spec": rig.spec("data")}));
+    assert!(again["error"].as_str().unwrap().contains("has a worker already"), "{again}");
+    // SIGTERM is how a worker is asked to end; here it ends by itself with success.
+    let pid = rig.worker_pid();
+    signal(pid, libc::SIGTERM);
+    let event = rig.read();
+    assert_eq!(event, json!({"event": "exit", "name": "data", "code": 0, "restarting": false}));
+    eventually("the place to be gone", || {
+        rig.mounts("data").is_empty() && !rig.volume("data").exists()
+    });
+}
+
+#[test]
+fn a_crashed_worker_gets_a_successor_on_the_same_mount() {
+    let mut rig = Rig::start();
+    let spec = rig.spec("data");
+    rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    let before = rig.mounts("data");
+    rig.log_line(|line| line.starts_with("worker data"));
+    let pid = rig.worker_pid();
+    signal(pid, libc::SIGKILL);
+    let event = rig.read();
+    assert_eq!(event, json!({"event": "exit", "name": "data", "code": 137, "restarting": true}));
+    let line = rig.log_line(|line| line.contains("successor 1"));
+    assert!(line.contains("fuse True"), "{line}");
+    assert_eq!(rig.mounts("data"), before);
+    // Exit code 75: it could not open the volume; no further attempt.
+    let pid = rig.worker_pid();
+    signal(pid, libc::SIGUSR1);
+    let event = rig.read();
+    assert_eq!(event, json!({"event": "exit", "name": "data", "code": 75, "restarting": false}));
+    eventually("the place to be gone", || !rig.volume("data").exists());
+    eventually("the worker to be forgotten", || {
+        let list = rig.ask(json!({"id": 5, "op": "list"}));
+        list == json!({"id": 5, "ok": true, "workers": []})
+    });
+}
+
+#[test]
+fn stop_is_bounded_and_answers_when_the_mount_is_gone() {
+    let mut rig = Rig::start();
+    let spec = rig.spec("stubborn");
+    rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    rig.log_line(|line| line.starts_with("worker stubborn"));
+    rig.send(json!({"id": 2, "op": "stop", "name": "stubborn", "grace_ms": 200}));
+    let event = rig.read();
+    assert_eq!(event["code"], 137);
+    assert_eq!(event["restarting"], false);
+    assert_eq!(rig.read(), json!({"id": 2, "ok": true}));
+    assert!(rig.mounts("stubborn").is_empty() && !rig.volume("stubborn").exists());
+    let unknown = rig.ask(json!({"id": 3, "op": "stop", "name": "nobody"}));
+    assert_eq!(unknown, json!({"id": 3, "ok": true}));
+}
+
+#[test]
+fn the_driver_is_started_anew_and_finds_the_workers() {
+    let mut rig = Rig::start();
+    let line = rig.log_line(|line| line.starts_with("driver listening"));
+    assert!(line.contains("plugin.sock empty False"), "{line}");
+    let spec = rig.spec("data");
+    rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    rig.driver.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+    rig.driver = accept(&rig.relay);
+    let list = rig.ask(json!({"id": 7, "op": "list"}));
+    assert_eq!(list["workers"][0]["name"], "data");
+    assert_eq!(list["workers"][0]["phase"], "running");
+    let entry: protocol::WorkerEntry = serde_json::from_value(list["workers"][0].clone()).unwrap();
+    assert_eq!(entry.spec.options.url, "s3://bucket/data");
+    // The socket was never closed.
+    UnixStream::connect(rig.dir.path().join("plugin.sock")).unwrap();
+}
+
+#[test]
+fn bad_requests_get_an_error_and_change_nothing() {
+    let mut rig = Rig::start();
+    let mut spec = rig.spec("data");
+    spec.mountpoint = "/etc/cron.d".into();
+    let reply = rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    assert!(reply["error"].as_str().unwrap().contains("not directly below"), "{reply}");
+    let reply = rig.ask(json!({"id": 2, "op": "dance"}));
+    assert_eq!(reply["id"], 2);
+    assert!(reply["error"].as_str().unwrap().contains("not a request"), "{reply}");
+    std::os::unix::fs::symlink("/etc", rig.volume("link")).unwrap();
+    let reply = rig.ask(json!({"id": 3, "op": "start", "spec": rig.spec("link")}));
+    assert!(reply["error"].is_string(), "{reply}");
+    assert!(std::fs::symlink_metadata(rig.volume("link")).unwrap().is_symlink());
+    assert_eq!(rig.ask(json!({"id": 4, "op": "list"}))["workers"], json!([]));
+}
+
+#[test]
+fn mounts_of_a_killed_run_are_detached_before_the_driver_serves() {
+    let mut rig = Rig::start();
+    let spec = rig.spec("data");
+    rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    rig.log_line(|line| line.starts_with("worker data"));
+    rig.supervisor.kill().unwrap();
+    rig.supervisor.wait().unwrap();
+    assert_eq!(rig.mounts("data").len(), 2, "left behind");
+    rig.supervisor = spawn(rig.dir.path());
+    rig.driver = accept(&rig.relay);
+    assert!(rig.mounts("data").is_empty() && !rig.volume("data").exists());
+    let spec = rig.spec("data");
+    assert_eq!(rig.ask(json!({"id": 1, "op": "start", "spec": spec}))["ok"], true);
+}
+
+#[test]
+fn termination_lets_workers_finish_and_leaves_nothing() {
+    let mut rig = Rig::start();
+    for name in ["one", "two"] {
+        let spec = rig.spec(name);
+        assert_eq!(rig.ask(json!({"id": 1, "op": "start", "spec": spec}))["ok"], true);
+        rig.log_line(|line| line.starts_with(&format!("worker {name}")));
+    }
+    signal(rig.supervisor.id() as i32, libc::SIGTERM);
+    let start = Instant::now();
+    let status = rig.supervisor.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(start.elapsed() < Duration::from_secs(9));
+    assert!(rig.mounts("one").is_empty() && rig.mounts("two").is_empty());
+}

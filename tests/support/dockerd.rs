@@ -1,0 +1,385 @@
+//! A private dockerd with its own data, optionally on a host of its own: network and UTS namespace,
+//! joined to this one by a pair of virtual interfaces.
+//!
+//! Every command has a deadline, and nothing here looks at a path on a FUSE mount, so a hung volume
+//! fails a test instead of hanging it. Dropping a [`Dockerd`] ends every process it has started and
+//! removes every mount, namespace and file of it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longer than any docker command of the tests takes, shorter than anybody wants to wait.
+const COMMAND: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(40);
+/// dockerd gives plugins 10 s and containers some more.
+const STOP: Duration = Duration::from_secs(25);
+
+/// The image that [`Dockerd::import_busybox`] makes.
+pub const IMAGE: &str = "busybox-test";
+/// The name under which the tests install the plugin.
+pub const PLUGIN: &str = "s3vol";
+/// Where servers of the tests are reached from every host.
+pub const SERVER_ADDRESS: [u8; 4] = [10, 213, 7, 1];
+
+/// How to start one.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A name for a host of its own; `None` shares this machine's network and name.
+    pub host: Option<String>,
+}
+
+pub struct Dockerd {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+    host: Option<Host>,
+}
+
+impl Dockerd {
+    pub fn start(options: &Options) -> Self {
+        let dir = tempfile::Builder::new().prefix("s3vol-dockerd-").tempdir().unwrap();
+        let host = options.host.as_deref().map(Host::create);
+        let mut dockerd = Dockerd { dir, daemon: None, host };
+        dockerd.up();
+        dockerd
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts the daemon on the data that is there.
+    pub fn up(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("dockerd.log"))
+            .unwrap();
+        let mut command = match &self.host {
+            Some(host) => host.command("dockerd"),
+            None => Command::new("dockerd"),
+        };
+        command
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("exec"))
+            .arg("-H")
+            .arg(self.address())
+            .arg("--pidfile")
+            .arg(self.path("pid"))
+            .args(["--iptables=false", "--bridge=none"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.daemon = Some(command.spawn().expect("dockerd is installed (docker.io)"));
+        let begun = Instant::now();
+        while !self.try_docker(&["version"]).is_ok_and(|out| out.status.success()) {
+            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < START,
+                "dockerd did not start ({ended:?}):\n{}",
+                self.log_tail(4000)
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Ends the daemon the way the system does, and waits for it.
+    pub fn down(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        signal(daemon.id(), libc::SIGTERM);
+        if wait(&mut daemon, STOP).is_none() {
+            eprintln!("dockerd did not end in {STOP:?}; killed");
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    /// Runs the docker client; its failure is the caller's to judge.
+    pub fn try_docker(&self, args: &[&str]) -> std::io::Result<Output> {
+        self.client("docker", args)
+    }
+
+    /// Runs docker-compose in `dir`.
+    pub fn compose(&self, dir: &Path, args: &[&str]) -> Output {
+        let mut command = Command::new("docker-compose");
+        command.current_dir(dir).args(args);
+        self.bounded(command).expect("docker-compose runs")
+    }
+
+    fn client(&self, program: &str, args: &[&str]) -> std::io::Result<Output> {
+        let mut command = Command::new(program);
+        command.args(args);
+        self.bounded(command)
+    }
+
+    fn bounded(&self, mut command: Command) -> std::io::Result<Output> {
+        command.env("DOCKER_HOST", self.address()).env("DOCKER_CONFIG", self.path("client"));
+        output_within(command, COMMAND)
+    }
+
+    /// Runs the docker client and returns what it printed; panics with all it said if it fails.
+    pub fn docker(&self, args: &[&str]) -> String {
+        let out = self.try_docker(args).expect("docker runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(
+            out.status.success(),
+            "docker {args:?}: {}\n{text}{}\n--- dockerd\n{}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr),
+            self.log_tail(3000)
+        );
+        text
+    }
+
+    /// Runs the docker client, expects it to fail, and returns what it complained.
+    pub fn docker_fails(&self, args: &[&str]) -> String {
+        let out = self.try_docker(args).expect("docker runs");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success(), "docker {args:?} succeeded: {said}");
+        said
+    }
+
+    /// Runs a shell script in a fresh container with `volume` at `/d`; returns its output.
+    pub fn run(&self, volume: &str, script: &str) -> String {
+        let mount = format!("{volume}:/d");
+        self.docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "-v",
+            &mount,
+            IMAGE,
+            "/bin/sh",
+            "-c",
+            script,
+        ])
+    }
+
+    /// Makes the image [`IMAGE`] from busybox-static, with whatever `fill` adds to its root.
+    pub fn import_busybox(&self, fill: impl FnOnce(&Path)) {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let busybox =
+            ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+        std::fs::copy(busybox.expect("busybox-static is installed"), bin.join("busybox")).unwrap();
+        for applet in [
+            "cat", "chmod", "chown", "cp", "dd", "echo", "find", "ln", "ls", "md5sum", "mkdir",
+            "mv", "rm", "sh", "sleep", "stat", "sync", "touch",
+        ] {
+            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
+        }
+        fill(root.path());
+        let tar = self.path("image.tar");
+        let mut command = Command::new("tar");
+        command.arg("-C").arg(root.path()).arg("-cf").arg(&tar).args(["--numeric-owner", "."]);
+        assert!(output_within(command, COMMAND).unwrap().status.success());
+        self.docker(&["import", tar.to_str().unwrap(), IMAGE]);
+    }
+
+    /// Installs and enables the plugin laid out in `dir` (config.json and rootfs/).
+    pub fn install_plugin(&self, dir: &Path, settings: &[(String, String)]) {
+        self.docker(&["plugin", "create", PLUGIN, dir.to_str().unwrap()]);
+        if !settings.is_empty() {
+            let words: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let mut args = vec!["plugin", "set", PLUGIN];
+            args.extend(words.iter().map(String::as_str));
+            self.docker(&args);
+        }
+        self.docker(&["plugin", "enable", PLUGIN]);
+    }
+
+    /// Where the plugin's propagated mount lies on this machine.
+    pub fn plugin_dir(&self) -> PathBuf {
+        let id = self.docker(&["plugin", "inspect", "-f", "{{.Id}}", PLUGIN]);
+        self.path("data").join("plugins").join(id.trim()).join("propagated-mount")
+    }
+
+    /// The end of the daemon's log, the plugin's output included.
+    pub fn log_tail(&self, bytes: usize) -> String {
+        let log = std::fs::read(self.path("dockerd.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(bytes)..]).into_owned()
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- dockerd\n{}", self.log_tail(6000));
+        }
+        if self.daemon.is_some() {
+            if let Ok(out) = self.try_docker(&["ps", "-aq"]) {
+                let ids = String::from_utf8_lossy(&out.stdout).into_owned();
+                let mut args = vec!["rm", "-f"];
+                args.extend(ids.split_whitespace());
+                if args.len() > 2 {
+                    let _ = self.try_docker(&args);
+                }
+            }
+            self.down();
+        }
+        // containerd, shims and the plugin all carry the unique folder in their arguments or root.
+        for pid in processes_of(self.dir.path()) {
+            signal(pid, libc::SIGKILL);
+        }
+        for mount in mounts_below(self.dir.path()) {
+            let _ = nix::mount::umount2(
+                &mount,
+                nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
+            );
+        }
+        // Removing files through a mount that stayed would be worse than leaving files.
+        if !mounts_below(self.dir.path()).is_empty() {
+            self.dir.disable_cleanup(true);
+        }
+    }
+}
+
+/// Processes whose command line or root names `dir`.
+fn processes_of(dir: &Path) -> Vec<u32> {
+    let needle = dir.to_str().unwrap();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let root = std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(needle) || root.starts_with(dir)
+    })
+    .filter(|pid| *pid != std::process::id())
+    .collect()
+}
+
+/// Mount points below `dir`, the last mounted first.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = s3vol::sys::mount_table().unwrap_or_default();
+    let mut below: Vec<PathBuf> =
+        table.into_iter().map(|entry| entry.path).filter(|path| path.starts_with(dir)).collect();
+    below.reverse();
+    below
+}
+
+/// A host of its own on this machine.
+struct Host {
+    name: String,
+    namespace: String,
+    link: String,
+}
+
+static HOSTS: AtomicU8 = AtomicU8::new(0);
+
+impl Host {
+    fn create(name: &str) -> Self {
+        let number = HOSTS.fetch_add(1, Ordering::SeqCst);
+        let unique = std::process::id();
+        let host = Host {
+            name: name.to_owned(),
+            namespace: format!("s3vol-{unique}-{number}"),
+            link: format!("sv{}n{number}", unique % 1_000_000),
+        };
+        // One small network a host; the servers' address is an extra one on loopback.
+        let base = 8 + 4 * number;
+        let [a, b, c, d] = SERVER_ADDRESS;
+        let server = format!("{a}.{b}.{c}.{d}");
+        let ours = format!("{a}.{b}.{c}.{}", base + 1);
+        let theirs = format!("{a}.{b}.{c}.{}/30", base + 2);
+        let (ns, link) = (host.namespace.as_str(), host.link.as_str());
+        let peer = format!("{link}p");
+        // Another test may have added it already.
+        let _ = ip(&["addr", "add", &format!("{server}/32"), "dev", "lo"]);
+        for step in [
+            vec!["netns", "add", ns],
+            vec!["link", "add", link, "type", "veth", "peer", "name", &peer],
+            vec!["link", "set", &peer, "netns", ns],
+            vec!["addr", "add", &format!("{ours}/30"), "dev", link],
+            vec!["link", "set", link, "up"],
+            vec!["-n", ns, "link", "set", "lo", "up"],
+            vec!["-n", ns, "addr", "add", &theirs, "dev", &peer],
+            vec!["-n", ns, "link", "set", &peer, "up"],
+            vec!["-n", ns, "route", "add", "default", "via", &ours],
+        ] {
+            let out = ip(&step);
+            assert!(out.status.success(), "ip {step:?}: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        host
+    }
+
+    /// A program on this host. All wrappers exec, so the child's id is the program's.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.args(["unshare", "--uts", "/bin/sh", "-c"]);
+        command.arg(format!("hostname {}; exec {program} \"$@\"", self.name)).arg(program);
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = ip(&["link", "del", &self.link]);
+        let _ = ip(&["netns", "del", &self.namespace]);
+        if HOSTS.load(Ordering::SeqCst) > 0
+            && std::fs::read_dir("/run/netns").is_ok_and(|mut left| {
+                !left
+                    .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("s3vol-")))
+            })
+        {
+            let [a, b, c, d] = SERVER_ADDRESS;
+            let _ = ip(&["addr", "del", &format!("{a}.{b}.{c}.{d}/32"), "dev", "lo"]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> Output {
+    Command::new("ip").args(args).output().expect("iproute2 is installed")
+}
+
+fn signal(pid: u32, number: i32) {
+    let signal = nix::sys::signal::Signal::try_from(number).unwrap();
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        if begun.elapsed() > limit {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command to its end, killing it after `limit`.
+pub fn output_within(mut command: Command, limit: Duration) -> std::io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let reader = |mut pipe: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = pipe.read_to_end(&mut bytes);
+            bytes
+        })
+    };
+    let out = reader(Box::new(child.stdout.take().unwrap()));
+    let err = reader(Box::new(child.stderr.take().unwrap()));
+    let Some(status) = wait(&mut child, limit) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("{command:?} was not done in {limit:?}"),
+        ));
+    };
+    Ok(Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() })
+}
