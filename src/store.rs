@@ -8,6 +8,7 @@
 mod api;
 mod engine;
 mod error;
+mod file;
 mod location;
 mod meter;
 mod probe;
@@ -56,7 +57,8 @@ impl Store {
         Ok(Store(match location.scheme {
             Scheme::S3 => Arc::new(s3::S3Store::open(location, settings)?),
 
-            _ => {
+            Scheme::File => Arc::new(file::FileStore::open(location)?),
+            Scheme::Azure | Scheme::Google => {
                 return Err(StoreError::new(
                     StoreErrorKind::Unsupported,
                     format!(

@@ -1,0 +1,422 @@
+//! `file://`: a directory as a bucket, for one machine.
+//!
+//! Objects are plain files at their natural paths ([`name`] tells the exceptions), `dir/` is a
+//! directory, attributes are real ones and one extended attribute ([`record`]). Everything is
+//! synced before it is answered. The store's clock is this host's. A directory may be used by
+//! several processes; other programs may read and write the files too.
+
+mod disk;
+mod list;
+mod name;
+mod record;
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+
+use self::disk::{Disk, Found, Stop, fill, in_time, outcome};
+use self::name::Place;
+use self::record::{Record, attributes_of, sidecar_base, version_of};
+use super::engine::{EngineStore, Gate};
+use super::meter::{Kind, Meter, host_time};
+use super::{
+    Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, PutOutcome, RequestCounts,
+    Send, StoreBackend, StoreError, StoreErrorKind, UploadId,
+};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
+
+/// The local directory behind `file://`.
+#[derive(Debug)]
+pub(super) struct FileStore {
+    disk: Disk,
+    meter: Arc<Meter>,
+    endpoint: String,
+}
+
+impl FileStore {
+    pub(super) fn open(location: &Location) -> Result<Self, StoreError> {
+        let bucket = PathBuf::from(&location.bucket);
+        let endpoint = format!("file://{}", location.bucket);
+        Ok(FileStore { disk: Disk { bucket }, meter: Arc::new(Meter::default()), endpoint })
+    }
+
+    /// Runs blocking work. After `timeout` the caller stops waiting, but the work goes on; what it
+    /// may still change is bounded by its expiry.
+    async fn run<T: std::marker::Send + 'static>(
+        &self,
+        timeout: Duration,
+        work: impl FnOnce(&Disk) -> Result<T, StoreError> + std::marker::Send + 'static,
+    ) -> Result<T, StoreError> {
+        let disk = self.disk.clone();
+        let running = tokio::task::spawn_blocking(move || work(&disk));
+        match tokio::time::timeout(timeout, running).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(e)) => Err(StoreError {
+                kind: StoreErrorKind::Unreachable,
+                message: format!("the work on {} was broken off", self.endpoint),
+                source: Some(Box::new(e)),
+            }),
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::Timeout,
+                format!(
+                    "{}: the disk did not answer within {:.1} s",
+                    self.endpoint,
+                    timeout.as_secs_f64()
+                ),
+            )),
+        }
+    }
+
+    async fn change(
+        &self,
+        timeout: Duration,
+        work: impl FnOnce(&Disk) -> Result<Version, Stop> + std::marker::Send + 'static,
+    ) -> PutOutcome {
+        match self.run(timeout, move |disk| Ok(outcome(work(disk)))).await {
+            Ok(outcome) => outcome,
+            Err(e) => PutOutcome::Ambiguous(e),
+        }
+    }
+}
+
+#[async_trait]
+impl StoreBackend for FileStore {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome {
+        self.meter.request(Kind::Put);
+        self.meter.sent(body.len());
+        let (key, attributes) = (key.as_str().to_owned(), attributes.clone());
+        self.change(send.timeout, move |disk| {
+            in_time(&key, send.not_after)?;
+            let record = Record::new(&attributes, host_time());
+            if key.ends_with('/') {
+                if !body.is_empty() {
+                    return Err(StoreError::new(
+                        StoreErrorKind::Unsupported,
+                        format!("{key:?} is a directory here, which has no content"),
+                    )
+                    .into());
+                }
+                return disk.put_marker(&key, record, &send.condition, send.not_after);
+            }
+            write(disk, &key, record, &send, |temp| fill(temp, &body))
+        })
+        .await
+    }
+
+    async fn get(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        expect: Option<&Version>,
+        timeout: Duration,
+    ) -> Result<GetResult, StoreError> {
+        self.meter.request(Kind::Get);
+        let (key, expect) = (key.as_str().to_owned(), expect.cloned());
+        let result = self
+            .run(timeout, move |disk| {
+                let found = disk.find(&key)?.ok_or_else(|| {
+                    StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
+                })?;
+                let changed = || {
+                    StoreError::new(
+                        StoreErrorKind::Changed,
+                        format!("{key:?} is no longer the expected version"),
+                    )
+                };
+                let version = found.version();
+                if expect.is_some_and(|expect| !expect.same(&version)) {
+                    return Err(changed());
+                }
+                let range = range.unwrap_or(0..version.size);
+                let end = range.end.min(version.size);
+                let start = range.start.min(end);
+                let mut data = vec![0; (end - start) as usize];
+                match found.file.read_exact_at(&mut data, start) {
+                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
+                    Err(e) => return Err(disk.error(&format!("read {key:?}"), e)),
+                    Ok(()) => {}
+                }
+                // Somebody may have written into the file meanwhile.
+                let meta =
+                    found.file.metadata().map_err(|e| disk.error(&format!("read {key:?}"), e))?;
+                if version_of(&meta, found.record.as_ref()) != version {
+                    return Err(changed());
+                }
+                Ok(GetResult { info: info(&found), data: data.into() })
+            })
+            .await?;
+        self.meter.received(result.data.len());
+        Ok(result)
+    }
+
+    async fn head(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<ObjectInfo>, StoreError> {
+        self.meter.request(Kind::Head);
+        let key = key.as_str().to_owned();
+        self.run(timeout, move |disk| Ok(disk.find(&key)?.as_ref().map(info))).await
+    }
+
+    async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
+        self.meter.request(Kind::List);
+        self.run(timeout, move |disk| disk.list(&request)).await
+    }
+
+    async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
+        self.meter.request(Kind::Delete);
+        let key = key.as_str().to_owned();
+        self.change(send.timeout, move |disk| {
+            in_time(&key, send.not_after)?;
+            disk.delete(&key, &send.condition, send.not_after)
+        })
+        .await
+    }
+
+    async fn copy(
+        &self,
+        from: &ObjectKey,
+        expect: &Version,
+        to: &ObjectKey,
+        attributes: &Attributes,
+        send: Send,
+    ) -> PutOutcome {
+        self.meter.request(Kind::Copy);
+        let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
+        let (expect, attributes) = (expect.clone(), attributes.clone());
+        self.change(send.timeout, move |disk| {
+            in_time(&to, send.not_after)?;
+            let source = disk.find(&from)?.ok_or(Stop::Lost)?;
+            if !expect.same(&source.version()) {
+                return Err(Stop::Lost);
+            }
+            let record = Record::new(&attributes, host_time());
+            if to.ends_with('/') {
+                return disk.put_marker(&to, record, &send.condition, send.not_after);
+            }
+            let mut same = true;
+            let version = write(disk, &to, record, &send, |temp| {
+                io::copy(&mut &source.file, &mut temp.file)?;
+                let meta = source.file.metadata()?;
+                same = version_of(&meta, source.record.as_ref()) == source.version();
+                if same { Ok(()) } else { Err(io::ErrorKind::StaleNetworkFileHandle.into()) }
+            });
+            if same { version } else { Err(Stop::Lost) }
+        })
+        .await
+    }
+
+    async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        timeout: Duration,
+    ) -> Result<UploadId, StoreError> {
+        self.meter.request(Kind::Multipart);
+        let (key, attributes) = (key.as_str().to_owned(), attributes.clone());
+        self.run(timeout, move |disk| {
+            let place = disk.place(&key)?;
+            // Makes the root and our folder in it.
+            drop(disk.temp(&place)?);
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            let dir = uploads(&place).join(&id);
+            let make = || -> io::Result<()> {
+                fs::create_dir_all(&dir)?;
+                fs::write(dir.join("attributes"), serde_json::to_vec(&attributes)?)
+            };
+            make().map_err(|e| disk.error("begin an upload", e))?;
+            Ok(UploadId(id))
+        })
+        .await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        self.meter.request(Kind::Multipart);
+        self.meter.sent(body.len());
+        let (key, upload) = (key.as_str().to_owned(), upload.clone());
+        self.run(timeout, move |disk| {
+            let dir = upload_dir(disk, &key, &upload)?;
+            let tag = uuid::Uuid::new_v4().simple().to_string();
+            fs::write(dir.join(part_name(number, &tag)), &body)
+                .map_err(|e| disk.error("write a part", e))?;
+            Ok(tag)
+        })
+        .await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[String],
+        size: u64,
+        send: Send,
+    ) -> PutOutcome {
+        self.meter.request(Kind::Multipart);
+        let (key, upload, parts) = (key.as_str().to_owned(), upload.clone(), parts.to_vec());
+        self.change(send.timeout, move |disk| {
+            in_time(&key, send.not_after)?;
+            let dir = upload_dir(disk, &key, &upload)?;
+            let attributes = fs::read(dir.join("attributes"))
+                .and_then(|bytes| Ok(serde_json::from_slice::<Attributes>(&bytes)?))
+                .map_err(|e| disk.error("complete an upload", e))?;
+            let record = Record::new(&attributes, host_time());
+            let version = write(disk, &key, record, &send, |temp| {
+                let mut total = 0;
+                for (number, tag) in (1..).zip(&parts) {
+                    // The tag is a file name here.
+                    if uuid::Uuid::try_parse(tag).is_err() {
+                        return Err(io::ErrorKind::InvalidInput.into());
+                    }
+                    let mut part = fs::File::open(dir.join(part_name(number, tag)))?;
+                    total += io::copy(&mut part, &mut temp.file)?;
+                }
+                if total == size { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+            })?;
+            if let Err(error) = fs::remove_dir_all(&dir) {
+                tracing::debug!(%error, "the parts of a complete upload are left for the sweep");
+            }
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn abort_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        self.meter.request(Kind::Multipart);
+        let (key, upload) = (key.as_str().to_owned(), upload.clone());
+        self.run(timeout, move |disk| {
+            let dir = upload_dir(disk, &key, &upload)?;
+            match fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    Err(disk.error("abort an upload", e))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn now(&self, _timeout: Duration) -> Result<StoreTime, StoreError> {
+        Ok(host_time())
+    }
+
+    fn requests(&self) -> RequestCounts {
+        self.meter.counts()
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+#[async_trait]
+impl super::Backend for FileStore {
+    fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError> {
+        self.disk.need_bucket()?;
+        let dir = match prefix.as_str() {
+            "" => self.disk.bucket.clone(),
+            prefix => self.disk.place(prefix)?.dir,
+        };
+        self.disk.make_dirs(&dir)?;
+        let store = LocalFileSystem::new_with_prefix(&dir).map_err(|e| StoreError {
+            kind: StoreErrorKind::Unreachable,
+            message: format!("the folder {} cannot be opened: {e}", dir.display()),
+            source: Some(Box::new(e)),
+        })?;
+        let store = Arc::new(store.with_fsync(true));
+        Ok(EngineStore::new(store, Gate::new(), Some(Arc::clone(&self.meter))))
+    }
+
+    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+        const CHECK_TIME: Duration = Duration::from_secs(9);
+        let key = format!("{prefix}check");
+        self.run(CHECK_TIME, move |disk| {
+            let place = disk.place(&key)?;
+            // Only a real file shows that the disk takes one.
+            let temp = disk.temp(&place)?;
+            temp.file.sync_all().map_err(|e| disk.error("write a file", e))?;
+            disk.sweep(&place.own());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+        let send = Send { not_after: Some(super::probe::LONG_AGO), ..Send::plain(timeout) };
+        match self.delete(key, send).await {
+            PutOutcome::Won(_) | PutOutcome::Lost | PutOutcome::Ambiguous(_) => Ok(()),
+        }
+    }
+}
+
+/// Fills a temporary file, gives it its attributes, syncs it and commits it.
+fn write(
+    disk: &Disk,
+    key: &str,
+    mut record: Record,
+    send: &Send,
+    content: impl FnOnce(&mut disk::Temp) -> io::Result<()>,
+) -> Result<Version, Stop> {
+    let place = disk.place(key)?;
+    let mut temp = disk.temp(&place)?;
+    content(&mut temp)
+        .and_then(|()| record.apply(&temp.file, &sidecar_base(&place.own(), key)))
+        .and_then(|()| temp.file.sync_all())
+        .map_err(|e| disk.error(&format!("write {key:?}"), e))?;
+    disk.commit(key, &place, temp, &record, &send.condition, send.not_after)
+}
+
+fn info(found: &Found) -> ObjectInfo {
+    let mut attributes = attributes_of(&found.meta, found.record.as_ref());
+    let content_type = attributes.remove("content-type");
+    ObjectInfo { version: found.version(), attributes, content_type }
+}
+
+fn uploads(place: &Place) -> PathBuf {
+    place.own().join("uploads")
+}
+
+/// An upload's folder; its id is a file name here, so it must be one of ours.
+fn upload_dir(disk: &Disk, key: &str, upload: &UploadId) -> Result<PathBuf, StoreError> {
+    if uuid::Uuid::try_parse(&upload.0).is_err() {
+        return Err(StoreError::new(
+            StoreErrorKind::NotFound,
+            format!("there is no upload {:?} of {key:?}", upload.0),
+        ));
+    }
+    Ok(uploads(&disk.place(key)?).join(&upload.0))
+}
+
+fn part_name(number: u32, tag: &str) -> String {
+    format!("{number:05}-{tag}")
+}
+
+#[cfg(test)]
+mod tests;
