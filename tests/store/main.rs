@@ -57,3 +57,14 @@ async fn moto() {
     let store = s3(&moto.endpoint, &moto.bucket, "any", "any");
     suite::run(&store, suite::Traits::MOTO).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("bucket")).unwrap();
+    let url = format!("file://{}/bucket/prefix", dir.path().display());
+    let location = Location::parse(&url).unwrap();
+    let store = Store::open(&location, &StoreSettings::default()).unwrap();
+    store.check(&location.prefix).await.unwrap();
+    suite::run(&store, suite::Traits::FILE).await;
+}

@@ -14,11 +14,13 @@ pub struct Traits {
     pub expiry: bool,
     /// Conditions on the target of a copy.
     pub conditional_copy: bool,
+    /// A copy is refused when its source is no longer the expected version.
+    pub conditional_source: bool,
     /// `If-Match` on the completion of a multipart upload.
     pub complete_if_match: bool,
     /// Keys are one name of up to 1,024 bytes, not path components of up to 255.
     pub long_names: bool,
-    /// Tells a removed upload from a completed one.
+    /// A completed upload cannot be completed again.
     pub uploads_end: bool,
 }
 
@@ -27,17 +29,21 @@ impl Traits {
         parallel_creates: true,
         expiry: true,
         conditional_copy: true,
+        conditional_source: true,
         complete_if_match: true,
         long_names: true,
         uploads_end: true,
     };
 
-    /// moto 5.2.5 checks and sets without a lock, and does not look at expiries.
+    /// moto 5.2.5 checks and sets without a lock, and does not look at expiries nor at conditions
+    /// of a copy. Of those of a completion it knows `If-None-Match` alone.
     pub const MOTO: Traits = Traits {
         parallel_creates: false,
         expiry: false,
         conditional_copy: false,
+        conditional_source: false,
         complete_if_match: false,
+        uploads_end: false,
         ..Traits::FULL
     };
 
