@@ -116,7 +116,7 @@ impl TlsServer {
         let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
-            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-subj", "/CN=nobody signed this", "-addext", "subjectAltName=IP:127.0.0.1"])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
             .output()

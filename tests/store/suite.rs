@@ -20,6 +20,8 @@ pub struct Traits {
     pub complete_if_match: bool,
     /// Keys are one name of up to 1,024 bytes, not path components of up to 255.
     pub long_names: bool,
+    /// Keys that end in `/` may have content.
+    pub marker_bodies: bool,
     /// A completed upload cannot be completed again.
     pub uploads_end: bool,
 }
@@ -32,6 +34,7 @@ impl Traits {
         conditional_source: true,
         complete_if_match: true,
         long_names: true,
+        marker_bodies: true,
         uploads_end: true,
     };
 
@@ -47,8 +50,8 @@ impl Traits {
         ..Traits::FULL
     };
 
-    /// A directory: no signatures, hence no expiry that another host could enforce.
-    pub const FILE: Traits = Traits { expiry: false, long_names: false, ..Traits::FULL };
+    /// A directory holds keys as plain files.
+    pub const FILE: Traits = Traits { long_names: false, marker_bodies: false, ..Traits::FULL };
 }
 
 /// A store below a prefix of its own, with the shorthand of the steps.
