@@ -219,8 +219,12 @@ impl S3Store {
             .send(Method::HEAD, url, HeaderMap::new(), Bytes::new(), progress)
             .await
             .map_err(|fault| fault.into_error("asking for the time", &self.endpoint))?;
-        // Servers without a Date get this host's clock: better than no service.
-        Ok(self.wire.clock().now().unwrap_or_else(host_time))
+        // Servers without a Date get this host's clock: better than asking each time.
+        Ok(self.wire.clock().now().unwrap_or_else(|| {
+            let now = host_time();
+            self.wire.clock().observe(now);
+            now
+        }))
     }
 
     /// Signs and sends one request, once. The answer may be a refusal.

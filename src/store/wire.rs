@@ -213,23 +213,22 @@ impl Wire {
     /// A client for one endpoint. The trusted roots are the system's (or `SSL_CERT_FILE`'s) and,
     /// when set, those of `AWS_CA_BUNDLE`.
     pub(super) fn new(authority: String) -> Result<Self, StoreError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("s3vol/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE)
-            .http1_only()
-            // A redirect of a signed request cannot succeed, and its target says what is wrong.
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|p| !p.is_empty()) {
-            match read_bundle(&path) {
-                Ok(roots) => builder = builder.tls_certs_merge(roots),
-                Err(e) => tracing::warn!(
-                    path = %path.display(), error = %e,
-                    "AWS_CA_BUNDLE cannot be read; only the system's roots are trusted"
-                ),
-            }
-        }
-        let client = builder.build().map_err(|e| StoreError {
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("s3vol/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(POOL_IDLE)
+                .http1_only()
+                // A redirect of a signed request cannot succeed, and its target says what is wrong.
+                .redirect(reqwest::redirect::Policy::none())
+        };
+        let roots = extra_roots();
+        let client = builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
+            // A root file system without certificates; plain http must still work.
+            tracing::warn!(%error, "the system's TLS roots cannot be read; only AWS_CA_BUNDLE counts");
+            builder().tls_certs_only(roots).build()
+        });
+        let client = client.map_err(|e| StoreError {
             kind: StoreErrorKind::Tls,
             message: format!(
                 "the HTTP client cannot start: {e}; check AWS_CA_BUNDLE and SSL_CERT_FILE"
@@ -290,7 +289,6 @@ impl Wire {
             let pieces = Pieces { left, bytes, progress, wire: self.clone() };
             *request.body_mut() = Some(reqwest::Body::wrap(pieces));
         }
-        progress.touch();
         let response = progress.watch(self.0.client.execute(request)).await?.map_err(Fault::of)?;
         progress.touch();
         if of_store && let Some(date) = date_of(response.headers()) {
@@ -350,8 +348,24 @@ pub(super) fn authority(url: &url::Url) -> Option<String> {
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-fn read_bundle(path: &std::ffi::OsStr) -> anyhow::Result<Vec<reqwest::Certificate>> {
-    Ok(reqwest::Certificate::from_pem_bundle(&std::fs::read(path)?)?)
+/// The certificates that `AWS_CA_BUNDLE` names, if any.
+fn extra_roots() -> Vec<reqwest::Certificate> {
+    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|p| !p.is_empty()) else {
+        return Vec::new();
+    };
+    let warn = |error: &dyn std::fmt::Display| {
+        tracing::warn!(path = %path.display(), %error, "AWS_CA_BUNDLE cannot be used");
+    };
+    match std::fs::read(&path) {
+        Ok(bundle) => reqwest::Certificate::from_pem_bundle(&bundle).unwrap_or_else(|error| {
+            warn(&error);
+            Vec::new()
+        }),
+        Err(error) => {
+            warn(&error);
+            Vec::new()
+        }
+    }
 }
 
 fn date_of(headers: &HeaderMap) -> Option<StoreTime> {

@@ -42,13 +42,15 @@ impl S3Store {
             return PutOutcome::Won(won(&answer));
         }
         let error = self.refusal(&call, &answer);
-        let conditional = send.condition != Condition::None
-            || call.headers.iter().any(|(n, _)| n == "x-amz-copy-source-if-match");
+        let copies = call.headers.iter().any(|(n, _)| n == "x-amz-copy-source-if-match");
+        let wants_version = copies || matches!(send.condition, Condition::Is(_));
         match error.kind {
-            StoreErrorKind::Changed if conditional => PutOutcome::Lost,
+            StoreErrorKind::Changed if copies || send.condition != Condition::None => {
+                PutOutcome::Lost
+            }
             // If-Match on a key that is gone answers 404, also for the source of a copy.
             StoreErrorKind::NotFound
-                if conditional && ErrorBody::of(&answer).code != "NoSuchUpload" =>
+                if wants_version && ErrorBody::of(&answer).code != "NoSuchUpload" =>
             {
                 PutOutcome::Lost
             }
