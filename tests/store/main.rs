@@ -3,6 +3,7 @@
 
 mod check;
 mod conditions;
+mod engine;
 mod faults;
 mod keys;
 mod objects;

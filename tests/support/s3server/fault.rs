@@ -47,7 +47,7 @@ pub struct Logged {
     pub time: SystemTime,
     pub method: String,
     pub op: Op,
-    /// The key, or the prefix of a listing.
+    /// The key, the prefix of a listing, or the first key of a DeleteObjects.
     pub key: String,
     pub area: Area,
     /// 0 when no reply was sent.
