@@ -125,6 +125,13 @@ async fn act(
         Some(Action::Latency(time) | Action::DelayThenApply(time)) => {
             tokio::time::sleep(*time).await;
         }
+        Some(Action::Hold) => {
+            let mut released = state.released.subscribe();
+            state.held.fetch_add(1, Ordering::SeqCst);
+            // An error means that the server ends.
+            let _ = released.changed().await;
+            state.held.fetch_sub(1, Ordering::SeqCst);
+        }
         Some(Action::Status(status)) => return Some(refuse(state, made_up(*status)).await),
         Some(Action::ClockSkewError) => {
             let error = s3_error!(
