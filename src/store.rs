@@ -6,6 +6,7 @@
 //! request that changes an object with a reusable name.
 
 mod api;
+mod cloud;
 mod engine;
 mod error;
 mod file;
@@ -59,14 +60,7 @@ impl Store {
 
             Scheme::File => Arc::new(file::FileStore::open(location)?),
             Scheme::Azure | Scheme::Google => {
-                return Err(StoreError::new(
-                    StoreErrorKind::Unsupported,
-                    format!(
-                        "{}:// is not available in this version; use s3:// (Google also speaks it \
-                         at https://storage.googleapis.com) or file://",
-                        location.scheme.as_str()
-                    ),
-                ));
+                Arc::new(cloud::CloudStore::open(location, settings)?)
             }
         }))
     }

@@ -86,17 +86,23 @@ impl Gate {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     wire: Wire,
-    /// `None` for the client that only serves credentials and signatures.
+    /// `None` for clients that serve no engine.
     gate: Option<Gate>,
+    idle: Duration,
 }
 
 impl Connector {
     pub(super) fn for_engine(wire: &Wire, gate: &Gate) -> Self {
-        Connector { wire: wire.clone(), gate: Some(gate.clone()) }
+        Connector { wire: wire.clone(), gate: Some(gate.clone()), idle: ENGINE_IDLE }
+    }
+
+    /// For listings, whose caller has a deadline of its own.
+    pub(super) fn for_listing(wire: &Wire) -> Self {
+        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE }
     }
 
     pub(super) fn for_credentials(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None }
+        Connector { wire: wire.clone(), gate: None, idle: CREDENTIALS_IDLE }
     }
 }
 
@@ -110,14 +116,14 @@ impl HttpConnector for Connector {
 impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         match &self.gate {
-            Some(gate) => gate.pass(self.run(request, ENGINE_IDLE)).await,
-            None => self.run(request, CREDENTIALS_IDLE).await,
+            Some(gate) => gate.pass(self.run(request)).await,
+            None => self.run(request).await,
         }
     }
 }
 
 impl Connector {
-    async fn run(&self, request: HttpRequest, idle: Duration) -> Result<HttpResponse, HttpError> {
+    async fn run(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, mut body) = request.into_parts();
         let mut chunks = Vec::new();
         // The body is in memory, so its frames are always ready.
@@ -129,7 +135,7 @@ impl Connector {
         let url = url::Url::parse(&parts.uri.to_string())
             .map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
         let creates = parts.headers.contains_key(http::header::IF_NONE_MATCH);
-        let progress = Progress::new(idle);
+        let progress = Progress::new(self.idle);
         let mut response = self
             .wire
             .start(parts.method, url, parts.headers, chunks, &progress)

@@ -6,8 +6,8 @@
 //! off can still work here.
 
 mod check;
-mod objects;
-mod xml;
+pub(super) mod objects;
+pub(super) mod xml;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,11 +32,11 @@ use crate::types::{KeyPrefix, StoreTime};
 /// enough that a request in a log is soon worthless.
 const PLAIN_EXPIRY: i64 = 15 * 60;
 /// Waiting for credentials (metadata services included) must fit into the ten seconds of a check.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
+pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// For this long after an answer that proved the bucket, "no such key" needs no second look.
 const BUCKET_PROOF: Duration = Duration::from_secs(10);
 /// Reads are tried this often before the caller hears of it.
-const READ_ATTEMPTS: u32 = 5;
+pub(super) const READ_ATTEMPTS: u32 = 5;
 
 /// One bucket.
 pub(super) struct S3Store {
@@ -447,12 +447,12 @@ fn method_of(method: &Method) -> rusty_s3::Method {
 }
 
 /// Spreads retries of several readers over half the pause.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u128() as u32;
     pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
 }
 
-fn parse_endpoint(text: &str) -> Result<Url, StoreError> {
+pub(super) fn parse_endpoint(text: &str) -> Result<Url, StoreError> {
     let wrong = |why: String| {
         StoreError::new(
             StoreErrorKind::Unsupported,
@@ -478,7 +478,7 @@ fn parse_endpoint(text: &str) -> Result<Url, StoreError> {
 }
 
 /// Whether a status says that this request was certainly not applied for good.
-fn is_transient(status: StatusCode) -> bool {
+pub(super) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
         || matches!(
             status,

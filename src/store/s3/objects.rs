@@ -19,6 +19,8 @@ use crate::types::{ObjectKey, StoreTime, Version};
 /// The attribute that travels as the header `Content-Type`.
 const CONTENT_TYPE: &str = "content-type";
 const META: &str = "x-amz-meta-";
+/// User metadata as each provider names it in answers.
+const METAS: [&str; 3] = [META, "x-ms-meta-", "x-goog-meta-"];
 
 impl S3Store {
     /// Sends a changing request once and judges its answer. `won` reads the version of a success.
@@ -366,32 +368,35 @@ fn with_attributes<'a>(mut call: Call<'a>, attributes: &Attributes) -> Call<'a> 
     call
 }
 
-fn nothing() -> Version {
+pub(in crate::store) fn nothing() -> Version {
     Version { etag: String::new(), size: 0, modified: None, generation: None }
 }
 
-fn length(answer: &Answer) -> Option<u64> {
+pub(in crate::store) fn length(answer: &Answer) -> Option<u64> {
     answer.header("content-length")?.parse().ok()
 }
 
 /// The version that an answer's headers tell; `size` is known from elsewhere.
-fn version_of(answer: &Answer, size: u64) -> Version {
+pub(in crate::store) fn version_of(answer: &Answer, size: u64) -> Version {
     let etag = answer.header("etag").unwrap_or_default();
     Version {
         etag: unquote(&etag).to_owned(),
         size,
         modified: answer.header("last-modified").and_then(|t| parse_http_date(&t)),
-        generation: answer.header("x-amz-version-id").filter(|id| !id.is_empty() && id != "null"),
+        generation: answer
+            .header("x-goog-generation")
+            .or_else(|| answer.header("x-amz-version-id"))
+            .filter(|id| !id.is_empty() && id != "null"),
     }
 }
 
 /// Foreign objects may carry metadata that is not ASCII; it must not make them unreadable.
-fn info_of(answer: &Answer, size: u64) -> ObjectInfo {
+pub(in crate::store) fn info_of(answer: &Answer, size: u64) -> ObjectInfo {
     let attributes = answer
         .headers
         .iter()
         .filter_map(|(name, value)| {
-            let name = name.as_str().strip_prefix(META)?;
+            let name = METAS.iter().find_map(|meta| name.as_str().strip_prefix(meta))?;
             Some((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         })
         .collect();
@@ -403,7 +408,10 @@ fn info_of(answer: &Answer, size: u64) -> ObjectInfo {
 }
 
 /// Cuts the asked range out of an answer, or says why that is not possible.
-fn get_result(answer: Answer, range: Option<&Range<u64>>) -> Result<GetResult, String> {
+pub(in crate::store) fn get_result(
+    answer: Answer,
+    range: Option<&Range<u64>>,
+) -> Result<GetResult, String> {
     let got = answer.body.len() as u64;
     if let Some(length) = length(&answer)
         && length != got

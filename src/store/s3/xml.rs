@@ -11,7 +11,7 @@ use crate::types::{ObjectKey, Version};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct ErrorBody {
+pub(in crate::store) struct ErrorBody {
     pub code: String,
     pub message: String,
     pub region: String,
@@ -19,14 +19,19 @@ pub(super) struct ErrorBody {
 
 impl ErrorBody {
     /// What an answer says; empty where it says nothing.
-    pub(super) fn of(answer: &Answer) -> ErrorBody {
+    pub(in crate::store) fn of(answer: &Answer) -> ErrorBody {
         let text = String::from_utf8_lossy(&answer.body);
-        quick_xml::de::from_str(&text).unwrap_or_default()
+        let mut body: ErrorBody = quick_xml::de::from_str(&text).unwrap_or_default();
+        if body.code.is_empty() {
+            // Azure also says it where an answer has no body.
+            body.code = answer.header("x-ms-error-code").unwrap_or_default();
+        }
+        body
     }
 }
 
 /// Whether a 200 hides an error, as answers of COPY and Complete may.
-pub(super) fn hides_error(answer: &Answer) -> bool {
+pub(in crate::store) fn hides_error(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body);
     let text = text.trim_start();
     let root = match text.strip_prefix("<?xml") {
@@ -38,7 +43,7 @@ pub(super) fn hides_error(answer: &Answer) -> bool {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct Written {
+pub(in crate::store) struct Written {
     #[serde(rename = "ETag")]
     pub etag: String,
     pub last_modified: String,
@@ -46,7 +51,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(answer: &Answer) -> Written {
+    pub(in crate::store) fn of(answer: &Answer) -> Written {
         quick_xml::de::from_str(&String::from_utf8_lossy(&answer.body)).unwrap_or_default()
     }
 }
@@ -84,7 +89,7 @@ struct CommonPrefix {
 
 /// Reads a page of ListObjectsV2. Keys that are not UTF-8 cannot be named by callers and are left
 /// out with a warning.
-pub(super) fn list_page(body: &[u8]) -> Result<ListPage, String> {
+pub(in crate::store) fn list_page(body: &[u8]) -> Result<ListPage, String> {
     let text = std::str::from_utf8(body).map_err(|e| format!("the listing is not UTF-8: {e}"))?;
     let listing: Listing =
         quick_xml::de::from_str(text).map_err(|e| format!("the listing is no valid XML: {e}"))?;
@@ -127,13 +132,18 @@ fn decode(text: &str, encoded: bool) -> Option<String> {
 }
 
 /// An ETag without its quotes.
-pub(super) fn unquote(etag: &str) -> &str {
+pub(in crate::store) fn unquote(etag: &str) -> &str {
     let etag = etag.strip_prefix("W/").unwrap_or(etag);
     etag.strip_prefix('"').and_then(|e| e.strip_suffix('"')).unwrap_or(etag)
 }
 
 /// The error that a refusing answer means, with its cure.
-pub(super) fn refusal(doing: &str, endpoint: &str, bucket: &str, answer: &Answer) -> StoreError {
+pub(in crate::store) fn refusal(
+    doing: &str,
+    endpoint: &str,
+    bucket: &str,
+    answer: &Answer,
+) -> StoreError {
     let body = ErrorBody::of(answer);
     let region = match body.region.as_str() {
         "" => answer.header("x-amz-bucket-region").unwrap_or_default(),
@@ -142,7 +152,7 @@ pub(super) fn refusal(doing: &str, endpoint: &str, bucket: &str, answer: &Answer
     let code = body.code.as_str();
     let expired = body.message.to_ascii_lowercase().contains("expired");
     let (kind, why) = match (answer.status, code) {
-        (_, "NoSuchBucket") => (
+        (_, "NoSuchBucket" | "ContainerNotFound") => (
             StoreErrorKind::NoBucket,
             format!("the bucket {bucket:?} does not exist; create it or correct the URL"),
         ),
@@ -175,6 +185,12 @@ pub(super) fn refusal(doing: &str, endpoint: &str, bucket: &str, answer: &Answer
             StoreErrorKind::Denied,
             "the access key is unknown or its secret is wrong; check AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY"
+                .to_owned(),
+        ),
+        (_, "AuthenticationFailed" | "NoAuthenticationInformation") => (
+            StoreErrorKind::Denied,
+            "the account's key or token was refused; check AZURE_STORAGE_ACCOUNT_NAME and \
+             AZURE_STORAGE_ACCOUNT_KEY, and this host's clock"
                 .to_owned(),
         ),
         (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => (
