@@ -1,6 +1,7 @@
 //! Every store keeps the same contract: one suite, run against the test server, somebody else's
 //! server and a local directory; then what only the test server can show.
 
+mod azure;
 mod check;
 mod conditions;
 mod engine;

@@ -9,7 +9,7 @@ use super::TIMEOUT;
 use super::suite::{Traits, Under, ambiguous, lost, won};
 
 fn some_attributes() -> Attributes {
-    [("mode", "33188"), ("mtime", "1700000000.000000001"), ("s3vol-put", "00ff")]
+    [("mode", "33188"), ("mtime", "1700000000.000000001"), ("s3volput", "00ff")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }
@@ -85,8 +85,9 @@ pub async fn changed_while_reading(under: &Under<'_>, _: Traits) {
         under.store.get(&key, range, Some(&new), TIMEOUT).await.unwrap();
     }
     let _ = won(under.delete("k", Condition::None).await);
+    // Azure judges the condition before it looks for the key.
     let error = under.store.get(&key, None, Some(&new), TIMEOUT).await.unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::NotFound, "{error}");
+    assert!(matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Changed), "{error}");
 }
 
 pub async fn attributes(under: &Under<'_>, _: Traits) {
@@ -118,7 +119,8 @@ pub async fn large_bodies(under: &Under<'_>, _: Traits) {
 }
 
 pub async fn copies(under: &Under<'_>, traits: Traits) {
-    let (from, to) = (under.key("a b/+ö%"), under.key("copy of é"));
+    let source = if traits.copies_any_name { "a b/+ö%" } else { "plain" };
+    let (name, from, to) = (source, under.key(source), under.key("copy of é"));
     let plain = || Send::plain(TIMEOUT);
     let source = won(under.store.put(&from, "content".into(), &some_attributes(), plain()).await);
     let attributes: Attributes = [("uid".to_owned(), "7".to_owned())].into();
@@ -133,12 +135,12 @@ pub async fn copies(under: &Under<'_>, traits: Traits) {
     assert_eq!((info.version.size, &info.attributes), (7, &attributes));
     // The source must still be what the caller knows.
     let stale = source;
-    under.write("a b/+ö%", "changed").await;
+    under.write(name, "changed").await;
     if traits.conditional_source {
         lost(under.store.copy(&from, &stale, &to, &attributes, plain()).await);
         assert_eq!(under.read("copy of é").await.unwrap(), b"content");
     }
-    let _ = won(under.delete("a b/+ö%", Condition::None).await);
+    let _ = won(under.delete(name, Condition::None).await);
     lost(under.store.copy(&from, &stale, &to, &attributes, plain()).await);
 }
 
@@ -170,8 +172,10 @@ pub async fn multipart(under: &Under<'_>, traits: Traits) {
     let tag = under.store.upload_part(&key, &upload, 1, last, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.expect("a missing upload is fine");
-    ambiguous(under.store.complete_upload(&key, &upload, &[tag], 7, plain()).await);
-    assert_eq!(under.read("m ü").await.unwrap().len() as u64, size, "still the first upload");
+    if traits.aborts {
+        ambiguous(under.store.complete_upload(&key, &upload, &[tag], 7, plain()).await);
+        assert_eq!(under.read("m ü").await.unwrap().len() as u64, size, "still the first upload");
+    }
 }
 
 pub async fn requests_are_counted(under: &Under<'_>, _: Traits) {

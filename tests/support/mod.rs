@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod azurite;
 pub mod moto;
 pub mod raw;
 pub mod s3server;
