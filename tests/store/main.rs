@@ -15,8 +15,8 @@ mod support;
 
 use std::time::Duration;
 
-use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::Secret;
+use s3vol::store::{Location, StaticKeys, Store, StoreSettings, Verb};
+use s3vol::types::{KeyPrefix, Secret};
 
 use support::moto::Moto;
 use support::s3server::TestS3;
@@ -58,6 +58,14 @@ async fn moto() {
     let moto = Moto::start().await;
     let store = s3(&moto.endpoint, &moto.bucket, "any", "any");
     suite::run(&store, suite::Traits::MOTO).await;
+    // Whether it is caught creating a key twice is a matter of luck.
+    let found = store.probe(&KeyPrefix::new("probe")).await.unwrap();
+    for verb in [Verb::PutIfMatch, Verb::DeleteConditional, Verb::ReadAfterWrite] {
+        assert!(found.has(verb), "{verb:?} of {found:?}");
+    }
+    for verb in [Verb::Copy, Verb::CopyConditional, Verb::CompleteConditional, Verb::Expiry] {
+        assert!(!found.has(verb), "{verb:?} of {found:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,4 +77,6 @@ async fn a_directory() {
     let store = Store::open(&location, &StoreSettings::default()).unwrap();
     store.check(&location.prefix).await.unwrap();
     suite::run(&store, suite::Traits::FILE).await;
+    let found = store.probe(&KeyPrefix::new("probe")).await.unwrap();
+    assert!(probe::FULL.into_iter().all(|verb| found.has(verb)), "{found:?}");
 }

@@ -8,7 +8,8 @@ use s3vol::types::KeyPrefix;
 use super::store_of;
 use super::support::s3server::{Action, Op, Rule, TestS3};
 
-const FULL: [Verb; 8] = [
+/// Everything that a store can honour.
+pub const FULL: [Verb; 8] = [
     Verb::CreateIfAbsent,
     Verb::PutIfMatch,
     Verb::CompleteConditional,
