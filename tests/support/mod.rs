@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod dockerd;
+pub mod azurite;
+pub mod moto;
 pub mod raw;
 pub mod s3server;
 pub mod watchdog;
