@@ -36,6 +36,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if usage { crate::config::EXIT_USAGE } else { 1 }
 }
 
+/// Starts the log of a process that serves, filtered by `S3VOL_LOG`.
+pub fn start_log() -> anyhow::Result<()> {
+    let filter = environment().remove("S3VOL_LOG").filter(|f| !f.trim().is_empty());
+    let filter = filter.unwrap_or_else(|| "info".to_owned());
+    crate::telemetry::init(&filter)
+        .map_err(|problem| ConfigErrors::one("S3VOL_LOG", problem).into())
+}
+
 /// The settings in this process's environment.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()

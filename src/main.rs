@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use s3vol::catalog::RetainAll;
 use s3vol::cli::{self, Command};
-use s3vol::supervisor;
+use s3vol::{supervisor, worker};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Mount(args)) => cli::prepare_mount(args).and_then(serve_mount),
-        Ok(Command::Worker) => serve_volume(),
+        Ok(Command::Worker) => return serve_volume(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -28,9 +28,22 @@ fn main() -> ExitCode {
 }
 
 fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<()> {
-    Err(anyhow::anyhow!("{}: this build has no file system", mount.source))
+    match &mount.background {
+        Some(command) => worker::serve_detached(&mount.spec, command),
+        None => {
+            cli::start_log()?;
+            worker::serve_foreground(mount.spec, &mount.source)
+        }
+    }
 }
 
-fn serve_volume() -> anyhow::Result<()> {
-    Err(anyhow::anyhow!("this build has no file system"))
+fn serve_volume() -> ExitCode {
+    let served = cli::start_log().and_then(|()| worker::serve_supervised());
+    match served {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("the worker ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `s3vol mount`: from the arguments to what a worker needs.
 
+use std::ffi::OsString;
+
 use anyhow::{Context, bail};
 
 use super::args::{MountArgs, options};
@@ -16,13 +18,14 @@ pub struct PreparedMount {
     pub spec: WorkerSpec,
     /// The URL as given: the mount's source.
     pub source: String,
-    pub detach: bool,
+    /// With `--detach`: the arguments of the process that serves in the background.
+    pub background: Option<Vec<OsString>>,
 }
 
 /// Checks the arguments and the bucket, and finds or makes the volume's state. Leaves no thread
 /// behind, so that the caller may fork.
 pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
-    let config = settings(args.state)?;
+    let config = settings(args.state.clone())?;
     let given = options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
     let mountpoint = std::fs::canonicalize(&args.mountpoint)
@@ -51,7 +54,25 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     })?;
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(PreparedMount { spec, source: args.url, detach: args.detach })
+    let background = args.detach.then(|| foreground_again(&args));
+    Ok(PreparedMount { spec, source: args.url, background })
+}
+
+/// The same mount without `--detach`.
+fn foreground_again(args: &MountArgs) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec!["mount".into()];
+    if let Some(state) = &args.state {
+        command.push("--state".into());
+        command.push(state.into());
+    }
+    for options in &args.options {
+        command.push("-o".into());
+        command.push(options.into());
+    }
+    command.push("--".into());
+    command.push((&args.url).into());
+    command.push((&args.mountpoint).into());
+    command
 }
 
 /// Two workers on one local state would write one log.

@@ -2,8 +2,8 @@
 
 #![allow(dead_code)]
 
-pub mod dockerd;
 pub mod azurite;
+pub mod dockerd;
 pub mod moto;
 pub mod raw;
 pub mod s3server;
