@@ -25,9 +25,6 @@ mod objects;
 mod remove;
 mod site;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,8 +38,9 @@ pub use definition::{Definition, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use incarnation::{Incarnation, incarnate};
+pub use lookup::Keep;
 pub use remove::{Purge, Purged, RetainAll};
-pub use site::{Opener, Site};
+pub use site::{Opener, Site, Stores};
 
 use lookup::Breaker;
 use mirror::Mirror;

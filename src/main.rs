@@ -1,1 +1,49 @@
-fn main() {}
+//! One binary for every role; each role's code is in its module.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use s3vol::catalog::RetainAll;
+use s3vol::cli::{self, Command};
+use s3vol::{supervisor, worker};
+
+fn main() -> ExitCode {
+    let done = match cli::parse(std::env::args_os()) {
+        Err(exit) => return exit,
+        Ok(Command::Plugin(args)) => cli::supervise(args),
+        Ok(Command::Driver) => cli::drive(Arc::new(RetainAll)),
+        Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
+        Ok(Command::Status(args)) => cli::status(args),
+        Ok(Command::Probe(args)) => cli::probe(args),
+        Ok(Command::Mount(args)) => cli::prepare_mount(args).and_then(serve_mount),
+        Ok(Command::Worker) => return serve_volume(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("s3vol: {error:#}");
+            ExitCode::from(cli::exit_code(&error))
+        }
+    }
+}
+
+fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<()> {
+    match &mount.background {
+        Some(command) => worker::serve_detached(&mount.spec, command),
+        None => {
+            cli::start_log()?;
+            worker::serve_foreground(mount.spec, &mount.source)
+        }
+    }
+}
+
+fn serve_volume() -> ExitCode {
+    let served = cli::start_log().and_then(|()| worker::serve_supervised());
+    match served {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("the worker ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,29 @@
-//! settle
+//! Rest: publishing changed files as plain objects, and bringing outside changes into the tree.
+//!
+//! The protocol and the reason of each of its rules are in `docs/PROTOCOL.md`; its model is
+//! `tests/publish_model.rs`. In short: every request that creates, replaces or removes an object with a
+//! reusable name is announced in a durable intent, sent once with a condition and an expiry, and
+//! resolved in a later batch; what the object replaces is dropped only in that batch. A key whose
+//! request has no known outcome is hot and left alone until the request can no longer arrive.
+//!
+//! Uses `meta`, `data`, `store` and `lease`; never `fs`. Nothing here survives a crash but what lies
+//! in the engine: the queues of work and the open intents.
+
+mod attributes;
+mod body;
+mod conflict;
+mod error;
+mod hot;
+mod outcome;
+mod park;
+mod plan;
+mod reconcile;
+mod round;
+mod schedule;
+mod settler;
+mod tidy;
+
+pub use attributes::{Shown, from_object, key_mark, to_object};
+pub use error::SettleError;
+pub use reconcile::{Changed, Reconciler};
+pub use settler::{Permit, SettleStatus, Settler};

@@ -1,5 +1,21 @@
-//! One process for one mounted volume.
+//! One process for one mounted volume: opens it, serves it, drains it, gives it back.
+//!
+//! `Opening -> Active <-> Degraded`, `Active -> Draining -> Closed`, or `Fenced`, `Damaged`, `Failed`.
+//! The control socket listens before anything else, so that whoever started the process can always
+//! ask. What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod control;
+mod error;
+mod foreground;
+mod open;
 mod protocol;
+mod recovery;
+mod serve;
+mod supervised;
+mod tasks;
 
+pub use error::WorkerError;
+pub use foreground::{serve_detached, serve_foreground};
+pub use open::{Mounted, Successor, open};
 pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};
+pub use supervised::serve_supervised;

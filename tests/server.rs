@@ -375,6 +375,87 @@ async fn faults_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn a_held_request_arrives_when_the_test_says_so() {
+    let (server, raw) = start();
+    server.fault(Rule::new(Op::Put, "k", 1, Action::Hold).after(1));
+    assert_eq!(raw.put("k", "passes", &[]).await.status, 200);
+    let client = raw.clone();
+    let late = tokio::spawn(async move { client.put("k", "late", &[]).await });
+    let held = async || (server.held() == 1).then_some(());
+    support::wait_for_async("the request is held", Duration::from_secs(5), held).await;
+    late.abort();
+    assert_eq!(raw.put("k", "newer", &[]).await.status, 200);
+    assert_eq!(server.get("k").unwrap().body, "newer");
+    server.release();
+    let applied = async || (server.get("k").unwrap().body == "late").then_some(());
+    support::wait_for_async("the late PUT", Duration::from_secs(5), applied).await;
+    assert_eq!(server.held(), 0);
+}
+
+#[tokio::test]
+async fn old_listings_uploads_and_bulk_deletes() {
+    let (server, raw) = start();
+    for key in ["a/1", "a/2", "b", "c&d"] {
+        server.put_foreign(key, "x", &[]);
+    }
+    let list =
+        async |query: &[(&str, &str)]| raw.ask(Ask { query, ..Ask::default() }).await.unwrap();
+    let first = list(&[("delimiter", "/"), ("max-keys", "1")]).await;
+    assert_eq!(first.elements("Prefix").last().unwrap(), "a/");
+    assert_eq!(
+        (first.element("NextMarker"), first.element("IsTruncated")),
+        ("a/".into(), "true".into())
+    );
+    let second = list(&[("delimiter", "/"), ("marker", "a/")]).await;
+    assert_eq!(second.elements("Key"), ["b", "c&amp;d"]);
+    assert_eq!(list(&[("marker", "a/1")]).await.elements("Key")[0], "a/2");
+    assert_eq!(list(&[("location", "")]).await.status, 200);
+
+    let mut ids = Vec::new();
+    for key in ["up/1", "up/1", "up/2"] {
+        let query = [("uploads", "")];
+        let ask = Ask { method: Method::POST, key, query: &query, ..Ask::default() };
+        ids.push(raw.ask(ask).await.unwrap().element("UploadId"));
+    }
+    let uploads = list(&[("uploads", ""), ("prefix", "up/"), ("max-uploads", "2")]).await;
+    assert_eq!(uploads.elements("Key"), ["up/1", "up/1"]);
+    let (key, id) = (uploads.element("NextKeyMarker"), uploads.element("NextUploadIdMarker"));
+    let rest = list(&[("uploads", ""), ("key-marker", &key), ("upload-id-marker", &id)]).await;
+    assert_eq!(rest.elements("UploadId"), [ids[2].clone()]);
+    for (number, body) in [("1", "x"), ("2", "yy"), ("3", "zzz")] {
+        let query = [("partNumber", number), ("uploadId", ids[2].as_str())];
+        let ask = Ask {
+            method: Method::PUT,
+            key: "up/2",
+            query: &query,
+            body: body.into(),
+            ..Ask::default()
+        };
+        assert_eq!(raw.ask(ask).await.unwrap().status, 200);
+    }
+    let query = [("uploadId", ids[2].as_str()), ("max-parts", "2")];
+    let parts = raw.ask(Ask { key: "up/2", query: &query, ..Ask::default() }).await.unwrap();
+    assert_eq!(parts.elements("Size"), ["1", "2"]);
+    let query = [("uploadId", ids[2].as_str()), ("part-number-marker", "2")];
+    let parts = raw.ask(Ask { key: "up/2", query: &query, ..Ask::default() }).await.unwrap();
+    assert_eq!(
+        (parts.elements("Size"), parts.element("IsTruncated")),
+        (vec!["3".into()], "false".into())
+    );
+
+    let body = "<Delete><Object><Key>c&amp;d</Key></Object><Object><Key>none</Key></Object>\
+                <Object><Key>b</Key><ETag>\"stale\"</ETag></Object></Delete>";
+    let query = [("delete", "")];
+    let ask = Ask { method: Method::POST, query: &query, body: body.into(), ..Ask::default() };
+    let deleted = raw.ask(ask).await.unwrap();
+    assert_eq!(deleted.elements("Key"), ["c&amp;d", "none", "b"]);
+    assert_eq!(deleted.elements("Code"), ["PreconditionFailed"]);
+    assert_eq!(server.keys(""), ["a/1", "a/2", "b"]);
+    let last = server.log().pop().unwrap();
+    assert_eq!((last.op, last.key.as_str()), (Op::DeleteMany, "c&d"));
+}
+
+#[tokio::test]
 async fn the_log_tells_what_was_asked() {
     let (server, raw) = start();
     raw.put("vol/.s3vol/v/1/x", "abc", NONE_MATCH).await;

@@ -27,7 +27,7 @@ impl Catalog {
             return self.confirm(home.as_ref(), found, version, given).await;
         }
         // Volumes that other hosts created since the last refresh count too.
-        self.refresh(|_| true).await?;
+        self.refresh(&|_| true).await?;
         self.refuse_overlap(name, &options)?;
         let incarnation = incarnate(self.opener.as_ref(), &options).await?;
         options.state_url = incarnation.state_url;

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
 use super::definition::{Definition, definition_key, volumes};
@@ -23,6 +22,9 @@ const REFRESH: Duration = Duration::from_secs(60);
 const REFRESH_REQUEST: Duration = Duration::from_secs(20);
 /// Definitions read at the same time.
 const PARALLEL: usize = 8;
+
+/// Says which volumes must stay known.
+pub type Keep<'k> = &'k (dyn Fn(&VolumeName) -> bool + Send + Sync);
 
 /// Remembers that the bucket does not answer.
 #[derive(Debug, Default)]
@@ -53,7 +55,7 @@ impl Catalog {
             return Ok(None);
         }
         if self.breaker.is_open() {
-            return Err(unreachable(name));
+            return Err(unreachable(name, None));
         }
         let found = tokio::time::timeout(LOOKUP, self.fetch(name, LOOKUP)).await;
         match found {
@@ -61,13 +63,17 @@ impl Catalog {
                 self.breaker.reset();
                 Ok(found.filter(|d| d.removing.is_none()))
             }
+            Ok(Err(CatalogError::Store(error))) if error.is_transient() => {
+                self.breaker.trip();
+                Err(unreachable(name, Some(error)))
+            }
             Ok(Err(error)) => {
                 self.breaker.trip();
                 Err(error)
             }
             Err(_) => {
                 self.breaker.trip();
-                Err(unreachable(name))
+                Err(unreachable(name, None))
             }
         }
     }
@@ -91,7 +97,7 @@ impl Catalog {
 
     /// Brings the mirror up to date. Volumes that `keep` names stay even if the bucket lost them,
     /// because dockerd forgets what a Get denies.
-    pub async fn refresh(&self, keep: impl Fn(&VolumeName) -> bool) -> Result<(), CatalogError> {
+    pub async fn refresh(&self, keep: Keep<'_>) -> Result<(), CatalogError> {
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         let folder = volumes(home.prefix());
         let mut listed = std::collections::BTreeMap::new();
@@ -118,23 +124,27 @@ impl Catalog {
                 break;
             }
         }
-        let changed = listed.iter().filter(|(name, version)| {
-            let known = self.mirror.get(name).and_then(|e| e.version);
-            !known.is_some_and(|known| known.same(version))
-        });
-        let read = futures::stream::iter(changed.map(|(name, _)| name.clone()))
-            .map(|name| async move {
-                match self.fetch(&name, REFRESH_REQUEST).await {
+        let changed: Vec<VolumeName> = listed
+            .iter()
+            .filter(|(name, version)| {
+                let known = self.mirror.get(name).and_then(|e| e.version);
+                !known.is_some_and(|known| known.same(version))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for some in changed.chunks(PARALLEL) {
+            let read = some.iter().map(|name| self.fetch(name, REFRESH_REQUEST));
+            for (name, read) in some.iter().zip(futures::future::join_all(read).await) {
+                match read {
+                    Ok(_) => {}
                     // One unreadable definition must not hide the others.
                     Err(error @ CatalogError::Damaged { .. }) => {
                         tracing::warn!(volume = %name, %error, "definition skipped");
-                        Ok(())
                     }
-                    other => other.map(drop),
+                    Err(error) => return Err(error),
                 }
-            })
-            .buffer_unordered(PARALLEL);
-        read.try_for_each(|()| async { Ok(()) }).await?;
+            }
+        }
 
         let gone = self.mirror.all().into_iter().map(|MirrorEntry { definition, .. }| definition);
         for definition in gone.filter(|d| !listed.contains_key(&d.name) && !keep(&d.name)) {
@@ -151,13 +161,13 @@ impl Catalog {
 
     /// Refreshes every 60 s while somebody asks, and removes what is due with `purge`. Runs until
     /// dropped.
-    pub async fn keep_fresh(&self, keep: impl Fn(&VolumeName) -> bool, purge: &dyn super::Purge) {
+    pub async fn keep_fresh(&self, keep: Keep<'_>, purge: &dyn super::Purge) {
         let mut pace = tokio::time::interval(REFRESH);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             pace.tick().await;
             if self.asked.swap(false, Ordering::Relaxed) {
-                match self.refresh(&keep).await {
+                match self.refresh(keep).await {
                     Ok(()) => tracing::debug!("catalog refreshed"),
                     Err(error) => {
                         tracing::warn!(%error, "the catalog could not be refreshed");
@@ -174,13 +184,11 @@ impl Catalog {
     }
 }
 
-fn unreachable(name: &VolumeName) -> CatalogError {
-    StoreError::new(
-        StoreErrorKind::Unreachable,
-        format!(
-            "volume {name} is not known on this host, and the bucket with the catalog does not \
-             answer; try again when it does"
-        ),
-    )
-    .into()
+fn unreachable(name: &VolumeName, cause: Option<StoreError>) -> CatalogError {
+    let message = format!(
+        "volume {name} is not known on this host, and the bucket with the catalog does not answer; \
+         try again when it does"
+    );
+    let source = cause.map(|e| Box::new(e) as Box<dyn std::error::Error + Send + Sync>);
+    StoreError { kind: StoreErrorKind::Unreachable, message, source }.into()
 }

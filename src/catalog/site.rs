@@ -1,11 +1,13 @@
 //! How the catalog reaches buckets.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::config::{BucketUrl, VolumeOptions};
-use crate::store::{Capabilities, StoreBackend, StoreError};
+use crate::store::{Capabilities, Location, Store, StoreBackend, StoreError, StoreSettings};
 use crate::types::KeyPrefix;
 
 /// A place in a bucket: the store and the prefix there.
@@ -34,4 +36,73 @@ pub trait Opener: std::fmt::Debug + Send + Sync + 'static {
         url: &BucketUrl,
         options: &VolumeOptions,
     ) -> Result<Arc<dyn Site>, StoreError>;
+}
+
+/// The real stores. Keeps one handle a bucket, because a handle holds connections and the store's
+/// clock.
+#[derive(Debug, Default)]
+pub struct Stores(Mutex<HashMap<StoreKey, Store>>);
+
+/// Scheme and bucket, endpoint, region, path style.
+type StoreKey = (String, Option<String>, Option<String>, Option<bool>);
+
+/// More buckets than this are a sign of changing options, not of use.
+const HANDLES: usize = 64;
+
+#[async_trait]
+impl Opener for Stores {
+    async fn open(
+        &self,
+        url: &BucketUrl,
+        options: &VolumeOptions,
+    ) -> Result<Arc<dyn Site>, StoreError> {
+        let location = Location::parse(&url.to_string())?;
+        let key = (
+            format!("{}://{}", location.scheme.as_str(), location.bucket),
+            options.endpoint.clone(),
+            options.region.clone(),
+            options.path_style,
+        );
+        if let Some(store) = self.0.lock().get(&key) {
+            return Ok(Arc::new(Place { store: store.clone(), prefix: location.prefix }));
+        }
+        let settings = StoreSettings {
+            endpoint: options.endpoint.clone(),
+            region: options.region.clone(),
+            path_style: options.path_style,
+            keys: None,
+        };
+        let store = Store::open(&location, &settings)?;
+        let mut handles = self.0.lock();
+        if handles.len() >= HANDLES {
+            handles.clear();
+        }
+        handles.insert(key, store.clone());
+        Ok(Arc::new(Place { store, prefix: location.prefix }))
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    store: Store,
+    prefix: KeyPrefix,
+}
+
+#[async_trait]
+impl Site for Place {
+    fn store(&self) -> &dyn StoreBackend {
+        &*self.store
+    }
+
+    fn prefix(&self) -> &KeyPrefix {
+        &self.prefix
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.store.check(&self.prefix).await
+    }
+
+    async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
+        self.store.probe(scratch).await
+    }
 }

@@ -28,13 +28,9 @@ impl VolumeOptions {
         let mut draft = Draft::new(defaults.clone());
         let mut errors = ConfigErrors::default();
         apply(&mut draft, given, &mut errors);
-        let default_state = match defaults.state_url.as_str() {
-            "" => None,
-            text => BucketUrl::parse(text).ok(),
-        };
         let url = chosen_url(&draft, home, name, &mut errors)
             .unwrap_or_else(|| home.url.join(name.as_str()));
-        finish(draft, url, home, defaults, default_state, errors)
+        finish(draft, url, home, defaults, errors)
     }
 
     /// The options of a volume mounted by its URL, without a home: `given` over `defaults`.
@@ -52,7 +48,7 @@ impl VolumeOptions {
         match BucketUrl::parse(url) {
             Ok(url) => {
                 let home = VolumeHome { url: root_beside(&url), embedded: false };
-                finish(draft, url, &home, defaults, None, errors)
+                finish(draft, url, &home, defaults, errors)
             }
             Err(problem) => {
                 errors.push("URL", problem);
@@ -188,7 +184,6 @@ fn finish(
     url: BucketUrl,
     home: &VolumeHome,
     defaults: &VolumeOptions,
-    default_state: Option<BucketUrl>,
     mut errors: ConfigErrors,
 ) -> Result<VolumeOptions, ConfigErrors> {
     let Draft { mut options, state_url, .. } = draft;
@@ -196,6 +191,7 @@ fn finish(
         Scheme::File => url.is_inside(&home.url),
         _ => url.same_bucket(&home.url) && options.endpoint == defaults.endpoint,
     };
+    let default_state = BucketUrl::parse(&defaults.state_url).ok();
     let state = state_url
         .or(default_state)
         .unwrap_or_else(|| if in_home { home.url.clone() } else { root_beside(&url) });

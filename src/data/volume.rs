@@ -28,6 +28,8 @@ pub struct VolumeParts {
     /// The bucket of the state, and where it starts (`…/.s3vol/v/<uuid>/`).
     pub state_store: Arc<dyn StoreBackend>,
     pub state: KeyPrefix,
+    /// Whether both are one bucket through one endpoint.
+    pub same_bucket: bool,
     pub options: VolumeOptions,
     pub capabilities: Capabilities,
     pub cache_dir: PathBuf,
@@ -57,6 +59,7 @@ pub struct Volume {
     pub prefix: KeyPrefix,
     pub state_store: Arc<dyn StoreBackend>,
     pub state: KeyPrefix,
+    pub same_bucket: bool,
     pub options: VolumeOptions,
     pub capabilities: Capabilities,
     pub inodes: InodeTable,
@@ -92,6 +95,7 @@ impl Volume {
             prefix: parts.prefix,
             state_store: parts.state_store,
             state: parts.state,
+            same_bucket: parts.same_bucket,
             options: parts.options,
             capabilities: parts.capabilities,
             inodes: InodeTable::default(),

@@ -59,7 +59,9 @@ const MAX_READ_ATTEMPTS: u32 = 5;
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Called with every epoch that the engine adopts by itself, before the first batch of it: writes
-/// it to the local log, so that this host recognises its own batches after a crash.
+/// it to the local log, so that this host recognises its own batches after a crash. Callers of the
+/// engine are waiting meanwhile: whatever lock the hook takes may not be held over a call of the
+/// engine. If it fails, the engine tries again later.
 pub type EpochHook =
     Arc<dyn Fn(Epoch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
@@ -171,7 +173,7 @@ impl Engine {
 
     /// Claims the epoch after `config.expected` and opens the database. Of several challengers that
     /// saw the same epoch exactly one succeeds; the others get [`EngineError::Fenced`] and have
-    /// changed nothing.
+    /// changed nothing. Dropped half-way, it may have claimed the epoch all the same.
     pub async fn open(config: EngineConfig) -> Result<Engine, EngineError> {
         let backend = Backend::new(
             config.object_store,

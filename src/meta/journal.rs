@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pending::{Change, Pending};
 use super::{Batch, LocalLog, LogError};
-use crate::types::{Ino, Lsn, Timestamp};
+use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
 /// One record of the local log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub enum Record {
 }
 
 /// What the log still has to remember.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Fold {
     /// Batches by position, dropped once durable.
     pub batches: BTreeMap<Lsn, Record>,
@@ -182,6 +182,11 @@ impl Journal {
         let lsn = self.log.append(record)?;
         self.fold.apply(lsn, record);
         Ok(lsn)
+    }
+
+    /// Writes an epoch that this host claimed, before its first batch.
+    pub fn append_epoch(&mut self, epoch: Epoch) -> Result<(), LogError> {
+        self.log.append_epoch(epoch)
     }
 
     /// The position that the next record gets.

@@ -2,8 +2,9 @@
 //!
 //! | prefix | key | value | why it is its own prefix |
 //! |---|---|---|---|
-//! | `01` | – | `applied`: epoch, lsn, tick | written with every batch by the engine module |
+//! | `00` | `applied` | epoch, lsn, tick | written with every batch by the engine module |
 //! | `02` | – | [`super::SuperRec`] | counters of the volume |
+//! | `03` | – | epoch and host of the writer | the first batch of an epoch |
 //! | `10` | ino | [`super::InodeRec`] | attributes change without the content |
 //! | `11` | ino | [`super::ContentRec`] | written by commits and publishes only |
 //! | `12` | parent, hash(name), name | [`super::DirentRec`] | a directory is one range, in cookie order |
@@ -26,6 +27,7 @@ use std::ops::Bound;
 use crate::types::{FileName, Ino, ObjectKey, PutId};
 
 pub const SUPER: u8 = 0x02;
+pub const OWNER: u8 = 0x03;
 pub const INODE: u8 = 0x10;
 pub const CONTENT: u8 = 0x11;
 pub const DIRENT: u8 = 0x12;
@@ -61,6 +63,10 @@ fn with_bytes(prefix: u8, rest: &[u8]) -> Vec<u8> {
 
 pub fn superblock() -> Vec<u8> {
     vec![SUPER]
+}
+
+pub fn owner() -> Vec<u8> {
+    vec![OWNER]
 }
 
 pub fn inode(ino: Ino) -> Vec<u8> {

@@ -134,6 +134,10 @@ pub struct IntentRec {
     pub expected: Option<Version>,
     pub not_after: StoreTime,
     pub upload: Option<crate::store::UploadId>,
+    /// Whether the object becomes the base of its inode, and which base it then replaces. An outcome
+    /// that finds another base only records what lies at the key: keys are ordered, inodes are not.
+    pub moves_base: bool,
+    pub replaces: Option<Base>,
 }
 
 /// What an intent does to its key.

@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +36,8 @@ pub enum MetaError {
     Log(#[from] LogError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Bytes of engine values kept for readers.
@@ -48,6 +52,10 @@ pub struct Meta {
     sequencer: AsyncMutex<SuperRec>,
     /// Names this worker's FUSE connection in the log.
     connection: u64,
+    /// The last batch handed over.
+    handed: AtomicU64,
+    /// Why nothing is acknowledged any more.
+    refused: OnceLock<String>,
 }
 
 /// What a batch is logged as.
@@ -68,7 +76,35 @@ impl Meta {
             cache: KvCache::new(CACHE_BYTES),
             sequencer: AsyncMutex::new(superblock),
             connection,
+            handed: AtomicU64::new(0),
+            refused: OnceLock::new(),
         }
+    }
+
+    /// From now on nothing is acknowledged: the volume's state is not what it was.
+    pub fn refuse(&self, why: &str) {
+        // The first reason stays.
+        let _ = self.refused.set(why.to_owned());
+    }
+
+    fn accepting(&self) -> Result<(), MetaError> {
+        match self.refused.get() {
+            Some(why) => Err(MetaError::Refused(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether batches were handed over that are not known to be durable.
+    pub fn undurable(&self) -> bool {
+        self.handed.load(Ordering::SeqCst) > self.engine.durable_lsn().0
+    }
+
+    /// Proves by a durable batch that no other host has taken the volume over.
+    pub async fn confirm_ownership(&self, timeout: Duration) -> Result<Receipt, MetaError> {
+        let mut txn = self.begin().await;
+        txn.put(keys::owner(), &self.engine.epoch());
+        txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+        self.flush(timeout).await
     }
 
     /// The value of a key as of the last change.
@@ -108,8 +144,10 @@ impl Meta {
 
     /// Everything handed over before this call is in the bucket when it returns.
     pub async fn flush(&self, timeout: Duration) -> Result<Receipt, MetaError> {
+        self.accepting()?;
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
-        self.journal.lock().durable(self.engine.durable_lsn())?;
+        let durable = self.engine.durable_lsn();
+        self.journal.lock().durable(durable)?;
         Ok(receipt)
     }
 
@@ -210,6 +248,7 @@ impl Txn<'_> {
             applied();
             return Ok(());
         }
+        self.meta.accepting()?;
         let mut batch = Batch::default();
         for (key, value) in &self.writes {
             match value {
@@ -224,6 +263,7 @@ impl Txn<'_> {
             Logged::Commit { inodes } => Record::Commit { inodes, batch: batch.clone() },
         };
         let lsn = self.meta.journal.lock().append(&record)?;
+        self.meta.handed.store(lsn.0, Ordering::SeqCst);
         self.meta.engine.write(lsn, batch).await?;
         *self.guard = self.superblock.clone();
         self.meta.cache.wrote(self.writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())));

@@ -55,6 +55,8 @@ pub enum PutOutcome {
     /// Refused by its condition; nothing was changed by this request.
     Lost,
     /// Nobody knows (timeout, cut connection, 409, 5xx): it may still be applied until it expires.
+    /// Also every refusal that is not about the condition; those have a kind that is not transient
+    /// (denied, no bucket, unsupported, ...).
     Ambiguous(StoreError),
 }
 

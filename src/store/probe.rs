@@ -164,12 +164,19 @@ impl Probe<'_> {
         Ok(None)
     }
 
-    /// Copies at all, and copies under a condition about the target.
+    /// Copies at all, and copies under a condition about the target. A copy that takes any source
+    /// for the expected one does not count.
     async fn copy(&self) -> Result<(bool, bool), StoreError> {
         let (from, to) = (self.key("source"), self.key("copy"));
+        let old_source = self.write(&from, "old").await?;
         let source = self.write(&from, "content").await?;
         let mut attributes = Attributes::new();
         attributes.insert("s3volprobe".to_owned(), "1".to_owned());
+        let stale = Send::plain(TIMEOUT);
+        let stale = self.store.copy(&from, &old_source, &to, &attributes, stale).await;
+        if !matches!(stale, PutOutcome::Lost) || self.body(&to).await?.is_some() {
+            return Ok((false, false));
+        }
         let copy = |condition| {
             let send = Send { condition, ..Send::plain(TIMEOUT) };
             self.store.copy(&from, &source, &to, &attributes, send)

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
+pub mod azurite;
 pub mod dockerd;
+pub mod moto;
 pub mod raw;
 pub mod s3server;
 pub mod watchdog;

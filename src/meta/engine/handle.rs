@@ -200,11 +200,15 @@ impl Backend {
             return Err(fenced);
         }
         let mut claimed_by = latest.id();
-        while let Some(before) = claimed_by.checked_sub(1)
-            && let Some(manifest) = read(Some(before)).await?
-            && manifest.writer_epoch() == found.0
-        {
-            claimed_by = before;
+        // Manifests are numbered from 1. Later ones of the same epoch may come from our compactor,
+        // so only the first one tells, and if that is gone it was not ours: they are kept for
+        // longer than a claim takes.
+        while claimed_by > 1 {
+            match read(Some(claimed_by - 1)).await? {
+                None => return Err(fenced),
+                Some(before) if before.writer_epoch() == found.0 => claimed_by -= 1,
+                Some(_) => break,
+            }
         }
         match self.store.wrote_manifest(claimed_by).await {
             Ok(true) => Ok(found),

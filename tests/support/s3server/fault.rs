@@ -47,7 +47,7 @@ pub struct Logged {
     pub time: SystemTime,
     pub method: String,
     pub op: Op,
-    /// The key, or the prefix of a listing.
+    /// The key, the prefix of a listing, or the first key of a DeleteObjects.
     pub key: String,
     pub area: Area,
     /// 0 when no reply was sent.
@@ -85,6 +85,9 @@ pub enum Action {
     /// Applied after this time, also when the client is gone by then: a request that arrives late.
     /// Its signature is judged when it arrives.
     DelayThenApply(Duration),
+    /// Waits for [`super::TestS3::release`], then is applied, also when the client is gone by then:
+    /// a late arrival whose moment the test chooses.
+    Hold,
     /// `RequestTimeTooSkewed`; not applied.
     ClockSkewError,
 }
@@ -96,6 +99,8 @@ pub struct Rule {
     pub op: Option<Op>,
     /// A part of the key (or of the listed prefix); empty matches all.
     pub key: String,
+    /// Matching requests that pass before it begins.
+    pub skip: u32,
     /// How many requests it meets; `None` is every one.
     pub times: Option<u32>,
     pub action: Action,
@@ -103,12 +108,19 @@ pub struct Rule {
 
 impl Rule {
     pub fn new(op: Op, key: &str, times: u32, action: Action) -> Self {
-        Rule { op: Some(op), key: key.to_owned(), times: Some(times), action }
+        Rule { op: Some(op), key: key.to_owned(), skip: 0, times: Some(times), action }
     }
 
     /// Meets every matching request until [`Plan::clear`].
     pub fn always(op: Option<Op>, key: &str, action: Action) -> Self {
-        Rule { op, key: key.to_owned(), times: None, action }
+        Rule { op, key: key.to_owned(), skip: 0, times: None, action }
+    }
+}
+
+impl Rule {
+    /// Lets this many matching requests pass first.
+    pub fn after(self, skip: u32) -> Self {
+        Rule { skip, ..self }
     }
 }
 
@@ -134,10 +146,14 @@ impl Plan {
 
     /// The fault for this request, counted down.
     pub fn take(&mut self, op: Op, key: &str) -> Option<Action> {
-        let i = self
-            .rules
-            .iter()
-            .position(|r| r.op.is_none_or(|want| want == op) && key.contains(&r.key))?;
+        let i = self.rules.iter_mut().position(|rule| {
+            let fits = rule.op.is_none_or(|want| want == op) && key.contains(&rule.key);
+            if fits && rule.skip > 0 {
+                rule.skip -= 1;
+                return false;
+            }
+            fits
+        })?;
         let action = self.rules[i].action.clone();
         if let Some(times) = &mut self.rules[i].times {
             *times = times.saturating_sub(1);

@@ -80,7 +80,7 @@ async fn connection(stream: TcpStream, state: Arc<State>, service: S3Service) {
 /// Handles one request and logs it, on arrival and again with its outcome.
 async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes) -> Option<Reply> {
     let began = Instant::now();
-    let mut entry = describe(&state, &parts, body.len());
+    let mut entry = describe(&state, &parts, &body);
     entry.fault = state.plan.lock().take(entry.op, &entry.key);
     state.log.lock().push(entry.clone());
 
@@ -124,6 +124,13 @@ async fn act(
     match &fault {
         Some(Action::Latency(time) | Action::DelayThenApply(time)) => {
             tokio::time::sleep(*time).await;
+        }
+        Some(Action::Hold) => {
+            let mut released = state.released.subscribe();
+            state.held.fetch_add(1, Ordering::SeqCst);
+            // An error means that the server ends.
+            let _ = released.changed().await;
+            state.held.fetch_sub(1, Ordering::SeqCst);
         }
         Some(Action::Status(status)) => return Some(refuse(state, made_up(*status)).await),
         Some(Action::ClockSkewError) => {
@@ -195,7 +202,7 @@ async fn finish(
     (Response::from_parts(parts, body), size)
 }
 
-fn describe(state: &State, parts: &Parts, bytes_in: usize) -> Logged {
+fn describe(state: &State, parts: &Parts, body: &Bytes) -> Logged {
     let query: Vec<(String, String)> =
         url::form_urlencoded::parse(parts.uri.query().unwrap_or("").as_bytes())
             .into_owned()
@@ -226,7 +233,10 @@ fn describe(state: &State, parts: &Parts, bytes_in: usize) -> Logged {
         (&Method::GET, false) if path.len() > 1 && !has("location") => Op::List,
         _ => Op::Bucket,
     };
-    let key = key.or_else(|| param("prefix")).unwrap_or_default();
+    let key = key
+        .or_else(|| param("prefix"))
+        .or_else(|| (op == Op::DeleteMany).then(|| first_key(body)).flatten())
+        .unwrap_or_default();
     let credential = param("X-Amz-Credential").or_else(|| {
         let value = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
         Some(value.split_once("Credential=")?.1.to_owned())
@@ -239,7 +249,7 @@ fn describe(state: &State, parts: &Parts, bytes_in: usize) -> Logged {
         area: Area::of(&key),
         key,
         status: 0,
-        bytes_in: bytes_in as u64,
+        bytes_in: body.len() as u64,
         bytes_out: 0,
         access_key: credential.and_then(|c| Some(c.split_once('/')?.0.to_owned())),
         expires: has("X-Amz-Expires"),
@@ -247,4 +257,11 @@ fn describe(state: &State, parts: &Parts, bytes_in: usize) -> Logged {
         fault: None,
         took: Duration::ZERO,
     }
+}
+
+/// The first key of a DeleteObjects request, as far as the log and the fault plan need it.
+fn first_key(body: &Bytes) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let key = text.split_once("<Key>")?.1.split_once("</Key>")?.0;
+    Some(quick_xml::escape::unescape(key).ok()?.into_owned())
 }

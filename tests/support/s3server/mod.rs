@@ -224,6 +224,16 @@ impl TestS3 {
         self.state.plan.lock().left()
     }
 
+    /// Requests that wait for [`Self::release`] now.
+    pub fn held(&self) -> u64 {
+        self.state.held.load(Ordering::SeqCst)
+    }
+
+    /// Lets all held requests go on.
+    pub fn release(&self) {
+        self.state.released.send_modify(|times| *times += 1);
+    }
+
     /// Every request waits this long before it is handled.
     pub fn set_latency(&self, latency: Duration) {
         self.state.latency.store(latency.as_micros() as u64, Ordering::Relaxed);

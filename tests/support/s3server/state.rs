@@ -31,6 +31,10 @@ pub struct State {
     /// Seconds that the server's clock is ahead of the host's.
     pub clock_offset: AtomicI64,
     pub next_id: AtomicU64,
+    /// How often the held requests were released.
+    pub released: tokio::sync::watch::Sender<u64>,
+    /// Requests that are held now.
+    pub held: AtomicU64,
     /// Print each request to standard output.
     pub print: bool,
 }
@@ -45,6 +49,8 @@ impl State {
             latency: AtomicU64::new(0),
             clock_offset: AtomicI64::new(0),
             next_id: AtomicU64::new(1),
+            released: tokio::sync::watch::Sender::new(0),
+            held: AtomicU64::new(0),
             print,
         }
     }

@@ -1,0 +1,196 @@
+//! Arguments, as typed and as `mount(8)` passes them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigErrors, EXIT_USAGE};
+
+/// The name under which `mount(8)` starts the helper for `mount -t fuse.s3vol`.
+const HELPER: &str = "mount.fuse.s3vol";
+
+/// Where Docker looks for the socket of a managed plugin and of one run by hand.
+const SOCKET: &str = "/run/docker/plugins/s3vol.sock";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "s3vol",
+    version,
+    about = "Docker volumes that live in a bucket: POSIX while in use, plain objects at rest",
+    disable_help_subcommand = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve one volume in the foreground until SIGTERM, SIGINT or umount.
+    Mount(MountArgs),
+    /// Show the volumes that are served here.
+    Status(StatusArgs),
+    /// Serve Docker's volume plugin.
+    Plugin(PluginArgs),
+    /// Check a bucket and show what it honours.
+    Probe(ProbeArgs),
+    /// The driver process of the plugin.
+    #[command(hide = true)]
+    Driver,
+    /// The process of one mounted volume.
+    #[command(hide = true)]
+    Worker,
+    /// Takes the mounts at a path away.
+    #[command(hide = true)]
+    Umount { path: PathBuf },
+}
+
+/// `s3vol mount`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MountArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Return once the volume is mounted.
+    #[arg(long)]
+    pub detach: bool,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
+    pub url: String,
+    pub mountpoint: PathBuf,
+}
+
+/// `s3vol status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatusArgs {
+    /// The folder that the volumes' processes were given.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `s3vol plugin`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PluginArgs {
+    /// The socket to listen on.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// `s3vol probe`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ProbeArgs {
+    /// An option of the store: endpoint, region, path_style.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    pub url: String,
+}
+
+/// The command in `args`, or, after it was said what is wrong or what was asked (`--help`), how to
+/// exit.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCode> {
+    match try_parse(args) {
+        Ok(command) => Ok(command),
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // The reader of a closed pipe has seen enough.
+            drop(error.print());
+            Err(ExitCode::from(code))
+        }
+    }
+}
+
+pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let helper = args
+        .first()
+        .and_then(|name| std::path::Path::new(name).file_name())
+        .is_some_and(|name| name == HELPER);
+    let args = if helper { from_helper(args) } else { args };
+    CommandLine::try_parse_from(args).map(|line| line.command)
+}
+
+/// `mount.fuse.s3vol URL DIR [-sfnv] [-N namespace] [-t type] [-o options]` as `s3vol mount`.
+fn from_helper(args: Vec<OsString>) -> Vec<OsString> {
+    let mut ours: Vec<OsString> = ["s3vol", "mount", "--detach"].map(OsString::from).into();
+    let mut args = args.into_iter().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("-N" | "-t") => drop(args.next()),
+            Some("-o") => {
+                if let Some(options) = args.next() {
+                    ours.push("-o".into());
+                    ours.push(options);
+                }
+            }
+            Some(flags) if is_flags(flags) => {}
+            _ => ours.push(arg),
+        }
+    }
+    ours
+}
+
+fn is_flags(arg: &str) -> bool {
+    arg.strip_prefix('-').is_some_and(|f| !f.is_empty() && f.chars().all(|c| "sfnv".contains(c)))
+}
+
+/// `key=value` texts, several in one with commas. Options that belong to `mount(8)` are dropped.
+pub(super) fn options(texts: &[String]) -> Result<BTreeMap<String, String>, ConfigErrors> {
+    let mut options = BTreeMap::new();
+    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim) {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if text.is_empty() || is_generic(name) {
+            continue;
+        }
+        let name = if name == "ro" { "readonly" } else { name };
+        if options.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(ConfigErrors::one(name, "given twice"));
+        }
+    }
+    Ok(options)
+}
+
+/// Options that `mount(8)` and fstab understand, or that every FUSE mount of ours has.
+fn is_generic(name: &str) -> bool {
+    const GENERIC: &[&str] = &[
+        "rw",
+        "auto",
+        "noauto",
+        "nofail",
+        "_netdev",
+        "defaults",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "lazytime",
+        "sync",
+        "async",
+        "dirsync",
+        "allow_other",
+        "default_permissions",
+        "comment",
+    ];
+    GENERIC.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+}

@@ -1,0 +1,47 @@
+//! `s3vol driver`: the process that answers dockerd, started by the supervisor.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::environment;
+use crate::catalog::{Catalog, Purge, Stores};
+use crate::config::{ConfigErrors, PluginConfig};
+use crate::driver::{Driver, DriverSettings, SupervisorChannel, Workers, serve};
+use crate::sys::{self, Inherited};
+use crate::telemetry;
+
+/// Serves the inherited plugin socket until SIGTERM or until the supervisor is gone. `purge`
+/// deletes removed volumes.
+pub fn drive(purge: Arc<dyn Purge>) -> anyhow::Result<()> {
+    let listener =
+        UnixListener::from(sys::inherited(Inherited::First).context("the plugin socket")?);
+    let channel =
+        UnixStream::from(sys::inherited(Inherited::Second).context("the supervisor's channel")?);
+    let config = PluginConfig::parse(&environment())?;
+    telemetry::init(&config.log).map_err(|problem| ConfigErrors::one("S3VOL_LOG", problem))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let channel = Arc::new(SupervisorChannel::new(channel)?);
+        let workers: Arc<dyn Workers> = Arc::<SupervisorChannel>::clone(&channel);
+        let opener = Arc::new(Stores::default());
+        let catalog = Arc::new(Catalog::open(&config, opener, sys::hostname()).await?);
+        let settings = DriverSettings::new(&config.state, &config.mounts);
+        let driver = Driver::start(settings, catalog, workers, purge).await?;
+        tracing::info!(home = %config.home.url, state = %config.state.display(), "driver serves");
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            () = serve(listener, driver) => {}
+            () = channel.closed() => tracing::warn!("the supervisor is gone"),
+            _ = term.recv() => tracing::info!("driver ends"),
+        }
+        anyhow::Ok(())
+    })?;
+    // Calls in progress are repeated by dockerd; nothing they need is held only here.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! `s3vol mount`: from the arguments to what a worker needs.
+
+use std::ffi::OsString;
+
+use anyhow::{Context, bail};
+
+use super::args::{MountArgs, options};
+use super::settings;
+use crate::catalog::{Stores, incarnate};
+use crate::config::VolumeOptions;
+use crate::driver::{ControlClient, DriverSettings};
+use crate::types::VolumeName;
+use crate::worker::WorkerSpec;
+
+/// A volume whose state is found or made, ready to be served.
+#[derive(Debug)]
+pub struct PreparedMount {
+    pub spec: WorkerSpec,
+    /// The URL as given: the mount's source.
+    pub source: String,
+    /// With `--detach`: the arguments of the process that serves in the background.
+    pub background: Option<Vec<OsString>>,
+}
+
+/// Checks the arguments and the bucket, and finds or makes the volume's state. Leaves no thread
+/// behind, so that the caller may fork.
+pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
+    let config = settings(args.state.clone())?;
+    let given = options(&args.options)?;
+    let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
+    let mountpoint = std::fs::canonicalize(&args.mountpoint)
+        .with_context(|| format!("the mount point {}", args.mountpoint.display()))?;
+    if !mountpoint.is_dir() {
+        bail!("the mount point {} is not a directory", mountpoint.display());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let spec = runtime.block_on(async {
+        let found = incarnate(&Stores::default(), &volume).await?;
+        volume.state_url = found.state_url;
+        let sockets = DriverSettings::control_sockets(&config.state);
+        let spec = WorkerSpec {
+            name: name_of(&args.url),
+            id: found.id,
+            options: volume,
+            state_dir: config.state.join("volumes").join(found.id.to_string()),
+            control_socket: sockets.join(format!("{}.sock", found.id)),
+            mountpoint,
+        };
+        refuse_second(&spec).await?;
+        for folder in [&spec.state_dir, &sockets] {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        anyhow::Ok(spec)
+    })?;
+    // A name lookup that hangs must not hold the command.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    let background = args.detach.then(|| foreground_again(&args));
+    Ok(PreparedMount { spec, source: args.url, background })
+}
+
+/// The same mount without `--detach`.
+fn foreground_again(args: &MountArgs) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec!["mount".into()];
+    if let Some(state) = &args.state {
+        command.push("--state".into());
+        command.push(state.into());
+    }
+    for options in &args.options {
+        command.push("-o".into());
+        command.push(options.into());
+    }
+    command.push("--".into());
+    command.push((&args.url).into());
+    command.push((&args.mountpoint).into());
+    command
+}
+
+/// Two workers on one local state would write one log.
+async fn refuse_second(spec: &WorkerSpec) -> anyhow::Result<()> {
+    let client = ControlClient::new(&spec.control_socket);
+    if let Ok(status) = client.status(std::time::Duration::from_secs(2)).await {
+        bail!(
+            "the volume is already served by process {} at {}; use that mount, or give another \
+             --state",
+            status.pid,
+            status.mountpoint.display()
+        );
+    }
+    match std::fs::remove_file(&spec.control_socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| spec.control_socket.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What messages call the volume: the last part of its URL where that is a name.
+fn name_of(url: &str) -> String {
+    let last = url.trim_end_matches('/').rsplit('/').next().unwrap_or(url);
+    match VolumeName::new(last) {
+        Ok(name) => name.to_string(),
+        Err(_) => url.to_owned(),
+    }
+}

@@ -1,0 +1,46 @@
+//! `s3vol probe`: whether a bucket can be used, and what it honours.
+
+use std::io::Write;
+
+use super::args::{ProbeArgs, options};
+use super::settings;
+use crate::catalog::{Opener, Stores};
+use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::store::Verb;
+use crate::types::VolumeId;
+
+const VERBS: &[(Verb, &str)] = &[
+    (Verb::CreateIfAbsent, "create if absent      (needed to share a volume between hosts)"),
+    (Verb::PutIfMatch, "replace if unchanged"),
+    (Verb::CompleteConditional, "conditional multipart"),
+    (Verb::CopyConditional, "conditional copy"),
+    (Verb::DeleteConditional, "conditional delete"),
+    (Verb::Copy, "copy on the server"),
+    (Verb::Expiry, "expiring requests"),
+    (Verb::ReadAfterWrite, "read after write"),
+];
+
+/// Checks the bucket and tries each verb with objects of its own, which are removed again.
+pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
+    let config = settings(None)?;
+    let given = options(&args.options)?;
+    let url = BucketUrl::parse(&args.url).map_err(|p| ConfigErrors::one("URL", p))?;
+    // Any prefix will do to read the store's options; the probe itself takes the URL as it is.
+    let below = url.join("probe").to_string();
+    let volume = VolumeOptions::parse_for_url(&below, &given, &config.defaults)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let capabilities = runtime.block_on(async {
+        let site = Stores::default().open(&url, &volume).await?;
+        site.check().await?;
+        let scratch = site.prefix().join(&format!(".s3vol/probe/{}/", VolumeId::random()));
+        site.probe(&scratch).await
+    })?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{url} can be used.")?;
+    for (verb, text) in VERBS {
+        let answer = if capabilities.has(*verb) { "yes" } else { "no " };
+        writeln!(out, "  {answer}  {text}")?;
+    }
+    Ok(())
+}

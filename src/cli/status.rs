@@ -1,0 +1,96 @@
+//! `s3vol status`: asks every control socket in the state folder.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::args::StatusArgs;
+use super::settings;
+use crate::driver::{ControlClient, ControlError, DriverSettings};
+use crate::worker::WorkerStatus;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Prints what the workers say of themselves. A worker that does not answer is an error after the
+/// others were shown; a socket without a process is skipped.
+pub fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let state = settings(args.state)?.state;
+    let folder = DriverSettings::control_sockets(&state);
+    let sockets = sockets(&folder).with_context(|| folder.display().to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answers = runtime.block_on(async {
+        let ask = sockets
+            .iter()
+            .map(|socket| async move { ControlClient::new(socket).status(TIMEOUT).await });
+        futures::future::join_all(ask).await
+    });
+    let mut shown = Vec::new();
+    let mut silent = Vec::new();
+    for (socket, answer) in sockets.iter().zip(answers) {
+        match answer {
+            Ok(status) => shown.push(status),
+            // Left by a process that was killed.
+            Err(ControlError::Unreachable { .. }) => {}
+            Err(error) => silent.push(format!("{}: {error}", socket.display())),
+        }
+    }
+    shown.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &shown)?;
+        writeln!(out)?;
+    } else if shown.is_empty() && silent.is_empty() {
+        writeln!(out, "no volume is served with the state folder {}", state.display())?;
+    } else {
+        for status in &shown {
+            write!(out, "{}", paragraph(status))?;
+        }
+    }
+    if silent.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(silent.join("\n"))) }
+}
+
+fn sockets(folder: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut sockets = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "sock") {
+            sockets.push(path);
+        }
+    }
+    Ok(sockets)
+}
+
+pub(super) fn paragraph(status: &WorkerStatus) -> String {
+    let mut text = format!("{} at {}\n", status.name, status.mountpoint.display());
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<12}{value}\n"));
+    line("url", status.url.clone());
+    line("state", format!("{:?}", status.state).to_lowercase());
+    if let Some(holder) = &status.holder {
+        line("holder", holder.clone());
+    }
+    line("content", format!("{} bytes in {} files", status.bytes, status.files));
+    line(
+        "to do",
+        format!(
+            "{} bytes to commit, {} files to settle",
+            status.uncommitted_bytes, status.unsettled_files
+        ),
+    );
+    if status.conflicts > 0 {
+        line("conflicts", status.conflicts.to_string());
+    }
+    for reason in &status.unsettleable {
+        line("in motion", reason.clone());
+    }
+    if let Some(error) = &status.last_error {
+        line("last error", error.clone());
+    }
+    text
+}

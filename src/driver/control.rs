@@ -1,0 +1,122 @@
+//! Talking to a worker through its control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyperlocal::{UnixClientExt, UnixConnector, Uri};
+
+use crate::clock::Deadline;
+use crate::worker::{DrainReply, WorkerStatus};
+
+/// No answer of a worker is longer.
+const LONGEST_ANSWER: usize = 1 << 20;
+/// Between attempts to reach a worker that has just been started.
+const CONNECT_PACE: Duration = Duration::from_millis(20);
+
+/// Why a worker gave no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It answered with an error; the text is for the user.
+    #[error("{text}")]
+    Refused { status: u16, text: String },
+    /// Nobody listens at the socket.
+    #[error("the volume's worker does not answer at {path}: {source}")]
+    Unreachable {
+        path: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the volume's worker did not answer in time")]
+    Timeout,
+    #[error("the volume's worker answered nonsense: {0}")]
+    Nonsense(#[from] serde_json::Error),
+}
+
+/// A client of one control socket.
+#[derive(Debug, Clone)]
+pub struct ControlClient {
+    socket: PathBuf,
+    client: Client<UnixConnector, Full<Bytes>>,
+}
+
+impl ControlClient {
+    /// Connects with the first request.
+    pub fn new(socket: &Path) -> Self {
+        ControlClient { socket: socket.to_owned(), client: Client::unix() }
+    }
+
+    /// Where the worker stands.
+    pub async fn status(&self, timeout: Duration) -> Result<WorkerStatus, ControlError> {
+        let body = self.send(Method::GET, "/status", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Waits until the volume is served. A worker that does not listen yet is waited for too.
+    pub async fn ready(&self, deadline: Deadline) -> Result<(), ControlError> {
+        loop {
+            match self.send(Method::GET, "/ready", deadline.left()).await {
+                // The socket appears when the process has come so far; nothing announces it.
+                Err(ControlError::Unreachable { .. }) if !deadline.passed() => {
+                    tokio::time::sleep(CONNECT_PACE.min(deadline.left())).await;
+                }
+                Err(ControlError::Unreachable { .. }) => return Err(ControlError::Timeout),
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// Commits everything and yields the lease.
+    pub async fn drain(&self, timeout: Duration) -> Result<DrainReply, ControlError> {
+        let body = self.send(Method::POST, "/drain", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Takes a draining volume back into use; `false` when it is gone.
+    pub async fn resume(&self, timeout: Duration) -> Result<bool, ControlError> {
+        match self.send(Method::POST, "/resume", timeout).await {
+            Ok(_) => Ok(true),
+            Err(ControlError::Refused { status: 409, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        timeout: Duration,
+    ) -> Result<Bytes, ControlError> {
+        match tokio::time::timeout(timeout, self.exchange(method, path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ControlError::Timeout),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<Bytes, ControlError> {
+        let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
+            ControlError::Unreachable { path: self.socket.display().to_string(), source }
+        };
+        let uri: hyper::Uri = Uri::new(&self.socket, path).into();
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Full::new(Bytes::new()))
+            .map_err(|e| unreachable(Box::new(e)))?;
+        let answer = self.client.request(request).await.map_err(|e| unreachable(Box::new(e)))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LONGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(unreachable)?
+            .to_bytes();
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        Err(ControlError::Refused { status: status.as_u16(), text })
+    }
+}

@@ -1,0 +1,147 @@
+//! The plugin socket: HTTP/1.1, `POST /VolumeDriver.X`, JSON of any Content-Type or none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use super::Driver;
+use super::answers::{CreateRequest, MountRequest, NameRequest, request, volume};
+use super::jobs::{Answer, guarded};
+
+const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+/// No request of dockerd comes near.
+const LONGEST_REQUEST: usize = 1 << 20;
+/// After an accept that failed, usually for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the plugin socket until the process ends.
+pub async fn serve(listener: UnixListener, driver: Arc<Driver>) {
+    let router = router(driver);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "the plugin socket accepts no connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        // A connection that is closed while dockerd writes to it makes dockerd repeat the request
+        // with an empty body, so an idle one stays open: no timeouts.
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.keep_alive(true).header_read_timeout(None);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection of the plugin socket ended");
+            }
+        });
+    }
+}
+
+fn router(driver: Arc<Driver>) -> Router {
+    Router::new()
+        .route("/Plugin.Activate", post(activate))
+        .route("/VolumeDriver.Capabilities", post(capabilities))
+        .route("/VolumeDriver.Create", post(create))
+        .route("/VolumeDriver.Get", post(get))
+        .route("/VolumeDriver.List", post(list))
+        .route("/VolumeDriver.Path", post(path))
+        .route("/VolumeDriver.Mount", post(mount))
+        .route("/VolumeDriver.Unmount", post(unmount))
+        .route("/VolumeDriver.Remove", post(remove))
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
+        .with_state(driver)
+}
+
+async fn activate() -> Response {
+    reply(Ok(json!({ "Implements": ["VolumeDriver"] })))
+}
+
+async fn capabilities() -> Response {
+    reply(Ok(json!({ "Capabilities": { "Scope": "global" } })))
+}
+
+async fn list(State(driver): State<Arc<Driver>>) -> Response {
+    reply(guarded(async move { driver.list() }).await)
+}
+
+async fn get(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    reply(
+        guarded(async move {
+            let name = volume(request::<NameRequest>(&body)?.name)?;
+            driver.get(&name).await
+        })
+        .await,
+    )
+}
+
+async fn path(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    reply(guarded(async move { driver.path(&volume(request::<NameRequest>(&body)?.name)?) }).await)
+}
+
+// The four below are not wrapped in a task here: the work has one of its own, and the end of this
+// future is how it learns that the caller has hung up.
+
+async fn create(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<CreateRequest>(&body)
+        .and_then(|r| Ok((volume(r.name)?, r.opts.unwrap_or_default())));
+    reply(match asked {
+        Ok((name, options)) => driver.create(name, options).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn mount(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    reply(match mount_request(&body) {
+        Ok((name, id)) => driver.mount(name, id).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn unmount(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    reply(match mount_request(&body) {
+        Ok((name, id)) => driver.unmount(name, id).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn remove(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<NameRequest>(&body).and_then(|r| volume(r.name));
+    reply(match asked {
+        Ok(name) => driver.remove(name).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn unknown() -> Response {
+    let body = json!({ "Err": "there is no such call" });
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, CONTENT_TYPE)], body.to_string())
+        .into_response()
+}
+
+fn mount_request(body: &[u8]) -> Result<(crate::types::VolumeName, String), String> {
+    let asked = request::<MountRequest>(body)?;
+    Ok((volume(asked.name)?, asked.id))
+}
+
+/// Podman looks at the status only, dockerd at both.
+fn reply(answer: Answer) -> Response {
+    let (status, body) = match answer {
+        Ok(body) => (StatusCode::OK, body),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "Err": error })),
+    };
+    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body.to_string()).into_response()
+}

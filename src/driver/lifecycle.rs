@@ -1,0 +1,438 @@
+//! Mount and Unmount, and what goes on between them and after a restart.
+//!
+//! A volume's worker is *used* from the first Mount, *draining* from the last Unmount, and ended
+//! when it has committed everything and nobody came back within the linger time. Every use voids
+//! the plans made before it ([`Lane::next_turn`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::accounts::Released;
+use super::control::{ControlClient, ControlError};
+use super::jobs::{Answer, Key};
+use super::lanes::{Attached, Lane, Phase};
+use super::{Driver, DriverSettings};
+use crate::catalog::Definition;
+use crate::clock::Deadline;
+use crate::types::VolumeName;
+use crate::worker::WorkerSpec;
+
+/// For a worker's short answers.
+const CONTROL: Duration = Duration::from_secs(5);
+/// One attempt to drain when nobody waits for it any more.
+const DRAIN: Duration = Duration::from_secs(600);
+/// Between failed attempts to drain.
+const DRAIN_PAUSE: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// Mount: detached, joined by a repetition, and taken back when nobody hears the answer.
+    pub(super) async fn mount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
+        let key: Key = ("Mount", format!("{name}\n{id}"));
+        let unheard = {
+            let (driver, key) = (Arc::clone(self), key.clone());
+            let (name, id) = (name.clone(), id.clone());
+            move |answer: Answer| {
+                if answer.is_ok() {
+                    driver.hold_unheard_mount(key, name, id);
+                }
+            }
+        };
+        let driver = Arc::clone(self);
+        let work_key = key.clone();
+        self.jobs.run(key, async move { driver.do_mount(&work_key, name, id).await }, unheard).await
+    }
+
+    async fn do_mount(self: Arc<Self>, key: &Key, name: VolumeName, id: String) -> Answer {
+        let deadline = Deadline::after(self.settings.budget);
+        let volume = match self.catalog.lookup(&name).await {
+            Ok(Some(volume)) => volume,
+            Ok(None) => return Err(format!("there is no volume {name}")),
+            Err(error) => return Err(error.to_string()),
+        };
+        // dockerd repeats a call whose answer it did not hear; that mount is counted already.
+        if !self.jobs.take_unheard(key) {
+            self.accounts.add(&name, &id).await.map_err(|e| e.to_string())?;
+        }
+        match self.bring_up(&volume, deadline).await {
+            Ok(()) => {
+                tracing::info!(volume = %name, id, "mounted");
+                Ok(json!({ "Mountpoint": self.mountpoint(&name), "Err": "" }))
+            }
+            Err(error) => {
+                // dockerd sends no Unmount for a Mount that failed.
+                self.accounts.release(&name, &id).await;
+                tracing::warn!(volume = %name, id, error, "not mounted");
+                Err(error)
+            }
+        }
+    }
+
+    /// A mount that dockerd does not know of would hold the volume for ever.
+    fn hold_unheard_mount(self: Arc<Self>, key: Key, name: VolumeName, id: String) {
+        self.jobs.was_unheard(key.clone(), self.settings.unheard);
+        tokio::spawn(async move {
+            tokio::time::sleep(self.settings.unheard).await;
+            if self.jobs.expire_unheard(&key) {
+                tracing::info!(volume = %name, id, "nobody heard of this mount; taken back");
+                if self.accounts.release(&name, &id).await == Released::Last {
+                    self.begin_drain(&name).await;
+                }
+            }
+        });
+    }
+
+    /// Unmount: the count goes when the call arrives; the last one drains within the budget.
+    pub(super) async fn unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
+        let key: Key = ("Unmount", format!("{name}\n{id}"));
+        let unheard = {
+            let (driver, key) = (Arc::clone(self), key.clone());
+            move |_| driver.jobs.was_unheard(key, driver.settings.unheard)
+        };
+        let driver = Arc::clone(self);
+        let work_key = key.clone();
+        let work = async move {
+            if driver.jobs.take_unheard(&work_key) {
+                // The repetition of a call whose answer was lost: its count went then.
+                return Ok(json!({ "Err": "" }));
+            }
+            driver.jobs.expire_unheard(&("Mount", work_key.1));
+            driver.do_unmount(name, id).await
+        };
+        self.jobs.run(key, work, unheard).await
+    }
+
+    async fn do_unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
+        let deadline = Deadline::after(self.settings.budget);
+        let released = self.accounts.release(&name, &id).await;
+        tracing::info!(volume = %name, id, ?released, "unmount");
+        let done = Ok(json!({ "Err": "" }));
+        if released != Released::Last {
+            return done;
+        }
+        let Some(client) = self.begin_drain(&name).await else { return done };
+        let drained = client.drain(deadline.left()).await;
+        if self.accounts.total(&name) > 0 {
+            // Mounted again meanwhile: what is not committed is the new mount's concern.
+            return done;
+        }
+        match drained {
+            Ok(reply) if reply.committed => done,
+            Ok(reply) => Err(format!(
+                "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
+                 them and is released when that is done",
+                reply.uncommitted_bytes,
+                reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+            )),
+            Err(ControlError::Timeout) => Err(format!(
+                "volume {name}: not everything is in the bucket after {} s; the volume goes on \
+                 sending it and is released when that is done",
+                self.settings.budget.as_secs()
+            )),
+            Err(error) => Err(format!("volume {name}: {error}")),
+        }
+    }
+
+    /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
+    /// when there is nothing to drain.
+    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<ControlClient> {
+        let mut lane = self.lanes.enter(name).await;
+        if self.accounts.total(name) > 0 {
+            return None;
+        }
+        let worker = lane.worker.as_mut()?;
+        worker.phase = Phase::Draining;
+        let client = ControlClient::new(&worker.spec.control_socket);
+        let turn = lane.next_turn();
+        drop(lane);
+        tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone()));
+        Some(client)
+    }
+
+    /// Drains until everything is committed, lingers, and ends the worker.
+    async fn see_off(self: Arc<Self>, name: VolumeName, turn: u64, client: ControlClient) {
+        loop {
+            match client.drain(DRAIN).await {
+                Ok(reply) if reply.committed => break,
+                Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
+                    error = reply.error, "not drained yet"),
+                Err(error) => tracing::warn!(volume = %name, %error, "not drained yet"),
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+            let lane = self.lanes.enter(&name).await;
+            if lane.turn != turn || lane.worker.is_none() {
+                return;
+            }
+        }
+        let linger = self.settings.linger;
+        self.end_after(name, turn, linger).await;
+    }
+
+    /// Ends the worker after `pause` unless the volume is used again before.
+    async fn end_after(self: Arc<Self>, name: VolumeName, turn: u64, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        let mut lane = self.lanes.enter(&name).await;
+        if lane.turn == turn && self.accounts.total(&name) == 0 {
+            self.end(&name, &mut lane).await;
+        }
+    }
+
+    /// Ends the worker; a failure leaves it attached, for the next attempt.
+    async fn end(&self, name: &VolumeName, lane: &mut Lane) {
+        if lane.worker.is_none() {
+            return;
+        }
+        lane.next_turn();
+        match self.workers.stop(name.as_str()).await {
+            Ok(()) => {
+                lane.worker = None;
+                self.status.forget(name);
+                tracing::info!(volume = %name, "volume released");
+            }
+            Err(error) => tracing::error!(volume = %name, %error, "the worker does not end"),
+        }
+    }
+
+    /// Makes the volume served: attaches to its worker, wakes a draining one, or starts one, and
+    /// waits until it is ready.
+    pub(super) async fn bring_up(
+        self: &Arc<Self>,
+        volume: &Definition,
+        deadline: Deadline,
+    ) -> Result<(), String> {
+        let name = &volume.name;
+        let entered = tokio::time::timeout(deadline.left(), self.lanes.enter(name)).await;
+        let Ok(mut lane) = entered else {
+            return Err(format!("volume {name} is still being ended; try again"));
+        };
+        let draining = lane.worker.as_ref().filter(|w| w.phase == Phase::Draining).cloned();
+        if let Some(worker) = draining {
+            let client = ControlClient::new(&worker.spec.control_socket);
+            match client.resume(CONTROL.min(deadline.left())).await {
+                Ok(true) => lane.worker = Some(Attached { phase: Phase::Used, ..worker }),
+                gone_or_error => {
+                    if let Err(error) = gone_or_error {
+                        tracing::warn!(volume = %name, %error, "a draining worker is replaced");
+                    }
+                    self.workers.stop(name.as_str()).await.map_err(|e| e.to_string())?;
+                    lane.worker = None;
+                }
+            }
+        }
+        let spec = match &lane.worker {
+            Some(worker) => worker.spec.clone(),
+            None => {
+                let spec = self.spec(volume);
+                self.prepare(&spec).await.map_err(|e| e.to_string())?;
+                self.workers
+                    .start(spec.clone())
+                    .await
+                    .map_err(|e| format!("volume {name}: {e}"))?;
+                lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
+                spec
+            }
+        };
+        let turn = lane.next_turn();
+        drop(lane);
+
+        let client = ControlClient::new(&spec.control_socket);
+        let mut exits = self.workers.exits();
+        let exited = async {
+            loop {
+                match exits.recv().await {
+                    Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
+                    Ok(_) => {}
+                    // Missed or closed: the readiness call finds out.
+                    Err(_) => std::future::pending::<()>().await,
+                }
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            ready = client.ready(deadline) => ready,
+            code = exited => {
+                return Err(format!(
+                    "the worker of volume {name} ended with code {code} before the volume was open; \
+                     the plugin's log says why"
+                ));
+            }
+        };
+        match outcome {
+            Ok(()) => {
+                self.status.ask(name, &client).await;
+                Ok(())
+            }
+            Err(ControlError::Timeout) => {
+                // The worker goes on and keeps the volume for the next attempt.
+                let why = self.why_not_ready(&client).await;
+                tokio::spawn(Arc::clone(self).end_after(name.clone(), turn, self.settings.keep));
+                Err(format!(
+                    "volume {name} is not ready after {} s{why}; it goes on opening, try again",
+                    self.settings.budget.as_secs()
+                ))
+            }
+            Err(error) => {
+                // It could not be opened. Other mounts of it cannot exist, only waiting ones.
+                tokio::spawn(Arc::clone(self).end_after(name.clone(), turn, Duration::ZERO));
+                Err(format!("volume {name}: {error}"))
+            }
+        }
+    }
+
+    /// What a worker that is not ready says about it, for the end of a sentence.
+    async fn why_not_ready(&self, client: &ControlClient) -> String {
+        match client.status(Duration::from_secs(1)).await {
+            Ok(status) => match (status.last_error, status.holder) {
+                (Some(error), _) => format!(" ({error})"),
+                (None, Some(holder)) => format!(" (held by {holder})"),
+                (None, None) => String::new(),
+            },
+            Err(_) => String::new(),
+        }
+    }
+
+    /// What the worker of a volume is told.
+    fn spec(&self, volume: &Definition) -> WorkerSpec {
+        let state = &self.settings.state;
+        WorkerSpec {
+            name: volume.name.as_str().to_owned(),
+            id: volume.uuid,
+            options: volume.options.clone(),
+            state_dir: state.join("volumes").join(volume.uuid.to_string()),
+            // Short: a socket's path has at most 107 bytes, a volume's name up to 128.
+            control_socket: DriverSettings::control_sockets(state)
+                .join(format!("{}.sock", volume.uuid)),
+            mountpoint: self.mountpoint(&volume.name),
+        }
+    }
+
+    async fn prepare(&self, spec: &WorkerSpec) -> std::io::Result<()> {
+        tokio::fs::create_dir_all(&spec.state_dir).await?;
+        let sockets = DriverSettings::control_sockets(&self.settings.state);
+        tokio::fs::create_dir_all(&sockets).await?;
+        // Only a worker that no longer runs can have left it.
+        match tokio::fs::remove_file(&spec.control_socket).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the worker of an unused volume, with everything committed, before it is removed.
+    pub(super) async fn retire(&self, name: &VolumeName, deadline: Deadline) -> Result<(), String> {
+        let users = self.accounts.total(name);
+        if users > 0 {
+            return Err(format!(
+                "volume {name} is in use by {users} mount(s) on this host; remove the containers \
+                 first"
+            ));
+        }
+        let mut lane = tokio::time::timeout(deadline.left(), self.lanes.enter(name))
+            .await
+            .map_err(|_| format!("volume {name} is still being ended; try again"))?;
+        let Some(worker) = &lane.worker else { return Ok(()) };
+        let client = ControlClient::new(&worker.spec.control_socket);
+        match client.drain(deadline.left() / 2).await {
+            Ok(reply) if !reply.committed => {
+                return Err(format!(
+                    "volume {name}: {} bytes are not in the bucket yet; try again when they are",
+                    reply.uncommitted_bytes
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(format!("volume {name}: {error}; try again")),
+        }
+        self.end(name, &mut lane).await;
+        match &lane.worker {
+            None => Ok(()),
+            Some(_) => Err(format!("the worker of volume {name} does not end")),
+        }
+    }
+
+    /// After a start: attaches to workers that run, starts those that should, and lets volumes that
+    /// an earlier supervisor left mounted commit what their local state holds.
+    pub(super) async fn restore(self: &Arc<Self>, left: Vec<VolumeName>) {
+        let running = match self.workers.running().await {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::error!(%error, "the running workers are not known");
+                Vec::new()
+            }
+        };
+        for worker in running {
+            let Ok(name) = VolumeName::new(worker.name) else { continue };
+            let client = ControlClient::new(&worker.spec.control_socket);
+            let mut lane = self.lanes.enter(&name).await;
+            lane.worker = Some(Attached { spec: worker.spec, phase: Phase::Used });
+            lane.next_turn();
+            drop(lane);
+            tracing::info!(volume = %name, pid = worker.pid, "worker found again");
+            if self.accounts.total(&name) == 0 {
+                self.begin_drain(&name).await;
+            } else {
+                let driver = Arc::clone(self);
+                tokio::spawn(async move { driver.status.ask(&name, &client).await });
+            }
+        }
+        for name in self.accounts.mounted() {
+            tokio::spawn(Arc::clone(self).raise(name));
+        }
+        for name in left {
+            let driver = Arc::clone(self);
+            tokio::spawn(async move {
+                tracing::info!(volume = %name, "left mounted by an earlier run; recovering it");
+                Arc::clone(&driver).raise(name.clone()).await;
+                driver.begin_drain(&name).await;
+            });
+        }
+    }
+
+    /// Brings a volume up without anybody waiting for it.
+    async fn raise(self: Arc<Self>, name: VolumeName) {
+        let volume = match self.catalog.lookup(&name).await {
+            Ok(Some(volume)) => volume,
+            Ok(None) => return tracing::warn!(volume = %name, "no longer in the catalog"),
+            Err(error) => return tracing::warn!(volume = %name, %error, "not brought up again"),
+        };
+        let deadline = Deadline::after(self.settings.budget);
+        if let Err(error) = self.bring_up(&volume, deadline).await {
+            tracing::warn!(volume = %name, error, "not brought up again yet");
+        }
+    }
+
+    /// Notices workers that ended by themselves. One whose volume is in use is brought up again, so
+    /// that what its log holds gets committed.
+    pub(super) async fn watch_exits(self: Arc<Self>) {
+        use tokio::sync::broadcast::error::RecvError;
+        let mut exits = self.workers.exits();
+        loop {
+            let exit = match exits.recv().await {
+                Ok(exit) => exit,
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "exits of workers were missed");
+                    continue;
+                }
+                Err(RecvError::Closed) => return,
+            };
+            let Ok(name) = VolumeName::new(exit.name) else { continue };
+            tracing::info!(volume = %name, code = exit.code, restarting = exit.restarting,
+                "worker ended");
+            if exit.restarting {
+                continue;
+            }
+            let driver = Arc::clone(&self);
+            // Not awaited here: the lane may be held by the one who is ending that worker.
+            tokio::spawn(async move {
+                let mut lane = driver.lanes.enter(&name).await;
+                let runs = match driver.workers.running().await {
+                    Ok(running) => running.iter().any(|w| w.name == name.as_str()),
+                    Err(_) => false,
+                };
+                if !runs && lane.worker.take().is_some() {
+                    lane.next_turn();
+                    driver.status.forget(&name);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What the driver wants from whoever runs the workers.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+use crate::worker::WorkerSpec;
+
+/// A worker that runs.
+#[derive(Debug, Clone)]
+pub struct RunningWorker {
+    pub name: String,
+    pub pid: Option<u32>,
+    pub mountpoint: PathBuf,
+    pub spec: WorkerSpec,
+}
+
+/// A worker that ended by itself.
+#[derive(Debug, Clone)]
+pub struct WorkerExit {
+    pub name: String,
+    pub code: i32,
+    /// A successor takes over the same mount.
+    pub restarting: bool,
+}
+
+/// Why a worker could not be started or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkersError {
+    /// Refused or failed, in the supervisor's words.
+    #[error("{0}")]
+    Refused(String),
+    /// The supervisor does not answer; it starts the driver anew when it ended.
+    #[error("the plugin's supervisor does not answer")]
+    Gone,
+}
+
+/// Starts and ends workers with their mounts.
+#[async_trait]
+pub trait Workers: Send + Sync + 'static {
+    /// Mounts the volume and starts its worker; returns before the volume is open.
+    async fn start(&self, spec: WorkerSpec) -> Result<(), WorkersError>;
+
+    /// Ends the worker and unmounts; succeeds when there is none.
+    async fn stop(&self, name: &str) -> Result<(), WorkersError>;
+
+    /// The workers that run.
+    async fn running(&self) -> Result<Vec<RunningWorker>, WorkersError>;
+
+    /// Names this run of the supervisor: mounts do not outlive it.
+    fn instance(&self) -> String;
+
+    /// Exits from now on.
+    fn exits(&self) -> broadcast::Receiver<WorkerExit>;
+}

@@ -1,0 +1,77 @@
+//! The record at `lease/<epoch>`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::store::{ListRequest, PutOutcome, Send, StoreBackend, StoreError};
+use crate::types::{Epoch, KeyPrefix, ObjectKey, StoreTime};
+
+/// What the owner of an epoch intends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseState {
+    /// The volume is in use.
+    Held,
+    /// No longer in use here; still settling, and anyone may take over at once.
+    Yielding,
+    /// Done with.
+    Released,
+}
+
+/// Who holds an epoch. Holders are told apart by `instance`; host names may repeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    pub instance: Uuid,
+    pub host: String,
+    pub endpoint: String,
+    pub state: LeaseState,
+    /// Grows by one with every write.
+    pub renewals: u64,
+    /// When this instance took the volume, by the store's clock.
+    pub since: StoreTime,
+    /// For people: for example how much is left to upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// The key of an epoch's record below a volume's state.
+pub fn record_key(state: &KeyPrefix, epoch: Epoch) -> ObjectKey {
+    // Twenty digits hold every epoch, so that listings come in order.
+    state.key(&format!("lease/{:020}", epoch.0))
+}
+
+/// Deletes the records below `epoch - 1`, which nobody will judge again. Returns how many.
+pub async fn forget_older(
+    store: &dyn StoreBackend,
+    state: &KeyPrefix,
+    epoch: Epoch,
+    timeout: Duration,
+) -> Result<usize, StoreError> {
+    let prefix = state.join("lease");
+    let (mut token, mut deleted) = (None, 0);
+    loop {
+        let request = ListRequest {
+            prefix: prefix.as_str().to_owned(),
+            delimiter: false,
+            token,
+            max_keys: 1000,
+        };
+        let page = store.list(request, timeout).await?;
+        for entry in page.entries {
+            let of = prefix.strip(&entry.key).and_then(|name| name.parse::<u64>().ok());
+            if of.is_some_and(|of| of.saturating_add(1) < epoch.0) {
+                match store.delete(&entry.key, Send::plain(timeout)).await {
+                    PutOutcome::Won(_) => deleted += 1,
+                    PutOutcome::Lost => {}
+                    PutOutcome::Ambiguous(error) => return Err(error),
+                }
+            }
+        }
+        match page.next {
+            Some(next) => token = Some(next),
+            None => return Ok(deleted),
+        }
+    }
+}

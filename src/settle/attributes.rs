@@ -1,0 +1,142 @@
+//! The attributes that an object shows, in the dialects of other tools.
+//!
+//! Written: s3fs's (`mode` decimal st_mode, `uid`, `gid`, `mtime` decimal seconds with a fraction; its
+//! metaheader.cpp), and our own marks. Read: s3fs's, AWS's (DataSync, File Gateway, FSx:
+//! `file-permissions` octal st_mode, `file-owner`, `file-group`, `file-mtime` integer with `ns`), and
+//! Google's (`goog-reserved-posix-mode` octal, `-uid`, `-gid`, `goog-reserved-file-mtime`).
+
+use sha2::{Digest, Sha256};
+
+use crate::meta::records::InodeRec;
+use crate::store::Attributes;
+use crate::types::{
+    ATTR_KEY, ATTR_PUT, ATTR_VOLUME, FileKind, ObjectKey, PutId, Timestamp, VolumeId,
+};
+
+/// What an object says about the file that it is; `None` where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub kind: Option<FileKind>,
+    pub perm: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<Timestamp>,
+    pub rdev: Option<u32>,
+}
+
+/// The mark that ties a put to its key, so that a copy of the object elsewhere is not taken for ours:
+/// the first 16 bytes of the key's SHA-256, in hexadecimal.
+pub fn key_mark(key: &ObjectKey) -> String {
+    let digest = Sha256::digest(key.as_str().as_bytes());
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Metadata of an object that we publish.
+pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> Attributes {
+    let mut attributes = Attributes::new();
+    attributes.insert("mode".into(), (rec.kind.mode_bits() | rec.perm).to_string());
+    attributes.insert("uid".into(), rec.uid.to_string());
+    attributes.insert("gid".into(), rec.gid.to_string());
+    attributes.insert("mtime".into(), seconds(rec.mtime));
+    if matches!(rec.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        attributes.insert("rdev".into(), rec.rdev.to_string());
+    }
+    attributes.insert(ATTR_VOLUME.into(), volume.to_string());
+    attributes.insert(ATTR_PUT.into(), put_id.to_string());
+    attributes.insert(ATTR_KEY.into(), key_mark(key));
+    attributes
+}
+
+/// Whether the object at `key` bears this put-id and belongs there.
+pub fn is_put(attributes: &Attributes, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> bool {
+    attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text)) == Some(put_id)
+        && attributes.get(ATTR_VOLUME) == Some(&volume.to_string())
+        && attributes.get(ATTR_KEY) == Some(&key_mark(key))
+}
+
+fn seconds(time: Timestamp) -> String {
+    if time.nanos == 0 || time.secs < 0 {
+        return time.secs.to_string();
+    }
+    let text = format!("{}.{:09}", time.secs, time.nanos);
+    text.trim_end_matches('0').to_owned()
+}
+
+/// What an object's metadata shows; `is_dir` for a directory marker, whose mode may lack S_IFDIR.
+pub fn from_object(attributes: &Attributes, is_dir: bool) -> Shown {
+    let get = |name: &str| attributes.get(name).map(|text| text.trim());
+    let decimal = |name: &str| get(name).and_then(|text| text.parse::<u32>().ok());
+    let octal = |name: &str| get(name).and_then(|text| u32::from_str_radix(text, 8).ok());
+    let mode = decimal("mode")
+        .or_else(|| octal("file-permissions"))
+        .or_else(|| octal("goog-reserved-posix-mode"));
+    let kind = match mode.and_then(FileKind::from_mode) {
+        _ if is_dir => Some(FileKind::Dir),
+        Some(FileKind::Dir) => None,
+        other => other,
+    };
+    Shown {
+        kind,
+        perm: mode.map(|mode| mode & 0o7777),
+        uid: decimal("uid")
+            .or_else(|| decimal("file-owner"))
+            .or_else(|| decimal("goog-reserved-posix-uid")),
+        gid: decimal("gid")
+            .or_else(|| decimal("file-group"))
+            .or_else(|| decimal("goog-reserved-posix-gid")),
+        mtime: get("mtime")
+            .and_then(parse_seconds)
+            .or_else(|| get("file-mtime").and_then(parse_nanoseconds))
+            .or_else(|| get("goog-reserved-file-mtime").and_then(parse_seconds)),
+        rdev: decimal("rdev"),
+    }
+}
+
+fn parse_seconds(text: &str) -> Option<Timestamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let secs: i64 = whole.parse().ok()?;
+    if secs < 0 || fraction.is_empty() {
+        return Some(Timestamp { secs, nanos: 0 });
+    }
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    Some(Timestamp { secs, nanos: digits.parse().ok()? })
+}
+
+fn parse_nanoseconds(text: &str) -> Option<Timestamp> {
+    let total: i128 = text.strip_suffix("ns").unwrap_or(text).parse().ok()?;
+    let secs = i64::try_from(total.div_euclid(1_000_000_000)).ok()?;
+    Some(Timestamp { secs, nanos: total.rem_euclid(1_000_000_000) as u32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> Attributes {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn reads_each_dialect() {
+        let s3fs = from_object(&map(&[("mode", "33188"), ("uid", "7"), ("mtime", "12.5")]), false);
+        assert_eq!(s3fs.kind, Some(FileKind::File));
+        assert_eq!((s3fs.perm, s3fs.uid, s3fs.gid), (Some(0o644), Some(7), None));
+        assert_eq!(s3fs.mtime, Some(Timestamp { secs: 12, nanos: 500_000_000 }));
+        let aws = from_object(
+            &map(&[
+                ("file-permissions", "0100600"),
+                ("file-owner", "9"),
+                ("file-mtime", "1500000000ns"),
+            ]),
+            false,
+        );
+        assert_eq!((aws.perm, aws.uid), (Some(0o600), Some(9)));
+        assert_eq!(aws.mtime, Some(Timestamp { secs: 1, nanos: 500_000_000 }));
+        let marker = from_object(&map(&[("mode", "493")]), true);
+        assert_eq!((marker.kind, marker.perm), (Some(FileKind::Dir), Some(0o755)));
+        assert_eq!(from_object(&map(&[("mode", "x"), ("mtime", "1.x")]), false), Shown::default());
+    }
+}

@@ -1,0 +1,242 @@
+//! Outcomes of announced requests, and what they release.
+
+use std::time::Duration;
+
+use super::settler::{ROUND, Settler, TIDY};
+use super::{SettleError, attributes};
+use crate::clock::boottime;
+use crate::data::{PathMemo, Volume};
+use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
+use crate::meta::{Logged, Txn, keys};
+use crate::types::{Base, Ino, ObjectKey, PutId, Version};
+
+/// What became of one announced request.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    Applied(Version),
+    /// Never sent.
+    Not,
+    /// Refused by its condition: somebody else changed the key.
+    Refused,
+    /// Nobody knows yet.
+    Open,
+}
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Settler {
+    /// Records outcomes in one batch. Extents that a published object replaces become dead in this
+    /// batch and no earlier.
+    pub(super) async fn resolve(
+        &self,
+        results: Vec<(PutId, IntentRec, Outcome)>,
+    ) -> Result<(), SettleError> {
+        let now = boottime();
+        let mut resolved: Vec<(PutId, IntentRec, Outcome)> = Vec::new();
+        for (put_id, intent, outcome) in results {
+            if matches!(outcome, Outcome::Open) {
+                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
+            } else {
+                resolved.push((put_id, intent, outcome));
+            }
+        }
+        if resolved.is_empty() {
+            return Ok(());
+        }
+        // Fetches that began before the records change must not end after it.
+        let inodes: Vec<_> = resolved
+            .iter()
+            .filter_map(|(_, intent, _)| self.volume.inodes.get(intent.ino))
+            .collect();
+        for inode in &inodes {
+            inode.live().changing += 1;
+        }
+        let result = self.resolve_batch(&resolved).await;
+        for inode in &inodes {
+            let mut live = inode.live();
+            live.changing -= 1;
+            live.version += 1;
+        }
+        result?;
+        for (_, intent, outcome) in resolved {
+            self.hot.resolved(&intent.key, boottime());
+            match outcome {
+                Outcome::Refused => self.somebody_else(&intent).await?,
+                Outcome::Applied(_) => {}
+                Outcome::Not | Outcome::Open => {
+                    let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
+                    self.schedule.by(intent.ino, boottime() + pause);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn resolve_batch(
+        &self,
+        resolved: &[(PutId, IntentRec, Outcome)],
+    ) -> Result<(), SettleError> {
+        let mut txn = self.volume.meta.begin().await;
+        let mut touched = vec![];
+        let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
+        let mut memo = PathMemo::default();
+        for (put_id, intent, outcome) in resolved {
+            txn.delete(keys::intent(*put_id));
+            match (intent.op, outcome) {
+                (IntentOp::Put, Outcome::Applied(version)) => {
+                    let content = self.published(&mut txn, *put_id, intent, version).await?;
+                    contents.extend(content.map(|content| (intent.ino, content)));
+                    if self.at_rest(&txn, intent.ino, &mut memo).await? {
+                        txn.delete(keys::work(intent.ino));
+                    } else {
+                        touched.push(intent.ino);
+                    }
+                    if self.volume.lookup_key(&intent.key).await? != Some(intent.ino) {
+                        txn.put_raw(keys::tidy(&intent.key), Vec::new());
+                    }
+                    touched.push(TIDY);
+                }
+                (IntentOp::Put, _) => {
+                    let content: Option<ContentRec> = txn.get(&keys::content(intent.ino)).await?;
+                    if let Some(mut content) = content
+                        && content.publishing.is_some_and(|p| p.put_id == *put_id)
+                    {
+                        content.publishing = None;
+                        txn.put(keys::content(intent.ino), &content);
+                        contents.push((intent.ino, content));
+                    }
+                }
+                (IntentOp::Delete, Outcome::Applied(_)) => {
+                    txn.delete(keys::rest(&intent.key));
+                    txn.delete(keys::tidy(&intent.key));
+                }
+                (IntentOp::Delete, _) => touched.push(TIDY),
+            }
+        }
+        txn.commit(Logged::Op { unique: 0 }, || {
+            for (ino, content) in contents {
+                if let Some(inode) = self.volume.inodes.get(ino) {
+                    inode.live().content = content;
+                }
+            }
+        })
+        .await?;
+        if !touched.is_empty() {
+            self.volume.wants_settling(touched);
+        }
+        Ok(())
+    }
+
+    /// An object of ours lies at its key.
+    async fn published(
+        &self,
+        txn: &mut Txn<'_>,
+        put_id: PutId,
+        intent: &IntentRec,
+        version: &Version,
+    ) -> Result<Option<ContentRec>, SettleError> {
+        let rest = RestRec {
+            ino: intent.ino,
+            put_id: Some(put_id),
+            version: version.clone(),
+            generation: intent.generation,
+            attr_gen: intent.attr_gen,
+        };
+        txn.put(keys::rest(&intent.key), &rest);
+        if !intent.moves_base {
+            return Ok(None);
+        }
+        let content: Option<ContentRec> = txn.get(&keys::content(intent.ino)).await?;
+        let Some(mut content) = content else { return Ok(None) };
+        let publishing = content.publishing.filter(|p| p.put_id == put_id);
+        let (true, Some(publishing)) = (content.base == intent.replaces, publishing) else {
+            // The inode's content went another way meanwhile; the object is only what lies there.
+            return Ok(None);
+        };
+        if let Some(old) = &content.base
+            && old.key != intent.key
+        {
+            forget_base(txn, &self.volume, old);
+        }
+        content.base = Some(Base {
+            key: intent.key.clone(),
+            parked: false,
+            version: version.clone(),
+            put_id: Some(put_id),
+        });
+        content.base_limit = publishing.limit.min(version.size);
+        if content.drop_gen < intent.generation {
+            content.drop_gen = intent.generation;
+            txn.put_raw(keys::dead(intent.ino), Vec::new());
+        }
+        content.publishing = None;
+        txn.put(keys::content(intent.ino), &content);
+        Ok(Some(content))
+    }
+
+    /// Decides requests that can no longer arrive, each by one HEAD, for ever.
+    pub(super) async fn decide_ripe(&self) -> Result<(), SettleError> {
+        let (ripe, _) = self.hot.ripe(boottime());
+        let mut results = Vec::new();
+        for put_id in ripe.into_iter().take(ROUND) {
+            let Some(intent): Option<IntentRec> =
+                self.volume.meta.get(&keys::intent(put_id)).await?
+            else {
+                continue;
+            };
+            if let Some(upload) = &intent.upload {
+                self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
+            }
+            let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
+            let outcome = match (intent.op, head) {
+                (IntentOp::Put, Some(info))
+                    if attributes::is_put(
+                        &info.attributes,
+                        &intent.key,
+                        self.volume.id,
+                        put_id,
+                    ) =>
+                {
+                    Outcome::Applied(info.version)
+                }
+                (IntentOp::Put, _) => Outcome::Not,
+                (IntentOp::Delete, None) => Outcome::Applied(absent()),
+                (IntentOp::Delete, Some(_)) => Outcome::Not,
+            };
+            tracing::info!(key = %intent.key, ?outcome, "an open request is decided");
+            results.push((put_id, intent, outcome));
+        }
+        self.resolve(results).await
+    }
+
+    /// A condition refused our publish: bring the key's real state into the tree.
+    async fn somebody_else(&self, intent: &IntentRec) -> Result<(), SettleError> {
+        tracing::info!(key = %intent.key, "somebody else changed an object that was to be published");
+        if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
+            reconciler.recheck_key(&intent.key).await?;
+        }
+        self.schedule.by(intent.ino, boottime() + Duration::from_secs(1));
+        Ok(())
+    }
+}
+
+/// The version that stands for "nothing there".
+pub(super) fn absent() -> Version {
+    Version { etag: String::new(), size: 0, modified: None, generation: None }
+}
+
+/// Nothing shows through this object any more: a parked copy is garbage, an old key is to be tidied.
+pub(super) fn forget_base(txn: &mut Txn<'_>, volume: &Volume, base: &Base) {
+    if base.parked {
+        if let Some(id) = parked_id(volume, &base.key) {
+            txn.put_raw(keys::garbage(id), Vec::new());
+        }
+    } else {
+        txn.put_raw(keys::tidy(&base.key), Vec::new());
+    }
+}
+
+fn parked_id(volume: &Volume, key: &ObjectKey) -> Option<u128> {
+    let id = volume.state.strip(key)?.strip_prefix("segments/")?;
+    u128::from_str_radix(id, 16).ok()
+}

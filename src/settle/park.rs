@@ -1,0 +1,145 @@
+//! Parking: the content of a file that stands in another's way at rest gets a copy under a unique
+//! name, so that its key can be reused. Cycles (`mv a t; mv b a; mv t b`) are broken this way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SettleError;
+use super::outcome::forget_base;
+use super::settler::Settler;
+use crate::data::{DataError, Inode};
+use crate::meta::records::{ContentRec, RestRec};
+use crate::meta::{Logged, keys};
+use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::types::{Base, ObjectKey, Version};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Copied through this host in parts of this size, bytes.
+const PART: u64 = 16 << 20;
+/// S3's limit for one server-side copy, bytes.
+const COPY_LIMIT: u64 = 5 << 30;
+
+impl Settler {
+    /// Makes sure that no live inode's content lies at `key`. False: not yet.
+    pub(super) async fn make_way(
+        &self,
+        key: &ObjectKey,
+        rest: &RestRec,
+    ) -> Result<bool, SettleError> {
+        let inode = match self.volume.inode(rest.ino).await {
+            Ok(inode) => inode,
+            Err(DataError::Gone(_)) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        };
+        let base = {
+            let live = inode.live();
+            live.content.base.clone().filter(|base| !base.parked && base.key == *key)
+        };
+        match base {
+            None => Ok(true),
+            // A publish of it is under way; its outcome moves the base or leaves it.
+            Some(_) if self.hot.inode_is_hot(rest.ino) => Ok(false),
+            Some(base) => {
+                self.park(&inode, &base).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {
+        let id = uuid::Uuid::new_v4().as_u128();
+        let to = self.volume.segment_key(id);
+        let version = self.copy_away(base, &to).await?;
+        let parked = Base { key: to, parked: true, version, put_id: None };
+        inode.live().changing += 1;
+        let result = self.record_parked(inode, base, parked).await;
+        {
+            let mut live = inode.live();
+            live.changing -= 1;
+            live.version += 1;
+        }
+        tracing::info!(key = %base.key, ino = %inode.ino, "content is parked to free its key");
+        result
+    }
+
+    async fn record_parked(
+        &self,
+        inode: &Arc<Inode>,
+        base: &Base,
+        parked: Base,
+    ) -> Result<(), SettleError> {
+        let mut txn = self.volume.meta.begin().await;
+        let content: Option<ContentRec> = txn.get(&keys::content(inode.ino)).await?;
+        let content = match content {
+            Some(mut content) if content.base.as_ref() == Some(base) => {
+                content.base = Some(parked);
+                txn.put(keys::content(inode.ino), &content);
+                Some(content)
+            }
+            _ => {
+                forget_base(&mut txn, &self.volume, &parked);
+                None
+            }
+        };
+        txn.commit(Logged::Op { unique: 0 }, || {
+            if let Some(content) = content {
+                inode.live().content = content;
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Copies a base object to a unique name in the state's bucket.
+    async fn copy_away(&self, base: &Base, to: &ObjectKey) -> Result<Version, SettleError> {
+        let volume = &self.volume;
+        let size = base.version.size;
+        if volume.same_bucket && volume.capabilities.has(Verb::Copy) && size <= COPY_LIMIT {
+            let send = Send { condition: Condition::None, not_after: None, timeout: TIMEOUT };
+            let none = Default::default();
+            match volume.store.copy(&base.key, &base.version, to, &none, send).await {
+                PutOutcome::Won(version) if version.size == size => return Ok(version),
+                PutOutcome::Won(_) | PutOutcome::Lost => {}
+                PutOutcome::Ambiguous(error) => {
+                    tracing::debug!(%error, "a server-side copy failed; copying through this host");
+                }
+            }
+        }
+        let whole = |from: u64, to: u64| {
+            volume.store.get(&base.key, Some(from..to), Some(&base.version), TIMEOUT)
+        };
+        let to_store = &volume.state_store;
+        let none = Default::default();
+        if size <= PART {
+            let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
+            return match to_store.put(to, body, &none, Send::plain(TIMEOUT)).await {
+                PutOutcome::Won(version) => Ok(version),
+                PutOutcome::Ambiguous(error) => Err(error.into()),
+                PutOutcome::Lost => Err(unexpected_loss()),
+            };
+        }
+        let upload = to_store.create_upload(to, &none, TIMEOUT).await?;
+        let mut tags = Vec::new();
+        let mut at = 0;
+        while at < size {
+            let end = (at + PART).min(size);
+            let body = whole(at, end).await?.data;
+            let number = tags.len() as u32 + 1;
+            tags.push(to_store.upload_part(to, &upload, number, body, TIMEOUT).await?);
+            at = end;
+        }
+        match to_store.complete_upload(to, &upload, &tags, size, Send::plain(TIMEOUT)).await {
+            PutOutcome::Won(version) => Ok(version),
+            PutOutcome::Ambiguous(error) => Err(error.into()),
+            PutOutcome::Lost => Err(unexpected_loss()),
+        }
+    }
+}
+
+fn unexpected_loss() -> SettleError {
+    crate::store::StoreError::new(
+        crate::store::StoreErrorKind::Protocol,
+        "the store refused an unconditional request for a fresh name",
+    )
+    .into()
+}

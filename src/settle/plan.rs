@@ -1,0 +1,328 @@
+//! What one inode needs in order to rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::body::Body;
+use super::settler::Settler;
+use super::{SettleError, attributes};
+use crate::clock::boottime;
+use crate::config::SettleMode;
+use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
+use crate::meta::records::{
+    ContentRec, DirentRec, InodeRec, IntentOp, IntentRec, RestRec, WorkRec, decode,
+};
+use crate::meta::{Txn, keys};
+use crate::store::Attributes;
+use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
+
+/// Attribute-only changes wait this long: a recursive chown would otherwise rewrite every object.
+const ATTR_SETTLE: Duration = Duration::from_secs(5 * 60);
+/// A file with a writer is looked at again when it is closed; this is only the fallback.
+const WRITER_PAUSE: Duration = Duration::from_secs(60);
+/// A growing file is rewritten at most at this rate, bytes a second.
+const PACE_RATE: u64 = 1 << 20;
+const LONGEST_PACE: Duration = Duration::from_secs(3600);
+/// Files above this that are mostly holes stay in motion, bytes.
+const SPARSE: u64 = 64 << 20;
+/// Children queued in one batch after a directory was renamed.
+const CHILDREN: usize = 1000;
+
+/// What to do about one inode now.
+pub(super) enum Plan {
+    /// It rests as it is.
+    Done,
+    /// It does not exist any more.
+    Gone,
+    Later(Duration),
+    Publish(Vec<Item>),
+}
+
+/// One object to publish.
+pub(super) struct Item {
+    pub inode: Arc<Inode>,
+    pub put_id: PutId,
+    pub intent: IntentRec,
+    pub attributes: Attributes,
+    pub body: Body,
+    /// The inode's write sequence that the body shows.
+    pub write_seq: u64,
+}
+
+impl Item {
+    pub fn bytes_held(&self) -> u64 {
+        match &self.body {
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Upload { .. } => 0,
+        }
+    }
+}
+
+impl Settler {
+    pub(super) async fn plan(&self, ino: Ino, memo: &mut PathMemo) -> Result<Plan, SettleError> {
+        let volume = &self.volume;
+        let Some(work) = volume.meta.get::<WorkRec>(&keys::work(ino)).await? else {
+            return Ok(Plan::Gone);
+        };
+        let inode = match volume.inode(ino).await {
+            Ok(inode) => inode,
+            Err(DataError::Gone(_)) => return Ok(Plan::Gone),
+            Err(e) => return Err(e.into()),
+        };
+        if work == WorkRec::Subtree {
+            self.spread(ino).await?;
+        }
+        let kind = inode.live().attr.kind;
+        if volume.options.settle == SettleMode::Never && kind == FileKind::File {
+            return Ok(Plan::Later(LONGEST_PACE));
+        }
+        if let Some(wait) = self.not_yet(&inode) {
+            return Ok(Plan::Later(wait));
+        }
+        if self.hot.inode_is_hot(ino) {
+            return Ok(Plan::Later(Duration::from_secs(5)));
+        }
+        if kind == FileKind::File {
+            volume.commit(vec![Arc::clone(&inode)]).await?;
+        }
+        self.plan_keys(&inode, kind, memo).await
+    }
+
+    /// How long this inode should be left alone.
+    fn not_yet(&self, inode: &Inode) -> Option<Duration> {
+        if self.hurried() {
+            return None;
+        }
+        if inode.has_writer() {
+            return Some(WRITER_PAUSE);
+        }
+        let now = boottime();
+        let (changed_at, size) = {
+            let live = inode.live();
+            (live.changed_at, live.size)
+        };
+        let mut ready = changed_at + self.volume.options.settle_after;
+        if let Some(pace) = self.pace.lock().get(&inode.ino) {
+            let rest = (pace.took * 10)
+                .max(Duration::from_secs(size / PACE_RATE))
+                .max(self.volume.options.settle_after)
+                .min(LONGEST_PACE);
+            ready = ready.max(pace.at + rest);
+        }
+        (ready > now).then(|| ready - now)
+    }
+
+    async fn plan_keys(
+        &self,
+        inode: &Arc<Inode>,
+        kind: FileKind,
+        memo: &mut PathMemo,
+    ) -> Result<Plan, SettleError> {
+        let volume = &self.volume;
+        let ino = inode.ino;
+        let (attr, content, write_seq, clean) = {
+            let live = inode.live();
+            let clean = live.pending.is_clean();
+            (live.attr.clone(), live.content.clone(), live.write_seq, clean)
+        };
+        if !clean {
+            return Ok(Plan::Later(volume.options.settle_after.max(Duration::from_millis(50))));
+        }
+        let mut wanted: Vec<(ObjectKey, Option<RestRec>)> = Vec::new();
+        let mut attr_only = true;
+        for key in self.keys_of(ino, kind, memo).await? {
+            if key.as_str().len() > MAX_KEY {
+                let why = format!("{key}: the key would be longer than {MAX_KEY} bytes");
+                return Ok(self.stays_in_motion(ino, why));
+            }
+            let rest: Option<RestRec> = volume.meta.get(&keys::rest(&key)).await?;
+            let ours = rest.as_ref().filter(|rest| rest.ino == ino);
+            match ours {
+                Some(rest) if shows(rest, &attr, &content) => continue,
+                Some(rest)
+                    if rest.generation == content.generation && content_rests(kind, &content) => {}
+                _ => attr_only = false,
+            }
+            if self.hot.is_hot(&key) {
+                return Ok(Plan::Later(Duration::from_secs(5)));
+            }
+            wanted.push((key, rest));
+        }
+        if wanted.is_empty() {
+            return Ok(Plan::Done);
+        }
+        if kind == FileKind::File
+            && content.size > SPARSE
+            && self.mostly_holes(ino, &content).await?
+        {
+            let why = format!("{}: more than half of it is holes", wanted[0].0);
+            return Ok(self.stays_in_motion(ino, why));
+        }
+        self.unsettleable.lock().remove(&ino);
+        if attr_only && kind != FileKind::Dir && !self.hurried() {
+            let ready = inode.live().changed_at.max(self.pace_at(ino)) + ATTR_SETTLE;
+            let now = boottime();
+            if ready > now {
+                return Ok(Plan::Later(ready - now));
+            }
+        }
+        for (key, rest) in &wanted {
+            if let Some(rest) = rest
+                && rest.ino != ino
+                && !self.make_way(key, rest).await?
+            {
+                return Ok(Plan::Later(Duration::from_secs(1)));
+            }
+        }
+        let mut items = Vec::new();
+        for (index, (key, rest)) in wanted.into_iter().enumerate() {
+            let put_id = PutId::random();
+            let attributes = attributes::to_object(&attr, &key, volume.id, put_id);
+            let body = match kind {
+                FileKind::File => {
+                    match self.body(inode, &key, &content, write_seq, &attributes).await? {
+                        Some(body) => body,
+                        // It changed under the copy.
+                        None => return Ok(Plan::Later(volume.options.settle_after)),
+                    }
+                }
+                FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),
+                _ => Body::Bytes(Bytes::new()),
+            };
+            let upload = match &body {
+                Body::Upload { id, .. } => Some(id.clone()),
+                Body::Bytes(_) => None,
+            };
+            let intent = IntentRec {
+                key,
+                op: IntentOp::Put,
+                ino,
+                generation: content.generation,
+                attr_gen: attr.attr_gen,
+                expected: rest.map(|rest| rest.version),
+                not_after: StoreTime(0),
+                upload,
+                // Further hard links are copies beside the one that becomes the base.
+                moves_base: kind == FileKind::File && index == 0,
+                replaces: content.base.clone(),
+            };
+            items.push(Item {
+                inode: Arc::clone(inode),
+                put_id,
+                intent,
+                attributes,
+                body,
+                write_seq,
+            });
+        }
+        Ok(Plan::Publish(items))
+    }
+
+    fn pace_at(&self, ino: Ino) -> Duration {
+        self.pace.lock().get(&ino).map_or(Duration::ZERO, |pace| pace.at)
+    }
+
+    fn stays_in_motion(&self, ino: Ino, why: String) -> Plan {
+        tracing::info!(%ino, %why, "a file stays in motion");
+        self.unsettleable.lock().insert(ino, why);
+        Plan::Later(LONGEST_PACE)
+    }
+
+    async fn mostly_holes(&self, ino: Ino, content: &ContentRec) -> Result<bool, SettleError> {
+        let base = content.base.as_ref().map_or(0, |b| b.version.size.min(content.base_limit));
+        let mut data = base;
+        let extents =
+            crate::data::live_extents(&self.volume.meta, ino, 0..content.size, content.drop_gen)
+                .await?;
+        for (range, extent) in extents {
+            if extent.place != crate::meta::records::Place::Zero {
+                data += range.end - range.start;
+            }
+        }
+        Ok(data < content.size / 2)
+    }
+
+    /// The keys at which an inode belongs: one a name; a directory's marker ends in `/`.
+    pub(super) async fn keys_of(
+        &self,
+        ino: Ino,
+        kind: FileKind,
+        memo: &mut PathMemo,
+    ) -> Result<Vec<ObjectKey>, SettleError> {
+        let mut found = Vec::new();
+        for (parent, name) in self.volume.names_of(ino).await? {
+            if let Some(key) = self.volume.key_of(parent, &name, memo).await? {
+                found.push(match kind {
+                    FileKind::Dir => ObjectKey::new(format!("{key}/")),
+                    _ => key,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether every name of an inode shows what the inode is.
+    pub(super) async fn at_rest(
+        &self,
+        txn: &Txn<'_>,
+        ino: Ino,
+        memo: &mut PathMemo,
+    ) -> Result<bool, SettleError> {
+        let Some(attr) = txn.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(true) };
+        let content: ContentRec = txn.get(&keys::content(ino)).await?.unwrap_or_default();
+        if txn.get::<WorkRec>(&keys::work(ino)).await? == Some(WorkRec::Subtree) {
+            return Ok(false);
+        }
+        for key in self.keys_of(ino, attr.kind, memo).await? {
+            match txn.get::<RestRec>(&keys::rest(&key)).await? {
+                Some(rest) if rest.ino == ino && shows(&rest, &attr, &content) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// A renamed directory: its children move too. Each batch queues some, the last one turns the
+    /// directory into plain work.
+    async fn spread(&self, dir: Ino) -> Result<(), SettleError> {
+        let mut after = 0;
+        loop {
+            let range = keys::dirents_after(dir, after);
+            let page = self.volume.meta.scan(range, CHILDREN).await?;
+            let more = page.len() == CHILDREN;
+            let mut tx: Tx<'_> = self.volume.begin().await;
+            for (key, value) in &page {
+                let Some((cookie, _)) = keys::parse_dirent(key) else { continue };
+                after = cookie;
+                let child: DirentRec = decode(value)?;
+                let work = match child.kind {
+                    FileKind::Dir => WorkRec::Subtree,
+                    _ => WorkRec::Inode,
+                };
+                if tx.kv.get_raw(&keys::inode(child.ino)).await?.is_some() {
+                    tx.needs_rest(child.ino, work);
+                }
+            }
+            if !more {
+                tx.kv.put(keys::work(dir), &WorkRec::Inode);
+            }
+            tx.commit(0).await?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Whether what lies at a key shows this state of its inode.
+fn shows(rest: &RestRec, attr: &InodeRec, content: &ContentRec) -> bool {
+    let content_shown =
+        attr.kind != FileKind::File || rest.generation == content.generation && content.at_rest();
+    content_shown && (rest.attr_gen == attr.attr_gen || rest.put_id.is_none())
+}
+
+fn content_rests(kind: FileKind, content: &ContentRec) -> bool {
+    kind != FileKind::File || content.at_rest()
+}

@@ -1,0 +1,212 @@
+//! Outside changes: what other tools put, replace or delete appears in the tree when it is looked at.
+//!
+//! Invariants: what a listing says counts only for keys that no request of ours touched since the
+//! listing was *sent*; a missing key is confirmed by HEAD before its inode goes; every change is
+//! validated again under the sequencer. Knowledge of directories is in memory only: after a mount it
+//! is made anew on first use.
+
+mod apply;
+mod heads;
+mod listing;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::{SettleError, Settler};
+use crate::clock::boottime;
+use crate::data::{DataError, Outside, Volume};
+use crate::types::{FileName, Ino, ObjectKey};
+
+/// What the kernel has to forget after an outside change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    Entry { parent: Ino, name: FileName },
+    Inode { ino: Ino },
+}
+
+/// When the bucket cannot be asked, what is known serves, and it is asked again after this.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Waiting for a listing or a HEAD on the path of a user's call.
+const USE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of one directory's keys.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    at: Duration,
+    /// Requests that the last whole listing took.
+    pages: u32,
+    whole: bool,
+}
+
+/// Brings the bucket's view into the tree, on use.
+#[derive(Debug)]
+pub struct Reconciler {
+    pub(super) volume: Arc<Volume>,
+    pub(super) settler: Arc<Settler>,
+    known: Mutex<HashMap<Ino, Known>>,
+    /// Names looked at one by one in directories too large to list for a lookup.
+    names: Mutex<HashMap<(Ino, FileName), Duration>>,
+    one_at_a_time: tokio::sync::Mutex<()>,
+    changed: mpsc::Sender<Changed>,
+}
+
+impl Reconciler {
+    /// `changed` gets what the kernel has to forget.
+    pub fn new(settler: Arc<Settler>, changed: mpsc::Sender<Changed>) -> Arc<Self> {
+        let reconciler = Arc::new(Reconciler {
+            volume: Arc::clone(&settler.volume),
+            settler,
+            known: Mutex::default(),
+            names: Mutex::default(),
+            one_at_a_time: tokio::sync::Mutex::new(()),
+            changed,
+        });
+        // The settler outlives nothing here: whoever holds the reconciler holds the settler.
+        let _ = reconciler.settler.reconciler.set(Arc::downgrade(&reconciler));
+        reconciler
+    }
+
+    fn fresh(&self, known: &Known) -> bool {
+        let age = boottime().saturating_sub(known.at);
+        // A listing of n requests is repeated at most every 2n seconds.
+        age < self
+            .volume
+            .options
+            .refresh
+            .max(Duration::from_secs(2) * (known.pages.saturating_sub(1)))
+    }
+
+    fn is_fresh(&self, dir: Ino) -> bool {
+        self.known.lock().get(&dir).is_some_and(|known| known.whole && self.fresh(known))
+    }
+
+    fn large(&self, dir: Ino) -> bool {
+        self.known.lock().get(&dir).is_some_and(|known| known.pages > 1 || !known.whole)
+    }
+
+    fn learned(&self, dir: Ino, at: Duration, pages: u32, whole: bool) {
+        let mut known = self.known.lock();
+        if known.len() > 50_000 {
+            known.clear();
+        }
+        known.insert(dir, Known { at, pages, whole });
+    }
+
+    /// The bucket does not answer: serve what is known and ask again soon.
+    fn put_off(&self, dir: Ino, error: &SettleError) {
+        self.volume.note_error(error);
+        tracing::warn!(%dir, error = error as &dyn std::error::Error, "the bucket could not be asked for outside changes");
+        let refresh = self.volume.options.refresh;
+        let at = boottime().saturating_sub(refresh.saturating_sub(RETRY_PAUSE));
+        let pages = self.known.lock().get(&dir).map_or(1, |known| known.pages);
+        self.learned(dir, at, pages, true);
+    }
+
+    pub(super) async fn tell(&self, changes: Vec<Changed>) {
+        for change in changes {
+            if self.changed.send(change).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at one key and brings what is there into the tree.
+    pub async fn recheck_key(&self, key: &ObjectKey) -> Result<(), SettleError> {
+        let _turn = self.one_at_a_time.lock().await;
+        self.check_key(key).await
+    }
+
+    async fn refresh_directory(&self, dir: Ino) -> Result<(), DataError> {
+        if self.is_fresh(dir) {
+            return Ok(());
+        }
+        let _turn = self.one_at_a_time.lock().await;
+        if self.is_fresh(dir) {
+            return Ok(());
+        }
+        match tokio::time::timeout(Duration::from_secs(120), self.list_whole(dir)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(SettleError::Store(e))) => {
+                self.put_off(dir, &SettleError::Store(e));
+                Ok(())
+            }
+            Ok(Err(SettleError::Data(e))) => Err(e),
+            Ok(Err(SettleError::NoAuthority)) => Ok(()),
+            Err(_) => {
+                self.put_off(
+                    dir,
+                    &SettleError::Data(DataError::Late("listing took too long".into())),
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Outside for Reconciler {
+    async fn directory(&self, dir: Ino) -> Result<(), DataError> {
+        self.refresh_directory(dir).await
+    }
+
+    async fn name(&self, dir: Ino, name: &FileName) -> Result<(), DataError> {
+        if self.is_fresh(dir) {
+            return Ok(());
+        }
+        if !self.large(dir) && self.known.lock().contains_key(&dir) {
+            return self.refresh_directory(dir).await;
+        }
+        let seen = self.names.lock().get(&(dir, name.clone())).copied();
+        if seen.is_some_and(|at| boottime().saturating_sub(at) < self.volume.options.refresh) {
+            return Ok(());
+        }
+        let _turn = self.one_at_a_time.lock().await;
+        if self.is_fresh(dir) {
+            return Ok(());
+        }
+        // The first look at a directory is one page; it may be all there is.
+        let first = !self.known.lock().contains_key(&dir);
+        let result = if first {
+            self.list_first_page(dir, name).await
+        } else {
+            self.check_name(dir, name).await
+        };
+        match result {
+            Ok(()) => {
+                let mut names = self.names.lock();
+                if names.len() > 50_000 {
+                    names.clear();
+                }
+                names.insert((dir, name.clone()), boottime());
+                Ok(())
+            }
+            Err(SettleError::Data(e)) => Err(e),
+            Err(e) => {
+                self.put_off(dir, &e);
+                Ok(())
+            }
+        }
+    }
+
+    async fn subtree(&self, dir: Ino) -> Result<(), DataError> {
+        let mut stack = vec![dir];
+        while let Some(dir) = stack.pop() {
+            self.refresh_directory(dir).await?;
+            stack.extend(self.child_dirs(dir).await?);
+        }
+        Ok(())
+    }
+
+    async fn attributes(&self, ino: Ino) -> Result<(), DataError> {
+        self.read_attributes(ino).await
+    }
+
+    fn made(&self, dir: Ino) {
+        self.learned(dir, boottime(), 1, true);
+    }
+}

@@ -1,0 +1,303 @@
+//! Applying differences: `Outside` operations through the sequencer, validated there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::heads::modified;
+use super::{Changed, Reconciler};
+use crate::data::{Tx, escape_name};
+use crate::meta::keys;
+use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
+use crate::settle::SettleError;
+use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
+
+/// What the bucket shows under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Object(Version),
+    /// Keys lie below it.
+    Prefix,
+}
+
+/// Names changed in one batch.
+const BATCH: usize = 256;
+
+impl Reconciler {
+    /// Brings what was seen (and what has vanished) in `dir` into the tree.
+    pub(super) async fn apply(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        sent: Duration,
+        seen: BTreeMap<FileName, Seen>,
+        vanished: Vec<FileName>,
+    ) -> Result<(), SettleError> {
+        let mut differing = Vec::new();
+        for (name, what) in seen {
+            if self.differs(dir, prefix, &name, &what).await? {
+                differing.push((name, what));
+            }
+        }
+        for chunk in differing.chunks(BATCH) {
+            let mut tx = self.volume.begin().await;
+            let mut changed = Vec::new();
+            for (name, what) in chunk {
+                let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
+                if self.settler.hot.touched_since(&key, sent) {
+                    continue;
+                }
+                match what {
+                    Seen::Prefix => self.prefix_appeared(&mut tx, dir, name, &mut changed).await?,
+                    Seen::Object(version) => {
+                        self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
+                    }
+                }
+            }
+            tx.commit(0).await?;
+            self.forget_cached(&changed);
+            self.tell(changed).await;
+        }
+        for name in vanished {
+            self.vanish(dir, prefix, sent, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// A quick look without the sequencer: most of a listing is what is known.
+    async fn differs(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        name: &FileName,
+        what: &Seen,
+    ) -> Result<bool, SettleError> {
+        let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
+        match what {
+            Seen::Prefix => Ok(dirent.is_none()),
+            Seen::Object(version) => {
+                let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
+                let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
+                Ok(!rest.is_some_and(|rest| rest.version.same(version)))
+            }
+        }
+    }
+
+    fn adopted(&self, kind: FileKind, version: Option<&Version>) -> InodeRec {
+        let options = &self.volume.options;
+        let time = version.map_or_else(crate::clock::now, modified);
+        InodeRec {
+            kind,
+            perm: if kind == FileKind::Dir { options.dir_mode } else { options.file_mode } & 0o7777,
+            uid: options.uid,
+            gid: options.gid,
+            nlink: if kind == FileKind::Dir { 2 } else { 1 },
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            attr_gen: 1,
+            known: false,
+            target: None,
+        }
+    }
+
+    async fn prefix_appeared(
+        &self,
+        tx: &mut Tx<'_>,
+        dir: Ino,
+        name: &FileName,
+        changed: &mut Vec<Changed>,
+    ) -> Result<(), SettleError> {
+        if tx.dirent(dir, name).await?.is_some() {
+            return Ok(());
+        }
+        let ino = tx.new_ino();
+        tx.create(ino, self.adopted(FileKind::Dir, None));
+        tx.link(dir, name, ino, FileKind::Dir);
+        tx.edit(dir, |dir| dir.nlink += 1).await?;
+        changed.push(Changed::Entry { parent: dir, name: name.clone() });
+        Ok(())
+    }
+
+    async fn object_seen(
+        &self,
+        tx: &mut Tx<'_>,
+        dir: Ino,
+        name: &FileName,
+        key: ObjectKey,
+        version: &Version,
+        changed: &mut Vec<Changed>,
+    ) -> Result<(), SettleError> {
+        let rest: Option<RestRec> = tx.kv.get(&keys::rest(&key)).await?;
+        if rest.as_ref().is_some_and(|rest| rest.version.same(version)) {
+            return Ok(());
+        }
+        match tx.dirent(dir, name).await? {
+            // A directory wins the name; the object stays in the bucket, untouched.
+            Some(dirent) if dirent.kind == FileKind::Dir => return Ok(()),
+            None if rest.is_some_and(|r| r.put_id.is_some()) && self.tidying(tx, &key).await? => {
+                // Somebody put a new object at a key that we are about to tidy: it is theirs.
+                tx.kv.delete(keys::tidy(&key));
+            }
+            None => {}
+            Some(dirent) => {
+                if self.replace_clean(tx, dirent.ino, &key, version).await? {
+                    changed.push(Changed::Inode { ino: dirent.ino });
+                    return Ok(());
+                }
+                let aside = self.set_aside(tx, dir, name, dirent.ino, dirent.kind).await?;
+                changed.push(Changed::Entry { parent: dir, name: aside });
+            }
+        }
+        let ino = tx.new_ino();
+        let content = ContentRec {
+            size: version.size,
+            base: Some(base(&key, version)),
+            base_limit: version.size,
+            generation: 1,
+            drop_gen: 1,
+            publishing: None,
+        };
+        tx.create_with(ino, self.adopted(FileKind::File, Some(version)), content);
+        tx.link(dir, name, ino, FileKind::File);
+        tx.kv.put(keys::rest(&key), &rest_of(ino, version, 1));
+        changed.push(Changed::Entry { parent: dir, name: name.clone() });
+        Ok(())
+    }
+
+    async fn tidying(&self, tx: &Tx<'_>, key: &ObjectKey) -> Result<bool, SettleError> {
+        Ok(tx.kv.get_raw(&keys::tidy(key)).await?.is_some())
+    }
+
+    /// Replaces the content of a file that rests at this key and was not changed here.
+    async fn replace_clean(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        key: &ObjectKey,
+        version: &Version,
+    ) -> Result<bool, SettleError> {
+        let inode = tx.live(ino).await?;
+        let content: ContentRec = match tx.kv.get(&keys::content(ino)).await? {
+            Some(content) => content,
+            None => return Ok(false),
+        };
+        let here = content.base.as_ref().is_some_and(|b| !b.parked && b.key == *key);
+        let clean = inode.live().pending.is_clean();
+        let several_names = tx.inode(ino).await?.nlink > 1;
+        if !here || !content.at_rest() || !clean || several_names {
+            return Ok(false);
+        }
+        let generation = content.generation + 1;
+        let next = ContentRec {
+            size: version.size,
+            base: Some(base(key, version)),
+            base_limit: version.size,
+            generation,
+            drop_gen: generation,
+            publishing: None,
+        };
+        tx.kv.superblock.bytes =
+            (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
+        tx.kv.put(keys::content(ino), &next);
+        tx.kv.put(keys::rest(key), &rest_of(ino, version, generation));
+        let time = modified(version);
+        tx.edit(ino, move |rec| {
+            rec.mtime = time;
+            rec.ctime = crate::clock::now();
+            rec.known = false;
+            rec.attr_gen = 1;
+        })
+        .await?;
+        // Readers meanwhile get the old version's error and look again; nobody sees a mixture, since
+        // cached bytes of the old version go before the new record is used.
+        let mut live = inode.live();
+        live.version += 1;
+        live.content = next;
+        live.size = version.size;
+        drop(live);
+        self.volume.evict(&inode).map_err(SettleError::from)?;
+        Ok(true)
+    }
+
+    fn forget_cached(&self, changed: &[Changed]) {
+        for change in changed {
+            if let Changed::Inode { ino } = change
+                && let Some(inode) = self.volume.inodes.get(*ino)
+                && let Err(error) = self.volume.evict(&inode)
+            {
+                tracing::warn!(%ino, %error, "cached bytes of a replaced object could not be dropped");
+            }
+        }
+    }
+
+    /// An object that we knew is gone. A file that rested there goes with it; one that was changed here
+    /// is published again under its name.
+    async fn vanish(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        sent: Duration,
+        name: &FileName,
+    ) -> Result<(), SettleError> {
+        let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
+        let Some(dirent) = dirent else { return Ok(()) };
+        let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
+        let key = ObjectKey::new(format!("{prefix}{}{slash}", escape_name(name)));
+        if dirent.kind == FileKind::Dir {
+            Box::pin(self.list_whole(dirent.ino)).await?;
+        }
+        let mut tx = self.volume.begin().await;
+        if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
+        {
+            return Ok(());
+        }
+        let inode = tx.live(dirent.ino).await?;
+        let rec = tx.inode(dirent.ino).await?;
+        let rests = match dirent.kind {
+            FileKind::Dir => {
+                let (page, _) = tx.kv.scan(keys::dirents_after(dirent.ino, 0), 8).await?;
+                page.is_empty()
+            }
+            FileKind::File => {
+                let content: ContentRec =
+                    tx.kv.get(&keys::content(dirent.ino)).await?.unwrap_or_default();
+                content.at_rest()
+                    && content.base.as_ref().is_some_and(|b| !b.parked && b.key == key)
+                    && inode.live().pending.is_clean()
+            }
+            _ => true,
+        } && rec.nlink <= if dirent.kind == FileKind::Dir { 2 } else { 1 };
+        tx.kv.delete(keys::rest(&key));
+        if !rests || inode.is_open() {
+            tx.needs_rest(dirent.ino, WorkRec::Inode);
+            tx.commit(0).await?;
+            return Ok(());
+        }
+        tx.unlink(dir, name, dirent.ino);
+        tx.remove(dirent.ino).await?;
+        let is_dir = dirent.kind == FileKind::Dir;
+        let now = crate::clock::now();
+        tx.edit(dir, move |dir| {
+            dir.mtime = now;
+            dir.ctime = now;
+            if is_dir {
+                dir.nlink = dir.nlink.saturating_sub(1);
+            }
+        })
+        .await?;
+        tx.commit(0).await?;
+        tracing::info!(%key, "an object was removed by somebody else; so is its file");
+        self.tell(vec![Changed::Entry { parent: dir, name: name.clone() }]).await;
+        Ok(())
+    }
+}
+
+fn base(key: &ObjectKey, version: &Version) -> Base {
+    Base { key: key.clone(), parked: false, version: version.clone(), put_id: None }
+}
+
+fn rest_of(ino: Ino, version: &Version, generation: u64) -> RestRec {
+    RestRec { ino, put_id: None, version: version.clone(), generation, attr_gen: 1 }
+}

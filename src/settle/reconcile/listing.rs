@@ -1,0 +1,235 @@
+//! Listing directories and looking at single keys.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::apply::Seen;
+use super::{Reconciler, USE_TIMEOUT};
+use crate::clock::boottime;
+use crate::data::{DataError, PathMemo, escape_name, unescape_name};
+use crate::meta::keys;
+use crate::meta::records::{DirentRec, RestRec, decode};
+use crate::settle::SettleError;
+use crate::store::{ListPage, ListRequest};
+use crate::types::{FileKind, FileName, Ino, ObjectKey};
+
+/// Objects per request: S3's most.
+const PAGE: u32 = 1000;
+/// More missing keys than this (and than a tenth of the known ones) look like a wrong bucket, a lost
+/// permission or a stale answer; then the volume's own state must be readable, too.
+const MANY: usize = 1000;
+const HEAD_PARALLEL: usize = 16;
+
+impl Reconciler {
+    pub(super) async fn child_dirs(&self, dir: Ino) -> Result<Vec<Ino>, DataError> {
+        let mut found = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
+            for (key, value) in &page {
+                let Some((cookie, _)) = keys::parse_dirent(key) else { continue };
+                after = cookie;
+                let dirent: DirentRec = decode(value)?;
+                if dirent.kind == FileKind::Dir {
+                    found.push(dirent.ino);
+                }
+            }
+            if page.len() < 1000 {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn page(&self, prefix: &str, token: Option<String>) -> Result<ListPage, SettleError> {
+        let request =
+            ListRequest { prefix: prefix.to_owned(), delimiter: true, token, max_keys: PAGE };
+        Ok(self.volume.store.list(request, USE_TIMEOUT).await?)
+    }
+
+    /// Lists a directory and applies what differs.
+    pub(super) async fn list_whole(&self, dir: Ino) -> Result<(), SettleError> {
+        let mut memo = PathMemo::default();
+        let Some(prefix) = self.volume.dir_key(dir, &mut memo).await? else { return Ok(()) };
+        let sent = boottime();
+        let mut seen = BTreeMap::new();
+        let mut pages = 0;
+        let mut token = None;
+        loop {
+            let page = self.page(&prefix, token).await?;
+            pages += 1;
+            token = page.next.clone();
+            collect(&prefix, page, &mut seen);
+            if token.is_none() {
+                break;
+            }
+        }
+        self.differences(dir, &prefix, sent, &seen, true).await?;
+        self.learned(dir, sent, pages, true);
+        Ok(())
+    }
+
+    /// The first look at a directory, for one name: one page, and if there is more the name itself.
+    pub(super) async fn list_first_page(
+        &self,
+        dir: Ino,
+        name: &FileName,
+    ) -> Result<(), SettleError> {
+        let mut memo = PathMemo::default();
+        let Some(prefix) = self.volume.dir_key(dir, &mut memo).await? else { return Ok(()) };
+        let sent = boottime();
+        let page = self.page(&prefix, None).await?;
+        let whole = page.next.is_none();
+        let mut seen = BTreeMap::new();
+        collect(&prefix, page, &mut seen);
+        self.differences(dir, &prefix, sent, &seen, whole).await?;
+        self.learned(dir, sent, if whole { 1 } else { 2 }, whole);
+        if whole { Ok(()) } else { self.check_name(dir, name).await }
+    }
+
+    /// Looks at one name: its object, and whether keys lie below it.
+    pub(super) async fn check_name(&self, dir: Ino, name: &FileName) -> Result<(), SettleError> {
+        let mut memo = PathMemo::default();
+        let Some(prefix) = self.volume.dir_key(dir, &mut memo).await? else { return Ok(()) };
+        self.look_at(dir, &prefix, name).await
+    }
+
+    pub(super) async fn check_key(&self, key: &ObjectKey) -> Result<(), SettleError> {
+        let Some(path) = self.volume.prefix.strip(key) else { return Ok(()) };
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let (parent, segment) = path.rsplit_once('/').unwrap_or(("", path));
+        let dir = match parent {
+            "" => Some(Ino::ROOT),
+            parent => {
+                let key = self.volume.prefix.key(&format!("{parent}/"));
+                self.volume.lookup_key(&key).await?
+            }
+        };
+        let (Some(dir), Some(name)) = (dir, unescape_name(segment)) else { return Ok(()) };
+        self.check_name(dir, &name).await
+    }
+
+    async fn look_at(&self, dir: Ino, prefix: &str, name: &FileName) -> Result<(), SettleError> {
+        let sent = boottime();
+        let segment = escape_name(name);
+        let key = ObjectKey::new(format!("{prefix}{segment}"));
+        let below =
+            ListRequest { prefix: format!("{key}/"), delimiter: false, token: None, max_keys: 1 };
+        let (head, below) = tokio::join!(
+            self.volume.store.head(&key, USE_TIMEOUT),
+            self.volume.store.list(below, USE_TIMEOUT)
+        );
+        let (head, below) = (head?, below?);
+        let mut seen = BTreeMap::new();
+        if !below.entries.is_empty() || !below.prefixes.is_empty() {
+            seen.insert(name.clone(), Seen::Prefix);
+        } else if let Some(info) = head {
+            seen.insert(name.clone(), Seen::Object(info.version));
+        }
+        let gone = seen.is_empty().then(|| name.clone());
+        let vanished = match gone {
+            Some(name) if self.was_at_rest(dir, prefix, &name).await? => vec![name],
+            _ => Vec::new(),
+        };
+        self.apply(dir, prefix, sent, seen, vanished).await
+    }
+
+    /// Whether the tree has this name because of what lay at its key.
+    async fn was_at_rest(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        name: &FileName,
+    ) -> Result<bool, SettleError> {
+        let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
+        let Some(dirent) = dirent else { return Ok(false) };
+        let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
+        let key = ObjectKey::new(format!("{prefix}{}{slash}", escape_name(name)));
+        let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
+        Ok(rest.is_some_and(|rest| rest.ino == dirent.ino))
+    }
+
+    /// Compares a listing with the tree: what is new or different, and (for a whole listing) what is
+    /// missing, each missing key confirmed on its own.
+    async fn differences(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        sent: Duration,
+        seen: &BTreeMap<FileName, Seen>,
+        whole: bool,
+    ) -> Result<(), SettleError> {
+        let mut vanished = Vec::new();
+        if whole {
+            let mut known = 0;
+            let mut after = 0;
+            loop {
+                let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
+                for (key, _) in &page {
+                    let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
+                    after = cookie;
+                    known += 1;
+                    if !seen.contains_key(&name) && self.was_at_rest(dir, prefix, &name).await? {
+                        vanished.push(name);
+                    }
+                }
+                if page.len() < 1000 {
+                    break;
+                }
+            }
+            if !vanished.is_empty() && (vanished.len() >= MANY || vanished.len() * 10 > known) {
+                // An empty answer from a wrong place must not empty the volume.
+                let format = self.volume.state.key("format.json");
+                if self.volume.state_store.head(&format, USE_TIMEOUT).await?.is_none() {
+                    tracing::error!(
+                        missing = vanished.len(),
+                        "many objects seem to be gone, and so is the volume's state: nothing is believed"
+                    );
+                    vanished.clear();
+                }
+            }
+            vanished = self.confirm(prefix, vanished).await?;
+        }
+        self.apply(dir, prefix, sent, seen.clone(), vanished).await
+    }
+
+    /// Keeps the names whose keys are really gone.
+    async fn confirm(
+        &self,
+        prefix: &str,
+        names: Vec<FileName>,
+    ) -> Result<Vec<FileName>, SettleError> {
+        use futures::stream::{self, StreamExt, TryStreamExt};
+        let checks = names.into_iter().map(|name| async move {
+            let key = ObjectKey::new(format!("{prefix}{}", escape_name(&name)));
+            let marker = ListRequest {
+                prefix: format!("{key}/"),
+                delimiter: false,
+                token: None,
+                max_keys: 1,
+            };
+            let there = self.volume.store.head(&key, USE_TIMEOUT).await?.is_some()
+                || !self.volume.store.list(marker, USE_TIMEOUT).await?.entries.is_empty();
+            Ok::<_, SettleError>((!there).then_some(name))
+        });
+        let gone: Vec<Option<FileName>> =
+            stream::iter(checks).buffered(HEAD_PARALLEL).try_collect().await?;
+        Ok(gone.into_iter().flatten().collect())
+    }
+}
+
+/// Names of one page. A directory wins over an object of the same name; keys that no file can have
+/// are left alone.
+fn collect(prefix: &str, page: ListPage, seen: &mut BTreeMap<FileName, Seen>) {
+    for entry in page.entries {
+        let Some(segment) = entry.key.as_str().strip_prefix(prefix) else { continue };
+        if let Some(name) = unescape_name(segment) {
+            seen.entry(name).or_insert(Seen::Object(entry.version));
+        }
+    }
+    for common in page.prefixes {
+        let segment = common.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('/'));
+        if let Some(name) = segment.and_then(unescape_name) {
+            seen.insert(name, Seen::Prefix);
+        }
+    }
+}

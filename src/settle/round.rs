@@ -1,0 +1,177 @@
+//! One round of publishing: announce, flush, send, resolve.
+
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+
+use super::SettleError;
+use super::body::{Body, unchanged};
+use super::outcome::Outcome;
+use super::plan::Item;
+use super::settler::{FLUSH_TIMEOUT, Pace, Settler};
+use crate::clock::boottime;
+use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
+use crate::meta::{Logged, keys};
+use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::types::{FileKind, PutId, StoreTime};
+
+/// How far ahead of the store's clock a request expires.
+pub(super) const NOT_AFTER: Duration = Duration::from_secs(20);
+/// A request that cannot leave this long before its expiry does not leave.
+const MARGIN_MS: i64 = 2_000;
+/// How long one request may take.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
+const PARALLEL: usize = 16;
+
+impl Settler {
+    /// Publishes the planned items. Whatever happens, every announced request ends resolved or open
+    /// in the engine.
+    pub(super) async fn publish(&self, items: Vec<Item>) -> Result<(), SettleError> {
+        if !self.permit.may_publish() {
+            self.give_up(items).await;
+            return Err(SettleError::NoAuthority);
+        }
+        let not_after = self.expiry().await?;
+        let started = boottime();
+        let announced = self.announce(items, not_after).await?;
+        if announced.is_empty() {
+            return Ok(());
+        }
+        if let Err(e) = self.volume.meta.flush(FLUSH_TIMEOUT).await {
+            // They may be durable or not; none was sent, and this process knows it.
+            let unsent = announced.into_iter().map(|item| (item.put_id, item.intent, Outcome::Not));
+            self.resolve(unsent.collect()).await?;
+            return Err(e.into());
+        }
+        let results: Vec<(PutId, IntentRec, Outcome)> = stream::iter(announced)
+            .map(|item| async move {
+                let outcome = self.send(&item, not_after).await;
+                (item.put_id, item.intent, outcome)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let now = boottime();
+        {
+            let mut pace = self.pace.lock();
+            if pace.len() > 100_000 {
+                pace.retain(|_, p| now.saturating_sub(p.at) < Duration::from_secs(3600));
+            }
+            for (_, intent, _) in &results {
+                let attempts = pace.get(&intent.ino).map_or(0, |p| p.attempts) + 1;
+                pace.insert(intent.ino, Pace { at: now, took: now - started, attempts });
+            }
+        }
+        self.resolve(results).await
+    }
+
+    /// The expiry of requests announced now, by the store's clock.
+    pub(super) async fn expiry(&self) -> Result<StoreTime, SettleError> {
+        let now = self.volume.store.now(SEND_TIMEOUT).await?;
+        Ok(now.plus(NOT_AFTER.as_millis() as i64))
+    }
+
+    async fn give_up(&self, items: Vec<Item>) {
+        for item in items {
+            if let Body::Upload { id, .. } = &item.body {
+                self.abort(&item.intent.key, id).await;
+            }
+            self.schedule.by(item.inode.ino, boottime() + self.volume.options.settle_after);
+        }
+    }
+
+    /// Records the intents of those items that are still right, in one batch.
+    async fn announce(
+        &self,
+        items: Vec<Item>,
+        not_after: StoreTime,
+    ) -> Result<Vec<Item>, SettleError> {
+        let mut txn = self.volume.meta.begin().await;
+        let mut announced = Vec::new();
+        let mut stale = Vec::new();
+        for mut item in items {
+            item.intent.not_after = not_after;
+            let ino = item.intent.ino;
+            let attr: Option<InodeRec> = txn.get(&keys::inode(ino)).await?;
+            let content: ContentRec = txn.get(&keys::content(ino)).await?.unwrap_or_default();
+            let rest: Option<RestRec> = txn.get(&keys::rest(&item.intent.key)).await?;
+            let is_file = attr.as_ref().is_some_and(|attr| attr.kind == FileKind::File);
+            let right = attr.as_ref().is_some_and(|a| a.attr_gen == item.intent.attr_gen)
+                && (!is_file
+                    || content.generation == item.intent.generation
+                        && content.base == item.intent.replaces
+                        && unchanged(&item.inode, &content, item.write_seq))
+                && rest.map(|rest| rest.version) == item.intent.expected
+                && self.volume.lookup_key(&item.intent.key).await? == Some(ino)
+                && !self.hot.is_hot(&item.intent.key);
+            if !right {
+                stale.push(item);
+                continue;
+            }
+            if item.intent.moves_base {
+                let publishing = Publishing {
+                    put_id: item.put_id,
+                    generation: content.generation,
+                    limit: content.size,
+                };
+                let content = ContentRec { publishing: Some(publishing), ..content };
+                txn.put(keys::content(ino), &content);
+            }
+            txn.put(keys::intent(item.put_id), &item.intent);
+            announced.push(item);
+        }
+        txn.commit(Logged::Op { unique: 0 }, || {
+            for item in &announced {
+                self.hot.announce(&item.intent.key, item.intent.ino, item.put_id);
+                if item.intent.moves_base {
+                    let mut live = item.inode.live();
+                    live.content.publishing = Some(Publishing {
+                        put_id: item.put_id,
+                        generation: item.intent.generation,
+                        limit: live.content.size,
+                    });
+                }
+            }
+        })
+        .await?;
+        self.give_up(stale).await;
+        Ok(announced)
+    }
+
+    async fn send(&self, item: &Item, not_after: StoreTime) -> Outcome {
+        let volume = &self.volume;
+        match volume.store.now(SEND_TIMEOUT).await {
+            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.permit.may_publish() => {}
+            _ => return Outcome::Not,
+        }
+        let verb = match item.body {
+            Body::Upload { .. } => Verb::CompleteConditional,
+            Body::Bytes(_) if item.intent.expected.is_some() => Verb::PutIfMatch,
+            Body::Bytes(_) => Verb::CreateIfAbsent,
+        };
+        let condition = match &item.intent.expected {
+            _ if !volume.capabilities.has(verb) => Condition::None,
+            Some(version) => Condition::Is(version.clone()),
+            None => Condition::Absent,
+        };
+        let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
+        let key = &item.intent.key;
+        let outcome = match &item.body {
+            Body::Bytes(bytes) => {
+                volume.store.put(key, bytes.clone(), &item.attributes, send).await
+            }
+            Body::Upload { id, parts, size } => {
+                volume.store.complete_upload(key, id, parts, *size, send).await
+            }
+        };
+        match outcome {
+            PutOutcome::Won(version) => Outcome::Applied(version),
+            PutOutcome::Lost => Outcome::Refused,
+            PutOutcome::Ambiguous(error) => {
+                volume.note_error(&error);
+                tracing::warn!(%key, %error, "a publish has no known outcome yet");
+                Outcome::Open
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! When each inode is looked at next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::types::Ino;
+
+/// Inodes by boot time. One entry an inode; the earlier wish wins unless it is moved.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_time: BTreeSet<(Duration, Ino)>,
+    by_ino: HashMap<Ino, Duration>,
+}
+
+impl Schedule {
+    /// Looks at `ino` at `at`, or earlier if that was asked before.
+    pub fn by(&self, ino: Ino, at: Duration) {
+        let mut inner = self.inner.lock();
+        match inner.by_ino.get(&ino) {
+            Some(&before) if before <= at => {}
+            before => {
+                if let Some(&before) = before {
+                    inner.by_time.remove(&(before, ino));
+                }
+                inner.by_ino.insert(ino, at);
+                inner.by_time.insert((at, ino));
+            }
+        }
+    }
+
+    /// At most `max` inodes whose time has come, taken out.
+    pub fn due(&self, now: Duration, max: usize) -> Vec<Ino> {
+        let mut inner = self.inner.lock();
+        let due: Vec<(Duration, Ino)> =
+            inner.by_time.iter().take_while(|(at, _)| *at <= now).take(max).copied().collect();
+        for entry in &due {
+            inner.by_time.remove(entry);
+            inner.by_ino.remove(&entry.1);
+        }
+        due.into_iter().map(|(_, ino)| ino).collect()
+    }
+
+    pub fn next(&self) -> Option<Duration> {
+        self.inner.lock().by_time.first().map(|(at, _)| *at)
+    }
+
+    pub fn len(&self) -> usize {
+        self.inner.lock().by_ino.len()
+    }
+
+    /// Everything is due now: the volume is being given up.
+    pub fn hurry(&self) {
+        let mut inner = self.inner.lock();
+        let inodes: Vec<Ino> = inner.by_ino.keys().copied().collect();
+        inner.by_time.clear();
+        for ino in inodes {
+            inner.by_time.insert((Duration::ZERO, ino));
+            inner.by_ino.insert(ino, Duration::ZERO);
+        }
+    }
+}

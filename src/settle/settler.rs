@@ -1,0 +1,294 @@
+//! The task that settles one volume.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::hot::Hot;
+use super::plan::{Item, Plan};
+use super::schedule::Schedule;
+use super::{Reconciler, SettleError};
+use crate::clock::{Deadline, boottime};
+use crate::data::Volume;
+use crate::meta::keys;
+use crate::meta::records::{IntentRec, WorkRec, decode};
+use crate::types::Ino;
+
+/// Says whether this host may publish now: its lease was confirmed recently enough.
+pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
+    fn may_publish(&self) -> bool;
+}
+
+/// Keys announced in one batch.
+pub(super) const ROUND: usize = 256;
+/// Bodies held in memory by one round, bytes.
+const ROUND_BYTES: u64 = 64 << 20;
+/// Stands for "keys to tidy and garbage to collect" in the schedule.
+pub(super) const TIDY: Ino = Ino(0);
+/// How long a round's flush may take before the round is given up (its work stays queued).
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after a failed round grows to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How an inode was published last, for its pace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub at: Duration,
+    pub took: Duration,
+    pub attempts: u32,
+}
+
+/// Numbers for the status.
+#[derive(Debug, Clone, Default)]
+pub struct SettleStatus {
+    pub unsettled: u64,
+    pub open_intents: u64,
+    pub unsettleable: Vec<String>,
+    pub conflicts: u64,
+}
+
+/// Settles one volume. Everything it must remember lies in the engine.
+#[derive(Debug)]
+pub struct Settler {
+    pub(super) volume: Arc<Volume>,
+    pub(super) permit: Arc<dyn Permit>,
+    pub(super) hot: Hot,
+    pub(super) schedule: Schedule,
+    pub(super) pace: Mutex<HashMap<Ino, Pace>>,
+    pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
+    pub(super) conflicts: AtomicU64,
+    /// Everything that can is to settle now.
+    pub(super) hurried: AtomicBool,
+    pub(super) host: String,
+    pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
+}
+
+impl Settler {
+    /// Loads the open intents and the queue of work.
+    pub async fn open(
+        volume: Arc<Volume>,
+        permit: Arc<dyn Permit>,
+        host: String,
+    ) -> Result<Arc<Self>, SettleError> {
+        let settler = Arc::new(Settler {
+            volume,
+            permit,
+            hot: Hot::default(),
+            schedule: Schedule::default(),
+            pace: Mutex::default(),
+            unsettleable: Mutex::default(),
+            conflicts: AtomicU64::new(0),
+            hurried: AtomicBool::new(false),
+            host,
+            reconciler: std::sync::OnceLock::new(),
+        });
+        settler.load_intents().await?;
+        let at = boottime() + settler.volume.options.settle_after;
+        let mut from = keys::below(keys::WORK, &[]);
+        loop {
+            let page = settler.volume.meta.scan(from.clone(), 10_000).await?;
+            for (key, _) in &page {
+                if let Some(ino) = keys::parse_ino(key) {
+                    settler.schedule.by(ino, at);
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == 10_000 => {
+                    from.0 = std::ops::Bound::Excluded(last.to_vec());
+                }
+                _ => break,
+            }
+        }
+        settler.schedule.by(TIDY, at);
+        Ok(settler)
+    }
+
+    async fn load_intents(&self) -> Result<(), SettleError> {
+        let found = self.volume.meta.scan(keys::below(keys::INTENT, &[]), 1 << 20).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let until = boottime() + self.hot_time();
+        for (key, value) in found {
+            let intent: IntentRec = decode(&value)?;
+            let Some(put_id) = keys::parse_id(&key).map(crate::types::PutId) else { continue };
+            // How much of its time is left is not known here: the whole of it is waited for.
+            self.hot.ambiguous(&intent.key, intent.ino, put_id, until);
+        }
+        tracing::info!(intents = self.hot.len(), "requests of an earlier run have no outcome yet");
+        Ok(())
+    }
+
+    /// Runs until cancelled. A failed round waits and is tried again.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let next = match self.step().await {
+                Ok(()) => {
+                    pause = Duration::from_millis(200);
+                    self.next_wake()
+                }
+                Err(error) => {
+                    self.volume.note_error(&error);
+                    tracing::warn!(error = &error as &dyn std::error::Error, "settling waits");
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    Some(pause)
+                }
+            };
+            let sleep = async {
+                match next {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.volume.settle_wanted.notified() => {}
+                () = sleep => {}
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        let now = boottime();
+        let next = [self.schedule.next(), self.hot.ripe(now).1].into_iter().flatten().min()?;
+        Some(next.saturating_sub(now).max(Duration::from_millis(5)))
+    }
+
+    /// Settles what can be settled until `deadline`; returns how many inodes are left.
+    pub async fn settle_all(&self, deadline: Deadline) -> Result<u64, SettleError> {
+        self.hurried.store(true, Ordering::SeqCst);
+        let result = self.settle_until(deadline).await;
+        self.hurried.store(false, Ordering::SeqCst);
+        result
+    }
+
+    async fn settle_until(&self, deadline: Deadline) -> Result<u64, SettleError> {
+        loop {
+            self.take_queue();
+            let before = self.unsettled().await?;
+            self.schedule.hurry();
+            match tokio::time::timeout(deadline.left(), self.step()).await {
+                Ok(result) => result?,
+                Err(_) => return self.unsettled().await,
+            }
+            let now = self.unsettled().await?;
+            // Hot keys and the like: waiting longer than the step did would not help.
+            if now == 0 || now == before && self.volume.take_settle_queue().is_empty() {
+                return Ok(now);
+            }
+        }
+    }
+
+    async fn unsettled(&self) -> Result<u64, SettleError> {
+        let work = self.volume.meta.scan(keys::below(keys::WORK, &[]), 100_000).await?.len();
+        let tidy = self.volume.meta.scan(keys::below(keys::TIDY, &[]), 100_000).await?.len();
+        Ok((work + tidy) as u64)
+    }
+
+    pub async fn status(&self) -> SettleStatus {
+        SettleStatus {
+            unsettled: match self.unsettled().await {
+                Ok(n) => n,
+                Err(_) => self.schedule.len() as u64,
+            },
+            open_intents: self.hot.len() as u64,
+            unsettleable: self.unsettleable.lock().values().take(3).cloned().collect(),
+            conflicts: self.conflicts.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn take_queue(&self) {
+        let soon = boottime() + self.volume.options.settle_after;
+        for ino in self.volume.take_settle_queue() {
+            self.schedule.by(ino, soon);
+        }
+    }
+
+    /// One round: decide what is ripe, publish what is due, tidy.
+    pub(super) async fn step(&self) -> Result<(), SettleError> {
+        self.take_queue();
+        self.decide_ripe().await?;
+        loop {
+            let due = self.schedule.due(boottime(), ROUND);
+            if due.is_empty() {
+                return Ok(());
+            }
+            let result = self.round(&due).await;
+            if result.is_err() {
+                let later =
+                    boottime() + self.volume.options.settle_after.max(Duration::from_secs(1));
+                for ino in due {
+                    self.schedule.by(ino, later);
+                }
+            }
+            result?;
+        }
+    }
+
+    async fn round(&self, due: &[Ino]) -> Result<(), SettleError> {
+        let mut items: Vec<Item> = Vec::new();
+        let mut bytes = 0;
+        let mut memo = crate::data::PathMemo::default();
+        for &ino in due {
+            if ino == TIDY {
+                continue;
+            }
+            if bytes > ROUND_BYTES || items.len() >= ROUND {
+                self.schedule.by(ino, boottime());
+                continue;
+            }
+            match self.plan(ino, &mut memo).await? {
+                Plan::Done => self.work_done(ino).await?,
+                Plan::Gone => {}
+                Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
+                Plan::Publish(planned) => {
+                    bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
+                    items.extend(planned);
+                }
+            }
+        }
+        if !items.is_empty() {
+            self.publish(items).await?;
+        }
+        if due.contains(&TIDY) {
+            self.tidy_round().await?;
+            self.volume.collect_dead().await?;
+            self.volume.collect_segments(FLUSH_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.
+    async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
+        let mut txn = self.volume.meta.begin().await;
+        let Some(_) = txn.get::<WorkRec>(&keys::work(ino)).await? else { return Ok(()) };
+        let mut memo = crate::data::PathMemo::default();
+        if !self.at_rest(&txn, ino, &mut memo).await? {
+            drop(txn);
+            self.schedule.by(ino, boottime() + Duration::from_millis(100));
+            return Ok(());
+        }
+        txn.delete(keys::work(ino));
+        txn.commit(crate::meta::Logged::Op { unique: 0 }, || {}).await?;
+        Ok(())
+    }
+
+    /// How long a request may still arrive after its own expiry: clocks at the store's front ends and
+    /// a body under way. Where a store ignores expiry, only time helps.
+    pub(super) fn hot_time(&self) -> Duration {
+        if self.volume.capabilities.has(crate::store::Verb::Expiry) {
+            super::round::NOT_AFTER + Duration::from_secs(60)
+        } else {
+            Duration::from_secs(15 * 60)
+        }
+    }
+}

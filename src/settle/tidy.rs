@@ -1,0 +1,177 @@
+//! Keys whose name is gone: their objects are deleted, by intents like every other change.
+
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+
+use super::SettleError;
+use super::outcome::{Outcome, absent};
+use super::round::SEND_TIMEOUT;
+use super::settler::{FLUSH_TIMEOUT, ROUND, Settler, TIDY};
+use crate::clock::boottime;
+use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
+use crate::meta::{Logged, keys};
+use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::types::{Ino, ObjectKey, PutId, StoreTime};
+
+const PARALLEL: usize = 16;
+const MARGIN_MS: i64 = 2_000;
+/// A key that must wait is looked at again after this.
+const PAUSE: Duration = Duration::from_secs(2);
+
+enum Verdict {
+    /// Nothing of ours lies there, or a name leads there again.
+    Drop(Option<Ino>),
+    Wait,
+    Delete(RestRec),
+}
+
+impl Settler {
+    /// Looks at every queued key; deletes the objects that nothing needs any more.
+    pub(super) async fn tidy_round(&self) -> Result<(), SettleError> {
+        let mut from = keys::below(keys::TIDY, &[]);
+        let mut waiting = false;
+        loop {
+            let page = self.volume.meta.scan(from.clone(), ROUND).await?;
+            let keys: Vec<ObjectKey> =
+                page.iter().filter_map(|(key, _)| keys::parse_object(key)).collect();
+            waiting |= self.tidy_keys(keys).await?;
+            match page.last() {
+                Some((last, _)) if page.len() == ROUND => {
+                    from.0 = std::ops::Bound::Excluded(last.to_vec());
+                }
+                _ => break,
+            }
+        }
+        if waiting {
+            self.schedule.by(TIDY, boottime() + PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Returns whether some keys must wait.
+    async fn tidy_keys(&self, wanted: Vec<ObjectKey>) -> Result<bool, SettleError> {
+        if wanted.is_empty() {
+            return Ok(false);
+        }
+        if !self.permit.may_publish() {
+            return Err(SettleError::NoAuthority);
+        }
+        let not_after = self.expiry().await?;
+        let mut waiting = false;
+        let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
+        let mut txn = self.volume.meta.begin().await;
+        let mut touched = Vec::new();
+        for key in wanted {
+            match self.judge(&txn, &key).await? {
+                Verdict::Wait => waiting = true,
+                Verdict::Drop(ino) => {
+                    txn.delete(keys::tidy(&key));
+                    if let Some(ino) = ino {
+                        if txn.get::<WorkRec>(&keys::work(ino)).await?.is_none() {
+                            txn.put(keys::work(ino), &WorkRec::Inode);
+                        }
+                        touched.push(ino);
+                    }
+                }
+                Verdict::Delete(rest) => {
+                    let put_id = PutId::random();
+                    let intent = IntentRec {
+                        key,
+                        op: IntentOp::Delete,
+                        ino: rest.ino,
+                        generation: rest.generation,
+                        attr_gen: rest.attr_gen,
+                        expected: Some(rest.version),
+                        not_after,
+                        upload: None,
+                        moves_base: false,
+                        replaces: None,
+                    };
+                    txn.put(keys::intent(put_id), &intent);
+                    deletes.push((put_id, intent));
+                }
+            }
+        }
+        txn.commit(Logged::Op { unique: 0 }, || {
+            for (put_id, intent) in &deletes {
+                self.hot.announce(&intent.key, intent.ino, *put_id);
+            }
+        })
+        .await?;
+        self.volume.wants_settling(touched);
+        if deletes.is_empty() {
+            return Ok(waiting);
+        }
+        if let Err(e) = self.volume.meta.flush(FLUSH_TIMEOUT).await {
+            let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
+            self.resolve(unsent.collect()).await?;
+            return Err(e.into());
+        }
+        let results = stream::iter(deletes)
+            .map(|(put_id, intent)| async move {
+                let outcome = self.send_delete(&intent, not_after).await;
+                (put_id, intent, outcome)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        self.resolve(results).await?;
+        Ok(waiting)
+    }
+
+    async fn judge(
+        &self,
+        txn: &crate::meta::Txn<'_>,
+        key: &ObjectKey,
+    ) -> Result<Verdict, SettleError> {
+        if self.hot.is_hot(key) {
+            return Ok(Verdict::Wait);
+        }
+        let Some(rest): Option<RestRec> = txn.get(&keys::rest(key)).await? else {
+            return Ok(Verdict::Drop(None));
+        };
+        if let Some(ino) = self.volume.lookup_key(key).await? {
+            return Ok(Verdict::Drop(Some(ino)));
+        }
+        let content: Option<ContentRec> = txn.get(&keys::content(rest.ino)).await?;
+        let needed = content
+            .and_then(|content| content.base)
+            .is_some_and(|base| !base.parked && base.key == *key);
+        // Its publish elsewhere, or its last close, frees the key.
+        Ok(if needed { Verdict::Wait } else { Verdict::Delete(rest) })
+    }
+
+    async fn send_delete(&self, intent: &IntentRec, not_after: StoreTime) -> Outcome {
+        let volume = &self.volume;
+        match volume.store.now(SEND_TIMEOUT).await {
+            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.permit.may_publish() => {}
+            _ => return Outcome::Not,
+        }
+        let Some(expected) = &intent.expected else { return Outcome::Not };
+        let conditional = volume.capabilities.has(Verb::DeleteConditional);
+        if !conditional {
+            // The store cannot compare: look first. A foreign PUT in between is the documented risk.
+            match volume.store.head(&intent.key, SEND_TIMEOUT).await {
+                Ok(None) => return Outcome::Applied(absent()),
+                Ok(Some(info)) if !info.version.same(expected) => return Outcome::Refused,
+                Ok(Some(_)) => {}
+                Err(_) => return Outcome::Not,
+            }
+        }
+        let condition = if conditional { Condition::Is(expected.clone()) } else { Condition::None };
+        let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
+        match volume.store.delete(&intent.key, send).await {
+            PutOutcome::Won(_) => Outcome::Applied(absent()),
+            PutOutcome::Lost => match volume.store.head(&intent.key, SEND_TIMEOUT).await {
+                Ok(None) => Outcome::Applied(absent()),
+                Ok(Some(_)) => Outcome::Refused,
+                Err(_) => Outcome::Open,
+            },
+            PutOutcome::Ambiguous(error) => {
+                tracing::warn!(key = %intent.key, %error, "a deletion has no known outcome yet");
+                Outcome::Open
+            }
+        }
+    }
+}

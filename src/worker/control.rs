@@ -1,0 +1,150 @@
+//! The worker's control socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, watch};
+
+use super::serve::Shared;
+use super::{VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+
+/// How far the worker has come, for whoever asks.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    Opening,
+    Serving(Arc<Shared>),
+    Failed(String),
+}
+
+/// What the socket's handlers need.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    pub spec: Arc<WorkerSpec>,
+    pub stage: watch::Receiver<Stage>,
+    pub exit: Arc<Notify>,
+    /// Bumped by drain and resume: the linger timer starts and stops with it.
+    pub drained: watch::Sender<Option<bool>>,
+}
+
+/// Listens at `path` and serves in the background until the process ends.
+pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
+    let what = || format!("the control socket {}", path.display());
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(WorkerError::local(what()))?;
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(WorkerError::local(what())(e));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(WorkerError::local(what()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(WorkerError::local(what()))?;
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/ready", get(ready))
+        .route("/drain", post(drain))
+        .route("/resume", post(resume))
+        .route("/exit", post(exit))
+        .with_state(control);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the control socket ended");
+        }
+    });
+    Ok(())
+}
+
+impl Control {
+    fn serving(&self) -> Option<Arc<Shared>> {
+        match &*self.stage.borrow() {
+            Stage::Serving(shared) => Some(Arc::clone(shared)),
+            Stage::Opening | Stage::Failed(_) => None,
+        }
+    }
+}
+
+async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
+    if let Some(shared) = control.serving() {
+        return Json(shared.status().await);
+    }
+    let failed = match &*control.stage.borrow() {
+        Stage::Failed(text) => Some(text.clone()),
+        Stage::Opening | Stage::Serving(_) => None,
+    };
+    Json(WorkerStatus {
+        name: control.spec.name.clone(),
+        id: control.spec.id,
+        url: control.spec.options.url.clone(),
+        state: if failed.is_some() { VolumeState::Failed } else { VolumeState::Opening },
+        pid: std::process::id(),
+        mountpoint: control.spec.mountpoint.clone(),
+        epoch: None,
+        holder: None,
+        bytes: 0,
+        files: 0,
+        uncommitted_bytes: 0,
+        unsettled_files: 0,
+        unsettleable: Vec::new(),
+        conflicts: 0,
+        last_error: failed,
+        requests: Default::default(),
+    })
+}
+
+async fn ready(State(mut control): State<Control>) -> Response {
+    loop {
+        match &*control.stage.borrow_and_update() {
+            Stage::Serving(_) => return StatusCode::OK.into_response(),
+            Stage::Failed(text) => {
+                return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
+            }
+            Stage::Opening => {}
+        }
+        if control.stage.changed().await.is_err() {
+            return (StatusCode::INTERNAL_SERVER_ERROR, "the worker ends").into_response();
+        }
+    }
+}
+
+async fn drain(State(control): State<Control>) -> Response {
+    let Some(shared) = control.serving() else { return not_serving() };
+    // Detached, so that a caller that gives up does not stop a commit half-way.
+    let task = tokio::spawn(async move {
+        let reply = shared.drain().await;
+        let _ = control.drained.send(Some(reply.committed));
+        reply
+    });
+    match task.await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+async fn resume(State(control): State<Control>) -> Response {
+    let Some(shared) = control.serving() else { return not_serving() };
+    let _ = control.drained.send(None);
+    if shared.resume().await {
+        StatusCode::OK.into_response()
+    } else {
+        control.exit.notify_one();
+        (StatusCode::CONFLICT, "the volume is not held here any more").into_response()
+    }
+}
+
+async fn exit(State(control): State<Control>) -> Response {
+    control.exit.notify_one();
+    StatusCode::OK.into_response()
+}
+
+fn not_serving() -> Response {
+    (StatusCode::CONFLICT, "the volume is not served yet").into_response()
+}

@@ -1,0 +1,50 @@
+//! Why a volume could not be opened or served.
+
+use crate::data::DataError;
+use crate::lease::LeaseError;
+use crate::meta::{EngineError, LogError, MetaError};
+use crate::settle::SettleError;
+use crate::store::StoreError;
+
+/// Each says the cause and, where there is one, the cure: the text reaches the user of Docker.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Held(String),
+    #[error("the volume's state in the bucket is damaged: {0}")]
+    Damaged(String),
+    #[error(
+        "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host"
+    )]
+    OtherEndpoint { ours: String, theirs: String },
+    #[error("the volume's metadata cannot be opened: {0}")]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Settle(#[from] SettleError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Fuse(#[from] crate::fuse::FuseError),
+    #[error("{what}: {source}")]
+    Local {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl WorkerError {
+    /// An error of the local system.
+    pub(super) fn local(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> WorkerError {
+        let what = what.into();
+        move |source| WorkerError::Local { what, source }
+    }
+}

@@ -1,0 +1,164 @@
+//! `s3vol mount`: one volume served by this process, without Docker.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Control, Stage, listen};
+use super::open::{Mounted, Successor, open};
+use super::serve::Shared;
+use super::supervised::runtime;
+use super::{WorkerSpec, tasks};
+use crate::fuse::{HandoffFiles, serve};
+use crate::sys::{self, FuseMount, MountPoint};
+
+/// How long settling may take after the end was asked for.
+const SETTLE: Duration = Duration::from_secs(60);
+const LOOPS: usize = 2;
+
+/// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
+/// says what is left.
+pub fn serve_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+    runtime()?.block_on(run(spec, source))
+}
+
+async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+    let (stage, stage_seen) = watch::channel(Stage::Opening);
+    let (drained, _) = watch::channel(None);
+    let exit = Arc::new(Notify::new());
+    let control = Control {
+        spec: Arc::new(spec.clone()),
+        stage: stage_seen,
+        exit: Arc::clone(&exit),
+        drained,
+    };
+    listen(&spec.control_socket, control)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mounted = open(&spec, Successor::No).await?;
+    let shared = Shared::new(spec.clone(), &mounted);
+    let Mounted { fs, changes, _lock: lock, .. } = mounted;
+    let handoff = HandoffFiles::new(&spec.state_dir);
+    handoff.clear()?;
+    let device = match mount(&spec.mountpoint, source, spec.options.readonly) {
+        Ok(device) => device,
+        Err(error) => {
+            shared.close(Duration::ZERO).await?;
+            return Err(error)
+                .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
+        }
+    };
+    let handle = tokio::runtime::Handle::current();
+    let served =
+        tokio::task::spawn_blocking(move || serve(device, fs, handle, &handoff, LOOPS)).await?;
+    let mut serving = match served {
+        Ok(serving) => serving,
+        Err(error) => {
+            sys::detach_all(&spec.mountpoint)?;
+            shared.close(Duration::ZERO).await?;
+            return Err(error.into());
+        }
+    };
+    let stop = CancellationToken::new();
+    let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
+    let _ = stage.send(Stage::Serving(Arc::clone(&shared)));
+    tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = exit.notified() => {}
+        ended = serving.wait() => ended?,
+    }
+    tracing::info!("unmounting; what was written goes to the bucket");
+    let mountpoint = spec.mountpoint.clone();
+    tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
+    stop.cancel();
+    while running.join_next().await.is_some() {}
+    let closed = shared.close(SETTLE).await;
+    drop(lock);
+    // A socket that stays is removed by the next mount of this volume.
+    let _ = std::fs::remove_file(&spec.control_socket);
+    match closed {
+        Ok(0) => Ok(()),
+        Ok(left) => bail!(
+            "everything is in the bucket, but {left} changes are not plain objects yet; the next mount goes on settling"
+        ),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "{} bytes are not in the bucket; they are kept in {} and go up with the next mount on this host",
+                shared.volume.uncommitted_bytes(),
+                spec.state_dir.display()
+            )
+        }),
+    }
+}
+
+fn mount(path: &Path, source: &str, readonly: bool) -> std::io::Result<std::os::fd::OwnedFd> {
+    let root = path.parent().unwrap_or(Path::new("/"));
+    let at = MountPoint::new(root, path)?;
+    let device = sys::open_fuse_device()?;
+    sys::cover(&at)?;
+    if let Err(error) = sys::mount_fuse(&at, &device, FuseMount { source, readonly }) {
+        sys::detach_all(path)?;
+        return Err(error);
+    }
+    Ok(device)
+}
+
+/// Starts this command again in the background, with `--detach` taken back, and returns once the
+/// volume is mounted.
+pub fn serve_detached(spec: &WorkerSpec, command: &[std::ffi::OsString]) -> anyhow::Result<()> {
+    let log_path = spec.state_dir.join("worker.log");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .with_context(|| log_path.display().to_string())?;
+    let mut child = Command::new("/proc/self/exe");
+    child.arg0("s3vol").args(command).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    child.process_group(0);
+    let mut child = child.spawn().context("starting the background process")?;
+    let client_socket = spec.control_socket.clone();
+    runtime()?.block_on(async move {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                let text = std::fs::read_to_string(&log_path).unwrap_or_default();
+                let last = text.lines().rev().find(|line| line.starts_with("s3vol: "));
+                bail!(
+                    "{}",
+                    last.map_or_else(
+                        || format!("it ended with {status}"),
+                        |l| l["s3vol: ".len()..].to_owned()
+                    )
+                );
+            }
+            if is_ready(&client_socket).await {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+}
+
+async fn is_ready(socket: &Path) -> bool {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::client::legacy::Client;
+    use hyperlocal::{UnixClientExt, UnixConnector, Uri};
+    let client: Client<UnixConnector, Empty<bytes::Bytes>> = Client::unix();
+    match client.get(Uri::new(socket, "/ready").into()).await {
+        Ok(answer) => {
+            let ok = answer.status().is_success();
+            // Only the status matters.
+            let _ = answer.into_body().collect().await;
+            ok
+        }
+        Err(_) => false,
+    }
+}

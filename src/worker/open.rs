@@ -1,0 +1,356 @@
+//! Opening a volume: whose turn is it, what does the local log still know, and then the file system.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::recovery::set_aside;
+use super::{WorkerError, WorkerSpec};
+use crate::catalog::VolumeFormat;
+use crate::clock::Deadline;
+use crate::config::VolumeOptions;
+use crate::data::{DataError, Recovered, Volume, VolumeParts};
+use crate::fs::Fs;
+use crate::lease::{
+    FormatCheck, FormatTrouble, Judgement, Keeper, KeeperConfig, Observation, judge,
+};
+use crate::meta::log::{Header, Opened, StateDirLock};
+use crate::meta::records::{SuperRec, decode};
+use crate::meta::{
+    Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Record, keys,
+};
+use crate::settle::{Changed, Permit, Reconciler, Settler};
+use crate::store::{Location, Store, StoreBackend, StoreErrorKind, StoreSettings, Verb};
+use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
+
+/// The engine's database below the state folder. The name changes with the engine's format, so that
+/// no binary opens what it cannot read.
+const ENGINE_PATH: &str = "meta/slatedb-0.18";
+/// How long a volume that another host holds is waited for.
+const HELD_BUDGET: Duration = Duration::from_secs(15);
+const HELD_PACE: Duration = Duration::from_secs(2);
+const REQUEST: Duration = Duration::from_secs(10);
+/// Kernel events on their way to the notifier.
+const CHANGES: usize = 1024;
+
+/// Whether the FUSE connection of a worker that died is taken over, with its open files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor {
+    Yes,
+    No,
+}
+
+/// An open volume, ready to be served.
+#[derive(Debug)]
+pub struct Mounted {
+    pub volume: Arc<Volume>,
+    pub settler: Arc<Settler>,
+    pub keeper: Arc<Keeper>,
+    pub fs: Arc<Fs>,
+    pub changes: mpsc::Receiver<Changed>,
+    pub(super) _lock: StateDirLock,
+}
+
+/// The stores of a volume and where its keys start in them.
+struct Places {
+    store: Store,
+    state_store: Store,
+    prefix: KeyPrefix,
+    state: KeyPrefix,
+    same_bucket: bool,
+}
+
+fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
+    let settings = StoreSettings {
+        endpoint: options.endpoint.clone(),
+        region: options.region.clone(),
+        path_style: options.path_style,
+        ..StoreSettings::default()
+    };
+    let location = Location::parse(&options.url)?;
+    let state_location = Location::parse(&options.state_url)?;
+    let same_bucket =
+        location.scheme == state_location.scheme && location.bucket == state_location.bucket;
+    let store = Store::open(&location, &settings)?;
+    let state_store =
+        if same_bucket { store.clone() } else { Store::open(&state_location, &settings)? };
+    let state = state_location.prefix.join(&format!(".s3vol/v/{id}/"));
+    Ok(Places { store, state_store, prefix: location.prefix, state, same_bucket })
+}
+
+/// The settle permit that a lease gives.
+struct LeasePermit(Arc<Keeper>);
+
+impl std::fmt::Debug for LeasePermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeasePermit")
+    }
+}
+
+impl Permit for LeasePermit {
+    fn may_publish(&self) -> bool {
+        self.0.authority().is_some()
+    }
+}
+
+/// Reads `format.json` back, as every lease renewal does.
+struct Format {
+    store: Arc<dyn StoreBackend>,
+    key: ObjectKey,
+    id: VolumeId,
+}
+
+impl Format {
+    async fn read(&self, timeout: Duration) -> Result<VolumeFormat, FormatTrouble> {
+        let found = match self.store.get(&self.key, None, None, timeout).await {
+            Ok(found) => found,
+            Err(e) if e.kind == StoreErrorKind::NotFound => {
+                return Err(FormatTrouble::Damaged(format!(
+                    "{} is missing. The volume's state was removed from the bucket; nothing that was synced since is acknowledged, and the local state is kept",
+                    self.key
+                )));
+            }
+            Err(e) => return Err(FormatTrouble::Unknown(e)),
+        };
+        let format: VolumeFormat = serde_json::from_slice(&found.data)
+            .map_err(|e| FormatTrouble::Damaged(format!("{} cannot be read: {e}", self.key)))?;
+        if format.uuid != self.id {
+            return Err(FormatTrouble::Damaged(format!(
+                "{} belongs to the volume {}, not to {}",
+                self.key, format.uuid, self.id
+            )));
+        }
+        Ok(format)
+    }
+}
+
+#[async_trait]
+impl FormatCheck for Format {
+    async fn check(&self, timeout: Duration) -> Result<(), FormatTrouble> {
+        self.read(timeout).await.map(drop)
+    }
+}
+
+/// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
+///
+/// A volume that another host holds is waited for a short while. Must not be dropped half-way: a
+/// claimed epoch without a lease makes others wait until it expires.
+pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, WorkerError> {
+    let state_dir = &spec.state_dir;
+    std::fs::create_dir_all(state_dir)
+        .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
+    let lock = StateDirLock::acquire(state_dir)?;
+    let places = places(spec.id, &spec.options)?;
+    let format = Format {
+        store: places.state_store.backend(),
+        key: places.state.key("format.json"),
+        id: spec.id,
+    };
+    let known = format.read(REQUEST).await.map_err(|e| match e {
+        FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
+        FormatTrouble::Unknown(e) => e.into(),
+    })?;
+    if known.endpoint != places.store.endpoint() {
+        return Err(WorkerError::OtherEndpoint {
+            ours: places.store.endpoint().to_owned(),
+            theirs: known.endpoint,
+        });
+    }
+    places.store.remember(&known.capabilities);
+    if !places.same_bucket {
+        places.state_store.remember(&known.state_capabilities);
+    }
+
+    let hook: Arc<OnceLock<Weak<Volume>>> = Arc::default();
+    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    let mut local = open_log(spec)?;
+    let found = Engine::writer_epoch(&object_store, ENGINE_PATH).await?;
+    if let Some(epoch) = found
+        && !local.epochs.contains(&epoch)
+    {
+        wait_until_free(&places, epoch).await?;
+    }
+    let mut config = EngineConfig::new(object_store, ENGINE_PATH, found);
+    config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
+    config.on_epoch = Some(epoch_hook(Arc::clone(&hook)));
+    let engine = Engine::open(config).await?;
+    let claimed = engine.epoch();
+
+    let applied = engine.applied();
+    if !belongs(&local, found, applied) {
+        if !local.replayed.is_empty() {
+            drop(local);
+            let aside = set_aside(state_dir)?;
+            tracing::error!(kept = %aside.display(), "another host wrote this volume since this one crashed: changes that were not synced are kept aside, not replayed");
+            local = open_log(spec)?;
+        } else {
+            local.replayed.clear();
+        }
+    }
+    local.log.append_epoch(claimed)?;
+    let fold = replay(&engine, &mut local, applied, successor).await?;
+    let superblock: SuperRec = match engine.get(&keys::superblock()).await? {
+        Some(bytes) => decode(&bytes).map_err(MetaError::from)?,
+        None => Volume::first_superblock(),
+    };
+    let recovered = Recovered {
+        pending: fold.pending.clone(),
+        times: fold.times.clone(),
+        opens: fold.opens.clone(),
+    };
+    if !recovered.pending.is_empty() {
+        tracing::info!(
+            files = recovered.pending.len(),
+            "uncommitted changes were found in the local log"
+        );
+    }
+    let journal = Journal::new(local.log, fold);
+    let meta = Meta::new(engine, journal, superblock, claimed.0);
+    announce_owner(&meta, claimed).await?;
+
+    let host = crate::sys::hostname();
+    let config = KeeperConfig::new(
+        places.state_store.backend(),
+        places.state.clone(),
+        claimed,
+        host.clone(),
+        Arc::new(format),
+    );
+    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
+    let volume = Volume::open(
+        VolumeParts {
+            id: spec.id,
+            name: spec.name.clone(),
+            meta,
+            store: places.store.backend(),
+            prefix: places.prefix,
+            state_store: places.state_store.backend(),
+            state: places.state,
+            same_bucket: places.same_bucket,
+            options: spec.options.clone(),
+            capabilities: known.capabilities,
+            cache_dir: state_dir.join("cache"),
+        },
+        recovered,
+    )
+    .await?;
+    // Nobody else sets it: this function made it.
+    let _ = hook.set(Arc::downgrade(&volume));
+    volume.remove_orphans().await?;
+    let permit = Arc::new(LeasePermit(Arc::clone(&keeper)));
+    let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let reconciler = Reconciler::new(Arc::clone(&settler), sender);
+    let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
+    Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
+}
+
+fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
+    let dir = spec.state_dir.join("log");
+    std::fs::create_dir_all(&dir)
+        .map_err(WorkerError::local(format!("the log folder {}", dir.display())))?;
+    let opened = LocalLog::open(&dir, Header::here(spec.id)?)?;
+    if let Some(void) = &opened.void {
+        tracing::warn!(?void, "the local log of an earlier boot is not replayed");
+    }
+    if let Some(damage) = &opened.damage {
+        tracing::error!(?damage, "the local log is damaged; it is replayed up to there");
+    }
+    Ok(opened)
+}
+
+/// Whether the local log continues what the bucket holds.
+fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied>) -> bool {
+    match applied {
+        Some(applied) => local.epochs.contains(&applied.epoch),
+        // Nothing was ever durable: only a log that claimed the database itself belongs to it.
+        None => found.is_none_or(|epoch| local.epochs.contains(&epoch)),
+    }
+}
+
+/// Hands the batches that are not durable over again, in order.
+async fn replay(
+    engine: &Engine,
+    local: &mut Opened<Record>,
+    applied: Option<Applied>,
+    successor: Successor,
+) -> Result<Fold, WorkerError> {
+    let durable = applied.map(|applied| applied.lsn).unwrap_or_default();
+    let mut fold = Fold::default();
+    let mut handed = 0;
+    for (lsn, record) in std::mem::take(&mut local.replayed) {
+        fold.apply(lsn, &record);
+        match record {
+            Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
+                engine.write(lsn, batch).await?;
+                handed += 1;
+            }
+            _ => {}
+        }
+    }
+    if handed > 0 {
+        tracing::info!(batches = handed, "batches of the local log were handed over again");
+    }
+    fold.durable(durable);
+    if successor == Successor::No {
+        fold.opens.clear();
+    }
+    local.log.skip_to(crate::types::Lsn(durable.0 + 1));
+    Ok(fold)
+}
+
+/// The first batch of an epoch: from here on the bucket says who wrote last.
+async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
+    let mut txn = meta.begin().await;
+    txn.put(keys::owner(), &(epoch, crate::sys::hostname()));
+    txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+    Ok(())
+}
+
+async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerError> {
+    let deadline = Deadline::after(HELD_BUDGET);
+    let store = places.state_store.backend();
+    let mut observation = Observation::default();
+    loop {
+        match judge(&*store, &places.state, epoch, &mut observation, REQUEST).await? {
+            Judgement::Free(why) => {
+                tracing::info!(%epoch, ?why, "the volume is free");
+                return Ok(());
+            }
+            Judgement::Held(holder) if deadline.left() <= HELD_PACE => {
+                return Err(WorkerError::Held(holder.to_string()));
+            }
+            Judgement::Held(holder) => tracing::info!(%holder, "waiting for the volume"),
+        }
+        tokio::time::sleep(HELD_PACE).await;
+    }
+}
+
+/// Writes epochs that the engine claims by itself (after a broken handle) to the local log.
+fn epoch_hook(volume: Arc<OnceLock<Weak<Volume>>>) -> crate::meta::EpochHook {
+    Arc::new(move |epoch| match volume.get().and_then(Weak::upgrade) {
+        Some(volume) => Ok(volume.meta.journal.lock().append_epoch(epoch)?),
+        None => Err("the volume is not open yet".into()),
+    })
+}
+
+impl From<crate::fs::FsError> for WorkerError {
+    fn from(e: crate::fs::FsError) -> Self {
+        WorkerError::Data(DataError::Damaged(e.to_string()))
+    }
+}
+
+/// Removes what a clean end leaves in the state folder: everything is in the bucket.
+pub(super) fn clear_local(state_dir: &Path) {
+    for part in ["log", "cache"] {
+        let path = state_dir.join(part);
+        if let Err(error) = std::fs::remove_dir_all(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "local state could not be removed");
+        }
+    }
+}

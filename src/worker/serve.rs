@@ -1,0 +1,179 @@
+//! The life of an open volume: serving, draining, giving back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::tasks::commit_all;
+use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use crate::clock::Deadline;
+use crate::data::Volume;
+use crate::lease::{Keeper, LeaseState};
+use crate::settle::Settler;
+
+/// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
+pub(super) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
+/// Of which settling gets at most this much.
+pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(12);
+/// Changing the lease's record.
+const LEASE: Duration = Duration::from_secs(10);
+/// Closing the engine.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// What the control socket, the tasks and the FUSE side share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub spec: WorkerSpec,
+    pub volume: Arc<Volume>,
+    pub settler: Arc<Settler>,
+    pub keeper: Arc<Keeper>,
+    state: watch::Sender<VolumeState>,
+    commit_error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub fn new(spec: WorkerSpec, mounted: &Mounted) -> Arc<Self> {
+        Arc::new(Shared {
+            spec,
+            volume: Arc::clone(&mounted.volume),
+            settler: Arc::clone(&mounted.settler),
+            keeper: Arc::clone(&mounted.keeper),
+            state: watch::Sender::new(VolumeState::Active),
+            commit_error: Mutex::new(None),
+        })
+    }
+
+    pub fn state(&self) -> VolumeState {
+        *self.state.borrow()
+    }
+
+    pub fn set_state(&self, next: VolumeState) {
+        self.state.send_if_modified(|state| {
+            // These are final.
+            let stays = matches!(state, VolumeState::Fenced | VolumeState::Damaged);
+            if stays || *state == next {
+                return false;
+            }
+            tracing::info!(from = ?state, to = ?next, "the volume's state changed");
+            *state = next;
+            true
+        });
+    }
+
+    /// Back from trouble, unless the volume is being given up.
+    pub fn recovered_to(&self, next: VolumeState) {
+        if matches!(self.state(), VolumeState::Degraded | VolumeState::Reopening) {
+            self.set_state(next);
+        }
+    }
+
+    /// The commit timer's last result.
+    pub fn commit_went(&self, error: Option<&WorkerError>) {
+        *self.commit_error.lock() = error.map(ToString::to_string);
+        match error {
+            Some(error) => {
+                self.volume.note_error(error);
+                if self.state() == VolumeState::Active {
+                    self.set_state(VolumeState::Degraded);
+                }
+            }
+            None => self.recovered_to(VolumeState::Active),
+        }
+    }
+
+    pub async fn status(&self) -> WorkerStatus {
+        let settle = self.settler.status().await;
+        let counters = self.volume.meta.superblock().await;
+        let lease = self.keeper.status().borrow().clone();
+        WorkerStatus {
+            name: self.spec.name.clone(),
+            id: self.spec.id,
+            url: self.spec.options.url.clone(),
+            state: self.state(),
+            pid: std::process::id(),
+            mountpoint: self.spec.mountpoint.clone(),
+            epoch: Some(lease.epoch.0),
+            holder: Some(crate::sys::hostname()),
+            bytes: counters.bytes,
+            files: counters.inodes.saturating_sub(1),
+            uncommitted_bytes: self.volume.uncommitted_bytes(),
+            unsettled_files: settle.unsettled,
+            unsettleable: settle.unsettleable,
+            conflicts: settle.conflicts,
+            last_error: self.volume.last_error(),
+            requests: self.volume.store.requests(),
+        }
+    }
+
+    /// Commits everything, settles what fits, and lets others have the volume.
+    pub async fn drain(&self) -> DrainReply {
+        self.set_state(VolumeState::Draining);
+        let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
+        if let Err(error) = committed {
+            self.volume.note_error(&error);
+            return DrainReply {
+                committed: false,
+                uncommitted_bytes: self.volume.uncommitted_bytes(),
+                unsettled_files: self.settler.status().await.unsettled,
+                error: Some(error.to_string()),
+            };
+        }
+        let unsettled = match self.settler.settle_all(Deadline::after(SETTLE_BUDGET)).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
+                self.settler.status().await.unsettled
+            }
+        };
+        if let Err(error) = self.set_lease(LeaseState::Yielding).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the lease could not be yielded; it runs out"
+            );
+        }
+        DrainReply {
+            committed: true,
+            uncommitted_bytes: 0,
+            unsettled_files: unsettled,
+            error: None,
+        }
+    }
+
+    /// Back into use after a drain; false when the volume is no longer ours.
+    pub async fn resume(&self) -> bool {
+        if !matches!(self.state(), VolumeState::Draining | VolumeState::Active) {
+            return false;
+        }
+        // Whether another host took the yielding lease is decided by the engine, not by the record.
+        let ours = self.volume.meta.confirm_ownership(LEASE).await.is_ok();
+        if !ours || self.set_lease(LeaseState::Held).await.is_err() {
+            return false;
+        }
+        self.set_state(VolumeState::Active);
+        true
+    }
+
+    async fn set_lease(&self, state: LeaseState) -> Result<(), WorkerError> {
+        Ok(self.keeper.set_state(state, None, Deadline::after(LEASE)).await?)
+    }
+
+    /// The end: commits, settles within `settle`, closes the engine and releases the lease. The error
+    /// says what is left; it then lies in the local log.
+    pub async fn close(&self, settle: Duration) -> Result<u64, WorkerError> {
+        commit_all(&self.volume, COMMIT_BUDGET).await?;
+        let left = match self.settler.settle_all(Deadline::after(settle)).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
+                self.settler.status().await.unsettled
+            }
+        };
+        self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
+        self.set_lease(LeaseState::Released).await?;
+        self.set_state(VolumeState::Closed);
+        super::open::clear_local(&self.spec.state_dir);
+        Ok(left)
+    }
+}

@@ -1,0 +1,171 @@
+//! The worker as the supervisor starts it: FUSE descriptor 3, the spec on standard input.
+
+use std::io::BufRead;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Control, Stage, listen};
+use super::open::{Mounted, Successor, open};
+use super::serve::{SETTLE_BUDGET, Shared};
+use super::{VolumeState, WorkerError, WorkerSpec, tasks};
+use crate::fuse::{HandoffFiles, Serving, serve};
+
+/// The volume could not be opened: starting again will not help by itself.
+pub const EXIT_NOT_OPENED: u8 = 75;
+/// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
+const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
+/// How long a drained volume stays ready for the next mount of this host.
+const LINGER: Duration = Duration::from_secs(30);
+/// FUSE loops: one can answer hits while another copies.
+const LOOPS: usize = 2;
+/// After a failure the control socket stays this long, so that the reason is read.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs until the volume is given back. Returns the process's exit code.
+pub fn serve_supervised() -> anyhow::Result<u8> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context("the volume's description")?;
+    let spec: WorkerSpec = serde_json::from_str(&line).context("the volume's description")?;
+    let device = crate::sys::inherited(crate::sys::Inherited::First)
+        .context("the FUSE descriptor of the supervisor")?;
+    let successor = match std::env::var_os(SUCCESSOR) {
+        Some(_) => Successor::Yes,
+        None => Successor::No,
+    };
+    runtime()?.block_on(run(spec, device, successor))
+}
+
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow::Result<u8> {
+    let span = tracing::info_span!("volume", name = %spec.name);
+    let _entered = span.enter();
+    let (stage, stage_seen) = watch::channel(Stage::Opening);
+    let (drained, mut drain_seen) = watch::channel(None);
+    let exit = Arc::new(Notify::new());
+    let control = Control {
+        spec: Arc::new(spec.clone()),
+        stage: stage_seen,
+        exit: Arc::clone(&exit),
+        drained,
+    };
+    listen(&spec.control_socket, control)?;
+    let handoff = HandoffFiles::new(&spec.state_dir);
+    if successor == Successor::No {
+        handoff.clear()?;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mounted = match open(&spec, successor).await {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the volume cannot be opened"
+            );
+            let _ = stage.send(Stage::Failed(text));
+            tokio::time::sleep(LAST_WORDS).await;
+            return Ok(EXIT_NOT_OPENED);
+        }
+    };
+    let shared = Shared::new(spec.clone(), &mounted);
+    let Mounted { fs, changes, _lock: lock, .. } = mounted;
+    let handle = tokio::runtime::Handle::current();
+    let serving: Result<Serving, _> =
+        tokio::task::spawn_blocking(move || serve(device, fs, handle, &handoff, LOOPS)).await?;
+    let mut serving = match serving {
+        Ok(serving) => serving,
+        Err(error) => {
+            let error = WorkerError::from(error);
+            let _ = stage.send(Stage::Failed(chain(&error)));
+            shared.close(Duration::ZERO).await?;
+            tokio::time::sleep(LAST_WORDS).await;
+            return Ok(EXIT_NOT_OPENED);
+        }
+    };
+    let stop = CancellationToken::new();
+    let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
+    let _ = stage.send(Stage::Serving(Arc::clone(&shared)));
+    tracing::info!(id = %spec.id, "the volume is served");
+
+    let mut linger: Option<tokio::time::Instant> = None;
+    loop {
+        let lingering = async {
+            match linger {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => break,
+            () = exit.notified() => break,
+            ended = serving.wait() => {
+                ended?;
+                break;
+            }
+            () = lingering => match *drain_seen.borrow() {
+                // The commit did not fit its budget: it goes on here.
+                Some(false) => {
+                    linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
+                    if tasks::commit_all(&shared.volume, LINGER).await.is_ok() {
+                        break;
+                    }
+                }
+                Some(true) => break,
+                None => linger = None,
+            },
+            changed = drain_seen.changed() => {
+                changed?;
+                linger = drain_seen.borrow_and_update().map(|committed| {
+                    let wait = if committed { LINGER } else { Duration::ZERO };
+                    tokio::time::Instant::now() + wait
+                });
+            }
+        }
+        if shared.state() == VolumeState::Fenced && linger.is_some() {
+            break;
+        }
+    }
+    stop.cancel();
+    while running.join_next().await.is_some() {}
+    let result = shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await;
+    drop(lock);
+    // A socket that stays is removed by the next worker of this volume.
+    let _ = std::fs::remove_file(&spec.control_socket);
+    match result {
+        Ok(left) => {
+            tracing::info!(unsettled = left, "the volume is given back");
+            Ok(0)
+        }
+        Err(error) if shared.state() == VolumeState::Fenced => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the volume was lost to another host"
+            );
+            Ok(0)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An error with its causes, for people.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,164 @@
+//! What runs beside the file system: the commit timer, settling, maintenance, the kernel's notices,
+//! the watch over lease and engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::Shared;
+use super::{VolumeState, WorkerError};
+use crate::clock::Deadline;
+use crate::data::Volume;
+use crate::fuse::Notifier;
+use crate::meta::EngineState;
+use crate::settle::Changed;
+
+/// Files committed in one batch.
+const GROUP: usize = 256;
+/// How long the timer's flush may take before it counts as trouble.
+const FLUSH: Duration = Duration::from_secs(30);
+/// How often compaction is considered. It does nothing on an idle volume.
+const MAINTENANCE: Duration = Duration::from_secs(60);
+
+/// Commits everything and makes it durable.
+pub(super) async fn commit_all(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
+    let deadline = Deadline::after(timeout);
+    let dirty = volume.dirty_inodes();
+    for group in dirty.chunks(GROUP) {
+        match tokio::time::timeout(deadline.left(), volume.commit(group.to_vec())).await {
+            Ok(result) => result?,
+            Err(_) => {
+                let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
+                return Err(crate::data::DataError::Late(why).into());
+            }
+        }
+    }
+    if volume.meta.undurable() {
+        let _receipt = volume.meta.flush(deadline.left()).await?;
+    }
+    Ok(())
+}
+
+/// Starts the tasks; they end when `stop` is cancelled.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    mut changes: tokio::sync::mpsc::Receiver<Changed>,
+    notifier: Option<Notifier>,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (timer, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move {
+        let period = timer.volume.options.commit.max(Duration::from_millis(10));
+        loop {
+            let mut urgent = false;
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+                () = timer.volume.commit_wanted.notified() => urgent = true,
+            }
+            let result = if urgent {
+                commit_only(&timer.volume).await
+            } else {
+                commit_all(&timer.volume, FLUSH).await
+            };
+            timer.commit_went(result.as_ref().err());
+            if let Err(error) = result {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a commit waits");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    });
+    tasks.spawn(Arc::clone(&shared.settler).run(stop.clone()));
+    let (engine, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(MAINTENANCE) => {}
+            }
+            match engine.volume.meta.engine.maintain(false).await {
+                Ok(done) => tracing::debug!(?done, "maintenance"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
+                }
+            }
+        }
+    });
+    let (watched, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move { watch(&watched, &token).await });
+    let token = stop.clone();
+    tasks.spawn(async move {
+        loop {
+            let change = tokio::select! {
+                () = token.cancelled() => return,
+                change = changes.recv() => change,
+            };
+            match (change, &notifier) {
+                (Some(Changed::Entry { parent, name }), Some(n)) => n.entry(parent, name).await,
+                (Some(Changed::Inode { ino }), Some(n)) => n.inode(ino, 0, 0).await,
+                (Some(_), None) => {}
+                (None, _) => return,
+            }
+        }
+    });
+    tasks
+}
+
+async fn commit_only(volume: &Volume) -> Result<(), WorkerError> {
+    for group in volume.dirty_inodes().chunks(GROUP) {
+        volume.commit(group.to_vec()).await?;
+    }
+    Ok(())
+}
+
+async fn watch(shared: &Shared, stop: &CancellationToken) {
+    let engine = &shared.volume.meta.engine;
+    let mut state = engine.state();
+    let mut epochs = engine.epoch_changes();
+    let mut lease = shared.keeper.status();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = *state.borrow_and_update();
+                match now {
+                    EngineState::Active => shared.recovered_to(VolumeState::Active),
+                    EngineState::Reopening => shared.set_state(VolumeState::Reopening),
+                    EngineState::Fenced => {
+                        tracing::error!("another host took the volume over; nothing is acknowledged here any more");
+                        shared.volume.note_error(&"another host took the volume over");
+                        shared.set_state(VolumeState::Fenced);
+                    }
+                    EngineState::Closed => {}
+                }
+            }
+            changed = epochs.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let epoch = *epochs.borrow_and_update();
+                if let Err(error) = shared.keeper.adopt(epoch, Deadline::after(FLUSH)).await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the lease does not follow the epoch");
+                }
+            }
+            changed = lease.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let damaged = lease.borrow_and_update().damaged.clone();
+                if let Some(why) = damaged {
+                    tracing::error!(%why, "the volume's state is damaged; nothing is acknowledged any more");
+                    shared.volume.note_error(&why);
+                    shared.volume.meta.refuse(&why);
+                    shared.set_state(VolumeState::Damaged);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The probe says what the store does, not what it claims.
+
+use std::collections::BTreeSet;
+
+use s3vol::store::{Store, Verb};
+use s3vol::types::KeyPrefix;
+
+use super::store_of;
+use super::support::s3server::{Action, Op, Rule, TestS3};
+
+/// Everything that a store can honour.
+pub const FULL: [Verb; 8] = [
+    Verb::CreateIfAbsent,
+    Verb::PutIfMatch,
+    Verb::CompleteConditional,
+    Verb::CopyConditional,
+    Verb::DeleteConditional,
+    Verb::Copy,
+    Verb::Expiry,
+    Verb::ReadAfterWrite,
+];
+
+async fn missing(server: &TestS3, store: &Store) -> BTreeSet<Verb> {
+    let found = store.probe(&KeyPrefix::new("v/.s3vol/probe")).await.unwrap();
+    assert!(!found.has(Verb::UnquotedEtag));
+    assert_eq!(server.keys(""), [""; 0], "the probe cleans up");
+    assert_eq!(server.uploads(), []);
+    FULL.into_iter().filter(|verb| !found.has(*verb)).collect()
+}
+
+#[tokio::test]
+async fn everything_is_found_where_everything_is_honoured() {
+    let server = TestS3::start();
+    assert_eq!(missing(&server, &store_of(&server)).await, [].into());
+    let requests = server.log().len();
+    assert!(requests < 80, "{requests} requests");
+}
+
+#[tokio::test]
+async fn an_overlooked_condition_is_a_missing_verb() {
+    let server = TestS3::start();
+    for (op, verbs) in [
+        (Some(Op::Put), &[Verb::CreateIfAbsent, Verb::PutIfMatch][..]),
+        (Some(Op::Delete), &[Verb::DeleteConditional]),
+        (Some(Op::CompleteUpload), &[Verb::CompleteConditional]),
+    ] {
+        server.clear_faults();
+        server.fault(Rule::always(op, "", Action::IgnoreConditions));
+        let want: BTreeSet<_> = verbs.iter().copied().collect();
+        assert_eq!(missing(&server, &store_of(&server)).await, want, "{op:?}");
+    }
+    server.clear_faults();
+    server.fault(Rule::always(Some(Op::Copy), "", Action::IgnoreConditions));
+    let without = missing(&server, &store_of(&server)).await;
+    assert!(without.contains(&Verb::CopyConditional), "{without:?}");
+    assert!(
+        without.contains(&Verb::Copy),
+        "a copy that takes any source for the expected one is of no use: {without:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_without_a_verb_is_still_usable() {
+    let server = TestS3::start();
+    for (op, verbs) in [
+        (Op::Copy, &[Verb::Copy, Verb::CopyConditional][..]),
+        (Op::CompleteUpload, &[Verb::CompleteConditional]),
+        (Op::CreateUpload, &[Verb::CompleteConditional]),
+    ] {
+        server.clear_faults();
+        server.fault(Rule::always(Some(op), "", Action::Status(501)));
+        let want: BTreeSet<_> = verbs.iter().copied().collect();
+        assert_eq!(missing(&server, &store_of(&server)).await, want, "{op:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_not_judged() {
+    let server = TestS3::start();
+    for action in [Action::Status(500), Action::Status(403), Action::DropBeforeApply] {
+        server.clear_faults();
+        server.fault(Rule::always(Some(Op::Put), "", action.clone()));
+        let judged = store_of(&server).probe(&KeyPrefix::new("probe")).await;
+        assert!(judged.is_err(), "{action:?}: {judged:?}");
+    }
+}
