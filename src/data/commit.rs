@@ -321,8 +321,9 @@ impl Volume {
             }
         }
         if part.content_changed {
+            // Fetches under way stay right: what was committed here is present now, what they fetch
+            // is what lies below it.
             live.content = part.content.clone();
-            live.version += 1;
         }
     }
 

@@ -22,10 +22,10 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use super::journal::{Journal, Record};
 use super::kvcache::KvCache;
-use super::records::{RecordError, SuperRec, decode, encode};
+use super::records::{RecordError, RestRec, SuperRec, decode, encode};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
 use crate::clock::Deadline;
-use crate::types::{Ino, Lsn};
+use crate::types::{Ino, Lsn, ObjectKey};
 
 /// Why metadata could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +222,23 @@ impl Txn<'_> {
 
     pub fn delete(&mut self, key: Vec<u8>) {
         self.writes.insert(key, None);
+    }
+
+    /// Records what lies at a key, and under its inode that it lies there.
+    pub async fn put_rest(&mut self, key: &ObjectKey, rest: &RestRec) -> Result<(), MetaError> {
+        self.delete_rest(key).await?;
+        self.put(keys::rest(key), rest);
+        self.put_raw(keys::rests(rest.ino, key), Vec::new());
+        Ok(())
+    }
+
+    /// Nothing that we know lies at a key any more.
+    pub async fn delete_rest(&mut self, key: &ObjectKey) -> Result<(), MetaError> {
+        if let Some(old) = self.get::<RestRec>(&keys::rest(key)).await? {
+            self.delete(keys::rests(old.ino, key));
+            self.delete(keys::rest(key));
+        }
+        Ok(())
     }
 
     /// A fresh inode number.

@@ -284,6 +284,26 @@ impl Settler {
         Ok(true)
     }
 
+    /// Keys at which an inode was seen and no longer belongs: what moved with a renamed directory.
+    pub(super) async fn tidy_strays(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        memo: &mut PathMemo,
+    ) -> Result<(), SettleError> {
+        let Some(attr) = txn.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(()) };
+        let right = self.keys_of(ino, attr.kind, memo).await?;
+        let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+        for (key, _) in seen {
+            if let Some(key) = keys::parse_rests(&key)
+                && !right.contains(&key)
+            {
+                txn.put_raw(keys::tidy(&key), Vec::new());
+            }
+        }
+        Ok(())
+    }
+
     /// A renamed directory: its children move too. Each batch queues some, the last one turns the
     /// directory into plain work.
     async fn spread(&self, dir: Ino) -> Result<(), SettleError> {
@@ -320,7 +340,7 @@ impl Settler {
 fn shows(rest: &RestRec, attr: &InodeRec, content: &ContentRec) -> bool {
     let content_shown =
         attr.kind != FileKind::File || rest.generation == content.generation && content.at_rest();
-    content_shown && (rest.attr_gen == attr.attr_gen || rest.put_id.is_none())
+    content_shown && rest.attr_gen == attr.attr_gen
 }
 
 fn content_rests(kind: FileKind, content: &ContentRec) -> bool {

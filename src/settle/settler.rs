@@ -278,6 +278,8 @@ impl Settler {
             return Ok(());
         }
         txn.delete(keys::work(ino));
+        self.tidy_strays(&mut txn, ino, &mut memo).await?;
+        self.schedule.by(TIDY, boottime());
         txn.commit(crate::meta::Logged::Op { unique: 0 }, || {}).await?;
         Ok(())
     }
