@@ -63,8 +63,18 @@ impl Volume {
         if parts.is_empty() {
             return Ok(());
         }
-        self.place(&mut parts).await?;
-        self.hand_over(parts).await
+        let taken: Vec<_> = parts.iter().map(|part| Arc::clone(&part.inode)).collect();
+        let done = async {
+            self.place(&mut parts).await?;
+            self.hand_over(parts).await
+        }
+        .await;
+        if done.is_err() {
+            for inode in taken {
+                inode.live().attr_dirty = true;
+            }
+        }
+        done
     }
 
     fn snapshot(&self, inode: &Arc<Inode>) -> Option<Part> {
@@ -281,19 +291,12 @@ impl Volume {
         let inodes = parts.iter().map(|part| (part.inode.ino, part.through)).collect();
         let inos: Vec<_> =
             parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino).collect();
-        let result = txn
-            .commit(Logged::Commit { inodes }, || {
-                for part in &parts {
-                    self.commit_applied(part);
-                }
-            })
-            .await;
-        if result.is_err() {
+        txn.commit(Logged::Commit { inodes }, || {
             for part in &parts {
-                part.inode.live().attr_dirty = true;
+                self.commit_applied(part);
             }
-        }
-        result?;
+        })
+        .await?;
         for part in &parts {
             self.clean_if_clean(&part.inode);
         }
