@@ -182,7 +182,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     let claimed = engine.epoch();
 
     let applied = engine.applied();
-    if !belongs(&local, found, applied) {
+    if !belongs(&local, applied) {
         if !local.replayed.is_empty() {
             drop(local);
             let aside = set_aside(state_dir)?;
@@ -271,12 +271,17 @@ fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
     Ok(opened)
 }
 
-/// Whether the local log continues what the bucket holds.
-fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied>) -> bool {
-    match applied {
-        Some(applied) => local.epochs.contains(&applied.epoch),
-        // Nothing was ever durable: only a log that claimed the database itself belongs to it.
-        None => found.is_none_or(|epoch| local.epochs.contains(&epoch)),
+/// Whether the local log continues what the bucket holds: nobody else made a batch durable since the
+/// log's first epoch was claimed. Nothing may have become durable in that epoch yet; what the bucket
+/// holds is then older than the log, and so are its numbers.
+fn belongs(local: &Opened<Record>, applied: Option<Applied>) -> bool {
+    match (applied, local.epochs.first()) {
+        (Some(applied), Some(first)) => {
+            applied.epoch < *first || local.epochs.contains(&applied.epoch)
+        }
+        // Nothing was ever durable, or nothing was ever logged.
+        (None, _) => true,
+        (Some(_), None) => false,
     }
 }
 
