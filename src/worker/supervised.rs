@@ -86,7 +86,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         Err(error) => {
             let error = WorkerError::from(error);
             let _ = stage.send(Stage::Failed(chain(&error)));
-            shared.close(Duration::ZERO).await?;
+            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
             tokio::time::sleep(LAST_WORDS).await;
             return Ok(EXIT_NOT_OPENED);
         }
@@ -140,12 +140,13 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
     stop.cancel();
+    shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
     if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     while running.join_next().await.is_some() {}
-    let result = shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await;
+    let result = shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await;
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);
