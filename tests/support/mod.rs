@@ -4,6 +4,7 @@
 
 pub mod azurite;
 pub mod dockerd;
+pub mod host;
 pub mod moto;
 pub mod raw;
 pub mod s3server;
