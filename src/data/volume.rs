@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -78,6 +78,7 @@ pub struct Volume {
     settle_queue: Mutex<HashSet<Ino>>,
     pub settle_wanted: Notify,
     last_error: Mutex<Option<String>>,
+    frozen: AtomicBool,
 }
 
 /// Uncommitted data that a volume holds at most before writers wait, bytes.
@@ -108,6 +109,7 @@ impl Volume {
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),
             last_error: Mutex::new(None),
+            frozen: AtomicBool::new(false),
         });
         volume.clear_cache_except(&recovered.pending)?;
         if volume.meta.get::<InodeRec>(&keys::inode(Ino::ROOT)).await?.is_none() {
@@ -274,6 +276,15 @@ impl Volume {
                 return Err(DataError::Late(error));
             }
         }
+    }
+
+    /// From now on users change nothing: what is being committed last is all there is.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
     }
 
     /// Remembers the latest trouble for the status.

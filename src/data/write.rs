@@ -35,6 +35,7 @@ impl Volume {
         let time = crate::clock::now();
         let (eager, ino) = {
             let mut live = inode.live();
+            still_there(inode, &live)?;
             live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e))?;
             let size = live.size.max(end);
             let record = Record::Wrote { ino: inode.ino, start: offset, end, size, time };
@@ -61,6 +62,7 @@ impl Volume {
         let time = crate::clock::now();
         {
             let mut live = inode.live();
+            still_there(inode, &live)?;
             let size = if keep_size { live.size } else { live.size.max(end) };
             let end = end.min(size);
             if start >= end {
@@ -103,6 +105,7 @@ impl Volume {
         let time = crate::clock::now();
         {
             let mut live = inode.live();
+            still_there(inode, &live)?;
             let record = Record::Cut { ino: inode.ino, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             let before = live.pending.data_bytes();
@@ -154,4 +157,8 @@ impl Volume {
             Some(now.saturating_sub(bytes))
         });
     }
+}
+
+fn still_there(inode: &Inode, live: &Live) -> Result<(), DataError> {
+    if live.removed { Err(DataError::Gone(inode.ino)) } else { Ok(()) }
 }

@@ -45,7 +45,14 @@ impl Fs {
 
     /// Refuses a change of a read-only volume.
     pub(super) fn writable(&self) -> Result<(), FsError> {
-        if self.volume.options.readonly { Err(FsError::ReadOnly) } else { Ok(()) }
+        if self.volume.options.readonly {
+            return Err(FsError::ReadOnly);
+        }
+        if self.volume.is_frozen() {
+            let context = "the volume is being unmounted".to_owned();
+            return Err(FsError::Io { context, source: None });
+        }
+        Ok(())
     }
 
     /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.

@@ -162,6 +162,8 @@ impl Shared {
     /// The end: commits, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, settle: Duration) -> Result<u64, WorkerError> {
+        // A lazy unmount leaves open files: what they would still write could be acknowledged and lost.
+        self.volume.freeze();
         commit_all(&self.volume, COMMIT_BUDGET).await?;
         let left = match self.settler.settle_all(Deadline::after(settle)).await {
             Ok(left) => left,
@@ -170,10 +172,15 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
+        // What was under way when the volume froze, and what settling recorded.
+        commit_all(&self.volume, COMMIT_BUDGET).await?;
+        let everything = self.volume.dirty_inodes().is_empty();
         self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
-        super::open::clear_local(&self.spec.state_dir);
+        if everything {
+            super::open::clear_local(&self.spec.state_dir);
+        }
         Ok(left)
     }
 }
