@@ -22,7 +22,7 @@ mod write;
 pub use cache_file::CacheFile;
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
-pub use inode::{Inode, InodeTable, Live};
+pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
 pub use paths::{MAX_KEY, PathMemo, escape_name, unescape_name};
 pub use tx::Tx;

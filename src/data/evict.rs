@@ -1,15 +1,17 @@
 //! Eviction: clean cached bytes make room for others. Uncommitted bytes are never touched.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{DataError, Inode, Volume};
 
 impl Volume {
-    /// Punches the least recently used clean ranges when the cache is over its size. `keep` was just
-    /// filled for a reader.
-    pub(super) fn evict_if_full(&self, keep: &Arc<Inode>) {
+    /// Punches the least recently used clean ranges when the cache is over its size; in the end those
+    /// of `reader` itself, but for the range that it was just given.
+    pub(super) fn evict_if_full(&self, reader: &Arc<Inode>, keep: Range<u64>) {
         let limit = self.options.cache_size;
+        let over = || self.cached_bytes.load(Ordering::Relaxed) > limit - limit / 10;
         if self.cached_bytes.load(Ordering::Relaxed) <= limit {
             return;
         }
@@ -17,7 +19,7 @@ impl Volume {
             .inodes
             .all()
             .into_iter()
-            .filter(|inode| inode.ino != keep.ino)
+            .filter(|inode| inode.ino != reader.ino)
             .filter_map(|inode| {
                 let live = inode.live();
                 let used = (!live.cache.present.is_empty()).then_some(live.used_at);
@@ -27,18 +29,38 @@ impl Volume {
             .collect();
         victims.sort_by_key(|(used, _)| *used);
         for (_, inode) in victims {
-            if self.cached_bytes.load(Ordering::Relaxed) <= limit - limit / 10 {
+            if !over() {
                 return;
             }
             if let Err(error) = self.evict(&inode) {
                 tracing::warn!(ino = %inode.ino, %error, "clean bytes could not be evicted");
             }
         }
+        if over()
+            && let Err(error) = self.evict_but(reader, keep)
+        {
+            tracing::warn!(ino = %reader.ino, %error, "clean bytes could not be evicted");
+        }
+    }
+
+    fn evict_but(&self, inode: &Inode, keep: Range<u64>) -> Result<(), DataError> {
+        let mut live = inode.live();
+        live.version += 1;
+        for range in [0..keep.start, keep.end..u64::MAX] {
+            let old: Vec<_> = live.cache.present.overlapping(range).map(|(r, ())| r).collect();
+            for part in old {
+                self.cached_less(part.end - part.start);
+                live.cache.present.remove(part.clone());
+                live.cache.punch(part).map_err(|e| DataError::disk(inode.ino, e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Drops all clean cached bytes of an inode.
     pub fn evict(&self, inode: &Inode) -> Result<(), DataError> {
         let mut live = inode.live();
+        live.version += 1;
         let present = std::mem::take(&mut live.cache.present);
         self.cached_less(present.total());
         if live.pending.is_clean() {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use super::{DataError, SegmentDelta, Volume};
 use crate::meta::records::{ContentRec, ExtentRec, decode};
 use crate::meta::{Logged, keys};
-use crate::store::{PutOutcome, Send};
+use crate::store::{ListRequest, PutOutcome, Send};
 use crate::types::Ino;
 
 /// Records dropped in one batch.
 const BATCH: usize = 1000;
+/// An upload takes minutes at the very most, so an hour leaves no doubt, milliseconds.
+const ORPHAN_AGE_MS: i64 = 3600 * 1000;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Volume {
@@ -100,6 +102,49 @@ impl Volume {
         }
         txn.commit(Logged::Op { unique: 0 }, || {}).await?;
         Ok(count)
+    }
+
+    /// Deletes segments that were uploaded and never referenced: a crash came between. Only those
+    /// are taken that are older than an hour by the store's own clock and that lay there before
+    /// this epoch's log was replayed, so no upload under way and no replayed batch can want them.
+    pub async fn collect_orphan_segments(&self) -> Result<usize, DataError> {
+        let prefix = self.state.key("segments/");
+        let now = self.state_store.now(DELETE_TIMEOUT).await?;
+        let mut token = None;
+        let mut deleted = 0;
+        loop {
+            let request = ListRequest {
+                prefix: prefix.as_str().to_owned(),
+                delimiter: false,
+                token,
+                max_keys: 1000,
+            };
+            let page = self.state_store.list(request, DELETE_TIMEOUT).await?;
+            for entry in page.entries {
+                let old = entry.version.modified.is_some_and(|at| now.0 - at.0 > ORPHAN_AGE_MS);
+                let id = entry
+                    .key
+                    .as_str()
+                    .strip_prefix(prefix.as_str())
+                    .and_then(|id| u128::from_str_radix(id, 16).ok());
+                let (true, Some(id)) = (old, id) else { continue };
+                let known = self.meta.get_raw(&keys::segment(id)).await?.is_some()
+                    || self.meta.get_raw(&keys::garbage(id)).await?.is_some();
+                if known {
+                    continue;
+                }
+                match self.state_store.delete(&entry.key, Send::plain(DELETE_TIMEOUT)).await {
+                    PutOutcome::Won(_) | PutOutcome::Lost => deleted += 1,
+                    PutOutcome::Ambiguous(error) => {
+                        tracing::debug!(%error, "an orphan segment stays for the next time");
+                    }
+                }
+            }
+            token = page.next;
+            if token.is_none() {
+                return Ok(deleted);
+            }
+        }
     }
 
     /// Removes what was unlinked while open by a process that is no more. Called before serving.

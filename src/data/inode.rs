@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
-use super::CacheFile;
+use super::{CacheFile, DataError};
 use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::types::Ino;
@@ -21,6 +21,8 @@ pub struct Inode {
     live: Mutex<Live>,
     /// Held by whoever commits this inode or changes its content record.
     pub commit: AsyncMutex<()>,
+    /// Rung when no change of the content record is on its way any more.
+    calm: Notify,
     /// Open handles.
     pub opens: AtomicU32,
     /// Of these, how many may write.
@@ -56,6 +58,14 @@ pub struct Live {
     pub ahead: super::read::ReadAhead,
 }
 
+impl Live {
+    /// Refuses a change of an inode that was removed while it was being opened: nothing would ever
+    /// commit it.
+    pub(super) fn in_use(&self, ino: Ino) -> Result<(), DataError> {
+        if self.removed { Err(DataError::Gone(ino)) } else { Ok(()) }
+    }
+}
+
 impl Inode {
     pub fn new(ino: Ino, attr: InodeRec, content: ContentRec, cache: CacheFile) -> Self {
         let size = match &attr.target {
@@ -80,6 +90,7 @@ impl Inode {
                 ahead: Default::default(),
             }),
             commit: AsyncMutex::new(()),
+            calm: Notify::new(),
             opens: AtomicU32::new(0),
             writers: AtomicU32::new(0),
         }
@@ -89,12 +100,45 @@ impl Inode {
         self.live.lock()
     }
 
+    /// Announces a change of the content record through the engine. Fetches that begin before the
+    /// guard is dropped do not count, and new ones wait.
+    pub fn changing(self: &Arc<Self>) -> ChangeGuard {
+        self.live().changing += 1;
+        ChangeGuard(Arc::clone(self))
+    }
+
+    /// Returns when no such change is on its way.
+    pub async fn calm(&self) {
+        loop {
+            let calm = self.calm.notified();
+            if self.live().changing == 0 {
+                return;
+            }
+            calm.await;
+        }
+    }
+
     pub fn is_open(&self) -> bool {
         self.opens.load(Ordering::SeqCst) > 0
     }
 
     pub fn has_writer(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// While it lives, the content record is between the engine and the live inode.
+#[derive(Debug)]
+pub struct ChangeGuard(Arc<Inode>);
+
+impl Drop for ChangeGuard {
+    fn drop(&mut self) {
+        {
+            let mut live = self.0.live();
+            live.changing -= 1;
+            live.version += 1;
+        }
+        self.0.calm.notify_waiters();
     }
 }
 

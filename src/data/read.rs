@@ -122,14 +122,13 @@ impl Volume {
                 let range = range.start..range.end.min(limit);
                 let window = match &content.base {
                     Some(_) if range.start < content.base_limit => live.ahead.window(&range, limit),
-                    _ => range,
+                    _ => range.clone(),
                 };
                 Some((content, live.version, window))
             }
         };
         let Some((content, version, window)) = snapshot else {
-            // A new record is between the engine and the live inode: wait for the sequencer.
-            drop(self.meta.begin().await);
+            inode.calm().await;
             return Ok(());
         };
         let pieces = self.read_committed(inode, &content, window).await?;
@@ -155,7 +154,7 @@ impl Volume {
             }
         }
         drop(live);
-        self.evict_if_full(inode);
+        self.evict_if_full(inode, range);
         Ok(())
     }
 

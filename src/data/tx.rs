@@ -110,6 +110,12 @@ impl<'v> Tx<'v> {
         self.kv.delete(keys::orphan(ino));
         self.kv.delete(keys::work(ino));
         self.kv.put_raw(keys::dead(ino), Vec::new());
+        let (seen, _) = self.kv.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+        for (key, _) in seen {
+            if let Some(key) = keys::parse_rests(&key) {
+                self.needs_tidying(&key);
+            }
+        }
         self.removed.push(ino);
         self.touched.push(ino);
         Ok(())

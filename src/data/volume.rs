@@ -162,7 +162,10 @@ impl Volume {
         let inode = match self.inode(ino).await {
             Ok(inode) => inode,
             // Its removal was logged after these changes.
-            Err(DataError::Gone(_)) => return Ok(()),
+            Err(DataError::Gone(_)) => {
+                self.meta.journal.lock().removed(ino);
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         {
@@ -172,7 +175,8 @@ impl Volume {
                 live.size = size;
             }
             if let Some(time) = time {
-                live.attr.mtime = live.attr.mtime.max(time);
+                // The fold has it only where no later change of attributes was recorded.
+                live.attr.mtime = time;
                 live.attr.ctime = live.attr.ctime.max(time);
             }
             self.dirty_bytes.fetch_add(pending.data_bytes(), Ordering::Relaxed);

@@ -19,6 +19,7 @@
 //! | `24` | ino | nothing | extents and xattrs left to drop |
 //! | `25` | segment id | [`super::SegmentRec`] | live bytes of a segment |
 //! | `26` | segment id | nothing | segments whose object may be deleted |
+//! | `27` | ino, object key | nothing | from an inode to the keys where it was last seen |
 //!
 //! Numbers are big-endian, so that byte order is number order.
 
@@ -42,6 +43,7 @@ pub const INTENT: u8 = 0x23;
 pub const DEAD: u8 = 0x24;
 pub const SEGMENT: u8 = 0x25;
 pub const GARBAGE: u8 = 0x26;
+pub const RESTS: u8 = 0x27;
 
 /// Directory cookies 0 to 2 are the start, `.` and `..`.
 pub const FIRST_COOKIE: u64 = 3;
@@ -161,6 +163,16 @@ pub fn rest(key: &ObjectKey) -> Vec<u8> {
 
 pub fn tidy(key: &ObjectKey) -> Vec<u8> {
     with_bytes(TIDY, key.as_str().as_bytes())
+}
+
+/// From an inode to a key where it rests.
+pub fn rests(ino: Ino, key: &ObjectKey) -> Vec<u8> {
+    with_ino(RESTS, ino, key.as_str().as_bytes())
+}
+
+/// The object key of a `rests` key.
+pub fn parse_rests(key: &[u8]) -> Option<ObjectKey> {
+    Some(ObjectKey::new(std::str::from_utf8(key.get(9..)?).ok()?))
 }
 
 /// The object key of a `rest` or `tidy` key.

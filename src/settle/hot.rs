@@ -14,7 +14,8 @@ pub const NOT_AFTER: Duration = Duration::from_secs(20);
 /// How long after it was sent a request may still be applied.
 pub fn hot_time(store: &Capabilities) -> Duration {
     if store.has(Verb::Expiry) {
-        NOT_AFTER + Duration::from_secs(60)
+        let margin = Duration::from_secs(60);
+        NOT_AFTER + crate::fault::duration(crate::fault::HOT_MARGIN, margin)
     } else {
         Duration::from_secs(15 * 60)
     }

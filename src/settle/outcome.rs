@@ -44,30 +44,30 @@ impl Settler {
             return Ok(());
         }
         // Fetches that began before the records change must not end after it.
-        let inodes: Vec<_> = resolved
+        let guards: Vec<_> = resolved
             .iter()
             .filter_map(|(_, intent, _)| self.volume.inodes.get(intent.ino))
+            .map(|inode| inode.changing())
             .collect();
-        for inode in &inodes {
-            inode.live().changing += 1;
-        }
-        let result = self.resolve_batch(&resolved).await;
-        for inode in &inodes {
-            let mut live = inode.live();
-            live.changing -= 1;
-            live.version += 1;
-        }
-        result?;
-        for (_, intent, outcome) in resolved {
-            self.hot.resolved(&intent.key, boottime());
-            match outcome {
-                Outcome::Refused => self.somebody_else(&intent).await?,
-                Outcome::Applied(_) => {}
-                Outcome::Not | Outcome::Open => {
-                    let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
-                    self.schedule.by(intent.ino, boottime() + pause);
-                }
+        let batch = self.resolve_batch(&resolved).await;
+        drop(guards);
+        if let Err(error) = batch {
+            // Their intents stay open; once cold they are decided as if nobody had seen an answer.
+            for (put_id, intent, _) in resolved {
+                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
             }
+            return Err(error);
+        }
+        let finished = boottime();
+        for (_, intent, outcome) in &resolved {
+            self.hot.resolved(&intent.key, finished);
+            if matches!(outcome, Outcome::Not | Outcome::Open) {
+                let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
+                self.schedule.by(intent.ino, finished + pause);
+            }
+        }
+        for (_, intent, _) in resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused)) {
+            self.somebody_else(intent).await?;
         }
         Ok(())
     }
@@ -88,6 +88,7 @@ impl Settler {
                     contents.extend(content.map(|content| (intent.ino, content)));
                     if self.at_rest(&txn, intent.ino, &mut memo).await? {
                         txn.delete(keys::work(intent.ino));
+                        self.tidy_strays(&mut txn, intent.ino, &mut memo).await?;
                     } else {
                         touched.push(intent.ino);
                     }
@@ -107,7 +108,7 @@ impl Settler {
                     }
                 }
                 (IntentOp::Delete, Outcome::Applied(_)) => {
-                    txn.delete(keys::rest(&intent.key));
+                    txn.delete_rest(&intent.key).await?;
                     txn.delete(keys::tidy(&intent.key));
                 }
                 (IntentOp::Delete, _) => touched.push(TIDY),
@@ -142,7 +143,7 @@ impl Settler {
             generation: intent.generation,
             attr_gen: intent.attr_gen,
         };
-        txn.put(keys::rest(&intent.key), &rest);
+        txn.put_rest(&intent.key, &rest).await?;
         if !intent.moves_base {
             return Ok(None);
         }
@@ -229,6 +230,7 @@ pub(super) fn absent() -> Version {
 pub(super) fn forget_base(txn: &mut Txn<'_>, volume: &Volume, base: &Base) {
     if base.parked {
         if let Some(id) = parked_id(volume, &base.key) {
+            txn.delete(keys::segment(id));
             txn.put_raw(keys::garbage(id), Vec::new());
         }
     } else {
@@ -236,7 +238,8 @@ pub(super) fn forget_base(txn: &mut Txn<'_>, volume: &Volume, base: &Base) {
     }
 }
 
-fn parked_id(volume: &Volume, key: &ObjectKey) -> Option<u128> {
+/// The id of a parked copy: it lies among the segments, under a name of its own.
+pub(super) fn parked_id(volume: &Volume, key: &ObjectKey) -> Option<u128> {
     let id = volume.state.strip(key)?.strip_prefix("segments/")?;
     u128::from_str_radix(id, 16).ok()
 }

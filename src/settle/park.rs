@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SettleError;
-use super::outcome::forget_base;
+use super::outcome::{forget_base, parked_id};
 use super::settler::Settler;
 use crate::data::{DataError, Inode};
-use crate::meta::records::{ContentRec, RestRec};
+use crate::meta::records::{ContentRec, RestRec, SegmentRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{Base, ObjectKey, Version};
@@ -51,13 +51,9 @@ impl Settler {
         let to = self.volume.segment_key(id);
         let version = self.copy_away(base, &to).await?;
         let parked = Base { key: to, parked: true, version, put_id: None };
-        inode.live().changing += 1;
+        let guard = inode.changing();
         let result = self.record_parked(inode, base, parked).await;
-        {
-            let mut live = inode.live();
-            live.changing -= 1;
-            live.version += 1;
-        }
+        drop(guard);
         tracing::info!(key = %base.key, ino = %inode.ino, "content is parked to free its key");
         result
     }
@@ -72,6 +68,10 @@ impl Settler {
         let content: Option<ContentRec> = txn.get(&keys::content(inode.ino)).await?;
         let content = match content {
             Some(mut content) if content.base.as_ref() == Some(base) => {
+                if let Some(id) = parked_id(&self.volume, &parked.key) {
+                    let size = parked.version.size.max(1);
+                    txn.put(keys::segment(id), &SegmentRec { total: size, live: size });
+                }
                 content.base = Some(parked);
                 txn.put(keys::content(inode.ino), &content);
                 Some(content)

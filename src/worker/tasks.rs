@@ -10,25 +10,32 @@ use tokio_util::sync::CancellationToken;
 use super::serve::Shared;
 use super::{VolumeState, WorkerError};
 use crate::clock::Deadline;
-use crate::data::Volume;
+use crate::data::{Inode, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::Changed;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
+/// Data committed in one batch: half a segment. A larger file is alone.
+const GROUP_BYTES: u64 = 8 << 20;
 /// How long the timer's flush may take before it counts as trouble.
 const FLUSH: Duration = Duration::from_secs(30);
 /// How often compaction is considered. It does nothing on an idle volume.
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Commits everything and makes it durable.
-pub(super) async fn commit_all(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
+pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
     let deadline = Deadline::after(timeout);
-    let dirty = volume.dirty_inodes();
-    for group in dirty.chunks(GROUP) {
-        match tokio::time::timeout(deadline.left(), volume.commit(group.to_vec())).await {
-            Ok(result) => result?,
+    for group in groups(volume) {
+        // In a task of its own, which goes on when the time is over: what was uploaded is used.
+        let this = Arc::clone(volume);
+        let commit = tokio::spawn(async move { this.commit(group).await });
+        match tokio::time::timeout(deadline.left(), commit).await {
+            Ok(Ok(result)) => result?,
+            Ok(Err(panicked)) => {
+                return Err(crate::data::DataError::Late(panicked.to_string()).into());
+            }
             Err(_) => {
                 let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
                 return Err(crate::data::DataError::Late(why).into());
@@ -74,10 +81,22 @@ pub(super) fn start(
     tasks.spawn(Arc::clone(&shared.settler).run(stop.clone()));
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
+        let mut orphans_collected = false;
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
                 () = tokio::time::sleep(MAINTENANCE) => {}
+            }
+            if !orphans_collected {
+                match engine.volume.collect_orphan_segments().await {
+                    Ok(deleted) => {
+                        tracing::debug!(deleted, "orphan segments");
+                        orphans_collected = true;
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "orphan segments");
+                    }
+                }
             }
             match engine.volume.meta.engine.maintain(false).await {
                 Ok(done) => tracing::debug!(?done, "maintenance"),
@@ -108,10 +127,29 @@ pub(super) fn start(
 }
 
 async fn commit_only(volume: &Volume) -> Result<(), WorkerError> {
-    for group in volume.dirty_inodes().chunks(GROUP) {
-        volume.commit(group.to_vec()).await?;
+    for group in groups(volume) {
+        volume.commit(group).await?;
     }
     Ok(())
+}
+
+/// Dirty files in groups small enough that an fsync of one of them never waits long for the others.
+fn groups(volume: &Volume) -> Vec<Vec<Arc<Inode>>> {
+    let mut groups: Vec<Vec<Arc<Inode>>> = Vec::new();
+    let mut filled = u64::MAX;
+    for inode in volume.dirty_inodes() {
+        let bytes = inode.live().pending.data_bytes();
+        let full = groups.last().is_none_or(|group| group.len() >= GROUP);
+        if full || filled.saturating_add(bytes) > GROUP_BYTES {
+            groups.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(group) = groups.last_mut() {
+            group.push(inode);
+        }
+    }
+    groups
 }
 
 async fn watch(shared: &Shared, stop: &CancellationToken) {

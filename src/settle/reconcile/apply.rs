@@ -161,7 +161,7 @@ impl Reconciler {
         };
         tx.create_with(ino, self.adopted(FileKind::File, Some(version)), content);
         tx.link(dir, name, ino, FileKind::File);
-        tx.kv.put(keys::rest(&key), &rest_of(ino, version, 1));
+        tx.kv.put_rest(&key, &rest_of(ino, version, 1)).await?;
         changed.push(Changed::Entry { parent: dir, name: name.clone() });
         Ok(())
     }
@@ -201,7 +201,7 @@ impl Reconciler {
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
         tx.kv.put(keys::content(ino), &next);
-        tx.kv.put(keys::rest(key), &rest_of(ino, version, generation));
+        tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
         let time = modified(version);
         tx.edit(ino, move |rec| {
             rec.mtime = time;
@@ -269,7 +269,7 @@ impl Reconciler {
             }
             _ => true,
         } && rec.nlink <= if dirent.kind == FileKind::Dir { 2 } else { 1 };
-        tx.kv.delete(keys::rest(&key));
+        tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
             tx.needs_rest(dirent.ino, WorkRec::Inode);
             tx.commit(0).await?;

@@ -74,7 +74,7 @@ impl Reconciler {
                     generation: 0,
                     attr_gen: rec.attr_gen,
                 };
-                tx.kv.put(keys::rest(&key), &rest);
+                tx.kv.put_rest(&key, &rest).await?;
             }
             let target = if kind == FileKind::Symlink { target } else { None };
             tx.edit(ino, move |rec| {
