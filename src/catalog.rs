@@ -34,7 +34,7 @@ use std::time::Duration;
 use crate::config::{PluginConfig, VolumeHome, VolumeOptions};
 use crate::types::VolumeName;
 
-pub use definition::{Definition, PrefixEntry, Removing, VolumeFormat};
+pub use definition::{Definition, Deleting, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use incarnation::{Incarnation, incarnate};

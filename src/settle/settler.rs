@@ -321,11 +321,6 @@ impl Settler {
     /// How long a request may still arrive after its own expiry: clocks at the store's front ends and
     /// a body under way. Where a store ignores expiry, only time helps.
     pub(super) fn hot_time(&self) -> Duration {
-        if self.volume.capabilities.has(crate::store::Verb::Expiry) {
-            let margin = Duration::from_secs(60);
-            super::round::NOT_AFTER + crate::fault::duration(crate::fault::HOT_MARGIN, margin)
-        } else {
-            Duration::from_secs(15 * 60)
-        }
+        super::hot::hot_time(&self.volume.capabilities)
     }
 }

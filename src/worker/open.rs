@@ -30,7 +30,7 @@ use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
 
 /// The engine's database below the state folder. The name changes with the engine's format, so that
 /// no binary opens what it cannot read.
-const ENGINE_PATH: &str = "meta/slatedb-0.18";
+pub(super) const ENGINE_PATH: &str = "meta/slatedb-0.18";
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -57,15 +57,15 @@ pub struct Mounted {
 }
 
 /// The stores of a volume and where its keys start in them.
-struct Places {
-    store: Store,
-    state_store: Store,
-    prefix: KeyPrefix,
-    state: KeyPrefix,
-    same_bucket: bool,
+pub(super) struct Places {
+    pub store: Store,
+    pub state_store: Store,
+    pub prefix: KeyPrefix,
+    pub state: KeyPrefix,
+    pub same_bucket: bool,
 }
 
-fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
+pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
     let settings = StoreSettings {
         endpoint: options.endpoint.clone(),
         region: options.region.clone(),
@@ -132,7 +132,10 @@ impl Format {
 #[async_trait]
 impl FormatCheck for Format {
     async fn check(&self, timeout: Duration) -> Result<(), FormatTrouble> {
-        self.read(timeout).await.map(drop)
+        match self.read(timeout).await?.deleting {
+            None => Ok(()),
+            Some(_) => Err(FormatTrouble::Damaged(WorkerError::Removed.to_string())),
+        }
     }
 }
 
@@ -155,6 +158,9 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
         FormatTrouble::Unknown(e) => e.into(),
     })?;
+    if known.deleting.is_some() {
+        return Err(WorkerError::Removed);
+    }
     if known.endpoint != places.store.endpoint() {
         return Err(WorkerError::OtherEndpoint {
             ours: places.store.endpoint().to_owned(),
