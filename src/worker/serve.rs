@@ -19,6 +19,8 @@ pub(super) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
 pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(12);
 /// Changing the lease's record.
 const LEASE: Duration = Duration::from_secs(10);
+/// Waiting for the round of settling that is under way.
+const ROUND: Duration = Duration::from_secs(5);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -85,7 +87,7 @@ impl Shared {
 
     pub async fn status(&self) -> WorkerStatus {
         let settle = self.settler.status().await;
-        let counters = self.volume.meta.superblock().await;
+        let counters = self.volume.meta.superblock();
         let lease = self.keeper.status().borrow().clone();
         WorkerStatus {
             name: self.spec.name.clone(),
@@ -110,6 +112,7 @@ impl Shared {
     /// Commits everything, settles what fits, and lets others have the volume.
     pub async fn drain(&self) -> DrainReply {
         self.set_state(VolumeState::Draining);
+        let deadline = Deadline::after(COMMIT_BUDGET);
         let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
         if let Err(error) = committed {
             self.volume.note_error(&error);
@@ -120,7 +123,8 @@ impl Shared {
                 error: Some(error.to_string()),
             };
         }
-        let unsettled = match self.settler.settle_all(Deadline::after(SETTLE_BUDGET)).await {
+        let settle = Deadline::after(SETTLE_BUDGET.min(deadline.left()));
+        let unsettled = match self.settler.settle_all(settle).await {
             Ok(left) => left,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
@@ -162,8 +166,6 @@ impl Shared {
     /// The end: commits, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, settle: Duration) -> Result<u64, WorkerError> {
-        // A lazy unmount leaves open files: what they would still write could be acknowledged and lost.
-        self.volume.freeze();
         commit_all(&self.volume, COMMIT_BUDGET).await?;
         let left = match self.settler.settle_all(Deadline::after(settle)).await {
             Ok(left) => left,
@@ -172,15 +174,20 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
-        // What was under way when the volume froze, and what settling recorded.
+        self.settler.rest(Deadline::after(ROUND)).await;
+        // A program may still write through a descriptor of the detached mount. What is acknowledged
+        // from here on would be in a log that is about to be deleted, so nothing is.
+        self.volume.meta.journal.lock().refuse_content();
         commit_all(&self.volume, COMMIT_BUDGET).await?;
-        let everything = self.volume.dirty_inodes().is_empty();
+        let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
+        if !sealed.unwrap_or(false) {
+            let why = "changes were still on their way when the volume was to be closed";
+            return Err(crate::data::DataError::Late(why.to_owned()).into());
+        }
         self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
-        if everything {
-            super::open::clear_local(&self.spec.state_dir);
-        }
+        super::open::clear_local(&self.spec.state_dir);
         Ok(left)
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
-use super::serve::{SETTLE_BUDGET, Shared};
+use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
 use super::{VolumeState, WorkerError, WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, Serving, serve};
 
@@ -97,6 +97,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     tracing::info!(id = %spec.id, "the volume is served");
 
     let mut linger: Option<tokio::time::Instant> = None;
+    let mut broke = None;
     loop {
         let lingering = async {
             match linger {
@@ -108,7 +109,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
             _ = terminate.recv() => break,
             () = exit.notified() => break,
             ended = serving.wait() => {
-                ended?;
+                broke = ended.err();
                 break;
             }
             () = lingering => match *drain_seen.borrow() {
@@ -134,7 +135,15 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
             break;
         }
     }
+    if let Some(error) = broke {
+        // Whoever serves the mount next has it from the bucket.
+        tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
+    }
     stop.cancel();
+    // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
+    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
+    }
     while running.join_next().await.is_some() {}
     let result = shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await;
     drop(lock);
