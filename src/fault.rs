@@ -1,1 +1,22 @@
-//! fault
+//! Seams through which tests of the whole program shorten its patience. A release build ignores them.
+
+use std::time::Duration;
+
+/// How long an fsync waits, milliseconds.
+pub const SYNC_TIMEOUT: &str = "S3VOL_TEST_SYNC_TIMEOUT_MS";
+/// How long after its expiry a request may still arrive, milliseconds.
+pub const HOT_MARGIN: &str = "S3VOL_TEST_HOT_MARGIN_MS";
+/// How often the lease is renewed, milliseconds.
+pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
+/// Stands for the kernel's boot id.
+pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
+
+/// What a test asks for instead of `default`.
+pub fn duration(name: &str, default: Duration) -> Duration {
+    text(name).and_then(|ms| ms.parse().ok()).map_or(default, Duration::from_millis)
+}
+
+/// A test's value of a seam.
+pub fn text(name: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+}

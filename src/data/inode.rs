@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
-use super::CacheFile;
+use super::{CacheFile, DataError};
 use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::types::Ino;
@@ -56,6 +56,14 @@ pub struct Live {
     /// The inode is gone for good.
     pub removed: bool,
     pub ahead: super::read::ReadAhead,
+}
+
+impl Live {
+    /// Refuses a change of an inode that was removed while it was being opened: nothing would ever
+    /// commit it.
+    pub(super) fn in_use(&self, ino: Ino) -> Result<(), DataError> {
+        if self.removed { Err(DataError::Gone(ino)) } else { Ok(()) }
+    }
 }
 
 impl Inode {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -78,7 +78,6 @@ pub struct Volume {
     settle_queue: Mutex<HashSet<Ino>>,
     pub settle_wanted: Notify,
     last_error: Mutex<Option<String>>,
-    frozen: AtomicBool,
 }
 
 /// Uncommitted data that a volume holds at most before writers wait, bytes.
@@ -109,7 +108,6 @@ impl Volume {
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),
             last_error: Mutex::new(None),
-            frozen: AtomicBool::new(false),
         });
         volume.clear_cache_except(&recovered.pending)?;
         if volume.meta.get::<InodeRec>(&keys::inode(Ino::ROOT)).await?.is_none() {
@@ -164,7 +162,10 @@ impl Volume {
         let inode = match self.inode(ino).await {
             Ok(inode) => inode,
             // Its removal was logged after these changes.
-            Err(DataError::Gone(_)) => return Ok(()),
+            Err(DataError::Gone(_)) => {
+                self.meta.journal.lock().removed(ino);
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         {
@@ -174,7 +175,8 @@ impl Volume {
                 live.size = size;
             }
             if let Some(time) = time {
-                live.attr.mtime = live.attr.mtime.max(time);
+                // The fold has it only where no later change of attributes was recorded.
+                live.attr.mtime = time;
                 live.attr.ctime = live.attr.ctime.max(time);
             }
             self.dirty_bytes.fetch_add(pending.data_bytes(), Ordering::Relaxed);
@@ -276,15 +278,6 @@ impl Volume {
                 return Err(DataError::Late(error));
             }
         }
-    }
-
-    /// From now on users change nothing: what is being committed last is all there is.
-    pub fn freeze(&self) {
-        self.frozen.store(true, Ordering::SeqCst);
-    }
-
-    pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::SeqCst)
     }
 
     /// Remembers the latest trouble for the status.

@@ -35,11 +35,17 @@ impl Volume {
         let time = crate::clock::now();
         let (eager, ino) = {
             let mut live = inode.live();
-            still_there(inode, &live)?;
-            live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e))?;
+            live.in_use(inode.ino)?;
             let size = live.size.max(end);
             let record = Record::Wrote { ino: inode.ino, start: offset, end, size, time };
-            let lsn = self.meta.journal.lock().append(&record)?;
+            let written =
+                live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
+            let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
+            let lsn = logged.inspect_err(|_| {
+                // What was clean there may be half of this write now.
+                self.cached_less(live.cache.present.covered(offset..end));
+                live.cache.present.remove(offset..end);
+            })?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             (live.pending.data_bytes() >= EAGER_COMMIT, inode.ino)
         };
@@ -62,7 +68,7 @@ impl Volume {
         let time = crate::clock::now();
         {
             let mut live = inode.live();
-            still_there(inode, &live)?;
+            live.in_use(inode.ino)?;
             let size = if keep_size { live.size } else { live.size.max(end) };
             let end = end.min(size);
             if start >= end {
@@ -105,7 +111,7 @@ impl Volume {
         let time = crate::clock::now();
         {
             let mut live = inode.live();
-            still_there(inode, &live)?;
+            live.in_use(inode.ino)?;
             let record = Record::Cut { ino: inode.ino, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             let before = live.pending.data_bytes();
@@ -157,8 +163,4 @@ impl Volume {
             Some(now.saturating_sub(bytes))
         });
     }
-}
-
-fn still_there(inode: &Inode, live: &Live) -> Result<(), DataError> {
-    if live.removed { Err(DataError::Gone(inode.ino)) } else { Ok(()) }
 }

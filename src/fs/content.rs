@@ -52,6 +52,11 @@ impl Fs {
     fn opened(&self, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         inode.opens.fetch_add(1, Ordering::SeqCst);
+        if inode.live().removed {
+            // The kernel looks the name up again.
+            inode.opens.fetch_sub(1, Ordering::SeqCst);
+            return Err(FsError::Stale);
+        }
         self.note_open(inode.ino)?;
         let fh = self.new_handle();
         if writes {
@@ -136,7 +141,7 @@ impl Fs {
         if end <= size {
             return Ok(());
         }
-        let used = self.volume.meta.superblock().await.bytes + self.volume.growth();
+        let used = self.volume.meta.superblock().bytes + self.volume.growth();
         self.room_to_grow(used, end - size.max(committed))
     }
 
@@ -215,10 +220,23 @@ impl Fs {
 
     /// Everything of this inode and every earlier change of names is in the bucket when this returns.
     pub async fn fsync(&self, ino: Ino, _datasync: bool) -> Result<Receipt, FsError> {
-        if let Some(inode) = self.volume.inodes.get(ino) {
-            self.volume.commit(vec![inode]).await?;
+        let volume = Arc::clone(&self.volume);
+        let timeout = crate::fault::duration(crate::fault::SYNC_TIMEOUT, SYNC_TIMEOUT);
+        // In a task of its own: when the time is over, what is under way still goes up.
+        let sync = tokio::spawn(async move {
+            if let Some(inode) = volume.inodes.get(ino) {
+                volume.commit(vec![inode]).await?;
+            }
+            Ok::<_, FsError>(volume.meta.flush(timeout).await?)
+        });
+        match tokio::time::timeout(timeout, sync).await {
+            Ok(Ok(synced)) => synced,
+            Ok(Err(panicked)) => Err(FsError::io("fsync", panicked)),
+            Err(late) => {
+                let why = self.volume.last_error().unwrap_or_else(|| "no answer".to_owned());
+                Err(FsError::io(format!("the bucket does not take the data: {why}"), late))
+            }
         }
-        Ok(self.volume.meta.flush(SYNC_TIMEOUT).await?)
     }
 
     pub async fn fallocate(

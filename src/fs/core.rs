@@ -8,7 +8,7 @@ use super::{Attr, FileHandle, FsError, StatFs};
 use crate::data::{DataError, Inode, Outside, Volume};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, InodeRec};
-use crate::types::{FileKind, Ino};
+use crate::types::{Caller, FileKind, Ino};
 
 /// How long the kernel may believe names and attributes. Short, because a hit costs microseconds, and
 /// because what others do to the bucket has to show within `refresh`.
@@ -43,14 +43,18 @@ impl Fs {
         FileHandle(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Whether the worker that died before had carried this request out: the kernel sends what was
+    /// not answered once more, and doing it twice would fail or undo it.
+    pub(super) fn answered(&self, caller: &Caller) -> bool {
+        caller.resent
+            && caller.unique != 0
+            && self.volume.meta.journal.lock().answered(caller.unique)
+    }
+
     /// Refuses a change of a read-only volume.
     pub(super) fn writable(&self) -> Result<(), FsError> {
         if self.volume.options.readonly {
             return Err(FsError::ReadOnly);
-        }
-        if self.volume.is_frozen() {
-            let context = "the volume is being unmounted".to_owned();
-            return Err(FsError::Io { context, source: None });
         }
         Ok(())
     }
@@ -124,7 +128,7 @@ impl Fs {
 
     /// What `df` shows: the quota where there is one, else more than anybody will fill.
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
-        let counters = self.volume.meta.superblock().await;
+        let counters = self.volume.meta.superblock();
         let used = counters.bytes + self.volume.uncommitted_bytes();
         let total = self.volume.options.size.unwrap_or((1 << 50).max(used * 2));
         let files_total = self.volume.options.inodes.unwrap_or((1 << 32).max(counters.inodes * 2));

@@ -97,6 +97,9 @@ impl Fs {
         new: NewInode,
     ) -> Result<Attr, FsError> {
         self.writable()?;
+        if self.answered(&caller) {
+            return self.made_before(parent, &name).await;
+        }
         self.directory(parent).await?;
         self.outside.name(parent, &name).await?;
         let mut tx = self.volume.begin().await;
@@ -156,6 +159,13 @@ impl Fs {
         Ok(self.attr_from(ino, &rec, size))
     }
 
+    /// The answer to a resent request that had made this name.
+    async fn made_before(&self, parent: Ino, name: &FileName) -> Result<Attr, FsError> {
+        let dirent: crate::meta::records::DirentRec =
+            self.volume.meta.get(&keys::dirent(parent, name)).await?.ok_or(FsError::NotFound)?;
+        self.getattr(dirent.ino).await
+    }
+
     pub async fn link(
         &self,
         caller: Caller,
@@ -164,6 +174,9 @@ impl Fs {
         new_name: FileName,
     ) -> Result<Attr, FsError> {
         self.writable()?;
+        if self.answered(&caller) {
+            return self.made_before(new_parent, &new_name).await;
+        }
         self.directory(new_parent).await?;
         self.outside.name(new_parent, &new_name).await?;
         let inode = self.inode(ino).await?;
@@ -202,6 +215,9 @@ impl Fs {
 
     pub async fn unlink(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
         self.writable()?;
+        if self.answered(&caller) {
+            return Ok(());
+        }
         self.outside.name(parent, &name).await?;
         let mut tx = self.volume.begin().await;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
@@ -219,6 +235,9 @@ impl Fs {
 
     pub async fn rmdir(&self, caller: Caller, parent: Ino, name: FileName) -> Result<(), FsError> {
         self.writable()?;
+        if self.answered(&caller) {
+            return Ok(());
+        }
         self.outside.name(parent, &name).await?;
         if let Some(dirent) = self
             .volume

@@ -69,7 +69,7 @@ impl KeeperConfig {
             host: host.into(),
             check,
             boottime: Arc::new(clock::boottime),
-            renew_every: RENEW_EVERY,
+            renew_every: crate::fault::duration(crate::fault::RENEW_EVERY, RENEW_EVERY),
         }
     }
 }

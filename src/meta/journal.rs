@@ -5,12 +5,12 @@
 //! [`Fold`] keeps what is left, both while running (to shorten the log) and after a crash (to
 //! replay it): one piece of code for both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::pending::{Change, Pending};
-use super::{Batch, LocalLog, LogError};
+use super::{Batch, LocalLog, LogError, keys};
 use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
 /// One record of the local log.
@@ -57,6 +57,40 @@ pub enum Record {
     Closed {
         ino: Ino,
     },
+    /// A new FUSE connection: handles and requests of earlier ones are gone.
+    Connected {
+        conn: u64,
+    },
+    /// What rotation leaves of an [`Record::Op`] that a request may still ask about.
+    Answered {
+        conn: u64,
+        unique: u64,
+    },
+}
+
+/// Requests remembered for the kernel's resending: far more than it can have unanswered.
+const ANSWERS: usize = 65_536;
+
+/// The FUSE requests of one connection that were carried out, the latest of them.
+#[derive(Debug, Clone, Default)]
+struct Answers {
+    conn: u64,
+    order: VecDeque<u64>,
+    known: HashSet<u64>,
+}
+
+impl Answers {
+    fn add(&mut self, conn: u64, unique: u64) {
+        if unique == 0 || conn != self.conn || !self.known.insert(unique) {
+            return;
+        }
+        self.order.push_back(unique);
+        if self.order.len() > ANSWERS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
 }
 
 /// What the log still has to remember.
@@ -65,16 +99,19 @@ pub struct Fold {
     /// Batches by position, dropped once durable.
     pub batches: BTreeMap<Lsn, Record>,
     pub pending: HashMap<Ino, Pending>,
-    /// Last content change, for mtime and ctime.
+    /// Last content change that no record holds yet, for mtime and ctime.
     pub times: HashMap<Ino, Timestamp>,
     pub opens: HashMap<Ino, u32>,
+    answers: Answers,
 }
 
 impl Fold {
     /// Takes one record in.
     pub fn apply(&mut self, lsn: Lsn, record: &Record) {
         match record {
-            Record::Op { .. } => {
+            Record::Op { conn, unique, batch } => {
+                self.attributes_changed(batch);
+                self.answers.add(*conn, *unique);
                 self.batches.insert(lsn, record.clone());
             }
             Record::Commit { inodes, .. } => {
@@ -112,6 +149,31 @@ impl Fold {
                     }
                 }
             }
+            Record::Connected { conn } => {
+                self.opens.clear();
+                self.answers = Answers { conn: *conn, ..Answers::default() };
+            }
+            Record::Answered { conn, unique } => self.answers.add(*conn, *unique),
+        }
+    }
+
+    /// The FUSE connection that answers are remembered of; 0 when there was none.
+    pub fn connection(&self) -> u64 {
+        self.answers.conn
+    }
+
+    /// An inode's record holds its times as of then; one that is gone has nothing left to commit.
+    fn attributes_changed(&mut self, batch: &Batch) {
+        for (key, value) in batch.iter() {
+            if key.first() != Some(&keys::INODE) {
+                continue;
+            }
+            if let Some(ino) = keys::parse_ino(key) {
+                match value {
+                    Some(_) => drop(self.times.remove(&ino)),
+                    None => self.removed(ino),
+                }
+            }
         }
     }
 
@@ -126,9 +188,19 @@ impl Fold {
         self.batches = self.batches.split_off(&Lsn(durable.0 + 1));
     }
 
-    /// The records that rebuild this fold, in log order. Opens come first and carry position 0.
+    /// The records that rebuild this fold, in log order. What has no place in it comes first, at
+    /// position 0.
     fn snapshot(&self) -> Vec<(Lsn, Record)> {
-        let mut records: Vec<(Lsn, Record)> = Vec::new();
+        let conn = self.answers.conn;
+        let mut records: Vec<(Lsn, Record)> = vec![(Lsn(0), Record::Connected { conn })];
+        for unique in &self.answers.order {
+            records.push((Lsn(0), Record::Answered { conn, unique: *unique }));
+        }
+        for (ino, count) in &self.opens {
+            for _ in 0..*count {
+                records.push((Lsn(0), Record::Opened { ino: *ino }));
+            }
+        }
         for (lsn, record) in &self.batches {
             records.push((*lsn, record.clone()));
         }
@@ -151,11 +223,6 @@ impl Fold {
         }
         // One record may have left several ranges; a stable sort keeps each file's own order.
         records.sort_by_key(|(lsn, _)| *lsn);
-        for (ino, count) in &self.opens {
-            for _ in 0..*count {
-                records.insert(0, (Lsn(0), Record::Opened { ino: *ino }));
-            }
-        }
         records
     }
 }
@@ -167,6 +234,16 @@ pub struct Journal {
     fold: Fold,
     /// The log is rewritten when it is longer than this and mostly forgotten, bytes.
     limit: u64,
+    accepts: Accepts,
+}
+
+/// What is still acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepts {
+    All,
+    /// The volume is about to be given back: only what brings the rest into the bucket.
+    Batches,
+    Nothing,
 }
 
 /// Rewriting costs a pass over what is left, so it waits until the log is worth it.
@@ -174,11 +251,18 @@ const ROTATE_AT: u64 = 64 << 20;
 
 impl Journal {
     pub fn new(log: LocalLog<Record>, fold: Fold) -> Self {
-        Journal { log, fold, limit: ROTATE_AT }
+        Journal { log, fold, limit: ROTATE_AT, accepts: Accepts::All }
     }
 
     /// Writes a record; it survives a crash of the process from here on.
     pub fn append(&mut self, record: &Record) -> Result<Lsn, LogError> {
+        let content =
+            matches!(record, Record::Wrote { .. } | Record::Zeroed { .. } | Record::Cut { .. });
+        match self.accepts {
+            Accepts::All => {}
+            Accepts::Batches if !content => {}
+            Accepts::Batches | Accepts::Nothing => return Err(LogError::Ended),
+        }
         let lsn = self.log.append(record)?;
         self.fold.apply(lsn, record);
         Ok(lsn)
@@ -192,6 +276,27 @@ impl Journal {
     /// The position that the next record gets.
     pub fn next_lsn(&self) -> Lsn {
         self.log.next_lsn()
+    }
+
+    /// From now on content stays as it is; batches are still taken.
+    pub fn refuse_content(&mut self) {
+        if self.accepts == Accepts::All {
+            self.accepts = Accepts::Batches;
+        }
+    }
+
+    /// From now on nothing is acknowledged, if all content changes are in batches by now.
+    pub fn seal(&mut self) -> bool {
+        let committed = self.fold.pending.is_empty();
+        if committed {
+            self.accepts = Accepts::Nothing;
+        }
+        committed
+    }
+
+    /// Whether this request of the current FUSE connection was carried out before.
+    pub fn answered(&self, unique: u64) -> bool {
+        self.fold.answers.known.contains(&unique)
     }
 
     /// Forgets an inode that is gone.
@@ -209,3 +314,6 @@ impl Journal {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

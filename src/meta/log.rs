@@ -58,7 +58,10 @@ impl Header {
     /// For a volume on this host, since its last boot.
     pub fn here(volume: VolumeId) -> Result<Self, LogError> {
         let path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = fs::read_to_string(path).map_err(|source| LogError::io(path, source))?;
+        let boot = match crate::fault::text(crate::fault::BOOT_ID) {
+            Some(boot) => boot,
+            None => fs::read_to_string(path).map_err(|source| LogError::io(path, source))?,
+        };
         Ok(Header { volume, boot: boot.trim().to_owned() })
     }
 }
@@ -75,6 +78,9 @@ pub enum LogError {
     /// A failed append could not be undone; only opening anew helps.
     #[error("the local log failed before and accepts nothing more")]
     Broken,
+    /// The volume is being given back, so that nothing more is acknowledged.
+    #[error("the volume is being unmounted and accepts no more changes")]
+    Ended,
     /// A record that cannot be written: too large, or its type cannot be serialised.
     #[error("a record of the local log cannot be written")]
     Record(#[source] Option<postcard::Error>),

@@ -50,6 +50,8 @@ pub struct Meta {
     pub journal: Mutex<Journal>,
     cache: KvCache,
     sequencer: AsyncMutex<SuperRec>,
+    /// The sequencer's counters, for readers that must not wait for a change under way. A leaf.
+    counters: Mutex<SuperRec>,
     /// Names this worker's FUSE connection in the log.
     connection: u64,
     /// The last batch handed over.
@@ -74,6 +76,7 @@ impl Meta {
             engine,
             journal: Mutex::new(journal),
             cache: KvCache::new(CACHE_BYTES),
+            counters: Mutex::new(superblock.clone()),
             sequencer: AsyncMutex::new(superblock),
             connection,
             handed: AtomicU64::new(0),
@@ -147,13 +150,22 @@ impl Meta {
         self.accepting()?;
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
         let durable = self.engine.durable_lsn();
-        self.journal.lock().durable(durable)?;
+        // What is durable stays so when the log cannot be shortened.
+        if let Err(error) = self.journal.lock().durable(durable) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the local log stays long");
+        }
         Ok(receipt)
     }
 
     /// Counters as of the last change.
-    pub async fn superblock(&self) -> SuperRec {
-        self.sequencer.lock().await.clone()
+    pub fn superblock(&self) -> SuperRec {
+        self.counters.lock().clone()
+    }
+
+    /// Ends acknowledging, if everything that was acknowledged is in batches that the engine has.
+    pub async fn seal(&self) -> bool {
+        let _order = self.sequencer.lock().await;
+        self.journal.lock().seal()
     }
 }
 
@@ -255,7 +267,10 @@ impl Txn<'_> {
 
     /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
     /// in order. An error before the log took it changes nothing. An error of the engine after that
-    /// leaves the change in the log: the volume then reopens or is fenced, and serves nothing.
+    /// leaves the change in the log: the volume is then fenced or closed, and serves nothing.
+    ///
+    /// May be dropped at any time: what the log took is shown to readers all the same, because the
+    /// engine has it from the first poll on and hands it over.
     pub async fn commit(mut self, logged: Logged, applied: impl FnOnce()) -> Result<(), MetaError> {
         if self.superblock != *self.guard {
             let superblock = encode(&self.superblock);
@@ -281,10 +296,31 @@ impl Txn<'_> {
         };
         let lsn = self.meta.journal.lock().append(&record)?;
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
-        self.meta.engine.write(lsn, batch).await?;
-        *self.guard = self.superblock.clone();
-        self.meta.cache.wrote(self.writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())));
+        let meta = self.meta;
+        let mut logged = InLog { txn: self, applied: Some(applied) };
+        match meta.engine.write(lsn, batch).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                logged.applied = None;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// A change that the log took; dropping it shows it to readers.
+struct InLog<'m, A: FnOnce()> {
+    txn: Txn<'m>,
+    applied: Option<A>,
+}
+
+impl<A: FnOnce()> Drop for InLog<'_, A> {
+    fn drop(&mut self) {
+        let Some(applied) = self.applied.take() else { return };
+        let txn = &mut self.txn;
+        *txn.guard = txn.superblock.clone();
+        *txn.meta.counters.lock() = txn.superblock.clone();
+        txn.meta.cache.wrote(txn.writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())));
         applied();
-        Ok(())
     }
 }

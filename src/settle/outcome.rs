@@ -49,18 +49,25 @@ impl Settler {
             .filter_map(|(_, intent, _)| self.volume.inodes.get(intent.ino))
             .map(|inode| inode.changing())
             .collect();
-        self.resolve_batch(&resolved).await?;
+        let batch = self.resolve_batch(&resolved).await;
         drop(guards);
-        for (_, intent, outcome) in resolved {
-            self.hot.resolved(&intent.key, boottime());
-            match outcome {
-                Outcome::Refused => self.somebody_else(&intent).await?,
-                Outcome::Applied(_) => {}
-                Outcome::Not | Outcome::Open => {
-                    let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
-                    self.schedule.by(intent.ino, boottime() + pause);
-                }
+        if let Err(error) = batch {
+            // Their intents stay open; once cold they are decided as if nobody had seen an answer.
+            for (put_id, intent, _) in resolved {
+                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
             }
+            return Err(error);
+        }
+        let finished = boottime();
+        for (_, intent, outcome) in &resolved {
+            self.hot.resolved(&intent.key, finished);
+            if matches!(outcome, Outcome::Not | Outcome::Open) {
+                let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
+                self.schedule.by(intent.ino, finished + pause);
+            }
+        }
+        for (_, intent, _) in resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused)) {
+            self.somebody_else(intent).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::hot::Hot;
@@ -33,6 +34,9 @@ pub(super) const TIDY: Ino = Ino(0);
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failed round grows to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long the status waits for the engine.
+const STATUS: Duration = Duration::from_millis(300);
 
 /// How an inode was published last, for its pace.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +67,10 @@ pub struct Settler {
     pub(super) conflicts: AtomicU64,
     /// Everything that can is to settle now.
     pub(super) hurried: AtomicBool,
+    /// Rounds follow each other: what one announced it also resolves.
+    one_round: AsyncMutex<()>,
+    /// The running step ends after its round.
+    halted: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
@@ -83,6 +91,8 @@ impl Settler {
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
             hurried: AtomicBool::new(false),
+            one_round: AsyncMutex::new(()),
+            halted: AtomicBool::new(false),
             host,
             reconciler: std::sync::OnceLock::new(),
         });
@@ -160,21 +170,39 @@ impl Settler {
     }
 
     /// Settles what can be settled until `deadline`; returns how many inodes are left.
-    pub async fn settle_all(&self, deadline: Deadline) -> Result<u64, SettleError> {
+    pub async fn settle_all(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
         self.hurried.store(true, Ordering::SeqCst);
         let result = self.settle_until(deadline).await;
         self.hurried.store(false, Ordering::SeqCst);
         result
     }
 
-    async fn settle_until(&self, deadline: Deadline) -> Result<u64, SettleError> {
+    /// Returns when no round is under way, or at the deadline.
+    pub async fn rest(&self, deadline: Deadline) {
+        self.halted.store(true, Ordering::SeqCst);
+        // A round that goes on longer leaves open intents; they wait for the next owner.
+        drop(tokio::time::timeout(deadline.left(), self.one_round.lock()).await);
+    }
+
+    async fn settle_until(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
         loop {
             self.take_queue();
             let before = self.unsettled().await?;
             self.schedule.hurry();
-            match tokio::time::timeout(deadline.left(), self.step()).await {
-                Ok(result) => result?,
-                Err(_) => return self.unsettled().await,
+            // In a task of its own: a round that was cut off between announcing and resolving would
+            // leave requests that nobody in this process remembers.
+            let this = Arc::clone(self);
+            let step = tokio::spawn(async move { this.step().await });
+            match tokio::time::timeout(deadline.left(), step).await {
+                Ok(Ok(result)) => result?,
+                Ok(Err(panicked)) => {
+                    tracing::error!(%panicked, "settling panicked");
+                    return self.unsettled().await;
+                }
+                Err(_) => {
+                    self.halted.store(true, Ordering::SeqCst);
+                    return self.unsettled().await;
+                }
             }
             let now = self.unsettled().await?;
             // Hot keys and the like: waiting longer than the step did would not help.
@@ -192,9 +220,10 @@ impl Settler {
 
     pub async fn status(&self) -> SettleStatus {
         SettleStatus {
-            unsettled: match self.unsettled().await {
-                Ok(n) => n,
-                Err(_) => self.schedule.len() as u64,
+            // While the engine waits for the bucket the queue in memory has to do.
+            unsettled: match tokio::time::timeout(STATUS, self.unsettled()).await {
+                Ok(Ok(n)) => n,
+                Ok(Err(_)) | Err(_) => self.schedule.len() as u64,
             },
             open_intents: self.hot.len() as u64,
             unsettleable: self.unsettleable.lock().values().take(3).cloned().collect(),
@@ -215,9 +244,14 @@ impl Settler {
 
     /// One round: decide what is ripe, publish what is due, tidy.
     pub(super) async fn step(&self) -> Result<(), SettleError> {
+        let _one = self.one_round.lock().await;
+        self.halted.store(false, Ordering::SeqCst);
         self.take_queue();
         self.decide_ripe().await?;
         loop {
+            if self.halted.load(Ordering::SeqCst) {
+                return Ok(());
+            }
             let due = self.schedule.due(boottime(), ROUND);
             if due.is_empty() {
                 return Ok(());
@@ -287,10 +321,6 @@ impl Settler {
     /// How long a request may still arrive after its own expiry: clocks at the store's front ends and
     /// a body under way. Where a store ignores expiry, only time helps.
     pub(super) fn hot_time(&self) -> Duration {
-        if self.volume.capabilities.has(crate::store::Verb::Expiry) {
-            super::round::NOT_AFTER + Duration::from_secs(60)
-        } else {
-            Duration::from_secs(15 * 60)
-        }
+        super::hot::hot_time(&self.volume.capabilities)
     }
 }

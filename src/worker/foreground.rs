@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
-use super::serve::Shared;
+use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime;
 use super::{WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, serve};
@@ -74,12 +74,19 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = exit.notified() => {}
-        ended = serving.wait() => ended?,
+        ended = serving.wait() => {
+            if let Err(error) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
+            }
+        }
     }
     tracing::info!("unmounting; what was written goes to the bucket");
     let mountpoint = spec.mountpoint.clone();
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
     stop.cancel();
+    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
+    }
     while running.join_next().await.is_some() {}
     let closed = shared.close(SETTLE).await;
     drop(lock);

@@ -15,7 +15,7 @@ use crate::config::VolumeOptions;
 use crate::data::{DataError, Recovered, Volume, VolumeParts};
 use crate::fs::Fs;
 use crate::lease::{
-    FormatCheck, FormatTrouble, Judgement, Keeper, KeeperConfig, Observation, judge,
+    FormatCheck, FormatTrouble, Judgement, Keeper, KeeperConfig, LEASE, Observation, judge,
 };
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
@@ -23,12 +23,14 @@ use crate::meta::{
     Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Record, keys,
 };
 use crate::settle::{Changed, Permit, Reconciler, Settler};
-use crate::store::{Location, Store, StoreBackend, StoreErrorKind, StoreSettings, Verb};
+use crate::store::{
+    ListRequest, Location, Store, StoreBackend, StoreErrorKind, StoreSettings, Verb,
+};
 use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
 
 /// The engine's database below the state folder. The name changes with the engine's format, so that
 /// no binary opens what it cannot read.
-const ENGINE_PATH: &str = "meta/slatedb-0.18";
+pub(super) const ENGINE_PATH: &str = "meta/slatedb-0.18";
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -55,15 +57,15 @@ pub struct Mounted {
 }
 
 /// The stores of a volume and where its keys start in them.
-struct Places {
-    store: Store,
-    state_store: Store,
-    prefix: KeyPrefix,
-    state: KeyPrefix,
-    same_bucket: bool,
+pub(super) struct Places {
+    pub store: Store,
+    pub state_store: Store,
+    pub prefix: KeyPrefix,
+    pub state: KeyPrefix,
+    pub same_bucket: bool,
 }
 
-fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
+pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
     let settings = StoreSettings {
         endpoint: options.endpoint.clone(),
         region: options.region.clone(),
@@ -130,7 +132,10 @@ impl Format {
 #[async_trait]
 impl FormatCheck for Format {
     async fn check(&self, timeout: Duration) -> Result<(), FormatTrouble> {
-        self.read(timeout).await.map(drop)
+        match self.read(timeout).await?.deleting {
+            None => Ok(()),
+            Some(_) => Err(FormatTrouble::Damaged(WorkerError::Removed.to_string())),
+        }
     }
 }
 
@@ -153,6 +158,9 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
         FormatTrouble::Unknown(e) => e.into(),
     })?;
+    if known.deleting.is_some() {
+        return Err(WorkerError::Removed);
+    }
     if known.endpoint != places.store.endpoint() {
         return Err(WorkerError::OtherEndpoint {
             ours: places.store.endpoint().to_owned(),
@@ -207,8 +215,15 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
             "uncommitted changes were found in the local log"
         );
     }
-    let journal = Journal::new(local.log, fold);
-    let meta = Meta::new(engine, journal, superblock, claimed.0);
+    // A successor goes on with the connection of the worker that died. Any other connection is new,
+    // and no other of this volume has the number of this epoch.
+    let taken_over = (successor == Successor::Yes).then(|| fold.connection()).filter(|c| *c != 0);
+    let connection = taken_over.unwrap_or(claimed.0);
+    let mut journal = Journal::new(local.log, fold);
+    if taken_over.is_none() {
+        journal.append(&Record::Connected { conn: connection })?;
+    }
+    let meta = Meta::new(engine, journal, superblock, connection);
     announce_owner(&meta, claimed).await?;
 
     let host = crate::sys::hostname();
@@ -320,6 +335,12 @@ async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerErro
                 tracing::info!(%epoch, ?why, "the volume is free");
                 return Ok(());
             }
+            Judgement::Held(holder)
+                if holder.record.is_none() && claimed_long_ago(places).await? =>
+            {
+                tracing::info!(%epoch, "its claimant never said who it is; the volume is free");
+                return Ok(());
+            }
             Judgement::Held(holder) if deadline.left() <= HELD_PACE => {
                 return Err(WorkerError::Held(holder.to_string()));
             }
@@ -327,6 +348,32 @@ async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerErro
         }
         tokio::time::sleep(HELD_PACE).await;
     }
+}
+
+/// Whether the engine's last manifest, which the claim wrote, is older than a lease by the store's
+/// clock. A host that died between its claim and its first lease record leaves nothing else to judge,
+/// and no challenger's patience is as long as a lease.
+async fn claimed_long_ago(places: &Places) -> Result<bool, WorkerError> {
+    let store = places.state_store.backend();
+    let prefix = places.state.join(&format!("{ENGINE_PATH}/manifest/"));
+    let mut token = None;
+    let mut latest = None;
+    loop {
+        let request = ListRequest {
+            prefix: prefix.as_str().to_owned(),
+            delimiter: false,
+            token,
+            max_keys: 1000,
+        };
+        let page = store.list(request, REQUEST).await?;
+        latest = latest.max(page.entries.iter().filter_map(|e| e.version.modified).max());
+        token = page.next;
+        if token.is_none() {
+            break;
+        }
+    }
+    let now = store.now(REQUEST).await?;
+    Ok(latest.is_some_and(|at| now.0.saturating_sub(at.0) >= LEASE.as_millis() as i64))
 }
 
 /// Writes epochs that the engine claims by itself (after a broken handle) to the local log.
@@ -344,10 +391,14 @@ impl From<crate::fs::FsError> for WorkerError {
 }
 
 /// Removes what a clean end leaves in the state folder: everything is in the bucket.
+/// Logs that were set aside stay: they may hold what no bucket has.
 pub(super) fn clear_local(state_dir: &Path) {
-    for part in ["log", "cache"] {
-        let path = state_dir.join(part);
-        if let Err(error) = std::fs::remove_dir_all(&path)
+    let cache = state_dir.join("cache");
+    for (path, removed) in [
+        (state_dir.join("log/log"), std::fs::remove_file(state_dir.join("log/log"))),
+        (cache.clone(), std::fs::remove_dir_all(cache)),
+    ] {
+        if let Err(error) = removed
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "local state could not be removed");

@@ -1,6 +1,7 @@
 //! The life of an open volume: serving, draining, giving back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerSta
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
+use crate::meta::EngineError;
 use crate::settle::Settler;
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
@@ -19,6 +21,8 @@ pub(super) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
 pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(12);
 /// Changing the lease's record.
 const LEASE: Duration = Duration::from_secs(10);
+/// Waiting for the round of settling that is under way.
+const ROUND: Duration = Duration::from_secs(5);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -31,6 +35,8 @@ pub(super) struct Shared {
     pub keeper: Arc<Keeper>,
     state: watch::Sender<VolumeState>,
     commit_error: Mutex<Option<String>>,
+    /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
+    yielded: AtomicBool,
 }
 
 impl Shared {
@@ -42,6 +48,7 @@ impl Shared {
             keeper: Arc::clone(&mounted.keeper),
             state: watch::Sender::new(VolumeState::Active),
             commit_error: Mutex::new(None),
+            yielded: AtomicBool::new(false),
         })
     }
 
@@ -85,7 +92,7 @@ impl Shared {
 
     pub async fn status(&self) -> WorkerStatus {
         let settle = self.settler.status().await;
-        let counters = self.volume.meta.superblock().await;
+        let counters = self.volume.meta.superblock();
         let lease = self.keeper.status().borrow().clone();
         WorkerStatus {
             name: self.spec.name.clone(),
@@ -110,6 +117,7 @@ impl Shared {
     /// Commits everything, settles what fits, and lets others have the volume.
     pub async fn drain(&self) -> DrainReply {
         self.set_state(VolumeState::Draining);
+        let deadline = Deadline::after(COMMIT_BUDGET);
         let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
         if let Err(error) = committed {
             self.volume.note_error(&error);
@@ -120,13 +128,22 @@ impl Shared {
                 error: Some(error.to_string()),
             };
         }
-        let unsettled = match self.settler.settle_all(Deadline::after(SETTLE_BUDGET)).await {
+        let settle = Deadline::after(SETTLE_BUDGET.min(deadline.left()));
+        let unsettled = match self.settler.settle_all(settle).await {
             Ok(left) => left,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
                 self.settler.status().await.unsettled
             }
         };
+        // What settling found out must be durable too: an intent without its outcome would make the
+        // next host wait for requests that cannot arrive any more.
+        if self.volume.meta.undurable()
+            && let Err(error) = self.volume.meta.flush(LEASE).await
+        {
+            self.volume.note_error(&error);
+        }
+        self.yielded.store(true, Ordering::SeqCst);
         if let Err(error) = self.set_lease(LeaseState::Yielding).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -147,12 +164,33 @@ impl Shared {
             return false;
         }
         // Whether another host took the yielding lease is decided by the engine, not by the record.
-        let ours = self.volume.meta.confirm_ownership(LEASE).await.is_ok();
+        // A look first: the usual case is no incident and needs no batch that the engine refuses.
+        let engine = &self.volume.meta.engine;
+        let ours = engine.check_epoch(Deadline::after(LEASE)).await.is_ok()
+            && self.volume.meta.confirm_ownership(LEASE).await.is_ok();
         if !ours || self.set_lease(LeaseState::Held).await.is_err() {
             return false;
         }
+        self.yielded.store(false, Ordering::SeqCst);
         self.set_state(VolumeState::Active);
         true
+    }
+
+    /// Whether the volume was given back here and then taken by another host: nothing of it is left
+    /// to save.
+    pub async fn taken_after_yield(&self) -> bool {
+        if !self.yielded.load(Ordering::SeqCst) || !self.volume.dirty_inodes().is_empty() {
+            return false;
+        }
+        let checked = self.volume.meta.engine.check_epoch(Deadline::after(LEASE)).await;
+        matches!(checked, Err(EngineError::Fenced { .. }))
+    }
+
+    /// The end of a volume that another host has taken after it was given back.
+    pub fn leave(&self) {
+        self.volume.meta.engine.abandon();
+        self.set_state(VolumeState::Closed);
+        super::open::clear_local(&self.spec.state_dir);
     }
 
     async fn set_lease(&self, state: LeaseState) -> Result<(), WorkerError> {
@@ -162,8 +200,6 @@ impl Shared {
     /// The end: commits, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, settle: Duration) -> Result<u64, WorkerError> {
-        // A lazy unmount leaves open files: what they would still write could be acknowledged and lost.
-        self.volume.freeze();
         commit_all(&self.volume, COMMIT_BUDGET).await?;
         let left = match self.settler.settle_all(Deadline::after(settle)).await {
             Ok(left) => left,
@@ -172,15 +208,20 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
-        // What was under way when the volume froze, and what settling recorded.
+        self.settler.rest(Deadline::after(ROUND)).await;
+        // A program may still write through a descriptor of the detached mount. What is acknowledged
+        // from here on would be in a log that is about to be deleted, so nothing is.
+        self.volume.meta.journal.lock().refuse_content();
         commit_all(&self.volume, COMMIT_BUDGET).await?;
-        let everything = self.volume.dirty_inodes().is_empty();
+        let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
+        if !sealed.unwrap_or(false) {
+            let why = "changes were still on their way when the volume was to be closed";
+            return Err(crate::data::DataError::Late(why.to_owned()).into());
+        }
         self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
-        if everything {
-            super::open::clear_local(&self.spec.state_dir);
-        }
+        super::open::clear_local(&self.spec.state_dir);
         Ok(left)
     }
 }

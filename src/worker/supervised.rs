@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
-use super::serve::{SETTLE_BUDGET, Shared};
+use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
 use super::{VolumeState, WorkerError, WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, Serving, serve};
 
@@ -38,16 +38,26 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
         Some(_) => Successor::Yes,
         None => Successor::No,
     };
-    runtime()?.block_on(run(spec, device, successor))
+    // This process serves one volume: whatever any of its threads logs is about that one.
+    let span = tracing::info_span!("volume", name = %spec.name);
+    let _entered = span.enter();
+    let mut builder = runtime_builder();
+    let inherited = span.clone();
+    builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
+    builder.build()?.block_on(run(spec, device, successor))
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    Ok(runtime_builder().build()?)
+}
+
+fn runtime_builder() -> tokio::runtime::Builder {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all();
+    builder
 }
 
 async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow::Result<u8> {
-    let span = tracing::info_span!("volume", name = %spec.name);
-    let _entered = span.enter();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -97,6 +107,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     tracing::info!(id = %spec.id, "the volume is served");
 
     let mut linger: Option<tokio::time::Instant> = None;
+    let mut broke = None;
     loop {
         let lingering = async {
             match linger {
@@ -108,7 +119,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
             _ = terminate.recv() => break,
             () = exit.notified() => break,
             ended = serving.wait() => {
-                ended?;
+                broke = ended.err();
                 break;
             }
             () = lingering => match *drain_seen.borrow() {
@@ -134,9 +145,23 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
             break;
         }
     }
+    if let Some(error) = broke {
+        // Whoever serves the mount next has it from the bucket.
+        tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
+    }
     stop.cancel();
+    // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
+    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
+    }
     while running.join_next().await.is_some() {}
-    let result = shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await;
+    let result = if shared.taken_after_yield().await {
+        tracing::info!("another host uses the volume now");
+        shared.leave();
+        Ok(0)
+    } else {
+        shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await
+    };
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

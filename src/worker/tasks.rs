@@ -25,11 +25,17 @@ const FLUSH: Duration = Duration::from_secs(30);
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Commits everything and makes it durable.
-pub(super) async fn commit_all(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
+pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
     let deadline = Deadline::after(timeout);
     for group in groups(volume) {
-        match tokio::time::timeout(deadline.left(), volume.commit(group)).await {
-            Ok(result) => result?,
+        // In a task of its own, which goes on when the time is over: what was uploaded is used.
+        let this = Arc::clone(volume);
+        let commit = tokio::spawn(async move { this.commit(group).await });
+        match tokio::time::timeout(deadline.left(), commit).await {
+            Ok(Ok(result)) => result?,
+            Ok(Err(panicked)) => {
+                return Err(crate::data::DataError::Late(panicked.to_string()).into());
+            }
             Err(_) => {
                 let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
                 return Err(crate::data::DataError::Late(why).into());

@@ -175,7 +175,8 @@ impl<R: DeserializeOwned> Held<R> {
             let len = frame.len_on_disk();
             match frame.kind {
                 Kind::Record => {
-                    let in_order = self.records.last().is_none_or(|(last, _)| *last < frame.lsn);
+                    // Equal after a rotation: one record may have left several.
+                    let in_order = self.records.last().is_none_or(|(last, _)| *last <= frame.lsn);
                     let Ok(record) = postcard::from_bytes(&frame.payload) else { break };
                     if !in_order {
                         break;
