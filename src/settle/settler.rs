@@ -13,7 +13,7 @@ use super::plan::{Item, Plan};
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
-use crate::data::Volume;
+use crate::data::{DataError, Volume};
 use crate::meta::keys;
 use crate::meta::records::{IntentRec, WorkRec, decode};
 use crate::types::Ino;
@@ -246,7 +246,16 @@ impl Settler {
                 self.schedule.by(ino, boottime());
                 continue;
             }
-            match self.plan(ino, &mut memo).await? {
+            let plan = match self.plan(ino, &mut memo).await {
+                // One file that cannot be read must not keep all others from resting.
+                Err(SettleError::Data(e @ (DataError::BaseGone { .. } | DataError::Damaged(_)))) => {
+                    tracing::error!(%ino, error = %e, "a file cannot settle");
+                    self.unsettleable.lock().insert(ino, e.to_string());
+                    Plan::Later(LONGEST_PAUSE)
+                }
+                other => other?,
+            };
+            match plan {
                 Plan::Done => self.work_done(ino).await?,
                 Plan::Gone => {}
                 Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),

@@ -203,6 +203,7 @@ impl Run {
                 let gone = self.fs().unlink(Caller::ROOT, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
+                    self.tree.node_mut(entry.dir).foreign = false;
                 }
             }
             Op::Rmdir { entry } => {
@@ -217,6 +218,7 @@ impl Run {
                 let gone = self.fs().rmdir(Caller::ROOT, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
+                    self.tree.node_mut(entry.dir).foreign = false;
                 }
             }
             Op::Chmod { entry, perm } => {
@@ -447,6 +449,7 @@ impl Run {
             .await;
         if agree(done, &expected)?.is_some() {
             self.tree.node_mut(entry.dir).mtime = None;
+            self.tree.node_mut(entry.dir).foreign = false;
             self.tree.node_mut(dir).mtime = None;
             for id in [Some(entry.id), self.tree.child(entry.dir, &entry.name)] {
                 self.moved(id);
