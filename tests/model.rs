@@ -33,6 +33,9 @@ use run::Run;
 /// Sequences a test runs unless the environment says otherwise: seconds, not minutes.
 const CASES: u32 = 24;
 
+/// No step takes this long on the slowest machine.
+const STUCK: Duration = Duration::from_secs(20);
+
 fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
@@ -46,13 +49,16 @@ pub fn play(ops: &[Op], refresh: Duration) -> Result<(), String> {
         let mut run = Run::new(refresh).await;
         let mut result = Ok(());
         for (number, op) in ops.iter().enumerate() {
-            result = run.step(op).await.map_err(|e| format!("op {number} {op:?}: {e}"));
+            let step = tokio::time::timeout(STUCK, run.step(op)).await;
+            result = step.unwrap_or_else(|_| Err("stuck".into()));
+            result = result.map_err(|e| format!("op {number} {op:?}: {e}"));
             if result.is_err() {
                 break;
             }
         }
         if result.is_ok() {
-            result = run.finish().await.map_err(|e| format!("at the end: {e}"));
+            let finish = tokio::time::timeout(STUCK, run.finish()).await;
+            result = finish.unwrap_or_else(|_| Err("stuck".into())).map_err(|e| format!("at the end: {e}"));
         }
         run.world.give_up();
         result
@@ -64,7 +70,8 @@ fn explore(mix: Mix, refresh: Duration) {
     let cases = number("S3VOL_MODEL_CASES").map_or(CASES, |n| n as u32);
     let seed = number("S3VOL_MODEL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     let config =
-        Config { cases, max_shrink_iters: 400, failure_persistence: None, ..Config::default() };
+        Config { cases, max_shrink_iters: 300,
+        max_shrink_time: 120_000, failure_persistence: None, ..Config::default() };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

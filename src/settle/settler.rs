@@ -178,7 +178,7 @@ impl Settler {
             }
             let now = self.unsettled().await?;
             // Hot keys and the like: waiting longer than the step did would not help.
-            if now == 0 || now == before && self.volume.take_settle_queue().is_empty() {
+            if now == 0 || now == before && !self.take_queue() {
                 return Ok(now);
             }
         }
@@ -206,11 +206,15 @@ impl Settler {
         self.hurried.load(Ordering::SeqCst)
     }
 
-    pub(super) fn take_queue(&self) {
+    /// Schedules what changed; whether anything did.
+    pub(super) fn take_queue(&self) -> bool {
         let soon = boottime() + self.volume.options.settle_after;
-        for ino in self.volume.take_settle_queue() {
+        let queue = self.volume.take_settle_queue();
+        let any = !queue.is_empty();
+        for ino in queue {
             self.schedule.by(ino, soon);
         }
+        any
     }
 
     /// One round: decide what is ripe, publish what is due, tidy.

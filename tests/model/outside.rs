@@ -1,5 +1,7 @@
 //! What others do to the bucket, always to objects at rest: the volume is settled first.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use s3vol::data::escape_name;
 use s3vol::types::FileKind;
 
@@ -43,9 +45,10 @@ impl Run {
                     self.tree.unlink(entry.dir, &entry.name);
                     self.put(&key, entry.dir, &entry.name, len, seed);
                 } else {
-                    server().put_foreign(&key, bytes(seed, len), &[]);
+                    let data = unlike_any(seed, len);
+                    server().put_foreign(&key, data.clone(), &[]);
                     let node = self.tree.node_mut(entry.id);
-                    node.data = bytes(seed, len);
+                    node.data = data;
                     node.mtime = None;
                     node.foreign = true;
                 }
@@ -109,9 +112,10 @@ impl Run {
     }
 
     fn put(&mut self, key: &str, dir: Id, name: &[u8], len: u32, seed: u8) {
-        server().put_foreign(key, bytes(seed, len), &[]);
+        let data = unlike_any(seed, len);
+        server().put_foreign(key, data.clone(), &[]);
         let mut node = Node::new(FileKind::File, self.world.spec.options.file_mode, None);
-        node.data = bytes(seed, len);
+        node.data = data;
         node.foreign = true;
         self.tree.add(dir, name, node);
     }
@@ -160,4 +164,12 @@ impl Run {
     fn key(&self, entry: &Entry) -> String {
         format!("{}{}", self.dir_key(entry.dir), escape_name(&file_name(&entry.name)))
     }
+}
+
+/// The same bytes put within a second are the same version, whoever put them; so no two are equal.
+fn unlike_any(seed: u8, len: u32) -> Vec<u8> {
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let mut data = bytes(seed, len);
+    data.extend_from_slice(&NUMBER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    data
 }

@@ -50,7 +50,7 @@ fn a_replaced_name_of_several_goes_its_own_way() {
     shared(&[
         Create { dir: 0, name: 0 },
         Link { entry: 0, dir: 0, name: 1 },
-        PutReplaced { file: 0, len: 0, seed: 0 },
+        PutReplaced { file: 0, len: 5, seed: 0 },
     ]);
     shared(&[
         Create { dir: 0, name: 0 },
@@ -79,4 +79,10 @@ fn a_file_whose_first_name_goes_rests_at_the_other() {
         Unlink { entry: 1 },
         Evict,
     ]);
+}
+
+#[test]
+fn a_settled_file_gets_another_name() {
+    // What tidying queued again was taken off the queue by the look whether it was empty.
+    keeps(&[Create { dir: 0, name: 1 }, Settle, Link { entry: 0, dir: 0, name: 0 }, Settle]);
 }

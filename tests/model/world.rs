@@ -118,7 +118,7 @@ impl World {
         let volume = &mounted.volume;
         volume.commit(volume.dirty_inodes()).await.map_err(|e| format!("commit: {e}"))?;
         let mut left = 0;
-        for _ in 0..20 {
+        for _ in 0..4 {
             left = mounted
                 .settler
                 .settle_all(Deadline::after(PATIENCE))
