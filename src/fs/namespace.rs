@@ -343,6 +343,14 @@ impl Fs {
                 tx.needs_tidying(&key);
             }
         }
+        // A directory that is there only because of the keys below it outlives them: it gets a marker.
+        if parent != Ino::ROOT
+            && let Some(dir) = self.volume.dir_key(parent, &mut memo).await?
+            && tx.kv.get_raw(&keys::rest(&crate::types::ObjectKey::new(dir))).await?.is_none()
+            && tx.kv.get_raw(&keys::work(parent)).await?.is_none()
+        {
+            tx.needs_rest(parent, WorkRec::Inode);
+        }
         Ok(())
     }
 }
