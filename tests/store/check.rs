@@ -49,8 +49,13 @@ async fn each_cause_has_a_message_of_its_own() {
 
     // The words are the cause and what the user can look for.
     let cases = [
-        ("wrong secret", s3(&endpoint, bucket, key, "the-wrong-secret"), Denied, "secret"),
-        ("unknown key", s3(&endpoint, bucket, "unknown-key", secret), Denied, "access key"),
+        (
+            "wrong secret",
+            s3(&endpoint, bucket, key, "the-wrong-secret"),
+            Denied,
+            "secret does not fit",
+        ),
+        ("unknown key", s3(&endpoint, bucket, "unknown-key", secret), Denied, "does not know"),
         (
             "missing bucket",
             s3(&endpoint, "no-such-bucket", key, secret),
@@ -64,7 +69,7 @@ async fn each_cause_has_a_message_of_its_own() {
             Unreachable,
             "resolved",
         ),
-        ("clock", store_of(&behind), ClockSkew, "clock"),
+        ("clock", store_of(&behind), ClockSkew, "clock is 1 hour behind"),
         ("access denied", store_of(&denied), Denied, "denied"),
         ("certificate", s3(&tls.endpoint, bucket, key, secret), Tls, "certificate"),
         (
