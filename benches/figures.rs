@@ -189,7 +189,11 @@ fn main() {
         let time = write_large(&at);
         line("write 256 MiB + fsync", time, baseline.0, &requests(&server));
         let time = mount.end();
-        println!("  unmount until all is at rest: {:.2} s; {}", time.as_secs_f64(), requests(&server));
+        println!(
+            "  unmount until all is at rest: {:.2} s; {}",
+            time.as_secs_f64(),
+            requests(&server)
+        );
         let mount = Mount::new(&server, &home.path().join(format!("cold{latency}")), &at);
         requests(&server);
         let time = read_large(&at);
@@ -199,7 +203,11 @@ fn main() {
             std::thread::sleep(Duration::from_secs(10));
             server.clear_log();
             std::thread::sleep(IDLE);
-            println!("  idle for a minute: {}; {} KiB resident", requests(&server), mount.resident_kib());
+            println!(
+                "  idle for a minute: {}; {} KiB resident",
+                requests(&server),
+                mount.resident_kib()
+            );
         }
         mount.end();
     }

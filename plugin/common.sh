@@ -3,7 +3,13 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET="$(uname -m)-unknown-linux-gnu"
 OUT="$ROOT/build/plugin"
-BINARY="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release/s3vol"
+# Where cargo puts what is built for TARGET, one folder a profile.
+BUILT="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET"
+
+# The plugin's root file system holds no libraries, so everything is linked statically. Naming the
+# target keeps these flags away from build scripts and procedural macros.
+export CARGO_BUILD_TARGET=$TARGET
+export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-feature=+crt-static"
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

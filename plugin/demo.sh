@@ -13,7 +13,9 @@ STARTED=$SECONDS
 
 cleanup() {
   local status=$?
-  trap - EXIT INT TERM
+  # A second Ctrl-C must not leave half of it behind.
+  trap - EXIT
+  trap '' INT TERM
   say "cleaning up"
   if engine_runs; then
     docker ps -aq --filter "volume=$VOLUME" | xargs -r docker rm -f >/dev/null 2>&1 || true
@@ -86,7 +88,7 @@ say "the same files, as plain objects in the store"
 ID=$(docker plugin inspect -f '{{.Id}}' "$NAME")
 ROOTDIR=$(docker info -f '{{.DockerRootDir}}')
 STATE="$ROOTDIR/plugins/$ID/propagated-mount/state"
-objects() { find "$STATE" -path "*/$VOLUME/*" -type f -not -path '*/.s3vol/*' 2>/dev/null; }
+objects() { find "$STATE" -path "*/$VOLUME/*" -type f -not -path '*/.s3vol*' 2>/dev/null; }
 for _ in $(seq 300); do objects | grep -q racoon.jpg && break; sleep 0.1; done
 objects | grep -q racoon.jpg || die "the objects did not appear below $STATE"
 objects | while read -r file; do printf '%s: %s\n' "${file#"$STATE"/}" "$(head -c 60 "$file")"; done

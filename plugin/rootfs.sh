@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the static binary and lays out build/plugin: config.json and a root file system that holds
 # that binary, the CA certificates and the directories that dockerd mounts over. Nothing else.
+#   S3VOL_BINARY      a static binary that exists already, instead of building one
+#   S3VOL_CA_BUNDLE   the CA certificates to take along
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
@@ -17,7 +19,8 @@ glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
 
 if [ -z "${S3VOL_BINARY:-}" ]; then
   say "building the static binary for $TARGET"
-  (cd "$ROOT" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --bin s3vol --target "$TARGET")
+  (cd "$ROOT" && cargo build --release --locked --bin s3vol)
+  BINARY="$BUILT/release/s3vol"
 else
   BINARY=$S3VOL_BINARY
 fi
@@ -27,6 +30,7 @@ rm -rf "$OUT"
 mkdir -p "$OUT/rootfs"/{bin,dev,etc/ssl/certs,proc,run/docker/plugins,s3vol,sys,tmp}
 chmod 1777 "$OUT/rootfs/tmp"
 install -m 0755 "$BINARY" "$OUT/rootfs/bin/s3vol"
+strip "$OUT/rootfs/bin/s3vol"
 install -m 0644 "$CERTS" "$OUT/rootfs/etc/ssl/certs/ca-certificates.crt"
 install -m 0644 "$ROOT/config.json" "$OUT/config.json"
 say "laid out $OUT ($(du -sh "$OUT/rootfs" | cut -f1))"

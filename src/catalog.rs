@@ -34,7 +34,7 @@ use std::time::Duration;
 use crate::config::{PluginConfig, VolumeHome, VolumeOptions};
 use crate::types::VolumeName;
 
-pub use definition::{Definition, PrefixEntry, Removing, VolumeFormat};
+pub use definition::{Definition, Deleting, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use incarnation::{Incarnation, incarnate};
@@ -58,6 +58,8 @@ pub struct Catalog {
     breaker: Breaker,
     /// Somebody asked since the last refresh; an idle daemon costs no requests.
     asked: AtomicBool,
+    /// Somebody wanted to see all volumes, and will look again.
+    listed: tokio::sync::Notify,
 }
 
 impl Catalog {
@@ -81,6 +83,7 @@ impl Catalog {
             mirror: Mirror::load(&config.state, &config.home.url.to_string()).await?,
             breaker: Breaker::default(),
             asked: AtomicBool::new(true),
+            listed: tokio::sync::Notify::new(),
         })
     }
 
@@ -95,9 +98,11 @@ impl Catalog {
         self.mirror.get(name).filter(|e| self.shown(e)).map(|e| e.definition)
     }
 
-    /// All known volumes, from memory.
+    /// All known volumes, from memory. Brings the next refresh forward, so that who lists again a
+    /// moment later sees what other hosts did.
     pub fn all(&self) -> Vec<Definition> {
         self.asked.store(true, Ordering::Relaxed);
+        self.listed.notify_one();
         let entries = self.mirror.all();
         entries.into_iter().filter(|e| self.shown(e)).map(|e| e.definition).collect()
     }

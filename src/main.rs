@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use s3vol::catalog::RetainAll;
 use s3vol::cli::{self, Command};
 use s3vol::{supervisor, worker};
 
@@ -11,7 +10,7 @@ fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
         Ok(Command::Plugin(args)) => cli::supervise(args),
-        Ok(Command::Driver) => cli::drive(Arc::new(RetainAll)),
+        Ok(Command::Driver) => cli::drive(Arc::new(worker::EnginePurge::new())),
         Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),

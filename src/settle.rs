@@ -23,7 +23,8 @@ mod schedule;
 mod settler;
 mod tidy;
 
-pub use attributes::{Shown, from_object, key_mark, to_object};
+pub use attributes::{Shown, from_object, is_put, key_mark, to_object};
 pub use error::SettleError;
+pub use hot::{NOT_AFTER, hot_time};
 pub use reconcile::{Changed, Reconciler};
 pub use settler::{Permit, SettleStatus, Settler};

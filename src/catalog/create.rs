@@ -83,7 +83,7 @@ impl Catalog {
             return Ok(found);
         };
         let age = home.store().now(REQUEST).await?.0 - removing.since.0;
-        if age >= self.grace.as_millis() as i64 {
+        if removing.purging || age >= self.grace.as_millis() as i64 {
             return Err(CatalogError::Refused(format!(
                 "volume {name} was removed and its objects are just being deleted; try again when \
                  that is done, or choose another name"

@@ -32,6 +32,9 @@ pub struct Removing {
     pub since: StoreTime,
     /// The host that was asked.
     pub by: String,
+    /// Deleting has begun: the volume cannot come back any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purging: bool,
 }
 
 impl Definition {
@@ -66,6 +69,19 @@ pub struct VolumeFormat {
     pub capabilities: Capabilities,
     /// The same of the bucket that holds the state.
     pub state_capabilities: Capabilities,
+    /// The volume was removed, and how far its deletion has come. Nobody may mount it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleting: Option<Deleting>,
+}
+
+/// What of a removed volume is being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deleting {
+    /// Its objects; the records of the volume say which.
+    Objects,
+    /// Its state: the records are no longer complete, and no longer needed.
+    State,
 }
 
 pub(super) fn volumes(home: &KeyPrefix) -> KeyPrefix {

@@ -29,6 +29,9 @@ pub enum CatalogError {
     /// The bucket may or may not have done it; trying again is safe.
     #[error("the bucket did not say whether {0} was written; try again")]
     Unknown(String),
+    /// The volume's own records could not be read or changed.
+    #[error(transparent)]
+    Volume(Box<dyn std::error::Error + Send + Sync>),
     #[error("{path}: {source}")]
     Disk {
         path: String,

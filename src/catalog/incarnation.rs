@@ -167,6 +167,7 @@ async fn write_format(
         endpoint: volume.store().endpoint().to_owned(),
         capabilities,
         state_capabilities,
+        deleting: None,
     };
     let key = format_key(state.prefix(), id);
     match objects::write(state.store(), &key, &record, Condition::Absent).await? {

@@ -18,6 +18,8 @@ const LOOKUP: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(30);
 /// Pause between background refreshes.
 const REFRESH: Duration = Duration::from_secs(60);
+/// The same after all volumes were listed, so that a listing in a loop costs little.
+const LISTED: Duration = Duration::from_secs(10);
 /// For one request of a refresh, which nobody waits for.
 const REFRESH_REQUEST: Duration = Duration::from_secs(20);
 /// Definitions read at the same time.
@@ -159,13 +161,18 @@ impl Catalog {
         Ok(())
     }
 
-    /// Refreshes every 60 s while somebody asks, and removes what is due with `purge`. Runs until
-    /// dropped.
+    /// Refreshes every 60 s while somebody asks, sooner when somebody lists, and removes what is
+    /// due with `purge`. Runs until dropped.
     pub async fn keep_fresh(&self, keep: Keep<'_>, purge: &dyn super::Purge) {
-        let mut pace = tokio::time::interval(REFRESH);
-        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut first = true;
         loop {
-            pace.tick().await;
+            if !std::mem::take(&mut first) {
+                tokio::time::sleep(LISTED).await;
+                tokio::select! {
+                    () = tokio::time::sleep(REFRESH - LISTED) => {}
+                    () = self.listed.notified() => {}
+                }
+            }
             if self.asked.swap(false, Ordering::Relaxed) {
                 match self.refresh(keep).await {
                     Ok(()) => tracing::debug!("catalog refreshed"),

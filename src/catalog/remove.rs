@@ -4,10 +4,10 @@ use async_trait::async_trait;
 
 use super::definition::{Definition, Removing, definition_key, prefix_key};
 use super::objects::{self, REQUEST};
-use super::{Catalog, CatalogError};
+use super::{Catalog, CatalogError, Site};
 use crate::config::BucketUrl;
 use crate::store::Condition;
-use crate::types::VolumeName;
+use crate::types::{StoreTime, VolumeName};
 
 /// How far a purge came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +80,10 @@ impl Catalog {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         }
         let since = home.store().now(REQUEST).await?;
-        let marked =
-            Definition { removing: Some(Removing { since, by: self.host.clone() }), ..found };
+        let marked = Definition {
+            removing: Some(Removing { since, by: self.host.clone(), purging: false }),
+            ..found
+        };
         if !objects::write(home.store(), &key, &marked, Condition::Is(version)).await? {
             return Err(lost());
         }
@@ -115,35 +117,59 @@ impl Catalog {
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         let now = home.store().now(REQUEST).await?;
         for known in removing {
-            let due = |d: &Definition| {
-                d.removing
-                    .as_ref()
-                    .is_some_and(|r| now.0 - r.since.0 >= self.grace.as_millis() as i64)
-            };
-            if !due(&known) {
-                continue;
-            }
             let name = known.name.clone();
-            let key = definition_key(home.prefix(), &name);
-            // The mirror may be behind a revival on another host.
-            let Some((found, version)) =
-                objects::read::<Definition>(home.store(), &key, REQUEST).await?
-            else {
-                self.mirror.change(|v| v.remove(&name).is_some()).await?;
-                continue;
-            };
-            if !due(&found) {
-                self.mirror.learn(found, Some(version), false).await?;
-                continue;
+            // One volume that cannot be deleted must not keep the others.
+            if let Err(error) = self.sweep_one(home.as_ref(), known, now, purge).await {
+                tracing::warn!(volume = %name, error = &error as &dyn std::error::Error,
+                    "a removed volume could not be deleted; it is tried again");
             }
-            match purge.purge(&found).await? {
-                Purged::Later(why) => tracing::debug!(volume = %name, why, "not purged yet"),
-                Purged::Done => {
-                    self.forget_prefix(&found).await?;
-                    if objects::delete(home.store(), &key, &version).await? {
-                        tracing::info!(volume = %name, "objects of the removed volume deleted");
-                        self.mirror.change(|v| v.remove(&name).is_some()).await?;
-                    }
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(
+        &self,
+        home: &dyn Site,
+        known: Definition,
+        now: StoreTime,
+        purge: &dyn Purge,
+    ) -> Result<(), CatalogError> {
+        let grace = self.grace.as_millis() as i64;
+        let due = |d: &Definition| {
+            d.removing.as_ref().is_some_and(|r| r.purging || now.0 - r.since.0 >= grace)
+        };
+        if !due(&known) {
+            return Ok(());
+        }
+        let name = known.name;
+        let key = definition_key(home.prefix(), &name);
+        // The mirror may be behind a revival on another host.
+        let Some((mut found, mut version)) =
+            objects::read::<Definition>(home.store(), &key, REQUEST).await?
+        else {
+            return self.mirror.change(|v| v.remove(&name).is_some()).await;
+        };
+        if !due(&found) {
+            return self.mirror.learn(found, Some(version), false).await;
+        }
+        // A revival that read the entry within the grace must not win after its objects are gone.
+        if let Some(removing) = found.removing.as_mut().filter(|r| !r.purging) {
+            removing.purging = true;
+            if !objects::write(home.store(), &key, &found, Condition::Is(version)).await? {
+                return Ok(());
+            }
+            match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
+                Some((now, at)) if now == found => version = at,
+                _ => return Ok(()),
+            }
+        }
+        match purge.purge(&found).await? {
+            Purged::Later(why) => tracing::info!(volume = %name, why, "not deleted yet"),
+            Purged::Done => {
+                self.forget_prefix(&found).await?;
+                if objects::delete(home.store(), &key, &version).await? {
+                    tracing::info!(volume = %name, "the removed volume is deleted");
+                    self.mirror.change(|v| v.remove(&name).is_some()).await?;
                 }
             }
         }

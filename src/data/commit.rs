@@ -30,8 +30,9 @@ const PIECE: u64 = 1 << 20;
 const SEGMENT: u64 = 16 << 20;
 /// Segments of one commit under way at a time.
 const PARALLEL: usize = 4;
-/// How long a commit tries to place its segments before it fails with the store's error.
-const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a commit goes on when a segment is refused again and again. It counts from the first
+/// failure: a slow uplink that makes progress is never cut off.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 /// One attempt of a segment without any progress.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -152,13 +153,12 @@ impl Volume {
             filled += len;
             groups.last_mut().expect("invariant: never empty").push((index, piece));
         }
-        let deadline = Deadline::after(UPLOAD_DEADLINE);
         let uploads = groups.into_iter().map(|group| {
             let group: Vec<_> = group
                 .into_iter()
                 .map(|(index, piece)| (index, Arc::clone(&parts[index].inode), piece))
                 .collect();
-            self.upload_segment(group, deadline)
+            self.upload_segment(group)
         });
         let placed: Vec<Vec<(usize, Range<u64>, Place)>> =
             stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
@@ -171,7 +171,6 @@ impl Volume {
     async fn upload_segment(
         &self,
         pieces: Vec<(usize, Arc<Inode>, Range<u64>)>,
-        deadline: Deadline,
     ) -> Result<Vec<(usize, Range<u64>, Place)>, DataError> {
         let total: u64 = pieces.iter().map(|(_, _, range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
@@ -181,7 +180,7 @@ impl Volume {
             map.push((index, range, body.len() as u64, crc32c::crc32c(&bytes)));
             body.extend_from_slice(&bytes);
         }
-        let id = self.put_segment(body.freeze(), deadline).await?;
+        let id = self.put_segment(body.freeze()).await?;
         Ok(map
             .into_iter()
             .map(|(index, range, offset, crc)| {
@@ -194,16 +193,14 @@ impl Volume {
 
     /// Stores a segment under a fresh name. Every attempt has its own name, so none can be mistaken
     /// for another; what an ambiguous attempt may have left is collected as an orphan.
-    async fn put_segment(&self, body: Bytes, deadline: Deadline) -> Result<u128, DataError> {
+    async fn put_segment(&self, body: Bytes) -> Result<u128, DataError> {
+        let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
         loop {
             let id = uuid::Uuid::new_v4().as_u128();
             let key = self.segment_key(id);
-            let send = Send {
-                condition: Condition::Absent,
-                not_after: None,
-                timeout: UPLOAD_TIMEOUT.min(deadline.left()),
-            };
+            let send =
+                Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             let error =
                 match self.state_store.put(&key, body.clone(), &Default::default(), send).await {
                     PutOutcome::Won(_) => return Ok(id),
@@ -211,7 +208,8 @@ impl Volume {
                     PutOutcome::Ambiguous(error) => error,
                 };
             self.note_error(&error);
-            if deadline.left() <= pause {
+            let left = patience.get_or_insert_with(|| Deadline::after(UPLOAD_PATIENCE)).left();
+            if left <= pause {
                 return Err(error.into());
             }
             tracing::warn!(%error, "a segment was not stored; trying again");

@@ -165,6 +165,7 @@ impl Driver {
                 return;
             }
         }
+        self.status.ask(&name, &client).await;
         let linger = self.settings.linger;
         self.end_after(name, turn, linger).await;
     }

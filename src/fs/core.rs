@@ -53,7 +53,10 @@ impl Fs {
 
     /// Refuses a change of a read-only volume.
     pub(super) fn writable(&self) -> Result<(), FsError> {
-        if self.volume.options.readonly { Err(FsError::ReadOnly) } else { Ok(()) }
+        if self.volume.options.readonly {
+            return Err(FsError::ReadOnly);
+        }
+        Ok(())
     }
 
     /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.

@@ -304,6 +304,16 @@ impl Engine {
         within(deadline, self.inner.join_flush()).await?
     }
 
+    /// Whether the bucket's epoch is still ours, by reading alone. `Ok` holds for the past only:
+    /// what must not race with another host is proven by a flush.
+    pub async fn check_epoch(&self, deadline: Deadline) -> Result<(), EngineError> {
+        let check = self.inner.backend.ours_after(self.epoch());
+        match tokio::time::timeout(deadline.left(), check).await {
+            Ok(found) => found.map(drop),
+            Err(_) => Err(EngineError::Deadline),
+        }
+    }
+
     /// Compacts and collects garbage when it is due, or now if `force`. For idle moments, and every
     /// few minutes. Nothing else ever waits for it.
     pub async fn maintain(&self, force: bool) -> Result<Maintained, EngineError> {

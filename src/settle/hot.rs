@@ -5,7 +5,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::store::{Capabilities, Verb};
 use crate::types::{Ino, ObjectKey, PutId};
+
+/// How far ahead of the store's clock a request expires.
+pub const NOT_AFTER: Duration = Duration::from_secs(20);
+
+/// How long after it was sent a request may still be applied.
+pub fn hot_time(store: &Capabilities) -> Duration {
+    if store.has(Verb::Expiry) {
+        let margin = Duration::from_secs(60);
+        NOT_AFTER + crate::fault::duration(crate::fault::HOT_MARGIN, margin)
+    } else {
+        Duration::from_secs(15 * 60)
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Open {

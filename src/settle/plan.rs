@@ -132,7 +132,12 @@ impl Settler {
         }
         let mut wanted: Vec<(ObjectKey, Option<RestRec>)> = Vec::new();
         let mut attr_only = true;
-        for key in self.keys_of(ino, kind, memo).await? {
+        let keys = self.keys_of(ino, kind, memo).await?;
+        let in_place = in_place(kind, &content, &keys);
+        let base_at = |key: &ObjectKey| {
+            content.base.as_ref().is_some_and(|base| !base.parked && base.key == *key)
+        };
+        for key in keys {
             if key.as_str().len() > MAX_KEY {
                 let why = format!("{key}: the key would be longer than {MAX_KEY} bytes");
                 return Ok(self.stays_in_motion(ino, why));
@@ -140,9 +145,11 @@ impl Settler {
             let rest: Option<RestRec> = volume.meta.get(&keys::rest(&key)).await?;
             let ours = rest.as_ref().filter(|rest| rest.ino == ino);
             match ours {
-                Some(rest) if shows(rest, &attr, &content) => continue,
+                Some(rest) if in_place && shows(rest, &attr, &content) => continue,
                 Some(rest)
-                    if rest.generation == content.generation && content_rests(kind, &content) => {}
+                    if in_place
+                        && rest.generation == content.generation
+                        && content_rests(kind, &content) => {}
                 _ => attr_only = false,
             }
             if self.hot.is_hot(&key) {
@@ -176,6 +183,13 @@ impl Settler {
                 return Ok(Plan::Later(Duration::from_secs(1)));
             }
         }
+        // The object at the base's own key must become the base when it is replaced: until the outcome is
+        // known, readers accept either. Every other name gets a copy.
+        let moves = match wanted.iter().position(|(key, _)| base_at(key)) {
+            Some(at) => Some(at),
+            None if in_place && content.at_rest() => None,
+            None => Some(0),
+        };
         let mut items = Vec::new();
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             let put_id = PutId::random();
@@ -204,8 +218,7 @@ impl Settler {
                 expected: rest.map(|rest| rest.version),
                 not_after: StoreTime(0),
                 upload,
-                // Further hard links are copies beside the one that becomes the base.
-                moves_base: kind == FileKind::File && index == 0,
+                moves_base: kind == FileKind::File && moves == Some(index),
                 replaces: content.base.clone(),
             };
             items.push(Item {
@@ -275,7 +288,11 @@ impl Settler {
         if txn.get::<WorkRec>(&keys::work(ino)).await? == Some(WorkRec::Subtree) {
             return Ok(false);
         }
-        for key in self.keys_of(ino, attr.kind, memo).await? {
+        let keys = self.keys_of(ino, attr.kind, memo).await?;
+        if !keys.is_empty() && !in_place(attr.kind, &content, &keys) {
+            return Ok(false);
+        }
+        for key in keys {
             match txn.get::<RestRec>(&keys::rest(&key)).await? {
                 Some(rest) if rest.ino == ino && shows(&rest, &attr, &content) => {}
                 _ => return Ok(false),
@@ -341,6 +358,13 @@ fn shows(rest: &RestRec, attr: &InodeRec, content: &ContentRec) -> bool {
     let content_shown =
         attr.kind != FileKind::File || rest.generation == content.generation && content.at_rest();
     content_shown && rest.attr_gen == attr.attr_gen
+}
+
+/// Whether a file's base lies under one of its own names. A base that lost its name (one of several
+/// hard links, or the old name of a file that moved) keeps a key that somebody else may want.
+fn in_place(kind: FileKind, content: &ContentRec, keys: &[ObjectKey]) -> bool {
+    kind != FileKind::File
+        || content.base.as_ref().is_some_and(|base| !base.parked && keys.contains(&base.key))
 }
 
 fn content_rests(kind: FileKind, content: &ContentRec) -> bool {

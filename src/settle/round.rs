@@ -6,6 +6,7 @@ use futures::stream::{self, StreamExt};
 
 use super::SettleError;
 use super::body::{Body, unchanged};
+use super::hot::NOT_AFTER;
 use super::outcome::Outcome;
 use super::plan::Item;
 use super::settler::{FLUSH_TIMEOUT, Pace, Settler};
@@ -15,8 +16,6 @@ use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{FileKind, PutId, StoreTime};
 
-/// How far ahead of the store's clock a request expires.
-pub(super) const NOT_AFTER: Duration = Duration::from_secs(20);
 /// A request that cannot leave this long before its expiry does not leave.
 const MARGIN_MS: i64 = 2_000;
 /// How long one request may take.

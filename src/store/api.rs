@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::StoreError;
 use crate::types::{ObjectKey, StoreTime, Version};
 
-/// User metadata of an object: lower-case names without the provider's prefix (`x-amz-meta-`), ASCII
-/// values, at most 1.5 KiB together. The name `content-type` is not metadata: it becomes the header
+/// User metadata of an object: names of `[a-z0-9_]` that start with a letter (Azure takes no others)
+/// without the provider's prefix (`x-amz-meta-`), ASCII values, at most 1.5 KiB together. The name `content-type` is not metadata: it becomes the header
 /// of that name, so that a copy can keep [`ObjectInfo::content_type`].
 pub type Attributes = BTreeMap<String, String>;
 
@@ -234,7 +234,8 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         send: Send,
     ) -> PutOutcome;
 
-    /// Drops an upload; a missing one is fine.
+    /// Drops an upload; a missing one is fine. Azure cannot take blocks back: there a completion
+    /// that is still under way, or sent later, makes the object all the same.
     async fn abort_upload(
         &self,
         key: &ObjectKey,

@@ -6,6 +6,7 @@
 //! `%s3vol-x.` with `%XX`, and the marker `dir/` is the object `dir/.s3vol-dir`. Foreign objects
 //! whose names are no such path (`a//b`) make a listing fail.
 
+mod google;
 mod name;
 mod objects;
 
@@ -30,8 +31,8 @@ use object_store::{ObjectStore, RetryConfig};
 use url::Url;
 
 use super::engine::{Connector, EngineStore, Gate};
-use super::meter::host_time;
-use super::s3::{CREDENTIALS_TIMEOUT, READ_ATTEMPTS, jittered, parse_endpoint, xml};
+use super::meter::{about, host_time};
+use super::s3::{CREDENTIALS_TIMEOUT, READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
     ListRequest, Location, Scheme, StoreBackend, StoreError, StoreErrorKind, StoreSettings,
@@ -209,7 +210,7 @@ impl CloudStore {
         let wrong = |what: String| {
             StoreError::new(StoreErrorKind::Unsupported, format!("{}: {what}", self.doing(call)))
         };
-        let path = name::path_of(&call.key).map_err(|e| wrong(e.to_string()))?;
+        let path = name::path_of(self.dialect, &call.key).map_err(|e| wrong(e.to_string()))?;
         let expires = Duration::from_secs(expires_ms.max(1000).div_euclid(1000).unsigned_abs());
         let mut headers = HeaderMap::new();
         for (name, value) in &call.headers {
@@ -392,10 +393,6 @@ impl CloudStore {
         format!("{} of {:?} in bucket {:?}", call.method, call.key, self.bucket)
     }
 
-    fn refusal(&self, call: &Call, answer: &Answer) -> StoreError {
-        xml::refusal(&self.doing(call), &self.endpoint, &self.bucket, answer)
-    }
-
     /// An error of a listing, which `object_store` made.
     fn list_error(&self, prefix: &str, e: object_store::Error) -> StoreError {
         let mut text = e.to_string();
@@ -469,10 +466,10 @@ impl super::Backend for CloudStore {
                 return Err(StoreError {
                     kind: StoreErrorKind::ClockSkew,
                     message: format!(
-                        "this host's clock and the one of {} differ by {} minutes; set this \
+                        "this host's clock and the one of {} differ by {}; set this \
                          host's clock (for example with NTP) and try again",
                         self.endpoint,
-                        ahead.abs() / 60_000
+                        about(ahead)
                     ),
                     source: listed.err().map(|e| Box::new(e) as _),
                 });

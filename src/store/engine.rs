@@ -169,7 +169,9 @@ impl Connector {
                 Err(fault) => Some((Err(http_error(fault)), None)),
             }
         });
-        let body = HttpResponseBody::new(StreamedBody(parking_lot::Mutex::new(frames.boxed())));
+        // Readers of an empty body ask again after its end, where an unfold panics.
+        let frames = frames.fuse().boxed();
+        let body = HttpResponseBody::new(StreamedBody(parking_lot::Mutex::new(frames)));
         Ok(http::Response::from_parts(head, body))
     }
 }
@@ -236,6 +238,7 @@ impl Gated {
             let item = gate.pass(stream.next()).await?;
             Some((item, (stream, gate)))
         })
+        .fuse()
         .boxed()
     }
 }

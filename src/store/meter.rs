@@ -99,9 +99,35 @@ pub(super) fn host_time() -> StoreTime {
     StoreTime(t.secs * 1000 + i64::from(t.nanos) / 1_000_000)
 }
 
+/// How far apart two clocks are, in words: `15 minutes`, `1 hour`, `3 days`.
+pub(super) fn about(ms: i64) -> String {
+    let minutes = (ms.unsigned_abs() + 30_000) / 60_000;
+    let (count, unit) = match minutes {
+        0..60 | 61..120 => (minutes, "minute"),
+        60 | 120..2880 => ((minutes + 30) / 60, "hour"),
+        _ => ((minutes + 720) / 1440, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_spans_as_people_do() {
+        for (seconds, text) in [
+            (899, "15 minutes"),
+            (-3_599, "1 hour"),
+            (3_600, "1 hour"),
+            (5_400, "90 minutes"),
+            (7_190, "2 hours"),
+            (86_400, "24 hours"),
+            (259_300, "3 days"),
+        ] {
+            assert_eq!(about(seconds * 1000), text);
+        }
+    }
 
     #[test]
     fn clock_follows_date_without_jitter() {

@@ -148,6 +148,13 @@ impl S3Store {
                 // With virtual hosting `object_store` wants the bucket in the endpoint.
                 if path_style { endpoint_text.clone() } else { base },
             );
+        // The name that the AWS tools use; `object_store` knows only AWS_METADATA_ENDPOINT.
+        if builder.get_config_value(&AmazonS3ConfigKey::MetadataEndpoint).is_none()
+            && let Ok(metadata) = std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+            && !metadata.trim().is_empty()
+        {
+            builder = builder.with_metadata_endpoint(metadata.trim().trim_end_matches('/'));
+        }
         if let Some(keys) = &settings.keys {
             builder =
                 builder.with_access_key_id(&keys.key).with_secret_access_key(keys.secret.expose());

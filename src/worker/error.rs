@@ -15,6 +15,8 @@ pub enum WorkerError {
     Held(String),
     #[error("the volume's state in the bucket is damaged: {0}")]
     Damaged(String),
+    #[error("the volume was removed, and its objects are being deleted")]
+    Removed,
     #[error(
         "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host"
     )]

@@ -30,7 +30,7 @@ use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
 
 /// The engine's database below the state folder. The name changes with the engine's format, so that
 /// no binary opens what it cannot read.
-const ENGINE_PATH: &str = "meta/slatedb-0.18";
+pub(super) const ENGINE_PATH: &str = "meta/slatedb-0.18";
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -57,15 +57,15 @@ pub struct Mounted {
 }
 
 /// The stores of a volume and where its keys start in them.
-struct Places {
-    store: Store,
-    state_store: Store,
-    prefix: KeyPrefix,
-    state: KeyPrefix,
-    same_bucket: bool,
+pub(super) struct Places {
+    pub store: Store,
+    pub state_store: Store,
+    pub prefix: KeyPrefix,
+    pub state: KeyPrefix,
+    pub same_bucket: bool,
 }
 
-fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
+pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
     let settings = StoreSettings {
         endpoint: options.endpoint.clone(),
         region: options.region.clone(),
@@ -132,7 +132,10 @@ impl Format {
 #[async_trait]
 impl FormatCheck for Format {
     async fn check(&self, timeout: Duration) -> Result<(), FormatTrouble> {
-        self.read(timeout).await.map(drop)
+        match self.read(timeout).await?.deleting {
+            None => Ok(()),
+            Some(_) => Err(FormatTrouble::Damaged(WorkerError::Removed.to_string())),
+        }
     }
 }
 
@@ -155,6 +158,9 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
         FormatTrouble::Unknown(e) => e.into(),
     })?;
+    if known.deleting.is_some() {
+        return Err(WorkerError::Removed);
+    }
     if known.endpoint != places.store.endpoint() {
         return Err(WorkerError::OtherEndpoint {
             ours: places.store.endpoint().to_owned(),
@@ -182,7 +188,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     let claimed = engine.epoch();
 
     let applied = engine.applied();
-    if !belongs(&local, applied) {
+    if !belongs(&local, found, applied) {
         if !local.replayed.is_empty() {
             drop(local);
             let aside = set_aside(state_dir)?;
@@ -271,18 +277,21 @@ fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
     Ok(opened)
 }
 
-/// Whether the local log continues what the bucket holds: nobody else made a batch durable since the
-/// log's first epoch was claimed. Nothing may have become durable in that epoch yet; what the bucket
-/// holds is then older than the log, and so are its numbers.
-fn belongs(local: &Opened<Record>, applied: Option<Applied>) -> bool {
-    match (applied, local.epochs.first()) {
-        (Some(applied), Some(first)) => {
-            applied.epoch < *first || local.epochs.contains(&applied.epoch)
+/// Whether the local log continues what the bucket holds: nobody claimed the volume since, or who did
+/// made nothing durable.
+fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied>) -> bool {
+    // A takeover may crash before its first batch is durable; its log then goes on from the
+    // batches of another epoch.
+    found.is_none_or(|epoch| local.epochs.contains(&epoch))
+        || match (applied, local.epochs.first()) {
+            // What is older than every epoch of the log is what the log goes on from.
+            (Some(applied), Some(first)) => {
+                applied.epoch < *first || local.epochs.contains(&applied.epoch)
+            }
+            // Nothing was ever durable.
+            (None, _) => true,
+            (Some(_), None) => false,
         }
-        // Nothing was ever durable, or nothing was ever logged.
-        (None, _) => true,
-        (Some(_), None) => false,
-    }
 }
 
 /// Hands the batches that are not durable over again, in order.

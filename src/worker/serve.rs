@@ -1,6 +1,7 @@
 //! The life of an open volume: serving, draining, giving back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerSta
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
+use crate::meta::EngineError;
 use crate::settle::Settler;
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     pub keeper: Arc<Keeper>,
     state: watch::Sender<VolumeState>,
     commit_error: Mutex<Option<String>>,
+    /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
+    yielded: AtomicBool,
 }
 
 impl Shared {
@@ -44,6 +48,7 @@ impl Shared {
             keeper: Arc::clone(&mounted.keeper),
             state: watch::Sender::new(VolumeState::Active),
             commit_error: Mutex::new(None),
+            yielded: AtomicBool::new(false),
         })
     }
 
@@ -131,6 +136,14 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
+        // What settling found out must be durable too: an intent without its outcome would make the
+        // next host wait for requests that cannot arrive any more.
+        if self.volume.meta.undurable()
+            && let Err(error) = self.volume.meta.flush(LEASE).await
+        {
+            self.volume.note_error(&error);
+        }
+        self.yielded.store(true, Ordering::SeqCst);
         if let Err(error) = self.set_lease(LeaseState::Yielding).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -151,12 +164,33 @@ impl Shared {
             return false;
         }
         // Whether another host took the yielding lease is decided by the engine, not by the record.
-        let ours = self.volume.meta.confirm_ownership(LEASE).await.is_ok();
+        // A look first: the usual case is no incident and needs no batch that the engine refuses.
+        let engine = &self.volume.meta.engine;
+        let ours = engine.check_epoch(Deadline::after(LEASE)).await.is_ok()
+            && self.volume.meta.confirm_ownership(LEASE).await.is_ok();
         if !ours || self.set_lease(LeaseState::Held).await.is_err() {
             return false;
         }
+        self.yielded.store(false, Ordering::SeqCst);
         self.set_state(VolumeState::Active);
         true
+    }
+
+    /// Whether the volume was given back here and then taken by another host: nothing of it is left
+    /// to save.
+    pub async fn taken_after_yield(&self) -> bool {
+        if !self.yielded.load(Ordering::SeqCst) || !self.volume.dirty_inodes().is_empty() {
+            return false;
+        }
+        let checked = self.volume.meta.engine.check_epoch(Deadline::after(LEASE)).await;
+        matches!(checked, Err(EngineError::Fenced { .. }))
+    }
+
+    /// The end of a volume that another host has taken after it was given back.
+    pub fn leave(&self) {
+        self.volume.meta.engine.abandon();
+        self.set_state(VolumeState::Closed);
+        super::open::clear_local(&self.spec.state_dir);
     }
 
     async fn set_lease(&self, state: LeaseState) -> Result<(), WorkerError> {

@@ -38,16 +38,26 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
         Some(_) => Successor::Yes,
         None => Successor::No,
     };
-    runtime()?.block_on(run(spec, device, successor))
+    // This process serves one volume: whatever any of its threads logs is about that one.
+    let span = tracing::info_span!("volume", name = %spec.name);
+    let _entered = span.enter();
+    let mut builder = runtime_builder();
+    let inherited = span.clone();
+    builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
+    builder.build()?.block_on(run(spec, device, successor))
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    Ok(runtime_builder().build()?)
+}
+
+fn runtime_builder() -> tokio::runtime::Builder {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all();
+    builder
 }
 
 async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow::Result<u8> {
-    let span = tracing::info_span!("volume", name = %spec.name);
-    let _entered = span.enter();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -146,7 +156,13 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     while running.join_next().await.is_some() {}
-    let result = shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await;
+    let result = if shared.taken_after_yield().await {
+        tracing::info!("another host uses the volume now");
+        shared.leave();
+        Ok(0)
+    } else {
+        shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
+    };
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

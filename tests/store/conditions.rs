@@ -56,6 +56,9 @@ pub async fn copy_conditions(under: &Under<'_>, traits: Traits) {
 }
 
 pub async fn complete_conditions(under: &Under<'_>, traits: Traits) {
+    if !traits.complete_if_absent {
+        return;
+    }
     let key = under.key("k");
     let complete = async |condition| {
         let upload = under.store.create_upload(&key, &Attributes::new(), TIMEOUT).await.unwrap();
@@ -77,6 +80,18 @@ pub async fn complete_conditions(under: &Under<'_>, traits: Traits) {
         let _ = won(under.delete("k", Condition::None).await);
         lost(complete(Condition::Is(other)).await);
     }
+}
+
+/// What a listing says about an object is enough for a condition.
+pub async fn listed_versions(under: &Under<'_>, _: Traits) {
+    let listed = async || under.list("", false, 10).await.0.remove(0).1;
+    under.write("k", "one").await;
+    let one = listed().await;
+    let _ = won(under.put("k", "second", Condition::Is(one.clone())).await);
+    lost(under.put("k", "third", Condition::Is(one.clone())).await);
+    lost(under.delete("k", Condition::Is(one)).await);
+    assert_eq!(under.read("k").await.unwrap(), b"second");
+    let _ = won(under.delete("k", Condition::Is(listed().await)).await);
 }
 
 /// Sixteen at once; the bodies of those who won.

@@ -4,8 +4,11 @@
 mod azure;
 mod check;
 mod conditions;
+mod credentials;
+mod directory;
 mod engine;
 mod faults;
+mod google;
 mod keys;
 mod objects;
 mod probe;
@@ -66,17 +69,4 @@ async fn moto() {
     for verb in [Verb::Copy, Verb::CopyConditional, Verb::CompleteConditional, Verb::Expiry] {
         assert!(!found.has(verb), "{verb:?} of {found:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_directory() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("bucket")).unwrap();
-    let url = format!("file://{}/bucket/prefix", dir.path().display());
-    let location = Location::parse(&url).unwrap();
-    let store = Store::open(&location, &StoreSettings::default()).unwrap();
-    store.check(&location.prefix).await.unwrap();
-    suite::run(&store, suite::Traits::FILE).await;
-    let found = store.probe(&KeyPrefix::new("probe")).await.unwrap();
-    assert!(probe::FULL.into_iter().all(|verb| found.has(verb)), "{found:?}");
 }

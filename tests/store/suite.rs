@@ -19,6 +19,8 @@ pub struct Traits {
     pub conditional_copy: bool,
     /// A copy is refused when its source is no longer the expected version.
     pub conditional_source: bool,
+    /// `If-None-Match` on the completion of a multipart upload.
+    pub complete_if_absent: bool,
     /// `If-Match` on the completion of a multipart upload.
     pub complete_if_match: bool,
     /// Keys are one name of up to 1,024 bytes, not path components of up to 255.
@@ -39,6 +41,7 @@ impl Traits {
         expiry: true,
         conditional_copy: true,
         conditional_source: true,
+        complete_if_absent: true,
         complete_if_match: true,
         long_names: true,
         marker_bodies: true,
@@ -61,6 +64,10 @@ impl Traits {
 
     /// A directory holds keys as plain files.
     pub const FILE: Traits = Traits { long_names: false, marker_bodies: false, ..Traits::FULL };
+
+    /// Google overlooks conditions on a completion, so none can be given.
+    pub const GOOGLE: Traits =
+        Traits { complete_if_absent: false, complete_if_match: false, ..Traits::FULL };
 
     /// Azure takes no name that needs encoding as the source of a copy, and has no way to take
     /// blocks back that were not committed.
@@ -112,6 +119,7 @@ pub async fn run(store: &Store, traits: Traits) {
         conditions::parallel_creates,
         conditions::parallel_replacements,
         conditions::expiry,
+        conditions::listed_versions,
         keys::raw_keys,
         keys::long_keys,
         keys::prefixes_are_raw,

@@ -149,19 +149,36 @@ impl Dockerd {
 
     /// Runs a shell script in a fresh container with `volume` at `/d`; returns its output.
     pub fn run(&self, volume: &str, script: &str) -> String {
+        self.run_at(volume, "/d", script)
+    }
+
+    /// The same with the volume elsewhere.
+    pub fn run_at(&self, volume: &str, at: &str, script: &str) -> String {
+        let mount = format!("{volume}:{at}");
+        let mut args = vec!["run", "--rm"];
+        args.extend(["--network", "none", "-v", &mount, IMAGE, "/bin/sh", "-c", script]);
+        self.docker(&args)
+    }
+
+    /// The same as [`Self::run`]; its failure is the caller's to judge.
+    pub fn try_run(&self, volume: &str, script: &str) -> Output {
         let mount = format!("{volume}:/d");
-        self.docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "-v",
-            &mount,
-            IMAGE,
-            "/bin/sh",
-            "-c",
-            script,
-        ])
+        let mut args = vec!["run", "--rm"];
+        args.extend(["--network", "none", "-v", &mount, IMAGE, "/bin/sh", "-c", script]);
+        self.try_docker(&args).expect("docker runs")
+    }
+
+    /// Starts a container that runs a shell script, with `volume` at `/d`.
+    pub fn start_container(&self, name: &str, volume: &str, script: &str) {
+        let mount = format!("{volume}:/d");
+        let mut args = vec!["run", "-d", "--name", name];
+        args.extend(["--network", "none", "-v", &mount, IMAGE, "/bin/sh", "-c", script]);
+        self.docker(&args);
+    }
+
+    /// Runs a shell script in a running container; returns its output.
+    pub fn exec(&self, container: &str, script: &str) -> String {
+        self.docker(&["exec", container, "/bin/sh", "-c", script])
     }
 
     /// Makes the image [`IMAGE`] from busybox-static, with whatever `fill` adds to its root.

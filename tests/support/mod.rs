@@ -4,10 +4,12 @@
 
 pub mod azurite;
 pub mod dockerd;
+pub mod gcs;
 pub mod host;
 pub mod moto;
 pub mod raw;
 pub mod s3server;
+pub mod stub;
 pub mod watchdog;
 
 use std::time::{Duration, Instant};

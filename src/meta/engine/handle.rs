@@ -175,7 +175,7 @@ impl Backend {
 
     /// The bucket's epoch, if it is `ours` or one that this engine claimed after it without
     /// learning of its success.
-    async fn ours_after(&self, ours: Epoch) -> Result<Epoch, EngineError> {
+    pub(super) async fn ours_after(&self, ours: Epoch) -> Result<Epoch, EngineError> {
         let admin = self.admin();
         let read = |id| {
             let admin = &admin;

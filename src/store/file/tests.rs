@@ -253,3 +253,30 @@ async fn the_engine_has_its_folder_and_its_kill_switch() {
     assert!(tokio::time::timeout(Duration::from_millis(200), late).await.is_err());
     assert!(!f.dir.path().join("v/.s3vol/meta/wal/2").exists());
 }
+
+#[tokio::test]
+async fn a_file_lives_next_to_its_directory() {
+    for order in [["v/a", "v/a/b", "v/a/"], ["v/a/b", "v/a", "v/a/"], ["v/a/", "v/a", "v/a/b"]] {
+        let f = fixture();
+        let body = |key: &str| if key.ends_with('/') { String::new() } else { key.to_owned() };
+        for key in order {
+            let mut attributes = Attributes::new();
+            attributes.insert("note".into(), key.into());
+            let (key, create) = (k(key), when(Condition::Absent));
+            won(f.store.put(&key, body(key.as_str()).into(), &attributes, create).await);
+        }
+        for (n, key) in order.into_iter().enumerate() {
+            for (m, other) in order.into_iter().enumerate() {
+                let info = f.store.head(&k(other), T).await.unwrap();
+                assert_eq!(info.is_some(), m >= n, "{other} after {n} deletions of {order:?}");
+                let note = info.and_then(|info| info.attributes.get("note").cloned());
+                assert_eq!(note.as_deref(), (m >= n).then_some(other));
+                if m >= n {
+                    assert_eq!(f.body(other).await, body(other));
+                }
+            }
+            won(f.store.delete(&k(key), Send::plain(T)).await);
+        }
+        assert_eq!(f.list("", false, 10).await.0, Vec::<String>::new());
+    }
+}

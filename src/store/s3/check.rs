@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::S3Store;
-use crate::store::meter::host_time;
+use crate::store::meter::{about, host_time};
 use crate::store::{ListRequest, StoreBackend, StoreError, StoreErrorKind};
 use crate::types::KeyPrefix;
 
@@ -40,9 +40,9 @@ impl S3Store {
                 return Err(StoreError {
                     kind: StoreErrorKind::ClockSkew,
                     message: format!(
-                        "this host's clock is {} minutes {way} the one of {}; set it (for example \
-                         with NTP) and try again",
-                        ahead.abs() / 60_000,
+                        "this host's clock is {} {way} the one of {}; set it (for example with \
+                         NTP) and try again",
+                        about(ahead),
                         self.endpoint
                     ),
                     source: listed.err().map(|e| Box::new(e) as _),

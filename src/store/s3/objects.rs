@@ -429,6 +429,12 @@ pub(in crate::store) fn get_result(
         return Ok(GetResult { info: info_of(&answer, got), data });
     }
     let text = answer.header("content-range").unwrap_or_default();
+    if got == 0
+        && let Some(size) = empty_at_end(&text)
+        && size == range.start
+    {
+        return Ok(GetResult { info: info_of(&answer, size), data: answer.body });
+    }
     let (start, end, size) =
         content_range(&text).ok_or_else(|| format!("the Content-Range {text:?} makes no sense"))?;
     if start != range.start || end != range.end.min(size) || end - start != got {
@@ -446,9 +452,27 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     (first <= last && last < size).then_some((first, last + 1, size))
 }
 
+/// The size in `bytes 10-9/10`, with which azurite answers a range that starts at the end, where
+/// others answer 416.
+fn empty_at_end(text: &str) -> Option<u64> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, size): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+    (first == size && last.checked_add(1) == Some(size)).then_some(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn takes_an_empty_part_at_the_end_only() {
+        assert_eq!(empty_at_end("bytes 10-9/10"), Some(10));
+        for wrong in ["", "bytes 9-9/10", "bytes 10-9/11", "bytes 0-18446744073709551615/0"] {
+            assert_eq!(empty_at_end(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn reads_content_ranges() {

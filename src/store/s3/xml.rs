@@ -15,6 +15,8 @@ pub(in crate::store) struct ErrorBody {
     pub code: String,
     pub message: String,
     pub region: String,
+    #[serde(rename = "AWSAccessKeyId")]
+    pub access_key: String,
 }
 
 impl ErrorBody {
@@ -131,6 +133,16 @@ fn decode(text: &str, encoded: bool) -> Option<String> {
     }
 }
 
+/// The region in `the region 'us-east-1' is wrong; expecting 'eu-1'`, which some servers say in the
+/// message alone.
+fn expected_region(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("expecting '")?;
+    let (region, _) = rest.split_once('\'')?;
+    let named = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    (!region.is_empty() && region.len() < 64 && region.bytes().all(named))
+        .then(|| region.to_owned())
+}
+
 /// An ETag without its quotes.
 pub(in crate::store) fn unquote(etag: &str) -> &str {
     let etag = etag.strip_prefix("W/").unwrap_or(etag);
@@ -146,7 +158,10 @@ pub(in crate::store) fn refusal(
 ) -> StoreError {
     let body = ErrorBody::of(answer);
     let region = match body.region.as_str() {
-        "" => answer.header("x-amz-bucket-region").unwrap_or_default(),
+        "" => answer
+            .header("x-amz-bucket-region")
+            .or_else(|| expected_region(&body.message))
+            .unwrap_or_default(),
         region => region.to_owned(),
     };
     let code = body.code.as_str();
@@ -172,20 +187,32 @@ pub(in crate::store) fn refusal(
         | (StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT, _)
             if !region.is_empty() || answer.status.is_redirection() =>
         {
-            let cure = match region.as_str() {
-                "" => "set the region and endpoint options to where it lies".to_owned(),
-                region => format!("set region={region}"),
+            let why = match region.as_str() {
+                "" => format!(
+                    "the bucket {bucket:?} lies in another region; set the region option (or \
+                     AWS_REGION) and the endpoint to where it lies"
+                ),
+                region => format!(
+                    "the bucket {bucket:?} lies in the region {region:?}, not in the one that was \
+                     asked; set region={region}"
+                ),
             };
-            (
-                StoreErrorKind::Unsupported,
-                format!("the bucket {bucket:?} lies in another region; {cure}"),
-            )
+            (StoreErrorKind::Unsupported, why)
         }
-        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => (
+        (_, "InvalidAccessKeyId") => (
             StoreErrorKind::Denied,
-            "the access key is unknown or its secret is wrong; check AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY"
-                .to_owned(),
+            format!(
+                "the store does not know the access key{}; check AWS_ACCESS_KEY_ID, and that it \
+                 belongs to this endpoint",
+                match body.access_key.as_str() {
+                    "" => String::new(),
+                    key => format!(" {key:?}"),
+                }
+            ),
+        ),
+        (_, "SignatureDoesNotMatch") => (
+            StoreErrorKind::Denied,
+            "the secret does not fit the access key; check AWS_SECRET_ACCESS_KEY".to_owned(),
         ),
         (_, "AuthenticationFailed" | "NoAuthenticationInformation") => (
             StoreErrorKind::Denied,

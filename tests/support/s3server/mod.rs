@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub use fault::{Action, Area, Counts, Logged, Op, Rule};
-pub use model::Object;
+pub use model::{Listing, MIN_PART, Object, etag_of, list};
 
 use backend::{Auth, Backend};
 use state::State;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 /// S3 refuses a part other than the last that is smaller.
-const MIN_PART: usize = 5 << 20;
+pub const MIN_PART: usize = 5 << 20;
 
 /// One object.
 #[derive(Debug, Clone)]

@@ -58,8 +58,14 @@ fn names_causes_and_cures() {
         (404, error("NoSuchBucket", ""), NoBucket, "does not exist; create it"),
         (404, error("NoSuchKey", ""), NotFound, "does not exist"),
         (404, String::new(), NotFound, "does not exist"),
-        (403, error("InvalidAccessKeyId", ""), Denied, "AWS_ACCESS_KEY_ID"),
-        (403, error("SignatureDoesNotMatch", ""), Denied, "AWS_SECRET_ACCESS_KEY"),
+        (403, error("InvalidAccessKeyId", ""), Denied, "access key; check AWS_ACCESS_KEY_ID"),
+        (
+            403,
+            error("InvalidAccessKeyId", "<AWSAccessKeyId>AKX</AWSAccessKeyId>"),
+            Denied,
+            "does not know the access key \"AKX\"",
+        ),
+        (403, error("SignatureDoesNotMatch", ""), Denied, "the secret does not fit"),
         (403, error("AccessDenied", ""), Denied, "rights"),
         (403, error("RequestTimeTooSkewed", ""), ClockSkew, "clock"),
         (403, "<Error><Message>Request has expired</Message></Error>".into(), Timeout, "expiry"),
@@ -68,6 +74,15 @@ fn names_causes_and_cures() {
             error("AuthorizationHeaderMalformed", "<Region>eu-1</Region>"),
             Unsupported,
             "region=eu-1",
+        ),
+        (
+            400,
+            "<Error><Code>AuthorizationQueryParametersError</Code><Message>Error parsing the \
+             X-Amz-Credential parameter; the region 'us-east-1' is wrong; expecting 'eu-2'\
+             </Message></Error>"
+                .into(),
+            Unsupported,
+            "region=eu-2",
         ),
         (301, error("PermanentRedirect", ""), Unsupported, "another region"),
         (409, error("ConditionalRequestConflict", ""), Unreachable, "wait"),

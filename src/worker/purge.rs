@@ -1,0 +1,441 @@
+//! The end of a removed volume: its objects and its state are deleted from the bucket.
+//!
+//! Owns nothing in this process; works on one volume at a time and leaves the rest for the next call
+//! when its time is up. Invariants:
+//! * Only the host that claimed the volume's epoch and holds its lease deletes.
+//! * An object is deleted only if the volume recorded it, it still bears the recorded put-id and is
+//!   the recorded version. Everything else stays.
+//! * `format.json` says how far the deletion has come and goes last, so that nobody mounts what is
+//!   half gone.
+//!
+//! A crash loses nothing: the records of what is deleted go away page by page, and the next call
+//! finds the others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use parking_lot::Mutex;
+
+use super::WorkerError;
+use super::open::{ENGINE_PATH, Places, places};
+use crate::catalog::{CatalogError, Definition, Deleting, Purge, Purged, VolumeFormat};
+use crate::clock::Deadline;
+use crate::lease::{
+    FormatCheck, FormatTrouble, Holder, Judgement, Keeper, KeeperConfig, Observation, judge,
+};
+use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
+use crate::meta::{Batch, Engine, EngineConfig, MetaError, keys};
+use crate::settle::{hot_time, is_put};
+use crate::store::{
+    Attributes, Condition, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Verb,
+};
+use crate::types::{Lsn, ObjectKey, PutId, Version, VolumeId};
+
+const REQUEST: Duration = Duration::from_secs(15);
+/// Requests under way at a time.
+const PARALLEL: usize = 16;
+/// Records looked at before the engine forgets them.
+const PAGE: usize = 500;
+/// One call ends after this; what is left waits for the next.
+const SLICE: Duration = Duration::from_secs(45);
+/// A delete that nobody answered must not arrive after its key was given to a new volume.
+const EXPIRES_MS: i64 = 15_000;
+const CLOSE: Duration = Duration::from_secs(10);
+/// Foreign objects that the log names, a volume.
+const NAMED: usize = 20;
+
+/// Deletes removed volumes by their own records.
+#[derive(Debug)]
+pub struct EnginePurge {
+    host: String,
+    slice: Duration,
+    /// What was seen of the leases of volumes that are waited for.
+    seen: Mutex<HashMap<VolumeId, Observation>>,
+}
+
+impl Default for EnginePurge {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EnginePurge {
+    /// For this host.
+    pub fn new() -> Self {
+        EnginePurge { host: crate::sys::hostname(), slice: SLICE, seen: Mutex::default() }
+    }
+
+    /// As [`EnginePurge::new`], but a call stops after `slice`. It always does some work.
+    pub fn with_slice(slice: Duration) -> Self {
+        EnginePurge { slice, ..Self::new() }
+    }
+
+    async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
+        let places = places(volume.uuid, &volume.options)?;
+        let object_store = places.state_store.engine(&places.state)?.into_inner();
+        let Some(epoch) = Engine::writer_epoch(&object_store, ENGINE_PATH).await? else {
+            return Ok(None);
+        };
+        let mut seen = self.seen.lock().remove(&volume.uuid).unwrap_or_default();
+        let store = places.state_store.backend();
+        match judge(&*store, &places.state, epoch, &mut seen, REQUEST).await? {
+            Judgement::Free(_) => Ok(None),
+            Judgement::Held(holder) => {
+                self.seen.lock().insert(volume.uuid, seen);
+                Ok(Some(holder))
+            }
+        }
+    }
+
+    async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
+        let deadline = Deadline::after(self.slice);
+        let places = places(volume.uuid, &volume.options)?;
+        let format = FormatFile {
+            store: places.state_store.backend(),
+            key: places.state.key("format.json"),
+        };
+        let Some(known) = format.read().await? else {
+            // Deleted last, so the objects went before; or somebody else deleted it, and then
+            // nothing tells which objects were ours.
+            return delete_state(&places, &format.key, deadline).await;
+        };
+        places.store.remember(&known.capabilities);
+        if !places.same_bucket {
+            places.state_store.remember(&known.state_capabilities);
+        }
+        if known.deleting != Some(Deleting::State) {
+            if let Some(holder) = self.judged(volume).await? {
+                return Ok(Purged::Later(holder.to_string()));
+            }
+            let later = self.delete_objects(volume, &places, &format, known, deadline).await?;
+            if let Some(why) = later {
+                return Ok(Purged::Later(why));
+            }
+        }
+        delete_state(&places, &format.key, deadline).await
+    }
+
+    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left.
+    async fn delete_objects(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        format: &FormatFile,
+        known: VolumeFormat,
+        deadline: Deadline,
+    ) -> Result<Option<String>, WorkerError> {
+        let object_store = places.state_store.engine(&places.state)?.into_inner();
+        let found = Engine::writer_epoch(&object_store, ENGINE_PATH).await?;
+        if found.is_none() {
+            // Never mounted.
+            format.write(VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
+            return Ok(None);
+        }
+        let mut config = EngineConfig::new(object_store, ENGINE_PATH, found);
+        config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
+        let engine = Engine::open(config).await?;
+        let keeper = KeeperConfig::new(
+            places.state_store.backend(),
+            places.state.clone(),
+            engine.epoch(),
+            self.host.clone(),
+            Arc::new(Unchecked),
+        );
+        let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
+        let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
+        let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
+        let mut objects = Objects {
+            volume: volume.uuid,
+            store: places.store.backend(),
+            conditional: begun.capabilities.has(Verb::DeleteConditional),
+            hot: hot_time(&begun.capabilities),
+            engine: &engine,
+            keeper: &keeper,
+            next,
+            foreign: 0,
+        };
+        let result: Result<Option<String>, WorkerError> = async {
+            format.write(begun.clone()).await?;
+            let left = objects.delete(deadline).await?;
+            if left.is_none() {
+                format.write(VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+            }
+            Ok(left)
+        }
+        .await;
+        if objects.foreign > 0 {
+            tracing::info!(volume = %volume.name, objects = objects.foreign,
+                "objects that the volume did not make stay");
+        }
+        // Not released before the engine is closed: another host may take the volume right after.
+        let closed = engine.close(Deadline::after(CLOSE)).await;
+        let state = crate::lease::LeaseState::Released;
+        let released = keeper.set_state(state, None, Deadline::after(CLOSE)).await;
+        keeper.stop().await;
+        let left = result?;
+        closed?;
+        released?;
+        Ok(left)
+    }
+}
+
+#[async_trait]
+impl Purge for EnginePurge {
+    async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
+        let holder = self.judged(volume).await.map_err(failed)?;
+        Ok(holder.map(|holder| match holder.record {
+            Some(record) => format!("{} ({})", record.host, record.instance),
+            None => "a host that has just taken it".to_owned(),
+        }))
+    }
+
+    async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {
+        self.work(volume).await.map_err(failed)
+    }
+}
+
+fn failed(error: WorkerError) -> CatalogError {
+    CatalogError::Volume(Box::new(error))
+}
+
+/// The deletion itself writes `format.json`.
+struct Unchecked;
+
+#[async_trait]
+impl FormatCheck for Unchecked {
+    async fn check(&self, _timeout: Duration) -> Result<(), FormatTrouble> {
+        Ok(())
+    }
+}
+
+struct FormatFile {
+    store: Arc<dyn StoreBackend>,
+    key: ObjectKey,
+}
+
+impl FormatFile {
+    async fn read(&self) -> Result<Option<VolumeFormat>, WorkerError> {
+        match self.store.get(&self.key, None, None, REQUEST).await {
+            Ok(found) => serde_json::from_slice(&found.data)
+                .map(Some)
+                .map_err(|e| WorkerError::Damaged(format!("{} cannot be read: {e}", self.key))),
+            Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn write(&self, format: VolumeFormat) -> Result<(), WorkerError> {
+        let body = serde_json::to_vec_pretty(&format)
+            .map_err(|e| WorkerError::Damaged(format!("{} cannot be written: {e}", self.key)))?;
+        let send = Send::plain(REQUEST);
+        applied(self.store.put(&self.key, Bytes::from(body), &Attributes::new(), send).await)
+    }
+}
+
+fn applied(outcome: PutOutcome) -> Result<(), WorkerError> {
+    match outcome {
+        PutOutcome::Won(_) => Ok(()),
+        PutOutcome::Ambiguous(error) => Err(error.into()),
+        PutOutcome::Lost => Err(StoreError::new(
+            StoreErrorKind::Protocol,
+            "the store refused an unconditional request",
+        )
+        .into()),
+    }
+}
+
+/// What became of one recorded key.
+enum Fate {
+    /// Nothing of ours lies there any more.
+    Gone,
+    Foreign,
+    /// Nobody knows yet.
+    Open(StoreError),
+    /// A request may still arrive.
+    Hot,
+}
+
+/// The objects of one volume, while this host holds it.
+struct Objects<'a> {
+    volume: VolumeId,
+    store: Arc<dyn StoreBackend>,
+    conditional: bool,
+    /// How long an announced request may still arrive.
+    hot: Duration,
+    engine: &'a Engine,
+    keeper: &'a Keeper,
+    next: Lsn,
+    foreign: usize,
+}
+
+impl Objects<'_> {
+    /// Deletes what the records name; `Some` says why some are left.
+    async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
+        for prefix in [keys::INTENT, keys::REST] {
+            let mut from = keys::below(prefix, &[]);
+            loop {
+                let page = self.engine.scan(from.0.clone(), from.1.clone(), PAGE).await?;
+                let Some((last, _)) = page.last() else { break };
+                let full = page.len() == PAGE;
+                from.0 = std::ops::Bound::Excluded(last.to_vec());
+                if let Some(why) = self.page(prefix, page).await? {
+                    return Ok(Some(why));
+                }
+                if full && deadline.left().is_zero() {
+                    return Ok(Some("many objects are deleted, others are still left".to_owned()));
+                }
+                if !full {
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn page(
+        &mut self,
+        prefix: u8,
+        page: Vec<(Bytes, Bytes)>,
+    ) -> Result<Option<String>, WorkerError> {
+        if self.keeper.authority().is_none() {
+            return Ok(Some("the lease could not be renewed".to_owned()));
+        }
+        let this = &*self;
+        let fates: Vec<(Bytes, Result<Fate, WorkerError>)> = stream::iter(page)
+            .map(|(key, value)| async move {
+                let fate = match prefix {
+                    keys::INTENT => this.intent(&key, &value).await,
+                    _ => this.rest(&key, &value).await,
+                };
+                (key, fate)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let mut batch = Batch::new();
+        let mut why = None;
+        let mut failure = None;
+        for (key, fate) in fates {
+            match fate {
+                Ok(Fate::Gone) => batch.delete(key.to_vec()),
+                Ok(Fate::Foreign) => {
+                    if self.foreign < NAMED
+                        && let Some(key) = keys::parse_object(&key)
+                    {
+                        tracing::info!(%key, "not made by the volume, or changed since: it stays");
+                    }
+                    self.foreign += 1;
+                    batch.delete(key.to_vec());
+                }
+                Ok(Fate::Open(error)) => why = Some(format!("a deletion has no outcome: {error}")),
+                Ok(Fate::Hot) => why = Some("requests of its last host may still arrive".into()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if !batch.is_empty() {
+            self.engine.write(self.next, batch).await?;
+            self.next = Lsn(self.next.0 + 1);
+            // Also tells whether the volume is still ours.
+            let _receipt = self.engine.flush(Deadline::after(REQUEST)).await?;
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(why),
+        }
+    }
+
+    /// A request without an outcome may have left an object that no other record names.
+    async fn intent(&self, key: &[u8], value: &[u8]) -> Result<Fate, WorkerError> {
+        let intent: IntentRec = decode(value).map_err(MetaError::from)?;
+        let Some(put_id) = keys::parse_id(key).map(PutId) else { return Ok(Fate::Gone) };
+        let now = self.store.now(REQUEST).await?;
+        if now.0 < intent.not_after.plus(self.hot.as_millis() as i64).0 {
+            return Ok(Fate::Hot);
+        }
+        if let Some(upload) = &intent.upload {
+            self.store.abort_upload(&intent.key, upload, REQUEST).await?;
+        }
+        match intent.op {
+            IntentOp::Put => self.object(&intent.key, put_id, None).await,
+            // The record of what lay there is still there.
+            IntentOp::Delete => Ok(Fate::Gone),
+        }
+    }
+
+    async fn rest(&self, key: &[u8], value: &[u8]) -> Result<Fate, WorkerError> {
+        let rest: RestRec = decode(value).map_err(MetaError::from)?;
+        let (Some(key), Some(put_id)) = (keys::parse_object(key), rest.put_id) else {
+            return Ok(Fate::Foreign);
+        };
+        self.object(&key, put_id, Some(&rest.version)).await
+    }
+
+    /// Deletes the object if it is the one that `put_id` made and, where it is known, has `version`.
+    async fn object(
+        &self,
+        key: &ObjectKey,
+        put_id: PutId,
+        version: Option<&Version>,
+    ) -> Result<Fate, WorkerError> {
+        let Some(info) = self.store.head(key, REQUEST).await? else { return Ok(Fate::Gone) };
+        // ETags alone prove nothing: they are equal for equal content.
+        let ours = is_put(&info.attributes, key, self.volume, put_id);
+        if !ours || version.is_some_and(|version| !version.same(&info.version)) {
+            return Ok(Fate::Foreign);
+        }
+        // Where the store cannot compare, a foreign PUT in between is the documented risk.
+        let condition = match self.conditional {
+            true => Condition::Is(info.version),
+            false => Condition::None,
+        };
+        let not_after = Some(self.store.now(REQUEST).await?.plus(EXPIRES_MS));
+        Ok(match self.store.delete(key, Send { condition, not_after, timeout: REQUEST }).await {
+            PutOutcome::Won(_) => Fate::Gone,
+            PutOutcome::Lost => Fate::Foreign,
+            PutOutcome::Ambiguous(error) => Fate::Open(error),
+        })
+    }
+}
+
+/// Deletes the state folder, `format.json` last. Its names are never used again, so requests need
+/// no condition.
+async fn delete_state(
+    places: &Places,
+    format: &ObjectKey,
+    deadline: Deadline,
+) -> Result<Purged, WorkerError> {
+    let store = places.state_store.backend();
+    loop {
+        let request = ListRequest {
+            prefix: places.state.as_str().to_owned(),
+            delimiter: false,
+            token: None,
+            max_keys: 1000,
+        };
+        let found = store.list(request, REQUEST).await?.entries;
+        let keys: Vec<ObjectKey> =
+            found.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
+        if keys.is_empty() {
+            break;
+        }
+        let outcomes: Vec<PutOutcome> = stream::iter(keys)
+            .map(|key| {
+                let store = &store;
+                async move { store.delete(&key, Send::plain(REQUEST)).await }
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        outcomes.into_iter().try_for_each(applied)?;
+        if deadline.left().is_zero() {
+            return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
+        }
+    }
+    applied(store.delete(format, Send::plain(REQUEST)).await)?;
+    Ok(Purged::Done)
+}

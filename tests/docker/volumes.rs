@@ -1,0 +1,67 @@
+//! `docker volume create, ls, inspect, rm`, and options.
+
+use crate::support::dockerd::PLUGIN;
+use crate::{alone, engine, listed, outside};
+
+#[test]
+fn a_volume_is_created_listed_inspected_used_removed_and_brought_back() {
+    let _alone = alone();
+    let (engine, server) = engine();
+    engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
+    assert!(listed(&engine, "data"));
+    let inspected = engine.docker(&["volume", "inspect", "data"]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected[0]["Scope"], "global");
+    let url = format!("s3://{}/team/data/", server.bucket());
+    assert_eq!(inspected[0]["Status"]["url"], url.as_str());
+    assert_eq!(inspected[0]["Status"]["state"], "unmounted");
+
+    engine.run(
+        "data",
+        "umask 022; echo first >/d/a.txt; mkdir -p /d/x/y; echo deep >/d/x/y/z; chmod 640 /d/a.txt; \
+         chown 33:44 /d/x/y/z; chmod 2775 /d/x; ln -s ../a.txt /d/x/link; : >/d/empty",
+    );
+    let script = "cat /d/a.txt /d/x/y/z /d/x/link; stat -c '%a %u %g' /d/a.txt /d/x/y/z /d/x";
+    let wanted = "first\ndeep\nfirst\n640 0 0\n644 33 44\n2775 0 0\n";
+    assert_eq!(engine.run("data", script), wanted);
+    let content =
+        [("a.txt", "first\n"), ("empty", ""), ("x/link", "../a.txt"), ("x/y/z", "deep\n")];
+    outside::rests(&server, "team/data", &content);
+    let seen = outside::attributes(&server, "team/data");
+    assert_eq!(seen["a.txt"], "f 640 0 0 6");
+    assert_eq!(seen["empty"], "f 644 0 0 0");
+    assert_eq!(seen["x"], "d 2775 0 0");
+    assert_eq!(seen["x/link"], "l 777 0 0 8 ../a.txt");
+    assert_eq!(seen["x/y"], "d 755 0 0");
+    assert_eq!(seen["x/y/z"], "f 644 33 44 5");
+
+    engine.docker(&["volume", "rm", "data"]);
+    assert!(!listed(&engine, "data"));
+    // A mistaken removal is taken back by creating the volume again within its grace.
+    outside::rests(&server, "team/data", &content);
+    engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
+    assert_eq!(engine.run("data", script), wanted);
+}
+
+#[test]
+fn wrong_options_are_refused_at_create_with_cause_and_cure() {
+    let _alone = alone();
+    let (engine, _server) = engine();
+    let create = |options: &[&str], name: &str| {
+        let mut args = vec!["volume", "create", "-d", PLUGIN];
+        args.extend(options.iter().flat_map(|option| ["-o", option]));
+        args.push(name);
+        engine.docker_fails(&args)
+    };
+    let said = create(&["setle=auto"], "v1");
+    assert!(said.contains("did you mean settle?") && said.contains("cache_size"), "{said}");
+    let said = create(&["url=s3://no-such-bucket/x"], "v2");
+    assert!(said.contains("no-such-bucket"), "{said}");
+    let said = create(&["endpoint=http://127.0.0.1:9"], "v3");
+    assert!(said.contains("127.0.0.1:9"), "{said}");
+    let said = create(&[], "../etc");
+    assert!(said.contains("../etc"), "{said}");
+    for name in ["v1", "v2", "v3", "../etc"] {
+        assert!(!listed(&engine, name), "{name}");
+    }
+}
