@@ -86,7 +86,8 @@ fn a_held_volume_is_refused_and_free_after_a_clean_unmount() {
 fn a_paused_holder_loses_the_volume_and_never_publishes_over_the_new_owner() {
     let _alone = alone();
     let server = TestS3::start();
-    let mut old = Host::new("commit=5m,settle_after=0s");
+    // What it would publish it does not get to before it is paused.
+    let mut old = Host::new("commit=5m,settle_after=1d");
     old.mount(&server);
     std::fs::write(old.path("f"), b"synced by the old").expect("a file");
     fsync(&old.path("f")).expect("a sync");
