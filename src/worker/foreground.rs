@@ -15,7 +15,7 @@ use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::Shared;
 use super::supervised::runtime;
-use super::{WorkerSpec, tasks};
+use super::{VolumeState, WorkerSpec, tasks};
 use crate::config::SettleMode;
 use crate::fuse::{HandoffFiles, serve};
 use crate::sys::{self, FuseMount, MountPoint};
@@ -103,6 +103,12 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
         Ok(left) => bail!(
             "everything is in the bucket, but {left} changes are not plain objects yet; the next mount goes on settling"
         ),
+        Err(error) if shared.state() == VolumeState::Fenced => Err(error).with_context(|| {
+            format!(
+                "another host has the volume now; what did not reach the bucket before is kept in {}",
+                spec.state_dir.display()
+            )
+        }),
         Err(error) => Err(error).with_context(|| {
             format!(
                 "{} bytes are not in the bucket; they are kept in {} and go up with the next mount on this host",
