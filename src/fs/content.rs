@@ -180,6 +180,14 @@ impl Fs {
 
     /// At the last close.
     pub async fn release(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
+        self.released(Caller::ROOT, ino, fh).await
+    }
+
+    /// [`Fs::release`] as a request that the kernel may send again.
+    pub async fn released(&self, caller: Caller, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
+        if self.answered(&caller) {
+            return Ok(());
+        }
         if fh.0 & 1 == 1
             && let Some(inode) = self.volume.inodes.get(ino)
         {
@@ -188,12 +196,13 @@ impl Fs {
                 .writers
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         }
-        self.closed(ino).await
+        self.closed(caller, ino).await
     }
 
-    pub(super) async fn closed(&self, ino: Ino) -> Result<(), FsError> {
+    pub(super) async fn closed(&self, caller: Caller, ino: Ino) -> Result<(), FsError> {
         let Some(inode) = self.volume.inodes.get(ino) else { return Ok(()) };
-        let record = Record::Closed { ino };
+        let conn = self.volume.meta.connection();
+        let record = Record::Released { conn, unique: caller.unique, ino };
         self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
         let before = inode
             .opens

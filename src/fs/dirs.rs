@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{DirEntry, FileHandle, Fs, FsError};
 use crate::meta::keys;
 use crate::meta::records::{DirentRec, decode};
-use crate::types::{FileKind, Ino};
+use crate::types::{Caller, FileKind, Ino};
 
 impl Fs {
     pub async fn opendir(&self, ino: Ino) -> Result<FileHandle, FsError> {
@@ -88,7 +88,7 @@ impl Fs {
     }
 
     pub async fn releasedir(&self, ino: Ino, _fh: FileHandle) -> Result<(), FsError> {
-        self.closed(ino).await
+        self.closed(Caller::ROOT, ino).await
     }
 
     async fn parent_of(&self, ino: Ino) -> Result<Ino, FsError> {

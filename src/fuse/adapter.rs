@@ -319,8 +319,8 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs();
-        let call = async move { fs.release(ino(inode), handle(fh)).await };
+        let (fs, who) = (self.fs(), caller(req));
+        let call = async move { fs.released(who, ino(inode), handle(fh)).await };
         self.run(Op::new("release", req, inode), call, answer::empty(reply));
     }
 

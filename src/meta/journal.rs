@@ -66,6 +66,12 @@ pub enum Record {
         conn: u64,
         unique: u64,
     },
+    /// A handle was closed by this FUSE request: sent again, it must not close another one.
+    Released {
+        conn: u64,
+        unique: u64,
+        ino: Ino,
+    },
 }
 
 /// Requests remembered for the kernel's resending: far more than it can have unanswered.
@@ -141,13 +147,10 @@ impl Fold {
                 self.times.insert(*ino, *time);
             }
             Record::Opened { ino } => *self.opens.entry(*ino).or_default() += 1,
-            Record::Closed { ino } => {
-                if let Some(count) = self.opens.get_mut(ino) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.opens.remove(ino);
-                    }
-                }
+            Record::Closed { ino } => self.closed(*ino),
+            Record::Released { conn, unique, ino } => {
+                self.answers.add(*conn, *unique);
+                self.closed(*ino);
             }
             Record::Connected { conn } => {
                 self.opens.clear();
@@ -160,6 +163,15 @@ impl Fold {
     /// The FUSE connection that answers are remembered of; 0 when there was none.
     pub fn connection(&self) -> u64 {
         self.answers.conn
+    }
+
+    fn closed(&mut self, ino: Ino) {
+        if let Some(count) = self.opens.get_mut(&ino) {
+            *count -= 1;
+            if *count == 0 {
+                self.opens.remove(&ino);
+            }
+        }
     }
 
     /// An inode's record holds its times as of then; one that is gone has nothing left to commit.

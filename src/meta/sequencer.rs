@@ -157,6 +157,11 @@ impl Meta {
         Ok(receipt)
     }
 
+    /// Names this worker's FUSE connection in the log.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
     /// Counters as of the last change.
     pub fn superblock(&self) -> SuperRec {
         self.counters.lock().clone()
