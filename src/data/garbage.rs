@@ -120,6 +120,9 @@ impl Volume {
                 max_keys: 1000,
             };
             let page = self.state_store.list(request, DELETE_TIMEOUT).await?;
+            // A host that lost the volume meanwhile would take the new owner's segments for orphans.
+            // What was listed before this proof is not theirs, however late it is deleted.
+            let _receipt = self.meta.confirm_ownership(DELETE_TIMEOUT).await?;
             for entry in page.entries {
                 let old = entry.version.modified.is_some_and(|at| now.0 - at.0 > ORPHAN_AGE_MS);
                 let id = entry
