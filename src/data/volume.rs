@@ -172,8 +172,9 @@ impl Volume {
                 live.size = size;
             }
             if let Some(time) = time {
-                live.attr.mtime = live.attr.mtime.max(time);
-                live.attr.ctime = live.attr.ctime.max(time);
+                // Not the later one: utimens may have set it to the future before.
+                live.attr.mtime = time;
+                live.attr.ctime = time;
             }
             self.dirty_bytes.fetch_add(pending.data_bytes(), Ordering::Relaxed);
             live.pending = pending;

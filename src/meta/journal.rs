@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::pending::{Change, Pending};
-use super::{Batch, LocalLog, LogError};
+use super::{Batch, LocalLog, LogError, keys};
 use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
 /// One record of the local log.
@@ -65,7 +65,7 @@ pub struct Fold {
     /// Batches by position, dropped once durable.
     pub batches: BTreeMap<Lsn, Record>,
     pub pending: HashMap<Ino, Pending>,
-    /// Last content change, for mtime and ctime.
+    /// Last content change since the attributes were recorded, for mtime and ctime.
     pub times: HashMap<Ino, Timestamp>,
     pub opens: HashMap<Ino, u32>,
 }
@@ -74,7 +74,15 @@ impl Fold {
     /// Takes one record in.
     pub fn apply(&mut self, lsn: Lsn, record: &Record) {
         match record {
-            Record::Op { .. } => {
+            Record::Op { batch, .. } => {
+                // The attributes of this record hold what earlier writes made of the times.
+                for (key, value) in batch.iter() {
+                    if let (Some(&keys::INODE), Some(_), Some(ino)) =
+                        (key.first(), value, keys::parse_ino(key))
+                    {
+                        self.times.remove(&ino);
+                    }
+                }
                 self.batches.insert(lsn, record.clone());
             }
             Record::Commit { inodes, .. } => {
@@ -92,16 +100,16 @@ impl Fold {
             Record::Wrote { ino, start, end, size, time } => {
                 let pending = self.pending.entry(*ino).or_default();
                 pending.changed(lsn, *start, *end, Change::Data, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Zeroed { ino, start, end, size, time } => {
                 let pending = self.pending.entry(*ino).or_default();
                 pending.changed(lsn, *start, *end, Change::Zero, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Cut { ino, size, time } => {
                 self.pending.entry(*ino).or_default().cut(lsn, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Opened { ino } => *self.opens.entry(*ino).or_default() += 1,
             Record::Closed { ino } => {
@@ -112,6 +120,13 @@ impl Fold {
                     }
                 }
             }
+        }
+    }
+
+    /// A rewritten log says nothing of times that an operation has recorded since.
+    fn changed_at(&mut self, ino: Ino, time: Timestamp) {
+        if time != Timestamp::default() {
+            self.times.insert(ino, time);
         }
     }
 
