@@ -4,6 +4,7 @@
 //! system is done here: ownership of new inodes, set-id rules, times, link counts, orphans. Every
 //! change is one batch through the sequencer. Locks are the kernel's own.
 
+mod acl;
 mod api;
 mod attributes;
 mod content;

@@ -53,6 +53,7 @@ async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
         prefix: location.prefix,
         state_store: store.backend(),
         state,
+        same_bucket: true,
         options: VolumeOptions::default(),
         capabilities,
         cache_dir,

@@ -66,5 +66,5 @@ const VALUES: &str = "
 
 Credentials are never options, because options are stored and shown. They come from the standard
 environment variables of AWS, Azure and Google, from web identity, or from the instance's metadata
-service.
+service. [STORES.md](STORES.md) says which of them were tried, and what a bucket needs.
 ";

@@ -228,17 +228,17 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "cache_size",
-        kind: "size, at least 64MiB",
+        kind: "size, at least 1MiB",
         default: "10g",
         example: "50g",
         scope: Scope::Default,
         meaning: "Bytes of local disk for cached content.",
         apply: |d, v| match parse_size(v)? {
-            size if size >= 64 << 20 => {
+            size if size >= 1 << 20 => {
                 d.options.cache_size = size;
                 Ok(())
             }
-            _ => Err("at least 64MiB are needed for the files being written".to_owned()),
+            _ => Err("at least 1MiB is needed for the files being written".to_owned()),
         },
     },
     Setting {

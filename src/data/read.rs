@@ -35,13 +35,15 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    fn window(&mut self, range: &Range<u64>, end_of_file: u64) -> Range<u64> {
+    /// `most` keeps a small cache from being filled by one reader.
+    fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
         let len = range.end - range.start;
         self.window = if range.start == self.next {
             (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW)
         } else {
             RANDOM_WINDOW
         };
+        self.window = self.window.min(most);
         let end = (range.start + self.window.max(len)).min(end_of_file).max(range.end);
         self.next = end;
         range.start..end
@@ -121,13 +123,15 @@ impl Volume {
                 }
                 let range = range.start..range.end.min(limit);
                 let window = match &content.base {
-                    Some(_) if range.start < content.base_limit => live.ahead.window(&range, limit),
+                    Some(_) if range.start < content.base_limit => {
+                        live.ahead.window(&range, limit, self.options.cache_size / 8)
+                    }
                     _ => range.clone(),
                 };
-                Some((content, live.version, window))
+                Some((content, live.version, window, limit))
             }
         };
-        let Some((content, version, window)) = snapshot else {
+        let Some((content, version, window, limit)) = snapshot else {
             inode.calm().await;
             return Ok(());
         };
@@ -137,7 +141,9 @@ impl Volume {
             return Ok(());
         }
         for (range, bytes) in pieces {
-            for part in live.pending.ranges.gaps(range.clone()) {
+            // An extent may reach past an uncommitted truncation, where it no longer shows.
+            let visible = range.start..range.end.min(limit);
+            for part in live.pending.ranges.gaps(visible) {
                 for gap in live.cache.present.gaps(part) {
                     let put = match &bytes {
                         Some(bytes) => {

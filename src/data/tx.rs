@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{DataError, Inode, Volume};
+use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
@@ -19,8 +19,18 @@ pub struct Tx<'v> {
     held: BTreeMap<Ino, Arc<Inode>>,
     edits: Vec<(Ino, Edit)>,
     created: Vec<(Ino, ContentRec)>,
+    contents: Vec<Replaced>,
     removed: Vec<Ino>,
     touched: Vec<Ino>,
+}
+
+/// A content record that a change puts in the place of another one.
+struct Replaced {
+    inode: Arc<Inode>,
+    content: ContentRec,
+    /// Whether the bytes are others, too.
+    other_bytes: bool,
+    _guard: ChangeGuard,
 }
 
 impl std::fmt::Debug for Tx<'_> {
@@ -38,6 +48,7 @@ impl<'v> Tx<'v> {
             held: BTreeMap::new(),
             edits: Vec::new(),
             created: Vec::new(),
+            contents: Vec::new(),
             removed: Vec::new(),
             touched: Vec::new(),
         }
@@ -100,6 +111,33 @@ impl<'v> Tx<'v> {
         self.created.push((ino, content));
     }
 
+    /// The same bytes lie elsewhere: another base.
+    pub async fn move_content(&mut self, ino: Ino, content: ContentRec) -> Result<(), DataError> {
+        self.set_content(ino, content, false).await
+    }
+
+    /// Other bytes: nothing cached of the old ones is shown with the new record.
+    pub async fn replace_content(
+        &mut self,
+        ino: Ino,
+        content: ContentRec,
+    ) -> Result<(), DataError> {
+        self.set_content(ino, content, true).await
+    }
+
+    async fn set_content(
+        &mut self,
+        ino: Ino,
+        content: ContentRec,
+        other_bytes: bool,
+    ) -> Result<(), DataError> {
+        let inode = self.live(ino).await?;
+        self.kv.put(keys::content(ino), &content);
+        let guard = inode.changing();
+        self.contents.push(Replaced { inode, content, other_bytes, _guard: guard });
+        Ok(())
+    }
+
     /// Removes an inode and leaves what hangs on it to the collector.
     pub async fn remove(&mut self, ino: Ino) -> Result<(), DataError> {
         let size = self.kv.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size);
@@ -156,7 +194,7 @@ impl<'v> Tx<'v> {
 
     /// Hands the change over; see [`Txn::commit`].
     pub async fn commit(self, unique: u64) -> Result<(), DataError> {
-        let Tx { volume, kv, working, held, edits, created, removed, touched } = self;
+        let Tx { volume, kv, working, held, edits, created, contents, removed, touched } = self;
         kv.commit(Logged::Op { unique }, || {
             for (ino, content) in created {
                 if let Some(rec) = working.get(&ino)
@@ -164,6 +202,9 @@ impl<'v> Tx<'v> {
                 {
                     volume.inodes.created(volume.new_inode(ino, rec.clone(), content));
                 }
+            }
+            for replaced in &contents {
+                volume.show_content(replaced);
             }
             for (ino, edit) in edits {
                 if let Some(inode) = held.get(&ino) {
@@ -183,6 +224,21 @@ impl<'v> Tx<'v> {
 }
 
 impl Volume {
+    /// Brings a live inode to its new content record.
+    fn show_content(&self, replaced: &Replaced) {
+        let Replaced { inode, content, other_bytes, .. } = replaced;
+        // No fetch ends while the guard lives, so nothing old comes back in between.
+        if *other_bytes && let Err(error) = self.evict(inode) {
+            tracing::warn!(ino = %inode.ino, %error, "cached bytes of a replaced object could not be dropped");
+        }
+        let mut live = inode.live();
+        live.content = content.clone();
+        if *other_bytes {
+            let pending = live.pending.size.map(|(_, size)| size);
+            live.size = pending.map_or(content.size, |size| size.max(content.size));
+        }
+    }
+
     /// Drops the live state of an inode that is gone.
     fn forget_inode(&self, ino: Ino, held: Option<&Arc<Inode>>) {
         let from_table = self.inodes.remove(ino);

@@ -52,6 +52,9 @@ impl Fs {
             if foreign && !directory { perm & !0o2000 } else { perm }
         });
         let mut tx = self.volume.begin().await;
+        if let Some(perm) = perm {
+            self.chmod_acl(&mut tx, ino, perm).await?;
+        }
         tx.edit(ino, move |rec| {
             if let Some(perm) = perm {
                 rec.perm = perm;

@@ -35,7 +35,7 @@ impl Fs {
         }
     }
 
-    /// `mode` holds S_IFMT and the permission bits, umask already applied.
+    /// `mode` holds S_IFMT and the permission bits; the caller's umask is applied here.
     pub async fn mknod(
         &self,
         caller: Caller,
@@ -115,12 +115,13 @@ impl Fs {
         if dir.nlink == 0 {
             return Err(FsError::NotFound);
         }
+        let inherited = self.inherit(&tx, parent, new.kind, new.perm, caller.umask).await?;
         let is_dir = new.kind == FileKind::Dir;
         let now = crate::clock::now();
         let (gid, mut perm) = if dir.perm & 0o2000 != 0 {
-            (dir.gid, if is_dir { new.perm | 0o2000 } else { new.perm })
+            (dir.gid, if is_dir { inherited.perm | 0o2000 } else { inherited.perm })
         } else {
-            (caller.gid, new.perm)
+            (caller.gid, inherited.perm)
         };
         // As Linux's mode_strip_sgid: a group-executable set-group-ID file needs the group's member.
         if !is_dir && perm & 0o2010 == 0o2010 && caller.uid != 0 && !in_group(&caller, gid) {
@@ -143,6 +144,7 @@ impl Fs {
         };
         let ino = tx.new_ino();
         tx.create(ino, rec.clone());
+        inherited.store(&mut tx, ino);
         tx.link(parent, &name, ino, new.kind);
         tx.edit(parent, move |dir| {
             touch(dir, now);
@@ -340,6 +342,14 @@ impl Fs {
             if tx.kv.get_raw(&keys::rest(&key)).await?.is_some() {
                 tx.needs_tidying(&key);
             }
+        }
+        // A directory that is there only because of the keys below it outlives them: it gets a marker.
+        if parent != Ino::ROOT
+            && let Some(dir) = self.volume.dir_key(parent, &mut memo).await?
+            && tx.kv.get_raw(&keys::rest(&crate::types::ObjectKey::new(dir))).await?.is_none()
+            && tx.kv.get_raw(&keys::work(parent)).await?.is_none()
+        {
+            tx.needs_rest(parent, WorkRec::Inode);
         }
         Ok(())
     }

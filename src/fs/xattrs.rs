@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 
+use super::acl::{ACCESS, Acl, DEFAULT};
+use super::attributes::in_group;
 use super::{Fs, FsError, XattrMode};
 use crate::meta::keys;
-use crate::types::{Caller, Ino};
+use crate::meta::records::WorkRec;
+use crate::types::{Caller, FileKind, Ino};
 
 /// Linux's limits (XATTR_NAME_MAX, XATTR_SIZE_MAX), bytes.
 const MAX_NAME: usize = 255;
@@ -29,7 +32,16 @@ impl Fs {
         if value.len() > MAX_VALUE {
             return Err(FsError::TooBig);
         }
-        self.inode(ino).await?;
+        let inode = self.inode(ino).await?;
+        if name == ACCESS {
+            return self.set_access_list(caller, ino, &value).await;
+        }
+        if name == DEFAULT {
+            Acl::parse(&value)?;
+            if inode.live().attr.kind != FileKind::Dir {
+                return Err(FsError::AccessDenied);
+            }
+        }
         let key = keys::xattr(ino, &name);
         let mut tx = self.volume.begin().await;
         match (mode, tx.kv.get_raw(&key).await?.is_some()) {
@@ -67,10 +79,41 @@ impl Fs {
         let key = keys::xattr(ino, &name);
         let mut tx = self.volume.begin().await;
         if tx.kv.get_raw(&key).await?.is_none() {
-            return Err(FsError::NoXattr);
+            // Linux takes a list away that is not there.
+            let list = name == ACCESS || name == DEFAULT;
+            return if list { Ok(()) } else { Err(FsError::NoXattr) };
         }
         tx.kv.delete(key);
         self.changed_attributes(&mut tx, ino).await?;
+        tx.commit(caller.unique).await?;
+        Ok(())
+    }
+
+    /// The mode says what the list says; a list that says no more than a mode is not kept.
+    async fn set_access_list(&self, caller: Caller, ino: Ino, value: &[u8]) -> Result<(), FsError> {
+        let acl = Acl::parse(value)?;
+        let key = keys::xattr(ino, ACCESS);
+        let mut tx = self.volume.begin().await;
+        if acl.is_a_mode() {
+            tx.kv.delete(key);
+        } else {
+            tx.kv.put_raw(key, acl.value());
+        }
+        let rec = tx.inode(ino).await?;
+        // As chmod: a caller outside the file's group cannot keep its set-group-ID bit.
+        let foreign = caller.uid != 0 && !in_group(&caller, rec.gid);
+        let kept = if foreign { 0o5000 } else { 0o7000 };
+        let now = crate::clock::now();
+        let mode = acl.mode();
+        tx.edit(ino, move |rec| {
+            rec.perm = rec.perm & kept | mode;
+            rec.ctime = now;
+            rec.attr_gen += 1;
+        })
+        .await?;
+        if rec.nlink > 0 {
+            tx.needs_rest(ino, WorkRec::Inode);
+        }
         tx.commit(caller.unique).await?;
         Ok(())
     }
@@ -86,8 +129,8 @@ impl Fs {
     }
 }
 
-/// POSIX ACLs change how permissions are judged, which the kernel does here by mode bits alone: taking
-/// one without enforcing it would open files, so it is refused.
+/// Of the kernel's own names, the access control lists: another one would mean nothing here.
 fn supported(name: &[u8]) -> Result<(), FsError> {
-    if name.starts_with(b"system.") { Err(FsError::Unsupported) } else { Ok(()) }
+    let refused = name.starts_with(b"system.") && name != ACCESS && name != DEFAULT;
+    if refused { Err(FsError::Unsupported) } else { Ok(()) }
 }

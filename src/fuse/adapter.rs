@@ -33,6 +33,7 @@ use self::convert::{
 };
 use self::request::Op;
 use crate::fs::{Fs, SetAttr};
+use crate::types::Caller;
 
 /// The file system as `fuser` sees it.
 #[derive(Debug)]
@@ -74,11 +75,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
+        let who = Caller { umask: umask & 0o777, ..caller(req) };
+        let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.mknod(who, ino(parent), name?, mode, rdev).await };
         self.run(Op::new("mknod", req, parent), call, answer::entry(reply));
     }
@@ -89,10 +91,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
+        let who = Caller { umask: umask & 0o777, ..caller(req) };
+        let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.mkdir(who, ino(parent), name?, mode).await };
         self.run(Op::new("mkdir", req, parent), call, answer::entry(reply));
     }
@@ -167,11 +170,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
+        let who = Caller { umask: umask & 0o777, ..caller(req) };
+        let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.create(who, ino(parent), name?, mode, flags).await };
         self.run(Op::new("create", req, parent), call, answer::created(reply));
     }

@@ -19,12 +19,11 @@ const MAX_BACKGROUND: u16 = 64;
 ///   survive the worker, and outside changes of a file's size would be ignored.
 /// * `POSIX_LOCKS`, `FLOCK_LOCKS`: a volume is mounted on one host at a time, so the kernel's own locks
 ///   are complete, and they survive the worker.
-/// * `DONT_MASK`: the kernel applies the umask.
 /// * `HANDLE_KILLPRIV*`: the kernel clears set-id bits itself by SETATTR; `fuser` does not pass on the
 ///   flags by which v2 delegates that for truncation.
 /// * `AUTO_INVAL_DATA`: we know when content changed and say so; guessing from mtime would drop the page
 ///   cache after our own writes.
-/// * `NO_OPENDIR_SUPPORT`, `POSIX_ACL`, `SETXATTR_EXT` (its requests break `fuser` 0.18), `PASSTHROUGH`
+/// * `NO_OPENDIR_SUPPORT`, `SETXATTR_EXT` (its requests break `fuser` 0.18), `PASSTHROUGH`
 ///   (O_SYNC and msync would bypass us).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
@@ -36,6 +35,9 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    // A directory's default list takes the place of the umask, so that we have to apply that.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
     // mmap of a file that is also open with direct I/O works on local file systems.
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];

@@ -238,6 +238,32 @@ pub(super) fn forget_base(txn: &mut Txn<'_>, volume: &Volume, base: &Base) {
     }
 }
 
+/// The same content with its base at another name of the same file, where a copy of the same
+/// generation rests; `None` when there is no such copy.
+pub(super) async fn other_copy(
+    txn: &Txn<'_>,
+    ino: Ino,
+    content: &ContentRec,
+    away_from: &ObjectKey,
+) -> Result<Option<ContentRec>, SettleError> {
+    let Some(here) = txn.get::<RestRec>(&keys::rest(away_from)).await? else { return Ok(None) };
+    let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+    for (key, _) in seen {
+        let Some(key) = keys::parse_rests(&key).filter(|key| key != away_from) else { continue };
+        let rest: Option<RestRec> = txn.get(&keys::rest(&key)).await?;
+        if let Some(rest) = rest
+            && rest.ino == ino
+            && rest.generation == here.generation
+            && rest.version.size == here.version.size
+            && txn.get_raw(&keys::tidy(&key)).await?.is_none()
+        {
+            let base = Base { key, parked: false, version: rest.version, put_id: rest.put_id };
+            return Ok(Some(ContentRec { base: Some(base), ..content.clone() }));
+        }
+    }
+    Ok(None)
+}
+
 /// The id of a parked copy: it lies among the segments, under a name of its own.
 pub(super) fn parked_id(volume: &Volume, key: &ObjectKey) -> Option<u128> {
     let id = volume.state.strip(key)?.strip_prefix("segments/")?;

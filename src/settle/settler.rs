@@ -14,7 +14,7 @@ use super::plan::{Item, Plan};
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
-use crate::data::Volume;
+use crate::data::{DataError, Volume};
 use crate::meta::keys;
 use crate::meta::records::{IntentRec, WorkRec, decode};
 use crate::types::Ino;
@@ -206,7 +206,7 @@ impl Settler {
             }
             let now = self.unsettled().await?;
             // Hot keys and the like: waiting longer than the step did would not help.
-            if now == 0 || now == before && self.volume.take_settle_queue().is_empty() {
+            if now == 0 || now == before && !self.take_queue() {
                 return Ok(now);
             }
         }
@@ -235,11 +235,15 @@ impl Settler {
         self.hurried.load(Ordering::SeqCst)
     }
 
-    pub(super) fn take_queue(&self) {
+    /// Schedules what changed; whether anything did.
+    pub(super) fn take_queue(&self) -> bool {
         let soon = boottime() + self.volume.options.settle_after;
-        for ino in self.volume.take_settle_queue() {
+        let queue = self.volume.take_settle_queue();
+        let any = !queue.is_empty();
+        for ino in queue {
             self.schedule.by(ino, soon);
         }
+        any
     }
 
     /// One round: decide what is ripe, publish what is due, tidy.
@@ -280,7 +284,16 @@ impl Settler {
                 self.schedule.by(ino, boottime());
                 continue;
             }
-            match self.plan(ino, &mut memo).await? {
+            let plan = match self.plan(ino, &mut memo).await {
+                // One file that cannot be read must not keep all others from resting.
+                Err(SettleError::Data(e @ (DataError::BaseGone { .. } | DataError::Damaged(_)))) => {
+                    tracing::error!(%ino, error = %e, "a file cannot settle");
+                    self.unsettleable.lock().insert(ino, e.to_string());
+                    Plan::Later(LONGEST_PAUSE)
+                }
+                other => other?,
+            };
+            match plan {
                 Plan::Done => self.work_done(ino).await?,
                 Plan::Gone => {}
                 Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),

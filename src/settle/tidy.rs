@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 
 use super::SettleError;
-use super::outcome::{Outcome, absent};
+use super::outcome::{Outcome, absent, other_copy};
 use super::round::SEND_TIMEOUT;
 use super::settler::{FLUSH_TIMEOUT, ROUND, Settler, TIDY};
 use crate::clock::boottime;
@@ -23,6 +23,8 @@ enum Verdict {
     /// Nothing of ours lies there, or a name leads there again.
     Drop(Option<Ino>),
     Wait,
+    /// The file has other names, and rests there as well.
+    Move(Ino, ContentRec),
     Delete(RestRec),
 }
 
@@ -62,9 +64,17 @@ impl Settler {
         let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
         let mut txn = self.volume.meta.begin().await;
         let mut touched = Vec::new();
+        let mut moved = Vec::new();
         for key in wanted {
             match self.judge(&txn, &key).await? {
                 Verdict::Wait => waiting = true,
+                Verdict::Move(ino, content) => {
+                    txn.put(keys::content(ino), &content);
+                    if let Some(inode) = self.volume.inodes.get(ino) {
+                        moved.push((inode.changing(), inode, content));
+                    }
+                    touched.push(TIDY);
+                }
                 Verdict::Drop(ino) => {
                     txn.delete(keys::tidy(&key));
                     if let Some(ino) = ino {
@@ -94,11 +104,15 @@ impl Settler {
             }
         }
         txn.commit(Logged::Op { unique: 0 }, || {
+            for (_, inode, content) in &moved {
+                inode.live().content = content.clone();
+            }
             for (put_id, intent) in &deletes {
                 self.hot.announce(&intent.key, intent.ino, *put_id);
             }
         })
         .await?;
+        drop(moved);
         self.volume.wants_settling(touched);
         if deletes.is_empty() {
             return Ok(waiting);
@@ -135,11 +149,14 @@ impl Settler {
             return Ok(Verdict::Drop(Some(ino)));
         }
         let content: Option<ContentRec> = txn.get(&keys::content(rest.ino)).await?;
-        let needed = content
-            .and_then(|content| content.base)
-            .is_some_and(|base| !base.parked && base.key == *key);
-        // Its publish elsewhere, or its last close, frees the key.
-        Ok(if needed { Verdict::Wait } else { Verdict::Delete(rest) })
+        let needed =
+            |content: &ContentRec| content.base.as_ref().is_some_and(|b| !b.parked && b.key == *key);
+        let Some(content) = content.filter(needed) else { return Ok(Verdict::Delete(rest)) };
+        Ok(match other_copy(txn, rest.ino, &content, key).await? {
+            Some(moved) if content.publishing.is_none() => Verdict::Move(rest.ino, moved),
+            // Its publish elsewhere, or its last close, frees the key.
+            _ => Verdict::Wait,
+        })
     }
 
     async fn send_delete(&self, intent: &IntentRec, not_after: StoreTime) -> Outcome {

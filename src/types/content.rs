@@ -126,9 +126,11 @@ pub struct Caller {
     pub unique: u64,
     /// The kernel sent this request before, to a worker that died: it may have been carried out.
     pub resent: bool,
+    /// The process's file mode creation mask, for requests that make inodes.
+    pub umask: u32,
 }
 
 impl Caller {
     /// The worker itself.
-    pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 0, resent: false };
+    pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 0, resent: false, umask: 0 };
 }

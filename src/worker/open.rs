@@ -277,13 +277,13 @@ fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
     Ok(opened)
 }
 
-/// Whether the local log continues what the bucket holds.
+/// Whether the local log continues what the bucket holds: nobody claimed the volume since, or who did
+/// made nothing durable.
 fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied>) -> bool {
-    match applied {
-        Some(applied) => local.epochs.contains(&applied.epoch),
-        // Nothing was ever durable: only a log that claimed the database itself belongs to it.
-        None => found.is_none_or(|epoch| local.epochs.contains(&epoch)),
-    }
+    // A takeover may crash before its first batch is durable; its log then goes on from the
+    // batches of another epoch.
+    found.is_none_or(|epoch| local.epochs.contains(&epoch))
+        || applied.is_some_and(|applied| local.epochs.contains(&applied.epoch))
 }
 
 /// Hands the batches that are not durable over again, in order.

@@ -9,6 +9,7 @@ use s3vol::store::{Store, StoreError, StoreErrorKind};
 use s3vol::types::KeyPrefix;
 
 use super::support::s3server::{Action, Op, Rule, TestS3};
+use super::support::stub::Stub;
 use super::{s3, store_of};
 
 /// The refusal of a store, within ten seconds and with none of the secrets.
@@ -106,6 +107,22 @@ async fn each_cause_has_a_message_of_its_own() {
         messages.push((name, message));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_wrong_region_names_the_right_one() {
+    let only_in_the_message = "<Error><Code>AuthorizationQueryParametersError</Code><Message>Error \
+                               parsing the X-Amz-Credential parameter; the region 'us-east-1' is \
+                               wrong; expecting 'eu-9'</Message></Error>";
+    for answer in [
+        "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-9</Region></Error>",
+        only_in_the_message,
+    ] {
+        let server = Stub::start(([127, 0, 0, 1], 0).into(), move |_| (400, answer.to_owned()));
+        let error = refusal(&s3(&server.endpoint(), "bucket", "key", "the-wrong-secret")).await;
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+        assert!(error.message.contains("set region=eu-9"), "{error}");
+    }
 }
 
 /// A TLS server with a certificate that nobody signed.

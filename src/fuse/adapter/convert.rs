@@ -32,7 +32,8 @@ pub(super) fn caller(req: &Request) -> Caller {
 }
 
 pub(in crate::fuse) fn caller_of(uid: u32, gid: u32, pid: u32, unique: u64) -> Caller {
-    Caller { uid, gid, pid, unique: unique & !RESENT, resent: unique & RESENT != 0 }
+    let (unique, resent) = (unique & !RESENT, unique & RESENT != 0);
+    Caller { uid, gid, pid, unique, resent, umask: 0 }
 }
 
 pub(super) fn file_type(kind: FileKind) -> FileType {

@@ -89,17 +89,17 @@ fn init_is_answered_from_the_request_alone() {
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_POSIX_ACL
+        | InitFlags::FUSE_DONT_MASK
         | InitFlags::FUSE_MAX_PAGES;
     assert!(agreed.contains(wanted), "{agreed:?}");
     let never = InitFlags::FUSE_WRITEBACK_CACHE
         | InitFlags::FUSE_POSIX_LOCKS
         | InitFlags::FUSE_FLOCK_LOCKS
-        | InitFlags::FUSE_DONT_MASK
         | InitFlags::FUSE_PASSTHROUGH
         | InitFlags::FUSE_HANDLE_KILLPRIV
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_SETXATTR_EXT
-        | InitFlags::FUSE_POSIX_ACL
         | InitFlags::FUSE_AUTO_INVAL_DATA
         | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
     assert!(!agreed.intersects(never), "{agreed:?}");

@@ -9,6 +9,7 @@ use crate::data::{Tx, escape_name};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
+use crate::settle::outcome::other_copy;
 use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
 
 /// What the bucket shows under one name.
@@ -54,7 +55,6 @@ impl Reconciler {
                 }
             }
             tx.commit(0).await?;
-            self.forget_cached(&changed);
             self.tell(changed).await;
         }
         for name in vanished {
@@ -73,7 +73,8 @@ impl Reconciler {
     ) -> Result<bool, SettleError> {
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         match what {
-            Seen::Prefix => Ok(dirent.is_none()),
+            Seen::Prefix if dirent.is_some() => Ok(false),
+            Seen::Prefix => self.foreign_below(&format!("{prefix}{}/", escape_name(name))).await,
             Seen::Object(version) => {
                 let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
                 let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
@@ -136,11 +137,18 @@ impl Reconciler {
         match tx.dirent(dir, name).await? {
             // A directory wins the name; the object stays in the bucket, untouched.
             Some(dirent) if dirent.kind == FileKind::Dir => return Ok(()),
-            None if rest.is_some_and(|r| r.put_id.is_some()) && self.tidying(tx, &key).await? => {
+            None if rest.as_ref().is_some_and(|r| r.put_id.is_some()) && self.tidying(tx, &key).await? => {
                 // Somebody put a new object at a key that we are about to tidy: it is theirs.
                 tx.kv.delete(keys::tidy(&key));
             }
             None => {}
+            Some(dirent) if self.break_link(tx, dir, name, dirent.ino, &key).await? => {
+                changed.push(Changed::Inode { ino: dirent.ino });
+            }
+            Some(dirent) if self.unchanged_special(tx, dirent, rest.as_ref()).await? => {
+                tx.unlink(dir, name, dirent.ino);
+                tx.remove(dirent.ino).await?;
+            }
             Some(dirent) => {
                 if self.replace_clean(tx, dirent.ino, &key, version).await? {
                     changed.push(Changed::Inode { ino: dirent.ino });
@@ -168,6 +176,58 @@ impl Reconciler {
 
     async fn tidying(&self, tx: &Tx<'_>, key: &ObjectKey) -> Result<bool, SettleError> {
         Ok(tx.kv.get_raw(&keys::tidy(key)).await?.is_some())
+    }
+
+    /// A file with several names, one of which somebody replaced or removed: that name goes its own
+    /// way. False when the file was changed here, or when its only copy lay there.
+    async fn break_link(
+        &self,
+        tx: &mut Tx<'_>,
+        dir: Ino,
+        name: &FileName,
+        ino: Ino,
+        key: &ObjectKey,
+    ) -> Result<bool, SettleError> {
+        let inode = tx.live(ino).await?;
+        let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
+        if tx.inode(ino).await?.nlink < 2 || rest.is_none_or(|rest| rest.ino != ino) {
+            return Ok(false);
+        }
+        let content: ContentRec = tx.kv.get(&keys::content(ino)).await?.unwrap_or_default();
+        let is_file = tx.inode(ino).await?.kind == FileKind::File;
+        if is_file && (!content.at_rest() || !inode.live().pending.is_clean()) {
+            return Ok(false);
+        }
+        if content.base.as_ref().is_some_and(|b| !b.parked && b.key == *key) {
+            match other_copy(&tx.kv, ino, &content, key).await? {
+                Some(content) => tx.move_content(ino, content).await?,
+                None => return Ok(false),
+            }
+        }
+        tx.unlink(dir, name, ino);
+        tx.edit(ino, |rec| {
+            rec.nlink -= 1;
+            rec.ctime = crate::clock::now();
+        })
+        .await?;
+        tx.needs_rest(ino, WorkRec::Inode);
+        Ok(true)
+    }
+
+    /// Whether a symbolic link or special file rests here unchanged, so that somebody's object may
+    /// take its place.
+    async fn unchanged_special(
+        &self,
+        tx: &mut Tx<'_>,
+        dirent: DirentRec,
+        rest: Option<&RestRec>,
+    ) -> Result<bool, SettleError> {
+        let inode = tx.live(dirent.ino).await?;
+        let rec = tx.inode(dirent.ino).await?;
+        Ok(dirent.kind != FileKind::File
+            && rec.nlink == 1
+            && !inode.is_open()
+            && rest.is_some_and(|rest| rest.ino == dirent.ino && rest.attr_gen == rec.attr_gen))
     }
 
     /// Replaces the content of a file that rests at this key and was not changed here.
@@ -200,7 +260,7 @@ impl Reconciler {
         };
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
-        tx.kv.put(keys::content(ino), &next);
+        tx.replace_content(ino, next).await?;
         tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
         let time = modified(version);
         tx.edit(ino, move |rec| {
@@ -210,26 +270,7 @@ impl Reconciler {
             rec.attr_gen = 1;
         })
         .await?;
-        // Readers meanwhile get the old version's error and look again; nobody sees a mixture, since
-        // cached bytes of the old version go before the new record is used.
-        let mut live = inode.live();
-        live.version += 1;
-        live.content = next;
-        live.size = version.size;
-        drop(live);
-        self.volume.evict(&inode).map_err(SettleError::from)?;
         Ok(true)
-    }
-
-    fn forget_cached(&self, changed: &[Changed]) {
-        for change in changed {
-            if let Changed::Inode { ino } = change
-                && let Some(inode) = self.volume.inodes.get(*ino)
-                && let Err(error) = self.volume.evict(&inode)
-            {
-                tracing::warn!(%ino, %error, "cached bytes of a replaced object could not be dropped");
-            }
-        }
     }
 
     /// An object that we knew is gone. A file that rested there goes with it; one that was changed here
@@ -269,6 +310,23 @@ impl Reconciler {
             }
             _ => true,
         } && rec.nlink <= if dirent.kind == FileKind::Dir { 2 } else { 1 };
+        if dirent.kind != FileKind::Dir
+            && self.break_link(&mut tx, dir, name, dirent.ino, &key).await?
+        {
+            tx.kv.delete_rest(&key).await?;
+            tx.edit(dir, |dir| {
+                dir.mtime = crate::clock::now();
+                dir.ctime = dir.mtime;
+            })
+            .await?;
+            tx.commit(0).await?;
+            self.tell(vec![
+                Changed::Entry { parent: dir, name: name.clone() },
+                Changed::Inode { ino: dirent.ino },
+            ])
+            .await;
+            return Ok(());
+        }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
             tx.needs_rest(dirent.ino, WorkRec::Inode);

@@ -7,7 +7,7 @@ use super::apply::Seen;
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo, escape_name, unescape_name};
-use crate::meta::keys;
+use crate::meta::{Logged, keys};
 use crate::meta::records::{DirentRec, RestRec, decode};
 use crate::settle::SettleError;
 use crate::store::{ListPage, ListRequest};
@@ -128,9 +128,24 @@ impl Reconciler {
         let gone = seen.is_empty().then(|| name.clone());
         let vanished = match gone {
             Some(name) if self.was_at_rest(dir, prefix, &name).await? => vec![name],
-            _ => Vec::new(),
+            Some(_) => {
+                self.forget_rest(&key, sent).await?;
+                Vec::new()
+            }
+            None => Vec::new(),
         };
         self.apply(dir, prefix, sent, seen, vanished).await
+    }
+
+    /// What lay at a key for an inode that is no longer there is gone: the next publish expects
+    /// nothing.
+    async fn forget_rest(&self, key: &ObjectKey, sent: Duration) -> Result<(), SettleError> {
+        let mut txn = self.volume.meta.begin().await;
+        if !self.settler.hot.touched_since(key, sent) {
+            txn.delete_rest(key).await?;
+            txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+        }
+        Ok(())
     }
 
     /// Whether the tree has this name because of what lay at its key.
@@ -145,7 +160,42 @@ impl Reconciler {
         let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
         let key = ObjectKey::new(format!("{prefix}{}{slash}", escape_name(name)));
         let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
-        Ok(rest.is_some_and(|rest| rest.ino == dirent.ino))
+        match rest {
+            Some(rest) => Ok(rest.ino == dirent.ino),
+            // A directory that was never made here is there only because keys lie below it.
+            None if dirent.kind == FileKind::Dir => {
+                Ok(self.volume.meta.get_raw(&keys::work(dirent.ino)).await?.is_none())
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Whether anything lies below a prefix that is not ours: what a removed or renamed directory
+    /// leaves until it is tidied does not make it appear again.
+    pub(super) async fn foreign_below(&self, prefix: &str) -> Result<bool, SettleError> {
+        let mut token = None;
+        loop {
+            let sent = boottime();
+            let request = ListRequest {
+                prefix: prefix.to_owned(),
+                delimiter: false,
+                token,
+                max_keys: PAGE,
+            };
+            let page = self.volume.store.list(request, USE_TIMEOUT).await?;
+            for entry in page.entries {
+                let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&entry.key)).await?;
+                let ours = rest.is_some_and(|rest| rest.version.same(&entry.version))
+                    || self.settler.hot.touched_since(&entry.key, sent);
+                if !ours {
+                    return Ok(true);
+                }
+            }
+            token = page.next;
+            if token.is_none() {
+                return Ok(false);
+            }
+        }
     }
 
     /// Compares a listing with the tree: what is new or different, and (for a whole listing) what is

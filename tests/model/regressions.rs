@@ -1,0 +1,88 @@
+//! Sequences that once failed, each with what was wrong.
+
+use std::time::Duration;
+
+use crate::ops::Op::{self, *};
+use crate::play;
+
+/// Both with knowledge of the bucket that stays fresh, and asked anew each time.
+fn keeps(ops: &[Op]) {
+    for refresh in [Duration::from_secs(3600), Duration::ZERO] {
+        if let Err(why) = play(ops, refresh) {
+            panic!("refresh {refresh:?}: {why}");
+        }
+    }
+}
+
+/// With others at work.
+fn shared(ops: &[Op]) {
+    if let Err(why) = play(ops, Duration::ZERO) {
+        panic!("{why}");
+    }
+}
+
+#[test]
+fn an_empty_volume() {
+    keeps(&[Settle, Reopen { empty: true }, Crash { empty: false }]);
+}
+
+#[test]
+fn a_takeover_that_crashes_before_its_first_flush() {
+    // The log was taken for another past's: the bucket still named the epoch before.
+    keeps(&[Crash { empty: true }, Create { dir: 0, name: 0 }, Crash { empty: false }]);
+}
+
+#[test]
+fn a_removed_directory_stays_away_until_it_is_tidied() {
+    // Its marker, still to be deleted, made it appear again.
+    keeps(&[
+        Mkdir { dir: 0, name: 1 },
+        Mkdir { dir: 0, name: 0 },
+        Settle,
+        Rename { entry: 0, dir: 1, name: 0, how: 0 },
+        Reopen { empty: false },
+        Compare,
+    ]);
+}
+
+#[test]
+fn a_replaced_name_of_several_goes_its_own_way() {
+    shared(&[
+        Create { dir: 0, name: 0 },
+        Link { entry: 0, dir: 0, name: 1 },
+        PutReplaced { file: 0, len: 5, seed: 0 },
+    ]);
+    shared(&[
+        Create { dir: 0, name: 0 },
+        Write { file: 0, at: 0, len: 50, seed: 1 },
+        Link { entry: 0, dir: 0, name: 1 },
+        DeleteObject { entry: 0 },
+        Evict,
+    ]);
+}
+
+#[test]
+fn a_file_whose_first_name_goes_rests_at_the_other() {
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Write { file: 0, at: 0, len: 50, seed: 1 },
+        Link { entry: 0, dir: 0, name: 1 },
+        Settle,
+        Unlink { entry: 0 },
+        Evict,
+    ]);
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Write { file: 0, at: 0, len: 50, seed: 1 },
+        Link { entry: 0, dir: 0, name: 1 },
+        Settle,
+        Unlink { entry: 1 },
+        Evict,
+    ]);
+}
+
+#[test]
+fn a_settled_file_gets_another_name() {
+    // What tidying queued again was taken off the queue by the look whether it was empty.
+    keeps(&[Create { dir: 0, name: 1 }, Settle, Link { entry: 0, dir: 0, name: 0 }, Settle]);
+}

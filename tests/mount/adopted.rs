@@ -1,0 +1,91 @@
+//! Objects of others: there before the volume, or put later.
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+
+use super::rig::{Mount, Place, SOON, object};
+use super::support::s3server::{Op, TestS3};
+use super::support::wait_for;
+
+#[test]
+fn what_was_there_shows_at_once() {
+    let (server, place) = (TestS3::start(), Place::new());
+    server.put_foreign("old/images/next/racoon.jpg", "jpeg", &[]);
+    server.put_foreign(
+        "old/by-s3fs",
+        "secret",
+        &[("mode", "33152"), ("uid", "999"), ("gid", "998"), ("mtime", "1500000000")],
+    );
+    let aws = [
+        ("file-permissions", "0100640"),
+        ("file-owner", "7"),
+        ("file-group", "8"),
+        ("file-mtime", "1500000000000000000ns"),
+    ];
+    server.put_foreign("old/by-aws", "shared", &aws);
+    server.put_foreign("old/folder/", "", &[("mode", "16832"), ("uid", "5")]);
+    server.put_foreign("old/folder/x", "x", &[]);
+    for number in 0..50 {
+        server.put_foreign(&format!("old/many/{number:03}/deep/f"), "", &[]);
+    }
+    server.put_foreign("older/not-below", "", &[]);
+    let url = format!("s3://{}/old", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url, &["uid=42", "file_mode=0600"]);
+
+    assert_eq!(std::fs::read_to_string(place.file("images/next/racoon.jpg")).unwrap(), "jpeg");
+    let racoon = std::fs::metadata(place.file("images/next/racoon.jpg")).unwrap();
+    assert_eq!((racoon.permissions().mode() & 0o7777, racoon.uid()), (0o600, 42));
+
+    // The first look at a name already tells its own permissions, also through a listing.
+    let listed: Vec<_> = std::fs::read_dir(&place.at)
+        .unwrap()
+        .map(|e| {
+            let e = e.unwrap();
+            let meta = e.metadata().unwrap();
+            (e.file_name().into_string().unwrap(), meta.mode() & 0o7777, meta.uid())
+        })
+        .collect();
+    let entry = |name: &str| listed.iter().find(|e| e.0 == name).cloned();
+    assert_eq!(entry("by-s3fs"), Some(("by-s3fs".into(), 0o600, 999)), "{listed:?}");
+    assert_eq!(entry("by-aws"), Some(("by-aws".into(), 0o640, 7)), "{listed:?}");
+    assert_eq!(entry("folder"), Some(("folder".into(), 0o700, 5)), "{listed:?}");
+    assert_eq!(listed.len(), 5, "{listed:?}");
+    let s3fs = std::fs::metadata(place.file("by-s3fs")).unwrap();
+    assert_eq!((s3fs.gid(), s3fs.mtime(), s3fs.len()), (998, 1_500_000_000, 6));
+    let aws = std::fs::metadata(place.file("by-aws")).unwrap();
+    assert_eq!((aws.gid(), aws.mtime()), (8, 1_500_000_000));
+    // Nobody listed what nobody looked at.
+    let log = server.log();
+    assert!(!log.iter().any(|r| r.op == Op::List && r.key.contains("many/0")), "{log:?}");
+
+    mount.end_well();
+    // Untouched objects stay as they were.
+    let s3fs = server.get("old/by-s3fs").unwrap();
+    assert_eq!(s3fs.metadata.len(), 4, "{:?}", s3fs.metadata);
+    assert_eq!(object(&server, "old/images/next/racoon.jpg").as_deref(), Some("jpeg"));
+}
+
+#[test]
+fn what_comes_later_appears_within_refresh() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url, &["refresh=1s", "settle_after=100ms"]);
+    std::fs::write(place.file("ours"), "ours").unwrap();
+    wait_for("ours to settle", SOON, || object(&server, "v/ours"));
+    assert!(!place.file("theirs").exists());
+    server.put_foreign("v/theirs", "theirs", &[("mode", "33152"), ("uid", "999")]);
+    server.put_foreign("v/new/below/x", "x", &[]);
+    server.put_foreign("v/ours", "replaced", &[]);
+    let read = |name: &str, text: &str| {
+        let (path, text) = (place.file(name), text.to_owned());
+        wait_for(name, SOON, || std::fs::read_to_string(&path).ok().filter(|found| *found == text));
+    };
+    read("theirs", "theirs");
+    let theirs = std::fs::metadata(place.file("theirs")).unwrap();
+    assert_eq!((theirs.mode() & 0o7777, theirs.uid()), (0o600, 999));
+    read("new/below/x", "x");
+    read("ours", "replaced");
+    server.delete_foreign("v/theirs");
+    wait_for("theirs to vanish", SOON, || (!place.file("theirs").exists()).then_some(()));
+    mount.end_well();
+}

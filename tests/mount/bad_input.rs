@@ -1,0 +1,211 @@
+//! What `docker volume create` says about input that cannot work: cause and cure, within 10 s.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::plugin::Plugin;
+use super::support::s3server::{Action, Options, Rule, TestS3};
+
+/// The refusal of a volume, in time and without a secret.
+fn refused(plugin: &Plugin, name: &str, options: &[(&str, &str)]) -> String {
+    let began = Instant::now();
+    let error = plugin.create(name, options).expect_err("this cannot work");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}: {error}");
+    for secret in ["test-secret-key", "hunter2", "X-Amz-Signature"] {
+        assert!(!error.contains(secret), "{error}");
+        assert!(!plugin.log().contains(secret), "the log shows a secret");
+    }
+    println!("{name} {options:?}: {error}");
+    error
+}
+
+fn expect(plugin: &Plugin, name: &str, options: &[(&str, &str)], words: &[&str]) {
+    let error = refused(plugin, name, options);
+    for word in words {
+        assert!(error.contains(word), "{name} {options:?} lacks {word:?}: {error}");
+    }
+}
+
+#[test]
+fn options_and_names() {
+    let server = TestS3::start();
+    let plugin = Plugin::start(&server);
+    let all = ["did you mean settle_after?", "url, ", "single_host", "readonly", "on_remove"];
+    expect(&plugin, "v", &[("setle-after", "2s")], &all);
+    expect(&plugin, "v", &[("commit", "soon")], &["commit", "soon", "5s"]);
+    expect(&plugin, "v", &[("cache_size", "big")], &["cache_size", "big"]);
+    expect(&plugin, "v", &[("uid", "-1")], &["uid", "-1"]);
+    expect(&plugin, "v", &[("uid", "root")], &["uid", "root"]);
+    expect(&plugin, "v", &[("file_mode", "0999")], &["file_mode", "0999"]);
+    expect(&plugin, "v", &[("settle", "maybe")], &["settle", "maybe", "auto", "never"]);
+    expect(&plugin, "v", &[("on_remove", "burn")], &["on_remove", "burn", "retain", "delete"]);
+    expect(&plugin, "v", &[("readonly", "perhaps")], &["readonly", "perhaps"]);
+    expect(&plugin, "v", &[("endpoint", "ftp://x")], &["endpoint", "http"]);
+    expect(&plugin, "v", &[("url", "ftp://bucket/x")], &["url", "s3://"]);
+    expect(&plugin, "v", &[("url", "s3://")], &["url"]);
+    expect(&plugin, "v", &[("url", "s3://b/x"), ("bucket", "b")], &["url", "bucket"]);
+    // Several at once are all told.
+    expect(
+        &plugin,
+        "v",
+        &[("commit", "soon"), ("uid", "x"), ("nope", "1")],
+        &["commit", "uid", "nope"],
+    );
+    for name in
+        ["../x", "..", ".", "a/b", "", ".s3vol", "a b", "a\\b", "a\0b", "ü", &"x".repeat(300)]
+    {
+        let error = refused(&plugin, name, &[]);
+        assert!(error.contains("not allowed") || error.contains("letters"), "{name}: {error}");
+    }
+    let bucket = server.bucket();
+    for prefix in ["../x", "a/../../x", "a/./b", "a//b", ".s3vol", ".s3vol/v"] {
+        let error = refused(&plugin, "v", &[("bucket", bucket), ("prefix", prefix)]);
+        assert!(error.contains("prefix"), "{prefix}: {error}");
+        let error = refused(&plugin, "v", &[("url", &format!("s3://{bucket}/{prefix}"))]);
+        assert!(error.contains("url"), "{prefix}: {error}");
+    }
+    for option in ["access_key_id", "secret_access_key", "aws-secret-access-key", "password"] {
+        expect(&plugin, "v", &[(option, "hunter2")], &["docker plugin set"]);
+    }
+    let url = format!("s3://key:hunter2@{bucket}/v");
+    expect(&plugin, "v", &[("url", &url)], &["credentials"]);
+    assert!(server.keys("").is_empty(), "{:?}", server.keys(""));
+}
+
+#[test]
+fn overlapping_prefixes() {
+    let server = TestS3::start();
+    let plugin = Plugin::start(&server);
+    plugin.create("web", &[]).unwrap();
+    let bucket = server.bucket();
+    for prefix in ["team/web", "team/web/below"] {
+        let url = format!("s3://{bucket}/{prefix}");
+        expect(&plugin, "x", &[("url", &url)], &["overlaps", "volume web", "readonly=true"]);
+    }
+    for above in [format!("s3://{bucket}/team"), format!("s3://{bucket}")] {
+        refused(&plugin, "x", &[("url", &above)]);
+    }
+    plugin
+        .create("reader", &[("url", &format!("s3://{bucket}/team/web")), ("readonly", "true")])
+        .unwrap();
+    expect(&plugin, "web", &[("commit", "9s")], &["exists with other options", "commit is 5s"]);
+}
+
+#[test]
+fn buckets_that_cannot_be_used() {
+    let server = TestS3::start();
+    let plugin = Plugin::start(&server);
+    expect(&plugin, "v", &[("bucket", "no-such-bucket")], &["no-such-bucket", "does not exist"]);
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let url = format!("s3://{}/elsewhere", server.bucket());
+    let at = |endpoint: &str, words: &[&str]| {
+        expect(&plugin, "v", &[("url", &url), ("endpoint", endpoint)], words);
+    };
+    at(&closed, &[&closed, "connection"]);
+    at("http://no-such-host.invalid:9000", &["no-such-host.invalid", "resolved"]);
+    let tls = TlsServer::start();
+    at(&tls.endpoint, &["certificate"]);
+}
+
+#[test]
+fn a_home_that_cannot_be_used() {
+    let one_key = |key: &str, secret: &str| Options {
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        keys: vec![(key.to_owned(), secret.to_owned())],
+        ..Options::default()
+    };
+    let behind = TestS3::start();
+    behind.set_clock_offset(-3600);
+    let ahead = TestS3::start();
+    ahead.set_clock_offset(3600);
+    let other_secret = TestS3::with(one_key("test-access-key", "another")).unwrap();
+    let other_key = TestS3::with(one_key("another", "test-secret-key")).unwrap();
+    let client = TestS3::start();
+    let gone = TestS3::start();
+    gone.remove_bucket();
+    let denied = TestS3::start();
+    denied.fault(Rule::always(None, "", Action::Status(403)));
+    for (server, words) in [
+        (&behind, vec!["clock"]),
+        (&ahead, vec!["clock"]),
+        (&other_secret, vec!["secret"]),
+        (&other_key, vec!["access key"]),
+        (&gone, vec!["does not exist", "test-bucket"]),
+        (&denied, vec!["denied"]),
+    ] {
+        // The keys of one server, the endpoint of another.
+        let endpoint = server.endpoint();
+        let env = [
+            ("S3VOL_URL", "s3://test-bucket/team"),
+            ("S3VOL_ENDPOINT", &endpoint),
+            ("AWS_ENDPOINT_URL", &endpoint),
+        ];
+        let plugin = Plugin::with(Some(&client), &env);
+        expect(&plugin, "v", &[], &words);
+    }
+}
+
+#[test]
+fn a_store_without_create_if_absent() {
+    let server = TestS3::start();
+    server.fault(Rule::always(None, "", Action::IgnoreConditions));
+    let mut plugin = Plugin::start(&server);
+    expect(&plugin, "v", &[], &["create-if-absent", "single_host=true"]);
+    assert!(server.keys("team/.s3vol/volumes/").is_empty());
+    plugin.create("v", &[("single_host", "true")]).unwrap();
+    let place = plugin.mount("v", "1");
+    std::fs::write(place.join("f"), "alone").unwrap();
+    plugin.unmount("v", "1");
+    assert_eq!(super::rig::object(&server, "team/v/f").as_deref(), Some("alone"));
+}
+
+/// A TLS server with a certificate that nobody signed.
+struct TlsServer {
+    child: Child,
+    endpoint: String,
+    _dir: tempfile::TempDir,
+}
+
+impl TlsServer {
+    fn start() -> Self {
+        const SERVE: &str = "
+import http.server, ssl, sys
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+";
+        let dir = tempfile::tempdir().unwrap();
+        let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=nobody signed this", "-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut command = Command::new("python3");
+        command.args(["-c", SERVE]).args([&cert, &key]).current_dir(dir.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let endpoint = format!("https://127.0.0.1:{}", port.trim());
+        TlsServer { child, endpoint, _dir: dir }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,13 @@
+//! The program itself: `s3vol mount`, `s3vol status`, `mount.fuse.s3vol` and `s3vol plugin`, with real
+//! mounts, against a test S3 server or a directory. Needs root and `/dev/fuse`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adopted;
+mod bad_input;
+mod foreground;
+mod helper;
+mod plugin;
+mod purge;
+mod rig;

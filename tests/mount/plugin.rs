@@ -1,0 +1,259 @@
+//! `s3vol plugin --socket`: the real supervisor, driver and workers, and a client as dockerd is one.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::rig::{SOON, object, runs, s3vol_as};
+use super::support::s3server::TestS3;
+use super::support::wait_for;
+use super::support::watchdog::{Watchdog, mounted};
+
+/// One plugin with folders of its own.
+pub struct Plugin {
+    pub dir: tempfile::TempDir,
+    child: Child,
+    watchdogs: Vec<Watchdog>,
+}
+
+impl Plugin {
+    /// A plugin whose volumes live in the bucket of `server`.
+    pub fn start(server: &TestS3) -> Plugin {
+        let url = format!("s3://{}/team", server.bucket());
+        Plugin::with(Some(server), &[("S3VOL_URL", &url)])
+    }
+
+    pub fn with(server: Option<&TestS3>, env: &[(&str, &str)]) -> Plugin {
+        let dir = tempfile::tempdir().unwrap();
+        let log = File::create(dir.path().join("log")).unwrap();
+        let mut command = s3vol_as("s3vol", server);
+        command.arg("plugin").arg("--socket").arg(dir.path().join("plugin.sock"));
+        command.env("S3VOL_STATE", dir.path().join("state"));
+        command.env("S3VOL_MOUNTS", dir.path().join("vol")).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap();
+        let mut plugin = Plugin { dir, child, watchdogs: Vec::new() };
+        wait_for("the plugin", SOON, || {
+            if let Some(status) = plugin.child.try_wait().unwrap() {
+                panic!("the plugin ended with {status}: {}", plugin.log());
+            }
+            UnixStream::connect(plugin.socket()).ok()
+        });
+        assert_eq!(plugin.ok("Plugin.Activate", json!({}))["Implements"], json!(["VolumeDriver"]));
+        plugin
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("plugin.sock")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// One call, as dockerd sends it: no Content-Type, 30 s.
+    pub fn call(&self, method: &str, body: &Value) -> std::io::Result<(u16, Value)> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let body = body.to_string();
+        let accept = "application/vnd.docker.plugins.v1.2+json";
+        write!(
+            stream,
+            "POST /{method} HTTP/1.1\r\nHost: plugin\r\nAccept: {accept}\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let broken = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, answer.clone());
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(broken)?;
+        Ok((status, serde_json::from_str(body).map_err(|_| broken())?))
+    }
+
+    pub fn ok(&self, method: &str, body: Value) -> Value {
+        let (status, answer) = self.call(method, &body).unwrap();
+        assert_eq!(status, 200, "{method} {body}: {answer}\n{}", self.log());
+        assert!(answer["Err"].as_str().unwrap_or_default().is_empty(), "{answer}");
+        answer
+    }
+
+    /// The error that a call ends in.
+    pub fn err(&self, method: &str, body: Value) -> String {
+        let (status, answer) = self.call(method, &body).unwrap();
+        assert_eq!(status, 500, "{method} {body}: {answer}");
+        answer["Err"].as_str().unwrap().to_owned()
+    }
+
+    pub fn create(&self, name: &str, options: &[(&str, &str)]) -> Result<(), String> {
+        let options: serde_json::Map<String, Value> =
+            options.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+        let body = json!({ "Name": name, "Opts": options });
+        let (status, answer) = self.call("VolumeDriver.Create", &body).unwrap();
+        match status {
+            200 => Ok(()),
+            _ => Err(answer["Err"].as_str().unwrap().to_owned()),
+        }
+    }
+
+    pub fn mount(&mut self, name: &str, id: &str) -> PathBuf {
+        let place = self.dir.path().join("vol").join(name);
+        self.watchdogs.push(Watchdog::guard(&place, Duration::from_secs(150)));
+        let answer = self.ok("VolumeDriver.Mount", json!({ "Name": name, "ID": id }));
+        assert_eq!(answer["Mountpoint"], place.to_str().unwrap());
+        assert!(mounted(&place));
+        place
+    }
+
+    pub fn unmount(&self, name: &str, id: &str) {
+        self.ok("VolumeDriver.Unmount", json!({ "Name": name, "ID": id }));
+    }
+
+    pub fn status(&self, name: &str) -> Value {
+        self.ok("VolumeDriver.Get", json!({ "Name": name }))["Volume"]["Status"].clone()
+    }
+
+    /// The children of the plugin whose command line ends in `role`.
+    fn children(&self, role: &str) -> Vec<u64> {
+        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let pids = std::fs::read_to_string(path).unwrap_or_default();
+        let is = |pid: &u64| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.strip_suffix(b"\0").is_some_and(|l| l.ends_with(role.as_bytes())) && runs(*pid)
+        };
+        pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is).collect()
+    }
+
+    /// Kills the only child of a role and waits for its successor.
+    fn kill(&self, role: &str) {
+        let before = self.children(role);
+        assert_eq!(before.len(), 1, "{role}: {before:?}\n{}", self.log());
+        // SAFETY: plain system call on a child of our own child, which has not reaped it.
+        assert_eq!(unsafe { libc::kill(before[0] as i32, libc::SIGKILL) }, 0);
+        wait_for("the successor", SOON, || {
+            let now = self.children(role);
+            (now.len() == 1 && now != before).then_some(())
+        });
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the plugin's log\n{}---", self.log());
+        }
+        // SAFETY: plain system call; the child was not waited for, so its number is its own.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let ended = (0..6000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            self.child.try_wait().is_ok_and(|status| status.is_some())
+        });
+        if !ended {
+            eprintln!("the plugin did not end after SIGTERM");
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn write(place: &Path, name: &str, text: &str) {
+    std::fs::write(place.join(name), text).unwrap();
+}
+
+#[test]
+fn a_volume_lives() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("web", &[]).unwrap();
+    let place = plugin.mount("web", "c1");
+    write(&place, "page", "one");
+    assert_eq!(plugin.status("web")["state"], "active");
+    plugin.unmount("web", "c1");
+    assert_eq!(object(&server, "team/web/page").as_deref(), Some("one"));
+
+    // Within the linger: the same worker.
+    let before = plugin.children("worker");
+    let place = plugin.mount("web", "c2");
+    assert_eq!(plugin.children("worker"), before);
+    assert_eq!(std::fs::read_to_string(place.join("page")).unwrap(), "one");
+    write(&place, "page", "two");
+    let error = plugin.err("VolumeDriver.Remove", json!({ "Name": "web" }));
+    assert!(error.contains("in use by 1 mount"), "{error}");
+    plugin.unmount("web", "c2");
+    assert_eq!(object(&server, "team/web/page").as_deref(), Some("two"));
+    plugin.ok("VolumeDriver.Remove", json!({ "Name": "web" }));
+    assert_eq!(plugin.ok("VolumeDriver.List", json!({}))["Volumes"], json!([]));
+    assert!(plugin.children("worker").is_empty());
+    assert!(!mounted(&place));
+
+    // Brought back within the grace, with its data.
+    plugin.create("web", &[]).unwrap();
+    let place = plugin.mount("web", "c3");
+    assert_eq!(std::fs::read_to_string(place.join("page")).unwrap(), "two");
+    plugin.unmount("web", "c3");
+}
+
+#[test]
+fn the_embedded_store_needs_no_settings() {
+    let mut plugin = Plugin::with(None, &[]);
+    plugin.create("v", &[]).unwrap();
+    let place = plugin.mount("v", "1");
+    write(&place, "f", "kept here");
+    plugin.unmount("v", "1");
+    let file = plugin.dir.path().join("state/store/v/f");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "kept here");
+    let warning = plugin.status("v").to_string();
+    assert!(warning.contains("docker plugin rm"), "{warning}");
+}
+
+#[test]
+fn a_killed_driver_keeps_the_counts_and_the_mounts() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[]).unwrap();
+    let place = plugin.mount("v", "c1");
+    plugin.mount("v", "c2");
+    plugin.mount("v", "c2");
+    write(&place, "f", "before");
+    let worker = plugin.children("worker");
+    plugin.kill("driver");
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "before");
+    let status = wait_for("the new driver", SOON, || {
+        let (code, answer) = plugin.call("VolumeDriver.Get", &json!({ "Name": "v" })).ok()?;
+        (code == 200).then(|| answer["Volume"]["Status"].clone())
+    });
+    assert_eq!(status["mounts"], 3, "{status}");
+    assert_eq!(plugin.children("worker"), worker);
+    for id in ["c1", "c2"] {
+        plugin.unmount("v", id);
+        assert_ne!(plugin.status("v")["mounts"], 0);
+    }
+    plugin.unmount("v", "c2");
+    assert_eq!(plugin.status("v")["mounts"], 0);
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("before"));
+}
+
+#[test]
+fn a_killed_worker_is_succeeded() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    let mut open = File::open(place.join("f")).unwrap();
+    plugin.kill("worker");
+    // The mount never went away, and an open file goes on.
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "never synced");
+    write(&place, "g", "after");
+    drop(open);
+    plugin.unmount("v", "c1");
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
+    assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}

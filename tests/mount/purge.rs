@@ -1,0 +1,209 @@
+//! `docker volume rm`, until nothing is left but what others made.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use s3vol::catalog::{Catalog, Definition, Stores};
+use s3vol::config::PluginConfig;
+use s3vol::types::VolumeName;
+use s3vol::worker::EnginePurge;
+
+use super::rig::{Mount, Place, object};
+use super::support::s3server::{ACCESS_KEY, Action, Op, Rule, SECRET_KEY, TestS3};
+
+/// The stores of this process find their keys where users put them.
+fn credentials() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let env = [
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ];
+        for (name, value) in env {
+            // SAFETY: all tests reach the environment through the standard library, which locks it.
+            unsafe { std::env::set_var(name, value) };
+        }
+    });
+}
+
+async fn catalog(home: &str, endpoint: Option<&str>, state: &Path, grace: &str) -> Catalog {
+    credentials();
+    let mut env = BTreeMap::from([
+        ("S3VOL_URL".to_owned(), home.to_owned()),
+        ("S3VOL_STATE".to_owned(), state.display().to_string()),
+        ("S3VOL_GRACE".to_owned(), grace.to_owned()),
+    ]);
+    if let Some(endpoint) = endpoint {
+        env.insert("S3VOL_ENDPOINT".to_owned(), endpoint.to_owned());
+    }
+    let config = PluginConfig::parse(&env).unwrap();
+    Catalog::open(&config, Arc::new(Stores::default()), "test".to_owned()).await.unwrap()
+}
+
+async fn on(server: &TestS3, place: &Place, grace: &str) -> Catalog {
+    let home = format!("s3://{}/team", server.bucket());
+    catalog(&home, Some(&server.endpoint()), &place.dir.path().join("catalog"), grace).await
+}
+
+async fn create(catalog: &Catalog, name: &VolumeName) -> Definition {
+    catalog.create(name, &BTreeMap::new()).await.unwrap()
+}
+
+fn volume() -> VolumeName {
+    VolumeName::new("web").unwrap()
+}
+
+fn mount(server: &TestS3, place: &Place) -> Mount {
+    let url = format!("s3://{}/team/web", server.bucket());
+    let endpoint = format!("endpoint={}", server.endpoint());
+    Mount::start(Some(server), place, &url, &[&endpoint])
+}
+
+fn fill(place: &Place) {
+    std::fs::create_dir(place.file("sub")).unwrap();
+    for name in ["ours", "theirs-now", "same-bytes", "sub/deep"] {
+        std::fs::write(place.file(name), format!("content of {name}")).unwrap();
+    }
+}
+
+/// What other programs put among the volume's objects.
+fn foreign(server: &TestS3) {
+    server.put_foreign("team/web/photo.jpg", "jpeg", &[]);
+    server.put_foreign("team/web/theirs-now", "replaced", &[]);
+    // Equal bytes have equal ETags.
+    server.put_foreign("team/web/same-bytes", "content of same-bytes", &[]);
+    server.put_foreign("team/website/index", "a neighbour", &[]);
+}
+
+fn only_foreign(server: &TestS3) {
+    let left = server.keys("");
+    let expected =
+        ["team/web/photo.jpg", "team/web/same-bytes", "team/web/theirs-now", "team/website/index"];
+    assert_eq!(left, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_others_made_stays() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let first = create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    foreign(&server);
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    assert!(object(&server, "team/web/ours").is_some(), "removal itself deletes nothing");
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    only_foreign(&server);
+    // The name is free, for another volume around what stays.
+    let second = create(&catalog, &volume()).await;
+    assert_ne!(first.uuid, second.uuid);
+    assert!(second.adopted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_off_anywhere_it_goes_on() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    foreign(&server);
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    let purge = EnginePurge::with_slice(Duration::ZERO);
+    let mut sweeps = 0;
+    // As if it were killed after a few deletions: all others fail, in one way or another.
+    while !server.keys("team/.s3vol/").is_empty() {
+        let action = match sweeps % 3 {
+            0 => Action::Status(503),
+            1 => Action::ApplyThenStatus(500),
+            _ => Action::ApplyThenDropReply,
+        };
+        let passing = sweeps / 3;
+        server.fault(Rule::always(Some(Op::Delete), "team/", action).after(passing));
+        catalog.sweep(&purge).await.unwrap();
+        server.clear_faults();
+        for kept in ["photo.jpg", "theirs-now", "same-bytes"] {
+            assert!(object(&server, &format!("team/web/{kept}")).is_some(), "{kept} is gone");
+        }
+        sweeps += 1;
+        assert!(sweeps < 60, "it does not end: {:?}", server.keys(""));
+    }
+    assert!(sweeps > 3, "only {sweeps} sweeps");
+    only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_the_grace_it_comes_back_whole() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "1h").await;
+    let first = create(&catalog, &volume()).await;
+    let mount_1 = mount(&server, &place);
+    fill(&place);
+    mount_1.end_well();
+    let before = server.keys("team/web/");
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(server.keys("team/web/"), before);
+    assert_eq!(create(&catalog, &volume()).await.uuid, first.uuid);
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    let mount_2 = mount(&server, &place);
+    let text = std::fs::read_to_string(place.file("sub/deep")).unwrap();
+    assert_eq!(text, "content of sub/deep");
+    mount_2.end_well();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_while_somebody_holds_it() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    let error = catalog.remove(&volume(), &EnginePurge::new()).await.unwrap_err().to_string();
+    let host = s3vol::sys::hostname();
+    assert!(error.contains(&format!("in use on {host} (")), "{error}");
+    mount.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    // Taken again between the removal and its time: it is waited for.
+    let again = self::mount(&server, &place);
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(object(&server, "team/web/ours").is_some());
+    assert_eq!(std::fs::read_to_string(place.file("ours")).unwrap(), "content of ours");
+    again.end_well();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(server.keys("team/").is_empty(), "{:?}", server.keys("team/"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_emptied_as_well() {
+    let place = Place::new();
+    let store = place.dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let home = format!("file://{}", store.display());
+    let catalog = catalog(&home, None, &place.dir.path().join("catalog"), "0s").await;
+    create(&catalog, &volume()).await;
+    let mount = Mount::start(None, &place, &format!("{home}/web"), &[]);
+    fill(&place);
+    mount.end_well();
+    std::fs::write(store.join("web/by-hand"), "stays").unwrap();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    let names = |path: &Path| -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            // Where the store keeps attributes that the disk cannot.
+            .filter(|name| name != ".s3vol-file")
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&store.join("web")), ["by-hand"]);
+    let state = store.join(".s3vol/v");
+    assert!(!state.exists() || names(&state).is_empty(), "{:?}", names(&state));
+}

@@ -1,0 +1,168 @@
+//! `s3vol` as a process, and what it left behind.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::support::s3server::TestS3;
+use super::support::wait_for;
+use super::support::watchdog::{Watchdog, mounted};
+
+pub const SOON: Duration = Duration::from_secs(30);
+/// A process that gives a volume back may take this long.
+pub const GIVEN_BACK: Duration = Duration::from_secs(90);
+
+/// The program under the name `name`, with the credentials for `server` and no others.
+pub fn s3vol_as(name: &str, server: Option<&TestS3>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+    command.arg0(name);
+    clean(&mut command, server);
+    command
+}
+
+pub fn clean(command: &mut Command, server: Option<&TestS3>) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["AWS_", "S3VOL_", "SSL_CERT"].iter().any(|start| text.starts_with(start)) {
+            command.env_remove(&name);
+        }
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    if let Some(server) = server {
+        command.envs(server.env().into_iter().filter(|(name, _)| name != "S3VOL_URL"));
+    }
+}
+
+pub fn s3vol(server: &TestS3) -> Command {
+    s3vol_as("s3vol", Some(server))
+}
+
+/// Runs a command to its end: exit code, standard output, standard error.
+pub fn finish(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Type and source of what is mounted at `path`, the topmost first.
+pub fn mount_of(path: &Path) -> Option<(String, String)> {
+    let table = s3vol::sys::mount_table().unwrap();
+    table.into_iter().rev().find(|e| e.path == path).map(|e| (e.kind, e.source))
+}
+
+/// A place to mount at and a state folder; both go when it is dropped.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub at: PathBuf,
+    _watchdog: Watchdog,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("mnt");
+        std::fs::create_dir(&at).unwrap();
+        let watchdog = Watchdog::guard(&at, Duration::from_secs(150));
+        Place { dir, at, _watchdog: watchdog }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.at.join(name)
+    }
+}
+
+/// `s3vol mount` in the foreground. Killed when dropped.
+pub struct Mount {
+    pub child: Child,
+    log: PathBuf,
+    at: PathBuf,
+}
+
+impl Mount {
+    /// Starts and waits until the volume is mounted.
+    pub fn start(server: Option<&TestS3>, place: &Place, url: &str, options: &[&str]) -> Mount {
+        let mut mount = Mount::begin(server, place, url, options);
+        wait_for("the mount", SOON, || {
+            if let Some(status) = mount.child.try_wait().unwrap() {
+                panic!("it ended with {status}: {}", mount.said());
+            }
+            mount_of(&mount.at).filter(|(kind, _)| kind == "fuse.s3vol")
+        });
+        mount
+    }
+
+    pub fn begin(server: Option<&TestS3>, place: &Place, url: &str, options: &[&str]) -> Mount {
+        let log = place.dir.path().join("log");
+        let out = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = s3vol_as("s3vol", server);
+        command.arg("mount").arg("--state").arg(place.state());
+        for option in options {
+            command.args(["-o", option]);
+        }
+        command.arg(url).arg(&place.at).stdin(Stdio::null());
+        command.stdout(out.try_clone().unwrap()).stderr(out);
+        Mount { child: command.spawn().unwrap(), log, at: place.at.clone() }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: plain system call; the child was not waited for, so its number is its own.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// Waits for the end.
+    pub fn ended(&mut self, within: Duration) -> ExitStatus {
+        wait_for("the end of s3vol mount", within, || self.child.try_wait().unwrap())
+    }
+
+    /// Everything printed so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGTERM, and everything settled.
+    pub fn end_well(mut self) {
+        self.signal(libc::SIGTERM);
+        let status = self.ended(GIVEN_BACK);
+        assert!(status.success(), "{status}: {}", self.said());
+        assert!(!mounted(&self.at), "something is still mounted");
+    }
+
+    /// As a power cut would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body of an object as text.
+pub fn object(server: &TestS3, key: &str) -> Option<String> {
+    server.get(key).map(|o| String::from_utf8_lossy(&o.body).into_owned())
+}
+
+/// Whether a process of this number runs.
+pub fn runs(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // A zombie has ended; who reaps it depends on the machine.
+    stat.is_ok_and(|s| s.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+}
+
+pub fn run_ok(program: impl AsRef<OsStr>, args: &[&OsStr]) {
+    let output = Command::new(&program).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {said}", program.as_ref());
+}

@@ -1,0 +1,113 @@
+//! A volume mounted by the program itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::s3server::TestS3;
+use crate::support::wait_for;
+use crate::support::watchdog::Watchdog;
+
+/// Opening a volume, and closing it with all that is left to settle.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The bucket, and one volume that is mounted again and again.
+pub struct Bucket {
+    pub server: TestS3,
+    dir: tempfile::TempDir,
+    states: u32,
+}
+
+/// One mount of the volume. Dropping it aborts the connection, so that nothing can hang.
+pub struct Mounted {
+    pub path: PathBuf,
+    log: PathBuf,
+    worker: Child,
+    _watchdog: Watchdog,
+}
+
+impl Bucket {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Other users must reach the mount.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        Bucket { server: TestS3::start(), dir, states: 0 }
+    }
+
+    /// A folder on the local disk, beside the volume's.
+    pub fn local(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Mounts the volume as a host does that never saw it: with an empty state folder.
+    pub fn mount(&mut self, options: &[&str], limit: Duration) -> Mounted {
+        self.states += 1;
+        let state = self.local(&format!("state-{}", self.states));
+        let log = self.dir.path().join(format!("log-{}", self.states));
+        let path = self.local("mnt");
+        let watchdog = Watchdog::guard(&path, limit);
+        let said = File::create(&log).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        command.envs(self.server.env()).env("AWS_EC2_METADATA_DISABLED", "true");
+        command.arg("mount").arg("--state").arg(&state);
+        for option in options {
+            command.args(["-o", option]);
+        }
+        let worker = command
+            .arg(format!("s3://{}/volume", self.server.bucket()))
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(said.try_clone().unwrap())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        let mut mounted = Mounted { path, log, worker, _watchdog: watchdog };
+        wait_for("the mount", PATIENCE, || {
+            let ended = mounted.worker.try_wait().unwrap();
+            assert!(ended.is_none(), "the worker ended: {ended:?}\n{}", mounted.said());
+            mounted.said().contains("the volume is mounted").then_some(())
+        });
+        mounted
+    }
+
+    /// The content of the object that a file became.
+    pub fn object(&self, name: &str) -> Option<Vec<u8>> {
+        self.server.get(&format!("volume/{name}")).map(|object| object.body.to_vec())
+    }
+}
+
+impl Mounted {
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends the worker as `systemctl stop` would; it must say that nothing was left behind.
+    pub fn unmount(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.worker.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let ended = wait_for("the unmount", PATIENCE, || self.worker.try_wait().unwrap());
+        assert!(ended.success(), "{ended}\n{}", self.said());
+        assert!(!is_mounted(&self.path), "{} is still mounted", self.path.display());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if matches!(self.worker.try_wait(), Ok(None)) {
+            eprintln!("{}", self.said());
+            let _ = self.worker.kill();
+            let _ = self.worker.wait();
+        }
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    crate::support::watchdog::mounted(path)
+}
