@@ -58,7 +58,9 @@ pub fn play(ops: &[Op], refresh: Duration) -> Result<(), String> {
         }
         if result.is_ok() {
             let finish = tokio::time::timeout(STUCK, run.finish()).await;
-            result = finish.unwrap_or_else(|_| Err("stuck".into())).map_err(|e| format!("at the end: {e}"));
+            result = finish
+                .unwrap_or_else(|_| Err("stuck".into()))
+                .map_err(|e| format!("at the end: {e}"));
         }
         run.world.give_up();
         result
@@ -69,9 +71,13 @@ fn explore(mix: Mix, refresh: Duration) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let cases = number("S3VOL_MODEL_CASES").map_or(CASES, |n| n as u32);
     let seed = number("S3VOL_MODEL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let config =
-        Config { cases, max_shrink_iters: 300,
-        max_shrink_time: 120_000, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        max_shrink_iters: 300,
+        max_shrink_time: 120_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

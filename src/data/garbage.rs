@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::{DataError, SegmentDelta, Volume};
 use crate::meta::records::{ContentRec, ExtentRec, decode};
-use crate::meta::{Logged, keys};
+use crate::meta::{Logged, Txn, keys};
 use crate::store::{ListRequest, PutOutcome, Send};
-use crate::types::Ino;
+use crate::types::{Base, Ino};
 
 /// Records dropped in one batch.
 const BATCH: usize = 1000;
@@ -74,6 +74,20 @@ impl Volume {
         delta.apply(&mut txn).await?;
         txn.commit(Logged::Op { unique: 0 }, || {}).await?;
         Ok(finished)
+    }
+
+    /// Nothing shows through this base any more: a parked copy becomes garbage.
+    pub fn release_parked(&self, txn: &mut Txn<'_>, base: &Base) {
+        if let Some(id) = self.parked_id(base) {
+            txn.delete(keys::segment(id));
+            txn.put_raw(keys::garbage(id), Vec::new());
+        }
+    }
+
+    /// The id of a parked copy: it lies among the segments, under a name of its own.
+    pub fn parked_id(&self, base: &Base) -> Option<u128> {
+        let id = self.state.strip(&base.key).filter(|_| base.parked)?.strip_prefix("segments/")?;
+        u128::from_str_radix(id, 16).ok()
     }
 
     /// Deletes segment objects whose last reference is durably gone. The caller has flushed since it

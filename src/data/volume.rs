@@ -252,9 +252,15 @@ impl Volume {
         std::mem::take(&mut *self.settle_queue.lock())
     }
 
-    /// Bytes written and not committed.
-    pub fn uncommitted_bytes(&self) -> u64 {
+    /// Bytes written and in no commit yet.
+    pub fn dirty_bytes(&self) -> u64 {
         self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are not in the bucket: written and not committed, or committed in batches that
+    /// did not arrive yet.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.dirty_bytes() + self.meta.engine.undurable_bytes()
     }
 
     /// Inodes with uncommitted changes.

@@ -129,7 +129,7 @@ impl Fs {
     /// What `df` shows: the quota where there is one, else more than anybody will fill.
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let counters = self.volume.meta.superblock();
-        let used = counters.bytes + self.volume.uncommitted_bytes();
+        let used = counters.bytes + self.volume.dirty_bytes();
         let total = self.volume.options.size.unwrap_or((1 << 50).max(used * 2));
         let files_total = self.volume.options.inodes.unwrap_or((1 << 32).max(counters.inodes * 2));
         Ok(StatFs {

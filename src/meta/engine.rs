@@ -242,6 +242,11 @@ impl Engine {
         self.inner.durable.subscribe()
     }
 
+    /// Size of the batches that were handed over and are not known to be durable.
+    pub fn undurable_bytes(&self) -> u64 {
+        self.inner.kept.lock().bytes() as u64
+    }
+
     /// The value of a key, the batches handed over included.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         if key.is_empty() {

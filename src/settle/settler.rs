@@ -286,7 +286,9 @@ impl Settler {
             }
             let plan = match self.plan(ino, &mut memo).await {
                 // One file that cannot be read must not keep all others from resting.
-                Err(SettleError::Data(e @ (DataError::BaseGone { .. } | DataError::Damaged(_)))) => {
+                Err(SettleError::Data(
+                    e @ (DataError::BaseGone { .. } | DataError::Damaged(_)),
+                )) => {
                     tracing::error!(%ino, error = %e, "a file cannot settle");
                     self.unsettleable.lock().insert(ino, e.to_string());
                     Plan::Later(LONGEST_PAUSE)

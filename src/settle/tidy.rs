@@ -149,8 +149,9 @@ impl Settler {
             return Ok(Verdict::Drop(Some(ino)));
         }
         let content: Option<ContentRec> = txn.get(&keys::content(rest.ino)).await?;
-        let needed =
-            |content: &ContentRec| content.base.as_ref().is_some_and(|b| !b.parked && b.key == *key);
+        let needed = |content: &ContentRec| {
+            content.base.as_ref().is_some_and(|b| !b.parked && b.key == *key)
+        };
         let Some(content) = content.filter(needed) else { return Ok(Verdict::Delete(rest)) };
         Ok(match other_copy(txn, rest.ino, &content, key).await? {
             Some(moved) if content.publishing.is_none() => Verdict::Move(rest.ino, moved),

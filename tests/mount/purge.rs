@@ -10,8 +10,9 @@ use s3vol::config::PluginConfig;
 use s3vol::types::VolumeName;
 use s3vol::worker::EnginePurge;
 
-use super::rig::{Mount, Place, object};
+use super::rig::{Mount, Place, SOON, object};
 use super::support::s3server::{ACCESS_KEY, Action, Op, Rule, SECRET_KEY, TestS3};
+use super::support::wait_for;
 
 /// The stores of this process find their keys where users put them.
 fn credentials() {
@@ -134,6 +135,45 @@ async fn broken_off_anywhere_it_goes_on() {
         assert!(sweeps < 60, "it does not end: {:?}", server.keys(""));
     }
     assert!(sweeps > 3, "only {sweeps} sweeps");
+    only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_its_lease_runs_out_and_it_goes_on() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = Arc::new(on(&server, &place, "0s").await);
+    create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    foreign(&server);
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    server.fault(Rule::always(Some(Op::Delete), "team/web/", Action::Hold));
+    let killed = tokio::spawn({
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.sweep(&EnginePurge::new()).await }
+    });
+    wait_for("the first deletion", SOON, || (server.held() > 0).then_some(()));
+    killed.abort();
+    assert!(killed.await.unwrap_err().is_cancelled());
+    server.clear_faults();
+
+    // Nobody mounts what is half gone, not even by its URL.
+    let other = Place::new();
+    let url = format!("s3://{}/team/web", server.bucket());
+    let endpoint = format!("endpoint={}", server.endpoint());
+    let mut refused = Mount::begin(Some(&server), &other, &url, &[&endpoint]);
+    assert!(!refused.ended(SOON).success());
+    assert!(refused.said().contains("the volume was removed"), "{}", refused.said());
+    let error = catalog.create(&volume(), &BTreeMap::new()).await.unwrap_err().to_string();
+    assert!(error.contains("being deleted"), "{error}");
+
+    // Its lease still stands.
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(!server.keys("team/.s3vol/v/").is_empty());
+    server.set_clock_offset(61);
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    server.release();
     only_foreign(&server);
 }
 

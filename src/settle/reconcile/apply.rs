@@ -137,7 +137,9 @@ impl Reconciler {
         match tx.dirent(dir, name).await? {
             // A directory wins the name; the object stays in the bucket, untouched.
             Some(dirent) if dirent.kind == FileKind::Dir => return Ok(()),
-            None if rest.as_ref().is_some_and(|r| r.put_id.is_some()) && self.tidying(tx, &key).await? => {
+            None if rest.as_ref().is_some_and(|r| r.put_id.is_some())
+                && self.tidying(tx, &key).await? =>
+            {
                 // Somebody put a new object at a key that we are about to tidy: it is theirs.
                 tx.kv.delete(keys::tidy(&key));
             }

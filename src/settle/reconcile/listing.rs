@@ -7,8 +7,8 @@ use super::apply::Seen;
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo, escape_name, unescape_name};
-use crate::meta::{Logged, keys};
 use crate::meta::records::{DirentRec, RestRec, decode};
+use crate::meta::{Logged, keys};
 use crate::settle::SettleError;
 use crate::store::{ListPage, ListRequest};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
@@ -176,12 +176,8 @@ impl Reconciler {
         let mut token = None;
         loop {
             let sent = boottime();
-            let request = ListRequest {
-                prefix: prefix.to_owned(),
-                delimiter: false,
-                token,
-                max_keys: PAGE,
-            };
+            let request =
+                ListRequest { prefix: prefix.to_owned(), delimiter: false, token, max_keys: PAGE };
             let page = self.volume.store.list(request, USE_TIMEOUT).await?;
             for entry in page.entries {
                 let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&entry.key)).await?;
