@@ -51,6 +51,8 @@ pub struct Reconciler {
     known: Mutex<HashMap<Ino, Known>>,
     /// Names looked at one by one in directories too large to list for a lookup.
     names: Mutex<HashMap<(Ino, FileName), Duration>>,
+    /// Directories that a listing showed by the keys below them, and where.
+    prefixes: Mutex<HashMap<Ino, ObjectKey>>,
     one_at_a_time: tokio::sync::Mutex<()>,
     changed: mpsc::Sender<Changed>,
 }
@@ -63,6 +65,7 @@ impl Reconciler {
             settler,
             known: Mutex::default(),
             names: Mutex::default(),
+            prefixes: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
             changed,
         });
@@ -95,6 +98,14 @@ impl Reconciler {
             known.clear();
         }
         known.insert(dir, Known { at, pages, whole });
+    }
+
+    fn saw_prefix(&self, dir: Ino, key: ObjectKey) {
+        let mut prefixes = self.prefixes.lock();
+        if prefixes.len() > 50_000 {
+            prefixes.clear();
+        }
+        prefixes.insert(dir, key);
     }
 
     /// The bucket does not answer: serve what is known and ask again soon.

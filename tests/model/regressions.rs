@@ -124,3 +124,24 @@ fn a_parked_copy_goes_with_its_file() {
         Compare,
     ]);
 }
+
+#[test]
+fn a_directory_that_moved_along_does_not_vanish() {
+    // Nothing lies at its new key yet, and its marker still lies at the old one.
+    keeps(&[
+        Mkdir { dir: 0, name: 0 },
+        Mkdir { dir: 1, name: 0 },
+        Mkdir { dir: 2, name: 0 },
+        Settle,
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+        Compare,
+    ]);
+    shared(&[
+        PutBelow { dir: 0, name: 0, len: 9, seed: 1 },
+        DeleteObject { entry: 1 },
+        PutBelow { dir: 0, name: 0, len: 9, seed: 1 },
+        PutBelow { dir: 1, name: 0, len: 9, seed: 1 },
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+        Compare,
+    ]);
+}

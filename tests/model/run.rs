@@ -445,12 +445,13 @@ impl Run {
         let (from, to) = (self.ino(entry.dir), self.ino(dir));
         let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]
             [usize::from(how) % 3];
+        let nothing = self.tree.child(dir, &name) == Some(entry.id);
         let expected = self.tree.rename(entry, dir, &name, how % 3);
         let done = self
             .fs()
             .rename(Caller::ROOT, from, file_name(&entry.name), to, file_name(&name), mode)
             .await;
-        if agree(done, &expected)?.is_some() {
+        if agree(done, &expected)?.is_some() && !nothing {
             self.tree.node_mut(entry.dir).mtime = None;
             self.tree.node_mut(entry.dir).foreign = false;
             self.tree.node_mut(dir).mtime = None;

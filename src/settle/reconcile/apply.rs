@@ -73,8 +73,18 @@ impl Reconciler {
     ) -> Result<bool, SettleError> {
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         match what {
-            Seen::Prefix if dirent.is_some() => Ok(false),
-            Seen::Prefix => self.foreign_below(&format!("{prefix}{}/", escape_name(name))).await,
+            Seen::Prefix => {
+                let below = format!("{prefix}{}/", escape_name(name));
+                match dirent {
+                    Some(dirent) => {
+                        if dirent.kind == FileKind::Dir {
+                            self.saw_prefix(dirent.ino, ObjectKey::new(below));
+                        }
+                        Ok(false)
+                    }
+                    None => self.foreign_below(&below).await,
+                }
+            }
             Seen::Object(version) => {
                 let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
                 let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;

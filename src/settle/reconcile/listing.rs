@@ -162,9 +162,10 @@ impl Reconciler {
         let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
         match rest {
             Some(rest) => Ok(rest.ino == dirent.ino),
-            // A directory that was never made here is there only because keys lie below it.
+            // A directory that was never made here was seen only because keys lay below it.
             None if dirent.kind == FileKind::Dir => {
-                Ok(self.volume.meta.get_raw(&keys::work(dirent.ino)).await?.is_none())
+                let seen = self.prefixes.lock().get(&dirent.ino) == Some(&key);
+                Ok(seen && self.volume.meta.get_raw(&keys::work(dirent.ino)).await?.is_none())
             }
             None => Ok(false),
         }
