@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 # Seconds that one test lane may take before it is ended.
-LANE_SECONDS ?= 1500
+LANE_SECONDS ?= 2700
 
 .PHONY: help build check test test-posix test-apps soak plugin plugin-rootfs demo bench clean
 

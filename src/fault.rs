@@ -11,6 +11,19 @@ pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
 /// Stands for the kernel's boot id.
 pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 
+/// The process aborts after a request is in the local log and before anything else happens, when
+/// this file exists; it is removed first.
+pub const DIE_LOGGED: &str = "S3VOL_TEST_DIE_LOGGED";
+
+/// Ends the process as a crash would, if a test asked for it here.
+pub fn die_if_asked(name: &str) {
+    if let Some(file) = text(name)
+        && std::fs::remove_file(file).is_ok()
+    {
+        std::process::abort();
+    }
+}
+
 /// What a test asks for instead of `default`.
 pub fn duration(name: &str, default: Duration) -> Duration {
     text(name).and_then(|ms| ms.parse().ok()).map_or(default, Duration::from_millis)

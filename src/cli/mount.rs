@@ -1,6 +1,7 @@
 //! `s3vol mount`: from the arguments to what a worker needs.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
@@ -9,6 +10,7 @@ use super::settings;
 use crate::catalog::{Stores, incarnate};
 use crate::config::VolumeOptions;
 use crate::driver::{ControlClient, DriverSettings};
+use crate::sys;
 use crate::types::VolumeName;
 use crate::worker::WorkerSpec;
 
@@ -28,7 +30,8 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     let config = settings(args.state.clone())?;
     let given = options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
-    let mountpoint = std::fs::canonicalize(&args.mountpoint)
+    let mountpoint = free_of_dead_mount(&args.mountpoint)
+        .and_then(|()| std::fs::canonicalize(&args.mountpoint))
         .with_context(|| format!("the mount point {}", args.mountpoint.display()))?;
     if !mountpoint.is_dir() {
         bail!("the mount point {} is not a directory", mountpoint.display());
@@ -56,6 +59,20 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let background = args.detach.then(|| foreground_again(&args));
     Ok(PreparedMount { spec, source: args.url, background })
+}
+
+/// Takes away what a process of ours left here when it was killed: nobody can use it any more.
+fn free_of_dead_mount(path: &Path) -> std::io::Result<()> {
+    match std::fs::metadata(path) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {}
+        _ => return Ok(()),
+    }
+    let path = std::path::absolute(path)?;
+    let table = sys::mount_table()?;
+    match table.iter().any(|entry| entry.path == path && entry.kind == sys::FUSE_TYPE) {
+        true => sys::detach_all(&path),
+        false => Ok(()),
+    }
 }
 
 /// The same mount without `--detach`.

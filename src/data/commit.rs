@@ -240,7 +240,9 @@ impl Volume {
                     if part.limit == 0 {
                         // Everything older is dead at once; the collector drops it later.
                         content.drop_gen = content.generation - 1;
-                        content.base = None;
+                        if let Some(base) = content.base.take() {
+                            self.release_parked(&mut txn, &base);
+                        }
                         txn.put_raw(keys::dead(ino), Vec::new());
                     } else {
                         extents::clear(

@@ -166,3 +166,6 @@ pub async fn live_extents(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::{DataError, SegmentDelta, Volume};
 use crate::meta::records::{ContentRec, ExtentRec, decode};
-use crate::meta::{Logged, keys};
+use crate::meta::{Logged, Txn, keys};
 use crate::store::{ListRequest, PutOutcome, Send};
-use crate::types::Ino;
+use crate::types::{Base, Ino};
 
 /// Records dropped in one batch.
 const BATCH: usize = 1000;
@@ -76,6 +76,20 @@ impl Volume {
         Ok(finished)
     }
 
+    /// Nothing shows through this base any more: a parked copy becomes garbage.
+    pub fn release_parked(&self, txn: &mut Txn<'_>, base: &Base) {
+        if let Some(id) = self.parked_id(base) {
+            txn.delete(keys::segment(id));
+            txn.put_raw(keys::garbage(id), Vec::new());
+        }
+    }
+
+    /// The id of a parked copy: it lies among the segments, under a name of its own.
+    pub fn parked_id(&self, base: &Base) -> Option<u128> {
+        let id = self.state.strip(&base.key).filter(|_| base.parked)?.strip_prefix("segments/")?;
+        u128::from_str_radix(id, 16).ok()
+    }
+
     /// Deletes segment objects whose last reference is durably gone. The caller has flushed since it
     /// was dropped: only what is in `garbage` before the flush may be passed on.
     pub async fn collect_segments(&self, flush_timeout: Duration) -> Result<usize, DataError> {
@@ -120,6 +134,9 @@ impl Volume {
                 max_keys: 1000,
             };
             let page = self.state_store.list(request, DELETE_TIMEOUT).await?;
+            // A host that lost the volume meanwhile would take the new owner's segments for orphans.
+            // What was listed before this proof is not theirs, however late it is deleted.
+            let _receipt = self.meta.confirm_ownership(DELETE_TIMEOUT).await?;
             for entry in page.entries {
                 let old = entry.version.modified.is_some_and(|at| now.0 - at.0 > ORPHAN_AGE_MS);
                 let id = entry

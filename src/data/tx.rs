@@ -140,7 +140,11 @@ impl<'v> Tx<'v> {
 
     /// Removes an inode and leaves what hangs on it to the collector.
     pub async fn remove(&mut self, ino: Ino) -> Result<(), DataError> {
-        let size = self.kv.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size);
+        let content: Option<ContentRec> = self.kv.get(&keys::content(ino)).await?;
+        if let Some(base) = content.as_ref().and_then(|content| content.base.as_ref()) {
+            self.volume.release_parked(&mut self.kv, base);
+        }
+        let size = content.map_or(0, |content| content.size);
         self.kv.superblock.bytes = self.kv.superblock.bytes.saturating_sub(size);
         self.kv.superblock.inodes = self.kv.superblock.inodes.saturating_sub(1);
         self.kv.delete(keys::inode(ino));

@@ -129,16 +129,16 @@ impl Fold {
             Record::Wrote { ino, start, end, size, time } => {
                 let pending = self.pending.entry(*ino).or_default();
                 pending.changed(lsn, *start, *end, Change::Data, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Zeroed { ino, start, end, size, time } => {
                 let pending = self.pending.entry(*ino).or_default();
                 pending.changed(lsn, *start, *end, Change::Zero, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Cut { ino, size, time } => {
                 self.pending.entry(*ino).or_default().cut(lsn, *size);
-                self.times.insert(*ino, *time);
+                self.changed_at(*ino, *time);
             }
             Record::Opened { ino } => *self.opens.entry(*ino).or_default() += 1,
             Record::Closed { ino } => {
@@ -174,6 +174,13 @@ impl Fold {
                     None => self.removed(ino),
                 }
             }
+        }
+    }
+
+    /// A rewritten log says nothing of times that an operation has recorded since.
+    fn changed_at(&mut self, ino: Ino, time: Timestamp) {
+        if time != Timestamp::default() {
+            self.times.insert(ino, time);
         }
     }
 

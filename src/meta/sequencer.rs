@@ -288,6 +288,7 @@ impl Txn<'_> {
                 None => batch.delete(key.clone()),
             }
         }
+        let answers = matches!(logged, Logged::Op { unique } if unique != 0);
         let record = match logged {
             Logged::Op { unique } => {
                 Record::Op { conn: self.meta.connection, unique, batch: batch.clone() }
@@ -295,6 +296,9 @@ impl Txn<'_> {
             Logged::Commit { inodes } => Record::Commit { inodes, batch: batch.clone() },
         };
         let lsn = self.meta.journal.lock().append(&record)?;
+        if answers {
+            crate::fault::die_if_asked(crate::fault::DIE_LOGGED);
+        }
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
         let meta = self.meta;
         let mut logged = InLog { txn: self, applied: Some(applied) };

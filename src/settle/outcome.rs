@@ -229,10 +229,7 @@ pub(super) fn absent() -> Version {
 /// Nothing shows through this object any more: a parked copy is garbage, an old key is to be tidied.
 pub(super) fn forget_base(txn: &mut Txn<'_>, volume: &Volume, base: &Base) {
     if base.parked {
-        if let Some(id) = parked_id(volume, &base.key) {
-            txn.delete(keys::segment(id));
-            txn.put_raw(keys::garbage(id), Vec::new());
-        }
+        volume.release_parked(txn, base);
     } else {
         txn.put_raw(keys::tidy(&base.key), Vec::new());
     }
@@ -262,10 +259,4 @@ pub(super) async fn other_copy(
         }
     }
     Ok(None)
-}
-
-/// The id of a parked copy: it lies among the segments, under a name of its own.
-pub(super) fn parked_id(volume: &Volume, key: &ObjectKey) -> Option<u128> {
-    let id = volume.state.strip(key)?.strip_prefix("segments/")?;
-    u128::from_str_radix(id, 16).ok()
 }

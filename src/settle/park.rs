@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SettleError;
-use super::outcome::{forget_base, parked_id};
+use super::outcome::forget_base;
 use super::settler::Settler;
 use crate::data::{DataError, Inode};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec};
@@ -68,7 +68,7 @@ impl Settler {
         let content: Option<ContentRec> = txn.get(&keys::content(inode.ino)).await?;
         let content = match content {
             Some(mut content) if content.base.as_ref() == Some(base) => {
-                if let Some(id) = parked_id(&self.volume, &parked.key) {
+                if let Some(id) = self.volume.parked_id(&parked) {
                     let size = parked.version.size.max(1);
                     txn.put(keys::segment(id), &SegmentRec { total: size, live: size });
                 }

@@ -31,7 +31,6 @@ impl Settler {
             return Err(SettleError::NoAuthority);
         }
         let not_after = self.expiry().await?;
-        let started = boottime();
         let announced = self.announce(items, not_after).await?;
         if announced.is_empty() {
             return Ok(());
@@ -42,10 +41,16 @@ impl Settler {
             self.resolve(unsent.collect()).await?;
             return Err(e.into());
         }
-        let results: Vec<(PutId, IntentRec, Outcome)> = stream::iter(announced)
+        // Each with the time of its own request: one that hangs says nothing about the others.
+        let sent: Vec<(PutId, IntentRec, Outcome, Duration)> = stream::iter(announced)
             .map(|item| async move {
+                let began = boottime();
                 let outcome = self.send(&item, not_after).await;
-                (item.put_id, item.intent, outcome)
+                let took = match outcome {
+                    Outcome::Applied(_) => boottime() - began,
+                    _ => Duration::ZERO,
+                };
+                (item.put_id, item.intent, outcome, took)
             })
             .buffer_unordered(PARALLEL)
             .collect()
@@ -56,12 +61,13 @@ impl Settler {
             if pace.len() > 100_000 {
                 pace.retain(|_, p| now.saturating_sub(p.at) < Duration::from_secs(3600));
             }
-            for (_, intent, _) in &results {
+            for (_, intent, _, took) in &sent {
                 let attempts = pace.get(&intent.ino).map_or(0, |p| p.attempts) + 1;
-                pace.insert(intent.ino, Pace { at: now, took: now - started, attempts });
+                pace.insert(intent.ino, Pace { at: now, took: *took, attempts });
             }
         }
-        self.resolve(results).await
+        let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
+        self.resolve(results.collect()).await
     }
 
     /// The expiry of requests announced now, by the store's clock.

@@ -13,12 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
-use super::serve::{COMMIT_BUDGET, Shared};
+use super::serve::Shared;
 use super::supervised::runtime;
 use super::{WorkerSpec, tasks};
+use crate::config::SettleMode;
 use crate::fuse::{HandoffFiles, serve};
 use crate::sys::{self, FuseMount, MountPoint};
 
+/// How long bringing everything into the bucket may take after the end was asked for. Nobody waits
+/// with a limit of his own here, and what does not fit waits for the next mount on this host.
+const COMMIT: Duration = Duration::from_secs(600);
 /// How long settling may take after the end was asked for.
 const SETTLE: Duration = Duration::from_secs(60);
 const LOOPS: usize = 2;
@@ -50,7 +54,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let device = match mount(&spec.mountpoint, source, spec.options.readonly) {
         Ok(device) => device,
         Err(error) => {
-            shared.close(Duration::ZERO).await?;
+            shared.close(COMMIT, Duration::ZERO).await?;
             return Err(error)
                 .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
         }
@@ -62,7 +66,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
         Ok(serving) => serving,
         Err(error) => {
             sys::detach_all(&spec.mountpoint)?;
-            shared.close(Duration::ZERO).await?;
+            shared.close(COMMIT, Duration::ZERO).await?;
             return Err(error.into());
         }
     };
@@ -84,16 +88,18 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let mountpoint = spec.mountpoint.clone();
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
     stop.cancel();
-    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+    shared.end_content();
+    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     while running.join_next().await.is_some() {}
-    let closed = shared.close(SETTLE).await;
+    let closed = shared.close(COMMIT, SETTLE).await;
     drop(lock);
     // A socket that stays is removed by the next mount of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);
     match closed {
         Ok(0) => Ok(()),
+        Ok(_) if spec.options.settle == SettleMode::Never => Ok(()),
         Ok(left) => bail!(
             "everything is in the bucket, but {left} changes are not plain objects yet; the next mount goes on settling"
         ),

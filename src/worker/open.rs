@@ -283,7 +283,15 @@ fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied
     // A takeover may crash before its first batch is durable; its log then goes on from the
     // batches of another epoch.
     found.is_none_or(|epoch| local.epochs.contains(&epoch))
-        || applied.is_some_and(|applied| local.epochs.contains(&applied.epoch))
+        || match (applied, local.epochs.first()) {
+            // What is older than every epoch of the log is what the log goes on from.
+            (Some(applied), Some(first)) => {
+                applied.epoch < *first || local.epochs.contains(&applied.epoch)
+            }
+            // Nothing was ever durable.
+            (None, _) => true,
+            (Some(_), None) => false,
+        }
 }
 
 /// Hands the batches that are not durable over again, in order.

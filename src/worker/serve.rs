@@ -197,10 +197,18 @@ impl Shared {
         Ok(self.keeper.set_state(state, None, Deadline::after(LEASE)).await?)
     }
 
-    /// The end: commits, settles within `settle`, closes the engine and releases the lease. The error
+    /// From now on content stays as it is. A program may go on writing through a descriptor of a
+    /// detached mount: without this the end would never come, or what it was told to have written
+    /// would be in a log that is deleted.
+    pub fn end_content(&self) {
+        self.volume.meta.journal.lock().refuse_content();
+    }
+
+    /// The end: commits within `commit`, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
-    pub async fn close(&self, settle: Duration) -> Result<u64, WorkerError> {
-        commit_all(&self.volume, COMMIT_BUDGET).await?;
+    pub async fn close(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
+        self.end_content();
+        commit_all(&self.volume, commit).await?;
         let left = match self.settler.settle_all(Deadline::after(settle)).await {
             Ok(left) => left,
             Err(error) => {
@@ -209,10 +217,7 @@ impl Shared {
             }
         };
         self.settler.rest(Deadline::after(ROUND)).await;
-        // A program may still write through a descriptor of the detached mount. What is acknowledged
-        // from here on would be in a log that is about to be deleted, so nothing is.
-        self.volume.meta.journal.lock().refuse_content();
-        commit_all(&self.volume, COMMIT_BUDGET).await?;
+        commit_all(&self.volume, commit).await?;
         let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
         if !sealed.unwrap_or(false) {
             let why = "changes were still on their way when the volume was to be closed";

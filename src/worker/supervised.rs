@@ -96,7 +96,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         Err(error) => {
             let error = WorkerError::from(error);
             let _ = stage.send(Stage::Failed(chain(&error)));
-            shared.close(Duration::ZERO).await?;
+            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
             tokio::time::sleep(LAST_WORDS).await;
             return Ok(EXIT_NOT_OPENED);
         }
@@ -150,6 +150,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
     stop.cancel();
+    shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
     if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
@@ -160,7 +161,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         shared.leave();
         Ok(0)
     } else {
-        shared.close(SETTLE_BUDGET.min(Duration::from_secs(5))).await
+        shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
     };
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.

@@ -171,6 +171,8 @@ async fn watch(shared: &Shared, stop: &CancellationToken) {
                     EngineState::Fenced => {
                         tracing::error!("another host took the volume over; nothing is acknowledged here any more");
                         shared.volume.note_error(&"another host took the volume over");
+                        // Nothing written here from now on can ever be more than local.
+                        shared.end_content();
                         shared.set_state(VolumeState::Fenced);
                     }
                     EngineState::Closed => {}
@@ -194,6 +196,7 @@ async fn watch(shared: &Shared, stop: &CancellationToken) {
                     tracing::error!(%why, "the volume's state is damaged; nothing is acknowledged any more");
                     shared.volume.note_error(&why);
                     shared.volume.meta.refuse(&why);
+                    shared.end_content();
                     shared.set_state(VolumeState::Damaged);
                 }
             }

@@ -84,25 +84,35 @@ fn docker_cp_works_while_a_container_runs_and_does_not_unmount_it() {
 fn compose_volumes_with_driver_opts() {
     let _alone = alone();
     let (engine, server) = engine();
-    let project = tempfile::Builder::new().prefix("proj").tempdir().unwrap();
-    let file = format!(
-        "version: '2.4'\nservices:\n  app:\n    image: {IMAGE}\n    network_mode: none\n    \
-         command: [/bin/sh, -c, 'echo composed >/d/file; chmod 600 /d/file']\n    \
-         volumes: ['data:/d']\n\
-         volumes:\n  data:\n    driver: {PLUGIN}\n    name: composed\n    driver_opts:\n      \
-         commit: 1s\n      settle-after: 1s\n      prefix: elsewhere/here\n"
-    );
-    std::fs::write(project.path().join("docker-compose.yml"), file).unwrap();
-    let compose = |args: &[&str]| {
-        let out = engine.compose(project.path(), args);
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "docker-compose {args:?}: {said}\n{}", engine.log_tail(3000));
-    };
-    compose(&["up", "--no-color"]);
-    outside::rests(&server, "elsewhere/here", &[("file", "composed\n")]);
-    assert_eq!(outside::attributes(&server, "elsewhere/here")["file"], "f 600 0 0 9");
-    // A second run finds the volume as it is.
-    compose(&["up", "--no-color", "--force-recreate"]);
-    compose(&["down", "-v"]);
-    assert!(!crate::listed(&engine, "composed"));
+    // Docker calls the driver by its tag afterwards, and Compose 1 compares the names: only with the
+    // tag does it recognise a volume that it has made.
+    for (driver, name, runs) in [(PLUGIN, "plain", 1), ("s3vol:latest", "tagged", 2)] {
+        let project = tempfile::Builder::new().prefix("proj").tempdir().unwrap();
+        let file = format!(
+            "version: '2.4'\nservices:\n  app:\n    image: {IMAGE}\n    network_mode: none\n    \
+             command: [/bin/sh, -c, 'echo composed >>/d/file; chmod 600 /d/file']\n    \
+             volumes: ['data:/d']\n\
+             volumes:\n  data:\n    driver: {driver}\n    name: {name}\n    driver_opts:\n      \
+             commit: 1s\n      settle-after: 1s\n      prefix: elsewhere/{name}\n"
+        );
+        std::fs::write(project.path().join("docker-compose.yml"), file).unwrap();
+        let compose = |args: &[&str]| {
+            let out = engine.compose(project.path(), args);
+            let said = String::from_utf8_lossy(&out.stderr);
+            let log = engine.log_tail(3000);
+            assert!(out.status.success(), "docker-compose {args:?}: {said}\n{log}");
+        };
+        for _ in 0..runs {
+            compose(&["up", "--no-color", "--force-recreate"]);
+            // The containers' own end is not waited for by `up`.
+            compose(&["rm", "--force", "--stop"]);
+        }
+        let prefix = format!("elsewhere/{name}");
+        outside::rests(&server, &prefix, &[("file", &"composed\n".repeat(runs))]);
+        let size = 9 * runs;
+        let seen = outside::attributes(&server, &prefix);
+        assert_eq!(seen["file"], format!("f 600 0 0 {size}"));
+        compose(&["down", "-v"]);
+        assert!(!crate::listed(&engine, name));
+    }
 }

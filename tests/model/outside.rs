@@ -95,6 +95,10 @@ impl Run {
             }
             _ => unreachable!("not an outside change"),
         }
+        // Names came or went in some directory.
+        for id in self.tree.dirs() {
+            self.tree.node_mut(id).mtime = None;
+        }
         self.compare().await.map_err(|e| format!("after it: {e}"))?;
         Ok(())
     }

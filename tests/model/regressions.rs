@@ -86,3 +86,41 @@ fn a_settled_file_gets_another_name() {
     // What tidying queued again was taken off the queue by the look whether it was empty.
     keeps(&[Create { dir: 0, name: 1 }, Settle, Link { entry: 0, dir: 0, name: 0 }, Settle]);
 }
+
+#[test]
+fn times_after_a_crash_are_those_of_the_last_change() {
+    // They were the latest of all times, whichever came last.
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Utimens { entry: 0, secs: 4_000_000_000, nanos: 5 },
+        Rewrite { file: 0, len: 100, seed: 1 },
+        Crash { empty: false },
+        Write { file: 0, at: 10, len: 100, seed: 2 },
+        Utimens { entry: 0, secs: 1000, nanos: 7 },
+        Crash { empty: false },
+    ]);
+}
+
+#[test]
+fn a_parked_copy_goes_with_its_file() {
+    keeps(&[
+        Create { dir: 0, name: 1 },
+        Create { dir: 0, name: 0 },
+        Write { file: 1, at: 0, len: 100, seed: 1 },
+        Settle,
+        Open { file: 1 },
+        RenameOnto { entry: 1, other: 0, how: 0 },
+        Settle,
+    ]);
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Write { file: 0, at: 0, len: 100, seed: 1 },
+        Settle,
+        Open { file: 0 },
+        Unlink { entry: 0 },
+        Create { dir: 0, name: 0 },
+        Settle,
+        Evict,
+        Compare,
+    ]);
+}

@@ -193,6 +193,7 @@ impl Run {
                     self.fs().link(Caller::ROOT, ino, dir_ino, file_name(&name_of(name))).await;
                 if agree(made, &expected)?.is_some() {
                     self.tree.link(dir, &name_of(name), entry.id);
+                    self.tree.node_mut(dir).mtime = None;
                 }
             }
             Op::Unlink { entry } => {
@@ -204,6 +205,7 @@ impl Run {
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
                     self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
             Op::Rmdir { entry } => {
@@ -219,6 +221,7 @@ impl Run {
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
                     self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
             Op::Chmod { entry, perm } => {
@@ -558,7 +561,12 @@ impl Run {
                 let path = [path.as_slice(), b"/", &name].concat();
                 let at = |e: String| format!("{:?}: {e}", String::from_utf8_lossy(&path));
                 let looked = self.fs().lookup(ino, file_name(&name)).await;
-                let attr = looked.map_err(failed("lookup")).map_err(at)?;
+                let mut attr = looked.map_err(failed("lookup")).map_err(at)?;
+                if self.tree.node(id).is_dir() {
+                    // The count of links knows the directories below once somebody looked.
+                    self.names(attr.ino, 100).await.map_err(at)?;
+                    attr = self.fs().getattr(attr.ino).await.map_err(failed("stat")).map_err(at)?;
+                }
                 self.tree.node_mut(id).ino.get_or_insert(attr.ino);
                 self.compare_node(id, &attr).await.map_err(at)?;
                 seen.insert(path.clone(), attr);

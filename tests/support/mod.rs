@@ -5,6 +5,7 @@
 pub mod azurite;
 pub mod dockerd;
 pub mod gcs;
+pub mod host;
 pub mod moto;
 pub mod raw;
 pub mod s3server;

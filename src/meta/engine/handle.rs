@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slatedb::admin::{Admin, AdminBuilder};
-use slatedb::config::{CloseOptions, Settings};
+use slatedb::config::{CloseOptions, ScanOptions, Settings};
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::object_store::ObjectStore;
@@ -18,6 +18,9 @@ use super::{Batch, EngineError, EngineState, Inner, RESERVED_KEY, Slot, WatchedS
 use crate::types::{Epoch, Lsn};
 
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
+/// Pairs; a longer scan reads ahead and keeps nothing.
+const LONG_SCAN: usize = 4096;
+const SCAN_AHEAD: usize = 256 << 10;
 const META_CACHE_BYTES: u64 = 8 << 20;
 const MAX_UNFLUSHED_BYTES: usize = 64 << 20;
 const L0_BYTES: usize = 16 << 20;
@@ -105,8 +108,15 @@ pub(super) async fn scan(
     to: &Bound<Vec<u8>>,
     limit: usize,
 ) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
+    // SlateDB keeps no blocks of scans unless asked to, and then every lookup of extents or names in
+    // a table costs a request. A long scan would only push out what others need.
+    let options = if limit <= LONG_SCAN {
+        ScanOptions { cache_blocks: true, ..ScanOptions::default() }
+    } else {
+        ScanOptions { read_ahead_bytes: SCAN_AHEAD, ..ScanOptions::default() }
+    };
     let mut pairs = Vec::new();
-    let mut found = db.scan((from.clone(), to.clone())).await?;
+    let mut found = db.scan_with_options((from.clone(), to.clone()), &options).await?;
     while pairs.len() < limit
         && let Some(pair) = found.next().await?
     {

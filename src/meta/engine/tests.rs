@@ -491,6 +491,25 @@ async fn maintenance_runs_when_due_beside_writers_and_keeps_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_scan_asks_the_store_for_nothing() {
+    let store = TestStore::new();
+    let engine = open(&store).await;
+    for n in 1..=100 {
+        engine.write(Lsn(n), put(&format!("k{n:03}"), &"x".repeat(1000))).await.unwrap();
+    }
+    engine.maintain(true).await.unwrap();
+    let mut requests = Vec::new();
+    for _ in 0..3 {
+        let all = engine.scan(Bound::Unbounded, Bound::Unbounded, 1000).await.unwrap();
+        assert_eq!(all.len(), 100);
+        requests.push(store.requests.load(Ordering::SeqCst));
+    }
+    assert_eq!(requests[1], requests[0]);
+    assert_eq!(requests[2], requests[0]);
+    engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writers_wait_instead_of_filling_memory() {
     let store = TestStore::new();
     let engine = open(&store).await;

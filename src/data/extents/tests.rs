@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::meta::log::Header;
+use crate::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Logged};
+use crate::store::{Location, Store, StoreSettings};
+use crate::types::VolumeId;
+
+const INO: Ino = Ino(7);
+/// A file of so many bytes meets every border; more only adds time.
+const SIZE: u64 = 96;
+
+async fn meta(dir: &tempfile::TempDir) -> Meta {
+    std::fs::create_dir(dir.path().join("bucket")).unwrap();
+    std::fs::create_dir(dir.path().join("log")).unwrap();
+    let url = format!("file://{}/bucket", dir.path().display());
+    let location = Location::parse(&url).unwrap();
+    let store = Store::open(&location, &StoreSettings::default()).unwrap();
+    let objects = store.engine(&location.prefix.join("state")).unwrap().into_inner();
+    let engine = Engine::open(EngineConfig::new(objects, "meta", None)).await.unwrap();
+    let header = Header::here(VolumeId::random()).unwrap();
+    let log = LocalLog::open(&dir.path().join("log"), header).unwrap().log;
+    let superblock = super::super::Volume::first_superblock();
+    Meta::new(engine, Journal::new(log, Fold::default()), superblock, 0)
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Inline(u64, u64),
+    Segment(u64, u64),
+    Zero(u64, u64),
+    Clear(u64, u64),
+    /// Everything so far is dead.
+    Drop,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let range = || (0..SIZE, 1..=SIZE / 2).prop_map(|(a, len)| (a, (a + len).min(SIZE)));
+    prop_oneof![
+        4 => range().prop_map(|(a, b)| Op::Inline(a, b)),
+        4 => range().prop_map(|(a, b)| Op::Segment(a, b)),
+        2 => range().prop_map(|(a, b)| Op::Zero(a, b)),
+        2 => range().prop_map(|(a, b)| Op::Clear(a, b)),
+        1 => Just(Op::Drop),
+    ]
+}
+
+/// Where one byte of the file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Zero,
+    Inline(u8),
+    Segment(u128, u64),
+}
+
+/// Bytes of inline extents differ by batch and place.
+fn byte(generation: u64, offset: u64) -> u8 {
+    (generation * 41 + offset * 7) as u8
+}
+
+fn place(op: &Op, generation: u64, start: u64, end: u64) -> Place {
+    match op {
+        Op::Inline(..) => {
+            Place::Inline((start..end).map(|at| byte(generation, at)).collect::<Vec<_>>().into())
+        }
+        Op::Segment(..) => Place::Segment {
+            id: u128::from(generation),
+            offset: 1000 + start,
+            crc: 5,
+            crc_offset: 1000 + start,
+            crc_len: (end - start) as u32,
+        },
+        _ => Place::Zero,
+    }
+}
+
+async fn shown(meta: &Meta, drop_gen: u64) -> Vec<Option<At>> {
+    let mut bytes = vec![None; SIZE as usize];
+    for (range, extent) in live_extents(meta, INO, 0..SIZE, drop_gen).await.unwrap() {
+        for at in range.clone() {
+            let skip = at - range.start;
+            let byte = &mut bytes[at as usize];
+            assert_eq!(*byte, None, "two extents hold byte {at}");
+            *byte = Some(match &extent.place {
+                Place::Zero => At::Zero,
+                Place::Inline(data) => {
+                    assert_eq!(data.len() as u64, range.end - range.start);
+                    At::Inline(data[skip as usize])
+                }
+                Place::Segment { id, offset, crc_offset, crc_len, .. } => {
+                    let piece = *crc_offset..*crc_offset + u64::from(*crc_len);
+                    assert!(piece.contains(&(offset + skip)), "outside of its checksum");
+                    At::Segment(*id, offset + skip)
+                }
+            });
+        }
+    }
+    bytes
+}
+
+async fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = meta(&dir).await;
+    let mut model: Vec<Option<(u64, At)>> = vec![None; SIZE as usize];
+    let mut drop_gen = 0;
+    for (index, op) in ops.iter().enumerate() {
+        let generation = index as u64 + 1;
+        let mut txn = meta.begin().await;
+        let mut delta = SegmentDelta::default();
+        match *op {
+            Op::Inline(start, end) | Op::Segment(start, end) | Op::Zero(start, end) => {
+                let place = place(op, generation, start, end);
+                overlay(&mut txn, INO, start..end, place, generation, drop_gen, &mut delta)
+                    .await
+                    .unwrap();
+                for at in start..end {
+                    let what = match op {
+                        Op::Inline(..) => At::Inline(byte(generation, at)),
+                        Op::Segment(..) => At::Segment(u128::from(generation), 1000 + at),
+                        _ => At::Zero,
+                    };
+                    model[at as usize] = Some((generation, what));
+                }
+            }
+            Op::Clear(start, end) => {
+                clear(&mut txn, INO, start..end, drop_gen, &mut delta).await.unwrap();
+                model[start as usize..end as usize].fill(None);
+            }
+            Op::Drop => {
+                drop_gen = generation - 1;
+                model.fill(None);
+            }
+        }
+        delta.apply(&mut txn).await.unwrap();
+        txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+        let expected: Vec<Option<At>> = model.iter().map(|b| b.map(|(_, at)| at)).collect();
+        prop_assert_eq!(shown(&meta, drop_gen).await, expected);
+    }
+    // With nothing dropped, a segment's live bytes are those that still show.
+    if drop_gen == 0 {
+        for generation in 1..=ops.len() as u64 {
+            let id = u128::from(generation);
+            let live = model
+                .iter()
+                .filter(|b| matches!(b, Some((_, At::Segment(of, _))) if *of == id))
+                .count() as u64;
+            let counted: Option<SegmentRec> = meta.get(&keys::segment(id)).await.unwrap();
+            prop_assert_eq!(counted.map_or(0, |rec| rec.live), live);
+        }
+    }
+    meta.engine.abandon();
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn extents_are_an_array_of_bytes(ops in prop::collection::vec(op(), 1..24)) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(run(ops))?;
+    }
+}

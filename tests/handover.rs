@@ -1,0 +1,318 @@
+//! A worker dies under the supervisor; its successor goes on with the same mount.
+//!
+//! Needs root and /dev/fuse.
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use s3vol::config::VolumeOptions;
+use s3vol::supervisor::{Settings, run};
+use s3vol::worker::WorkerSpec;
+use serde_json::{Value, json};
+use support::host::Host;
+use support::s3server::TestS3;
+use support::wait_for;
+use support::watchdog::{Watchdog, release};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Relays the driver's channel to the test; everything else is the real program.
+const CHILDREN: &str = r#"
+import os, select, socket, sys
+if sys.argv[1] != "driver":
+    os.execv(os.environ["TEST_PROGRAM"], ["s3vol"] + sys.argv[1:])
+channel = socket.socket(fileno=4)
+test = socket.socket(socket.AF_UNIX); test.connect(os.environ["TEST_DIR"] + "/relay")
+while True:
+    ready, _, _ = select.select([channel, test], [], [])
+    for a in ready:
+        data = a.recv(65536)
+        if not data: sys.exit(1)
+        (test if a is channel else channel).sendall(data)
+"#;
+
+/// Not a test: the process that the tests start as the supervisor.
+#[test]
+#[ignore = "started by the other tests"]
+fn supervisor_process() {
+    let Some(dir) = std::env::var_os("TEST_DIR").map(PathBuf::from) else { return };
+    let mut settings = Settings::new(dir.join("plugin.sock"), dir.join("vol"));
+    settings.program = vec!["python3".into(), dir.join("children.py").into()];
+    std::process::exit(if run(settings).is_ok() { 0 } else { 1 });
+}
+
+struct Rig {
+    dir: tempfile::TempDir,
+    supervisor: Child,
+    driver: BufReader<UnixStream>,
+    _dog: Watchdog,
+}
+
+impl Rig {
+    /// A supervised volume, mounted.
+    fn start(server: &TestS3) -> Self {
+        // The volume's state is made by a mount of its own.
+        let mut maker = Host::new("commit=1s");
+        maker.mount(server);
+        assert!(maker.unmount().success());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("vol")).unwrap();
+        std::fs::write(dir.path().join("children.py"), CHILDREN).unwrap();
+        let relay = UnixListener::bind(dir.path().join("relay")).unwrap();
+        let dog = Watchdog::guard(dir.path().join("vol/data"), Duration::from_secs(200));
+        let exe = std::env::current_exe().unwrap();
+        let masked = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD])
+os.execv(sys.argv[1], sys.argv[1:])";
+        let out = File::create(dir.path().join("out")).unwrap();
+        let mut command = Command::new("python3");
+        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        let supervisor = command
+            .args(["-c", masked])
+            .arg(&exe)
+            .args(["--ignored", "--exact", "supervisor_process", "--nocapture", "--test-threads=1"])
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(server.env())
+            .env("TEST_DIR", dir.path())
+            .env("TEST_PROGRAM", env!("CARGO_BIN_EXE_s3vol"))
+            .env("S3VOL_TEST_DIE_LOGGED", dir.path().join("die"))
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap();
+        relay.set_nonblocking(true).unwrap();
+        let stream = wait_for("the driver", PATIENCE, || relay.accept().ok()).0;
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rig = Rig { dir, supervisor, driver: BufReader::new(stream), _dog: dog };
+        let started = rig.ask(json!({"id": 1, "op": "start", "spec": rig.spec(server)}));
+        assert_eq!(started, json!({"id": 1, "ok": true}));
+        rig
+    }
+
+    fn spec(&self, server: &TestS3) -> WorkerSpec {
+        let entry = server.keys("").into_iter().find(|k| k.contains("/by-prefix/")).unwrap();
+        let entry: Value = serde_json::from_slice(&server.get(&entry).unwrap().body).unwrap();
+        let id = serde_json::from_value(entry["uuid"].clone()).unwrap();
+        let options = VolumeOptions {
+            url: entry["url"].as_str().unwrap().to_owned(),
+            state_url: entry["state_url"].as_str().unwrap().to_owned(),
+            endpoint: Some(server.endpoint()),
+            commit: Duration::from_millis(300),
+            ..VolumeOptions::default()
+        };
+        WorkerSpec {
+            name: "data".to_owned(),
+            id,
+            options,
+            state_dir: self.dir.path().join("state"),
+            control_socket: self.dir.path().join("control"),
+            mountpoint: self.path(""),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let at = self.dir.path().join("vol/data");
+        if name.is_empty() { at } else { at.join(name) }
+    }
+
+    /// Sends a request and returns its reply; events in between are dropped.
+    fn ask(&mut self, message: Value) -> Value {
+        let line = format!("{message}\n");
+        self.driver.get_mut().write_all(line.as_bytes()).unwrap();
+        loop {
+            let mut line = String::new();
+            self.driver.read_line(&mut line).expect("an answer in time");
+            let answer: Value = serde_json::from_str(&line).unwrap();
+            if answer.get("id").is_some() {
+                return answer;
+            }
+        }
+    }
+
+    fn entry(&mut self) -> Value {
+        self.ask(json!({"id": 9, "op": "list"}))["workers"][0].clone()
+    }
+
+    fn kill_worker(&mut self) {
+        let pid = self.entry()["pid"].as_i64();
+        if let Some(pid) = pid {
+            let pid = nix::unistd::Pid::from_raw(pid as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+    }
+
+    fn restarts(&mut self) -> u64 {
+        self.entry()["restarts"].as_u64().unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.dir.path().join("out")).unwrap());
+        }
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        release(&self.path(""));
+    }
+}
+
+#[test]
+fn a_request_that_was_carried_out_before_the_worker_died_is_answered_with_success() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let root = rig.path("");
+    for dir in ["a", "gone", "full"] {
+        std::fs::create_dir(root.join(dir)).unwrap();
+    }
+    for file in ["old", "source", "target", "x", "y"] {
+        std::fs::write(root.join(file), file).unwrap();
+    }
+    let at = |name: &str| root.join(name);
+    let exchange = || {
+        let (x, y) = (at("x"), at("y"));
+        nix::fcntl::renameat2(
+            nix::fcntl::AT_FDCWD,
+            &x,
+            nix::fcntl::AT_FDCWD,
+            &y,
+            nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+        )
+        .map_err(std::io::Error::from)
+    };
+    let node = || {
+        nix::sys::stat::mknod(
+            &at("fifo"),
+            nix::sys::stat::SFlag::S_IFIFO,
+            nix::sys::stat::Mode::S_IRWXU,
+            0,
+        )
+        .map_err(std::io::Error::from)
+    };
+    type Call<'c> = (&'c str, Box<dyn Fn() -> std::io::Result<()> + 'c>);
+    let calls: Vec<Call<'_>> = vec![
+        ("mkdir", Box::new(|| std::fs::create_dir(at("new")))),
+        ("create", Box::new(|| File::create_new(at("made")).map(drop))),
+        ("mknod", Box::new(node)),
+        ("symlink", Box::new(|| symlink("old", at("link")))),
+        ("link", Box::new(|| std::fs::hard_link(at("old"), at("hard")))),
+        ("unlink", Box::new(|| std::fs::remove_file(at("old")))),
+        ("rmdir", Box::new(|| std::fs::remove_dir(at("gone")))),
+        ("rename", Box::new(|| std::fs::rename(at("source"), at("target")))),
+        ("exchange", Box::new(exchange)),
+    ];
+    for (n, (name, call)) in calls.iter().enumerate() {
+        std::fs::write(rig.dir.path().join("die"), "").unwrap();
+        call().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!rig.dir.path().join("die").exists(), "{name} was to kill the worker");
+        assert_eq!(rig.restarts(), n as u64 + 1, "{name}");
+    }
+    assert!(at("new").is_dir() && at("made").is_file() && at("link").is_symlink());
+    assert!(at("fifo").exists() && !at("old").exists() && !at("gone").exists());
+    assert_eq!(std::fs::read(at("hard")).unwrap(), b"old");
+    assert_eq!(std::fs::read(at("target")).unwrap(), b"source");
+    assert_eq!(
+        (std::fs::read(at("x")).unwrap(), std::fs::read(at("y")).unwrap()),
+        (b"y".to_vec(), b"x".to_vec())
+    );
+    assert_eq!(
+        rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
+        true
+    );
+}
+
+#[test]
+fn readers_and_writers_see_no_error_when_workers_die() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let root = rig.path("");
+    let stable: Vec<u8> = (0..1 << 20).map(|n: u32| (n >> 8) as u8 ^ n as u8).collect();
+    std::fs::write(root.join("stable"), &stable).unwrap();
+    let nameless = File::create_new(root.join("nameless")).unwrap();
+    std::fs::remove_file(root.join("nameless")).unwrap();
+    nameless.write_all_at(b"open without a name", 0).unwrap();
+    let done = AtomicBool::new(false);
+    let running = || !done.load(Ordering::SeqCst);
+    let written = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut rounds = 0;
+            while running() {
+                let open = OpenOptions::new().read(true).open(root.join("stable")).unwrap();
+                // Past the page cache, so that the worker has to answer.
+                let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+                nix::fcntl::posix_fadvise(&open, 0, 0, advice).unwrap();
+                let mut found = vec![0; stable.len()];
+                open.read_exact_at(&mut found, 0).unwrap();
+                assert!(found == stable);
+                rounds += 1;
+            }
+            rounds
+        });
+        let writer = scope.spawn(|| {
+            let file = File::create_new(root.join("log")).unwrap();
+            let mut n = 0u64;
+            while running() {
+                file.write_all_at(&n.to_be_bytes(), n * 8).unwrap();
+                n += 1;
+                if n % 50 == 0 {
+                    file.sync_all().unwrap();
+                }
+            }
+            n
+        });
+        let namer = scope.spawn(|| {
+            let mut n = 0;
+            while running() {
+                let (a, b) = (root.join(format!("n{n}")), root.join(format!("m{n}")));
+                std::fs::create_dir(&a).unwrap();
+                std::fs::rename(&a, &b).unwrap();
+                std::fs::write(b.join("f"), b"x").unwrap();
+                std::fs::remove_file(b.join("f")).unwrap();
+                std::fs::remove_dir(&b).unwrap();
+                n += 1;
+            }
+            n
+        });
+        for round in 0..5 {
+            std::thread::sleep(Duration::from_millis(300 + 90 * round));
+            rig.kill_worker();
+            wait_for("a successor", PATIENCE, || (rig.restarts() > round).then_some(()));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        done.store(true, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 0 && namer.join().unwrap() > 0);
+        writer.join().unwrap()
+    });
+    let mut found = vec![0; 19];
+    nameless.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!(found, b"open without a name");
+    let log = std::fs::read(root.join("log")).unwrap();
+    assert_eq!(log.len() as u64, written * 8);
+    for (n, chunk) in (0u64..).zip(log.chunks(8)) {
+        assert_eq!(chunk, n.to_be_bytes());
+    }
+    drop(nameless);
+    let names = |path: &Path| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&root), ["log", "stable"]);
+    assert_eq!(
+        rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
+        true
+    );
+}

@@ -1,0 +1,193 @@
+//! The bucket goes away, answers badly, or loses the volume's state.
+//!
+//! Needs root and /dev/fuse.
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use s3vol::worker::VolumeState;
+use support::host::{Host, fsync};
+use support::s3server::{Action, Op, Rule, TestS3};
+use support::wait_for;
+
+const LONG: Duration = Duration::from_secs(90);
+
+fn write_and_sync(path: PathBuf, body: Vec<u8>) -> std::thread::JoinHandle<std::io::Result<()>> {
+    std::thread::spawn(move || {
+        let mut file = File::create(path)?;
+        file.write_all(&body)?;
+        file.sync_all()
+    })
+}
+
+/// Ends the host as a lost one and reads what another finds.
+fn found_elsewhere(server: &TestS3, host: &mut Host, names: &[&str]) -> Vec<Vec<u8>> {
+    host.kill();
+    server.clear_faults();
+    server.set_clock_offset(100);
+    let mut other = Host::new("commit=1s");
+    other.mount(server);
+    names.iter().map(|name| std::fs::read(other.path(name)).expect("the file")).collect()
+}
+
+#[test]
+fn an_fsync_waits_for_a_bucket_that_is_away_and_cached_reads_go_on() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle_after=300ms");
+    host.mount(&server);
+    std::fs::write(host.path("cached"), b"cached").expect("a file");
+    fsync(&host.path("cached")).expect("a sync");
+    let open = File::open(host.path("cached")).expect("it");
+    server.stop();
+    let large = vec![7u8; 3 << 20];
+    let small = write_and_sync(host.path("small"), b"small".to_vec());
+    let big = write_and_sync(host.path("large"), large.clone());
+    host.wait_state(VolumeState::Degraded);
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let mut buffer = [0; 6];
+        open.read_exact_at(&mut buffer, 0).expect("a cached read");
+        assert_eq!(std::fs::read(host.path("cached")).expect("by name"), b"cached");
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
+    assert!(!small.is_finished() && !big.is_finished() && host.is_alive());
+    server.restart();
+    small.join().expect("a thread").expect("the small sync");
+    big.join().expect("a thread").expect("the large sync");
+    host.wait_state(VolumeState::Active);
+    let found = found_elsewhere(&server, &mut host, &["small", "large"]);
+    assert!(found[0] == b"small" && found[1] == large);
+}
+
+#[test]
+fn an_fsync_fails_after_its_deadline_and_the_data_goes_up_later() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 2500);
+    host.mount(&server);
+    std::fs::write(host.path("first"), b"1").expect("a file");
+    fsync(&host.path("first")).expect("a sync");
+    server.remove_bucket();
+    let mut file = OpenOptions::new().append(true).open(host.path("first")).expect("it");
+    file.write_all(b"2").expect("a write is local");
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let error = file.sync_all().expect_err("no bucket");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    }
+    assert!(host.status().is_some(), "the status answers");
+    assert!(host.is_alive());
+    server.restore_bucket();
+    host.wait_state(VolumeState::Active);
+    wait_for("a sync that works again", LONG, || file.sync_all().ok());
+    assert_eq!(found_elsewhere(&server, &mut host, &["first"]), [b"12"]);
+}
+
+#[test]
+fn faults_of_the_store_delay_an_fsync_and_lose_nothing() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=10s,settle=never");
+    host.mount(&server);
+    let large = |n: u8| vec![n; 2 << 20];
+    let faults = [
+        Action::Status(503),
+        Action::Status(409),
+        Action::ApplyThenDropReply,
+        Action::ApplyThenStatus(500),
+        Action::DropBeforeApply,
+    ];
+    let mut names = Vec::new();
+    for (n, action) in (1u8..).zip(faults) {
+        for key in ["/wal/", "/segments/"] {
+            server.fault(Rule::new(Op::Put, key, 2, action.clone()));
+        }
+        let (small, big) = (format!("small-{n}"), format!("large-{n}"));
+        let syncs = [
+            write_and_sync(host.path(&small), vec![n; 3000]),
+            write_and_sync(host.path(&big), large(n)),
+        ];
+        for sync in syncs {
+            sync.join().expect("a thread").unwrap_or_else(|e| panic!("{action:?}: {e}"));
+        }
+        server.clear_faults();
+        names.extend([small, big]);
+        assert!(host.is_alive());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = found_elsewhere(&server, &mut host, &names);
+    for (n, pair) in (1u8..).zip(found.chunks(2)) {
+        assert!(pair[0] == vec![n; 3000] && pair[1] == large(n), "after fault {n}");
+    }
+}
+
+#[test]
+fn a_volume_whose_state_was_wiped_is_damaged_and_never_empty() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle_after=0s");
+    host.env("S3VOL_TEST_RENEW_MS", 300);
+    host.mount(&server);
+    std::fs::write(host.path("f"), b"data").expect("a file");
+    fsync(&host.path("f")).expect("a sync");
+    wait_for("the object", LONG, || server.get("vol/f"));
+    for key in server.keys("").into_iter().filter(|key| key.contains(".s3vol/v/")) {
+        server.delete_foreign(&key);
+    }
+    let file = OpenOptions::new().write(true).open(host.path("f")).expect("it");
+    host.wait_state(VolumeState::Damaged);
+    let asked = Instant::now();
+    assert!(file.write_at(b"more", 0).is_err(), "nothing is accepted any more");
+    assert!(file.sync_all().is_err());
+    drop(file);
+    assert!(asked.elapsed() < Duration::from_secs(5), "at once, not after {:?}", asked.elapsed());
+    let mut other = Host::new("commit=1s");
+    let refused = other.try_mount(&server).expect_err("nothing there");
+    assert!(refused.contains("damaged") && refused.contains("format.json"), "{refused}");
+    assert!(!host.unmount().success());
+    assert!(host.local("log/log").exists(), "the local state is kept");
+    assert_eq!(server.get("vol/f").expect("it").body, b"data"[..]);
+}
+
+#[test]
+fn a_publish_without_an_answer_is_decided_later_and_loses_nothing() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms,settle_after=200ms");
+    host.env("S3VOL_TEST_HOT_MARGIN_MS", 1000);
+    host.mount(&server);
+    server.fault(Rule::new(Op::Put, "vol/applied", 1, Action::ApplyThenDropReply));
+    server.fault(Rule::new(Op::Put, "vol/dropped", 1, Action::DropBeforeApply));
+    server.fault(Rule::new(Op::Put, "vol/late", 1, Action::Hold));
+    for name in ["applied", "dropped", "late"] {
+        std::fs::write(host.path(name), format!("{name}: one")).expect("a file");
+    }
+    wait_for("the three publishes", LONG, || (server.faults_left() == 0).then_some(()));
+    // While nobody knows their outcome the files change once more.
+    for name in ["applied", "late"] {
+        std::fs::write(host.path(name), format!("{name}: the second")).expect("a file");
+        fsync(&host.path(name)).expect("a sync does not wait for publishing");
+    }
+    for name in ["applied", "dropped", "late"] {
+        let want =
+            if name == "dropped" { format!("{name}: one") } else { format!("{name}: the second") };
+        wait_for(name, LONG, || server.get(&format!("vol/{name}")).filter(|o| o.body == want));
+        assert_eq!(std::fs::read_to_string(host.path(name)).expect("it"), want);
+    }
+    // The held request arrives when it is long over.
+    server.release();
+    wait_for("its arrival", LONG, || (server.held() == 0).then_some(()));
+    std::fs::write(host.path("after"), b"after").expect("a file");
+    wait_for("the next publish", LONG, || server.get("vol/after"));
+    assert_eq!(server.get("vol/late").expect("it").body, b"late: the second"[..]);
+    assert!(host.unmount().success(), "{}", host.log());
+    let mut other = Host::new("commit=1s");
+    other.mount(&server);
+    for name in ["applied", "late"] {
+        let found = std::fs::read_to_string(other.path(name)).expect("it");
+        assert_eq!(found, format!("{name}: the second"));
+    }
+}

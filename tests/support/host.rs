@@ -1,0 +1,186 @@
+//! One host that mounts a volume with the real program.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use s3vol::driver::ControlClient;
+use s3vol::worker::{VolumeState, WorkerStatus};
+use tempfile::TempDir;
+
+use super::s3server::TestS3;
+use super::wait_for;
+use super::watchdog::{Watchdog, release};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A state folder, a mount point, and the process that serves it while it is mounted.
+pub struct Host {
+    pub dir: TempDir,
+    options: String,
+    env: Vec<(String, String)>,
+    child: Option<Child>,
+    _dog: Watchdog,
+}
+
+impl Host {
+    /// `options` as after `-o`.
+    pub fn new(options: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("mnt")).expect("the mount point");
+        let dog = Watchdog::guard(dir.path().join("mnt"), Duration::from_secs(300));
+        Host { dir, options: options.to_owned(), env: Vec::new(), child: None, _dog: dog }
+    }
+
+    /// Sets a variable for the next mount.
+    pub fn env(&mut self, name: &str, value: impl ToString) -> &mut Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn mnt(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mnt().join(name)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn volume_dir(&self) -> PathBuf {
+        let volumes = self.state().join("volumes");
+        let mut found: Vec<_> =
+            std::fs::read_dir(volumes).expect("volumes").map(|e| e.expect("one").path()).collect();
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    /// The volume's local folder.
+    pub fn local(&self, name: &str) -> PathBuf {
+        self.volume_dir().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("out")).unwrap_or_default()
+    }
+
+    /// Mounts, and panics with what the process said if that fails.
+    pub fn mount(&mut self, server: &TestS3) {
+        if let Err(text) = self.try_mount(server) {
+            panic!("not mounted: {text}");
+        }
+    }
+
+    /// Mounts; the error is what the process said.
+    pub fn try_mount(&mut self, server: &TestS3) -> Result<(), String> {
+        assert!(self.child.is_none());
+        let out = File::create(self.dir.path().join("out")).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        command
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(server.env())
+            .envs(self.env.iter().cloned())
+            .args(["mount", "--state"])
+            .arg(self.state())
+            .args(["-o", &self.options])
+            .arg(format!("s3://{}/vol", server.bucket()))
+            .arg(self.mnt())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("a copy"))
+            .stderr(out);
+        let mut child = command.spawn().expect("the program runs");
+        let pid = child.id();
+        let ended = wait_for("mounted or ended", PATIENCE, || {
+            if child.try_wait().expect("a child").is_some() {
+                return Some(true);
+            }
+            self.status()
+                .is_some_and(|s| s.pid == pid && s.state != VolumeState::Opening)
+                .then_some(false)
+        });
+        if ended {
+            return Err(self.log());
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = self.child.as_ref().expect("mounted").id();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("a signal");
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        let child = self.child.as_mut().expect("mounted");
+        child.try_wait().expect("a child").is_none()
+    }
+
+    /// kill -9, and the dead mount taken away.
+    pub fn kill(&mut self) {
+        self.crash();
+        release(&self.mnt());
+    }
+
+    /// kill -9.
+    pub fn crash(&mut self) {
+        self.signal(nix::sys::signal::Signal::SIGKILL);
+        self.child.take().expect("mounted").wait().expect("an end");
+    }
+
+    /// A clean unmount.
+    pub fn unmount(&mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let mut child = self.child.take().expect("mounted");
+        let status = wait_for("the end", PATIENCE * 2, || child.try_wait().expect("a child"));
+        release(&self.mnt());
+        status
+    }
+
+    /// A clean unmount; what a lost host had under way may still be waiting to become plain objects.
+    pub fn end(&mut self) {
+        let status = self.unmount();
+        let log = self.log();
+        assert!(status.success() || log.contains("everything is in the bucket"), "{log}");
+    }
+
+    /// What the control socket says.
+    pub fn status(&self) -> Option<WorkerStatus> {
+        let folder = s3vol::driver::DriverSettings::control_sockets(&self.state());
+        let socket = std::fs::read_dir(folder).ok()?.flatten().next()?.path();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(ControlClient::new(&socket).status(Duration::from_secs(5))).ok()
+    }
+
+    pub fn wait_state(&self, state: VolumeState) {
+        wait_for(&format!("the state {state:?}"), PATIENCE, || {
+            self.status().filter(|status| status.state == state)
+        });
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.mnt().display(), self.log());
+        }
+        release(&self.mnt());
+    }
+}
+
+/// fsync of a file by its path.
+pub fn fsync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}

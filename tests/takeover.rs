@@ -1,0 +1,174 @@
+//! Two processes as two hosts.
+//!
+//! Needs root and /dev/fuse.
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use s3vol::worker::VolumeState;
+use support::host::{Host, fsync};
+use support::s3server::TestS3;
+use support::wait_for;
+
+/// One at a time: a process that is started while this one has a file of a paused mount open would
+/// wait in exec for that file to be closed.
+fn alone() -> parking_lot::MutexGuard<'static, ()> {
+    static ALONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    ALONE.lock()
+}
+
+/// Another process with a file open: it writes at once, and syncs when told.
+struct Writer(Child);
+
+impl Writer {
+    fn start(path: &Path, text: &str) -> Self {
+        let script = "import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+os.pwrite(fd, sys.argv[2].encode(), 0)
+print('written', flush=True)
+sys.stdin.readline()
+try:
+    os.fsync(fd)
+    print('synced', flush=True)
+except OSError as e:
+    print(e.errno, flush=True)";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(path)
+            .arg(text)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut line = String::new();
+        let out = child.stdout.as_mut().expect("a pipe");
+        // One line at a time is written, so nothing is lost with this reader.
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        assert_eq!(line, "written\n");
+        Writer(child)
+    }
+
+    fn sync(mut self) -> String {
+        self.0.stdin.take().expect("a pipe").write_all(b"\n").expect("told");
+        let mut line = String::new();
+        let out = self.0.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        self.0.wait().expect("its end");
+        line.trim().to_owned()
+    }
+}
+
+#[test]
+fn a_held_volume_is_refused_and_free_after_a_clean_unmount() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut first = Host::new("commit=200ms");
+    first.mount(&server);
+    std::fs::write(first.path("f"), b"by the first").expect("a file");
+    let mut second = Host::new("commit=200ms");
+    let refused = second.try_mount(&server).expect_err("it is held");
+    let name = s3vol::sys::hostname();
+    assert!(refused.contains(&format!("host {name} holds this volume")), "{refused}");
+    assert!(first.unmount().success(), "{}", first.log());
+    let asked = Instant::now();
+    second.mount(&server);
+    assert_eq!(std::fs::read(second.path("f")).expect("it"), b"by the first");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_paused_holder_loses_the_volume_and_never_publishes_over_the_new_owner() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut old = Host::new("commit=5m,settle_after=0s");
+    old.mount(&server);
+    std::fs::write(old.path("f"), b"synced by the old").expect("a file");
+    fsync(&old.path("f")).expect("a sync");
+    std::fs::write(old.path("mine"), b"only in the old host's log").expect("a file");
+    let writer = Writer::start(&old.path("f"), "NEVER! by");
+    old.signal(Signal::SIGSTOP);
+    server.set_clock_offset(100);
+
+    let mut new = Host::new("commit=200ms,settle_after=0s");
+    new.mount(&server);
+    assert_eq!(std::fs::read(new.path("f")).expect("it"), b"synced by the old");
+    std::fs::write(new.path("f"), b"written by the new").expect("a write");
+    fsync(&new.path("f")).expect("a sync");
+    wait_for("the new owner's object", Duration::from_secs(120), || {
+        server.get("vol/f").filter(|object| object.body == b"written by the new"[..])
+    });
+
+    old.signal(Signal::SIGCONT);
+    assert_eq!(writer.sync(), libc::EIO.to_string(), "the old host must not acknowledge");
+    old.wait_state(VolumeState::Fenced);
+    assert!(!old.unmount().success(), "what it had is not in the bucket");
+    assert_eq!(server.get("vol/f").expect("it").body, b"written by the new"[..]);
+    assert!(server.get("vol/mine").is_none());
+    assert_eq!(std::fs::read(new.path("f")).expect("it"), b"written by the new");
+    assert!(new.unmount().success());
+
+    // The old host comes back: what it could not bring up is set aside, not lost, not replayed.
+    old.mount(&server);
+    assert_eq!(std::fs::read(old.path("f")).expect("it"), b"written by the new");
+    assert!(!old.path("mine").exists());
+    let kept = std::fs::read_dir(old.local("recovery-0/cache")).expect("kept cache files");
+    let found = kept.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).expect("a shard"));
+    let bodies: Vec<_> = found.flatten().map(|f| std::fs::read(f.path()).expect("it")).collect();
+    assert!(bodies.contains(&b"only in the old host's log".to_vec()), "{bodies:?}");
+    assert!(old.unmount().success());
+    assert!(old.local("recovery-0/log/log").exists());
+}
+
+#[test]
+fn a_claim_whose_host_died_at_once_does_not_lock_the_volume() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms");
+    host.mount(&server);
+    std::fs::write(host.path("f"), b"there").expect("a file");
+    fsync(&host.path("f")).expect("a sync");
+    host.kill();
+    // As if it had died between its claim and its first record.
+    for key in server.keys("").into_iter().filter(|key| key.contains("/lease/")) {
+        server.delete_foreign(&key);
+    }
+    let mut other = Host::new("commit=200ms");
+    let refused = other.try_mount(&server).expect_err("it may still come");
+    assert!(refused.contains("not yet said who it is"), "{refused}");
+    server.set_clock_offset(100);
+    other.mount(&server);
+    assert_eq!(std::fs::read(other.path("f")).expect("it"), b"there");
+}
+
+#[test]
+fn two_state_folders_of_one_machine_never_both_write() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms");
+    host.mount(&server);
+    let mut file = File::create_new(host.path("f")).expect("a file");
+    file.write_all(b"one").expect("a write");
+    // The lease runs out by the store's clock while its owner lives: the challenger wins, and the
+    // owner learns of it at its next sync.
+    server.set_clock_offset(100);
+    let mut other = Host::new("commit=200ms");
+    match other.try_mount(&server) {
+        Ok(()) => {
+            file.write_all(b"two").expect("a write to the local log");
+            assert!(file.sync_all().is_err());
+            std::fs::write(other.path("g"), b"new").expect("a file");
+            fsync(&other.path("g")).expect("the owner's sync");
+        }
+        // It renewed just in time.
+        Err(refused) => {
+            assert!(refused.contains("holds this volume"), "{refused}");
+            file.sync_all().expect("the owner's sync");
+        }
+    }
+}
