@@ -37,6 +37,8 @@ use crate::store::{
 use crate::types::{Lsn, ObjectKey, PutId, Version, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
+/// `docker volume rm` waits for this, and dockerd gives up after 30 s.
+const HOLDER: Duration = Duration::from_secs(12);
 /// Requests under way at a time.
 const PARALLEL: usize = 16;
 /// Records looked at before the engine forgets them.
@@ -187,7 +189,8 @@ impl EnginePurge {
 #[async_trait]
 impl Purge for EnginePurge {
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
-        let holder = self.judged(volume).await.map_err(failed)?;
+        let judged = tokio::time::timeout(HOLDER, self.judged(volume)).await;
+        let holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
         Ok(holder.map(|holder| match holder.record {
             Some(record) => format!("{} ({})", record.host, record.instance),
             None => "a host that has just taken it".to_owned(),
@@ -197,6 +200,14 @@ impl Purge for EnginePurge {
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {
         self.work(volume).await.map_err(failed)
     }
+}
+
+fn late(volume: &Definition) -> WorkerError {
+    let message = format!(
+        "{}: the bucket did not tell in time whether another host holds the volume; try again",
+        volume.options.state_url
+    );
+    StoreError::new(StoreErrorKind::Timeout, message).into()
 }
 
 fn failed(error: WorkerError) -> CatalogError {
