@@ -6,24 +6,59 @@ set -euo pipefail
 LANE=$1 SECONDS_ALLOWED=$2
 
 cd "$ROOT"
-need cc=gcc python3=python3 ip=iproute2 busybox=busybox-static dockerd=docker.io \
+need cc=gcc git=git python3=python3 ip=iproute2 busybox=busybox-static dockerd=docker.io \
   docker-compose=docker-compose rclone=rclone s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm
 python3 -c 'import ensurepip, venv' 2>/dev/null || need "venv of python3=python3-venv"
 # Tools in the tests talk plain http to servers of the tests, and some refuse when a CA bundle is set.
 unset AWS_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR
 
-case $LANE in
-test)
+build() {
   say "building the tests, and with them the plugin's program"
   cargo test --locked --no-run
   S3VOL_BINARY="$BUILT/debug/s3vol" "$ROOT/plugin/rootfs.sh"
-  say "running the tests"
-  S3VOL_ROOTFS="$OUT" timeout --kill-after 30 "$SECONDS_ALLOWED" cargo test --locked --no-fail-fast
-  ;;
+  say "running the lane $LANE"
+}
+
+# lane ARGUMENT...: cargo test with these, bounded. In the background, because `timeout` takes its
+# children out of the terminal's process group, where Ctrl-C would not find them.
+lane() {
+  S3VOL_ROOTFS="$OUT" timeout --kill-after 60 "$SECONDS_ALLOWED" \
+    cargo test --locked --no-fail-fast "$@" &
+  local tests=$! status=0
+  trap 'kill "$tests" 2>/dev/null || true' INT TERM
+  wait "$tests" || status=$?
+  # A signal ends the first wait, not the tests.
+  wait "$tests" 2>/dev/null || true
+  sweep
+  return "$status"
+}
+
+# Removes what tests that were killed could not: each test cleans up after itself otherwise.
+sweep() {
+  local dir namespace pid
+  for dir in "${TMPDIR:-/tmp}"/s3vol-dockerd-*; do
+    [ -d "$dir" ] || continue
+    # Its daemon ends by itself when the test is gone.
+    for _ in $(seq 200); do pgrep -f -- "$dir" >/dev/null || break; sleep 0.1; done
+    pgrep -f -- "$dir" >/dev/null && continue
+    awk -v d="$dir" 'index($5, d "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+      while read -r mount; do umount -l "$mount" 2>/dev/null || true; done
+    rm -rf --one-file-system "$dir"
+  done
+  for namespace in /run/netns/s3vol-*; do
+    [ -e "$namespace" ] || continue
+    pid=${namespace#/run/netns/s3vol-} pid=${pid%-*}
+    [ -d "/proc/$pid" ] || ip netns del "${namespace#/run/netns/}" || true
+  done
+}
+
+build
+case $LANE in
+test) lane ;;
 posix | apps | soak)
   listed=$(cargo test --locked --tests -- --list --ignored 2>/dev/null | grep -c "${LANE}_.*: test" || true)
-  [ "$listed" -gt 0 ] || die "the lane $LANE has no tests yet"
-  timeout --kill-after 30 "$SECONDS_ALLOWED" cargo test --locked --no-fail-fast --tests -- --ignored "${LANE}_"
+  [ "$listed" -gt 0 ] || die "the lane $LANE has no tests"
+  lane --tests -- --ignored "${LANE}_"
   ;;
 *) die "unknown lane: $LANE" ;;
 esac

@@ -186,8 +186,8 @@ fn renaming_loses_nothing(conditions: Conditions) {
 
 /// The same with the margin and two batches on their way: minutes.
 #[test]
-#[ignore = "millions of states; run with --ignored"]
-fn renaming_loses_nothing_in_a_larger_world() {
+#[ignore = "make soak: millions of states"]
+fn soak_renaming_loses_nothing_in_a_larger_world() {
     let deep = Config { heat: 2, pending: 2, ..RENAME };
     for conditions in [Conditions::Ignored, Conditions::Etag] {
         holds("deep rename", with(deep, conditions), &[|seen| &seen.parked]);

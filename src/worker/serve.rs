@@ -17,8 +17,9 @@ use crate::settle::Settler;
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
 pub(super) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
-/// Of which settling gets at most this much.
-pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(12);
+/// Of which settling gets at most this much: `docker stop` waits for it, and what is left is settled
+/// while the worker lingers.
+pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(6);
 /// Changing the lease's record.
 const LEASE: Duration = Duration::from_secs(10);
 /// Waiting for the round of settling that is under way.

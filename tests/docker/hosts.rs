@@ -14,16 +14,23 @@ fn start_host(name: &str) -> Dockerd {
     engine
 }
 
-#[test]
-fn a_volume_moves_between_two_hosts_and_has_one_writer() {
-    let _alone = alone();
+/// Two hosts, with the plugin on one bucket whose server both reach.
+fn two_hosts() -> (Dockerd, Dockerd, TestS3) {
     let a = start_host("host-a");
+    // Its address appears with the first host.
     let address = SocketAddr::from((SERVER_ADDRESS, 0));
     let server = TestS3::with(s3server::Options { address, ..Default::default() }).unwrap();
     let b = start_host("host-b");
     for engine in [&a, &b] {
         engine.install_plugin(&rootfs(), &settings(&server));
     }
+    (a, b, server)
+}
+
+#[test]
+fn a_volume_moves_between_two_hosts_and_has_one_writer() {
+    let _alone = alone();
+    let (a, b, server) = two_hosts();
     a.docker(&["volume", "create", "-d", PLUGIN, "-o", "commit=3s", "shared"]);
     wait_for("the volume to be listed on the other host", Duration::from_secs(30), || {
         listed(&b, "shared").then_some(())
@@ -56,5 +63,24 @@ fn a_volume_moves_between_two_hosts_and_has_one_writer() {
     for engine in [&a, &b] {
         let log = engine.log_tail(usize::MAX);
         assert!(!log.contains("kept aside"), "a clean move leaves nothing to recover:\n{log}");
+    }
+}
+
+#[test]
+#[ignore = "make soak"]
+fn soak_a_volume_moves_back_and_forth_many_times() {
+    let _alone = alone();
+    let (a, b, server) = two_hosts();
+    a.docker(&["volume", "create", "-d", PLUGIN, "shared"]);
+    let mut log = String::new();
+    for (turn, engine) in (0..100).zip([&a, &b].into_iter().cycle()) {
+        let script = format!(
+            "cat /d/log 2>/dev/null; echo {turn} >>/d/log; rm -rf /d/tree; mkdir /d/tree; \
+             i=0; while [ $i -lt 50 ]; do echo {turn} >/d/tree/$i; i=$((i+1)); done"
+        );
+        assert_eq!(engine.run("shared", &script), log, "turn {turn}");
+        log.push_str(&format!("{turn}\n"));
+        let rest = outside::files(&server, "team/shared");
+        assert_eq!((rest.len(), &rest["log"]), (51, &log), "turn {turn}");
     }
 }

@@ -20,6 +20,9 @@ pub fn tool(name: &str, version: &str) -> PathBuf {
         .arg(&root)
         .arg(format!("{name}@{version}"))
         .env("CARGO_TARGET_DIR", root.join("build"))
+        // How this project is linked is no concern of theirs.
+        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("RUSTFLAGS")
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
         .status()
