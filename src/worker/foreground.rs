@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Stage, listen};
 use super::open::{Mounted, Successor, open};
-use super::serve::Shared;
+use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime;
 use super::{VolumeState, WorkerSpec, tasks};
 use crate::config::SettleMode;
@@ -23,6 +23,8 @@ use crate::sys::{self, FuseMount, MountPoint};
 /// How long bringing everything into the bucket may take after the end was asked for. Nobody waits
 /// with a limit of his own here, and what does not fit waits for the next mount on this host.
 const COMMIT: Duration = Duration::from_secs(600);
+/// Less than this within one attempt is no progress (lease renewals and refused requests), bytes.
+const PROGRESS: u64 = 1 << 20;
 /// How long settling may take after the end was asked for.
 const SETTLE: Duration = Duration::from_secs(60);
 const LOOPS: usize = 2;
@@ -54,7 +56,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let device = match mount(&spec.mountpoint, source, spec.options.readonly) {
         Ok(device) => device,
         Err(error) => {
-            shared.close(COMMIT, Duration::ZERO).await?;
+            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
             return Err(error)
                 .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
         }
@@ -66,7 +68,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
         Ok(serving) => serving,
         Err(error) => {
             sys::detach_all(&spec.mountpoint)?;
-            shared.close(COMMIT, Duration::ZERO).await?;
+            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
             return Err(error.into());
         }
     };
@@ -89,11 +91,11 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
     stop.cancel();
     shared.end_content();
-    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT).await {
+    if let Err(error) = commit_while_it_moves(&shared).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     while running.join_next().await.is_some() {}
-    let closed = shared.close(COMMIT, SETTLE).await;
+    let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
     drop(lock);
     // A socket that stays is removed by the next mount of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);
@@ -116,6 +118,23 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
                 spec.state_dir.display()
             )
         }),
+    }
+}
+
+/// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
+/// gone must not keep a command or a shutdown of the machine waiting.
+async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError> {
+    let end = crate::clock::Deadline::after(COMMIT);
+    let volume = &shared.volume;
+    loop {
+        let (left, sent) = (volume.uncommitted_bytes(), volume.state_store.requests().bytes_up);
+        let result = tasks::commit_all(volume, COMMIT_BUDGET).await;
+        let moved = volume.uncommitted_bytes() < left
+            || volume.state_store.requests().bytes_up > sent + PROGRESS;
+        match result {
+            Err(_) if moved && !end.passed() => {}
+            done => return done,
+        }
     }
 }
 
