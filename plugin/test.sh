@@ -22,7 +22,7 @@ build() {
 # lane ARGUMENT...: cargo test with these, bounded. In the background, because `timeout` takes its
 # children out of the terminal's process group, where Ctrl-C would not find them.
 lane() {
-  S3VOL_ROOTFS="$OUT" timeout --kill-after 60 "$SECONDS_ALLOWED" \
+  S3VOL_TEST_ROOTFS="$OUT" timeout --kill-after 60 "$SECONDS_ALLOWED" \
     cargo test --locked --no-fail-fast "$@" &
   local tests=$! status=0
   trap 'kill "$tests" 2>/dev/null || true' INT TERM

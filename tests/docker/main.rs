@@ -24,7 +24,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn rootfs() -> PathBuf {
-    let dir = std::env::var_os("S3VOL_ROOTFS")
+    let dir = std::env::var_os("S3VOL_TEST_ROOTFS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/plugin"), PathBuf::from);
     assert!(dir.join("config.json").exists(), "run `make test` or `make plugin-rootfs` first");
     dir
