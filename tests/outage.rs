@@ -134,7 +134,9 @@ fn a_volume_whose_state_was_wiped_is_damaged_and_never_empty() {
     host.mount(&server);
     std::fs::write(host.path("f"), b"data").expect("a file");
     fsync(&host.path("f")).expect("a sync");
-    wait_for("the object", LONG, || server.get("vol/f"));
+    wait_for("the object", LONG, || {
+        server.get("vol/f").filter(|object| object.body == b"data"[..])
+    });
     for key in server.keys("").into_iter().filter(|key| key.contains(".s3vol/v/")) {
         server.delete_foreign(&key);
     }
