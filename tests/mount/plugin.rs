@@ -77,7 +77,9 @@ impl Plugin {
     }
 
     pub fn ok(&self, method: &str, body: Value) -> Value {
-        let (status, answer) = self.call(method, &body).unwrap();
+        let called = self.call(method, &body);
+        let (status, answer) =
+            called.unwrap_or_else(|e| panic!("{method} {body}: {e}\n{}", self.log()));
         assert_eq!(status, 200, "{method} {body}: {answer}\n{}", self.log());
         assert!(answer["Err"].as_str().unwrap_or_default().is_empty(), "{answer}");
         answer
@@ -85,7 +87,9 @@ impl Plugin {
 
     /// The error that a call ends in.
     pub fn err(&self, method: &str, body: Value) -> String {
-        let (status, answer) = self.call(method, &body).unwrap();
+        let called = self.call(method, &body);
+        let (status, answer) =
+            called.unwrap_or_else(|e| panic!("{method} {body}: {e}\n{}", self.log()));
         assert_eq!(status, 500, "{method} {body}: {answer}");
         answer["Err"].as_str().unwrap().to_owned()
     }
