@@ -38,6 +38,11 @@ impl ReadAhead {
     /// `most` keeps a small cache from being filled by one reader.
     fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
         let len = range.end - range.start;
+        // The kernel reads ahead with several requests at once: one that lies in the window that is being
+        // fetched is part of the same stream, and must not reset it.
+        if range.start < self.next && range.start + self.window >= self.next {
+            return range.start..range.end;
+        }
         self.window = if range.start == self.next {
             (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW)
         } else {
@@ -310,4 +315,29 @@ enum Source {
     Zero,
     Extent(ExtentRec),
     Base,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_grows_its_window_also_when_its_requests_overlap() {
+        let mut ahead = ReadAhead::default();
+        let end = 256 << 20;
+        assert_eq!(ahead.window(&(0..131_072), end, LARGEST_WINDOW), 0..FIRST_WINDOW);
+        // Sent by the kernel before the first answer.
+        assert_eq!(ahead.window(&(131_072..262_144), end, LARGEST_WINDOW), 131_072..262_144);
+        let next = ahead.window(&(FIRST_WINDOW..FIRST_WINDOW + 4096), end, LARGEST_WINDOW);
+        assert_eq!(next, FIRST_WINDOW..3 * FIRST_WINDOW);
+    }
+
+    #[test]
+    fn a_random_read_fetches_little() {
+        let mut ahead = ReadAhead::default();
+        ahead.window(&(0..4096), 1 << 30, LARGEST_WINDOW);
+        let there = 100 << 20;
+        let range = ahead.window(&(there..there + 4096), 1 << 30, LARGEST_WINDOW);
+        assert_eq!(range, there..there + RANDOM_WINDOW);
+    }
 }
