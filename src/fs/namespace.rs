@@ -262,7 +262,7 @@ impl Fs {
             dir.nlink = dir.nlink.saturating_sub(1);
         })
         .await?;
-        self.drop_dir(&mut tx, dirent.ino, now).await?;
+        self.drop_inode(&mut tx, dirent.ino, now).await?;
         tx.commit(caller.unique).await?;
         Ok(())
     }
@@ -272,38 +272,28 @@ impl Fs {
         if page.is_empty() { Ok(()) } else { Err(FsError::NotEmpty) }
     }
 
-    /// One name of a file less; the last one takes the inode along, or orphans it while it is open.
+    /// One name of a file less; the last one takes the inode along.
     pub(super) async fn drop_link(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,
         now: Timestamp,
     ) -> Result<(), FsError> {
-        let inode = tx.live(ino).await?;
-        let rec = tx.inode(ino).await?;
-        if rec.nlink > 1 {
-            tx.edit(ino, move |rec| {
-                rec.nlink -= 1;
-                rec.ctime = now;
-            })
-            .await?;
-            tx.needs_rest(ino, WorkRec::Inode);
-        } else if inode.is_open() {
-            tx.edit(ino, move |rec| {
-                rec.nlink = 0;
-                rec.ctime = now;
-            })
-            .await?;
-            tx.kv.put_raw(keys::orphan(ino), Vec::new());
-            tx.kv.delete(keys::work(ino));
-        } else {
-            tx.remove(ino).await?;
+        if tx.inode(ino).await?.nlink <= 1 {
+            return self.drop_inode(tx, ino, now).await;
         }
+        tx.edit(ino, move |rec| {
+            rec.nlink -= 1;
+            rec.ctime = now;
+        })
+        .await?;
+        tx.needs_rest(ino, WorkRec::Inode);
         Ok(())
     }
 
-    /// A directory that is empty and lost its name.
-    pub(super) async fn drop_dir(
+    /// An inode lost its last name (a directory: its only one). It goes at once, or as an orphan with
+    /// its last close.
+    pub(super) async fn drop_inode(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,

@@ -100,7 +100,7 @@ impl Fs {
                     tx.unlink(new_parent, &new_name, target.ino);
                     if target_dir {
                         self.leave_key(&mut tx, new_parent, &new_name, true).await?;
-                        self.drop_dir(&mut tx, target.ino, now).await?;
+                        self.drop_inode(&mut tx, target.ino, now).await?;
                         tx.edit(new_parent, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
                     } else {
                         self.leave_key(&mut tx, new_parent, &new_name, false).await?;

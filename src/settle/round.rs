@@ -62,8 +62,7 @@ impl Settler {
                 pace.retain(|_, p| now.saturating_sub(p.at) < Duration::from_secs(3600));
             }
             for (_, intent, _, took) in &sent {
-                let attempts = pace.get(&intent.ino).map_or(0, |p| p.attempts) + 1;
-                pace.insert(intent.ino, Pace { at: now, took: *took, attempts });
+                pace.insert(intent.ino, Pace { at: now, took: *took });
             }
         }
         let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));

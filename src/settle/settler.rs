@@ -43,7 +43,6 @@ const STATUS: Duration = Duration::from_millis(300);
 pub(super) struct Pace {
     pub at: Duration,
     pub took: Duration,
-    pub attempts: u32,
 }
 
 /// Numbers for the status.
