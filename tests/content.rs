@@ -4,14 +4,11 @@ mod support;
 
 use std::sync::Arc;
 
-use s3vol::config::VolumeOptions;
-use s3vol::data::{Inode, Recovered, Volume, VolumeParts};
+use s3vol::data::{Inode, Volume};
 use s3vol::fs::Fs;
-use s3vol::meta::log::Header;
-use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta};
-use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::{Caller, FileName, Ino, KeyPrefix, Secret, VolumeId};
+use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::TestS3;
+use support::volume::volume;
 
 /// A new volume with one empty file.
 struct World {
@@ -25,41 +22,7 @@ impl World {
     async fn new() -> Self {
         let server = TestS3::start();
         let dir = tempfile::tempdir().unwrap();
-        let location = Location::parse(&format!("s3://{}/data", server.bucket())).unwrap();
-        let settings = StoreSettings {
-            endpoint: Some(server.endpoint()),
-            region: Some(server.region().to_owned()),
-            path_style: Some(true),
-            keys: Some(StaticKeys {
-                key: server.access_key().to_owned(),
-                secret: Secret::new(server.secret_key()),
-                token: None,
-            }),
-        };
-        let store = Store::open(&location, &settings).unwrap();
-        let capabilities = store.probe(&KeyPrefix::new("scratch")).await.unwrap();
-        store.remember(&capabilities);
-        let state = KeyPrefix::new(".s3vol/v/test");
-        let engine_store = store.engine(&state).unwrap().into_inner();
-        let engine = Engine::open(EngineConfig::new(engine_store, "meta", None)).await.unwrap();
-        let id = VolumeId::random();
-        let log = LocalLog::open(dir.path(), Header::here(id).unwrap()).unwrap().log;
-        let journal = Journal::new(log, Fold::default());
-        let meta = Meta::new(engine, journal, Volume::first_superblock(), 1);
-        let parts = VolumeParts {
-            id,
-            name: "test".to_owned(),
-            meta,
-            store: store.backend(),
-            prefix: location.prefix,
-            state_store: store.backend(),
-            state,
-            same_bucket: true,
-            options: VolumeOptions::default(),
-            capabilities,
-            cache_dir: dir.path().join("cache"),
-        };
-        let volume = Volume::open(parts, Recovered::default()).await.unwrap();
+        let volume = volume(&server, dir.path()).await;
         let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
         let name = FileName::new("file").unwrap();
         let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;

@@ -10,6 +10,7 @@ pub mod moto;
 pub mod raw;
 pub mod s3server;
 pub mod stub;
+pub mod volume;
 pub mod watchdog;
 
 use std::time::{Duration, Instant};

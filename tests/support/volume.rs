@@ -1,0 +1,52 @@
+//! A volume put together without a worker: no lease, no settling, nobody outside.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use s3vol::config::VolumeOptions;
+use s3vol::data::{Recovered, Volume, VolumeParts};
+use s3vol::meta::log::Header;
+use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta};
+use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
+use s3vol::types::{KeyPrefix, Secret, VolumeId};
+
+use super::s3server::TestS3;
+
+/// A new volume in the bucket of `server`, with its local files in `dir`.
+pub async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
+    let location = Location::parse(&format!("s3://{}/data", server.bucket())).unwrap();
+    let settings = StoreSettings {
+        endpoint: Some(server.endpoint()),
+        region: Some(server.region().to_owned()),
+        path_style: Some(true),
+        keys: Some(StaticKeys {
+            key: server.access_key().to_owned(),
+            secret: Secret::new(server.secret_key()),
+            token: None,
+        }),
+    };
+    let store = Store::open(&location, &settings).unwrap();
+    let capabilities = store.probe(&KeyPrefix::new("scratch")).await.unwrap();
+    store.remember(&capabilities);
+    let state = KeyPrefix::new(".s3vol/v/test");
+    let engine_store = store.engine(&state).unwrap().into_inner();
+    let engine = Engine::open(EngineConfig::new(engine_store, "meta", None)).await.unwrap();
+    let id = VolumeId::random();
+    let log = LocalLog::open(dir, Header::here(id).unwrap()).unwrap().log;
+    let journal = Journal::new(log, Fold::default());
+    let meta = Meta::new(engine, journal, Volume::first_superblock(), 1);
+    let parts = VolumeParts {
+        id,
+        name: "test".to_owned(),
+        meta,
+        store: store.backend(),
+        prefix: location.prefix,
+        state_store: store.backend(),
+        state,
+        same_bucket: true,
+        options: VolumeOptions::default(),
+        capabilities,
+        cache_dir: dir.join("cache"),
+    };
+    Volume::open(parts, Recovered::default()).await.unwrap()
+}
