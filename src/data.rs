@@ -24,6 +24,6 @@ pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
-pub use paths::{MAX_KEY, PathMemo, escape_name, unescape_name};
+pub use paths::{MAX_KEY, PathMemo, beside, escape_name, own_name, unescape_name};
 pub use tx::Tx;
 pub use volume::{Recovered, Volume, VolumeParts};

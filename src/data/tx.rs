@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::paths::own_name;
 use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
 use crate::meta::{Logged, Txn, keys};
@@ -178,10 +179,19 @@ impl<'v> Tx<'v> {
         self.kv.put_raw(keys::parent(ino, parent, name), Vec::new());
     }
 
+    /// Adds a name that shows the object of another name, which is a directory's.
+    pub fn link_beside(&mut self, parent: Ino, name: &FileName, ino: Ino, kind: FileKind) {
+        self.link(parent, name, ino, kind);
+        self.kv.put_raw(keys::beside(parent, name), Vec::new());
+    }
+
     /// Takes a name away.
     pub fn unlink(&mut self, parent: Ino, name: &FileName, ino: Ino) {
         self.kv.delete(keys::dirent(parent, name));
         self.kv.delete(keys::parent(ino, parent, name));
+        if own_name(name).is_some() {
+            self.kv.delete(keys::beside(parent, name));
+        }
     }
 
     /// Queues an inode for settling.

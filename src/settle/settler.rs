@@ -64,6 +64,8 @@ pub struct Settler {
     pub(super) pace: Mutex<HashMap<Ino, Pace>>,
     pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
     pub(super) conflicts: AtomicU64,
+    /// When expired tombs were looked for, boot time.
+    pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
     pub(super) hurried: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
@@ -89,6 +91,7 @@ impl Settler {
             pace: Mutex::default(),
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
+            tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
             halted: AtomicBool::new(false),
@@ -309,6 +312,7 @@ impl Settler {
         }
         if due.contains(&TIDY) {
             self.tidy_round().await?;
+            self.sweep_tombs().await?;
             self.volume.collect_dead().await?;
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
         }

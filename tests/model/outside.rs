@@ -23,6 +23,8 @@ impl Run {
                 }
                 let key = format!("{}{}", self.dir_key(dir), escape_name(&file_name(&name)));
                 self.put(&key, dir, &name, len, seed);
+                let id = self.tree.child(dir, &name).expect("just put");
+                self.revive(&key, id);
             }
             Op::PutBelow { dir, name, len, seed } => {
                 let dirs = self.tree.dirs();
@@ -35,7 +37,10 @@ impl Run {
                 let mut below = Node::new(FileKind::Dir, self.world.spec.options.dir_mode, None);
                 below.foreign = true;
                 let below = self.tree.add(dir, &name, below);
+                self.revive(key.strip_suffix('x').expect("its end"), below);
                 self.put(&key, below, b"x", len, seed);
+                let id = self.tree.child(below, b"x").expect("just put");
+                self.revive(&key, id);
             }
             Op::PutReplaced { file, len, seed } => {
                 let Some(entry) = self.resting_file(file) else { return Ok(()) };
@@ -63,7 +68,9 @@ impl Run {
                 if node.opens > 0 || node.is_dir() {
                     return Ok(());
                 }
-                server().delete_foreign(&self.key(&entry));
+                let key = self.key(&entry);
+                server().delete_foreign(&key);
+                self.bury(key, entry.id);
                 self.tree.unlink(entry.dir, &entry.name);
                 self.vanished(entry.dir);
             }
@@ -111,8 +118,25 @@ impl Run {
         }
         let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
         let entry = entry.expect("every directory has a name");
+        self.bury(self.dir_key(dir), dir);
         self.tree.unlink(entry.dir, &entry.name);
         self.vanished(entry.dir);
+    }
+
+    /// The last name of a file, or a directory.
+    fn bury(&mut self, key: String, id: Id) {
+        let node = self.tree.node(id);
+        if node.is_dir() || node.kind == FileKind::File && node.links == 1 {
+            self.tombs.insert(key, node.clone());
+        }
+    }
+
+    fn revive(&mut self, key: &str, id: Id) {
+        if let Some(tomb) = self.tombs.remove(key) {
+            let node = self.tree.node_mut(id);
+            (node.perm, node.uid, node.gid) = (tomb.perm, tomb.uid, tomb.gid);
+            node.xattrs = tomb.xattrs;
+        }
     }
 
     fn put(&mut self, key: &str, dir: Id, name: &[u8], len: u32, seed: u8) {

@@ -21,6 +21,8 @@ pub struct Run {
     pub world: World,
     pub tree: Tree,
     handles: Vec<(FileHandle, Id)>,
+    /// What others removed, by its key.
+    pub tombs: BTreeMap<String, Node>,
 }
 
 pub type Outcome = Result<(), String>;
@@ -51,7 +53,7 @@ impl Run {
     pub async fn new(refresh: Duration) -> Run {
         let world = World::new(refresh).await;
         let tree = Tree::new(world.spec.options.dir_mode);
-        Run { world, tree, handles: Vec::new() }
+        Run { world, tree, handles: Vec::new(), tombs: BTreeMap::new() }
     }
 
     pub fn fs(&self) -> &Fs {
