@@ -81,7 +81,10 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                 error = &error as &dyn std::error::Error,
                 "the volume cannot be opened"
             );
-            let _ = stage.send(Stage::Failed(text));
+            let _ = stage.send(match error {
+                WorkerError::Held(_) => Stage::Held(text),
+                _ => Stage::Failed(text),
+            });
             tokio::time::sleep(LAST_WORDS).await;
             return Ok(EXIT_NOT_OPENED);
         }
