@@ -24,8 +24,13 @@ pub struct CacheFile {
 impl CacheFile {
     /// The cache file of `ino` below `dir`, not opened yet.
     pub fn new(dir: &std::path::Path, ino: Ino) -> Self {
-        let path = dir.join(format!("{:02x}", ino.0 & 0xff)).join(ino.0.to_string());
+        let path = Self::path_in(dir, ino);
         CacheFile { path, file: None, present: RangeMap::default(), exists: false }
+    }
+
+    /// Where the bytes of `ino` lie below `dir`.
+    pub fn path_in(dir: &std::path::Path, ino: Ino) -> PathBuf {
+        dir.join(format!("{:02x}", ino.0 & 0xff)).join(ino.0.to_string())
     }
 
     fn file(&mut self) -> io::Result<&File> {

@@ -166,6 +166,9 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     } else {
         shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
     };
+    if result.is_err() && shared.state() == VolumeState::Fenced {
+        shared.save_lost().await;
+    }
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);
