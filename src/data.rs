@@ -6,6 +6,7 @@
 //! ones survive the host once flushed. Clean cached bytes survive nothing.
 
 mod cache_file;
+mod churn;
 mod commit;
 mod error;
 mod evict;
@@ -20,6 +21,7 @@ mod volume;
 mod write;
 
 pub use cache_file::CacheFile;
+pub use churn::Churn;
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};

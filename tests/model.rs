@@ -8,6 +8,8 @@
 
 #[path = "model/beside.rs"]
 mod beside;
+#[path = "model/churn.rs"]
+mod churn;
 #[path = "model/ops.rs"]
 mod ops;
 #[path = "model/oracle.rs"]

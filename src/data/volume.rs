@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{CacheFile, DataError, Inode, InodeTable, Tx};
+use super::{CacheFile, Churn, DataError, Inode, InodeTable, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, keys};
@@ -77,6 +77,8 @@ pub struct Volume {
     /// Inodes that changed since settling last looked, and its bell.
     settle_queue: Mutex<HashSet<Ino>>,
     pub settle_wanted: Notify,
+    /// Changes of names, for settling.
+    pub churn: Churn,
     last_error: Mutex<Option<String>>,
 }
 
@@ -107,6 +109,7 @@ impl Volume {
             committed: Notify::new(),
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),
+            churn: Churn::default(),
             last_error: Mutex::new(None),
         });
         volume.clear_cache_except(&recovered.pending)?;

@@ -49,6 +49,8 @@ pub(super) struct Item {
     pub body: Body,
     /// The inode's write sequence that the body shows.
     pub write_seq: u64,
+    /// How long it took to read the body, and to send the parts of a large one.
+    pub prepared: Duration,
 }
 
 impl Item {
@@ -194,6 +196,7 @@ impl Settler {
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             let put_id = PutId::random();
             let attributes = attributes::to_object(&attr, &key, volume.id, put_id);
+            let began = boottime();
             let body = match kind {
                 FileKind::File => {
                     match self.body(inode, &key, &content, write_seq, &attributes).await? {
@@ -228,6 +231,7 @@ impl Settler {
                 attributes,
                 body,
                 write_seq,
+                prepared: boottime().saturating_sub(began),
             });
         }
         Ok(Plan::Publish(items))

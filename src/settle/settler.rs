@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
+use super::churn::Churning;
 use super::hot::Hot;
 use super::plan::{Item, Plan};
 use super::schedule::Schedule;
@@ -62,6 +63,7 @@ pub struct Settler {
     pub(super) hot: Hot,
     pub(super) schedule: Schedule,
     pub(super) pace: Mutex<HashMap<Ino, Pace>>,
+    pub(super) churning: Churning,
     pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
     pub(super) conflicts: AtomicU64,
     /// When expired tombs were looked for, boot time.
@@ -89,6 +91,7 @@ impl Settler {
             hot: Hot::default(),
             schedule: Schedule::default(),
             pace: Mutex::default(),
+            churning: Churning::default(),
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
             tombs_swept: Mutex::new(None),
@@ -253,6 +256,7 @@ impl Settler {
         let _one = self.one_round.lock().await;
         self.halted.store(false, Ordering::SeqCst);
         self.take_queue();
+        self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
             if self.halted.load(Ordering::SeqCst) {
@@ -278,12 +282,17 @@ impl Settler {
         let mut items: Vec<Item> = Vec::new();
         let mut bytes = 0;
         let mut memo = crate::data::PathMemo::default();
+        let mut parents = HashMap::new();
         for &ino in due {
             if ino == TIDY {
                 continue;
             }
             if bytes > ROUND_BYTES || items.len() >= ROUND {
                 self.schedule.by(ino, boottime());
+                continue;
+            }
+            if let Some(wait) = self.churn_wait(ino, &mut parents).await? {
+                self.schedule.by(ino, boottime() + wait);
                 continue;
             }
             let plan = match self.plan(ino, &mut memo).await {
