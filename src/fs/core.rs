@@ -136,7 +136,10 @@ impl Fs {
             total,
             free: total.saturating_sub(used),
             files: files_total,
-            files_free: files_total.saturating_sub(counters.inodes),
+            files_free: {
+                let free = files_total.saturating_sub(counters.inodes);
+                self.volume.local_files_free().map_or(free, |local| free.min(local))
+            },
         })
     }
 
