@@ -81,6 +81,11 @@ impl DriverSettings {
         }
     }
 
+    /// The folder of the volumes' local state under `state`.
+    pub fn volumes(state: &std::path::Path) -> PathBuf {
+        state.join("volumes")
+    }
+
     /// The folder of the workers' control sockets under `state`.
     pub fn control_sockets(state: &std::path::Path) -> PathBuf {
         state.join("run")

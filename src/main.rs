@@ -10,7 +10,9 @@ fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
         Ok(Command::Plugin(args)) => cli::supervise(args),
-        Ok(Command::Driver) => cli::drive(Arc::new(worker::EnginePurge::new())),
+        Ok(Command::Driver) => {
+            cli::drive(|volumes| Arc::new(worker::EnginePurge::new().with_local(volumes)))
+        }
         Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),

@@ -1,6 +1,7 @@
 //! `s3vol driver`: the process that answers dockerd, started by the supervisor.
 
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,8 +14,8 @@ use crate::sys::{self, Inherited};
 use crate::telemetry;
 
 /// Serves the inherited plugin socket until SIGTERM or until the supervisor is gone. `purge`
-/// deletes removed volumes.
-pub fn drive(purge: Arc<dyn Purge>) -> anyhow::Result<()> {
+/// deletes removed volumes; it is made with the folder of this host's volumes.
+pub fn drive(purge: impl FnOnce(PathBuf) -> Arc<dyn Purge>) -> anyhow::Result<()> {
     let listener =
         UnixListener::from(sys::inherited(Inherited::First).context("the plugin socket")?);
     let channel =
@@ -31,6 +32,7 @@ pub fn drive(purge: Arc<dyn Purge>) -> anyhow::Result<()> {
         let opener = Arc::new(Stores::default());
         let catalog = Arc::new(Catalog::open(&config, opener, sys::hostname()).await?);
         let settings = DriverSettings::new(&config.state, &config.mounts);
+        let purge = purge(DriverSettings::volumes(&config.state));
         let driver = Driver::start(settings, catalog, workers, purge).await?;
         tracing::info!(home = %config.home.url, state = %config.state.display(), "driver serves");
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

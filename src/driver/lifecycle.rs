@@ -335,7 +335,7 @@ impl Driver {
             name: volume.name.as_str().to_owned(),
             id: volume.uuid,
             options: volume.options.clone(),
-            state_dir: state.join("volumes").join(volume.uuid.to_string()),
+            state_dir: DriverSettings::volumes(state).join(volume.uuid.to_string()),
             // Short: a socket's path has at most 107 bytes, a volume's name up to 128.
             control_socket: DriverSettings::control_sockets(state)
                 .join(format!("{}.sock", volume.uuid)),

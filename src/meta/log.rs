@@ -167,9 +167,15 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         })
     }
 
+    /// The epochs in the log of `header`; none in any other's.
+    pub fn epochs(dir: &Path, header: &Header) -> Result<Vec<Epoch>, LogError> {
+        let (found, held) = replay::read::<R>(dir)?;
+        Ok(if found.as_ref() == Some(header) { held.epochs } else { Vec::new() })
+    }
+
     /// The records of a log that nobody writes any more, up to its end or its damage. Changes nothing.
     pub fn read(dir: &Path) -> Result<Vec<(Lsn, R)>, LogError> {
-        replay::read(dir)
+        Ok(replay::read(dir)?.1.records)
     }
 
     /// Writes one record. When this returns, the record survives the end of this process.

@@ -12,6 +12,7 @@
 //! finds the others.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
-use super::WorkerError;
 use super::open::{ENGINE_PATH, Places, places};
+use super::{WorkerError, recovery};
 use crate::catalog::{CatalogError, Definition, Deleting, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::lease::{
@@ -56,6 +57,8 @@ const NAMED: usize = 20;
 pub struct EnginePurge {
     host: String,
     slice: Duration,
+    /// The state folders of this host's volumes.
+    local: Option<PathBuf>,
     /// What was seen of the leases of volumes that are waited for.
     seen: Mutex<HashMap<VolumeId, Observation>>,
 }
@@ -69,12 +72,44 @@ impl Default for EnginePurge {
 impl EnginePurge {
     /// For this host.
     pub fn new() -> Self {
-        EnginePurge { host: crate::sys::hostname(), slice: SLICE, seen: Mutex::default() }
+        EnginePurge {
+            host: crate::sys::hostname(),
+            slice: SLICE,
+            local: None,
+            seen: Mutex::default(),
+        }
     }
 
     /// As [`EnginePurge::new`], but a call stops after `slice`. It always does some work.
     pub fn with_slice(slice: Duration) -> Self {
         EnginePurge { slice, ..Self::new() }
+    }
+
+    /// Knows the state folders below `volumes`: a lease that a worker of this host left behind when it
+    /// died is no other host's, and the folder of a deleted volume goes with it.
+    pub fn with_local(self, volumes: PathBuf) -> Self {
+        EnginePurge { local: Some(volumes), ..self }
+    }
+
+    /// Runs `work` on the volume's local folder, if there may be one.
+    async fn locally<T: std::marker::Send + 'static>(
+        &self,
+        volume: &Definition,
+        work: impl FnOnce(PathBuf) -> T + std::marker::Send + 'static,
+    ) -> Option<T> {
+        let folder = self.local.as_ref()?.join(volume.uuid.to_string());
+        tokio::task::spawn_blocking(move || work(folder)).await.ok()
+    }
+
+    async fn clear_local(&self, volume: &Definition) {
+        let removed = self.locally(volume, |folder| recovery::remove_folder(&folder)).await;
+        match removed {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => tracing::warn!(volume = %volume.name, uuid = %volume.uuid,
+                "the local folder of the deleted volume stays: it is in use, or has content that was never synced"),
+            Some(Err(error)) => tracing::warn!(volume = %volume.name, uuid = %volume.uuid, %error,
+                "the local folder of the deleted volume could not be removed"),
+        }
     }
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
@@ -190,7 +225,15 @@ impl EnginePurge {
 impl Purge for EnginePurge {
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
         let judged = tokio::time::timeout(HOLDER, self.judged(volume)).await;
-        let holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
+        let mut holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
+        if let Some(Holder { epoch, .. }) = holder {
+            let id = volume.uuid;
+            let ours = self.locally(volume, move |folder| recovery::was_ours(&folder, id, epoch));
+            if ours.await == Some(true) {
+                tracing::info!(volume = %volume.name, %epoch, "held by a worker of this host that died");
+                holder = None;
+            }
+        }
         Ok(holder.map(|holder| match holder.record {
             Some(record) => format!("{} ({})", record.host, record.instance),
             None => "a host that has just taken it".to_owned(),
@@ -198,7 +241,11 @@ impl Purge for EnginePurge {
     }
 
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {
-        self.work(volume).await.map_err(failed)
+        let purged = self.work(volume).await.map_err(failed)?;
+        if purged == Purged::Done {
+            self.clear_local(volume).await;
+        }
+        Ok(purged)
     }
 }
 

@@ -18,9 +18,9 @@ pub use restore::{Recovered, Shelf};
 pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;
-use crate::meta::Engine;
-use crate::meta::{LocalLog, Record};
-use crate::types::{Ino, Lsn};
+use crate::meta::log::{Header, StateDirLock};
+use crate::meta::{Engine, LocalLog, Record};
+use crate::types::{Epoch, Ino, Lsn, VolumeId};
 use lost::Lost;
 
 /// Beside the log, once what it alone held is in the bucket; holds the name there.
@@ -89,6 +89,63 @@ pub(super) fn goes_on(state_dir: &Path) -> Result<(), WorkerError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes the local folder of a volume that is deleted, unless something in it is in no bucket.
+/// Says whether it is gone.
+pub(super) fn remove_folder(state_dir: &Path) -> io::Result<bool> {
+    if !state_dir.exists() {
+        return Ok(true);
+    }
+    let Ok(_lock) = StateDirLock::acquire(state_dir) else { return Ok(false) };
+    for entry in std::fs::read_dir(state_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let folder = match name.to_str() {
+            Some("log") => state_dir.to_owned(),
+            Some(name) if name.starts_with("recovery-") => entry.path(),
+            _ => continue,
+        };
+        if holds_anything(&folder)? {
+            return Ok(false);
+        }
+    }
+    std::fs::remove_dir_all(state_dir)?;
+    Ok(true)
+}
+
+/// Whether an epoch was claimed with this state folder, in this boot, by a worker that runs no more.
+pub(super) fn was_ours(state_dir: &Path, id: VolumeId, epoch: Epoch) -> bool {
+    let dir = state_dir.join("log");
+    if !dir.exists() {
+        return false;
+    }
+    // A running worker has the lock. It is let go at once: one may be about to start.
+    match StateDirLock::acquire(state_dir) {
+        Ok(lock) => drop(lock),
+        Err(_) => return false,
+    }
+    let Ok(header) = Header::here(id) else { return false };
+    LocalLog::<Record>::epochs(&dir, &header).is_ok_and(|epochs| epochs.contains(&epoch))
+}
+
+/// Whether the log in a folder has content that was neither synced nor uploaded.
+fn holds_anything(folder: &Path) -> io::Result<bool> {
+    if folder.join(UPLOADED).exists() {
+        return Ok(false);
+    }
+    let dir = folder.join("log");
+    if !dir.exists() {
+        return Ok(false);
+    }
+    // A log that could not be read was moved to a folder beside it.
+    for entry in std::fs::read_dir(&dir)? {
+        if entry?.file_type()?.is_dir() {
+            return Ok(true);
+        }
+    }
+    let records = LocalLog::<Record>::read(&dir).map_err(io::Error::other)?;
+    Ok(!Lost::of(&records).files.is_empty())
 }
 
 /// The names that were found when a folder was set aside.

@@ -1,6 +1,7 @@
 //! `docker volume rm`, until nothing is left but what others made.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -217,6 +218,53 @@ async fn refused_while_somebody_holds_it() {
     again.end_well();
     catalog.sweep(&EnginePurge::new()).await.unwrap();
     assert!(server.keys("team/").is_empty(), "{:?}", server.keys("team/"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lease_of_a_worker_of_this_host_that_died_is_in_nobodys_way() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let web = create(&catalog, &volume()).await;
+    let volumes = place.state().join("volumes");
+    let folder = volumes.join(web.uuid.to_string());
+    let here = || EnginePurge::new().with_local(volumes.clone());
+    let mount = mount(&server, &place);
+    fill(&place);
+    let error = catalog.remove(&volume(), &here()).await.unwrap_err().to_string();
+    assert!(error.contains("in use on"), "a running worker keeps it: {error}");
+    File::open(place.file("ours")).unwrap().sync_all().unwrap();
+    mount.kill();
+    assert!(folder.join("log/log").exists());
+    // For any other host it is held.
+    assert!(catalog.remove(&volume(), &EnginePurge::new()).await.is_err());
+    catalog.remove(&volume(), &here()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_local_folder_goes_too_unless_it_has_what_no_bucket_has() {
+    for synced in [true, false] {
+        let (server, place) = (TestS3::start(), Place::new());
+        let catalog = on(&server, &place, "0s").await;
+        let web = create(&catalog, &volume()).await;
+        let volumes = place.state().join("volumes");
+        let folder = volumes.join(web.uuid.to_string());
+        let purge = EnginePurge::new().with_local(volumes);
+        let url = format!("s3://{}/team/web", server.bucket());
+        let endpoint = format!("endpoint={}", server.endpoint());
+        let mount = Mount::start(Some(&server), &place, &url, &[&endpoint, "commit=5m"]);
+        fill(&place);
+        if synced {
+            mount.end_well();
+        } else {
+            mount.kill();
+        }
+        assert!(folder.exists());
+        catalog.remove(&volume(), &purge).await.unwrap();
+        server.set_clock_offset(200);
+        catalog.sweep(&purge).await.unwrap();
+        assert!(server.keys("team/").is_empty(), "{:?}", server.keys("team/"));
+        assert_eq!(folder.exists(), !synced, "{}", folder.display());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,21 +120,24 @@ pub(super) fn open<R: Serialize + DeserializeOwned>(
     })
 }
 
-/// See [`LocalLog::read`].
-pub(super) fn read<R: DeserializeOwned>(dir: &Path) -> Result<Vec<(Lsn, R)>, LogError> {
+/// What a log holds, and whose it is.
+pub(super) fn read<R: DeserializeOwned>(dir: &Path) -> Result<(Option<Header>, Held<R>), LogError> {
     let path = dir.join(FILE);
     let io_error = |source| LogError::io(&path, source);
     let file = match fs::File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok((None, Held::default()));
+        }
         Err(error) => return Err(io_error(error)),
     };
     let mut reader = BufReader::with_capacity(1 << 20, &file);
     let mut held = Held::default();
-    if let Head::Ok(first, _, head_len) = read_header(&mut reader).map_err(io_error)? {
-        held.read(&mut reader, head_len, first).map_err(io_error)?;
-    }
-    Ok(held.records)
+    let Head::Ok(first, header, head_len) = read_header(&mut reader).map_err(io_error)? else {
+        return Ok((None, held));
+    };
+    held.read(&mut reader, head_len, first).map_err(io_error)?;
+    Ok((Some(header), held))
 }
 
 enum Head {
@@ -164,9 +167,9 @@ fn read_header(reader: &mut impl Read) -> io::Result<Head> {
     })
 }
 
-struct Held<R> {
-    records: Vec<(Lsn, R)>,
-    epochs: Vec<Epoch>,
+pub(super) struct Held<R> {
+    pub records: Vec<(Lsn, R)>,
+    pub epochs: Vec<Epoch>,
     next: Lsn,
     /// Where the last good frame ends.
     end: u64,
