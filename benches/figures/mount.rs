@@ -18,12 +18,13 @@ pub struct Mount {
 
 impl Mount {
     /// Returns once the root can be read.
-    pub fn new(server: &TestS3, state: &Path, at: &Path) -> Mount {
+    pub fn new(server: &TestS3, state: &Path, at: &Path, options: &[&str]) -> Mount {
         fs::create_dir_all(at).expect("a mount point");
         let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
         command
             .args(["mount", "--state"])
             .arg(state)
+            .args(options.iter().flat_map(|option| ["-o", option]))
             .arg(format!("s3://{}/bench", server.bucket()))
             .arg(at)
             .env_remove("AWS_CA_BUNDLE")

@@ -19,6 +19,8 @@ const NAMES: usize = 10_000;
 /// Folders of the tree that holds `NAMES` files.
 const FOLDERS: usize = 100;
 const RANDOM: usize = 2_000;
+/// Entries of the large directory.
+const ENTRIES: usize = 100_000;
 
 /// A name for the table, and the work: returns how long what is measured took.
 pub type Workload = (&'static str, fn(&Path) -> Duration);
@@ -47,6 +49,16 @@ pub const CONTENT: [Workload; 3] = [
     ("write 256 MiB + fsync", write_large),
     ("2,000 random reads of 4 KiB", random_read),
     ("2,000 random writes of 4 KiB + sync", random_write),
+];
+
+pub const LARGE_DIRECTORY: [Workload; 5] = [
+    ("create 100,000 in one directory", |d| create_many(&d.join("many"))),
+    ("create one more", |d| timed(|| drop(File::create(d.join("many/more")).expect("create")))),
+    ("look up one", |d| timed(|| drop(fs::metadata(d.join("many/77777")).expect("stat")))),
+    ("ls -f", |d| {
+        timed(|| assert_eq!(fs::read_dir(d.join("many")).expect("ls").count(), ENTRIES + 1))
+    }),
+    ("rm -r", |d| remove(&d.join("many"))),
 ];
 
 pub const COLD: [Workload; 1] = [("read 256 MiB, empty cache", read_large)];
@@ -157,6 +169,24 @@ fn create(dir: &Path, place: Place) -> Duration {
             (0..FOLDERS).for_each(|i| fs::create_dir(dir.join(i.to_string())).expect("mkdir"));
         }
         (0..NAMES).for_each(|i| drop(File::create(place(dir, i)).expect("create")));
+    })
+}
+
+fn create_many(dir: &Path) -> Duration {
+    timed(|| {
+        fs::create_dir(dir).expect("mkdir");
+        (0..ENTRIES).for_each(|i| drop(File::create(flat(dir, i)).expect("create")));
+    })
+}
+
+/// A million empty files, a thousand in each folder.
+pub fn create_million(dir: &Path) -> Duration {
+    timed(|| {
+        for folder in 0..1_000 {
+            let folder = dir.join(folder.to_string());
+            fs::create_dir(&folder).expect("mkdir");
+            (0..1_000).for_each(|i| drop(File::create(flat(&folder, i)).expect("create")));
+        }
     })
 }
 
