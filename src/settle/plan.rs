@@ -29,6 +29,8 @@ const LONGEST_PACE: Duration = Duration::from_secs(3600);
 const SPARSE: u64 = 64 << 20;
 /// Children queued in one batch after a directory was renamed.
 const CHILDREN: usize = 1000;
+/// Extended attributes of one inode that are read; their names take at least two bytes of 64 KiB.
+const MAX_XATTRS: usize = 32 << 10;
 
 /// What to do about one inode now.
 pub(super) enum Plan {
@@ -114,6 +116,13 @@ impl Settler {
         (ready > now).then(|| ready - now)
     }
 
+    async fn xattrs(&self, ino: Ino) -> Result<Vec<attributes::Xattr>, SettleError> {
+        let range = keys::of_inode(keys::XATTR, ino);
+        let found = self.volume.meta.scan(range, MAX_XATTRS).await?;
+        let name = |key: Bytes| key.slice_ref(keys::after_ino(&key));
+        Ok(found.into_iter().map(|(key, value)| (name(key), value)).collect())
+    }
+
     async fn plan_keys(
         &self,
         inode: &Arc<Inode>,
@@ -190,10 +199,11 @@ impl Settler {
             None if in_place && content.at_rest() => None,
             None => Some(0),
         };
+        let xattrs = self.xattrs(ino).await?;
         let mut items = Vec::new();
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             let put_id = PutId::random();
-            let attributes = attributes::to_object(&attr, &key, volume.id, put_id);
+            let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
             let body = match kind {
                 FileKind::File => {
                     match self.body(inode, &key, &content, write_seq, &attributes).await? {
