@@ -1,12 +1,13 @@
 //! What one inode needs in order to rest.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::body::Body;
-use super::settler::Settler;
+use super::settler::{ROUND, ROUND_BYTES, Settler};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::config::SettleMode;
@@ -200,8 +201,16 @@ impl Settler {
             None => Some(0),
         };
         let xattrs = self.xattrs(ino).await?;
-        let mut items = Vec::new();
+        if let Some(first) = moves {
+            wanted.swap(0, first);
+        }
+        let mut items: Vec<Item> = Vec::new();
+        let mut held = 0;
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
+            // A file of many names goes on in the next round.
+            if items.len() >= ROUND || held > ROUND_BYTES {
+                break;
+            }
             let put_id = PutId::random();
             let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
             let body = match kind {
@@ -228,17 +237,13 @@ impl Settler {
                 expected: rest.map(|rest| rest.version),
                 not_after: StoreTime(0),
                 upload,
-                moves_base: kind == FileKind::File && moves == Some(index),
+                moves_base: kind == FileKind::File && moves.is_some() && index == 0,
                 replaces: content.base.clone(),
             };
-            items.push(Item {
-                inode: Arc::clone(inode),
-                put_id,
-                intent,
-                attributes,
-                body,
-                write_seq,
-            });
+            let item =
+                Item { inode: Arc::clone(inode), put_id, intent, attributes, body, write_seq };
+            held += item.bytes_held();
+            items.push(item);
         }
         Ok(Plan::Publish(items))
     }
@@ -319,7 +324,8 @@ impl Settler {
         memo: &mut PathMemo,
     ) -> Result<(), SettleError> {
         let Some(attr) = txn.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(()) };
-        let right = self.keys_of(ino, attr.kind, memo).await?;
+        let right: HashSet<ObjectKey> =
+            self.keys_of(ino, attr.kind, memo).await?.into_iter().collect();
         let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
         for (key, _) in seen {
             if let Some(key) = keys::parse_rests(&key)
