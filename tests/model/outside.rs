@@ -31,11 +31,11 @@ impl Run {
                 if self.tree.child(dir, &name).is_some() {
                     return Ok(());
                 }
-                let key = format!("{}{}/x", self.dir_key(dir), escape_name(&file_name(&name)));
+                let key = format!("{}{}/", self.dir_key(dir), escape_name(&file_name(&name)));
                 let mut below = Node::new(FileKind::Dir, self.world.spec.options.dir_mode, None);
-                below.foreign = true;
+                below.theirs = Some(key.clone());
                 let below = self.tree.add(dir, &name, below);
-                self.put(&key, below, b"x", len, seed);
+                self.put(&format!("{key}x"), below, b"x", len, seed);
             }
             Op::PutReplaced { file, len, seed } => {
                 let Some(entry) = self.resting_file(file) else { return Ok(()) };
@@ -50,7 +50,7 @@ impl Run {
                     let node = self.tree.node_mut(entry.id);
                     node.data = data;
                     node.mtime = None;
-                    node.foreign = true;
+                    node.theirs = Some(key);
                 }
             }
             Op::DeleteObject { entry } => {
@@ -106,7 +106,7 @@ impl Run {
     /// The last file of a directory that has no marker takes the directory along.
     fn vanished(&mut self, dir: Id) {
         let node = self.tree.node(dir);
-        if dir == ROOT || !node.foreign || !node.children.is_empty() {
+        if dir == ROOT || node.theirs.is_none() || !node.children.is_empty() {
             return;
         }
         let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
@@ -120,7 +120,7 @@ impl Run {
         server().put_foreign(key, data.clone(), &[]);
         let mut node = Node::new(FileKind::File, self.world.spec.options.file_mode, None);
         node.data = data;
-        node.foreign = true;
+        node.theirs = Some(key.to_owned());
         self.tree.add(dir, name, node);
     }
 

@@ -145,3 +145,34 @@ fn a_directory_that_moved_along_does_not_vanish() {
         Compare,
     ]);
 }
+
+#[test]
+fn somebody_elses_object_that_moves_there_and_back_stays_theirs() {
+    // The model wanted it published anew, although nothing of it had changed by then.
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+    ]);
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Create { dir: 0, name: 1 },
+        RenameOnto { entry: 0, other: 1, how: 2 },
+    ]);
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Settle,
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+    ]);
+}
+
+#[test]
+fn a_hole_punched_past_the_end_changes_nothing() {
+    shared(&[
+        Create { dir: 0, name: 0 },
+        PutReplaced { file: 0, len: 28, seed: 2 },
+        Punch { file: 0, at: 31086, len: 195 },
+    ]);
+}

@@ -43,7 +43,7 @@ impl Run {
                 _ => b"",
             };
             same_bytes(&object.body, body).map_err(at)?;
-            if node.foreign {
+            if node.theirs.as_ref() == Some(&key) {
                 continue;
             }
             let mode = (node.kind.mode_bits() | node.perm).to_string();
@@ -67,7 +67,10 @@ impl Run {
                 }
             }
         }
-        expected.retain(|_, id| !(self.tree.node(*id).is_dir() && self.tree.node(*id).foreign));
+        expected.retain(|_, id| {
+            let node = self.tree.node(*id);
+            !(node.is_dir() && node.theirs.is_some())
+        });
         if !expected.is_empty() {
             return Err(format!("at rest, missing: {:?}", expected.keys()));
         }

@@ -204,7 +204,7 @@ impl Run {
                 let gone = self.fs().unlink(Caller::ROOT, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
-                    self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).theirs = None;
                     self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
@@ -220,7 +220,7 @@ impl Run {
                 let gone = self.fs().rmdir(Caller::ROOT, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
-                    self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).theirs = None;
                     self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
@@ -354,12 +354,16 @@ impl Run {
     }
 
     /// Settles; unless something is unlinked and open, everything can.
-    pub async fn settle(&self) -> Outcome {
+    pub async fn settle(&mut self) -> Outcome {
         let left = self.world.settle().await?;
         let orphans = self.handles.iter().any(|(_, id)| self.tree.node(*id).links == 0);
         if left > 0 && !orphans {
             let why = self.world.settle_report().await;
             return Err(format!("{left} do not settle: {why}"));
+        }
+        let keys = self.keys();
+        for (id, node) in &mut self.tree.nodes {
+            node.theirs.take_if(|key| keys.get(key) != Some(id));
         }
         Ok(())
     }
@@ -428,17 +432,18 @@ impl Run {
             data.resize(end, 0);
         }
         let to = end.min(data.len());
+        // Past the end there is nothing to change.
         if (at as usize) < to {
             data[at as usize..to].fill(0);
+            self.changed(id);
         }
-        self.changed(id);
         Ok(())
     }
 
     fn changed(&mut self, id: Id) {
         let node = self.tree.node_mut(id);
         node.mtime = None;
-        node.foreign = false;
+        node.theirs = None;
     }
 
     async fn rename(&mut self, entry: &Entry, dir: Id, name: Vec<u8>, how: u8) -> Outcome {
@@ -453,7 +458,7 @@ impl Run {
             .await;
         if agree(done, &expected)?.is_some() && !nothing {
             self.tree.node_mut(entry.dir).mtime = None;
-            self.tree.node_mut(entry.dir).foreign = false;
+            self.tree.node_mut(entry.dir).theirs = None;
             self.tree.node_mut(dir).mtime = None;
             for id in [Some(entry.id), self.tree.child(entry.dir, &entry.name)] {
                 self.moved(id);
@@ -462,10 +467,13 @@ impl Run {
         Ok(())
     }
 
-    /// What moved is published anew, with attributes of ours.
+    /// Directories that moved get markers. A file is published anew where it is when it settles, if
+    /// that is another place by then.
     fn moved(&mut self, id: Option<Id>) {
         let Some(id) = id else { return };
-        self.tree.node_mut(id).foreign = false;
+        if self.tree.node(id).is_dir() {
+            self.tree.node_mut(id).theirs = None;
+        }
         let children: Vec<Id> = self.tree.node(id).children.values().copied().collect();
         for child in children {
             self.moved(Some(child));
@@ -482,7 +490,7 @@ impl Run {
         let done = self.fs().setattr(Caller::ROOT, self.ino(entry.id), change).await;
         done.map_err(failed("setattr"))?;
         let node = self.tree.node_mut(entry.id);
-        node.foreign = false;
+        node.theirs = None;
         edit(node);
         Ok(())
     }
