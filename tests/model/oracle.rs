@@ -114,7 +114,7 @@ impl Tree {
 
     pub fn nlink(&self, id: Id) -> u32 {
         let node = self.node(id);
-        if !node.is_dir() {
+        if !node.is_dir() || node.links == 0 && id != ROOT {
             return node.links;
         }
         2 + node.children.values().filter(|child| self.node(**child).is_dir()).count() as u32

@@ -176,3 +176,23 @@ fn a_hole_punched_past_the_end_changes_nothing() {
         Punch { file: 0, at: 31086, len: 195 },
     ]);
 }
+
+#[test]
+fn a_name_that_others_took_counts_until_its_directory_is_looked_at() {
+    // The model counted the links of the file before anybody had looked there.
+    shared(&[
+        Mkdir { dir: 0, name: 1 },
+        Create { dir: 0, name: 0 },
+        Link { entry: 0, dir: 1, name: 1 },
+        DeleteObject { entry: 2 },
+    ]);
+}
+
+#[test]
+fn a_file_copied_behind_its_own_end_does_not_grow_meanwhile() {
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Rewrite { file: 0, len: 31290, seed: 0 },
+        CopyRange { from: 0, at: 0, to: 0, to_at: 130000, len: 31291 },
+    ]);
+}
