@@ -72,7 +72,7 @@ impl Fs {
         })
         .await?;
         if inode.live().attr.nlink > 0 {
-            tx.needs_rest(ino, crate::meta::records::WorkRec::Inode);
+            tx.needs_rest(ino, crate::meta::records::WorkRec::Inode).await?;
         }
         tx.commit(caller.unique).await?;
         Ok(self.attr_of(&inode))

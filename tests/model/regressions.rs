@@ -169,7 +169,8 @@ fn somebody_elses_object_that_moves_there_and_back_stays_theirs() {
 }
 
 #[test]
-fn a_hole_punched_past_the_end_changes_nothing() {
+fn a_hole_punched_past_the_end_moves_the_times() {
+    // It did nothing at all; ext4 takes it for a change.
     shared(&[
         Create { dir: 0, name: 0 },
         PutReplaced { file: 0, len: 28, seed: 2 },
@@ -194,5 +195,17 @@ fn a_file_copied_behind_its_own_end_does_not_grow_meanwhile() {
         Create { dir: 0, name: 0 },
         Rewrite { file: 0, len: 31290, seed: 0 },
         CopyRange { from: 0, at: 0, to: 0, to_at: 130000, len: 31291 },
+    ]);
+}
+
+#[test]
+fn a_directory_that_moved_and_got_another_owner_takes_its_children_along() {
+    // The new owner took the place of what was still to be done: its children stayed at their old keys.
+    keeps(&[
+        Mkdir { dir: 0, name: 2 },
+        Create { dir: 1, name: 0 },
+        Settle,
+        Rename { entry: 0, dir: 0, name: 0, how: 0 },
+        Chown { entry: 0, uid: 7, gid: 7 },
     ]);
 }

@@ -528,19 +528,18 @@ impl Run {
         if let Fallocate::Allocate { keep_size } = mode {
             if !keep_size && data.len() < end {
                 data.resize(end, 0);
-                self.changed(id);
             }
+            self.changed(id);
             return Ok(());
         }
         if mode == (Fallocate::ZeroRange { keep_size: false }) && data.len() < end {
             data.resize(end, 0);
         }
         let to = end.min(data.len());
-        // Past the end there is nothing to change.
         if (at as usize) < to {
             data[at as usize..to].fill(0);
-            self.changed(id);
         }
+        self.changed(id);
         Ok(())
     }
 

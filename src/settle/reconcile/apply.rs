@@ -222,7 +222,7 @@ impl Reconciler {
             rec.ctime = crate::clock::now();
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(true)
     }
 
@@ -341,7 +341,7 @@ impl Reconciler {
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
-            tx.needs_rest(dirent.ino, WorkRec::Inode);
+            tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             tx.commit(0).await?;
             return Ok(());
         }
