@@ -3,6 +3,11 @@
 
 #[path = "posix/acl.rs"]
 mod acl;
+#[path = "model/ops.rs"]
+#[allow(dead_code, reason = "some of it is the model's alone")]
+mod ops;
+#[path = "posix/replay/mod.rs"]
+mod replay;
 mod support;
 #[path = "posix/tools.rs"]
 mod tools;
