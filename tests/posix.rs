@@ -3,10 +3,12 @@
 
 #[path = "posix/acl.rs"]
 mod acl;
+#[path = "posix/content.rs"]
+mod content;
 #[path = "model/ops.rs"]
 #[allow(dead_code, reason = "some of it is the model's alone")]
 mod ops;
-#[path = "posix/replay/mod.rs"]
+#[path = "posix/replay.rs"]
 mod replay;
 mod support;
 #[path = "posix/tools.rs"]

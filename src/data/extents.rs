@@ -14,6 +14,8 @@ use crate::types::Ino;
 #[derive(Debug, Default)]
 pub struct SegmentDelta {
     live: HashMap<u128, i64>,
+    /// Bytes that a file's live extents hold more (or fewer) than before.
+    laid: i64,
 }
 
 /// Extents looked at in one engine scan.
@@ -24,6 +26,18 @@ impl SegmentDelta {
         if let Place::Segment { id, .. } = place {
             *self.live.entry(*id).or_default() += bytes as i64;
         }
+    }
+
+    /// How the bytes of one file changed; counts the next one's from zero.
+    pub fn take_laid(&mut self) -> i64 {
+        std::mem::take(&mut self.laid)
+    }
+
+    fn lay(&mut self, place: &Place, bytes: u64) {
+        if *place != Place::Zero {
+            self.laid += bytes as i64;
+        }
+        self.add(place, bytes);
     }
 
     pub fn sub(&mut self, place: &Place, bytes: u64) {
@@ -85,7 +99,7 @@ pub(super) async fn overlay(
     delta: &mut SegmentDelta,
 ) -> Result<(), DataError> {
     clear(txn, ino, range.clone(), drop_gen, delta).await?;
-    delta.add(&place, range.end - range.start);
+    delta.lay(&place, range.end - range.start);
     txn.put(keys::extent(ino, range.end), &ExtentRec { start: range.start, generation, place });
     Ok(())
 }
@@ -115,17 +129,20 @@ pub(super) async fn clear(
             if rec.generation <= drop_gen {
                 continue;
             }
+            if rec.place != Place::Zero {
+                delta.laid -= len as i64;
+            }
             if rec.start < range.start {
                 let kept = range.start - rec.start;
                 let place = tail_of(&rec.place, 0, kept);
-                delta.add(&place, kept);
+                delta.lay(&place, kept);
                 let left = ExtentRec { start: rec.start, generation: rec.generation, place };
                 txn.put(keys::extent(ino, range.start), &left);
             }
             if end > range.end {
                 let kept = end - range.end;
                 let place = tail_of(&rec.place, range.end - rec.start, kept);
-                delta.add(&place, kept);
+                delta.lay(&place, kept);
                 let right = ExtentRec { start: range.end, generation: rec.generation, place };
                 txn.put(keys::extent(ino, end), &right);
                 return Ok(());

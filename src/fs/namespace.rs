@@ -156,7 +156,7 @@ impl Fs {
         tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         let size = rec.target.as_ref().map_or(0, |t| t.len() as u64);
-        Ok(self.attr_from(ino, &rec, size))
+        Ok(self.attr_from(ino, &rec, size, 0))
     }
 
     /// The answer to a resent request that had made this name.

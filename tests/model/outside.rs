@@ -98,6 +98,7 @@ impl Run {
                     self.world.commit().await?;
                 }
                 server().delete_foreign(&self.key(&entry));
+                self.kept(entry.dir);
             }
             _ => unreachable!("not an outside change"),
         }
@@ -123,6 +124,16 @@ impl Run {
         let entry = entry.expect("every directory has a name");
         self.tree.unlink(entry.dir, &entry.name);
         self.vanished(entry.dir);
+    }
+
+    /// A directory whose last key went while something here is to be published in it gets a marker.
+    fn kept(&mut self, dir: Id) {
+        let key = self.dir_key(dir);
+        if dir != ROOT && server().keys(&key).is_empty() {
+            self.tree.node_mut(dir).theirs = None;
+            let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
+            self.kept(entry.expect("every directory has a name").dir);
+        }
     }
 
     fn put(&mut self, key: &str, dir: Id, name: &[u8], len: u32, seed: u8) {

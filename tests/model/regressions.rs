@@ -209,3 +209,13 @@ fn a_directory_that_moved_and_got_another_owner_takes_its_children_along() {
         Chown { entry: 0, uid: 7, gid: 7 },
     ]);
 }
+
+#[test]
+fn a_directory_kept_for_a_changed_file_is_ours_from_then_on() {
+    // The model let it vanish with that file, although it had a marker by then.
+    shared(&[
+        PutBelow { dir: 0, name: 0, len: 0, seed: 0 },
+        ChangedAndDeleted { file: 0, len: 0, seed: 0, commit: false },
+        DeleteObject { entry: 1 },
+    ]);
+}

@@ -23,6 +23,7 @@ pub struct Bucket {
 pub struct Mounted {
     pub path: PathBuf,
     log: PathBuf,
+    state: PathBuf,
     worker: Child,
     _watchdog: Watchdog,
 }
@@ -73,7 +74,7 @@ impl Bucket {
             .stderr(said)
             .spawn()
             .unwrap();
-        let mut mounted = Mounted { path, log, worker, _watchdog: watchdog };
+        let mut mounted = Mounted { path, log, state, worker, _watchdog: watchdog };
         wait_for("the mount", PATIENCE, || {
             let ended = mounted.worker.try_wait().unwrap();
             assert!(ended.is_none(), "the worker ended: {ended:?}\n{}", mounted.said());
@@ -103,6 +104,13 @@ impl Mounted {
     pub fn unmount_leaving(self) {
         let (_, said) = self.end();
         assert!(said.contains("are not plain objects yet"), "{said}");
+    }
+
+    /// What `s3vol status` says.
+    pub fn status(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        let done = command.arg("status").arg("--state").arg(&self.state).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
     }
 
     /// Kills the worker, as a crash would.

@@ -178,6 +178,7 @@ impl Reconciler {
             generation: 1,
             drop_gen: 1,
             publishing: None,
+            data: 0,
         };
         tx.create_with(ino, self.adopted(FileKind::File, Some(version)), content);
         tx.link(dir, name, ino, FileKind::File);
@@ -269,6 +270,7 @@ impl Reconciler {
             generation,
             drop_gen: generation,
             publishing: None,
+            data: 0,
         };
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
