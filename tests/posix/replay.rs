@@ -7,6 +7,7 @@ mod look;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -18,12 +19,15 @@ use s3vol::types::FileName;
 use self::calls::{Answer, Given, Place, become_user};
 use self::look::{Look, Node, xattrs};
 use super::ops::{self, Mix, Op};
+use super::support::wait_for;
 use super::volume::{Bucket, Mounted};
 
 /// Sequences unless `S3VOL_TEST_CASES` says otherwise, and which unless `S3VOL_TEST_SEED` does.
 const CASES: u32 = 60;
 const SEED: u64 = 3;
 const LIMIT: Duration = Duration::from_secs(900);
+/// How long a request of a process that was killed may still arrive, and some more.
+const SETTLED: Duration = Duration::from_secs(150);
 /// EXT4_SUPER_MAGIC of linux/magic.h.
 const EXT4: i64 = 0xef53;
 
@@ -34,6 +38,7 @@ struct Pair {
     mounted: Option<Mounted>,
     reference: PathBuf,
     sequences: u32,
+    crashed: bool,
     /// What every sequence left in the volume.
     left: BTreeMap<String, Left>,
 }
@@ -84,7 +89,15 @@ impl Pair {
     fn new(options: &'static [&'static str]) -> Pair {
         let bucket = Bucket::new();
         let reference = bucket.local("ref");
-        Pair { bucket, options, mounted: None, reference, sequences: 0, left: BTreeMap::new() }
+        Pair {
+            bucket,
+            options,
+            mounted: None,
+            reference,
+            sequences: 0,
+            crashed: false,
+            left: BTreeMap::new(),
+        }
     }
 
     fn mount(&mut self) {
@@ -94,6 +107,7 @@ impl Pair {
     /// The process dies, and another one takes the volume over.
     fn crash(&mut self) {
         self.mounted.take().unwrap().kill();
+        self.crashed = true;
         self.mounted = Some(self.bucket.mount_again(self.options, LIMIT));
     }
 
@@ -103,8 +117,18 @@ impl Pair {
             left.look.nodes.keys().map(move |path| key_of(name, path).len())
         });
         let long = keys.max().is_some_and(|longest| longest >= MAX_KEY);
-        let mounted = self.mounted.take().unwrap();
-        if long { mounted.unmount_leaving() } else { mounted.unmount() }
+        if long {
+            return self.mounted.take().unwrap().unmount_leaving();
+        }
+        // What a killed process had asked of the bucket may still arrive: its files wait for that.
+        let settled = |pair: &Pair| {
+            let said = pair.mounted.as_ref().unwrap().status();
+            said.contains(" 0 bytes to commit, 0 files to settle").then_some(())
+        };
+        if std::mem::take(&mut self.crashed) {
+            wait_for("everything is plain objects", SETTLED, || settled(self));
+        }
+        self.mounted.take().unwrap().unmount();
     }
 
     /// Plays one sequence in both.
@@ -136,6 +160,9 @@ impl Pair {
                     self.crash();
                 }
                 op => step(&mut ours, &mut theirs, &before.1, op, actor).map_err(at)?,
+            }
+            if actor.0 != 0 && changes_content(op) {
+                take_setgid_as_fuse_does(&ours, &theirs);
             }
             let after = (Look::at(&ours), Look::at(&theirs));
             same_looks(&before, &after).map_err(at)?;
@@ -240,6 +267,32 @@ fn step(
         }
         _ if here != there => Err(format!("{}; on ext4 {}", brief(&here), brief(&there))),
         _ => Ok(()),
+    }
+}
+
+fn changes_content(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Write { .. }
+            | Op::Append { .. }
+            | Op::Truncate { .. }
+            | Op::Rewrite { .. }
+            | Op::Punch { .. }
+            | Op::Zero { .. }
+            | Op::Allocate { .. }
+            | Op::CopyRange { .. }
+    )
+}
+
+/// Where no group may execute a file, ext4 takes its set-group-ID bit away when somebody outside that
+/// group writes to it; FUSE's own side of the kernel leaves it there.
+fn take_setgid_as_fuse_does(ours: &Place, theirs: &Place) {
+    for (path, here) in Look::at(ours).nodes {
+        let there = std::fs::symlink_metadata(theirs.at(&path)).map_or(0, |meta| meta.mode());
+        if here.is_file() && here.mode & 0o2010 == 0o2000 && there == here.mode & !0o2000 {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(there);
+            std::fs::set_permissions(ours.at(&path), mode).unwrap();
+        }
     }
 }
 

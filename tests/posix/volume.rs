@@ -62,6 +62,8 @@ impl Bucket {
             command.env_remove(name);
         }
         command.envs(self.server.env()).env("AWS_EC2_METADATA_DISABLED", "true");
+        // The server is near: what a killed worker sent is there at once or never.
+        command.env("S3VOL_TEST_HOT_MARGIN_MS", "1000");
         command.arg("mount").arg("--state").arg(&state);
         for option in options {
             command.args(["-o", option]);
