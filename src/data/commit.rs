@@ -240,6 +240,7 @@ impl Volume {
                 if part.limit == 0 && before > 0 {
                     // Everything older is dead at once; the collector drops it later.
                     content.drop_gen = content.generation - 1;
+                    content.data = 0;
                     if let Some(base) = content.base.take() {
                         self.release_parked(&mut txn, &base);
                     }
@@ -261,6 +262,7 @@ impl Volume {
                     let generation = content.generation;
                     editor.overlay(range.clone(), place.clone(), generation, &mut delta).await?;
                 }
+                content.data = content.data.saturating_add_signed(delta.take_laid());
                 content.size = part.size;
                 txn.superblock.bytes =
                     txn.superblock.bytes + content.size - before.min(txn.superblock.bytes);

@@ -14,6 +14,8 @@ use crate::types::Ino;
 #[derive(Debug, Default)]
 pub struct SegmentDelta {
     live: HashMap<u128, i64>,
+    /// Bytes that a file's live extents hold more (or fewer) than before.
+    laid: i64,
 }
 
 /// Extents looked at in one engine scan: few at first, because most changes and reads are small and an
@@ -28,6 +30,18 @@ impl SegmentDelta {
         if let Place::Segment { id, .. } = place {
             *self.live.entry(*id).or_default() += bytes as i64;
         }
+    }
+
+    /// How the bytes of one file changed; counts the next one's from zero.
+    pub fn take_laid(&mut self) -> i64 {
+        std::mem::take(&mut self.laid)
+    }
+
+    fn lay(&mut self, place: &Place, bytes: u64) {
+        if *place != Place::Zero {
+            self.laid += bytes as i64;
+        }
+        self.add(place, bytes);
     }
 
     pub fn sub(&mut self, place: &Place, bytes: u64) {
@@ -119,7 +133,7 @@ impl<'t, 'm> Editor<'t, 'm> {
         delta: &mut SegmentDelta,
     ) -> Result<(), DataError> {
         self.clear(range.clone(), delta).await?;
-        delta.add(&place, range.end - range.start);
+        delta.lay(&place, range.end - range.start);
         self.put(range.end, ExtentRec { start: range.start, generation, place });
         Ok(())
     }
@@ -151,17 +165,20 @@ impl<'t, 'm> Editor<'t, 'm> {
             if rec.generation <= self.drop_gen {
                 continue;
             }
+            if rec.place != Place::Zero {
+                delta.laid -= len as i64;
+            }
             if rec.start < range.start {
                 let kept = range.start - rec.start;
                 let place = tail_of(&rec.place, 0, kept);
-                delta.add(&place, kept);
+                delta.lay(&place, kept);
                 let left = ExtentRec { start: rec.start, generation: rec.generation, place };
                 self.txn.put(keys::extent(self.ino, range.start), &left);
             }
             if end > range.end {
                 let kept = end - range.end;
                 let place = tail_of(&rec.place, range.end - rec.start, kept);
-                delta.add(&place, kept);
+                delta.lay(&place, kept);
                 self.put(end, ExtentRec { start: range.end, generation: rec.generation, place });
                 return Ok(());
             }

@@ -89,10 +89,12 @@ impl Fs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Attr {
         let live = inode.live();
-        self.attr_from(inode.ino, &live.attr, live.size)
+        let data = live.content.allocated().saturating_add(live.pending.data_bytes());
+        self.attr_from(inode.ino, &live.attr, live.size, data)
     }
 
-    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64) -> Attr {
+    /// `data`: how many bytes of a file are not holes.
+    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64, data: u64) -> Attr {
         let size = match rec.kind {
             FileKind::File | FileKind::Symlink => size,
             FileKind::Dir => 4096,
@@ -107,7 +109,7 @@ impl Fs {
             gid: rec.gid,
             rdev: rec.rdev,
             size,
-            blocks: size.div_ceil(512),
+            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
             atime: rec.atime,
             mtime: rec.mtime,
             ctime: rec.ctime,
@@ -127,13 +129,14 @@ impl Fs {
         if !rec.known {
             return Ok(None);
         }
-        let size = match (&rec.target, rec.kind) {
-            (Some(target), _) => target.len() as u64,
+        let (size, data) = match (&rec.target, rec.kind) {
+            (Some(target), _) => (target.len() as u64, 0),
             (None, FileKind::File) => {
-                meta.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size)
+                let content: ContentRec = meta.get(&keys::content(ino)).await?.unwrap_or_default();
+                (content.size, content.allocated())
             }
-            (None, _) => 0,
+            (None, _) => (0, 0),
         };
-        Ok(Some(self.attr_from(ino, &rec, size)))
+        Ok(Some(self.attr_from(ino, &rec, size, data)))
     }
 }

@@ -149,10 +149,10 @@ impl Fs {
             }
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         let size = rec.target.as_ref().map_or(0, |t| t.len() as u64);
-        Ok(self.attr_from(ino, &rec, size))
+        Ok(self.attr_from(ino, &rec, size, 0))
     }
 
     /// The answer to a resent request that had made this name.
@@ -201,7 +201,7 @@ impl Fs {
         })
         .await?;
         tx.edit(new_parent, move |dir| touch(dir, now)).await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         Ok(self.attr_of(&inode))
     }
@@ -280,7 +280,7 @@ impl Fs {
             rec.ctime = now;
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl Fs {
             && tx.kv.get_raw(&keys::rest(&crate::types::ObjectKey::new(dir))).await?.is_none()
             && tx.kv.get_raw(&keys::work(parent)).await?.is_none()
         {
-            tx.needs_rest(parent, WorkRec::Inode);
+            tx.needs_rest(parent, WorkRec::Inode).await?;
         }
         Ok(())
     }

@@ -174,6 +174,9 @@ impl Settler {
         content.base_limit = publishing.limit.min(version.size);
         if content.drop_gen < intent.generation {
             content.drop_gen = intent.generation;
+            if content.generation == intent.generation {
+                content.data = 0;
+            }
             txn.put_raw(keys::dead(intent.ino), Vec::new());
         }
         content.publishing = None;

@@ -355,7 +355,7 @@ impl Settler {
                     _ => WorkRec::Inode,
                 };
                 if tx.kv.get_raw(&keys::inode(child.ino)).await?.is_some() {
-                    tx.needs_rest(child.ino, work);
+                    tx.needs_rest(child.ino, work).await?;
                 }
             }
             if !more {

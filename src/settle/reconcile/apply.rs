@@ -178,6 +178,7 @@ impl Reconciler {
             generation: 1,
             drop_gen: 1,
             publishing: None,
+            data: 0,
         };
         tx.create_with(ino, self.adopted(FileKind::File, Some(version)), content);
         tx.link(dir, name, ino, FileKind::File);
@@ -222,7 +223,7 @@ impl Reconciler {
             rec.ctime = crate::clock::now();
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(true)
     }
 
@@ -269,6 +270,7 @@ impl Reconciler {
             generation,
             drop_gen: generation,
             publishing: None,
+            data: 0,
         };
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
@@ -341,7 +343,7 @@ impl Reconciler {
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
-            tx.needs_rest(dirent.ino, WorkRec::Inode);
+            tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             tx.commit(0).await?;
             return Ok(());
         }
