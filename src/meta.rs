@@ -6,12 +6,14 @@
 mod journal;
 pub mod keys;
 mod kvcache;
+mod pages;
 mod pending;
 mod ranges;
 pub mod records;
 mod sequencer;
 
 pub use journal::{Fold, Journal, Record};
+pub use pages::Pages;
 pub use pending::{Change, Pending};
 pub use ranges::RangeMap;
 pub use sequencer::{Logged, Meta, MetaError, Txn};
@@ -22,7 +24,7 @@ pub mod log;
 mod maintenance;
 
 pub use engine::{
-    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, RESERVED_KEY,
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, Mirror, RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

@@ -199,10 +199,14 @@ impl<'v> Tx<'v> {
         }
     }
 
-    /// Queues an inode for settling.
-    pub fn needs_rest(&mut self, ino: Ino, work: WorkRec) {
-        self.kv.put(keys::work(ino), &work);
+    /// Queues an inode for settling. A directory whose children have still to move keeps that work.
+    pub async fn needs_rest(&mut self, ino: Ino, work: WorkRec) -> Result<(), DataError> {
+        let queued: Option<WorkRec> = self.kv.get(&keys::work(ino)).await?;
+        if queued != Some(WorkRec::Subtree) {
+            self.kv.put(keys::work(ino), &work);
+        }
         self.touched.push(ino);
+        Ok(())
     }
 
     /// Queues a key: what lies there may have to go.

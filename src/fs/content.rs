@@ -9,7 +9,7 @@ use super::core::SYNC_TIMEOUT;
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
 use crate::data::{Inode, live_extents};
-use crate::meta::records::Place;
+use crate::meta::records::{Place, WorkRec};
 use crate::meta::{Change, RangeMap, Receipt, Record};
 use crate::types::{Caller, FileKind, FileName, Ino};
 
@@ -122,27 +122,12 @@ impl Fs {
         let inode = self.inode(ino).await?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE);
         let end = end.ok_or(FsError::FileTooBig)?;
-        self.quota(&inode, end).await?;
+        self.may_grow(&inode, end)?;
         self.volume.write(&inode, offset, &data).await?;
         if kill_priv {
             self.drop_setid(Caller { uid: u32::MAX, ..Caller::ROOT }, &inode).await?;
         }
         Ok(data.len() as u32)
-    }
-
-    async fn quota(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
-        if self.volume.options.size.is_none() {
-            return Ok(());
-        }
-        let (size, committed) = {
-            let live = inode.live();
-            (live.size, live.content.size)
-        };
-        if end <= size {
-            return Ok(());
-        }
-        let used = self.volume.meta.superblock().bytes + self.volume.growth();
-        self.room_to_grow(used, end - size.max(committed))
     }
 
     async fn drop_setid(&self, caller: Caller, inode: &Arc<Inode>) -> Result<(), FsError> {
@@ -168,7 +153,7 @@ impl Fs {
         if size > MAX_FILE {
             return Err(FsError::FileTooBig);
         }
-        self.quota(inode, size).await?;
+        self.may_grow(inode, size)?;
         self.volume.set_size(inode, size).await?;
         Ok(())
     }
@@ -269,17 +254,36 @@ impl Fs {
                 if !keep_size && end > size {
                     self.resize(&inode, end).await?;
                 } else {
-                    self.quota(&inode, end).await?;
+                    self.may_grow(&inode, end)?;
+                    self.touch(&inode).await?;
                 }
             }
+            _ if keeps_size(mode) && offset >= inode.live().size => self.touch(&inode).await?,
             Fallocate::PunchHole => self.volume.zero(&inode, offset, end, true).await?,
             Fallocate::ZeroRange { keep_size } => {
                 if !keep_size {
-                    self.quota(&inode, end).await?;
+                    self.may_grow(&inode, end)?;
                 }
                 self.volume.zero(&inode, offset, end, keep_size).await?;
             }
         }
+        Ok(())
+    }
+
+    /// What fallocate does to a file that it leaves as it is: as on ext4 its times move.
+    async fn touch(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
+        let now = crate::clock::now();
+        let mut tx = self.volume.begin().await;
+        tx.edit(inode.ino, move |rec| {
+            rec.mtime = now;
+            rec.ctime = now;
+            rec.attr_gen += 1;
+        })
+        .await?;
+        if inode.live().attr.nlink > 0 {
+            tx.needs_rest(inode.ino, WorkRec::Inode).await?;
+        }
+        tx.commit(0).await?;
         Ok(())
     }
 
@@ -336,6 +340,8 @@ impl Fs {
         len: u64,
     ) -> Result<u64, FsError> {
         let source = self.inode(from).await?;
+        // As it is now: a copy behind the end of the same file makes that longer.
+        let len = len.min(source.live().size.saturating_sub(from_offset));
         let mut done = 0;
         while done < len {
             let want = COPY.min((len - done) as usize);
@@ -352,4 +358,8 @@ impl Fs {
         }
         Ok(done)
     }
+}
+
+fn keeps_size(mode: Fallocate) -> bool {
+    matches!(mode, Fallocate::PunchHole | Fallocate::ZeroRange { keep_size: true })
 }

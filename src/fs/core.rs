@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Attr, FileHandle, FsError, StatFs};
+use super::quota::Quota;
+use super::{Attr, FileHandle, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -26,12 +27,13 @@ pub struct Fs {
     pub(super) outside: Arc<dyn Outside>,
     next_handle: AtomicU64,
     pub(super) ttl: Duration,
+    pub(super) quota: Quota,
 }
 
 impl Fs {
     pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
         let ttl = TTL.min(volume.options.refresh);
-        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl }
+        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl, quota: Quota::default() }
     }
 
     /// The volume below.
@@ -69,6 +71,15 @@ impl Fs {
         })
     }
 
+    /// The inode with its attributes, read from its object if that was not done yet.
+    pub(super) async fn known(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        let inode = self.inode(ino).await?;
+        if !inode.live().attr.known {
+            self.outside.attributes(ino).await?;
+        }
+        Ok(inode)
+    }
+
     /// The inode, which must be a directory.
     pub(super) async fn directory(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         let inode = self.inode(ino).await?;
@@ -78,10 +89,12 @@ impl Fs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Attr {
         let live = inode.live();
-        self.attr_from(inode.ino, &live.attr, live.size)
+        let data = live.content.allocated().saturating_add(live.pending.data_bytes());
+        self.attr_from(inode.ino, &live.attr, live.size, data)
     }
 
-    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64) -> Attr {
+    /// `data`: how many bytes of a file are not holes.
+    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64, data: u64) -> Attr {
         let size = match rec.kind {
             FileKind::File | FileKind::Symlink => size,
             FileKind::Dir => 4096,
@@ -96,7 +109,7 @@ impl Fs {
             gid: rec.gid,
             rdev: rec.rdev,
             size,
-            blocks: size.div_ceil(512),
+            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
             atime: rec.atime,
             mtime: rec.mtime,
             ctime: rec.ctime,
@@ -116,40 +129,14 @@ impl Fs {
         if !rec.known {
             return Ok(None);
         }
-        let size = match (&rec.target, rec.kind) {
-            (Some(target), _) => target.len() as u64,
+        let (size, data) = match (&rec.target, rec.kind) {
+            (Some(target), _) => (target.len() as u64, 0),
             (None, FileKind::File) => {
-                meta.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size)
+                let content: ContentRec = meta.get(&keys::content(ino)).await?.unwrap_or_default();
+                (content.size, content.allocated())
             }
-            (None, _) => 0,
+            (None, _) => (0, 0),
         };
-        Ok(Some(self.attr_from(ino, &rec, size)))
-    }
-
-    /// What `df` shows: the quota where there is one, else more than anybody will fill.
-    pub async fn statfs(&self) -> Result<StatFs, FsError> {
-        let counters = self.volume.meta.superblock();
-        let used = counters.bytes + self.volume.dirty_bytes();
-        let total = self.volume.options.size.unwrap_or((1 << 50).max(used * 2));
-        let files_total = self.volume.options.inodes.unwrap_or((1 << 32).max(counters.inodes * 2));
-        Ok(StatFs {
-            total,
-            free: total.saturating_sub(used),
-            files: files_total,
-            files_free: {
-                let free = files_total.saturating_sub(counters.inodes);
-                self.volume.local_files_free().map_or(free, |local| free.min(local))
-            },
-        })
-    }
-
-    /// Refuses growth past the volume's `size`.
-    pub(super) fn room_to_grow(&self, used: u64, more: u64) -> Result<(), FsError> {
-        match self.volume.options.size {
-            Some(limit) if used.saturating_add(more) > limit => {
-                Err(FsError::NoSpace(format!("the volume's size is limited to {limit} bytes")))
-            }
-            _ => Ok(()),
-        }
+        Ok(Some(self.attr_from(ino, &rec, size, data)))
     }
 }

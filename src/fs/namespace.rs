@@ -106,11 +106,7 @@ impl Fs {
         if tx.dirent(parent, &name).await?.is_some() {
             return Err(FsError::Exists);
         }
-        if let Some(limit) = self.volume.options.inodes
-            && tx.kv.superblock.inodes >= limit
-        {
-            return Err(FsError::NoSpace(format!("the volume is limited to {limit} inodes")));
-        }
+        self.may_add_inode(tx.kv.superblock.inodes)?;
         let dir = tx.inode(parent).await?;
         if dir.nlink == 0 {
             return Err(FsError::NotFound);
@@ -153,10 +149,10 @@ impl Fs {
             }
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         let size = rec.target.as_ref().map_or(0, |t| t.len() as u64);
-        Ok(self.attr_from(ino, &rec, size))
+        Ok(self.attr_from(ino, &rec, size, 0))
     }
 
     /// The answer to a resent request that had made this name.
@@ -179,10 +175,7 @@ impl Fs {
         }
         self.directory(new_parent).await?;
         self.outside.name(new_parent, &new_name).await?;
-        let inode = self.inode(ino).await?;
-        if !inode.live().attr.known {
-            self.outside.attributes(ino).await?;
-        }
+        let inode = self.known(ino).await?;
         let mut tx = self.volume.begin().await;
         let rec = tx.inode(ino).await?;
         if rec.kind == FileKind::Dir {
@@ -208,7 +201,7 @@ impl Fs {
         })
         .await?;
         tx.edit(new_parent, move |dir| touch(dir, now)).await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         Ok(self.attr_of(&inode))
     }
@@ -287,7 +280,7 @@ impl Fs {
             rec.ctime = now;
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(())
     }
 
@@ -339,7 +332,7 @@ impl Fs {
             && tx.kv.get_raw(&keys::rest(&crate::types::ObjectKey::new(dir))).await?.is_none()
             && tx.kv.get_raw(&keys::work(parent)).await?.is_none()
         {
-            tx.needs_rest(parent, WorkRec::Inode);
+            tx.needs_rest(parent, WorkRec::Inode).await?;
         }
         Ok(())
     }

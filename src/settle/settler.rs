@@ -16,8 +16,8 @@ use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::data::{DataError, Volume};
-use crate::meta::keys;
 use crate::meta::records::{IntentRec, WorkRec, decode};
+use crate::meta::{MetaError, Pages, keys};
 use crate::types::Ino;
 
 /// Says whether this host may publish now: its lease was confirmed recently enough.
@@ -28,7 +28,7 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 /// Keys announced in one batch.
 pub(super) const ROUND: usize = 256;
 /// Bodies held in memory by one round, bytes.
-const ROUND_BYTES: u64 = 64 << 20;
+pub(super) const ROUND_BYTES: u64 = 64 << 20;
 /// Stands for "keys to tidy and garbage to collect" in the schedule.
 pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).
@@ -103,19 +103,13 @@ impl Settler {
         });
         settler.load_intents().await?;
         let at = boottime() + settler.volume.options.settle_after;
-        let mut from = keys::below(keys::WORK, &[]);
-        loop {
-            let page = settler.volume.meta.scan(from.clone(), 10_000).await?;
+        let mut pages = Pages::new(keys::below(keys::WORK, &[]), 10_000);
+        let engine = &settler.volume.meta.engine;
+        while let Some(page) = pages.next(engine).await.map_err(MetaError::from)? {
             for (key, _) in &page {
                 if let Some(ino) = keys::parse_ino(key) {
                     settler.schedule.by(ino, at);
                 }
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == 10_000 => {
-                    from.0 = std::ops::Bound::Excluded(last.to_vec());
-                }
-                _ => break,
             }
         }
         settler.schedule.by(TIDY, at);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use s3vol::data::escape_name;
+use s3vol::data::{MAX_KEY, escape_name};
 use s3vol::types::FileKind;
 
 use crate::ops::{Op, bytes, name_of};
@@ -22,6 +22,9 @@ impl Run {
                     return Ok(());
                 }
                 let key = format!("{}{}", self.dir_key(dir), escape_name(&file_name(&name)));
+                if key.len() > MAX_KEY {
+                    return Ok(());
+                }
                 self.put(&key, dir, &name, len, seed);
                 let id = self.tree.child(dir, &name).expect("just put");
                 self.revive(&key, id);
@@ -33,14 +36,18 @@ impl Run {
                 if self.tree.child(dir, &name).is_some() {
                     return Ok(());
                 }
-                let key = format!("{}{}/x", self.dir_key(dir), escape_name(&file_name(&name)));
+                let key = format!("{}{}/", self.dir_key(dir), escape_name(&file_name(&name)));
+                if key.len() >= MAX_KEY {
+                    return Ok(());
+                }
                 let mut below = Node::new(FileKind::Dir, self.world.spec.options.dir_mode, None);
-                below.foreign = true;
+                below.theirs = Some(key.clone());
                 let below = self.tree.add(dir, &name, below);
-                self.revive(key.strip_suffix('x').expect("its end"), below);
-                self.put(&key, below, b"x", len, seed);
+                self.revive(&key, below);
+                let file = format!("{key}x");
+                self.put(&file, below, b"x", len, seed);
                 let id = self.tree.child(below, b"x").expect("just put");
-                self.revive(&key, id);
+                self.revive(&file, id);
             }
             Op::PutReplaced { file, len, seed } => {
                 let Some(entry) = self.resting_file(file) else { return Ok(()) };
@@ -55,7 +62,7 @@ impl Run {
                     let node = self.tree.node_mut(entry.id);
                     node.data = data;
                     node.mtime = None;
-                    node.foreign = true;
+                    node.theirs = Some(key);
                 }
             }
             Op::DeleteObject { entry } => {
@@ -65,7 +72,7 @@ impl Run {
                 }
                 let entry = entries[usize::from(entry) % entries.len()].clone();
                 let node = self.tree.node(entry.id);
-                if node.opens > 0 || node.is_dir() {
+                if node.opens > 0 || node.is_dir() || self.stuck().contains(&entry.id) {
                     return Ok(());
                 }
                 let key = self.key(&entry);
@@ -99,12 +106,17 @@ impl Run {
                     self.world.commit().await?;
                 }
                 server().delete_foreign(&self.key(&entry));
+                self.kept(entry.dir);
             }
             _ => unreachable!("not an outside change"),
         }
         // Names came or went in some directory.
         for id in self.tree.dirs() {
             self.tree.node_mut(id).mtime = None;
+            // What changed shows on use: a name that went counts until its directory is looked at.
+            if let Some(ino) = self.tree.node(id).ino {
+                self.names(ino, 100).await.map_err(|e| format!("after it: {e}"))?;
+            }
         }
         self.compare().await.map_err(|e| format!("after it: {e}"))?;
         Ok(())
@@ -113,7 +125,7 @@ impl Run {
     /// The last file of a directory that has no marker takes the directory along.
     fn vanished(&mut self, dir: Id) {
         let node = self.tree.node(dir);
-        if dir == ROOT || !node.foreign || !node.children.is_empty() {
+        if dir == ROOT || node.theirs.is_none() || !node.children.is_empty() {
             return;
         }
         let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
@@ -139,21 +151,37 @@ impl Run {
         }
     }
 
+    /// A directory whose last key went while something here is to be published in it gets a marker.
+    fn kept(&mut self, dir: Id) {
+        let key = self.dir_key(dir);
+        if dir != ROOT && server().keys(&key).is_empty() {
+            self.tree.node_mut(dir).theirs = None;
+            let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
+            self.kept(entry.expect("every directory has a name").dir);
+        }
+    }
+
     fn put(&mut self, key: &str, dir: Id, name: &[u8], len: u32, seed: u8) {
         let data = unlike_any(seed, len);
         server().put_foreign(key, data.clone(), &[]);
         let mut node = Node::new(FileKind::File, self.world.spec.options.file_mode, None);
         node.data = data;
-        node.foreign = true;
+        node.theirs = Some(key.to_owned());
         self.tree.add(dir, name, node);
     }
 
     /// Ours stands beside theirs under a name that says so.
     async fn find_conflict(&mut self, dir: Id, name: &[u8], id: Id) -> Outcome {
-        let marker = [name, b".s3vol-conflict-"].concat();
+        const MARK: &[u8] = b".s3vol-conflict-";
         let names = self.names(self.ino(dir), 100).await?;
         let known = &self.tree.node(dir).children;
-        let mut aside = names.keys().filter(|n| n.starts_with(&marker) && !known.contains_key(*n));
+        // A long name is cut to make room.
+        let ours = |n: &[u8]| {
+            n.windows(MARK.len())
+                .position(|w| w == MARK)
+                .is_some_and(|at| name.starts_with(&n[..at]))
+        };
+        let mut aside = names.keys().filter(|n| ours(n) && !known.contains_key(*n));
         match (aside.next().cloned(), aside.next()) {
             (Some(aside), None) => {
                 self.tree.node_mut(dir).children.insert(aside, id);
@@ -168,13 +196,14 @@ impl Run {
     }
 
     fn resting_file(&self, index: u8) -> Option<Entry> {
+        let stuck = self.stuck();
         let entries: Vec<Entry> = self
             .tree
             .entries()
             .into_iter()
             .filter(|e| {
                 let node = self.tree.node(e.id);
-                node.kind == FileKind::File && node.opens == 0
+                node.kind == FileKind::File && node.opens == 0 && !stuck.contains(&e.id)
             })
             .collect();
         entries.get(usize::from(index) % entries.len().max(1)).cloned()

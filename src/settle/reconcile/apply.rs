@@ -245,6 +245,7 @@ impl Reconciler {
             generation: 1,
             drop_gen: 1,
             publishing: None,
+            data: 0,
         };
         let mut rec = self.adopted(FileKind::File, Some(version));
         if returns {
@@ -296,7 +297,7 @@ impl Reconciler {
             rec.ctime = crate::clock::now();
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(true)
     }
 
@@ -343,6 +344,7 @@ impl Reconciler {
             generation,
             drop_gen: generation,
             publishing: None,
+            data: 0,
         };
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
@@ -416,7 +418,7 @@ impl Reconciler {
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
-            tx.needs_rest(dirent.ino, WorkRec::Inode);
+            tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             tx.commit(0).await?;
             return Ok(());
         }
