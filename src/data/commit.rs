@@ -290,6 +290,7 @@ impl Volume {
             self.clean_if_clean(&part.inode);
         }
         self.wants_settling(inos);
+        self.evict_files();
         self.committed.notify_waiters();
         Ok(())
     }

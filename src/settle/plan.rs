@@ -52,6 +52,8 @@ pub(super) struct Item {
     pub body: Body,
     /// The inode's write sequence that the body shows.
     pub write_seq: u64,
+    /// How long it took to read the body, and to send the parts of a large one.
+    pub prepared: Duration,
 }
 
 impl Item {
@@ -213,6 +215,7 @@ impl Settler {
             }
             let put_id = PutId::random();
             let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
+            let began = boottime();
             let body = match kind {
                 FileKind::File => {
                     match self.body(inode, &key, &content, write_seq, &attributes).await? {
@@ -240,8 +243,15 @@ impl Settler {
                 moves_base: kind == FileKind::File && moves.is_some() && index == 0,
                 replaces: content.base.clone(),
             };
-            let item =
-                Item { inode: Arc::clone(inode), put_id, intent, attributes, body, write_seq };
+            let item = Item {
+                inode: Arc::clone(inode),
+                put_id,
+                intent,
+                attributes,
+                body,
+                write_seq,
+                prepared: boottime().saturating_sub(began),
+            };
             held += item.bytes_held();
             items.push(item);
         }
