@@ -82,27 +82,7 @@ impl Fs {
     }
 
     pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64) -> Attr {
-        let size = match rec.kind {
-            FileKind::File | FileKind::Symlink => size,
-            FileKind::Dir => 4096,
-            _ => 0,
-        };
-        Attr {
-            ino,
-            kind: rec.kind,
-            perm: rec.perm,
-            nlink: rec.nlink,
-            uid: rec.uid,
-            gid: rec.gid,
-            rdev: rec.rdev,
-            size,
-            blocks: size.div_ceil(512),
-            atime: rec.atime,
-            mtime: rec.mtime,
-            ctime: rec.ctime,
-            btime: rec.btime,
-            ttl: self.ttl,
-        }
+        Attr::of(ino, rec, size, self.ttl)
     }
 
     /// Attributes without making the inode live; `None` when they would cost a request.
@@ -130,14 +110,7 @@ impl Fs {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let counters = self.volume.meta.superblock();
         let used = counters.bytes + self.volume.dirty_bytes();
-        let total = self.volume.options.size.unwrap_or((1 << 50).max(used * 2));
-        let files_total = self.volume.options.inodes.unwrap_or((1 << 32).max(counters.inodes * 2));
-        Ok(StatFs {
-            total,
-            free: total.saturating_sub(used),
-            files: files_total,
-            files_free: files_total.saturating_sub(counters.inodes),
-        })
+        Ok(StatFs::of(&self.volume.options, used, counters.inodes))
     }
 
     /// Refuses growth past the volume's `size`.

@@ -136,7 +136,7 @@ impl Fs {
 }
 
 /// Of the kernel's own names, the access control lists: another one would mean nothing here.
-fn supported(name: &[u8]) -> Result<(), FsError> {
+pub fn supported(name: &[u8]) -> Result<(), FsError> {
     let refused = name.starts_with(b"system.") && name != ACCESS && name != DEFAULT;
     if refused { Err(FsError::Unsupported) } else { Ok(()) }
 }
