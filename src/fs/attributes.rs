@@ -21,7 +21,6 @@ impl Fs {
         ino: Ino,
         change: SetAttr,
     ) -> Result<Attr, FsError> {
-        self.writable()?;
         let inode = self.inode(ino).await?;
         if !inode.live().attr.known {
             self.outside.attributes(ino).await?;

@@ -51,14 +51,6 @@ impl Fs {
             && self.volume.meta.journal.lock().answered(caller.unique)
     }
 
-    /// Refuses a change of a read-only volume.
-    pub(super) fn writable(&self) -> Result<(), FsError> {
-        if self.volume.options.readonly {
-            return Err(FsError::ReadOnly);
-        }
-        Ok(())
-    }
-
     /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.
     pub fn forget(&self, _ino: Ino, _count: u64) {}
 

@@ -6,7 +6,7 @@
 //! Locks (GETLK, SETLK) and ACCESS never arrive: locks are not negotiated and the kernel checks
 //! permissions itself.
 
-mod answer;
+pub(super) mod answer;
 pub(super) mod convert;
 pub(super) mod directory;
 pub(super) mod request;

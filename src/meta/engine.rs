@@ -20,7 +20,7 @@ mod kept;
 mod watched_store;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt;
 use std::ops::Bound;

@@ -167,11 +167,6 @@ impl Follower {
         Arc::clone(&self.view.read())
     }
 
-    /// When the bucket was last asked successfully, by [`boottime`].
-    pub async fn polled(&self) -> Duration {
-        self.cursor.lock().await.polled
-    }
-
     /// Looks for what was written since, and returns the newest state. Callers that come while one
     /// is looking share the next look.
     pub async fn poll(&self, deadline: Deadline) -> Result<Arc<View>, EngineError> {

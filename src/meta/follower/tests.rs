@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use slatedb::object_store::memory::InMemory;
 
 use super::*;
+use crate::meta::engine::tests::TestStore;
 use crate::meta::{Batch, Engine, EngineConfig};
 use crate::types::{Epoch, Lsn};
 
@@ -157,6 +158,46 @@ async fn a_long_log_is_read_whole_and_goes_with_the_tables() {
     let renewed = follower.renew(soon()).await.unwrap();
     assert_eq!(all(&renewed, 999).await.len(), 7000);
     assert!(renewed.rows.len() < 10, "{}", renewed.rows.len());
+    writer.abandon();
+}
+
+/// The writer's collector deletes what its newest state does not need, log and tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_writer_deletes_is_no_loss() {
+    let collected = TestStore::new();
+    let store = Arc::clone(&collected) as Arc<dyn ObjectStore>;
+    let writer = engine(&store, None).await;
+    let mut lsn = 0;
+    let mut write = async |round: u64| {
+        for n in 0..100u64 {
+            lsn += 1;
+            let mut batch = Batch::new();
+            batch.put(n.to_be_bytes(), vec![round as u8; 8 << 10]);
+            writer.write(Lsn(lsn), batch).await.unwrap();
+        }
+        let _receipt = writer.flush(soon()).await.unwrap();
+    };
+    write(1).await;
+    writer.maintain(true).await.unwrap();
+    let follower = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
+    let old = follower.view();
+    collected.aged_secs.store(2 * 3600, std::sync::atomic::Ordering::SeqCst);
+    for round in 2..8 {
+        write(round).await;
+        writer.maintain(true).await.unwrap();
+    }
+    // None of its tables was read before they were deleted.
+    assert!(old.get_raw(&50u64.to_be_bytes()).await.is_err(), "its tables are still there");
+    // The log says nothing of all that: it was collected, too.
+    let newest = follower.renew(soon()).await.unwrap();
+    assert!(newest.number() > old.number());
+    for n in 0..100u64 {
+        let value = newest.get_raw(&n.to_be_bytes()).await.unwrap().unwrap();
+        assert_eq!(value, vec![7; 8 << 10]);
+    }
+    write(9).await;
+    let last = follower.poll(soon()).await.unwrap();
+    assert_eq!(last.get_raw(&7u64.to_be_bytes()).await.unwrap().unwrap(), vec![9; 8 << 10]);
     writer.abandon();
 }
 
