@@ -31,7 +31,7 @@ const OPEN: Duration = Duration::from_secs(60);
 pub(super) struct Followed {
     spec: WorkerSpec,
     fs: Arc<ReadFs>,
-    _lock: StateDirLock,
+    lock: StateDirLock,
 }
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
@@ -60,7 +60,7 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         FsError::NotFound => unwritten(),
         other => other.into(),
     })?;
-    Ok(Arc::new(Followed { spec: spec.clone(), fs, _lock: lock }))
+    Ok(Arc::new(Followed { spec: spec.clone(), fs, lock }))
 }
 
 impl Followed {
@@ -95,14 +95,16 @@ impl Followed {
         DrainReply { committed: true, uncommitted_bytes: 0, unsettled_files: 0, error: None }
     }
 
-    /// What was cached means nothing to the next process.
+    /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
     fn clear_local(&self) {
         let dir = &self.spec.state_dir;
-        if let Err(error) = std::fs::remove_dir_all(dir)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        let cleared = std::fs::remove_dir_all(dir.join("cache"))
+            .and_then(|()| HandoffFiles::new(dir).clear().map_err(std::io::Error::other));
+        if let Err(error) = cleared {
             tracing::warn!(path = %dir.display(), %error, "local state could not be removed");
         }
+        self.lock.remove(dir);
+        let _ = std::fs::remove_dir(dir);
         // A socket that stays is removed by the next worker of this volume.
         let _ = std::fs::remove_file(&self.spec.control_socket);
     }

@@ -284,11 +284,15 @@ fn other_hosts_read_a_volume_while_one_writes_it() {
     let server = TestS3::start();
     let mut writer = Plugin::start(&server);
     writer.create("web", &[("commit", "200ms"), ("settle_after", "0s")]).unwrap();
-    let written = writer.mount("web", "w");
-    write(&written, "page", "one");
     let wish = [("readonly", "true")];
     let mut hosts = [reader(&server, &[]), reader(&server, &[("S3VOL_READONLY", "true")])];
     hosts[0].create("web", &wish).unwrap();
+    let body = json!({ "Name": "web", "ID": "early" });
+    let error = hosts[0].err("VolumeDriver.Mount", body);
+    assert!(error.contains("mount it once without readonly"), "{error}");
+    let written = writer.mount("web", "w");
+    write(&written, "page", "one");
+    std::fs::File::open(written.join("page")).unwrap().sync_all().unwrap();
     // The other one's environment says it for all volumes, so that a plain `docker run` will do.
     let places = hosts.each_mut().map(|host| host.mount("web", "r"));
     let mut open = Vec::new();

@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Tables {
     reader: Arc<DbReader>,
     manifest: VersionedManifest,
+    /// Where the reader is ended, whichever thread lets go of it last.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Tables {
@@ -50,7 +52,8 @@ impl Tables {
             .await
             .map_err(EngineError::from_slate)?;
         let manifest = reader.manifest();
-        Ok(Arc::new(Tables { reader: Arc::new(reader), manifest }))
+        let runtime = tokio::runtime::Handle::current();
+        Ok(Arc::new(Tables { reader: Arc::new(reader), manifest, runtime }))
     }
 
     pub fn manifest(&self) -> u64 {
@@ -91,13 +94,11 @@ impl Drop for Tables {
     /// A reader that is only dropped would leave its task behind.
     fn drop(&mut self) {
         let reader = Arc::clone(&self.reader);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = reader.close().await {
-                    tracing::debug!(%error, "a reader of tables did not end well");
-                }
-            });
-        }
+        self.runtime.spawn(async move {
+            if let Err(error) = reader.close().await {
+                tracing::debug!(%error, "a reader of tables did not end well");
+            }
+        });
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -164,9 +165,13 @@ async fn a_long_log_is_read_whole_and_goes_with_the_tables() {
 /// The writer's collector deletes what its newest state does not need, log and tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_writer_deletes_is_no_loss() {
-    let collected = TestStore::new();
-    let store = Arc::clone(&collected) as Arc<dyn ObjectStore>;
-    let writer = engine(&store, None).await;
+    let aged = TestStore::new();
+    let store = Arc::clone(&aged) as Arc<dyn ObjectStore>;
+    let ahead = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let mut config = EngineConfig::new(Arc::clone(&store), PATH, None);
+    let (host, later) = (Arc::clone(&config.wall), Arc::clone(&ahead));
+    config.wall = Arc::new(move || host() + later.load(Ordering::SeqCst));
+    let writer = Engine::open(config).await.unwrap();
     let mut lsn = 0;
     let mut write = async |round: u64| {
         for n in 0..100u64 {
@@ -181,8 +186,10 @@ async fn what_the_writer_deletes_is_no_loss() {
     writer.maintain(true).await.unwrap();
     let follower = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
     let old = follower.view();
-    collected.aged_secs.store(2 * 3600, std::sync::atomic::Ordering::SeqCst);
+    // Two hours later, for the names of tables and for listings of the log.
+    aged.aged_secs.store(2 * 3600, Ordering::SeqCst);
     for round in 2..8 {
+        ahead.fetch_add(2 * 3600 * 1000, Ordering::SeqCst);
         write(round).await;
         writer.maintain(true).await.unwrap();
     }
