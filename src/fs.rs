@@ -12,6 +12,7 @@ mod core;
 mod dirs;
 mod error;
 mod namespace;
+mod quota;
 mod rename;
 mod xattrs;
 

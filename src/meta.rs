@@ -26,7 +26,7 @@ pub mod log;
 mod maintenance;
 
 pub use engine::{
-    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, RESERVED_KEY,
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, Mirror, RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

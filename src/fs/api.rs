@@ -152,8 +152,8 @@ pub struct StatFs {
 impl StatFs {
     /// The quota where there is one, else more than anybody will fill.
     pub fn of(options: &VolumeOptions, used: u64, inodes: u64) -> Self {
-        let total = options.size.unwrap_or((1 << 50).max(used * 2));
-        let files = options.inodes.unwrap_or((1 << 32).max(inodes * 2));
+        let total = options.size.unwrap_or((1 << 50).max(used.saturating_mul(2)));
+        let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
         StatFs {
             total,
             free: total.saturating_sub(used),

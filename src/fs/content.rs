@@ -114,27 +114,12 @@ impl Fs {
         let inode = self.inode(ino).await?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE);
         let end = end.ok_or(FsError::FileTooBig)?;
-        self.quota(&inode, end).await?;
+        self.may_grow(&inode, end)?;
         self.volume.write(&inode, offset, &data).await?;
         if kill_priv {
             self.drop_setid(Caller { uid: u32::MAX, ..Caller::ROOT }, &inode).await?;
         }
         Ok(data.len() as u32)
-    }
-
-    async fn quota(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
-        if self.volume.options.size.is_none() {
-            return Ok(());
-        }
-        let (size, committed) = {
-            let live = inode.live();
-            (live.size, live.content.size)
-        };
-        if end <= size {
-            return Ok(());
-        }
-        let used = self.volume.meta.superblock().bytes + self.volume.growth();
-        self.room_to_grow(used, end - size.max(committed))
     }
 
     async fn drop_setid(&self, caller: Caller, inode: &Arc<Inode>) -> Result<(), FsError> {
@@ -160,7 +145,7 @@ impl Fs {
         if size > MAX_FILE {
             return Err(FsError::FileTooBig);
         }
-        self.quota(inode, size).await?;
+        self.may_grow(inode, size)?;
         self.volume.set_size(inode, size).await?;
         Ok(())
     }
@@ -260,13 +245,13 @@ impl Fs {
                 if !keep_size && end > size {
                     self.resize(&inode, end).await?;
                 } else {
-                    self.quota(&inode, end).await?;
+                    self.may_grow(&inode, end)?;
                 }
             }
             Fallocate::PunchHole => self.volume.zero(&inode, offset, end, true).await?,
             Fallocate::ZeroRange { keep_size } => {
                 if !keep_size {
-                    self.quota(&inode, end).await?;
+                    self.may_grow(&inode, end)?;
                 }
                 self.volume.zero(&inode, offset, end, keep_size).await?;
             }

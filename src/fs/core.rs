@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Attr, FileHandle, FsError, StatFs};
+use super::quota::Quota;
+use super::{Attr, FileHandle, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -26,12 +27,13 @@ pub struct Fs {
     pub(super) outside: Arc<dyn Outside>,
     next_handle: AtomicU64,
     pub(super) ttl: Duration,
+    pub(super) quota: Quota,
 }
 
 impl Fs {
     pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
         let ttl = TTL.min(volume.options.refresh);
-        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl }
+        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl, quota: Quota::default() }
     }
 
     /// The volume below.
@@ -96,22 +98,5 @@ impl Fs {
             (None, _) => 0,
         };
         Ok(Some(self.attr_from(ino, &rec, size)))
-    }
-
-    /// What `df` shows: the quota where there is one, else more than anybody will fill.
-    pub async fn statfs(&self) -> Result<StatFs, FsError> {
-        let counters = self.volume.meta.superblock();
-        let used = counters.bytes + self.volume.dirty_bytes();
-        Ok(StatFs::of(&self.volume.options, used, counters.inodes))
-    }
-
-    /// Refuses growth past the volume's `size`.
-    pub(super) fn room_to_grow(&self, used: u64, more: u64) -> Result<(), FsError> {
-        match self.volume.options.size {
-            Some(limit) if used.saturating_add(more) > limit => {
-                Err(FsError::NoSpace(format!("the volume's size is limited to {limit} bytes")))
-            }
-            _ => Ok(()),
-        }
     }
 }

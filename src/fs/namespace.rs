@@ -105,11 +105,7 @@ impl Fs {
         if tx.dirent(parent, &name).await?.is_some() {
             return Err(FsError::Exists);
         }
-        if let Some(limit) = self.volume.options.inodes
-            && tx.kv.superblock.inodes >= limit
-        {
-            return Err(FsError::NoSpace(format!("the volume is limited to {limit} inodes")));
-        }
+        self.may_add_inode(tx.kv.superblock.inodes)?;
         let dir = tx.inode(parent).await?;
         if dir.nlink == 0 {
             return Err(FsError::NotFound);

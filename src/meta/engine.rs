@@ -24,6 +24,7 @@ pub(super) mod tests;
 
 use std::fmt;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use batch::{Batch, RESERVED_KEY};
 pub use error::EngineError;
 pub use handle::Applied;
-pub(super) use handle::{Handle, cache as table_cache, scan};
+pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub(super) use kept::Kept;
 pub(super) use watched_store::WatchedStore;
 
@@ -79,8 +80,19 @@ pub struct EngineConfig {
     pub on_epoch: Option<EpochHook>,
     /// Whether the store was proven to honour If-Match. Without it old manifests are kept longer.
     pub if_match: bool,
+    /// Where the database's immutable files are kept on this host, if anywhere.
+    pub mirror: Option<Mirror>,
     /// The host's clock; replaced in tests.
     pub wall: WallClock,
+}
+
+/// Local copies of the files that the engine wrote or read, so that a lookup costs no request and
+/// does not depend on the bucket. Their blocks carry checksums: a copy that a crash of the host
+/// damaged is fetched again. May be removed while no engine uses it.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pub dir: PathBuf,
+    pub max_bytes: usize,
 }
 
 impl EngineConfig {
@@ -96,6 +108,7 @@ impl EngineConfig {
             expected,
             on_epoch: None,
             if_match: true,
+            mirror: None,
             wall: HybridClock::host_wall(),
         }
     }
@@ -107,6 +120,7 @@ impl fmt::Debug for EngineConfig {
             .field("path", &self.path)
             .field("expected", &self.expected)
             .field("if_match", &self.if_match)
+            .field("mirror", &self.mirror)
             .finish_non_exhaustive()
     }
 }
@@ -179,8 +193,10 @@ impl Engine {
             config.object_store,
             config.path,
             config.if_match,
+            config.mirror,
             HybridClock::new(config.wall),
-        );
+        )
+        .await?;
         let Claim { db, epoch, applied } = backend.claim_first(config.expected).await?;
         let l0 = db.manifest().l0().len();
         tracing::info!(epoch = epoch.0, l0, "metadata engine opened");

@@ -29,7 +29,9 @@ use slatedb::{ValueDeletable, WalReader};
 
 use self::overlay::{Overlay, Row};
 use self::tables::Tables;
-use super::engine::{EngineError, RESERVED_KEY, is_empty_range, table_cache};
+use super::engine::{
+    EngineError, Mirror, RESERVED_KEY, is_empty_range, table_cache, through_mirror,
+};
 use crate::clock::{Deadline, boottime};
 
 /// How long rows of the log may gather before a manifest is looked for that has them in tables.
@@ -116,6 +118,8 @@ struct Cursor {
 /// See the module.
 pub struct Follower {
     store: Arc<dyn ObjectStore>,
+    /// The same through local copies of tables.
+    mirrored: Arc<dyn ObjectStore>,
     path: String,
     cache: Arc<dyn DbCache>,
     log: WalReader,
@@ -131,10 +135,11 @@ impl std::fmt::Debug for Follower {
 }
 
 impl Follower {
-    /// Opens the newest state; `None` when nobody ever wrote one.
+    /// Opens the newest state; `None` when nobody ever wrote one. Tables are kept in `mirror`.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         path: &str,
+        mirror: Option<Mirror>,
         deadline: Deadline,
     ) -> Result<Option<Follower>, EngineError> {
         let open = async {
@@ -143,7 +148,11 @@ impl Follower {
                 return Ok(None);
             }
             let cache = table_cache();
-            let tables = Tables::open(&store, path, &cache).await?;
+            let mirrored = match mirror {
+                Some(mirror) => through_mirror(mirror, Arc::clone(&store)).await?,
+                None => Arc::clone(&store),
+            };
+            let tables = Tables::open(&mirrored, path, &cache).await?;
             let next = tables.log_starts_after() + 1;
             let view = View { seq: tables.last_seq(), tables, rows: Overlay::default(), number: 1 };
             let now = boottime();
@@ -152,6 +161,7 @@ impl Follower {
                 log: WalReader::new(path.to_owned(), Arc::clone(&store)),
                 path: path.to_owned(),
                 store,
+                mirrored,
                 cache,
                 view: RwLock::new(Arc::new(view)),
                 cursor: tokio::sync::Mutex::new(cursor),
@@ -279,7 +289,7 @@ impl Follower {
             cursor.grown = false;
             return Ok(());
         }
-        view.tables = Tables::open(&self.store, &self.path, &self.cache).await?;
+        view.tables = Tables::open(&self.mirrored, &self.path, &self.cache).await?;
         // What lies in tables need not be kept; what came later is in the rows already, because the
         // log was read from before these tables to its end.
         let end = view.tables.last_seq();

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Served, Stage, listen};
-use super::open::{ENGINE_PATH, Format, Successor, places};
+use super::open::{ENGINE_PATH, Format, Successor, clear_local, mirror, places};
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
@@ -43,7 +43,8 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
     let places = places(spec.id, &spec.options)?;
     Format::of(&places, spec.id).open(&places).await?;
     let store = places.state_store.engine(&places.state)?.into_inner();
-    let follower = Follower::open(store, ENGINE_PATH, Deadline::after(OPEN)).await?;
+    let mirror = Some(mirror(spec));
+    let follower = Follower::open(store, ENGINE_PATH, mirror, Deadline::after(OPEN)).await?;
     let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
     let parts = FollowParts {
         id: spec.id,
@@ -98,9 +99,8 @@ impl Followed {
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
     fn clear_local(&self) {
         let dir = &self.spec.state_dir;
-        let cleared = std::fs::remove_dir_all(dir.join("cache"))
-            .and_then(|()| HandoffFiles::new(dir).clear().map_err(std::io::Error::other));
-        if let Err(error) = cleared {
+        clear_local(dir);
+        if let Err(error) = HandoffFiles::new(dir).clear() {
             tracing::warn!(path = %dir.display(), %error, "local state could not be removed");
         }
         self.lock.remove(dir);

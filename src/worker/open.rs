@@ -20,7 +20,8 @@ use crate::lease::{
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
-    Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Record, keys,
+    Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Mirror,
+    Record, keys,
 };
 use crate::settle::{Changed, Permit, Reconciler, Settler};
 use crate::store::{
@@ -32,6 +33,9 @@ use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
 /// no binary opens what it cannot read.
 pub(super) const ENGINE_PATH: &str = "meta/slatedb-0.18";
 /// How long a volume that another host holds is waited for.
+/// Local copies of the engine's files, in the volume's state folder.
+const MIRROR: &str = "meta";
+const MIN_MIRROR: usize = 64 << 20;
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
 const REQUEST: Duration = Duration::from_secs(10);
@@ -191,6 +195,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     let mut config = EngineConfig::new(object_store, ENGINE_PATH, found);
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epoch_hook(Arc::clone(&hook)));
+    config.mirror = Some(mirror(spec));
     let engine = Engine::open(config).await?;
     let claimed = engine.epoch();
 
@@ -268,6 +273,12 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     let reconciler = Reconciler::new(Arc::clone(&settler), sender);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
     Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
+}
+
+/// Metadata takes an eighth of what content may take, so that one option bounds both.
+pub(super) fn mirror(spec: &WorkerSpec) -> Mirror {
+    let share = usize::try_from(spec.options.cache_size / 8).unwrap_or(usize::MAX);
+    Mirror { dir: spec.state_dir.join(MIRROR), max_bytes: share.max(MIN_MIRROR) }
 }
 
 fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
@@ -408,10 +419,11 @@ impl From<crate::fs::FsError> for WorkerError {
 /// Removes what a clean end leaves in the state folder: everything is in the bucket.
 /// Logs that were set aside stay: they may hold what no bucket has.
 pub(super) fn clear_local(state_dir: &Path) {
-    let cache = state_dir.join("cache");
+    let (cache, mirror) = (state_dir.join("cache"), state_dir.join(MIRROR));
     for (path, removed) in [
         (state_dir.join("log/log"), std::fs::remove_file(state_dir.join("log/log"))),
         (cache.clone(), std::fs::remove_dir_all(cache)),
+        (mirror.clone(), std::fs::remove_dir_all(mirror)),
     ] {
         if let Err(error) = removed
             && error.kind() != std::io::ErrorKind::NotFound

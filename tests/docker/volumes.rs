@@ -65,3 +65,24 @@ fn wrong_options_are_refused_at_create_with_cause_and_cure() {
         assert!(!listed(&engine, name), "{name}");
     }
 }
+
+#[test]
+fn df_in_a_container_shows_the_quota_and_a_full_volume_can_be_read_and_emptied() {
+    let _alone = alone();
+    let (engine, _server) = engine();
+    let create = ["volume", "create", "-d", PLUGIN, "-o", "size=1m", "-o", "inodes=5", "small"];
+    engine.docker(&create);
+    let df = "df -k /d | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2-4; \
+              df -i /d | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2-4; ";
+    let script = "dd if=/dev/zero of=/d/a bs=64k count=8 2>&1 | tail -n 1 | cut -c -6; ";
+    assert_eq!(engine.run("small", &format!("{script}{df}")), "524288\n1024 512 512\n5 2 3\n");
+    let seen = engine.run(
+        "small",
+        "dd if=/dev/zero of=/d/b bs=64k count=9 2>&1 | grep -o 'No space left on device'; \
+         wc -c </d/b; mkdir /d/c /d/e; touch /d/f 2>&1 | grep -o 'No space left on device'; \
+         cat /d/a | wc -c; rm /d/a && echo 1 >/d/f && cat /d/f; rm -r /d/*",
+    );
+    let full = "No space left on device\n";
+    assert_eq!(seen, format!("{full}524288\n{full}524288\n1\n"));
+    assert_eq!(engine.run("small", df), "1024 0 1024\n5 1 4\n");
+}

@@ -14,6 +14,11 @@ use super::s3server::TestS3;
 
 /// A new volume in the bucket of `server`, with its local files in `dir`.
 pub async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
+    volume_with(server, dir, VolumeOptions::default()).await
+}
+
+/// The same with options.
+pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) -> Arc<Volume> {
     let location = Location::parse(&format!("s3://{}/data", server.bucket())).unwrap();
     let settings = StoreSettings {
         endpoint: Some(server.endpoint()),
@@ -44,7 +49,7 @@ pub async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
         state_store: store.backend(),
         state,
         same_bucket: true,
-        options: VolumeOptions::default(),
+        options,
         capabilities,
         cache_dir: dir.join("cache"),
     };

@@ -14,7 +14,7 @@ use slatedb::object_store::ObjectStore;
 use slatedb::{CloseReason, Db, DbReadOps, ErrorKind, WriteBatch};
 
 use super::super::hybrid_clock::HybridClock;
-use super::{Batch, EngineError, EngineState, Inner, RESERVED_KEY, Slot, WatchedStore};
+use super::{Batch, EngineError, EngineState, Inner, Mirror, RESERVED_KEY, Slot, WatchedStore};
 use crate::types::{Epoch, Lsn};
 
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
@@ -22,6 +22,9 @@ const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 const LONG_SCAN: usize = 4096;
 const SCAN_AHEAD: usize = 256 << 10;
 const META_CACHE_BYTES: u64 = 8 << 20;
+/// What one miss of the mirror fetches: a sixteenth of a file of the first level.
+const MIRROR_PART: usize = 1 << 20;
+const MIRROR_DESCRIPTORS: usize = 64;
 const MAX_UNFLUSHED_BYTES: usize = 64 << 20;
 const L0_BYTES: usize = 16 << 20;
 
@@ -60,6 +63,8 @@ pub(in crate::meta) struct Handle {
 /// What is the same for all handles of an engine.
 pub(in crate::meta) struct Backend {
     pub(in crate::meta) store: Arc<WatchedStore>,
+    /// The same through the local mirror, if there is one.
+    mirrored: Arc<dyn ObjectStore>,
     pub(in crate::meta) path: String,
     pub(in crate::meta) if_match: bool,
     pub(in crate::meta) clock: Arc<HybridClock>,
@@ -128,26 +133,28 @@ pub(in crate::meta) async fn scan(
 }
 
 impl Backend {
-    pub(super) fn new(
+    pub(super) async fn new(
         store: Arc<dyn ObjectStore>,
         path: String,
         if_match: bool,
+        mirror: Option<Mirror>,
         clock: HybridClock,
-    ) -> Self {
-        Backend {
-            store: Arc::new(WatchedStore::new(store)),
-            path,
-            if_match,
-            clock: Arc::new(clock),
-        }
+    ) -> Result<Self, EngineError> {
+        let store = Arc::new(WatchedStore::new(store));
+        let mirrored = match mirror {
+            Some(mirror) => through_mirror(mirror, Arc::clone(&store) as _).await?,
+            None => Arc::clone(&store) as _,
+        };
+        Ok(Backend { store, mirrored, path, if_match, clock: Arc::new(clock) })
     }
 
+    /// What the database and its compactor read and write.
     pub(in crate::meta) fn object_store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.store) as Arc<dyn ObjectStore>
+        Arc::clone(&self.mirrored)
     }
 
     pub(in crate::meta) fn admin(&self) -> Admin {
-        AdminBuilder::new(self.path.clone(), self.object_store())
+        AdminBuilder::new(self.path.clone(), Arc::clone(&self.store) as _)
             .with_system_clock(Arc::clone(&self.clock) as _)
             .build()
     }
@@ -284,6 +291,27 @@ impl Backend {
             Err(slatedb::Error::internal("the task that opens the database died".to_owned()))
         })
     }
+}
+
+/// The engine's own read-through cache. Its successor, the `slatedb-mirror` crate, downloads a whole
+/// database before it opens it, so that a mount would take longer the more files a volume has.
+#[allow(deprecated)]
+pub(in crate::meta) async fn through_mirror(
+    mirror: Mirror,
+    store: Arc<dyn ObjectStore>,
+) -> Result<Arc<dyn ObjectStore>, EngineError> {
+    use slatedb::cached_object_store::CachedObjectStore;
+    let store = CachedObjectStore::builder(mirror.dir, store)
+        .with_max_cache_size_bytes(Some(mirror.max_bytes))
+        .with_part_size_bytes(MIRROR_PART)
+        .with_cache_on_flush(true)
+        .with_cache_on_compaction(true)
+        .with_scan_interval(None)
+        .with_max_open_file_handles(MIRROR_DESCRIPTORS)
+        .build()
+        .await
+        .map_err(EngineError::from_slate)?;
+    Ok(store)
 }
 
 fn settings() -> Settings {

@@ -555,3 +555,63 @@ async fn objects(store: &TestStore, folder: &str) -> usize {
     });
     listed.count().await
 }
+
+/// More than the engine keeps in memory, made durable, flushed to its first level and compacted.
+async fn filled(engine: &Engine, rows: u64) {
+    for row in 0..rows {
+        let mut batch = Batch::new();
+        batch.put(format!("{row:06}"), [row as u8; 4096]);
+        engine.write(Lsn(row + 1), batch).await.unwrap();
+    }
+    let _receipt = engine.flush(soon()).await.unwrap();
+    engine.maintain(true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_mirror_lookups_need_no_bucket_and_a_damaged_copy_is_fetched_again() {
+    const ROWS: u64 = 8_000;
+    let store = TestStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mirrored = |expected| {
+        let mirror = Mirror { dir: dir.path().to_owned(), max_bytes: 1 << 30 };
+        EngineConfig { mirror: Some(mirror), ..config(&store, expected) }
+    };
+    let look_up = async |engine: &Engine| {
+        for row in (0..ROWS).step_by(61) {
+            let found = engine.get(format!("{row:06}").as_bytes()).await.unwrap().unwrap();
+            assert_eq!(found, vec![row as u8; 4096]);
+        }
+    };
+    let engine = Engine::open(mirrored(None)).await.unwrap();
+    filled(&engine, ROWS).await;
+    let before = store.requests.load(Ordering::SeqCst);
+    look_up(&engine).await;
+    // Also right after a worker's restart, whose memory is empty.
+    engine.abandon();
+    let engine = Engine::open(mirrored(Some(Epoch(1)))).await.unwrap();
+    let opened = store.requests.load(Ordering::SeqCst);
+    store.missing.store(true, Ordering::SeqCst);
+    look_up(&engine).await;
+    assert_eq!(store.requests.load(Ordering::SeqCst), opened);
+    assert!(opened - before < 40, "{} requests to open", opened - before);
+    store.missing.store(false, Ordering::SeqCst);
+    engine.abandon();
+
+    let mut damaged = 0;
+    let mut folders = vec![dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::metadata(&path).unwrap().len() == (1 << 20) {
+                std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 0);
+    let engine = Engine::open(mirrored(Some(Epoch(2)))).await.unwrap();
+    look_up(&engine).await;
+    engine.close(soon()).await.unwrap();
+}

@@ -78,7 +78,7 @@ async fn follow(steps: Vec<Step>) {
     let mut writer = engine(&store, None).await;
     let mut lsn = 0;
     let (mut newest, mut durable) = (Model::new(), Model::new());
-    let follower = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
+    let follower = Follower::open(Arc::clone(&store), PATH, None, soon()).await.unwrap().unwrap();
     let mut former = (follower.view(), Model::new());
     for step in steps {
         let mut batch = Batch::new();
@@ -124,7 +124,7 @@ async fn follow(steps: Vec<Step>) {
             writer.write(Lsn(lsn), batch).await.unwrap();
         }
     }
-    let late = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
+    let late = Follower::open(Arc::clone(&store), PATH, None, soon()).await.unwrap().unwrap();
     same(&late.view(), &durable).await;
     same(&follower.poll(soon()).await.unwrap(), &durable).await;
     writer.abandon();
@@ -144,7 +144,7 @@ proptest! {
 async fn a_long_log_is_read_whole_and_goes_with_the_tables() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let writer = engine(&store, None).await;
-    let follower = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
+    let follower = Follower::open(Arc::clone(&store), PATH, None, soon()).await.unwrap().unwrap();
     for lsn in 1..=70u64 {
         let mut batch = Batch::new();
         for n in 0..100u64 {
@@ -184,7 +184,7 @@ async fn what_the_writer_deletes_is_no_loss() {
     };
     write(1).await;
     writer.maintain(true).await.unwrap();
-    let follower = Follower::open(Arc::clone(&store), PATH, soon()).await.unwrap().unwrap();
+    let follower = Follower::open(Arc::clone(&store), PATH, None, soon()).await.unwrap().unwrap();
     let old = follower.view();
     // Two hours later, for the names of tables and for listings of the log.
     aged.aged_secs.store(2 * 3600, Ordering::SeqCst);
@@ -211,5 +211,5 @@ async fn what_the_writer_deletes_is_no_loss() {
 #[tokio::test]
 async fn what_nobody_wrote_cannot_be_followed() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    assert!(Follower::open(store, PATH, soon()).await.unwrap().is_none());
+    assert!(Follower::open(store, PATH, None, soon()).await.unwrap().is_none());
 }

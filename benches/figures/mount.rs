@@ -1,0 +1,74 @@
+//! The program under measurement: one volume, mounted in the foreground.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::s3server::TestS3;
+use crate::support::wait_for;
+use crate::support::watchdog::{self, Watchdog};
+
+/// A mounted volume; dropping it ends the program and frees the mount point.
+pub struct Mount {
+    child: Child,
+    at: PathBuf,
+    _watchdog: Watchdog,
+}
+
+impl Mount {
+    /// Returns once the root can be read.
+    pub fn new(server: &TestS3, state: &Path, at: &Path, options: &[&str]) -> Mount {
+        fs::create_dir_all(at).expect("a mount point");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        command
+            .args(["mount", "--state"])
+            .arg(state)
+            .args(options.iter().flat_map(|option| ["-o", option]))
+            .arg(format!("s3://{}/bench", server.bucket()))
+            .arg(at)
+            .env_remove("AWS_CA_BUNDLE")
+            .env_remove("SSL_CERT_FILE")
+            .env_remove("SSL_CERT_DIR")
+            .env("S3VOL_LOG", "warn")
+            .envs(server.env())
+            .env_remove("S3VOL_URL")
+            .stdout(Stdio::null());
+        let watchdog = Watchdog::guard(at, Duration::from_secs(900));
+        let child = command.spawn().expect("s3vol");
+        wait_for("the mount", Duration::from_secs(60), || watchdog::mounted(at).then_some(()));
+        // The first request waits until the volume is served.
+        fs::read_dir(at).expect("the root").count();
+        Mount { child, at: at.to_owned(), _watchdog: watchdog }
+    }
+
+    /// SIGTERM, and until everything is at rest.
+    pub fn end(mut self) -> Duration {
+        let start = Instant::now();
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("SIGTERM");
+        let ended = self.child.wait().expect("the end");
+        assert!(ended.success(), "unmounting left something behind: {ended}");
+        start.elapsed()
+    }
+
+    /// Memory of the program.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        status
+            .unwrap_or_default()
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // A mount that ended is not there any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        watchdog::release(&self.at);
+    }
+}
