@@ -463,3 +463,44 @@ fn adopted_objects_show_their_own_attributes() {
     only_read(&server);
     assert!(host.unmount().success(), "{}", host.log());
 }
+
+/// Tables, pieces of the log and segments go while they are followed.
+#[test]
+fn a_follower_outlives_what_the_writer_collects() {
+    let server = TestS3::start();
+    let mut writer = Host::new(WRITER);
+    writer.env("S3VOL_TEST_MAINTENANCE_MS", 1000).env("S3VOL_TEST_GARBAGE_AGE_MS", 8000);
+    writer.mount(&server);
+    let body = |round: u8, n: u8| vec![round ^ n; 100_000];
+    let write = |round: u8| {
+        for n in 0..30 {
+            put(&writer.path(&format!("small-{n}")), &body(round, n));
+        }
+        put(&writer.path("large"), &version(round, 600_000));
+    };
+    write(1);
+    let mut host = follower(&server);
+    host.mount(&server);
+    shows(&host, "large", &version(1, 600_000));
+    let deleted = |what: &str| {
+        let deletes = |op| op == Op::Delete || op == Op::DeleteMany;
+        let gone = |r: &&Logged| deletes(r.op) && r.status < 300 && r.key.contains(what);
+        server.log().iter().filter(gone).count()
+    };
+    let began = Instant::now();
+    let mut round = 1;
+    while ["/wal/", "/compacted/", "/segments/"].iter().any(|what| deleted(what) == 0) {
+        let counts = ["/wal/", "/compacted/", "/segments/"].map(deleted);
+        assert!(began.elapsed() < Duration::from_secs(150), "collected: {counts:?}");
+        round += 1;
+        write(round);
+        // None of these is read before the last round, so their records come from tables.
+        shows(&host, "large", &version(round, 600_000));
+    }
+    for n in 0..30 {
+        shows(&host, &format!("small-{n}"), &body(round, n));
+    }
+    assert!(!host.log().contains("a request failed"), "{}", host.log());
+    only_read(&server);
+    assert!(host.unmount().success(), "{}", host.log());
+}

@@ -82,10 +82,11 @@ pub(super) fn start(
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
         let mut orphans_collected = false;
+        let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
-                () = tokio::time::sleep(MAINTENANCE) => {}
+                () = tokio::time::sleep(pace) => {}
             }
             if !orphans_collected {
                 match engine.volume.collect_orphan_segments().await {
