@@ -44,10 +44,10 @@ impl Run {
                 below.theirs = Some(key.clone());
                 let below = self.tree.add(dir, &name, below);
                 self.revive(&key, below);
-                let file = format!("{key}x");
-                self.put(&file, below, b"x", len, seed);
+                let key = format!("{key}x");
+                self.put(&key, below, b"x", len, seed);
                 let id = self.tree.child(below, b"x").expect("just put");
-                self.revive(&file, id);
+                self.revive(&key, id);
             }
             Op::PutReplaced { file, len, seed } => {
                 let Some(entry) = self.resting_file(file) else { return Ok(()) };
@@ -135,6 +135,16 @@ impl Run {
         self.vanished(entry.dir);
     }
 
+    /// A directory whose last key went while something here is to be published in it gets a marker.
+    fn kept(&mut self, dir: Id) {
+        let key = self.dir_key(dir);
+        if dir != ROOT && server().keys(&key).is_empty() {
+            self.tree.node_mut(dir).theirs = None;
+            let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
+            self.kept(entry.expect("every directory has a name").dir);
+        }
+    }
+
     /// The last name of a file, or a directory.
     fn bury(&mut self, key: String, id: Id) {
         let node = self.tree.node(id);
@@ -148,16 +158,6 @@ impl Run {
             let node = self.tree.node_mut(id);
             (node.perm, node.uid, node.gid) = (tomb.perm, tomb.uid, tomb.gid);
             node.xattrs = tomb.xattrs;
-        }
-    }
-
-    /// A directory whose last key went while something here is to be published in it gets a marker.
-    fn kept(&mut self, dir: Id) {
-        let key = self.dir_key(dir);
-        if dir != ROOT && server().keys(&key).is_empty() {
-            self.tree.node_mut(dir).theirs = None;
-            let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
-            self.kept(entry.expect("every directory has a name").dir);
         }
     }
 

@@ -56,14 +56,8 @@ impl Run {
     pub async fn new(refresh: Duration) -> Run {
         let world = World::new(refresh).await;
         let tree = Tree::new(world.spec.options.dir_mode);
-        Run {
-            world,
-            tree,
-            handles: Vec::new(),
-            dirs: Vec::new(),
-            who: Caller::ROOT,
-            tombs: BTreeMap::new(),
-        }
+        let (handles, dirs) = (Vec::new(), Vec::new());
+        Run { world, tree, handles, dirs, who: Caller::ROOT, tombs: BTreeMap::new() }
     }
 
     pub fn fs(&self) -> &Fs {
