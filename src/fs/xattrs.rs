@@ -140,7 +140,7 @@ impl Fs {
         })
         .await?;
         if rec.nlink > 0 {
-            tx.needs_rest(ino, WorkRec::Inode);
+            tx.needs_rest(ino, WorkRec::Inode).await?;
         }
         Ok(())
     }

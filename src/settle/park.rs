@@ -60,7 +60,7 @@ impl Settler {
             let mut tx = self.volume.begin().await;
             if shows && tx.kv.get_raw(&keys::beside(parent, &name)).await?.is_some() {
                 tx.kv.delete(keys::beside(parent, &name));
-                tx.needs_rest(ino, WorkRec::Inode);
+                tx.needs_rest(ino, WorkRec::Inode).await?;
                 tx.commit(0).await?;
             }
         }
