@@ -18,7 +18,8 @@ pub use restore::{Recovered, Shelf};
 pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;
-use crate::meta::{Engine, Record};
+use crate::meta::Engine;
+use crate::meta::Record;
 use crate::types::{Ino, Lsn};
 use lost::Lost;
 
