@@ -28,9 +28,10 @@ const MARIADB: &str = r#"
 set -eu
 as="setpriv --reuid=nobody --regid=nogroup --clear-groups --"
 chown nobody /data
-[ -d /data/shop ] || $as mariadb-install-db --no-defaults --datadir=/data \
+small=--innodb-log-file-size=16m
+[ -d /data/shop ] || $as mariadb-install-db --no-defaults --datadir=/data $small \
   --auth-root-authentication-method=normal --skip-test-db
-exec $as mariadbd --no-defaults --datadir=/data --skip-networking --socket=/tmp/sock
+exec $as mariadbd --no-defaults --datadir=/data $small --skip-networking --socket=/tmp/sock
 "#;
 
 fn image() -> PathBuf {

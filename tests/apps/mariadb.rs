@@ -9,7 +9,8 @@ use crate::{Bucket, LIMIT, Server, shell_with};
 /// is no child of the shell that waits for it, hence `setsid`.
 const TOOLS: &str = r#"
 as() { setpriv --reuid=nobody --regid=nogroup --clear-groups -- "$@"; }
-options() { echo "--no-defaults --datadir=$1 --skip-networking --socket=$2/sock --pid-file=$2/pid"; }
+options() { echo "--no-defaults --datadir=$1 $small --skip-networking --socket=$2/sock --pid-file=$2/pid"; }
+small=--innodb-log-file-size=16m
 sql() { mariadb --no-defaults --socket="$2/sock" -u root -N -B -e "$3"; }
 start() {
   as setsid mariadbd $(options "$@") >>"$2/log" 2>&1 </dev/null &
@@ -96,7 +97,7 @@ fn apps_mariadb_recovers_from_a_crash_and_moves_to_another_host() {
     let server = Mariadb::on(&mounted, &local);
     server.run(
         "install -d -o nobody -g nogroup -m 700 \"$1\"
-         as mariadb-install-db --no-defaults --datadir=\"$1\" --auth-root-authentication-method=normal \
+         as mariadb-install-db --no-defaults --datadir=\"$1\" $small --auth-root-authentication-method=normal \
            --skip-test-db >\"$2/install\" 2>&1 || { cat \"$2/install\"; false; }",
     );
     server.run("start \"$@\"");
