@@ -33,9 +33,10 @@ const EXT4: i64 = 0xef53;
 
 /// A volume and a folder of ext4 beside it; paths below both are equally long.
 struct Pair {
+    // Before the bucket, which takes the folders away.
+    mounted: Option<Mounted>,
     bucket: Bucket,
     options: &'static [&'static str],
-    mounted: Option<Mounted>,
     reference: PathBuf,
     sequences: u32,
     crashed: bool,
