@@ -6,6 +6,7 @@
 //! ones survive the host once flushed. Clean cached bytes survive nothing.
 
 mod cache_file;
+mod churn;
 mod commit;
 mod error;
 mod evict;
@@ -15,15 +16,18 @@ mod inode;
 mod outside;
 mod paths;
 mod read;
+mod repack;
 mod tx;
 mod volume;
 mod write;
 
 pub use cache_file::CacheFile;
+pub use churn::Churn;
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
-pub use paths::{MAX_KEY, PathMemo, escape_name, unescape_name};
+pub use paths::{MAX_KEY, PathMemo, beside, escape_name, own_name, unescape_name};
+pub use repack::{Repacked, SLACK};
 pub use tx::Tx;
 pub use volume::{Recovered, Volume, VolumeParts};

@@ -6,12 +6,14 @@
 mod journal;
 pub mod keys;
 mod kvcache;
+mod pages;
 mod pending;
 mod ranges;
 pub mod records;
 mod sequencer;
 
 pub use journal::{Fold, Journal, Record};
+pub use pages::Pages;
 pub use pending::{Change, Pending};
 pub use ranges::RangeMap;
 pub use sequencer::{Logged, Meta, MetaError, Txn};

@@ -7,10 +7,7 @@ use crate::types::{Caller, FileKind, Ino};
 
 impl Fs {
     pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        let inode = self.inode(ino).await?;
-        if !inode.live().attr.known {
-            self.outside.attributes(ino).await?;
-        }
+        let inode = self.known(ino).await?;
         Ok(self.attr_of(&inode))
     }
 
@@ -22,10 +19,7 @@ impl Fs {
         change: SetAttr,
     ) -> Result<Attr, FsError> {
         self.writable()?;
-        let inode = self.inode(ino).await?;
-        if !inode.live().attr.known {
-            self.outside.attributes(ino).await?;
-        }
+        let inode = self.known(ino).await?;
         if let Some(size) = change.size {
             match inode.live().attr.kind {
                 FileKind::File => {}

@@ -71,6 +71,15 @@ impl Fs {
         })
     }
 
+    /// The inode with its attributes, read from its object if that was not done yet.
+    pub(super) async fn known(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        let inode = self.inode(ino).await?;
+        if !inode.live().attr.known {
+            self.outside.attributes(ino).await?;
+        }
+        Ok(inode)
+    }
+
     /// The inode, which must be a directory.
     pub(super) async fn directory(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         let inode = self.inode(ino).await?;

@@ -175,10 +175,7 @@ impl Fs {
         }
         self.directory(new_parent).await?;
         self.outside.name(new_parent, &new_name).await?;
-        let inode = self.inode(ino).await?;
-        if !inode.live().attr.known {
-            self.outside.attributes(ino).await?;
-        }
+        let inode = self.known(ino).await?;
         let mut tx = self.volume.begin().await;
         let rec = tx.inode(ino).await?;
         if rec.kind == FileKind::Dir {

@@ -70,11 +70,12 @@ impl Fs {
         let options = &self.volume.options;
         let total = options.size.unwrap_or((1 << 50).max(used.saturating_mul(2)));
         let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
+        let free = files.saturating_sub(inodes);
         Ok(StatFs {
             total,
             free: total.saturating_sub(used),
             files,
-            files_free: files.saturating_sub(inodes),
+            files_free: self.volume.local_files_free().map_or(free, |local| free.min(local)),
         })
     }
 }

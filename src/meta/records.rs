@@ -164,6 +164,18 @@ pub struct SegmentRec {
     pub live: u64,
 }
 
+/// What an inode was that somebody else removed, for the case that its key returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TombRec {
+    /// When it went.
+    pub at: Timestamp,
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub btime: Timestamp,
+    pub xattrs: Vec<(Bytes, Bytes)>,
+}
+
 /// A record that cannot be read: damage, or a newer version's format.
 #[derive(Debug, thiserror::Error)]
 #[error("a {what} record cannot be read: {source}")]

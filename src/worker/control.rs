@@ -21,6 +21,8 @@ pub(super) enum Stage {
     Opening,
     Serving(Arc<Shared>),
     Failed(String),
+    /// Another host has the volume; the text names it.
+    Held(String),
 }
 
 /// What the socket's handlers need.
@@ -67,7 +69,7 @@ impl Control {
     fn serving(&self) -> Option<Arc<Shared>> {
         match &*self.stage.borrow() {
             Stage::Serving(shared) => Some(Arc::clone(shared)),
-            Stage::Opening | Stage::Failed(_) => None,
+            Stage::Opening | Stage::Failed(_) | Stage::Held(_) => None,
         }
     }
 }
@@ -77,7 +79,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         return Json(shared.status().await);
     }
     let failed = match &*control.stage.borrow() {
-        Stage::Failed(text) => Some(text.clone()),
+        Stage::Failed(text) | Stage::Held(text) => Some(text.clone()),
         Stage::Opening | Stage::Serving(_) => None,
     };
     Json(WorkerStatus {
@@ -107,6 +109,7 @@ async fn ready(State(mut control): State<Control>) -> Response {
             Stage::Failed(text) => {
                 return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
             }
+            Stage::Held(text) => return (StatusCode::LOCKED, text.clone()).into_response(),
             Stage::Opening => {}
         }
         if control.stage.changed().await.is_err() {

@@ -8,12 +8,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::Shared;
-use super::{VolumeState, WorkerError};
+use super::{VolumeState, WorkerError, recovery};
 use crate::clock::Deadline;
-use crate::data::{Inode, Volume};
+use crate::data::{DataError, Inode, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::Changed;
+use crate::types::Lsn;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -82,6 +83,7 @@ pub(super) fn start(
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
         let mut orphans_collected = false;
+        let mut looked_at = Lsn::default();
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
@@ -98,11 +100,39 @@ pub(super) fn start(
                     }
                 }
             }
+            // An idle volume is left alone.
+            let durable = engine.volume.meta.engine.durable_lsn();
+            if durable != looked_at {
+                looked_at = durable;
+                if let Err(error) = collect(&engine.volume).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "collecting garbage");
+                }
+            }
             match engine.volume.meta.engine.maintain(false).await {
                 Ok(done) => tracing::debug!(?done, "maintenance"),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
                 }
+            }
+        }
+    });
+    let (saved, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            let (dir, volume) = (&saved.spec.state_dir, &saved.volume);
+            let save = recovery::save_set_aside(dir, &volume.state_store, &volume.state);
+            let result = tokio::select! {
+                () = token.cancelled() => return,
+                result = save => result,
+            };
+            let Err(error) = result else { return };
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what was set aside is not uploaded yet"
+            );
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(MAINTENANCE) => {}
             }
         }
     });
@@ -124,6 +154,17 @@ pub(super) fn start(
         }
     });
     tasks
+}
+
+/// What nothing refers to any more. The settler collects as well, but only when files come to rest.
+async fn collect(volume: &Volume) -> Result<(), DataError> {
+    volume.collect_dead().await?;
+    let repacked = volume.repack(SLACK).await?;
+    if repacked.segments > 0 {
+        tracing::info!(?repacked, "half-dead segments were written anew");
+    }
+    volume.collect_segments(FLUSH).await?;
+    Ok(())
 }
 
 async fn commit_only(volume: &Volume) -> Result<(), WorkerError> {

@@ -26,6 +26,8 @@ impl Run {
                     return Ok(());
                 }
                 self.put(&key, dir, &name, len, seed);
+                let id = self.tree.child(dir, &name).expect("just put");
+                self.revive(&key, id);
             }
             Op::PutBelow { dir, name, len, seed } => {
                 let dirs = self.tree.dirs();
@@ -41,7 +43,11 @@ impl Run {
                 let mut below = Node::new(FileKind::Dir, self.world.spec.options.dir_mode, None);
                 below.theirs = Some(key.clone());
                 let below = self.tree.add(dir, &name, below);
-                self.put(&format!("{key}x"), below, b"x", len, seed);
+                self.revive(&key, below);
+                let key = format!("{key}x");
+                self.put(&key, below, b"x", len, seed);
+                let id = self.tree.child(below, b"x").expect("just put");
+                self.revive(&key, id);
             }
             Op::PutReplaced { file, len, seed } => {
                 let Some(entry) = self.resting_file(file) else { return Ok(()) };
@@ -69,7 +75,9 @@ impl Run {
                 if node.opens > 0 || node.is_dir() || self.stuck().contains(&entry.id) {
                     return Ok(());
                 }
-                server().delete_foreign(&self.key(&entry));
+                let key = self.key(&entry);
+                server().delete_foreign(&key);
+                self.bury(key, entry.id);
                 self.tree.unlink(entry.dir, &entry.name);
                 self.vanished(entry.dir);
             }
@@ -122,6 +130,7 @@ impl Run {
         }
         let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
         let entry = entry.expect("every directory has a name");
+        self.bury(self.dir_key(dir), dir);
         self.tree.unlink(entry.dir, &entry.name);
         self.vanished(entry.dir);
     }
@@ -133,6 +142,22 @@ impl Run {
             self.tree.node_mut(dir).theirs = None;
             let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
             self.kept(entry.expect("every directory has a name").dir);
+        }
+    }
+
+    /// The last name of a file, or a directory.
+    fn bury(&mut self, key: String, id: Id) {
+        let node = self.tree.node(id);
+        if node.is_dir() || node.kind == FileKind::File && node.links == 1 {
+            self.tombs.insert(key, node.clone());
+        }
+    }
+
+    fn revive(&mut self, key: &str, id: Id) {
+        if let Some(tomb) = self.tombs.remove(key) {
+            let node = self.tree.node_mut(id);
+            (node.perm, node.uid, node.gid) = (tomb.perm, tomb.uid, tomb.gid);
+            node.xattrs = tomb.xattrs;
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Run {
     dirs: Vec<(FileHandle, Id)>,
     /// Whoever does what comes next.
     who: Caller,
+    /// What others removed, by its key.
+    pub tombs: BTreeMap<String, Node>,
 }
 
 pub type Outcome = Result<(), String>;
@@ -54,7 +56,8 @@ impl Run {
     pub async fn new(refresh: Duration) -> Run {
         let world = World::new(refresh).await;
         let tree = Tree::new(world.spec.options.dir_mode);
-        Run { world, tree, handles: Vec::new(), dirs: Vec::new(), who: Caller::ROOT }
+        let (handles, dirs) = (Vec::new(), Vec::new());
+        Run { world, tree, handles, dirs, who: Caller::ROOT, tombs: BTreeMap::new() }
     }
 
     pub fn fs(&self) -> &Fs {
