@@ -95,7 +95,7 @@ impl Catalog {
     /// The definition of a known volume, from memory. Volumes being removed are not shown.
     pub fn known(&self, name: &VolumeName) -> Option<Definition> {
         self.asked.store(true, Ordering::Relaxed);
-        self.mirror.get(name).filter(|e| self.shown(e)).map(|e| e.definition)
+        self.mirror.get(name).filter(|e| self.shown(e)).map(|e| self.as_used_here(e))
     }
 
     /// All known volumes, from memory. Brings the next refresh forward, so that who lists again a
@@ -104,7 +104,14 @@ impl Catalog {
         self.asked.store(true, Ordering::Relaxed);
         self.listed.notify_one();
         let entries = self.mirror.all();
-        entries.into_iter().filter(|e| self.shown(e)).map(|e| e.definition).collect()
+        entries.into_iter().filter(|e| self.shown(e)).map(|e| self.as_used_here(e)).collect()
+    }
+
+    /// A volume that others write may be one that this host only reads.
+    fn as_used_here(&self, entry: mirror::MirrorEntry) -> Definition {
+        let mut definition = entry.definition;
+        definition.options.readonly |= entry.readonly || self.defaults.readonly;
+        definition
     }
 
     fn shown(&self, entry: &mirror::MirrorEntry) -> bool {

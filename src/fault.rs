@@ -8,6 +8,10 @@ pub const SYNC_TIMEOUT: &str = "S3VOL_TEST_SYNC_TIMEOUT_MS";
 pub const HOT_MARGIN: &str = "S3VOL_TEST_HOT_MARGIN_MS";
 /// How often the lease is renewed, milliseconds.
 pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
+/// How often maintenance of the engine is considered, milliseconds.
+pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
+/// How old unreferenced files of the engine must be to be deleted, milliseconds.
+pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
 /// Stands for the kernel's boot id.
 pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 

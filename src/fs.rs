@@ -21,4 +21,6 @@ pub use api::{
     check_name,
 };
 pub use core::Fs;
+pub use dirs::entries_after;
 pub use error::FsError;
+pub use xattrs::supported as supported_xattr;

@@ -1,5 +1,6 @@
-//! FUSE: carries the kernel's requests to [`crate::fs::Fs`] and its answers back. The only importer of
-//! `fuser`, and nothing of `fuser` shows in its interface.
+//! FUSE: carries the kernel's requests to [`crate::fs::Fs`], or to [`crate::follow::ReadFs`] for a
+//! volume that is only read, and its answers back. The only importer of `fuser`, and nothing of
+//! `fuser` shows in its interface.
 //!
 //! It owns the connection to the kernel: the handshake and its hand-over to a later worker
 //! ([`serve`], [`HandoffFiles`]) and the notifications to the kernel ([`Notifier`]). mount(2) itself
@@ -13,6 +14,7 @@
 mod adapter;
 mod errno;
 mod error;
+mod following;
 mod handoff;
 mod negotiate;
 mod notify;
@@ -23,4 +25,4 @@ mod tests;
 pub use error::FuseError;
 pub use handoff::HandoffFiles;
 pub use notify::Notifier;
-pub use session::{Serving, serve};
+pub use session::{Serving, serve, serve_following};

@@ -23,6 +23,8 @@ pub mod data;
 pub mod fs;
 pub mod settle;
 
+pub mod follow;
+
 pub mod fuse;
 
 pub mod worker;

@@ -3,16 +3,20 @@
 //! What survives: a batch that a flush covered survives the host; anything in the local log survives
 //! the process, on the same boot of the same host.
 
+mod follower;
 mod journal;
 pub mod keys;
 mod kvcache;
+mod lookup;
 mod pages;
 mod pending;
 mod ranges;
 pub mod records;
 mod sequencer;
 
+pub use follower::{Follower, View};
 pub use journal::{Fold, Journal, Record};
+pub use lookup::Lookup;
 pub use pages::Pages;
 pub use pending::{Change, Pending};
 pub use ranges::RangeMap;

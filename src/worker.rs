@@ -2,10 +2,11 @@
 //!
 //! `Opening -> Active <-> Degraded`, `Active -> Draining -> Closed`, or `Fenced`, `Damaged`, `Failed`.
 //! The control socket listens before anything else, so that whoever started the process can always
-//! ask. What a crash leaves is in the local log; the next worker of the same state folder replays it.
+//! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
 mod control;
 mod error;
+mod follow;
 mod foreground;
 mod open;
 mod protocol;

@@ -138,3 +138,37 @@ async fn the_mirror_survives_and_follows_the_bucket() {
     again.refresh(&|_| false).await.unwrap();
     assert!(again.known(&name("a")).is_none());
 }
+
+#[tokio::test]
+async fn a_host_may_read_only_what_others_write() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
+    let writer = catalog(&dir, &memory).await;
+    let reads = [("readonly", "true")];
+    let error = create(&writer, "web", &reads).await.unwrap_err().to_string();
+    assert!(error.contains("mount it once without readonly"), "{error}");
+    assert!(memory.keys().is_empty(), "{:?}", memory.keys());
+    let web = create(&writer, "web", &[]).await.unwrap();
+    assert!(!web.options.readonly);
+
+    let other = tempfile::tempdir().unwrap();
+    let reader = catalog(&other, &memory).await;
+    let before = memory.keys();
+    let followed = create(&reader, "web", &reads).await.unwrap();
+    assert_eq!(followed.uuid, web.uuid);
+    let here = |catalog: &Catalog| catalog.known(&name("web")).unwrap().options.readonly;
+    assert!(followed.options.readonly && here(&reader));
+    drop(reader);
+    let reader = catalog(&other, &memory).await;
+    reader.refresh(&|_| true).await.unwrap();
+    assert!(here(&reader), "it is remembered");
+    assert!(create(&reader, "web", &[]).await.unwrap().options.readonly, "nothing else was said");
+
+    // Its removal there is none of the volume's.
+    reader.remove(&name("web"), &Noting::default()).await.unwrap();
+    assert!(!here(&reader));
+    create(&reader, "web", &reads).await.unwrap();
+    assert!(!create(&reader, "web", &[("readonly", "false")]).await.unwrap().options.readonly);
+    assert_eq!(memory.keys(), before);
+    writer.refresh(&|_| true).await.unwrap();
+    assert!(!here(&writer));
+}

@@ -65,7 +65,12 @@ impl Catalog {
         given: &BTreeMap<String, String>,
     ) -> Result<Definition, CatalogError> {
         let name = found.name.clone();
-        let asked = found.options.amend(given, &self.home, &name)?;
+        let mut asked = found.options.amend(given, &self.home, &name)?;
+        // Reading only is this host's own affair: nothing of it is written.
+        let reads = asked.readonly && !found.options.readonly;
+        if reads {
+            asked.readonly = false;
+        }
         let differences = found.options.differences(&asked);
         if !differences.is_empty() {
             let what = match found.removing {
@@ -80,8 +85,17 @@ impl Catalog {
         }
         let Some(removing) = &found.removing else {
             self.mirror.learn(found.clone(), Some(version), true).await?;
-            return Ok(found);
+            if given.keys().any(|option| option.trim().eq_ignore_ascii_case("readonly")) {
+                self.mirror.read_only(&name, reads).await?;
+            }
+            return Ok(self.known(&name).unwrap_or(found));
         };
+        if reads {
+            return Err(CatalogError::Refused(format!(
+                "volume {name} was removed a short while ago, so there is nothing to follow; create \
+                 it without readonly=true to bring it back"
+            )));
+        }
         let age = home.store().now(REQUEST).await?.0 - removing.since.0;
         if removing.purging || age >= self.grace.as_millis() as i64 {
             return Err(CatalogError::Refused(format!(

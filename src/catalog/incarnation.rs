@@ -18,7 +18,7 @@ pub struct Incarnation {
     pub adopted: bool,
 }
 
-/// Finds the state of `options.url`, or makes it: checks the bucket, probes it, and writes
+/// Finds the state of `options.url`, or makes it (never for a volume that is only read): checks the bucket, probes it, and writes
 /// `format.json` and the by-prefix entry. Refuses a store that would lose data. Errors come within
 /// about 10 s a bucket.
 pub async fn incarnate(
@@ -36,6 +36,12 @@ pub async fn incarnate(
     if let Some(found) = find(opener, options, &url, &state_url, &state).await? {
         return Ok(found);
     }
+    if options.readonly {
+        return Err(CatalogError::Refused(format!(
+            "there is no volume at {url} yet that could be followed: mount it once without readonly, \
+             on any host, with credentials that may write"
+        )));
+    }
     refuse_foreign_state(volume.as_ref(), &url).await?;
     let adopted = !is_empty(volume.as_ref(), "").await?;
     let id = VolumeId::random();
@@ -46,10 +52,6 @@ pub async fn incarnate(
         state_url: state_url.to_string(),
         adopted,
     };
-    if options.readonly {
-        // Nothing is ever written, perhaps nothing may be.
-        return Ok(Incarnation { id, state_url: entry.state_url, adopted: true });
-    }
     write_format(volume.as_ref(), state.as_ref(), &url, &state_url, id, options.single_host)
         .await?;
     let key = prefix_key(state.prefix(), &url);

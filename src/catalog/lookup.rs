@@ -63,7 +63,8 @@ impl Catalog {
         match found {
             Ok(Ok(found)) => {
                 self.breaker.reset();
-                Ok(found.filter(|d| d.removing.is_none()))
+                let found = found.filter(|d| d.removing.is_none());
+                Ok(found.and_then(|d| self.known(&d.name)))
             }
             Ok(Err(CatalogError::Store(error))) if error.is_transient() => {
                 self.breaker.trip();

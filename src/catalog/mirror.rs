@@ -19,6 +19,9 @@ pub(super) struct MirrorEntry {
     pub version: Option<Version>,
     /// Created through this host's Docker.
     pub declared: bool,
+    /// This host asked to read it only, whatever the definition says.
+    #[serde(default)]
+    pub readonly: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -97,6 +100,18 @@ impl Mirror {
             .map_err(CatalogError::disk(&self.path))
     }
 
+    /// Whether this host only reads a volume that others may write.
+    pub async fn read_only(&self, name: &VolumeName, readonly: bool) -> Result<(), CatalogError> {
+        self.change(|volumes| match volumes.get_mut(name) {
+            Some(entry) if entry.readonly != readonly => {
+                entry.readonly = readonly;
+                true
+            }
+            _ => false,
+        })
+        .await
+    }
+
     /// Takes in what the bucket says of one volume. `declare` marks it as created through this
     /// host; a mark is never taken back here.
     pub async fn learn(
@@ -108,8 +123,10 @@ impl Mirror {
         self.change(|volumes| {
             let before = volumes.get(&definition.name);
             let declared = declare || before.is_some_and(|e| e.declared);
+            let readonly = before.is_some_and(|e| e.readonly);
             let same = before.is_some_and(|e| e.definition == definition && e.declared == declared);
-            volumes.insert(definition.name.clone(), MirrorEntry { definition, version, declared });
+            let entry = MirrorEntry { definition, version, declared, readonly };
+            volumes.insert(entry.definition.name.clone(), entry);
             !same
         })
         .await

@@ -49,7 +49,24 @@ impl Purge for RetainAll {
 impl Catalog {
     /// Removes `name`: marks it for deletion after the grace, or only forgets it where objects are
     /// to stay. Removing an unknown volume succeeds. Refused while another host holds it.
+    ///
+    /// On a host that only reads a volume which others may write, only that wish is forgotten.
     pub async fn remove(&self, name: &VolumeName, purge: &dyn Purge) -> Result<(), CatalogError> {
+        if self.known(name).is_some_and(|d| d.options.readonly)
+            && self.mirror.get(name).is_some_and(|entry| !entry.definition.options.readonly)
+        {
+            tracing::info!(volume = %name, "no longer used read-only here; the volume stays");
+            return self
+                .mirror
+                .change(|volumes| {
+                    volumes.get_mut(name).is_some_and(|entry| {
+                        entry.readonly = false;
+                        entry.declared = false;
+                        true
+                    })
+                })
+                .await;
+        }
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         let key = definition_key(home.prefix(), name);
         let Some((found, version)) =
@@ -102,8 +119,12 @@ impl Catalog {
             .await
     }
 
-    /// Purges the volumes whose grace is over. Sends no request while none is being removed.
+    /// Purges the volumes whose grace is over. Sends no request while none is being removed. A host
+    /// that only reads leaves it to others.
     pub async fn sweep(&self, purge: &dyn Purge) -> Result<(), CatalogError> {
+        if self.defaults.readonly {
+            return Ok(());
+        }
         let removing: Vec<Definition> = self
             .mirror
             .all()

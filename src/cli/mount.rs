@@ -1,6 +1,7 @@
 //! `s3vol mount`: from the arguments to what a worker needs.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -41,12 +42,14 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
         let found = incarnate(&Stores::default(), &volume).await?;
         volume.state_url = found.state_url;
         let sockets = DriverSettings::control_sockets(&config.state);
+        let place = mountpoint.as_os_str().as_bytes();
+        let local = WorkerSpec::local_name(found.id, volume.readonly, place);
         let spec = WorkerSpec {
             name: name_of(&args.url),
             id: found.id,
             options: volume,
-            state_dir: config.state.join("volumes").join(found.id.to_string()),
-            control_socket: sockets.join(format!("{}.sock", found.id)),
+            state_dir: config.state.join("volumes").join(&local),
+            control_socket: sockets.join(format!("{local}.sock")),
             mountpoint,
         };
         refuse_second(&spec).await?;

@@ -275,7 +275,9 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         example: "true",
         scope: Scope::Default,
-        meaning: "Never write. Several hosts may mount the volume so at once.",
+        meaning: "Only read, and follow the host that writes, within seconds. Any number of hosts may \
+                  do so at once, with credentials that may only read. For a volume that exists it \
+                  is this host's own wish; the volume stays as it is.",
         apply: |d, v| parse_bool(v).map(|readonly| d.options.readonly = readonly),
     },
     Setting {

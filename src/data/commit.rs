@@ -221,7 +221,7 @@ impl Volume {
 
     /// Where a segment lies.
     pub fn segment_key(&self, id: u128) -> crate::types::ObjectKey {
-        self.state.key(&format!("segments/{id:032x}"))
+        super::pieces::segment_key(&self.state, id)
     }
 
     async fn hand_over(&self, mut parts: Vec<Part>) -> Result<(), DataError> {

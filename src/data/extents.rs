@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::DataError;
 use crate::meta::records::{ExtentRec, Place, SegmentRec, decode};
-use crate::meta::{Meta, Txn, keys};
+use crate::meta::{Lookup, Txn, keys};
 use crate::types::Ino;
 
 /// Changes of segments' live bytes that a batch will apply.
@@ -225,8 +225,8 @@ fn end_of(ino: Ino, key: &[u8]) -> Result<u64, DataError> {
 }
 
 /// The live extents that touch `range`, in order, each with its whole span.
-pub async fn live_extents(
-    meta: &Meta,
+pub async fn live_extents<L: Lookup>(
+    meta: &L,
     ino: Ino,
     range: Range<u64>,
     drop_gen: u64,

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::{DataError, Volume};
-use crate::meta::keys;
 use crate::meta::records::DirentRec;
-use crate::types::{FileKind, FileName, Ino, ObjectKey};
+use crate::meta::{Lookup, keys};
+use crate::types::{FileKind, FileName, Ino, KeyPrefix, ObjectKey};
 
 /// S3's limit on keys, bytes (AmazonS3 user guide, "Object key naming").
 pub const MAX_KEY: usize = 1024;
@@ -72,6 +72,44 @@ pub struct PathMemo {
     dirs: HashMap<Ino, Option<String>>,
 }
 
+/// The key prefix of a directory (ending in `/` but for an empty root prefix), or `None` when it
+/// is no longer linked.
+pub async fn dir_key<L: Lookup>(
+    meta: &L,
+    prefix: &KeyPrefix,
+    dir: Ino,
+    memo: &mut PathMemo,
+) -> Result<Option<String>, DataError> {
+    let mut chain: Vec<(Ino, String)> = Vec::new();
+    let mut at = dir;
+    let mut key = loop {
+        if at == Ino::ROOT {
+            break Some(prefix.as_str().to_owned());
+        }
+        if let Some(known) = memo.dirs.get(&at) {
+            break known.clone();
+        }
+        match meta.scan(keys::of_inode(keys::PARENT, at), 1).await?.first() {
+            Some((key, _)) => match keys::parse_parent(key) {
+                Some((parent, name)) => {
+                    chain.push((at, escape_name(&name)));
+                    at = parent;
+                }
+                None => return Err(DataError::Damaged(format!("a parent key of inode {at}"))),
+            },
+            None => break None,
+        }
+        if chain.len() > 10_000 {
+            return Err(DataError::Damaged(format!("directory {dir} is its own ancestor")));
+        }
+    };
+    for (ino, segment) in chain.into_iter().rev() {
+        key = key.map(|k| format!("{k}{segment}/"));
+        memo.dirs.insert(ino, key.clone());
+    }
+    Ok(key)
+}
+
 impl Volume {
     /// The names of an inode: parent and name each.
     pub async fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, FileName)>, DataError> {
@@ -79,41 +117,13 @@ impl Volume {
         Ok(found.iter().filter_map(|(key, _)| keys::parse_parent(key)).collect())
     }
 
-    /// The key prefix of a directory (ending in `/` but for an empty root prefix), or `None` when it
-    /// is no longer linked.
+    /// See [`dir_key`].
     pub async fn dir_key(
         &self,
         dir: Ino,
         memo: &mut PathMemo,
     ) -> Result<Option<String>, DataError> {
-        let mut chain: Vec<(Ino, String)> = Vec::new();
-        let mut at = dir;
-        let mut key = loop {
-            if at == Ino::ROOT {
-                break Some(self.prefix.as_str().to_owned());
-            }
-            if let Some(known) = memo.dirs.get(&at) {
-                break known.clone();
-            }
-            match self.meta.scan(keys::of_inode(keys::PARENT, at), 1).await?.first() {
-                Some((key, _)) => match keys::parse_parent(key) {
-                    Some((parent, name)) => {
-                        chain.push((at, escape_name(&name)));
-                        at = parent;
-                    }
-                    None => return Err(DataError::Damaged(format!("a parent key of inode {at}"))),
-                },
-                None => break None,
-            }
-            if chain.len() > 10_000 {
-                return Err(DataError::Damaged(format!("directory {dir} is its own ancestor")));
-            }
-        };
-        for (ino, segment) in chain.into_iter().rev() {
-            key = key.map(|k| format!("{k}{segment}/"));
-            memo.dirs.insert(ino, key.clone());
-        }
-        Ok(key)
+        dir_key(&self.meta, &self.prefix, dir, memo).await
     }
 
     /// The key of a name in a directory, whatever its length.

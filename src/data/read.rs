@@ -3,26 +3,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{DataError, Inode, Volume, live_extents};
-use crate::meta::records::{ContentRec, ExtentRec, Place};
+use super::pieces::{GET_TIMEOUT, PARALLEL, Source, pieces, read_extent};
+use super::{DataError, Inode, Volume};
+use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
 use crate::store::{StoreBackend, StoreErrorKind};
 use crate::types::{ATTR_PUT, Base, PutId, Version};
 
-/// How long one GET may go without progress.
-const GET_TIMEOUT: Duration = Duration::from_secs(20);
 /// A first sequential read, a random one, and the largest window of read-ahead, bytes.
 const FIRST_WINDOW: u64 = 512 << 10;
 const RANDOM_WINDOW: u64 = 64 << 10;
 const LARGEST_WINDOW: u64 = 16 << 20;
-/// A window is fetched in ranges of this size, in parallel.
-const CHUNK: u64 = 4 << 20;
-const PARALLEL: usize = 4;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
 const ATTEMPTS: usize = 50;
 
@@ -36,7 +31,7 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     /// `most` keeps a small cache from being filled by one reader.
-    fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
+    pub fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
         let len = range.end - range.start;
         // The kernel reads ahead with several requests at once: one that lies in the window that is being
         // fetched is part of the same stream, and must not reset it.
@@ -176,78 +171,19 @@ impl Volume {
         content: &ContentRec,
         range: Range<u64>,
     ) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
-        let mut wanted: Vec<(Range<u64>, Source)> = Vec::new();
-        let mut at = range.start;
-        let below = |from: u64, to: u64, wanted: &mut Vec<(Range<u64>, Source)>| {
-            let base_end = match &content.base {
-                Some(base) => content.base_limit.min(base.version.size),
-                None => 0,
-            };
-            let mut start = from;
-            while start < to.min(base_end) {
-                let end = (start + CHUNK).min(to).min(base_end);
-                wanted.push((start..end, Source::Base));
-                start = end;
-            }
-            if start < to {
-                wanted.push((start..to, Source::Zero));
-            }
-        };
-        for (span, extent) in
-            live_extents(&self.meta, inode.ino, range.clone(), content.drop_gen).await?
-        {
-            let span = span.start..span.end.min(content.size);
-            if span.is_empty() {
-                continue;
-            }
-            if span.start > at {
-                below(at, span.start, &mut wanted);
-            }
-            at = at.max(span.end);
-            wanted.push((span, Source::Extent(extent)));
-        }
-        if at < range.end {
-            below(at, range.end, &mut wanted);
-        }
+        let wanted = pieces(&self.meta, inode.ino, content, range).await?;
         let reads = wanted.into_iter().map(|(span, source)| async move {
             let bytes = match source {
                 Source::Zero => None,
-                Source::Extent(extent) => self.read_extent(inode, &span, &extent).await?,
+                Source::Extent(extent) => {
+                    let state = (&*self.state_store, &self.state);
+                    read_extent(state, inode.ino, &span, &extent).await?
+                }
                 Source::Base => Some(self.read_base(inode, content, span.clone()).await?),
             };
             Ok::<_, DataError>((span, bytes))
         });
         stream::iter(reads).buffered(PARALLEL).try_collect().await
-    }
-
-    async fn read_extent(
-        &self,
-        inode: &Inode,
-        span: &Range<u64>,
-        extent: &ExtentRec,
-    ) -> Result<Option<Bytes>, DataError> {
-        let len = (span.end - span.start) as usize;
-        match &extent.place {
-            Place::Zero => Ok(None),
-            Place::Inline(bytes) if bytes.len() >= len => Ok(Some(bytes.slice(..len))),
-            Place::Inline(_) => {
-                Err(DataError::Damaged(format!("an inline extent of {}", inode.ino)))
-            }
-            Place::Segment { id, offset, crc, crc_offset, crc_len } => {
-                let key = self.segment_key(*id);
-                let whole = *crc_offset..*crc_offset + u64::from(*crc_len);
-                let found =
-                    self.state_store.get(&key, Some(whole.clone()), None, GET_TIMEOUT).await?;
-                if crc32c::crc32c(&found.data) != *crc {
-                    return Err(DataError::Damaged(format!(
-                        "segment {key}, bytes {}..{}: checksum of inode {} does not match",
-                        whole.start, whole.end, inode.ino
-                    )));
-                }
-                let from = (offset - crc_offset) as usize;
-                Ok(Some(found.data.slice(from..from + len)))
-            }
-        }
     }
 
     async fn read_base(
@@ -309,12 +245,6 @@ impl Volume {
     pub(super) fn cached_more(&self, bytes: u64) {
         self.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
-}
-
-enum Source {
-    Zero,
-    Extent(ExtentRec),
-    Base,
 }
 
 #[cfg(test)]

@@ -331,14 +331,15 @@ impl Driver {
     /// What the worker of a volume is told.
     fn spec(&self, volume: &Definition) -> WorkerSpec {
         let state = &self.settings.state;
+        let (name, readonly) = (volume.name.as_str().as_bytes(), volume.options.readonly);
+        let local = WorkerSpec::local_name(volume.uuid, readonly, name);
         WorkerSpec {
             name: volume.name.as_str().to_owned(),
             id: volume.uuid,
             options: volume.options.clone(),
-            state_dir: state.join("volumes").join(volume.uuid.to_string()),
+            state_dir: state.join("volumes").join(&local),
             // Short: a socket's path has at most 107 bytes, a volume's name up to 128.
-            control_socket: DriverSettings::control_sockets(state)
-                .join(format!("{}.sock", volume.uuid)),
+            control_socket: DriverSettings::control_sockets(state).join(format!("{local}.sock")),
             mountpoint: self.mountpoint(&volume.name),
         }
     }

@@ -69,6 +69,9 @@ impl Driver {
         put("url", json!(volume.options.url));
         put("uuid", json!(volume.uuid.to_string()));
         put("mounts", json!(self.accounts.total(&volume.name)));
+        if volume.options.readonly {
+            put("readonly", json!(true));
+        }
         match self.status.get(&volume.name) {
             Some(worker) => {
                 put("state", json!(worker.state));

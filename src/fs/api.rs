@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::VolumeOptions;
+use crate::meta::records::InodeRec;
 use crate::types::{FileKind, FileName, Ino, Timestamp};
 
 /// What `stat` shows.
@@ -26,6 +28,33 @@ pub struct Attr {
     pub btime: Timestamp,
     /// How long the kernel may believe this.
     pub ttl: Duration,
+}
+
+impl Attr {
+    /// What a record shows of an inode with `size` bytes, of which `data` are not holes.
+    pub fn of(ino: Ino, rec: &InodeRec, size: u64, data: u64, ttl: Duration) -> Self {
+        let size = match rec.kind {
+            FileKind::File | FileKind::Symlink => size,
+            FileKind::Dir => 4096,
+            _ => 0,
+        };
+        Attr {
+            ino,
+            kind: rec.kind,
+            perm: rec.perm,
+            nlink: rec.nlink,
+            uid: rec.uid,
+            gid: rec.gid,
+            rdev: rec.rdev,
+            size,
+            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
+            atime: rec.atime,
+            mtime: rec.mtime,
+            ctime: rec.ctime,
+            btime: rec.btime,
+            ttl,
+        }
+    }
 }
 
 /// A number for an open file or directory; unique within a mount.
@@ -103,6 +132,13 @@ pub struct DirEntry {
     pub attr: Option<Attr>,
 }
 
+impl DirEntry {
+    /// Whether this is `.` or `..`.
+    pub fn is_dot(&self) -> bool {
+        self.name == b"." || self.name == b".."
+    }
+}
+
 /// What `df` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatFs {
@@ -111,6 +147,20 @@ pub struct StatFs {
     pub free: u64,
     pub files: u64,
     pub files_free: u64,
+}
+
+impl StatFs {
+    /// The quota where there is one, else more than anybody will fill.
+    pub fn of(options: &VolumeOptions, used: u64, inodes: u64) -> Self {
+        let total = options.size.unwrap_or((1 << 50).max(used.saturating_mul(2)));
+        let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
+        StatFs {
+            total,
+            free: total.saturating_sub(used),
+            files,
+            files_free: files.saturating_sub(inodes),
+        }
+    }
 }
 
 /// A checked name, or the error that an over-long or impossible one deserves.

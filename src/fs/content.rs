@@ -24,10 +24,6 @@ impl Fs {
     /// `flags` are open(2)'s.
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         let inode = self.inode(ino).await?;
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        if writes || flags & libc::O_TRUNC != 0 {
-            self.writable()?;
-        }
         if flags & libc::O_TRUNC != 0 {
             self.resize(&inode, 0).await?;
             self.drop_setid(caller, &inode).await?;
@@ -89,9 +85,6 @@ impl Fs {
 
     /// relatime.
     fn accessed(&self, inode: &Arc<Inode>) {
-        if self.volume.options.readonly {
-            return;
-        }
         let now = crate::clock::now();
         let stale = {
             let mut live = inode.live();
@@ -118,7 +111,6 @@ impl Fs {
         data: Bytes,
         kill_priv: bool,
     ) -> Result<u32, FsError> {
-        self.writable()?;
         let inode = self.inode(ino).await?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE);
         let end = end.ok_or(FsError::FileTooBig)?;
@@ -241,7 +233,6 @@ impl Fs {
         offset: u64,
         len: u64,
     ) -> Result<(), FsError> {
-        self.writable()?;
         if len == 0 {
             return Err(FsError::Invalid("length of 0"));
         }

@@ -53,14 +53,6 @@ impl Fs {
             && self.volume.meta.journal.lock().answered(caller.unique)
     }
 
-    /// Refuses a change of a read-only volume.
-    pub(super) fn writable(&self) -> Result<(), FsError> {
-        if self.volume.options.readonly {
-            return Err(FsError::ReadOnly);
-        }
-        Ok(())
-    }
-
     /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.
     pub fn forget(&self, _ino: Ino, _count: u64) {}
 
@@ -95,27 +87,7 @@ impl Fs {
 
     /// `data`: how many bytes of a file are not holes.
     pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64, data: u64) -> Attr {
-        let size = match rec.kind {
-            FileKind::File | FileKind::Symlink => size,
-            FileKind::Dir => 4096,
-            _ => 0,
-        };
-        Attr {
-            ino,
-            kind: rec.kind,
-            perm: rec.perm,
-            nlink: rec.nlink,
-            uid: rec.uid,
-            gid: rec.gid,
-            rdev: rec.rdev,
-            size,
-            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
-            atime: rec.atime,
-            mtime: rec.mtime,
-            ctime: rec.ctime,
-            btime: rec.btime,
-            ttl: self.ttl,
-        }
+        Attr::of(ino, rec, size, data, self.ttl)
     }
 
     /// Attributes without making the inode live; `None` when they would cost a request.

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::{DirEntry, FileHandle, Fs, FsError};
-use crate::meta::keys;
 use crate::meta::records::{DirentRec, decode};
-use crate::types::{Caller, FileKind, Ino};
+use crate::meta::{Lookup, keys};
+use crate::types::{Caller, FileKind, FileName, Ino};
 
 impl Fs {
     pub async fn opendir(&self, ino: Ino) -> Result<FileHandle, FsError> {
@@ -16,8 +16,7 @@ impl Fs {
         Ok(self.new_handle())
     }
 
-    /// At most `max` entries after `cookie` (0 starts), `.` and `..` included; a few more when several
-    /// names share the last cookie. An empty answer ends.
+    /// See [`entries_after`]; with the attributes that cost no request.
     pub async fn readdir(
         &self,
         ino: Ino,
@@ -25,77 +24,96 @@ impl Fs {
         cookie: u64,
         max: usize,
     ) -> Result<Vec<DirEntry>, FsError> {
-        let mut entries = Vec::new();
-        let dot = |ino, name: &[u8], cookie| DirEntry {
-            ino,
-            kind: FileKind::Dir,
-            name: name.to_vec(),
-            cookie,
-            attr: None,
-        };
-        if cookie < 1 {
-            entries.push(dot(ino, b".", 1));
+        let mut entries = entries_after(&self.volume.meta, ino, cookie, max).await?;
+        for entry in entries.iter_mut().filter(|entry| !entry.is_dot()) {
+            entry.attr = self.peek(entry.ino).await?;
         }
-        if cookie < 2 {
-            entries.push(dot(self.parent_of(ino).await?, b"..", 2));
-        }
-        let max = max.max(entries.len() + 1);
-        let mut after = cookie.max(keys::FIRST_COOKIE - 1);
-        loop {
-            // One more than asked, to see whether the last cookie is shared.
-            let want = max - entries.len() + 1;
-            let page = self.volume.meta.scan(keys::dirents_after(ino, after), want).await?;
-            let more = page.len() == want;
-            let mut found = Vec::with_capacity(page.len());
-            for (key, value) in &page {
-                let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
-                let dirent: DirentRec = decode(value).map_err(crate::meta::MetaError::from)?;
-                found.push((cookie, name, dirent));
-            }
-            if more {
-                let last = found.last().map_or(after, |(cookie, ..)| *cookie);
-                if found.first().is_some_and(|(cookie, ..)| *cookie == last) {
-                    // All of one cookie: take the whole group.
-                    let group =
-                        self.volume.meta.scan(keys::dirents_after(ino, last - 1), 4096).await?;
-                    found.clear();
-                    for (key, value) in &group {
-                        let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
-                        if cookie == last {
-                            let dirent = decode(value).map_err(crate::meta::MetaError::from)?;
-                            found.push((cookie, name, dirent));
-                        }
-                    }
-                } else {
-                    found.retain(|(cookie, ..)| *cookie != last);
-                }
-            }
-            for (cookie, name, dirent) in found {
-                after = cookie;
-                let attr = self.peek(dirent.ino).await?;
-                entries.push(DirEntry {
-                    ino: dirent.ino,
-                    kind: dirent.kind,
-                    name: name.as_bytes().to_vec(),
-                    cookie,
-                    attr,
-                });
-            }
-            if !more || entries.len() + 1 >= max {
-                return Ok(entries);
-            }
-        }
+        Ok(entries)
     }
 
     pub async fn releasedir(&self, ino: Ino, _fh: FileHandle) -> Result<(), FsError> {
         self.closed(Caller::ROOT, ino).await
     }
+}
 
-    async fn parent_of(&self, ino: Ino) -> Result<Ino, FsError> {
-        let found = self.volume.meta.scan(keys::of_inode(keys::PARENT, ino), 1).await?;
-        Ok(found
-            .first()
-            .and_then(|(key, _)| keys::parse_parent(key))
-            .map_or(Ino::ROOT, |(parent, _)| parent))
+/// At most `max` entries after `cookie` (0 starts), `.` and `..` included, without attributes; a few
+/// more when several names share the last cookie. An empty answer ends.
+pub async fn entries_after<L: Lookup>(
+    meta: &L,
+    dir: Ino,
+    cookie: u64,
+    max: usize,
+) -> Result<Vec<DirEntry>, FsError> {
+    let entry = |ino, kind, name: &[u8], cookie| DirEntry {
+        ino,
+        kind,
+        name: name.to_vec(),
+        cookie,
+        attr: None,
+    };
+    let mut entries = Vec::new();
+    if cookie < 1 {
+        entries.push(entry(dir, FileKind::Dir, b".", 1));
     }
+    if cookie < 2 {
+        entries.push(entry(parent_of(meta, dir).await?, FileKind::Dir, b"..", 2));
+    }
+    let max = max.max(entries.len() + 1);
+    let mut after = cookie.max(keys::FIRST_COOKIE - 1);
+    loop {
+        let (found, more) = names_after(meta, dir, after, max - entries.len() + 1).await?;
+        for (cookie, name, dirent) in found {
+            after = cookie;
+            entries.push(entry(dirent.ino, dirent.kind, name.as_bytes(), cookie));
+        }
+        if !more || entries.len() + 1 >= max {
+            return Ok(entries);
+        }
+    }
+}
+
+/// The names of a directory whose cookies come after `after`: fewer than `want`, unless more share
+/// one cookie, because such a group is never split. Whether there are more comes with them.
+async fn names_after<L: Lookup>(
+    meta: &L,
+    dir: Ino,
+    after: u64,
+    want: usize,
+) -> Result<(Vec<(u64, FileName, DirentRec)>, bool), FsError> {
+    // One more than is returned, to see whether the last cookie is shared.
+    let page = meta.scan(keys::dirents_after(dir, after), want).await?;
+    let more = page.len() == want;
+    let mut found = Vec::with_capacity(page.len());
+    for (key, value) in &page {
+        let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
+        let dirent: DirentRec = decode(value).map_err(crate::meta::MetaError::from)?;
+        found.push((cookie, name, dirent));
+    }
+    if more {
+        let last = found.last().map_or(after, |(cookie, ..)| *cookie);
+        if found.first().is_some_and(|(cookie, ..)| *cookie == last) {
+            // All of one cookie: take the whole group.
+            let group = meta.scan(keys::dirents_after(dir, last - 1), 4096).await?;
+            found.clear();
+            for (key, value) in &group {
+                let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
+                if cookie == last {
+                    let dirent = decode(value).map_err(crate::meta::MetaError::from)?;
+                    found.push((cookie, name, dirent));
+                }
+            }
+        } else {
+            found.retain(|(cookie, ..)| *cookie != last);
+        }
+    }
+    Ok((found, more))
+}
+
+/// The directory that holds this one.
+async fn parent_of<L: Lookup>(meta: &L, dir: Ino) -> Result<Ino, FsError> {
+    let found = meta.scan(keys::of_inode(keys::PARENT, dir), 1).await?;
+    Ok(found
+        .first()
+        .and_then(|(key, _)| keys::parse_parent(key))
+        .map_or(Ino::ROOT, |(parent, _)| parent))
 }

@@ -67,15 +67,8 @@ impl Fs {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let used = used(&self.volume);
         let inodes = self.volume.meta.superblock().inodes;
-        let options = &self.volume.options;
-        let total = options.size.unwrap_or((1 << 50).max(used.saturating_mul(2)));
-        let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
-        let free = files.saturating_sub(inodes);
-        Ok(StatFs {
-            total,
-            free: total.saturating_sub(used),
-            files,
-            files_free: self.volume.local_files_free().map_or(free, |local| free.min(local)),
-        })
+        let shown = StatFs::of(&self.volume.options, used, inodes);
+        let local = self.volume.local_files_free().unwrap_or(u64::MAX);
+        Ok(StatFs { files_free: shown.files_free.min(local), ..shown })
     }
 }

@@ -6,7 +6,7 @@
 //! Locks (GETLK, SETLK) and ACCESS never arrive: locks are not negotiated and the kernel checks
 //! permissions itself.
 
-mod answer;
+pub(super) mod answer;
 pub(super) mod convert;
 pub(super) mod directory;
 pub(super) mod request;
@@ -199,7 +199,7 @@ impl Filesystem for Adapter {
         let fs = self.fs();
         let op = Op::new("readdir", req, inode);
         let list = async move {
-            match directory::fill(&fs, ino(inode), handle(fh), offset, &mut reply).await {
+            match directory::fill(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(op.errno(&error)),
             }
@@ -218,7 +218,7 @@ impl Filesystem for Adapter {
         let fs = self.fs();
         let op = Op::new("readdirplus", req, inode);
         let list = async move {
-            match directory::fill_plus(&fs, ino(inode), handle(fh), offset, &mut reply).await {
+            match directory::fill_plus(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(op.errno(&error)),
             }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
 use crate::types::{FileName, Ino};
 
@@ -43,6 +44,9 @@ struct Shared {
 pub(super) struct Queue {
     order: VecDeque<Key>,
     items: HashMap<Key, Item>,
+    /// Who wants to know when an item was sent. Registered before the item, so that it is the next
+    /// one of its key that counts.
+    waiting: HashMap<Key, Vec<oneshot::Sender<()>>>,
     closed: bool,
 }
 
@@ -97,9 +101,20 @@ impl Notifier {
         self.shared.push(Key::Inode(ino), Item::Inode(Range { offset, len })).await;
     }
 
+    /// Like [`inode`](Self::inode) for all content, and returns when the kernel has dropped it. No read
+    /// of that inode may wait for this: the kernel waits for the pages that it is reading.
+    pub async fn content_dropped(&self, ino: Ino) {
+        let key = Key::Inode(ino);
+        let (sender, sent) = oneshot::channel();
+        self.shared.queue.lock().tell(key.clone(), sender);
+        self.shared.push(key, Item::Inode(Range { offset: 0, len: 0 })).await;
+        // An error: the notifier was closed, and there is no kernel to wait for.
+        let _ = sent.await;
+    }
+
     /// Ends the thread, without sending what waits: there is no mount to hear it.
     pub(super) fn close(&self) {
-        self.shared.queue.lock().closed = true;
+        self.shared.queue.lock().close();
         self.shared.work.notify_all();
         self.shared.room.notify_waiters();
     }
@@ -122,14 +137,15 @@ impl Shared {
 
     fn run(&self, kernel: &fuser::Notifier) {
         loop {
-            let (key, item) = {
+            let (key, item, waiting) = {
                 let mut queue = self.queue.lock();
                 loop {
                     if queue.closed {
                         return;
                     }
-                    if let Some(next) = queue.take() {
-                        break next;
+                    if let Some((key, item)) = queue.take() {
+                        let waiting = queue.waiting.remove(&key).unwrap_or_default();
+                        break (key, item, waiting);
                     }
                     self.work.wait(&mut queue);
                 }
@@ -142,6 +158,10 @@ impl Shared {
                     tracing::debug!(?key, %error, "the kernel kept what it knows")
                 }
                 Err(error) => tracing::warn!(?key, %error, "cannot notify the kernel"),
+            }
+            for waiter in waiting {
+                // Whoever waited may have given up.
+                let _ = waiter.send(());
             }
         }
     }
@@ -170,6 +190,18 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Queue {
+    /// `sender` hears of the next item of `key`; at once when there will be none.
+    fn tell(&mut self, key: Key, sender: oneshot::Sender<()>) {
+        if !self.closed {
+            self.waiting.entry(key).or_default().push(sender);
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.waiting.clear();
+    }
+
     /// Whether `item` waits now, or need not; `false` when there is no room.
     pub(super) fn add(&mut self, key: &Key, item: &Item) -> bool {
         if self.closed {

@@ -25,8 +25,10 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType};
 use tokio::sync::oneshot;
 
 use super::adapter::Adapter;
+use super::following::Following;
 use super::handoff::Agreement;
 use super::{FuseError, HandoffFiles, Notifier};
+use crate::follow::ReadFs;
 use crate::fs::Fs;
 
 /// The kernel queues INIT before mount(2) returns, so it is there at once or never.
@@ -98,11 +100,35 @@ pub fn serve(
     serve_filesystem(fd, Adapter::new(fs, runtime), handoff, loops)
 }
 
+/// [`serve`] for a volume that is only read.
+pub fn serve_following(
+    fd: OwnedFd,
+    fs: Arc<ReadFs>,
+    runtime: tokio::runtime::Handle,
+    handoff: &HandoffFiles,
+    loops: usize,
+) -> Result<Serving, FuseError> {
+    let told = Arc::clone(&fs);
+    let tell = move |notifier: &Notifier| told.tell(Arc::new(notifier.clone()));
+    serve_telling(fd, Following::new(fs, runtime), handoff, loops, tell)
+}
+
 pub(super) fn serve_filesystem<F: Filesystem>(
     device: OwnedFd,
     filesystem: F,
     handoff: &HandoffFiles,
     loops: usize,
+) -> Result<Serving, FuseError> {
+    serve_telling(device, filesystem, handoff, loops, |_| {})
+}
+
+/// `tell` gets the notifier before the first request is read.
+fn serve_telling<F: Filesystem>(
+    device: OwnedFd,
+    filesystem: F,
+    handoff: &HandoffFiles,
+    loops: usize,
+    tell: impl FnOnce(&Notifier),
 ) -> Result<Serving, FuseError> {
     let stored = handoff.load()?;
     let fresh = match &stored {
@@ -114,7 +140,7 @@ pub(super) fn serve_filesystem<F: Filesystem>(
         (None, Some(agreement)) => successor(&device, filesystem, handoff, loops, agreement)?,
         (None, None) => return Err(FuseError::NoInit(INIT_DEADLINE)),
     };
-    start(session, handoff.clone())
+    start(session, handoff.clone(), tell)
 }
 
 /// Makes the connection.
@@ -204,8 +230,13 @@ fn connect<F: Filesystem>(device: &OwnedFd, session: &Session<F>) -> Result<(), 
         .map_err(|e| FuseError::connection("putting the descriptor in place", e))
 }
 
-fn start<F: Filesystem>(session: Session<F>, handoff: HandoffFiles) -> Result<Serving, FuseError> {
+fn start<F: Filesystem>(
+    session: Session<F>,
+    handoff: HandoffFiles,
+    tell: impl FnOnce(&Notifier),
+) -> Result<Serving, FuseError> {
     let notifier = Notifier::start(session.notifier()).map_err(FuseError::Thread)?;
+    tell(&notifier);
     let (sender, ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("fuse-session".to_owned())

@@ -20,7 +20,7 @@ mod kept;
 mod watched_store;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt;
 use std::ops::Bound;
@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use batch::{Batch, RESERVED_KEY};
 pub use error::EngineError;
 pub use handle::Applied;
-pub(super) use handle::Handle;
+pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub(super) use kept::Kept;
 pub(super) use watched_store::WatchedStore;
 
@@ -497,7 +497,7 @@ pub(super) async fn within<T>(
     tokio::time::timeout(deadline.left(), future).await.map_err(|_| EngineError::Deadline)
 }
 
-fn is_empty_range(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+pub(super) fn is_empty_range(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
     match (from, to) {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from), Bound::Excluded(to))

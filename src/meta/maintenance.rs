@@ -201,15 +201,16 @@ async fn collect(inner: &Inner) -> Result<(), EngineError> {
     let aged = |min_age| {
         Some(GarbageCollectorDirectoryOptions { interval: None, min_age, dry_run: false })
     };
+    let garbage_age = crate::fault::duration(crate::fault::GARBAGE_AGE, GARBAGE_AGE);
     let manifest_age = match inner.backend.if_match {
-        true => GARBAGE_AGE,
+        true => garbage_age,
         false => MANIFEST_AGE_WITHOUT_IF_MATCH,
     };
     let options = GarbageCollectorOptions {
         manifest_options: aged(manifest_age),
-        wal_options: aged(GARBAGE_AGE),
+        wal_options: aged(garbage_age),
         wal_fence_options: None,
-        compacted_options: aged(GARBAGE_AGE),
+        compacted_options: aged(garbage_age),
         compactions_options: aged(manifest_age),
         detach_options: None,
         metric_level: None,

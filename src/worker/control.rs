@@ -12,17 +12,49 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
+use super::follow::Followed;
 use super::serve::Shared;
-use super::{VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
     Opening,
-    Serving(Arc<Shared>),
+    Serving(Served),
     Failed(String),
     /// Another host has the volume; the text names it.
     Held(String),
+}
+
+/// What is served.
+#[derive(Debug, Clone)]
+pub(super) enum Served {
+    Writing(Arc<Shared>),
+    Following(Arc<Followed>),
+}
+
+impl Served {
+    async fn status(&self) -> WorkerStatus {
+        match self {
+            Served::Writing(shared) => shared.status().await,
+            Served::Following(followed) => followed.status().await,
+        }
+    }
+
+    async fn drain(&self) -> DrainReply {
+        match self {
+            Served::Writing(shared) => shared.drain().await,
+            Served::Following(followed) => followed.drain(),
+        }
+    }
+
+    /// Whether it can be used again.
+    async fn resume(&self) -> bool {
+        match self {
+            Served::Writing(shared) => shared.resume().await,
+            Served::Following(_) => true,
+        }
+    }
 }
 
 /// What the socket's handlers need.
@@ -66,17 +98,17 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
 }
 
 impl Control {
-    fn serving(&self) -> Option<Arc<Shared>> {
+    fn serving(&self) -> Option<Served> {
         match &*self.stage.borrow() {
-            Stage::Serving(shared) => Some(Arc::clone(shared)),
+            Stage::Serving(served) => Some(served.clone()),
             Stage::Opening | Stage::Failed(_) | Stage::Held(_) => None,
         }
     }
 }
 
 async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
-    if let Some(shared) = control.serving() {
-        return Json(shared.status().await);
+    if let Some(served) = control.serving() {
+        return Json(served.status().await);
     }
     let failed = match &*control.stage.borrow() {
         Stage::Failed(text) | Stage::Held(text) => Some(text.clone()),
@@ -119,10 +151,10 @@ async fn ready(State(mut control): State<Control>) -> Response {
 }
 
 async fn drain(State(control): State<Control>) -> Response {
-    let Some(shared) = control.serving() else { return not_serving() };
+    let Some(served) = control.serving() else { return not_serving() };
     // Detached, so that a caller that gives up does not stop a commit half-way.
     let task = tokio::spawn(async move {
-        let reply = shared.drain().await;
+        let reply = served.drain().await;
         let _ = control.drained.send(Some(reply.committed));
         reply
     });
@@ -133,9 +165,9 @@ async fn drain(State(control): State<Control>) -> Response {
 }
 
 async fn resume(State(control): State<Control>) -> Response {
-    let Some(shared) = control.serving() else { return not_serving() };
+    let Some(served) = control.serving() else { return not_serving() };
     let _ = control.drained.send(None);
-    if shared.resume().await {
+    if served.resume().await {
         StatusCode::OK.into_response()
     } else {
         control.exit.notify_one();

@@ -15,6 +15,10 @@ pub enum WorkerError {
     Held(String),
     #[error("the volume's state in the bucket is damaged: {0}")]
     Damaged(String),
+    #[error(
+        "there is no volume at {0} yet that could be followed: mount it once without readonly, on any host, with credentials that may write"
+    )]
+    NeverWritten(String),
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
     #[error(

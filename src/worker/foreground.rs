@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Stage, listen};
+use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime;
@@ -32,7 +32,11 @@ const LOOPS: usize = 2;
 /// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
 /// says what is left.
 pub fn serve_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
-    runtime()?.block_on(run(spec, source))
+    let runtime = runtime()?;
+    match spec.options.readonly {
+        true => runtime.block_on(super::follow::run_foreground(spec, source)),
+        false => runtime.block_on(run(spec, source)),
+    }
 }
 
 async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
@@ -53,7 +57,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let Mounted { fs, changes, _lock: lock, .. } = mounted;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;
-    let device = match mount(&spec.mountpoint, source, spec.options.readonly) {
+    let device = match mount(&spec.mountpoint, source, false) {
         Ok(device) => device,
         Err(error) => {
             shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
@@ -74,7 +78,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
-    let _ = stage.send(Stage::Serving(Arc::clone(&shared)));
+    let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -141,7 +145,11 @@ async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError
     }
 }
 
-fn mount(path: &Path, source: &str, readonly: bool) -> std::io::Result<std::os::fd::OwnedFd> {
+pub(super) fn mount(
+    path: &Path,
+    source: &str,
+    readonly: bool,
+) -> std::io::Result<std::os::fd::OwnedFd> {
     let root = path.parent().unwrap_or(Path::new("/"));
     let at = MountPoint::new(root, path)?;
     let device = sys::open_fuse_device()?;

@@ -102,13 +102,40 @@ impl Permit for LeasePermit {
 }
 
 /// Reads `format.json` back, as every lease renewal does.
-struct Format {
+pub(super) struct Format {
     store: Arc<dyn StoreBackend>,
     key: ObjectKey,
     id: VolumeId,
 }
 
 impl Format {
+    pub fn of(places: &Places, id: VolumeId) -> Self {
+        Format { store: places.state_store.backend(), key: places.state.key("format.json"), id }
+    }
+
+    /// Reads it for the first time: refuses a removed volume and another endpoint, and takes over
+    /// what is known of the stores.
+    pub async fn open(&self, places: &Places) -> Result<VolumeFormat, WorkerError> {
+        let known = self.read(REQUEST).await.map_err(|e| match e {
+            FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
+            FormatTrouble::Unknown(e) => e.into(),
+        })?;
+        if known.deleting.is_some() {
+            return Err(WorkerError::Removed);
+        }
+        if known.endpoint != places.store.endpoint() {
+            return Err(WorkerError::OtherEndpoint {
+                ours: places.store.endpoint().to_owned(),
+                theirs: known.endpoint,
+            });
+        }
+        places.store.remember(&known.capabilities);
+        if !places.same_bucket {
+            places.state_store.remember(&known.state_capabilities);
+        }
+        Ok(known)
+    }
+
     async fn read(&self, timeout: Duration) -> Result<VolumeFormat, FormatTrouble> {
         let found = match self.store.get(&self.key, None, None, timeout).await {
             Ok(found) => found,
@@ -152,28 +179,8 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
     let lock = StateDirLock::acquire(state_dir)?;
     let places = places(spec.id, &spec.options)?;
-    let format = Format {
-        store: places.state_store.backend(),
-        key: places.state.key("format.json"),
-        id: spec.id,
-    };
-    let known = format.read(REQUEST).await.map_err(|e| match e {
-        FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
-        FormatTrouble::Unknown(e) => e.into(),
-    })?;
-    if known.deleting.is_some() {
-        return Err(WorkerError::Removed);
-    }
-    if known.endpoint != places.store.endpoint() {
-        return Err(WorkerError::OtherEndpoint {
-            ours: places.store.endpoint().to_owned(),
-            theirs: known.endpoint,
-        });
-    }
-    places.store.remember(&known.capabilities);
-    if !places.same_bucket {
-        places.state_store.remember(&known.state_capabilities);
-    }
+    let format = Format::of(&places, spec.id);
+    let known = format.open(&places).await?;
 
     let hook: Arc<OnceLock<Weak<Volume>>> = Arc::default();
     let object_store = places.state_store.engine(&places.state)?.into_inner();
@@ -267,7 +274,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
 }
 
 /// Metadata takes an eighth of what content may take, so that one option bounds both.
-fn mirror(spec: &WorkerSpec) -> Mirror {
+pub(super) fn mirror(spec: &WorkerSpec) -> Mirror {
     let share = usize::try_from(spec.options.cache_size / 8).unwrap_or(usize::MAX);
     Mirror { dir: spec.state_dir.join(MIRROR), max_bytes: share.max(MIN_MIRROR) }
 }

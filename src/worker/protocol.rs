@@ -29,6 +29,17 @@ pub struct WorkerSpec {
     pub mountpoint: PathBuf,
 }
 
+impl WorkerSpec {
+    /// The name of a volume's local folder and socket. A volume that is only read has its own for each
+    /// `place` (a name or a path) where this host shows it, beside that of a writer.
+    pub fn local_name(id: VolumeId, readonly: bool, place: &[u8]) -> String {
+        match readonly {
+            false => id.to_string(),
+            true => format!("{id}-ro-{:08x}", crc32c::crc32c(place)),
+        }
+    }
+}
+
 /// Where a volume stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

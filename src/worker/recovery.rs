@@ -19,7 +19,7 @@ pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;
 use crate::meta::Engine;
-use crate::meta::{LocalLog, Record};
+use crate::meta::Record;
 use crate::types::{Ino, Lsn};
 use lost::Lost;
 

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Stage, listen};
+use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
 use super::{VolumeState, WorkerError, WorkerSpec, tasks};
@@ -21,11 +21,11 @@ pub const EXIT_NOT_OPENED: u8 = 75;
 /// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
 /// How long a drained volume stays ready for the next mount of this host.
-const LINGER: Duration = Duration::from_secs(30);
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 /// FUSE loops: one can answer hits while another copies.
-const LOOPS: usize = 2;
+pub(super) const LOOPS: usize = 2;
 /// After a failure the control socket stays this long, so that the reason is read.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until the volume is given back. Returns the process's exit code.
 pub fn serve_supervised() -> anyhow::Result<u8> {
@@ -44,7 +44,11 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     let mut builder = runtime_builder();
     let inherited = span.clone();
     builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
-    builder.build()?.block_on(run(spec, device, successor))
+    let runtime = builder.build()?;
+    match spec.options.readonly {
+        true => runtime.block_on(super::follow::run_supervised(spec, device, successor)),
+        false => runtime.block_on(run(spec, device, successor)),
+    }
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -106,7 +110,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     };
     let stop = CancellationToken::new();
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
-    let _ = stage.send(Stage::Serving(Arc::clone(&shared)));
+    let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(id = %spec.id, "the volume is served");
 
     let mut linger: Option<tokio::time::Instant> = None;

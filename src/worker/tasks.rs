@@ -84,10 +84,11 @@ pub(super) fn start(
     tasks.spawn(async move {
         let mut orphans_collected = false;
         let mut looked_at = Lsn::default();
+        let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
-                () = tokio::time::sleep(MAINTENANCE) => {}
+                () = tokio::time::sleep(pace) => {}
             }
             if !orphans_collected {
                 match engine.volume.collect_orphan_segments().await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rig::{SOON, object, runs, s3vol_as};
-use super::support::s3server::TestS3;
+use super::support::s3server::{OTHER_ACCESS_KEY, OTHER_SECRET_KEY, TestS3};
 use super::support::wait_for;
 use super::support::watchdog::{Watchdog, mounted};
 
@@ -260,4 +260,80 @@ fn a_killed_worker_is_succeeded() {
     plugin.unmount("v", "c1");
     assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
     assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}
+
+/// A host with credentials that may only read.
+fn reader(server: &TestS3, more: &[(&str, &str)]) -> Plugin {
+    server.refuse_writes_of(OTHER_ACCESS_KEY);
+    let url = format!("s3://{}/team", server.bucket());
+    let own = [
+        ("S3VOL_URL", url.as_str()),
+        ("AWS_ACCESS_KEY_ID", OTHER_ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", OTHER_SECRET_KEY),
+    ];
+    Plugin::with(Some(server), &[&own, more].concat())
+}
+
+fn shows(place: &Path, name: &str, text: &str) {
+    let path = place.join(name);
+    wait_for(name, SOON, || (std::fs::read_to_string(&path).ok()? == text).then_some(()));
+}
+
+#[test]
+fn other_hosts_read_a_volume_while_one_writes_it() {
+    let server = TestS3::start();
+    let mut writer = Plugin::start(&server);
+    writer.create("web", &[("commit", "200ms"), ("settle_after", "0s")]).unwrap();
+    let wish = [("readonly", "true")];
+    let mut hosts = [reader(&server, &[]), reader(&server, &[("S3VOL_READONLY", "true")])];
+    hosts[0].create("web", &wish).unwrap();
+    let body = json!({ "Name": "web", "ID": "early" });
+    let error = hosts[0].err("VolumeDriver.Mount", body);
+    assert!(error.contains("mount it once without readonly"), "{error}");
+    let written = writer.mount("web", "w");
+    write(&written, "page", "one");
+    std::fs::File::open(written.join("page")).unwrap().sync_all().unwrap();
+    // The other one's environment says it for all volumes, so that a plain `docker run` will do.
+    let places = hosts.each_mut().map(|host| host.mount("web", "r"));
+    let mut open = Vec::new();
+    for (host, place) in hosts.iter().zip(&places) {
+        shows(place, "page", "one");
+        let status = host.status("web");
+        assert_eq!((&status["state"], &status["readonly"]), (&json!("active"), &json!(true)));
+        let error = std::fs::write(place.join("new"), "x").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        open.push(File::open(place.join("page")).unwrap());
+    }
+    // A worker that dies is succeeded, and its successor trusts no page that it did not bring.
+    hosts[0].kill("worker");
+    write(&written, "page", "two, after the worker died");
+    for (place, mut file) in places.iter().zip(open) {
+        shows(place, "page", "two, after the worker died");
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "two, after the worker died");
+    }
+    // On one host: beside the writer, under a name of its own.
+    let url = format!("s3://{}/team/web", server.bucket());
+    writer.create("web-ro", &[("url", &url), ("readonly", "true")]).unwrap();
+    let beside = writer.mount("web-ro", "r");
+    shows(&beside, "page", "two, after the worker died");
+    writer.unmount("web-ro", "r");
+
+    for host in &hosts {
+        host.unmount("web", "r");
+        // Within the linger it is the same worker, and it still follows.
+    }
+    write(&written, "page", "three");
+    let again = hosts[0].mount("web", "r2");
+    shows(&again, "page", "three");
+    hosts[0].unmount("web", "r2");
+    hosts[0].ok("VolumeDriver.Remove", json!({ "Name": "web" }));
+    assert!(!mounted(&again));
+    let log = server.log();
+    let theirs = log.iter().filter(|r| r.access_key.as_deref() == Some(OTHER_ACCESS_KEY));
+    let changing: Vec<_> = theirs.filter(|r| !r.only_reads()).collect();
+    assert!(changing.is_empty(), "{changing:?}");
+    assert_eq!(std::fs::read_to_string(written.join("page")).unwrap(), "three");
+    writer.unmount("web", "w");
 }

@@ -52,10 +52,14 @@ impl Host {
         self.dir.path().join("state")
     }
 
+    /// The local folders of volumes.
+    pub fn local_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let volumes = std::fs::read_dir(self.state().join("volumes")).expect("volumes");
+        volumes.map(|e| e.expect("one").path())
+    }
+
     fn volume_dir(&self) -> PathBuf {
-        let volumes = self.state().join("volumes");
-        let mut found: Vec<_> =
-            std::fs::read_dir(volumes).expect("volumes").map(|e| e.expect("one").path()).collect();
+        let mut found: Vec<_> = self.local_folders().collect();
         assert_eq!(found.len(), 1);
         found.remove(0)
     }

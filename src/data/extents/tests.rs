@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::meta::log::Header;
-use crate::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Logged};
+use crate::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta};
 use crate::store::{Location, Store, StoreSettings};
 use crate::types::VolumeId;
 

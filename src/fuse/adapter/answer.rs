@@ -16,7 +16,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 /// The unit of `statfs`.
 const BLOCK: u64 = 4096;
 
-pub(super) fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send {
+pub(in crate::fuse) fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send {
     move |result| match result {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(errno),
@@ -24,35 +24,35 @@ pub(super) fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send 
 }
 
 /// The reply to fsync: saying yes takes the receipt of a finished flush.
-pub(super) fn synced(reply: ReplyEmpty) -> impl FnOnce(Result<Receipt, Errno>) + Send {
+pub(in crate::fuse) fn synced(reply: ReplyEmpty) -> impl FnOnce(Result<Receipt, Errno>) + Send {
     move |result| match result {
         Ok(Receipt { .. }) => reply.ok(),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + Send {
+pub(in crate::fuse) fn entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + Send {
     move |result| match result {
         Ok(attr) => reply.entry(&attr.ttl, &file_attr(&attr), GENERATION),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) + Send {
+pub(in crate::fuse) fn attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) + Send {
     move |result| match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn opened(reply: ReplyOpen) -> impl FnOnce(Result<Opened, Errno>) + Send {
+pub(in crate::fuse) fn opened(reply: ReplyOpen) -> impl FnOnce(Result<Opened, Errno>) + Send {
     move |result| match result {
         Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(&opened)),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn opened_dir(
+pub(in crate::fuse) fn opened_dir(
     reply: ReplyOpen,
 ) -> impl FnOnce(Result<crate::fs::FileHandle, Errno>) + Send {
     move |result| match result {
@@ -61,7 +61,9 @@ pub(super) fn opened_dir(
     }
 }
 
-pub(super) fn created(reply: ReplyCreate) -> impl FnOnce(Result<(Attr, Opened), Errno>) + Send {
+pub(in crate::fuse) fn created(
+    reply: ReplyCreate,
+) -> impl FnOnce(Result<(Attr, Opened), Errno>) + Send {
     move |result| match result {
         Ok((attr, opened)) => reply.created(
             &attr.ttl,
@@ -82,21 +84,24 @@ fn open_flags(opened: &Opened) -> FopenFlags {
 }
 
 /// At most `limit` bytes: the kernel refuses a reply that is longer than what it asked for.
-pub(super) fn data(reply: ReplyData, limit: usize) -> impl FnOnce(Result<Bytes, Errno>) + Send {
+pub(in crate::fuse) fn data(
+    reply: ReplyData,
+    limit: usize,
+) -> impl FnOnce(Result<Bytes, Errno>) + Send {
     move |result| match result {
         Ok(data) => reply.data(&data[..data.len().min(limit)]),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn written(reply: ReplyWrite) -> impl FnOnce(Result<u32, Errno>) + Send {
+pub(in crate::fuse) fn written(reply: ReplyWrite) -> impl FnOnce(Result<u32, Errno>) + Send {
     move |result| match result {
         Ok(count) => reply.written(count),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn copied(reply: ReplyWrite) -> impl FnOnce(Result<u64, Errno>) + Send {
+pub(in crate::fuse) fn copied(reply: ReplyWrite) -> impl FnOnce(Result<u64, Errno>) + Send {
     move |result| match result {
         // At most what `convert::copy_length` allowed, which fits.
         Ok(count) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
@@ -104,14 +109,14 @@ pub(super) fn copied(reply: ReplyWrite) -> impl FnOnce(Result<u64, Errno>) + Sen
     }
 }
 
-pub(super) fn sought(reply: ReplyLseek) -> impl FnOnce(Result<u64, Errno>) + Send {
+pub(in crate::fuse) fn sought(reply: ReplyLseek) -> impl FnOnce(Result<u64, Errno>) + Send {
     move |result| match result.and_then(|at| i64::try_from(at).map_err(|_| Errno::EOVERFLOW)) {
         Ok(offset) => reply.offset(offset),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub(super) fn statfs(reply: ReplyStatfs) -> impl FnOnce(Result<StatFs, Errno>) + Send {
+pub(in crate::fuse) fn statfs(reply: ReplyStatfs) -> impl FnOnce(Result<StatFs, Errno>) + Send {
     move |result| match result {
         Ok(s) => reply.statfs(
             s.total / BLOCK,
@@ -128,7 +133,10 @@ pub(super) fn statfs(reply: ReplyStatfs) -> impl FnOnce(Result<StatFs, Errno>) +
 }
 
 /// A caller with room for 0 bytes asks for the length; one with too little gets ERANGE.
-pub(super) fn xattr(reply: ReplyXattr, room: u32) -> impl FnOnce(Result<Bytes, Errno>) + Send {
+pub(in crate::fuse) fn xattr(
+    reply: ReplyXattr,
+    room: u32,
+) -> impl FnOnce(Result<Bytes, Errno>) + Send {
     move |result| match result {
         Ok(value) if room == 0 => match u32::try_from(value.len()) {
             Ok(len) => reply.size(len),

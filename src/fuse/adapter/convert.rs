@@ -15,19 +15,19 @@ const RESENT: u64 = 1 << 63;
 /// st_blksize: the preferred size of a read.
 const BLKSIZE: u32 = 4096;
 
-pub(super) fn ino(inode: INodeNo) -> Ino {
+pub(in crate::fuse) fn ino(inode: INodeNo) -> Ino {
     Ino(inode.0)
 }
 
-pub(super) fn handle(fh: fuser::FileHandle) -> FileHandle {
+pub(in crate::fuse) fn handle(fh: fuser::FileHandle) -> FileHandle {
     FileHandle(fh.0)
 }
 
-pub(super) fn checked_name(name: &OsStr) -> Result<FileName, FsError> {
+pub(in crate::fuse) fn checked_name(name: &OsStr) -> Result<FileName, FsError> {
     check_name(name.as_bytes())
 }
 
-pub(super) fn caller(req: &Request) -> Caller {
+pub(in crate::fuse) fn caller(req: &Request) -> Caller {
     caller_of(req.uid(), req.gid(), req.pid(), req.unique().0)
 }
 
@@ -36,7 +36,7 @@ pub(in crate::fuse) fn caller_of(uid: u32, gid: u32, pid: u32, unique: u64) -> C
     Caller { uid, gid, pid, unique, resent, umask: 0 }
 }
 
-pub(super) fn file_type(kind: FileKind) -> FileType {
+pub(in crate::fuse) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,
         FileKind::Dir => FileType::Directory,
@@ -48,7 +48,7 @@ pub(super) fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+pub(in crate::fuse) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
@@ -68,7 +68,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+pub(in crate::fuse) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(time) => SetTime::At(received_time(time)),
@@ -134,7 +134,7 @@ pub(in crate::fuse) fn seek(offset: i64, whence: i32) -> Result<(u64, bool), FsE
 }
 
 /// How much to copy: the reply has 32 bits for it, and a short copy is continued by the caller.
-pub(super) fn copy_length(len: u64, flags: CopyFileRangeFlags) -> Result<u64, FsError> {
+pub(in crate::fuse) fn copy_length(len: u64, flags: CopyFileRangeFlags) -> Result<u64, FsError> {
     const MOST: u64 = (u32::MAX as u64) & !4095;
     if flags.bits() != 0 {
         return Err(FsError::Invalid("flags of copy_file_range"));

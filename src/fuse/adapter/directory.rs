@@ -11,6 +11,7 @@
 //! them. So all but the last of them say "go on before them", and a program may see one twice instead.
 
 use std::ffi::OsStr;
+use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -19,13 +20,46 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use super::answer::GENERATION;
 use super::convert::{file_attr, file_type};
 use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, check_name};
-use crate::types::{Ino, Timestamp};
+use crate::types::{FileName, Ino, Timestamp};
 
 /// Entries asked for at once: what fits the 4 KiB of a small READDIR with names of usual length.
 const BATCH: usize = 64;
 
-pub(super) async fn fill(
-    fs: &Fs,
+/// A file system whose directories are listed.
+pub(in crate::fuse) trait Listing: Sync {
+    fn readdir(
+        &self,
+        dir: Ino,
+        fh: FileHandle,
+        cookie: u64,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<DirEntry>, FsError>> + Send;
+
+    fn lookup(
+        &self,
+        dir: Ino,
+        name: FileName,
+    ) -> impl Future<Output = Result<Attr, FsError>> + Send;
+}
+
+impl Listing for Fs {
+    async fn readdir(
+        &self,
+        dir: Ino,
+        fh: FileHandle,
+        cookie: u64,
+        max: usize,
+    ) -> Result<Vec<DirEntry>, FsError> {
+        Fs::readdir(self, dir, fh, cookie, max).await
+    }
+
+    async fn lookup(&self, dir: Ino, name: FileName) -> Result<Attr, FsError> {
+        Fs::lookup(self, dir, name).await
+    }
+}
+
+pub(in crate::fuse) async fn fill<L: Listing>(
+    fs: &L,
     dir: Ino,
     fh: FileHandle,
     mut cookie: u64,
@@ -52,8 +86,8 @@ pub(super) async fn fill(
     }
 }
 
-pub(super) async fn fill_plus(
-    fs: &Fs,
+pub(in crate::fuse) async fn fill_plus<L: Listing>(
+    fs: &L,
     dir: Ino,
     fh: FileHandle,
     mut cookie: u64,
@@ -73,7 +107,7 @@ pub(super) async fn fill_plus(
             let attr = match &entry.attr {
                 Some(attr) => attr.clone(),
                 // The kernel takes nothing but name and kind of these two.
-                None if is_dot(&entry.name) => closed(entry),
+                None if entry.is_dot() => closed(entry),
                 None if filled && !torn => return Ok(()),
                 None => match fs.lookup(dir, check_name(&entry.name)?).await {
                     Ok(attr) => attr,
@@ -105,10 +139,6 @@ pub(in crate::fuse) fn resume_at(batch: &[DirEntry], at: usize, before: u64) -> 
     let cookie = batch[at].cookie;
     let shared = batch.get(at + 1).is_some_and(|next| next.cookie == cookie);
     if shared { before } else { cookie }
-}
-
-fn is_dot(name: &[u8]) -> bool {
-    name == b"." || name == b".."
 }
 
 /// Attributes that allow nothing to anybody and that the kernel asks for again before it uses them.

@@ -25,13 +25,13 @@ pub(in crate::fuse) struct Op {
 }
 
 impl Op {
-    pub(super) fn new(name: &'static str, req: &Request, ino: INodeNo) -> Self {
+    pub(in crate::fuse) fn new(name: &'static str, req: &Request, ino: INodeNo) -> Self {
         Op { name, ino: ino.0, unique: req.unique().0 }
     }
 
     /// The errno for `error`. An I/O error is logged here, once, with its causes: the program that
     /// gets EIO cannot see them.
-    pub(super) fn errno(self, error: &FsError) -> Errno {
+    pub(in crate::fuse) fn errno(self, error: &FsError) -> Errno {
         if let FsError::Io { .. } = error {
             tracing::warn!(
                 op = self.name,
@@ -53,13 +53,23 @@ impl Adapter {
         C: Future<Output = Result<T, FsError>> + Send + 'static,
         A: FnOnce(Result<T, Errno>) + Send + 'static,
     {
-        self.drive(op, async move { answer(call.await.map_err(|error| op.errno(&error))) });
+        run(&self.runtime, op, call, answer);
     }
 
     /// Runs a future that replies itself.
     pub(super) fn drive(&self, op: Op, request: impl Future<Output = ()> + Send + 'static) {
         drive(&self.runtime, op, request);
     }
+}
+
+/// Runs `call` and gives its result to `answer`, which must reply.
+pub(in crate::fuse) fn run<T, C, A>(runtime: &Handle, op: Op, call: C, answer: A)
+where
+    T: Send + 'static,
+    C: Future<Output = Result<T, FsError>> + Send + 'static,
+    A: FnOnce(Result<T, Errno>) + Send + 'static,
+{
+    drive(runtime, op, async move { answer(call.await.map_err(|error| op.errno(&error))) });
 }
 
 /// Polls `request` once here, and leaves the rest to `runtime`.

@@ -11,7 +11,7 @@ use slatedb::config::{CloseOptions, ScanOptions, Settings};
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::object_store::ObjectStore;
-use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbReadOps, ErrorKind, WriteBatch};
 
 use super::super::hybrid_clock::HybridClock;
 use super::{Batch, EngineError, EngineState, Inner, Mirror, RESERVED_KEY, Slot, WatchedStore};
@@ -107,8 +107,8 @@ pub(super) fn write_batch(batch: &Batch, applied: &Applied) -> WriteBatch {
     out
 }
 
-pub(super) async fn scan(
-    db: &Db,
+pub(in crate::meta) async fn scan(
+    db: &(impl DbReadOps + Sync),
     from: &Bound<Vec<u8>>,
     to: &Bound<Vec<u8>>,
     limit: usize,
@@ -296,7 +296,7 @@ impl Backend {
 /// The engine's own read-through cache. Its successor, the `slatedb-mirror` crate, downloads a whole
 /// database before it opens it, so that a mount would take longer the more files a volume has.
 #[allow(deprecated)]
-async fn through_mirror(
+pub(in crate::meta) async fn through_mirror(
     mirror: Mirror,
     store: Arc<dyn ObjectStore>,
 ) -> Result<Arc<dyn ObjectStore>, EngineError> {
@@ -329,7 +329,8 @@ fn settings() -> Settings {
     }
 }
 
-fn cache() -> Arc<dyn DbCache> {
+/// Blocks of tables kept in memory.
+pub(in crate::meta) fn cache() -> Arc<dyn DbCache> {
     let part = |max_capacity| -> Arc<dyn DbCache> {
         Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
             max_capacity,

@@ -14,7 +14,7 @@ use super::*;
 
 /// A store in memory that can be slow, away, or answer that nothing is there.
 #[derive(Debug, Default)]
-struct TestStore {
+pub(in crate::meta) struct TestStore {
     inner: InMemory,
     puts: AtomicU64,
     requests: AtomicU64,
@@ -25,13 +25,13 @@ struct TestStore {
     /// The next manifest is written, but its writer gets an error.
     lose_next_manifest_answer: AtomicBool,
     /// Listed objects look this much older than they are.
-    aged_secs: AtomicU64,
+    pub(in crate::meta) aged_secs: AtomicU64,
     /// The next WAL object is refused with 404.
     fail_next_wal: AtomicBool,
 }
 
 impl TestStore {
-    fn new() -> Arc<Self> {
+    pub(in crate::meta) fn new() -> Arc<Self> {
         Arc::default()
     }
 

@@ -15,6 +15,12 @@ const FILE: &str = "lock";
 pub struct StateDirLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl StateDirLock {
+    /// Deletes the file of the lock, for a folder that is to go. Who locks it anew makes another one.
+    pub fn remove(&self, dir: &Path) {
+        // One that stays is locked again by the next.
+        let _ = std::fs::remove_file(dir.join(FILE));
+    }
+
     /// Locks `dir`, which must exist, or says which process has it. Does not wait.
     pub fn acquire(dir: &Path) -> Result<Self, LogError> {
         let path = dir.join(FILE);

@@ -65,6 +65,13 @@ pub struct Logged {
     pub took: Duration,
 }
 
+impl Logged {
+    /// Whether it could change nothing, whatever became of it.
+    pub fn only_reads(&self) -> bool {
+        self.method == "GET" || self.method == "HEAD"
+    }
+}
+
 /// What happens to a request that a rule matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

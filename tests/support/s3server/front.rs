@@ -82,6 +82,10 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
     let began = Instant::now();
     let mut entry = describe(&state, &parts, &body);
     entry.fault = state.plan.lock().take(entry.op, &entry.key);
+    let reader = entry.access_key.as_ref().is_some_and(|key| state.readers.lock().contains(key));
+    if reader && !entry.only_reads() {
+        entry.fault = Some(Action::Status(403));
+    }
     state.log.lock().push(entry.clone());
 
     let latency = state.latency.load(Ordering::Relaxed);

@@ -239,6 +239,11 @@ impl TestS3 {
         self.state.latency.store(latency.as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Whatever this account wants to change is refused with 403.
+    pub fn refuse_writes_of(&self, access_key: &str) {
+        self.state.readers.lock().insert(access_key.to_owned());
+    }
+
     /// The server's clock runs this many seconds ahead of the host's.
     pub fn set_clock_offset(&self, secs: i64) {
         self.state.clock_offset.store(secs, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use md5::{Digest, Md5};
 pub const MIN_PART: usize = 5 << 20;
 
 /// One object.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     pub body: Bytes,
     /// Without quotes: `md5`, or `md5-n` for a multipart object.

@@ -1,6 +1,6 @@
 //! What all parts of the server share: the buckets under their mutex, the log, the faults, the clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,8 @@ pub struct State {
     pub log: Mutex<Vec<Logged>>,
     pub plan: Mutex<Plan>,
     pub keys: Keys,
+    /// Access keys that may not change anything.
+    pub readers: Mutex<BTreeSet<String>>,
     /// Microseconds that every request waits before it is handled.
     pub latency: AtomicU64,
     /// Seconds that the server's clock is ahead of the host's.
@@ -46,6 +48,7 @@ impl State {
             log: Mutex::default(),
             plan: Mutex::default(),
             keys,
+            readers: Mutex::default(),
             latency: AtomicU64::new(0),
             clock_offset: AtomicI64::new(0),
             next_id: AtomicU64::new(1),

@@ -1,0 +1,235 @@
+//! Content kept on the local disk, each file's bytes for one generation of its content.
+//!
+//! Lock order: the map, then a file. An entry leaves the map only when nobody else has it, because two
+//! would write one file.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::clock::boottime;
+use crate::data::{CacheFile, ReadAhead};
+use crate::types::Ino;
+
+/// Files remembered; more are dropped when nobody reads them.
+const KEEP: usize = 16 << 10;
+
+#[derive(Debug)]
+pub(super) struct Cache {
+    dir: PathBuf,
+    /// Bytes, roughly.
+    limit: u64,
+    held: AtomicU64,
+    /// Cache files that exist.
+    existing: Arc<AtomicUsize>,
+    files: Mutex<HashMap<Ino, Arc<Mutex<Cached>>>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    generation: u64,
+    file: CacheFile,
+    ahead: ReadAhead,
+    used: Duration,
+}
+
+/// What the cache has of a range.
+#[derive(Debug)]
+pub(super) enum Found {
+    All(Bytes),
+    /// This range is to be fetched.
+    Missing(Range<u64>),
+    /// The cache has a newer generation already.
+    Newer,
+}
+
+/// A piece of content; `None` is zeros.
+pub(super) type Piece = (Range<u64>, Option<Bytes>);
+
+impl Cache {
+    /// What lies in `dir` is of an earlier process, and goes.
+    pub fn open(dir: PathBuf, limit: u64) -> io::Result<Self> {
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        std::fs::create_dir_all(&dir)?;
+        Ok(Cache { dir, limit, held: AtomicU64::new(0), existing: Arc::default(), files: Mutex::default() })
+    }
+
+    fn of(&self, ino: Ino, generation: u64) -> Arc<Mutex<Cached>> {
+        let mut files = self.files.lock();
+        if files.len() > KEEP && !files.contains_key(&ino) {
+            self.drop_unused(&mut files);
+        }
+        let new = || Cached {
+            generation,
+            file: CacheFile::new(&self.dir, ino, Arc::clone(&self.existing)),
+            ahead: ReadAhead::default(),
+            used: boottime(),
+        };
+        Arc::clone(files.entry(ino).or_insert_with(|| Arc::new(Mutex::new(new()))))
+    }
+
+    /// `range`, which lies below `size`, of this generation of the content.
+    pub fn read(
+        &self,
+        ino: Ino,
+        generation: u64,
+        range: Range<u64>,
+        size: u64,
+    ) -> io::Result<Found> {
+        let cached = self.of(ino, generation);
+        let mut cached = cached.lock();
+        if cached.generation > generation {
+            return Ok(Found::Newer);
+        }
+        if cached.generation < generation {
+            self.empty(&mut cached)?;
+            cached.generation = generation;
+            cached.ahead = ReadAhead::default();
+        }
+        cached.used = boottime();
+        if let Some(gap) = cached.file.present.gaps(range.clone()).into_iter().next() {
+            let missing = gap.start..range.end;
+            return Ok(Found::Missing(cached.ahead.window(&missing, size, self.limit / 8)));
+        }
+        let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+        cached.file.read_at(range.start, &mut buffer)?;
+        Ok(Found::All(buffer.freeze()))
+    }
+
+    /// Takes pieces of a generation, unless a newer one came meanwhile.
+    pub fn fill(&self, ino: Ino, generation: u64, pieces: Vec<Piece>, size: u64) -> io::Result<()> {
+        let cached = self.of(ino, generation);
+        {
+            let mut cached = cached.lock();
+            if cached.generation != generation {
+                return Ok(());
+            }
+            for (range, bytes) in pieces {
+                for gap in cached.file.present.gaps(range.start..range.end.min(size)) {
+                    match &bytes {
+                        Some(bytes) => {
+                            let from = (gap.start - range.start) as usize;
+                            let to = (gap.end - range.start) as usize;
+                            let Some(part) = bytes.get(from..to) else { continue };
+                            cached.file.write_at(gap.start, part)?;
+                        }
+                        None => cached.file.punch(gap.clone())?,
+                    }
+                    self.held.fetch_add(gap.end - gap.start, Ordering::Relaxed);
+                    cached.file.present.insert(gap, ());
+                }
+            }
+        }
+        if self.held.load(Ordering::Relaxed) > self.limit {
+            self.shrink(ino);
+        }
+        Ok(())
+    }
+
+    /// Lets the descriptor of a file go; the next read opens it again.
+    pub fn close(&self, ino: Ino) {
+        let cached = self.files.lock().get(&ino).cloned();
+        if let Some(cached) = cached {
+            cached.lock().file.close();
+        }
+    }
+
+    fn empty(&self, cached: &mut Cached) -> io::Result<()> {
+        self.held.fetch_sub(cached.file.present.total(), Ordering::Relaxed);
+        cached.file.remove()
+    }
+
+    /// Empties the files that were not used for longest; in the end `reader` too.
+    fn shrink(&self, reader: Ino) {
+        let files: Vec<_> = self.files.lock().iter().map(|(i, c)| (*i, Arc::clone(c))).collect();
+        let mut by_age: Vec<_> = files
+            .into_iter()
+            .map(|(ino, cached)| {
+                let used = cached.lock().used;
+                ((ino == reader, used), cached)
+            })
+            .collect();
+        by_age.sort_by_key(|(age, _)| *age);
+        for (_, cached) in by_age {
+            if self.held.load(Ordering::Relaxed) <= self.limit - self.limit / 10 {
+                return;
+            }
+            if let Err(error) = self.empty(&mut cached.lock()) {
+                tracing::warn!(%error, "a cache file could not be deleted");
+            }
+        }
+    }
+
+    fn drop_unused(&self, files: &mut HashMap<Ino, Arc<Mutex<Cached>>>) {
+        let mut left = files.len() - KEEP / 2;
+        files.retain(|_, cached| {
+            if left == 0 || Arc::strong_count(cached) > 1 {
+                return true;
+            }
+            left -= 1;
+            // A copy that cannot be deleted is only garbage on the local disk.
+            if let Err(error) = self.empty(&mut cached.lock()) {
+                tracing::warn!(%error, "a cache file could not be deleted");
+            }
+            false
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: Ino = Ino(9);
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = Cache::open(dir.path().join("cache"), 8 << 20).expect("a cache");
+        (dir, cache)
+    }
+
+    fn all(found: Found) -> Option<Bytes> {
+        match found {
+            Found::All(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn bytes_count_for_their_generation_alone() {
+        let (_dir, cache) = cache();
+        let one = vec![(0..4, Some(Bytes::from_static(b"aaaa"))), (4..8, None)];
+        cache.fill(FILE, 1, one.clone(), 6).expect("room");
+        let read = |generation, range| cache.read(FILE, generation, range, 8).expect("a look");
+        assert_eq!(all(read(1, 2..6)).expect("it"), b"aa\0\0"[..]);
+        assert!(matches!(read(1, 4..8), Found::Missing(gap) if gap.contains(&6)));
+        assert!(matches!(read(2, 0..4), Found::Missing(_)));
+        cache.fill(FILE, 1, one, 6).expect("a late fill");
+        assert!(matches!(read(2, 0..4), Found::Missing(_)), "old bytes under a new generation");
+        assert!(matches!(read(1, 0..4), Found::Newer));
+        cache.fill(FILE, 2, vec![(0..4, Some(Bytes::from_static(b"bbbb")))], 4).expect("room");
+        assert_eq!(all(read(2, 0..4)).expect("it"), b"bbbb"[..]);
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_size() {
+        let (_dir, cache) = cache();
+        for n in 0..40 {
+            let piece = vec![(0..1 << 20, Some(Bytes::from(vec![n; 1 << 20])))];
+            cache.fill(Ino(u64::from(n)), 1, piece, 1 << 20).expect("room");
+            assert!(cache.held.load(Ordering::Relaxed) <= 8 << 20);
+        }
+        let last = cache.read(Ino(39), 1, 0..10, 1 << 20).expect("a look");
+        assert_eq!(all(last).expect("the newest stays"), vec![39; 10]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Content: open, read, seek.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::ReadFs;
+use super::cache::{Found, Piece};
+use super::newest::Failed;
+use crate::data::{DataError, GET_TIMEOUT, PARALLEL, Source, live_extents, pieces, read_extent};
+use crate::fs::{FsError, Opened};
+use crate::meta::records::{ContentRec, IntentOp, IntentRec, Place};
+use crate::meta::{Lookup, RangeMap, View, keys};
+use crate::settle::is_put;
+use crate::store::{ObjectInfo, StoreErrorKind};
+use crate::types::{ATTR_PUT, Base, FileKind, Ino, PutId};
+
+/// Fetches for one read; others may empty the cache in between.
+const FETCHES: usize = 50;
+
+impl ReadFs {
+    /// `flags` are open(2)'s.
+    pub async fn open_file(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            return Err(FsError::ReadOnly);
+        }
+        let (attr, generation) = self.newest_attributes(ino).await?;
+        if attr.kind == FileKind::Dir {
+            return Err(FsError::IsDir);
+        }
+        if let Some(generation) = generation {
+            self.pages.opened(ino, generation);
+        }
+        // The pages are of this generation or were dropped just now.
+        let direct_io = flags & libc::O_DIRECT != 0;
+        Ok(Opened { fh: self.new_handle(), keep_cache: true, direct_io })
+    }
+
+    /// At the last close of a handle.
+    pub fn release(&self, ino: Ino) {
+        self.pages.closed(ino);
+        self.cache.close(ino);
+    }
+
+    /// At most `len` bytes from `offset`; fewer only at the end of the file.
+    pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes, FsError> {
+        let len = u64::from(len);
+        self.answer(self.follower.view(), |view| async move {
+            let content: Option<ContentRec> = view.get(&keys::content(ino)).await?;
+            let content = content.ok_or(FsError::Stale)?;
+            let end = offset.saturating_add(len).min(content.size);
+            if offset >= end {
+                return Ok(Bytes::new());
+            }
+            for _ in 0..FETCHES {
+                let found = self
+                    .cache
+                    .read(ino, content.generation, offset..end, content.size)
+                    .map_err(|e| DataError::disk(ino, e))?;
+                match found {
+                    Found::All(bytes) => return Ok(bytes),
+                    Found::Missing(range) => {
+                        let pieces = self.fetch(&view, ino, &content, range).await?;
+                        self.cache
+                            .fill(ino, content.generation, pieces, content.size)
+                            .map_err(|e| DataError::disk(ino, e))?;
+                    }
+                    Found::Newer => break,
+                }
+            }
+            Err(DataError::Late(format!("inode {ino} has newer content")).into())
+        })
+        .await
+    }
+
+    /// Content of `range` as `view` has it.
+    async fn fetch(
+        &self,
+        view: &View,
+        ino: Ino,
+        content: &ContentRec,
+        range: Range<u64>,
+    ) -> Result<Vec<Piece>, Failed> {
+        let wanted = pieces(view, ino, content, range).await?;
+        let reads = wanted.into_iter().map(|(span, source)| async move {
+            let bytes = match source {
+                Source::Zero => None,
+                Source::Extent(extent) => {
+                    let state = (&*self.state_store, &self.state);
+                    read_extent(state, ino, &span, &extent).await?
+                }
+                Source::Base => Some(self.read_base(view, ino, content, span.clone()).await?),
+            };
+            Ok::<_, Failed>((span, bytes))
+        });
+        stream::iter(reads).buffered(PARALLEL).try_collect().await
+    }
+
+    async fn read_base(
+        &self,
+        view: &View,
+        ino: Ino,
+        content: &ContentRec,
+        range: Range<u64>,
+    ) -> Result<Bytes, Failed> {
+        let Some(base) = &content.base else {
+            return Err(DataError::Damaged(format!("inode {ino} has no base")).into());
+        };
+        let store = if base.parked { &self.state_store } else { &self.store };
+        let gone = || DataError::BaseGone { ino, key: base.key.to_string() };
+        match store.get(&base.key, Some(range.clone()), Some(&base.version), GET_TIMEOUT).await {
+            Ok(found) => return Ok(found.data),
+            Err(e) if e.kind == StoreErrorKind::Changed || e.kind == StoreErrorKind::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+        // The writer may have published the file again and not yet recorded how that went. Where no
+        // extent covers the file, the old object and the new one hold the same bytes.
+        let now = store.head(&base.key, GET_TIMEOUT).await?.ok_or_else(gone)?;
+        if !self.replaces(view, ino, base, &now).await? {
+            return Err(gone().into());
+        }
+        Ok(store.get(&base.key, Some(range), Some(&now.version), GET_TIMEOUT).await?.data)
+    }
+
+    /// Whether the object at the base's key is the base under another version, or that of an open
+    /// intent which replaces this base.
+    async fn replaces(
+        &self,
+        view: &View,
+        ino: Ino,
+        base: &Base,
+        now: &ObjectInfo,
+    ) -> Result<bool, Failed> {
+        let put_id = now.attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text));
+        let Some(put_id) = put_id else { return Ok(false) };
+        if base.parked || !is_put(&now.attributes, &base.key, self.id, put_id) {
+            return Ok(false);
+        }
+        if base.put_id == Some(put_id) {
+            return Ok(true);
+        }
+        let intent: Option<IntentRec> = view.get(&keys::intent(put_id)).await?;
+        Ok(intent.is_some_and(|intent| {
+            intent.op == IntentOp::Put
+                && intent.ino == ino
+                && intent.key == base.key
+                && intent.replaces.as_ref() == Some(base)
+        }))
+    }
+
+    /// SEEK_DATA (`hole` false) or SEEK_HOLE.
+    pub async fn lseek(&self, ino: Ino, offset: u64, hole: bool) -> Result<u64, FsError> {
+        self.answer(self.fresh().await, |view| async move {
+            let content = self.content_of(&view, ino).await?;
+            if offset >= content.size {
+                return Err(FsError::NoSeek.into());
+            }
+            let mut data = RangeMap::default();
+            data.insert(offset..content.size.min(content.base_limit).max(offset), ());
+            let all = offset..content.size;
+            for (range, extent) in live_extents(&*view, ino, all.clone(), content.drop_gen).await? {
+                let range = range.start.max(offset)..range.end.min(content.size);
+                match extent.place {
+                    _ if range.start >= range.end => {}
+                    Place::Zero => data.remove(range),
+                    Place::Inline(_) | Place::Segment { .. } => data.insert(range, ()),
+                }
+            }
+            if hole {
+                return Ok(data.gaps(all).first().map_or(content.size, |gap| gap.start));
+            }
+            let first = data.overlapping(all).next().map(|(range, ())| range.start);
+            Ok(first.ok_or(FsError::NoSeek)?)
+        })
+        .await
+    }
+}

@@ -1,0 +1,64 @@
+//! Reading records, wherever they are.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::records::decode;
+use super::{Meta, MetaError, View, keys};
+
+/// What the records say: the writer's newest state ([`Meta`]), or one that lies in the bucket
+/// ([`View`]).
+pub trait Lookup: Sync {
+    /// The value of a key.
+    fn get_raw(&self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>, MetaError>> + Send;
+
+    /// Keys and values of a range, in order, at most `limit`.
+    fn scan(
+        &self,
+        range: keys::Range,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send;
+
+    /// A record, if the key is there.
+    fn get<T: DeserializeOwned>(
+        &self,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<T>, MetaError>> + Send {
+        async move {
+            match self.get_raw(key).await? {
+                Some(bytes) => Ok(Some(decode(&bytes)?)),
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+impl Lookup for Meta {
+    async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        Meta::get_raw(self, key).await
+    }
+
+    async fn scan(
+        &self,
+        range: keys::Range,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        Meta::scan(self, range, limit).await
+    }
+}
+
+impl Lookup for View {
+    async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        Ok(View::get_raw(self, key).await?)
+    }
+
+    async fn scan(
+        &self,
+        (from, to): keys::Range,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        Ok(View::scan(self, from, to, limit).await?)
+    }
+}

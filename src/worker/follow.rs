@@ -1,0 +1,238 @@
+//! A volume that is only read: opened beside whoever writes it, and left without a trace.
+//!
+//! Nothing is claimed and nothing is owed, so there is no draining: an unmount ends the process at
+//! once, and one that died is replaced by a successor that knows nothing of it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Control, Served, Stage, listen};
+use super::open::{ENGINE_PATH, Format, Successor, clear_local, mirror, places};
+use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
+use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use crate::clock::Deadline;
+use crate::follow::{FollowParts, ReadFs};
+use crate::fs::FsError;
+use crate::fuse::{HandoffFiles, Serving, serve_following};
+use crate::meta::Follower;
+use crate::meta::log::StateDirLock;
+
+/// Reading the newest state: a long log takes some hundred requests.
+const OPEN: Duration = Duration::from_secs(60);
+
+/// A followed volume as the control socket sees it.
+#[derive(Debug)]
+pub(super) struct Followed {
+    spec: WorkerSpec,
+    fs: Arc<ReadFs>,
+    lock: StateDirLock,
+}
+
+/// Opens the newest state of the volume. Writes nothing to the bucket.
+async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
+    let dir = &spec.state_dir;
+    std::fs::create_dir_all(dir)
+        .map_err(WorkerError::local(format!("the state folder {}", dir.display())))?;
+    let lock = StateDirLock::acquire(dir)?;
+    let places = places(spec.id, &spec.options)?;
+    Format::of(&places, spec.id).open(&places).await?;
+    let store = places.state_store.engine(&places.state)?.into_inner();
+    let mirror = Some(mirror(spec));
+    let follower = Follower::open(store, ENGINE_PATH, mirror, Deadline::after(OPEN)).await?;
+    let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
+    let parts = FollowParts {
+        id: spec.id,
+        follower: follower.ok_or_else(unwritten)?,
+        store: places.store.backend(),
+        prefix: places.prefix,
+        state_store: places.state_store.backend(),
+        state: places.state,
+        options: spec.options.clone(),
+        cache_dir: dir.join("cache"),
+        inherited: successor == Successor::Yes,
+    };
+    let fs = ReadFs::open(parts).await.map_err(|e| match e {
+        FsError::NotFound => unwritten(),
+        other => other.into(),
+    })?;
+    Ok(Arc::new(Followed { spec: spec.clone(), fs, lock }))
+}
+
+impl Followed {
+    pub async fn status(&self) -> WorkerStatus {
+        let counters = self.fs.counters().await;
+        let trouble = self.fs.trouble();
+        WorkerStatus {
+            name: self.spec.name.clone(),
+            id: self.spec.id,
+            url: self.spec.options.url.clone(),
+            state: match trouble {
+                None => VolumeState::Active,
+                Some(_) => VolumeState::Degraded,
+            },
+            pid: std::process::id(),
+            mountpoint: self.spec.mountpoint.clone(),
+            epoch: None,
+            holder: None,
+            bytes: counters.as_ref().map_or(0, |c| c.bytes),
+            files: counters.as_ref().map_or(0, |c| c.inodes.saturating_sub(1)),
+            uncommitted_bytes: 0,
+            unsettled_files: 0,
+            unsettleable: Vec::new(),
+            conflicts: 0,
+            last_error: trouble,
+            requests: self.fs.requests(),
+        }
+    }
+
+    /// There is never anything to bring into the bucket.
+    pub fn drain(&self) -> DrainReply {
+        DrainReply { committed: true, uncommitted_bytes: 0, unsettled_files: 0, error: None }
+    }
+
+    /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
+    fn clear_local(&self) {
+        let dir = &self.spec.state_dir;
+        clear_local(dir);
+        if let Err(error) = HandoffFiles::new(dir).clear() {
+            tracing::warn!(path = %dir.display(), %error, "local state could not be removed");
+        }
+        self.lock.remove(dir);
+        let _ = std::fs::remove_dir(dir);
+        // A socket that stays is removed by the next worker of this volume.
+        let _ = std::fs::remove_file(&self.spec.control_socket);
+    }
+}
+
+/// What asks a served volume to end.
+struct Ends {
+    exit: Arc<Notify>,
+    drained: watch::Receiver<Option<bool>>,
+    stage: watch::Sender<Stage>,
+}
+
+fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
+    let (stage, stage_seen) = watch::channel(Stage::Opening);
+    let (drain, drained) = watch::channel(None);
+    let exit = Arc::new(Notify::new());
+    let control = Control {
+        spec: Arc::new(spec.clone()),
+        stage: stage_seen,
+        exit: Arc::clone(&exit),
+        drained: drain,
+    };
+    listen(&spec.control_socket, control)?;
+    Ok(Ends { exit, drained, stage })
+}
+
+/// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
+async fn serve_until_end(
+    followed: &Arc<Followed>,
+    device: OwnedFd,
+    handoff: HandoffFiles,
+    mut ends: Ends,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (handle, fs) = (tokio::runtime::Handle::current(), Arc::clone(&followed.fs));
+    let serving =
+        tokio::task::spawn_blocking(move || serve_following(device, fs, handle, &handoff, LOOPS));
+    let mut serving: Serving = serving.await??;
+    let stop = CancellationToken::new();
+    let following = tokio::spawn(Arc::clone(&followed.fs).run(stop.clone()));
+    let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
+    tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
+        "the volume is followed, read-only");
+    let mut linger: Option<tokio::time::Instant> = None;
+    loop {
+        let lingering = async {
+            match linger {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = ends.exit.notified() => break,
+            () = lingering => break,
+            ended = serving.wait() => {
+                if let Err(error) = ended {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
+                }
+                break;
+            }
+            changed = ends.drained.changed() => {
+                changed?;
+                let drained = ends.drained.borrow_and_update().is_some();
+                linger = drained.then(|| tokio::time::Instant::now() + LINGER);
+            }
+        }
+    }
+    stop.cancel();
+    // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
+    following.abort();
+    Ok(())
+}
+
+/// As [`super::serve_supervised`], for a volume that is only read. Returns the process's exit code.
+pub(super) async fn run_supervised(
+    spec: WorkerSpec,
+    device: OwnedFd,
+    successor: Successor,
+) -> anyhow::Result<u8> {
+    let ends = control(&spec)?;
+    let stage = ends.stage.clone();
+    match open_and_serve(&spec, device, successor, ends).await {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            tracing::error!("the volume cannot be followed: {error:#}");
+            let _ = stage.send(Stage::Failed(format!("{error:#}")));
+            tokio::time::sleep(LAST_WORDS).await;
+            Ok(EXIT_NOT_OPENED)
+        }
+    }
+}
+
+async fn open_and_serve(
+    spec: &WorkerSpec,
+    device: OwnedFd,
+    successor: Successor,
+    ends: Ends,
+) -> anyhow::Result<()> {
+    let followed = open(spec, successor).await?;
+    let handoff = HandoffFiles::new(&spec.state_dir);
+    if successor == Successor::No {
+        handoff.clear()?;
+    }
+    let served = serve_until_end(&followed, device, handoff, ends).await;
+    followed.clear_local();
+    served
+}
+
+/// As [`super::serve_foreground`], for a volume that is only read.
+pub(super) async fn run_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+    let ends = control(&spec)?;
+    let followed = open(&spec, Successor::No).await?;
+    let handoff = HandoffFiles::new(&spec.state_dir);
+    handoff.clear()?;
+    let device = super::foreground::mount(&spec.mountpoint, source, true)
+        .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
+    let served = match device {
+        Ok(device) => {
+            let served = serve_until_end(&followed, device, handoff, ends).await;
+            let mountpoint = spec.mountpoint.clone();
+            tokio::task::spawn_blocking(move || crate::sys::detach_all(&mountpoint)).await??;
+            served
+        }
+        Err(error) => Err(error),
+    };
+    followed.clear_local();
+    served
+}
