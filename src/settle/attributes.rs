@@ -82,8 +82,8 @@ fn seconds(time: Timestamp) -> String {
     if time.nanos == 0 || time.secs < 0 {
         return time.secs.to_string();
     }
-    let text = format!("{}.{:09}", time.secs, time.nanos);
-    text.trim_end_matches('0').to_owned()
+    // All nine digits: s3fs reads what follows the point as a number of nanoseconds.
+    format!("{}.{:09}", time.secs, time.nanos)
 }
 
 /// What an object's metadata shows; `is_dir` for a directory marker, whose mode may lack S_IFDIR.
@@ -171,6 +171,16 @@ mod tests {
 
     fn map(pairs: &[(&str, &str)]) -> Attributes {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn times_keep_all_digits_of_their_fraction() {
+        let time = |secs, nanos| seconds(Timestamp { secs, nanos });
+        assert_eq!(time(12, 500_000_000), "12.500000000");
+        assert_eq!(time(12, 7), "12.000000007");
+        assert_eq!(time(12, 0), "12");
+        let read = parse_seconds(&time(12, 500_000_000));
+        assert_eq!(read, Some(Timestamp { secs: 12, nanos: 500_000_000 }));
     }
 
     #[test]

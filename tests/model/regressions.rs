@@ -219,3 +219,14 @@ fn a_directory_kept_for_a_changed_file_is_ours_from_then_on() {
         DeleteObject { entry: 1 },
     ]);
 }
+
+#[test]
+fn a_directory_in_which_a_file_was_replaced_gets_a_marker() {
+    // The model let it vanish with its last object.
+    shared(&[
+        Create { dir: 0, name: 1 },
+        PutBelow { dir: 0, name: 0, len: 0, seed: 0 },
+        RenameOnto { entry: 1, other: 2, how: 0 },
+        DeleteObject { entry: 1 },
+    ]);
+}

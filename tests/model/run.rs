@@ -613,7 +613,8 @@ impl Run {
         let (from, to) = (self.ino(entry.dir), self.ino(dir));
         let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]
             [usize::from(how) % 3];
-        let nothing = self.tree.child(dir, &name) == Some(entry.id);
+        let target = self.tree.child(dir, &name);
+        let nothing = target == Some(entry.id);
         let expected = self.tree.rename(entry, dir, &name, how % 3);
         let done = self
             .fs()
@@ -623,6 +624,10 @@ impl Run {
             self.tree.node_mut(entry.dir).mtime = None;
             self.tree.node_mut(entry.dir).theirs = None;
             self.tree.node_mut(dir).mtime = None;
+            if target.is_some() {
+                // What lay there goes, and the directory must not go with it.
+                self.tree.node_mut(dir).theirs = None;
+            }
             for id in [Some(entry.id), self.tree.child(entry.dir, &entry.name)] {
                 self.moved(id);
             }
