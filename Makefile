@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 # Seconds that one test lane may take before it is ended.
-LANE_SECONDS ?= 2700
+LANE_SECONDS ?= 1500
 
 .PHONY: help build check test test-posix test-apps soak plugin plugin-rootfs demo bench clean
 
@@ -17,13 +17,14 @@ check: ## Formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-test: ## All tests of the default lane, a real dockerd included (needs root)
+test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
 	./plugin/test.sh test $(LANE_SECONDS)
-
-test-posix: ## POSIX suites against a mounted volume
 	./plugin/test.sh posix $(LANE_SECONDS)
 
-test-apps: ## Real programs on a mounted volume
+test-posix: ## Only the POSIX suites, against a mounted volume
+	./plugin/test.sh posix $(LANE_SECONDS)
+
+test-apps: ## Real programs on a mounted volume, databases included
 	./plugin/test.sh apps $(LANE_SECONDS)
 
 soak: ## Everything that takes long

@@ -3,16 +3,18 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use s3vol::data::{Inode, Volume};
+use s3vol::data::{Inode, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::TestS3;
 use support::volume::volume;
+use tokio_util::sync::CancellationToken;
 
 /// A new volume with one empty file.
 struct World {
-    _server: TestS3,
+    server: TestS3,
     _dir: tempfile::TempDir,
     volume: Arc<Volume>,
     file: Arc<Inode>,
@@ -27,7 +29,7 @@ impl World {
         let name = FileName::new("file").unwrap();
         let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
         let file = volume.inode(made.unwrap().ino).await.unwrap();
-        World { _server: server, _dir: dir, volume, file }
+        World { server, _dir: dir, volume, file }
     }
 
     async fn write(&self, offset: u64, data: &[u8]) {
@@ -36,6 +38,11 @@ impl World {
 
     async fn commit(&self) {
         self.volume.commit(vec![Arc::clone(&self.file)]).await.unwrap();
+    }
+
+    /// Objects that hold packed extents.
+    fn segments(&self) -> usize {
+        self.server.keys("").iter().filter(|key| key.contains("/segments/")).count()
     }
 
     async fn read(&self, offset: u64, len: usize) -> Vec<u8> {
@@ -61,4 +68,91 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
     assert_eq!(world.read(0, 1 << 20).await, wanted);
     world.volume.evict_all().unwrap();
     assert_eq!(world.read(0, 1 << 20).await, wanted);
+}
+
+/// One byte a page, so that a page of another round or offset shows.
+fn page(round: u8, index: usize) -> Vec<u8> {
+    vec![round.wrapping_mul(31) ^ (index % 251) as u8; PAGE]
+}
+
+const PAGE: usize = 64 << 10;
+const PAGES: usize = 64;
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn segments_of_which_little_lives_are_written_anew_and_deleted() {
+    let world = World::new().await;
+    let mut wanted = Vec::new();
+    for index in 0..PAGES {
+        world.write((index * PAGE) as u64, &page(0, index)).await;
+        wanted.push(0);
+    }
+    world.commit().await;
+    let volume = &world.volume;
+    for round in 1..8 {
+        // Fewer pages each time: every segment keeps an eighth of the file.
+        for index in (0..PAGES).filter(|index| index % 8 >= usize::from(round)) {
+            world.write((index * PAGE) as u64, &page(round, index)).await;
+            wanted[index] = round;
+        }
+        world.commit().await;
+    }
+    volume.collect_segments(LONG).await.unwrap();
+    let before = world.segments();
+    assert_eq!(volume.repack(1 << 30).await.unwrap(), Repacked::default());
+    volume.evict_all().unwrap();
+    let done = volume.repack(0).await.unwrap();
+    assert!(done.segments >= 6 && done.bytes > 0, "{done:?}");
+    // Nothing is deleted before it is durable that nothing refers to it.
+    assert!(world.segments() >= before);
+    volume.collect_segments(LONG).await.unwrap();
+    assert!(world.segments() < before - done.segments + 2, "{before}, {}", world.segments());
+    assert_eq!(volume.repack(0).await.unwrap(), Repacked::default());
+    volume.evict_all().unwrap();
+    for (index, round) in wanted.into_iter().enumerate() {
+        assert_eq!(world.read((index * PAGE) as u64, PAGE).await, page(round, index), "{index}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_written_anew_beside_writers_and_truncations() {
+    let world = World::new().await;
+    for index in 0..PAGES {
+        world.write((index * PAGE) as u64, &page(0, index)).await;
+    }
+    world.commit().await;
+    let stop = CancellationToken::new();
+    let repacking = {
+        let (volume, stop) = (Arc::clone(&world.volume), stop.clone());
+        tokio::spawn(async move {
+            let mut bytes = 0;
+            while !stop.is_cancelled() {
+                volume.evict_all().unwrap();
+                bytes += volume.repack(0).await.unwrap().bytes;
+                volume.collect_segments(LONG).await.unwrap();
+            }
+            bytes
+        })
+    };
+    let mut wanted = vec![Some(0); PAGES];
+    for round in 1..=40_u8 {
+        for index in (0..PAGES).filter(|index| index % 8 >= usize::from(round % 8)) {
+            world.write((index * PAGE) as u64, &page(round, index)).await;
+            wanted[index] = Some(round);
+        }
+        if round % 16 == 15 {
+            let kept = PAGES / 2 + usize::from(round) % 8;
+            world.volume.set_size(&world.file, (kept * PAGE) as u64).await.unwrap();
+            world.volume.set_size(&world.file, (PAGES * PAGE) as u64).await.unwrap();
+            wanted[kept..].fill(None);
+        }
+        world.commit().await;
+    }
+    stop.cancel();
+    assert!(repacking.await.unwrap() > 0);
+    world.volume.evict_all().unwrap();
+    for (index, round) in wanted.into_iter().enumerate() {
+        let wanted = round.map_or(vec![0; PAGE], |round| page(round, index));
+        assert!(world.read((index * PAGE) as u64, PAGE).await == wanted, "{index}");
+    }
 }

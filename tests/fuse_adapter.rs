@@ -63,7 +63,6 @@ impl Mounted {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs root and /dev/fuse"]
 async fn a_mounted_volume_behaves_as_a_file_system() {
     let server = TestS3::start();
     let dir = tempfile::tempdir().unwrap();

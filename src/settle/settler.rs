@@ -15,8 +15,8 @@ use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::data::{DataError, Volume};
-use crate::meta::keys;
 use crate::meta::records::{IntentRec, WorkRec, decode};
+use crate::meta::{MetaError, Pages, keys};
 use crate::types::Ino;
 
 /// Says whether this host may publish now: its lease was confirmed recently enough.
@@ -97,19 +97,13 @@ impl Settler {
         });
         settler.load_intents().await?;
         let at = boottime() + settler.volume.options.settle_after;
-        let mut from = keys::below(keys::WORK, &[]);
-        loop {
-            let page = settler.volume.meta.scan(from.clone(), 10_000).await?;
+        let mut pages = Pages::new(keys::below(keys::WORK, &[]), 10_000);
+        let engine = &settler.volume.meta.engine;
+        while let Some(page) = pages.next(engine).await.map_err(MetaError::from)? {
             for (key, _) in &page {
                 if let Some(ino) = keys::parse_ino(key) {
                     settler.schedule.by(ino, at);
                 }
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == 10_000 => {
-                    from.0 = std::ops::Bound::Excluded(last.to_vec());
-                }
-                _ => break,
             }
         }
         settler.schedule.by(TIDY, at);

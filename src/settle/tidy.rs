@@ -10,7 +10,7 @@ use super::round::SEND_TIMEOUT;
 use super::settler::{FLUSH_TIMEOUT, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
-use crate::meta::{Logged, keys};
+use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
@@ -31,19 +31,14 @@ enum Verdict {
 impl Settler {
     /// Looks at every queued key; deletes the objects that nothing needs any more.
     pub(super) async fn tidy_round(&self) -> Result<(), SettleError> {
-        let mut from = keys::below(keys::TIDY, &[]);
+        let mut pages = Pages::new(keys::below(keys::TIDY, &[]), ROUND);
         let mut waiting = false;
-        loop {
-            let page = self.volume.meta.scan(from.clone(), ROUND).await?;
+        while let Some(page) =
+            pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
+        {
             let keys: Vec<ObjectKey> =
                 page.iter().filter_map(|(key, _)| keys::parse_object(key)).collect();
             waiting |= self.tidy_keys(keys).await?;
-            match page.last() {
-                Some((last, _)) if page.len() == ROUND => {
-                    from.0 = std::ops::Bound::Excluded(last.to_vec());
-                }
-                _ => break,
-            }
         }
         if waiting {
             self.schedule.by(TIDY, boottime() + PAUSE);

@@ -28,7 +28,7 @@ use crate::lease::{
     FormatCheck, FormatTrouble, Holder, Judgement, Keeper, KeeperConfig, Observation, judge,
 };
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
-use crate::meta::{Batch, Engine, EngineConfig, MetaError, keys};
+use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
     Attributes, Condition, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
@@ -288,20 +288,14 @@ impl Objects<'_> {
     /// Deletes what the records name; `Some` says why some are left.
     async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
         for prefix in [keys::INTENT, keys::REST] {
-            let mut from = keys::below(prefix, &[]);
-            loop {
-                let page = self.engine.scan(from.0.clone(), from.1.clone(), PAGE).await?;
-                let Some((last, _)) = page.last() else { break };
+            let mut pages = Pages::new(keys::below(prefix, &[]), PAGE);
+            while let Some(page) = pages.next(self.engine).await? {
                 let full = page.len() == PAGE;
-                from.0 = std::ops::Bound::Excluded(last.to_vec());
                 if let Some(why) = self.page(prefix, page).await? {
                     return Ok(Some(why));
                 }
                 if full && deadline.left().is_zero() {
                     return Ok(Some("many objects are deleted, others are still left".to_owned()));
-                }
-                if !full {
-                    break;
                 }
             }
         }

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::serve::Shared;
 use super::{VolumeState, WorkerError};
 use crate::clock::Deadline;
-use crate::data::{Inode, Volume};
+use crate::data::{DataError, Inode, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::Changed;
+use crate::types::Lsn;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -83,6 +84,7 @@ pub(super) fn start(
     tasks.spawn(async move {
         let mut orphans_collected = false;
         let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
+        let mut looked_at = Lsn::default();
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
@@ -97,6 +99,14 @@ pub(super) fn start(
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "orphan segments");
                     }
+                }
+            }
+            // An idle volume is left alone.
+            let durable = engine.volume.meta.engine.durable_lsn();
+            if durable != looked_at {
+                looked_at = durable;
+                if let Err(error) = collect(&engine.volume).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "collecting garbage");
                 }
             }
             match engine.volume.meta.engine.maintain(false).await {
@@ -125,6 +135,17 @@ pub(super) fn start(
         }
     });
     tasks
+}
+
+/// What nothing refers to any more. The settler collects as well, but only when files come to rest.
+async fn collect(volume: &Volume) -> Result<(), DataError> {
+    volume.collect_dead().await?;
+    let repacked = volume.repack(SLACK).await?;
+    if repacked.segments > 0 {
+        tracing::info!(?repacked, "half-dead segments were written anew");
+    }
+    volume.collect_segments(FLUSH).await?;
+    Ok(())
 }
 
 async fn commit_only(volume: &Volume) -> Result<(), WorkerError> {

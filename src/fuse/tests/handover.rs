@@ -1,6 +1,6 @@
 //! A mount that survives the worker's death, with the real kernel.
 //!
-//! Needs root and /dev/fuse: `cargo test --lib fuse::tests::handover -- --ignored`.
+//! Needs root and /dev/fuse.
 //!
 //! This process holds the descriptor and must never touch a path on the mount: its exec of the
 //! successor would wait for the worker that is not there. So the readers are processes, too.
@@ -178,7 +178,6 @@ fn cat(cleanup: &mut Cleanup, ino: u64) -> std::process::ChildStdout {
 
 /// A worker died between reading INIT and storing it.
 #[test]
-#[ignore = "needs root and /dev/fuse"]
 fn a_lost_init_is_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     let (device, mut cleanup) = mounted(dir.path());
@@ -196,7 +195,6 @@ fn a_lost_init_is_asked_for_again() {
 }
 
 #[test]
-#[ignore = "needs root and /dev/fuse"]
 fn readers_survive_the_worker() {
     let dir = tempfile::tempdir().unwrap();
     let (device, mut cleanup) = mounted(dir.path());

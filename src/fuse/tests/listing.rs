@@ -1,7 +1,7 @@
 //! How the kernel goes on after a READDIRPLUS reply that ends before an entry without attributes: what
 //! `adapter::directory` relies on.
 //!
-//! Needs root and /dev/fuse: `cargo test --lib fuse::tests::listing -- --ignored`.
+//! Needs root and /dev/fuse.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -111,7 +111,6 @@ fn list(arguments: &[&str]) -> (usize, Arc<Calls>) {
 }
 
 #[test]
-#[ignore = "needs root and /dev/fuse"]
 fn listing_names_fetches_no_attributes() {
     let (names, calls) = list(&["-1U"]);
     assert_eq!(names as u64, FILES);
@@ -121,7 +120,6 @@ fn listing_names_fetches_no_attributes() {
 }
 
 #[test]
-#[ignore = "needs root and /dev/fuse"]
 fn listing_attributes_fetches_each_once() {
     let (names, calls) = list(&["-lU"]);
     assert_eq!(names as u64, FILES);
