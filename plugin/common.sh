@@ -30,5 +30,29 @@ need() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# need_idle COMMAND=PACKAGE...: the same for packages of servers, of which none is started and no database
+# made for this machine.
+need_idle() {
+  local pair policy=/usr/sbin/policy-rc.d clusters=/etc/postgresql-common/createcluster.d
+  local made=() status=0
+  for pair in "$@"; do command -v "${pair%%=*}" >/dev/null 2>&1 || break; pair=; done
+  [ -n "$pair" ] || return 0
+  [ "$(id -u)" -eq 0 ] || die "installing ${pair#*=} needs root"
+  if [ ! -e "$policy" ]; then
+    made+=("$policy")
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
+  if [ ! -e "$clusters/s3vol-tests.conf" ]; then
+    made+=("$clusters/s3vol-tests.conf")
+    mkdir -p "$clusters"
+    echo 'create_main_cluster = false' >"$clusters/s3vol-tests.conf"
+  fi
+  # In a shell of its own, because `need` may end it.
+  (need "$@") || status=$?
+  rm -f "${made[@]}"
+  return "$status"
+}
+
 # Whether a Docker engine answers on the address that the client would use.
 engine_runs() { command -v docker >/dev/null 2>&1 && timeout 20 docker version >/dev/null 2>&1; }

@@ -8,6 +8,15 @@ LANE=$1 SECONDS_ALLOWED=$2
 cd "$ROOT"
 need cc=gcc git=git python3=python3 ip=iproute2 busybox=busybox-static dockerd=docker.io \
   docker-compose=docker-compose rclone=rclone s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm
+case $LANE in
+apps)
+  need rsync=rsync stress-ng=stress-ng setfattr=attr setfacl=acl setcap=libcap2-bin \
+    setpriv=util-linux dpkg-deb=dpkg
+  need_idle /usr/lib/postgresql/15/bin/postgres=postgresql-15 /usr/sbin/mariadbd=mariadb-server-core \
+    mariadb=mariadb-client-core
+  "$ROOT/plugin/databases.sh"
+  ;;
+esac
 python3 -c 'import ensurepip, venv' 2>/dev/null || need "venv of python3=python3-venv"
 # Tools in the tests talk plain http to servers of the tests, and some refuse when a CA bundle is set.
 unset AWS_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR

@@ -37,7 +37,7 @@ use crate::types::VolumeName;
 pub use definition::{Definition, Deleting, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
-pub use incarnation::{Incarnation, incarnate};
+pub use incarnation::{Incarnation, find_state, incarnate};
 pub use lookup::Keep;
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site, Stores};

@@ -9,6 +9,7 @@ mod driver;
 mod mount;
 mod plugin;
 mod probe;
+mod recovered;
 mod status;
 
 #[cfg(test)]
@@ -19,11 +20,14 @@ use std::path::PathBuf;
 
 use crate::config::{ConfigErrors, PluginConfig};
 
-pub use args::{Command, MountArgs, PluginArgs, ProbeArgs, StatusArgs, parse};
+pub use args::{
+    Command, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume, StatusArgs, parse,
+};
 pub use driver::drive;
 pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;
+pub use recovered::recovered;
 pub use status::status;
 
 /// Why a command failed, with the exit code that it deserves.

@@ -6,6 +6,7 @@
 //! ones survive the host once flushed. Clean cached bytes survive nothing.
 
 mod cache_file;
+mod churn;
 mod commit;
 mod error;
 mod evict;
@@ -22,11 +23,12 @@ mod volume;
 mod write;
 
 pub use cache_file::CacheFile;
+pub use churn::Churn;
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
-pub use paths::{MAX_KEY, PathMemo, dir_key, escape_name, unescape_name};
+pub use paths::{MAX_KEY, PathMemo, beside, dir_key, escape_name, own_name, unescape_name};
 pub use pieces::{GET_TIMEOUT, PARALLEL, Source, pieces, read_extent};
 pub use read::ReadAhead;
 pub use repack::{Repacked, SLACK};

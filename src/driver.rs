@@ -26,6 +26,7 @@ mod lanes;
 mod lifecycle;
 mod status;
 mod volumes;
+mod watch;
 mod workers;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@
 
 mod attributes;
 mod body;
+mod churn;
 mod conflict;
 mod error;
 mod hot;

@@ -21,4 +21,5 @@ pub use foreground::{serve_detached, serve_foreground};
 pub use open::{Mounted, Successor, open};
 pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;
+pub use recovery::{Recovered, Shelf};
 pub use supervised::serve_supervised;

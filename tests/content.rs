@@ -156,3 +156,58 @@ async fn segments_are_written_anew_beside_writers_and_truncations() {
         assert!(world.read((index * PAGE) as u64, PAGE).await == wanted, "{index}");
     }
 }
+
+/// A file system of its own with few inodes; gone when dropped.
+struct FewInodes(tempfile::TempDir);
+
+impl FewInodes {
+    fn new(inodes: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size=64m,nr_inodes={inodes}");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), dir.path(), Some("tmpfs"), flags, Some(&*options)).unwrap();
+        FewInodes(dir)
+    }
+}
+
+impl Drop for FewInodes {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_small_files_than_the_local_disk_has_inodes() {
+    const FILES: usize = 1500;
+    let server = TestS3::start();
+    let disk = FewInodes::new(800);
+    let volume = volume(&server, disk.0.path()).await;
+    let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
+    let committing = tokio::spawn({
+        let volume = Arc::clone(&volume);
+        async move {
+            loop {
+                volume.commit_wanted.notified().await;
+                volume.commit(volume.dirty_inodes()).await.unwrap();
+            }
+        }
+    });
+    let mut made = Vec::new();
+    for number in 0..FILES {
+        let name = FileName::new(format!("f{number}")).unwrap();
+        let attr = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await.unwrap();
+        let inode = volume.inode(attr.ino).await.unwrap();
+        let text = format!("content {number}");
+        volume.write(&inode, 0, text.as_bytes()).await.unwrap_or_else(|e| panic!("{number}: {e}"));
+        made.push((attr.ino, text));
+    }
+    volume.commit(volume.dirty_inodes()).await.unwrap();
+    for (ino, text) in &made {
+        let inode = volume.inode(*ino).await.unwrap();
+        let found = volume.read(&inode, 0, 100).await.unwrap_or_else(|e| panic!("{ino}: {e}"));
+        assert_eq!(&found[..], text.as_bytes());
+    }
+    let space = s3vol::sys::disk_space(disk.0.path()).unwrap();
+    assert!(space.inodes_available > 0);
+    committing.abort();
+}

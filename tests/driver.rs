@@ -1,6 +1,8 @@
 //! The volume driver against a stand-in for dockerd with its worst habits, an in-memory bucket and
 //! workers without file systems.
 
+#[path = "driver/held.rs"]
+mod held;
 #[path = "support/memory.rs"]
 mod memory;
 #[path = "support/workers.rs"]
@@ -17,7 +19,7 @@ use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use memory::{Memory, MemoryOpener};
-use s3vol::catalog::{Catalog, RetainAll};
+use s3vol::catalog::{Catalog, Purge, RetainAll};
 use s3vol::config::PluginConfig;
 use s3vol::driver::{Driver, DriverSettings, serve};
 use serde_json::{Value, json};
@@ -42,6 +44,7 @@ struct Host {
     dir: tempfile::TempDir,
     memory: Arc<Memory>,
     env: Vec<(&'static str, &'static str)>,
+    purge: Arc<dyn Purge>,
 }
 
 impl Host {
@@ -50,7 +53,12 @@ impl Host {
     }
 
     fn on(memory: Arc<Memory>) -> Host {
-        Host { dir: tempfile::tempdir().unwrap(), memory, env: vec![("S3VOL_URL", "s3://b/team")] }
+        Host {
+            dir: tempfile::tempdir().unwrap(),
+            memory,
+            env: vec![("S3VOL_URL", "s3://b/team")],
+            purge: Arc::new(RetainAll),
+        }
     }
 
     fn state(&self) -> &Path {
@@ -76,7 +84,7 @@ impl Host {
         let listener = UnixListener::bind(&socket).unwrap();
         let workers_of_driver: Arc<dyn s3vol::driver::Workers> = workers.clone();
         let driver =
-            Driver::start_in_boot(settings, catalog, workers_of_driver, Arc::new(RetainAll), boot)
+            Driver::start_in_boot(settings, catalog, workers_of_driver, self.purge.clone(), boot)
                 .await
                 .unwrap();
         let server = tokio::spawn(serve(listener, Arc::clone(&driver)));

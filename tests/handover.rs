@@ -316,3 +316,72 @@ fn readers_and_writers_see_no_error_when_workers_die() {
         true
     );
 }
+
+/// Tries to lock each file as another process, in the way in which it is locked.
+const TRY_LOCKS: &str = r#"
+import fcntl, os, struct, sys
+F_OFD_SETLK = 37
+def attempt(kind, fd):
+    if kind == "flock":
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 10, 0)
+        fcntl.fcntl(fd, fcntl.F_SETLK if kind == "posix" else F_OFD_SETLK, lock)
+for kind in ["flock", "posix", "ofd"]:
+    fd = os.open(os.path.join(sys.argv[1], kind), os.O_RDWR)
+    try:
+        attempt(kind, fd)
+        print(kind, "free")
+    except OSError as error:
+        print(kind, os.strerror(error.errno))
+"#;
+
+fn try_locks(root: &Path) -> String {
+    let done =
+        Command::new("python3").args(["-c", TRY_LOCKS]).arg(root).output().expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn locks_of_every_kind_outlive_the_worker() {
+    use std::os::fd::AsRawFd;
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let root = rig.path("");
+    let open = |name: &str| File::create_new(root.join(name)).unwrap();
+    let (whole, process, description) = (open("flock"), open("posix"), open("ofd"));
+    let range = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 10,
+        l_pid: 0,
+    };
+    // SAFETY: open descriptors, and a lock description that outlives the calls.
+    let locked = unsafe {
+        [
+            libc::flock(whole.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB),
+            libc::fcntl(process.as_raw_fd(), libc::F_SETLK, &range),
+            libc::fcntl(description.as_raw_fd(), libc::F_OFD_SETLK, &range),
+        ]
+    };
+    assert_eq!(locked, [0; 3], "{}", std::io::Error::last_os_error());
+    let refused = "Resource temporarily unavailable";
+    let held = format!("flock {refused}\nposix {refused}\nofd {refused}\n");
+    assert_eq!(try_locks(&root), held);
+    for round in 0..2 {
+        rig.kill_worker();
+        wait_for("a successor", PATIENCE, || (rig.restarts() > round).then_some(()));
+        assert_eq!(try_locks(&root), held, "after {} crashes", round + 1);
+    }
+    // They are held through the files, which still work, and end with them.
+    process.write_all_at(b"under the lock", 0).unwrap();
+    drop((whole, process, description));
+    assert_eq!(try_locks(&root), "flock free\nposix free\nofd free\n");
+    assert_eq!(std::fs::read(root.join("posix")).unwrap(), b"under the lock");
+    assert_eq!(
+        rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
+        true
+    );
+}

@@ -6,6 +6,10 @@
 //! `S3VOL_MODEL_CASES` says how many sequences (a failing one is printed shrunk, as Rust source, ready
 //! to be kept in `model/regressions.rs`); `S3VOL_MODEL_SEED` draws others.
 
+#[path = "model/beside.rs"]
+mod beside;
+#[path = "model/churn.rs"]
+mod churn;
 #[path = "model/ops.rs"]
 mod ops;
 #[path = "model/oracle.rs"]
@@ -38,7 +42,7 @@ const SEED: u64 = 14;
 /// No step takes this long on the slowest machine.
 const STUCK: Duration = Duration::from_secs(20);
 
-fn runtime() -> &'static tokio::runtime::Runtime {
+pub fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()

@@ -3,6 +3,13 @@
 
 #[path = "posix/acl.rs"]
 mod acl;
+#[path = "posix/content.rs"]
+mod content;
+#[path = "model/ops.rs"]
+#[allow(dead_code, reason = "some of it is the model's alone")]
+mod ops;
+#[path = "posix/replay.rs"]
+mod replay;
 mod support;
 #[path = "posix/tools.rs"]
 mod tools;

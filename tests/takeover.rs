@@ -114,6 +114,19 @@ fn a_paused_holder_loses_the_volume_and_never_publishes_over_the_new_owner() {
     assert_eq!(std::fs::read(new.path("f")).expect("it"), b"written by the new");
     assert!(new.unmount().success());
 
+    // What never got there is in the bucket all the same, for anybody.
+    let [name] = recovered(&new, &server).try_into().expect("one");
+    let url = format!("s3://{}/vol", server.bucket());
+    let shown = new.run(&server, &["recovered", "show", &url, &name]).expect("its files");
+    assert!(shown.contains("  mine  (whole)"), "{shown}");
+    let into = new.dir.path().join("restored");
+    let to = into.to_str().expect("a path");
+    new.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
+    assert_eq!(std::fs::read(into.join("mine")).expect("it"), b"only in the old host's log");
+    assert_eq!(std::fs::read(into.join("f")).expect("it")[..9], *b"NEVER! by");
+    let again = new.run(&server, &["recovered", "restore", &url, &name, to]);
+    assert!(again.expect_err("it is there").contains("exists"));
+
     // The old host comes back: what it could not bring up is set aside, not lost, not replayed.
     old.mount(&server);
     assert_eq!(std::fs::read(old.path("f")).expect("it"), b"written by the new");
@@ -124,6 +137,69 @@ fn a_paused_holder_loses_the_volume_and_never_publishes_over_the_new_owner() {
     assert!(bodies.contains(&b"only in the old host's log".to_vec()), "{bodies:?}");
     assert!(old.unmount().success());
     assert!(old.local("recovery-0/log/log").exists());
+    assert_eq!(recovered(&new, &server), [name], "once is enough");
+}
+
+/// The names of what was recovered.
+fn recovered(host: &Host, server: &TestS3) -> Vec<String> {
+    let url = format!("s3://{}/vol", server.bucket());
+    let list = host.run(server, &["recovered", "list", &url]).expect("a list");
+    list.lines().map(|line| line.split_once("  ").expect("a name").0.to_owned()).collect()
+}
+
+#[test]
+fn what_a_crashed_host_had_not_synced_comes_up_when_it_returns() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut old = Host::new("commit=5m,settle_after=1d");
+    old.mount(&server);
+    std::fs::create_dir(old.path("d")).expect("a directory");
+    std::fs::write(old.path("d/known"), vec![b'k'; 300_000]).expect("a file");
+    assert!(old.unmount().success());
+    old.mount(&server);
+    let mut file = File::options().write(true).open(old.path("d/known")).expect("the file");
+    file.write_all(b"changed").expect("a write");
+    drop(file);
+    old.kill();
+    server.set_clock_offset(100);
+    let mut new = Host::new("commit=200ms");
+    new.mount(&server);
+    std::fs::write(new.path("theirs"), b"new").expect("a file");
+    assert!(new.unmount().success());
+    assert!(recovered(&new, &server).is_empty());
+
+    old.mount(&server);
+    assert!(old.log().contains("ERROR"), "{}", old.log());
+    let name = wait_for("the upload", Duration::from_secs(30), || recovered(&old, &server).pop());
+    let url = format!("s3://{}/vol", server.bucket());
+    let into = old.dir.path().join("restored");
+    let to = into.to_str().expect("a path");
+    old.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
+    let found = std::fs::read(into.join("d/known")).expect("by the name that the bucket knows");
+    assert_eq!((found.len(), &found[..7], found[7]), (300_000, &b"changed"[..], 0));
+    assert!(old.unmount().success());
+}
+
+#[test]
+fn a_takeover_that_lost_nothing_leaves_nothing_behind() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut old = Host::new("commit=5m,settle_after=1d");
+    old.mount(&server);
+    std::fs::write(old.path("f"), b"synced").expect("a file");
+    fsync(&old.path("f")).expect("a sync");
+    old.kill();
+    server.set_clock_offset(100);
+    let mut new = Host::new("commit=200ms");
+    new.mount(&server);
+    std::fs::write(new.path("theirs"), b"new").expect("a file");
+    assert!(new.unmount().success());
+    old.mount(&server);
+    assert!(!old.log().contains("ERROR"), "{}", old.log());
+    assert!(!old.local("recovery-0").exists());
+    assert_eq!(std::fs::read(old.path("f")).expect("it"), b"synced");
+    assert!(old.unmount().success());
+    assert!(recovered(&old, &server).is_empty());
 }
 
 #[test]

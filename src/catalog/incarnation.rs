@@ -67,6 +67,17 @@ pub async fn incarnate(
     }
 }
 
+/// Finds the state of `options.url`; makes nothing.
+pub async fn find_state(
+    opener: &dyn Opener,
+    options: &VolumeOptions,
+) -> Result<Option<Incarnation>, CatalogError> {
+    let url = parsed("url", &options.url)?;
+    let state_url = parsed("state_url", &options.state_url)?;
+    let state = opener.open(&state_url, options).await?;
+    find(opener, options, &url, &state_url, &state).await
+}
+
 /// Looks for the by-prefix entry of `url` where it is written now and where a host with another
 /// home would have written it: beside any folder above it.
 async fn find(

@@ -38,6 +38,9 @@ pub enum Command {
     Plugin(PluginArgs),
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
+    /// Show or bring back what a host had not synced when another one took its volume over.
+    #[command(subcommand)]
+    Recovered(RecoveredCommand),
     /// The driver process of the plugin.
     #[command(hide = true)]
     Driver,
@@ -90,6 +93,37 @@ pub struct ProbeArgs {
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    pub url: String,
+}
+
+/// `s3vol recovered`.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum RecoveredCommand {
+    /// What there is for a volume, one line each.
+    List(RecoveredVolume),
+    /// The files of one, with sizes.
+    Show {
+        #[command(flatten)]
+        volume: RecoveredVolume,
+        name: String,
+    },
+    /// Write the files of one into a new folder.
+    Restore {
+        #[command(flatten)]
+        volume: RecoveredVolume,
+        name: String,
+        /// The folder; it must not exist.
+        into: PathBuf,
+    },
+}
+
+/// The volume that something was recovered of.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RecoveredVolume {
+    /// An option of the volume: endpoint, region, path_style, state_url.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -19,13 +21,20 @@ pub struct CacheFile {
     file: Option<File>,
     pub present: RangeMap<()>,
     exists: bool,
+    /// Of all files that exist.
+    count: Arc<AtomicUsize>,
 }
 
 impl CacheFile {
     /// The cache file of `ino` below `dir`, not opened yet.
-    pub fn new(dir: &std::path::Path, ino: Ino) -> Self {
-        let path = dir.join(format!("{:02x}", ino.0 & 0xff)).join(ino.0.to_string());
-        CacheFile { path, file: None, present: RangeMap::default(), exists: false }
+    pub fn new(dir: &std::path::Path, ino: Ino, count: Arc<AtomicUsize>) -> Self {
+        let path = Self::path_in(dir, ino);
+        CacheFile { path, file: None, present: RangeMap::default(), exists: false, count }
+    }
+
+    /// Where the bytes of `ino` lie below `dir`.
+    pub fn path_in(dir: &std::path::Path, ino: Ino) -> PathBuf {
+        dir.join(format!("{:02x}", ino.0 & 0xff)).join(ino.0.to_string())
     }
 
     fn file(&mut self) -> io::Result<&File> {
@@ -47,7 +56,7 @@ impl CacheFile {
                 }
                 other => other?,
             };
-            self.exists = true;
+            self.now_exists();
             self.file = Some(file);
         }
         Ok(self.file.as_ref().expect("invariant: opened just above"))
@@ -113,7 +122,18 @@ impl CacheFile {
 
     /// The file of an earlier run is there and its pending ranges mean something.
     pub fn adopt(&mut self) {
-        self.exists = true;
+        self.now_exists();
+    }
+
+    pub fn exists(&self) -> bool {
+        self.exists
+    }
+
+    fn now_exists(&mut self) {
+        if !self.exists {
+            self.exists = true;
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Lets the descriptor go; the next use opens it again.
@@ -127,6 +147,7 @@ impl CacheFile {
         self.present.clear();
         if self.exists {
             self.exists = false;
+            self.count.fetch_sub(1, Ordering::Relaxed);
             match std::fs::remove_file(&self.path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{DataError, Inode, SegmentDelta, Volume, extents};
+use super::extents::Editor;
+use super::{DataError, Inode, SegmentDelta, Volume};
 use crate::clock::Deadline;
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, keys};
@@ -236,44 +237,32 @@ impl Volume {
                 let before = part.content.size;
                 let content = &mut part.content;
                 content.generation += 1;
-                if part.limit < before {
-                    if part.limit == 0 {
-                        // Everything older is dead at once; the collector drops it later.
-                        content.drop_gen = content.generation - 1;
-                        if let Some(base) = content.base.take() {
-                            self.release_parked(&mut txn, &base);
-                        }
-                        txn.put_raw(keys::dead(ino), Vec::new());
-                    } else {
-                        extents::clear(
-                            &mut txn,
-                            ino,
-                            part.limit..u64::MAX,
-                            content.drop_gen,
-                            &mut delta,
-                        )
-                        .await?;
+                if part.limit == 0 && before > 0 {
+                    // Everything older is dead at once; the collector drops it later.
+                    content.drop_gen = content.generation - 1;
+                    content.data = 0;
+                    if let Some(base) = content.base.take() {
+                        self.release_parked(&mut txn, &base);
                     }
+                    txn.put_raw(keys::dead(ino), Vec::new());
+                }
+                let mut editor = Editor::new(&mut txn, ino, content.drop_gen);
+                if (1..before).contains(&part.limit) {
+                    editor.clear(part.limit..u64::MAX, &mut delta).await?;
                 }
                 content.base_limit = content.base_limit.min(part.limit).min(part.size);
                 if let Some(publishing) = &mut content.publishing {
                     publishing.limit = publishing.limit.min(part.limit).min(part.size);
                 }
+                part.places.sort_by_key(|(range, _)| range.start);
                 for (range, place) in &part.places {
                     if let Place::Segment { id, .. } = place {
                         *segments.entry(*id).or_default() += range.end - range.start;
                     }
-                    extents::overlay(
-                        &mut txn,
-                        ino,
-                        range.clone(),
-                        place.clone(),
-                        content.generation,
-                        content.drop_gen,
-                        &mut delta,
-                    )
-                    .await?;
+                    let generation = content.generation;
+                    editor.overlay(range.clone(), place.clone(), generation, &mut delta).await?;
                 }
+                content.data = content.data.saturating_add_signed(delta.take_laid());
                 content.size = part.size;
                 txn.superblock.bytes =
                     txn.superblock.bytes + content.size - before.min(txn.superblock.bytes);
@@ -301,6 +290,7 @@ impl Volume {
             self.clean_if_clean(&part.inode);
         }
         self.wants_settling(inos);
+        self.evict_files();
         self.committed.notify_waiters();
         Ok(())
     }

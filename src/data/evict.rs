@@ -10,6 +10,7 @@ impl Volume {
     /// Punches the least recently used clean ranges when the cache is over its size; in the end those
     /// of `reader` itself, but for the range that it was just given.
     pub(super) fn evict_if_full(&self, reader: &Arc<Inode>, keep: Range<u64>) {
+        self.evict_files();
         let limit = self.options.cache_size;
         let over = || self.cached_bytes.load(Ordering::Relaxed) > limit - limit / 10;
         if self.cached_bytes.load(Ordering::Relaxed) <= limit {
@@ -40,6 +41,37 @@ impl Volume {
             && let Err(error) = self.evict_but(reader, keep)
         {
             tracing::warn!(ino = %reader.ino, %error, "clean bytes could not be evicted");
+        }
+    }
+
+    /// Removes the cache files of the least recently used files that are in the bucket when there are
+    /// too many: a million small files need not be a million local inodes.
+    pub(super) fn evict_files(&self) {
+        let count = || self.cache_files.load(Ordering::Relaxed);
+        if count() <= self.most_cache_files {
+            return;
+        }
+        let mut victims: Vec<_> = self
+            .inodes
+            .all()
+            .into_iter()
+            .filter_map(|inode| {
+                let live = inode.live();
+                let clean = live.cache.exists() && live.pending.is_clean();
+                let used = clean.then_some(live.used_at);
+                drop(live);
+                used.map(|used| (used, inode))
+            })
+            .collect();
+        victims.sort_by_key(|(used, _)| *used);
+        for (_, inode) in victims {
+            // A tenth more, so that not every commit has to look at all of them.
+            if count() <= self.most_cache_files - self.most_cache_files / 10 {
+                return;
+            }
+            if let Err(error) = self.evict(&inode) {
+                tracing::warn!(ino = %inode.ino, %error, "a clean cache file could not be removed");
+            }
         }
     }
 

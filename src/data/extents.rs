@@ -1,6 +1,6 @@
 //! Committed pieces of files, in the engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,16 +14,34 @@ use crate::types::Ino;
 #[derive(Debug, Default)]
 pub struct SegmentDelta {
     live: HashMap<u128, i64>,
+    /// Bytes that a file's live extents hold more (or fewer) than before.
+    laid: i64,
 }
 
-/// Extents looked at in one engine scan.
-const PAGE: usize = 64;
+/// Extents looked at in one engine scan: few at first, because most changes and reads are small and an
+/// extent may hold 16 KiB itself, then up to so many.
+const PAGE_FIRST: usize = 4;
+const PAGE: usize = 256;
+/// A page was too long if less than one in so many was used: each range counts, and each extent it cuts.
+const SPARSE: usize = 4;
 
 impl SegmentDelta {
     pub fn add(&mut self, place: &Place, bytes: u64) {
         if let Place::Segment { id, .. } = place {
             *self.live.entry(*id).or_default() += bytes as i64;
         }
+    }
+
+    /// How the bytes of one file changed; counts the next one's from zero.
+    pub fn take_laid(&mut self) -> i64 {
+        std::mem::take(&mut self.laid)
+    }
+
+    fn lay(&mut self, place: &Place, bytes: u64) {
+        if *place != Place::Zero {
+            self.laid += bytes as i64;
+        }
+        self.add(place, bytes);
     }
 
     pub fn sub(&mut self, place: &Place, bytes: u64) {
@@ -74,67 +92,136 @@ pub(super) fn tail_of(place: &Place, skip: u64, len: u64) -> Place {
     }
 }
 
-/// Lays a new extent over `range`: what lies below is trimmed, split or removed.
-pub(super) async fn overlay(
-    txn: &mut Txn<'_>,
+/// The extents of one inode while one change rewrites them.
+///
+/// Ranges in ascending order cost one pass: what lies ahead is read in pages and kept. A change of
+/// thousands of pages holds the sequencer meanwhile, so looking each of them up would stop the volume.
+pub(super) struct Editor<'t, 'm> {
+    txn: &'t mut Txn<'m>,
     ino: Ino,
-    range: Range<u64>,
-    place: Place,
-    generation: u64,
     drop_gen: u64,
-    delta: &mut SegmentDelta,
-) -> Result<(), DataError> {
-    clear(txn, ino, range.clone(), drop_gen, delta).await?;
-    delta.add(&place, range.end - range.start);
-    txn.put(keys::extent(ino, range.end), &ExtentRec { start: range.start, generation, place });
-    Ok(())
+    /// By their ends: all that end after `known.start` and not after `known.end`.
+    ahead: BTreeMap<u64, ExtentRec>,
+    known: Range<u64>,
+    /// Extents to read next time.
+    page: usize,
+    /// What was done with the last page: a page that is hardly used was too long.
+    used: usize,
+    scans: usize,
 }
 
-/// Removes whatever extents lie in `range`, keeping their parts outside of it.
-pub(super) async fn clear(
-    txn: &mut Txn<'_>,
-    ino: Ino,
-    range: Range<u64>,
-    drop_gen: u64,
-    delta: &mut SegmentDelta,
-) -> Result<(), DataError> {
-    let mut from = range.start;
-    loop {
-        let (page, more) = txn.scan(keys::extents_after(ino, from), PAGE).await?;
-        for (key, value) in &page {
-            let end = keys::parse_extent(key)
-                .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
-            let rec: ExtentRec = decode(value)?;
-            if rec.start >= range.end {
+impl<'t, 'm> Editor<'t, 'm> {
+    pub fn new(txn: &'t mut Txn<'m>, ino: Ino, drop_gen: u64) -> Self {
+        Editor {
+            txn,
+            ino,
+            drop_gen,
+            ahead: BTreeMap::new(),
+            known: 0..0,
+            page: PAGE_FIRST,
+            used: PAGE_FIRST,
+            scans: 0,
+        }
+    }
+
+    /// Lays a new extent over `range`: what lies below is trimmed, split or removed.
+    pub async fn overlay(
+        &mut self,
+        range: Range<u64>,
+        place: Place,
+        generation: u64,
+        delta: &mut SegmentDelta,
+    ) -> Result<(), DataError> {
+        self.clear(range.clone(), delta).await?;
+        delta.lay(&place, range.end - range.start);
+        self.put(range.end, ExtentRec { start: range.start, generation, place });
+        Ok(())
+    }
+
+    /// Removes whatever extents lie in `range`, keeping their parts outside of it.
+    pub async fn clear(
+        &mut self,
+        range: Range<u64>,
+        delta: &mut SegmentDelta,
+    ) -> Result<(), DataError> {
+        self.used += 1;
+        self.look_from(range.start);
+        loop {
+            let Some((&end, next)) = self.ahead.first_key_value() else {
+                if self.known.end == u64::MAX {
+                    return Ok(());
+                }
+                self.look_further().await?;
+                continue;
+            };
+            if next.start >= range.end {
                 return Ok(());
             }
-            from = end;
+            let Some(rec) = self.ahead.remove(&end) else { continue };
+            self.used += 1;
             let len = end - rec.start;
-            txn.delete(key.to_vec());
+            self.txn.delete(keys::extent(self.ino, end));
             delta.sub(&rec.place, len);
-            if rec.generation <= drop_gen {
+            if rec.generation <= self.drop_gen {
                 continue;
+            }
+            if rec.place != Place::Zero {
+                delta.laid -= len as i64;
             }
             if rec.start < range.start {
                 let kept = range.start - rec.start;
                 let place = tail_of(&rec.place, 0, kept);
-                delta.add(&place, kept);
+                delta.lay(&place, kept);
                 let left = ExtentRec { start: rec.start, generation: rec.generation, place };
-                txn.put(keys::extent(ino, range.start), &left);
+                self.txn.put(keys::extent(self.ino, range.start), &left);
             }
             if end > range.end {
                 let kept = end - range.end;
                 let place = tail_of(&rec.place, range.end - rec.start, kept);
-                delta.add(&place, kept);
-                let right = ExtentRec { start: range.end, generation: rec.generation, place };
-                txn.put(keys::extent(ino, end), &right);
+                delta.lay(&place, kept);
+                self.put(end, ExtentRec { start: range.end, generation: rec.generation, place });
                 return Ok(());
             }
         }
-        if !more {
-            return Ok(());
+    }
+
+    fn put(&mut self, end: u64, rec: ExtentRec) {
+        self.txn.put(keys::extent(self.ino, end), &rec);
+        self.ahead.insert(end, rec);
+    }
+
+    /// Forgets what ends at `from` or before.
+    fn look_from(&mut self, from: u64) {
+        if from < self.known.start || from > self.known.end {
+            self.ahead.clear();
+            self.known = from..from;
+        } else {
+            self.ahead = self.ahead.split_off(&from.saturating_add(1));
+            self.known.start = from;
         }
     }
+
+    async fn look_further(&mut self) -> Result<(), DataError> {
+        let dense = self.used * SPARSE > self.page;
+        self.page = if dense { self.page * 2 } else { self.page / 2 }.clamp(PAGE_FIRST, PAGE);
+        self.used = 0;
+        self.scans += 1;
+        let after = keys::extents_after(self.ino, self.known.end);
+        let (page, more) = self.txn.scan(after, self.page).await?;
+        for (key, value) in &page {
+            self.known.end = end_of(self.ino, key)?;
+            self.ahead.insert(self.known.end, decode(value)?);
+        }
+        if !more {
+            self.known.end = u64::MAX;
+        }
+        Ok(())
+    }
+}
+
+fn end_of(ino: Ino, key: &[u8]) -> Result<u64, DataError> {
+    keys::parse_extent(key)
+        .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))
 }
 
 /// The live extents that touch `range`, in order, each with its whole span.
@@ -146,12 +233,13 @@ pub async fn live_extents<L: Lookup>(
 ) -> Result<Vec<(Range<u64>, ExtentRec)>, DataError> {
     let mut found = Vec::new();
     let mut from = range.start;
+    let mut limit = PAGE_FIRST;
     loop {
-        let page = meta.scan(keys::extents_after(ino, from), PAGE).await?;
-        let full = page.len() >= PAGE;
+        let page = meta.scan(keys::extents_after(ino, from), limit).await?;
+        let full = page.len() >= limit;
+        limit = (limit * 2).min(PAGE);
         for (key, value) in &page {
-            let end = keys::parse_extent(key)
-                .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
+            let end = end_of(ino, key)?;
             let rec: ExtentRec = decode(value)?;
             if rec.start >= range.end {
                 return Ok(found);

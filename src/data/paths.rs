@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::{DataError, Volume};
+use crate::meta::records::DirentRec;
 use crate::meta::{Lookup, keys};
-use crate::types::{FileName, Ino, KeyPrefix, ObjectKey};
+use crate::types::{FileKind, FileName, Ino, KeyPrefix, ObjectKey};
 
 /// S3's limit on keys, bytes (AmazonS3 user guide, "Object key naming").
 pub const MAX_KEY: usize = 1024;
@@ -49,6 +50,20 @@ pub fn unescape_name(segment: &str) -> Option<FileName> {
     let bytes = percent_encoding::percent_decode_str(escaped).collect::<Vec<u8>>();
     let name = FileName::new(bytes).ok()?;
     (escape_name(&name) == segment).then_some(name)
+}
+
+/// Ends the name of an object whose own name is a directory's.
+const BESIDE: &str = ".s3vol-conflict-object";
+
+/// The name under which an object shows that lies beside a directory of its own name; `None` when
+/// that would be too long.
+pub fn beside(name: &FileName) -> Option<FileName> {
+    FileName::new([name.as_bytes(), BESIDE.as_bytes()].concat()).ok()
+}
+
+/// The other way: the own name of the object that `name` may show.
+pub fn own_name(name: &FileName) -> Option<FileName> {
+    FileName::new(name.as_bytes().strip_suffix(BESIDE.as_bytes())?).ok()
 }
 
 /// Keys of directories seen in one round of work.
@@ -118,10 +133,29 @@ impl Volume {
         name: &FileName,
         memo: &mut PathMemo,
     ) -> Result<Option<ObjectKey>, DataError> {
-        Ok(self
-            .dir_key(parent, memo)
-            .await?
-            .map(|dir| ObjectKey::new(format!("{dir}{}", escape_name(name)))))
+        let Some(dir) = self.dir_key(parent, memo).await? else { return Ok(None) };
+        Ok(Some(ObjectKey::new(format!("{dir}{}", self.segment_of(parent, name).await?))))
+    }
+
+    /// The key segment of a name: its own, or that of the object that it shows.
+    pub async fn segment_of(&self, parent: Ino, name: &FileName) -> Result<String, DataError> {
+        let shown = self.stands_beside(parent, name).await?;
+        Ok(escape_name(shown.as_ref().unwrap_or(name)))
+    }
+
+    /// The own name of the object that this name shows, if it shows one that lies beside a directory.
+    /// A file that took the name meanwhile has the key as well.
+    pub async fn stands_beside(
+        &self,
+        parent: Ino,
+        name: &FileName,
+    ) -> Result<Option<FileName>, DataError> {
+        let Some(own) = own_name(name) else { return Ok(None) };
+        if self.meta.get_raw(&keys::beside(parent, name)).await?.is_none() {
+            return Ok(None);
+        }
+        let there: Option<DirentRec> = self.meta.get(&keys::dirent(parent, &own)).await?;
+        Ok(there.is_none_or(|dirent| dirent.kind == FileKind::Dir).then_some(own))
     }
 
     /// What the tree has at a key: follows its segments from the root. A key that ends in `/` names a
@@ -132,18 +166,36 @@ impl Volume {
             Some(dir) => (dir, true),
             None => (path, false),
         };
+        let (parents, last) = match path.rsplit_once('/') {
+            Some((parents, last)) => (Some(parents), last),
+            None => (None, path),
+        };
         let mut at = Ino::ROOT;
-        let mut kind = crate::types::FileKind::Dir;
-        for segment in path.split('/') {
+        for segment in parents.into_iter().flat_map(|parents| parents.split('/')) {
             let Some(name) = unescape_name(segment) else { return Ok(None) };
-            let dirent: Option<crate::meta::records::DirentRec> =
-                self.meta.get(&keys::dirent(at, &name)).await?;
-            match dirent {
-                Some(d) => (at, kind) = (d.ino, d.kind),
+            match self.meta.get::<DirentRec>(&keys::dirent(at, &name)).await? {
+                Some(dirent) => at = dirent.ino,
                 None => return Ok(None),
             }
         }
-        Ok((want_dir == (kind == crate::types::FileKind::Dir)).then_some(at))
+        let Some(name) = unescape_name(last) else { return Ok(None) };
+        let dirent: Option<DirentRec> = self.meta.get(&keys::dirent(at, &name)).await?;
+        let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+        if let Some(dirent) = dirent
+            && is_dir == want_dir
+        {
+            let shows_another = self.stands_beside(at, &name).await?.is_some();
+            return Ok((!shows_another).then_some(dirent.ino));
+        }
+        if want_dir {
+            return Ok(None);
+        }
+        let Some(beside) = beside(&name) else { return Ok(None) };
+        if self.stands_beside(at, &beside).await?.is_none() {
+            return Ok(None);
+        }
+        let dirent: Option<DirentRec> = self.meta.get(&keys::dirent(at, &beside)).await?;
+        Ok(dirent.map(|dirent| dirent.ino))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::paths::own_name;
 use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
 use crate::meta::{Logged, Txn, keys};
@@ -22,6 +23,8 @@ pub struct Tx<'v> {
     contents: Vec<Replaced>,
     removed: Vec<Ino>,
     touched: Vec<Ino>,
+    /// Directories in which a name came or went.
+    names: Vec<Ino>,
 }
 
 /// A content record that a change puts in the place of another one.
@@ -51,6 +54,7 @@ impl<'v> Tx<'v> {
             contents: Vec::new(),
             removed: Vec::new(),
             touched: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -176,18 +180,33 @@ impl<'v> Tx<'v> {
     pub fn link(&mut self, parent: Ino, name: &FileName, ino: Ino, kind: FileKind) {
         self.kv.put(keys::dirent(parent, name), &DirentRec { ino, kind });
         self.kv.put_raw(keys::parent(ino, parent, name), Vec::new());
+        self.names.push(parent);
+    }
+
+    /// Adds a name that shows the object of another name, which is a directory's.
+    pub fn link_beside(&mut self, parent: Ino, name: &FileName, ino: Ino, kind: FileKind) {
+        self.link(parent, name, ino, kind);
+        self.kv.put_raw(keys::beside(parent, name), Vec::new());
     }
 
     /// Takes a name away.
     pub fn unlink(&mut self, parent: Ino, name: &FileName, ino: Ino) {
         self.kv.delete(keys::dirent(parent, name));
         self.kv.delete(keys::parent(ino, parent, name));
+        self.names.push(parent);
+        if own_name(name).is_some() {
+            self.kv.delete(keys::beside(parent, name));
+        }
     }
 
-    /// Queues an inode for settling.
-    pub fn needs_rest(&mut self, ino: Ino, work: WorkRec) {
-        self.kv.put(keys::work(ino), &work);
+    /// Queues an inode for settling. A directory whose children have still to move keeps that work.
+    pub async fn needs_rest(&mut self, ino: Ino, work: WorkRec) -> Result<(), DataError> {
+        let queued: Option<WorkRec> = self.kv.get(&keys::work(ino)).await?;
+        if queued != Some(WorkRec::Subtree) {
+            self.kv.put(keys::work(ino), &work);
+        }
         self.touched.push(ino);
+        Ok(())
     }
 
     /// Queues a key: what lies there may have to go.
@@ -198,8 +217,10 @@ impl<'v> Tx<'v> {
 
     /// Hands the change over; see [`Txn::commit`].
     pub async fn commit(self, unique: u64) -> Result<(), DataError> {
-        let Tx { volume, kv, working, held, edits, created, contents, removed, touched } = self;
+        let Tx { volume, kv, working, held, edits, created, contents, removed, touched, names } =
+            self;
         kv.commit(Logged::Op { unique }, || {
+            volume.churn.note(&names);
             for (ino, content) in created {
                 if let Some(rec) = working.get(&ino)
                     && !removed.contains(&ino)

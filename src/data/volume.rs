@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{CacheFile, DataError, Inode, InodeTable, Tx};
+use super::{CacheFile, Churn, DataError, Inode, InodeTable, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, keys};
@@ -70,6 +70,9 @@ pub struct Volume {
     pub(super) dirty_bytes: AtomicU64,
     /// Clean bytes in cache files, roughly.
     pub(super) cached_bytes: AtomicU64,
+    /// Cache files on the local disk, and how many there may be.
+    pub(super) cache_files: Arc<AtomicUsize>,
+    pub(super) most_cache_files: usize,
     /// Somebody waits for dirty data to shrink, or there is much of it.
     pub commit_wanted: Notify,
     /// A commit was handed over.
@@ -77,7 +80,23 @@ pub struct Volume {
     /// Inodes that changed since settling last looked, and its bell.
     settle_queue: Mutex<HashSet<Ino>>,
     pub settle_wanted: Notify,
+    /// Changes of names, for settling.
+    pub churn: Churn,
     last_error: Mutex<Option<String>>,
+}
+
+/// Cache files that a volume has at most, whatever the local disk could hold.
+const MOST_FILES: u64 = 64 << 10;
+/// And at least.
+const LEAST_FILES: u64 = 64;
+
+/// A part of the inodes that the local file system has left: others live there, too.
+fn most_files(cache_dir: &std::path::Path) -> Result<usize, DataError> {
+    let disk = |source| DataError::disk(Ino::ROOT, source);
+    std::fs::create_dir_all(cache_dir).map_err(disk)?;
+    let free = crate::sys::disk_space(cache_dir).map_err(disk)?.inodes_available;
+    let most = if free == 0 { MOST_FILES } else { (free / 4).clamp(LEAST_FILES, MOST_FILES) };
+    Ok(most as usize)
 }
 
 /// Uncommitted data that a volume holds at most before writers wait, bytes.
@@ -87,6 +106,7 @@ impl Volume {
     /// Puts the parts together and loads what a crash left uncommitted. The root directory is made on
     /// a volume's first day.
     pub async fn open(parts: VolumeParts, recovered: Recovered) -> Result<Arc<Self>, DataError> {
+        let most_cache_files = most_files(&parts.cache_dir)?;
         let volume = Arc::new(Volume {
             id: parts.id,
             name: parts.name,
@@ -103,10 +123,13 @@ impl Volume {
             dirty: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
+            cache_files: Arc::default(),
+            most_cache_files,
             commit_wanted: Notify::new(),
             committed: Notify::new(),
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),
+            churn: Churn::default(),
             last_error: Mutex::new(None),
         });
         volume.clear_cache_except(&recovered.pending)?;
@@ -224,7 +247,7 @@ impl Volume {
                 }
                 _ => ContentRec::default(),
             };
-            let inode = Inode::new(ino, attr, content, CacheFile::new(&self.cache_dir, ino));
+            let inode = Inode::new(ino, attr, content, self.cache_file(ino));
             if let Some(inode) = self.inodes.insert(ticket, inode) {
                 return Ok(inode);
             }
@@ -233,7 +256,19 @@ impl Volume {
 
     /// An inode that a change has just made.
     pub(super) fn new_inode(&self, ino: Ino, attr: InodeRec, content: ContentRec) -> Arc<Inode> {
-        Arc::new(Inode::new(ino, attr, content, CacheFile::new(&self.cache_dir, ino)))
+        Arc::new(Inode::new(ino, attr, content, self.cache_file(ino)))
+    }
+
+    fn cache_file(&self, ino: Ino) -> CacheFile {
+        CacheFile::new(&self.cache_dir, ino, Arc::clone(&self.cache_files))
+    }
+
+    /// Files that programs can still make, as far as the local disk is concerned: each needs an inode
+    /// there until it is in the bucket. `None` when that is not what runs out first.
+    pub fn local_files_free(&self) -> Option<u64> {
+        let free = crate::sys::disk_space(&self.cache_dir).ok()?.inodes_available;
+        // Some file systems have no such limit and say 0.
+        (free > 0 && free < self.most_cache_files as u64).then_some(free)
     }
 
     /// Begins a change of the namespace or of attributes.
@@ -275,7 +310,9 @@ impl Volume {
         loop {
             let committed = self.committed.notified();
             let dirty = self.dirty_bytes.load(Ordering::Relaxed);
-            if dirty == 0 || dirty + bytes <= limit {
+            // Their cache files cannot be evicted.
+            let many = self.dirty.lock().len() > self.most_cache_files / 2;
+            if !many && (dirty == 0 || dirty + bytes <= limit) {
                 return Ok(());
             }
             self.commit_wanted.notify_one();

@@ -26,6 +26,24 @@ const DRAIN: Duration = Duration::from_secs(600);
 /// Between failed attempts to drain.
 const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 
+/// A worker's answers: another host holds the volume; it is not served (yet).
+const HELD: u16 = 423;
+const NOT_SERVED: u16 = 409;
+
+/// Why a volume is not served.
+#[derive(Debug)]
+pub(super) struct NotUp {
+    pub text: String,
+    /// Another host holds it; the worker of this turn waited for that in vain.
+    pub held: Option<u64>,
+}
+
+impl From<String> for NotUp {
+    fn from(text: String) -> Self {
+        NotUp { text, held: None }
+    }
+}
+
 impl Driver {
     /// Mount: detached, joined by a repetition, and taken back when nobody hears the answer.
     pub(super) async fn mount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
@@ -63,8 +81,11 @@ impl Driver {
             Err(error) => {
                 // dockerd sends no Unmount for a Mount that failed.
                 self.accounts.release(&name, &id).await;
-                tracing::warn!(volume = %name, id, error, "not mounted");
-                Err(error)
+                tracing::warn!(volume = %name, id, error = error.text, "not mounted");
+                if let Some(turn) = error.held {
+                    tokio::spawn(Arc::clone(&self).watch_held(volume, turn));
+                }
+                Err(error.text)
             }
         }
     }
@@ -146,12 +167,19 @@ impl Driver {
         let client = ControlClient::new(&worker.spec.control_socket);
         let turn = lane.next_turn();
         drop(lane);
-        tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone()));
+        let linger = self.settings.linger;
+        tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
         Some(client)
     }
 
     /// Drains until everything is committed, lingers, and ends the worker.
-    async fn see_off(self: Arc<Self>, name: VolumeName, turn: u64, client: ControlClient) {
+    pub(super) async fn see_off(
+        self: Arc<Self>,
+        name: VolumeName,
+        turn: u64,
+        client: ControlClient,
+        linger: Duration,
+    ) {
         loop {
             match client.drain(DRAIN).await {
                 Ok(reply) if reply.committed => break,
@@ -166,7 +194,6 @@ impl Driver {
             }
         }
         self.status.ask(&name, &client).await;
-        let linger = self.settings.linger;
         self.end_after(name, turn, linger).await;
     }
 
@@ -180,7 +207,7 @@ impl Driver {
     }
 
     /// Ends the worker; a failure leaves it attached, for the next attempt.
-    async fn end(&self, name: &VolumeName, lane: &mut Lane) {
+    pub(super) async fn end(&self, name: &VolumeName, lane: &mut Lane) {
         if lane.worker.is_none() {
             return;
         }
@@ -201,11 +228,11 @@ impl Driver {
         self: &Arc<Self>,
         volume: &Definition,
         deadline: Deadline,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotUp> {
         let name = &volume.name;
         let entered = tokio::time::timeout(deadline.left(), self.lanes.enter(name)).await;
         let Ok(mut lane) = entered else {
-            return Err(format!("volume {name} is still being ended; try again"));
+            return Err(format!("volume {name} is still being ended; try again").into());
         };
         let draining = lane.worker.as_ref().filter(|w| w.phase == Phase::Draining).cloned();
         if let Some(worker) = draining {
@@ -216,7 +243,10 @@ impl Driver {
                     if let Err(error) = gone_or_error {
                         tracing::warn!(volume = %name, %error, "a draining worker is replaced");
                     }
-                    self.workers.stop(name.as_str()).await.map_err(|e| e.to_string())?;
+                    self.workers
+                        .stop(name.as_str())
+                        .await
+                        .map_err(|e| NotUp::from(e.to_string()))?;
                     lane.worker = None;
                 }
             }
@@ -225,11 +255,11 @@ impl Driver {
             Some(worker) => worker.spec.clone(),
             None => {
                 let spec = self.spec(volume);
-                self.prepare(&spec).await.map_err(|e| e.to_string())?;
+                self.prepare(&spec).await.map_err(|e| NotUp::from(e.to_string()))?;
                 self.workers
                     .start(spec.clone())
                     .await
-                    .map_err(|e| format!("volume {name}: {e}"))?;
+                    .map_err(|e| NotUp::from(format!("volume {name}: {e}")))?;
                 lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
                 spec
             }
@@ -256,7 +286,8 @@ impl Driver {
                 return Err(format!(
                     "the worker of volume {name} ended with code {code} before the volume was open; \
                      the plugin's log says why"
-                ));
+                )
+                .into());
             }
         };
         match outcome {
@@ -271,12 +302,16 @@ impl Driver {
                 Err(format!(
                     "volume {name} is not ready after {} s{why}; it goes on opening, try again",
                     self.settings.budget.as_secs()
-                ))
+                )
+                .into())
+            }
+            Err(ControlError::Refused { status: HELD, text }) => {
+                Err(NotUp { text: format!("volume {name}: {text}"), held: Some(turn) })
             }
             Err(error) => {
                 // It could not be opened. Other mounts of it cannot exist, only waiting ones.
                 tokio::spawn(Arc::clone(self).end_after(name.clone(), turn, Duration::ZERO));
-                Err(format!("volume {name}: {error}"))
+                Err(format!("volume {name}: {error}").into())
             }
         }
     }
@@ -332,6 +367,8 @@ impl Driver {
         let mut lane = tokio::time::timeout(deadline.left(), self.lanes.enter(name))
             .await
             .map_err(|_| format!("volume {name} is still being ended; try again"))?;
+        // Whatever was planned for it (a watch over its lease) is off.
+        lane.next_turn();
         let Some(worker) = &lane.worker else { return Ok(()) };
         let client = ControlClient::new(&worker.spec.control_socket);
         match client.drain(deadline.left() / 2).await {
@@ -341,7 +378,8 @@ impl Driver {
                     reply.uncommitted_bytes
                 ));
             }
-            Ok(_) => {}
+            // What is not served yet has nothing to commit.
+            Ok(_) | Err(ControlError::Refused { status: NOT_SERVED, .. }) => {}
             Err(error) => return Err(format!("volume {name}: {error}; try again")),
         }
         self.end(name, &mut lane).await;
@@ -398,7 +436,7 @@ impl Driver {
         };
         let deadline = Deadline::after(self.settings.budget);
         if let Err(error) = self.bring_up(&volume, deadline).await {
-            tracing::warn!(volume = %name, error, "not brought up again yet");
+            tracing::warn!(volume = %name, error = error.text, "not brought up again yet");
         }
     }
 

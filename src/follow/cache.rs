@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +27,8 @@ pub(super) struct Cache {
     /// Bytes, roughly.
     limit: u64,
     held: AtomicU64,
+    /// Cache files that exist.
+    existing: Arc<AtomicUsize>,
     files: Mutex<HashMap<Ino, Arc<Mutex<Cached>>>>,
 }
 
@@ -59,7 +61,13 @@ impl Cache {
             _ => {}
         }
         std::fs::create_dir_all(&dir)?;
-        Ok(Cache { dir, limit, held: AtomicU64::new(0), files: Mutex::default() })
+        Ok(Cache {
+            dir,
+            limit,
+            held: AtomicU64::new(0),
+            existing: Arc::default(),
+            files: Mutex::default(),
+        })
     }
 
     fn of(&self, ino: Ino, generation: u64) -> Arc<Mutex<Cached>> {
@@ -69,7 +77,7 @@ impl Cache {
         }
         let new = || Cached {
             generation,
-            file: CacheFile::new(&self.dir, ino),
+            file: CacheFile::new(&self.dir, ino, Arc::clone(&self.existing)),
             ahead: ReadAhead::default(),
             used: boottime(),
         };

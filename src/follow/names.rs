@@ -185,5 +185,6 @@ fn shown(ino: Ino, rec: &InodeRec, content: Option<&ContentRec>) -> Shown {
     };
     let is_file = rec.kind == FileKind::File;
     let generation = content.filter(|_| is_file).map(|content| content.generation);
-    (Attr::of(ino, rec, size, TTL), generation)
+    let data = content.map_or(0, ContentRec::allocated);
+    (Attr::of(ino, rec, size, data, TTL), generation)
 }

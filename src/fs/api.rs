@@ -31,8 +31,8 @@ pub struct Attr {
 }
 
 impl Attr {
-    /// What a record shows of an inode with `size` bytes.
-    pub fn of(ino: Ino, rec: &InodeRec, size: u64, ttl: Duration) -> Self {
+    /// What a record shows of an inode with `size` bytes, of which `data` are not holes.
+    pub fn of(ino: Ino, rec: &InodeRec, size: u64, data: u64, ttl: Duration) -> Self {
         let size = match rec.kind {
             FileKind::File | FileKind::Symlink => size,
             FileKind::Dir => 4096,
@@ -47,7 +47,7 @@ impl Attr {
             gid: rec.gid,
             rdev: rec.rdev,
             size,
-            blocks: size.div_ceil(512),
+            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
             atime: rec.atime,
             mtime: rec.mtime,
             ctime: rec.ctime,

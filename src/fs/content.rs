@@ -9,7 +9,7 @@ use super::core::SYNC_TIMEOUT;
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
 use crate::data::{Inode, live_extents};
-use crate::meta::records::Place;
+use crate::meta::records::{Place, WorkRec};
 use crate::meta::{Change, RangeMap, Receipt, Record};
 use crate::types::{Caller, FileKind, FileName, Ino};
 
@@ -246,8 +246,10 @@ impl Fs {
                     self.resize(&inode, end).await?;
                 } else {
                     self.may_grow(&inode, end)?;
+                    self.touch(&inode).await?;
                 }
             }
+            _ if keeps_size(mode) && offset >= inode.live().size => self.touch(&inode).await?,
             Fallocate::PunchHole => self.volume.zero(&inode, offset, end, true).await?,
             Fallocate::ZeroRange { keep_size } => {
                 if !keep_size {
@@ -256,6 +258,23 @@ impl Fs {
                 self.volume.zero(&inode, offset, end, keep_size).await?;
             }
         }
+        Ok(())
+    }
+
+    /// What fallocate does to a file that it leaves as it is: as on ext4 its times move.
+    async fn touch(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
+        let now = crate::clock::now();
+        let mut tx = self.volume.begin().await;
+        tx.edit(inode.ino, move |rec| {
+            rec.mtime = now;
+            rec.ctime = now;
+            rec.attr_gen += 1;
+        })
+        .await?;
+        if inode.live().attr.nlink > 0 {
+            tx.needs_rest(inode.ino, WorkRec::Inode).await?;
+        }
+        tx.commit(0).await?;
         Ok(())
     }
 
@@ -312,6 +331,8 @@ impl Fs {
         len: u64,
     ) -> Result<u64, FsError> {
         let source = self.inode(from).await?;
+        // As it is now: a copy behind the end of the same file makes that longer.
+        let len = len.min(source.live().size.saturating_sub(from_offset));
         let mut done = 0;
         while done < len {
             let want = COPY.min((len - done) as usize);
@@ -328,4 +349,8 @@ impl Fs {
         }
         Ok(done)
     }
+}
+
+fn keeps_size(mode: Fallocate) -> bool {
+    matches!(mode, Fallocate::PunchHole | Fallocate::ZeroRange { keep_size: true })
 }

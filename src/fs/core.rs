@@ -63,6 +63,15 @@ impl Fs {
         })
     }
 
+    /// The inode with its attributes, read from its object if that was not done yet.
+    pub(super) async fn known(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        let inode = self.inode(ino).await?;
+        if !inode.live().attr.known {
+            self.outside.attributes(ino).await?;
+        }
+        Ok(inode)
+    }
+
     /// The inode, which must be a directory.
     pub(super) async fn directory(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         let inode = self.inode(ino).await?;
@@ -72,11 +81,13 @@ impl Fs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Attr {
         let live = inode.live();
-        self.attr_from(inode.ino, &live.attr, live.size)
+        let data = live.content.allocated().saturating_add(live.pending.data_bytes());
+        self.attr_from(inode.ino, &live.attr, live.size, data)
     }
 
-    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64) -> Attr {
-        Attr::of(ino, rec, size, self.ttl)
+    /// `data`: how many bytes of a file are not holes.
+    pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64, data: u64) -> Attr {
+        Attr::of(ino, rec, size, data, self.ttl)
     }
 
     /// Attributes without making the inode live; `None` when they would cost a request.
@@ -90,13 +101,14 @@ impl Fs {
         if !rec.known {
             return Ok(None);
         }
-        let size = match (&rec.target, rec.kind) {
-            (Some(target), _) => target.len() as u64,
+        let (size, data) = match (&rec.target, rec.kind) {
+            (Some(target), _) => (target.len() as u64, 0),
             (None, FileKind::File) => {
-                meta.get::<ContentRec>(&keys::content(ino)).await?.map_or(0, |c| c.size)
+                let content: ContentRec = meta.get(&keys::content(ino)).await?.unwrap_or_default();
+                (content.size, content.allocated())
             }
-            (None, _) => 0,
+            (None, _) => (0, 0),
         };
-        Ok(Some(self.attr_from(ino, &rec, size)))
+        Ok(Some(self.attr_from(ino, &rec, size, data)))
     }
 }

@@ -148,10 +148,10 @@ impl Fs {
             }
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         let size = rec.target.as_ref().map_or(0, |t| t.len() as u64);
-        Ok(self.attr_from(ino, &rec, size))
+        Ok(self.attr_from(ino, &rec, size, 0))
     }
 
     /// The answer to a resent request that had made this name.
@@ -173,10 +173,7 @@ impl Fs {
         }
         self.directory(new_parent).await?;
         self.outside.name(new_parent, &new_name).await?;
-        let inode = self.inode(ino).await?;
-        if !inode.live().attr.known {
-            self.outside.attributes(ino).await?;
-        }
+        let inode = self.known(ino).await?;
         let mut tx = self.volume.begin().await;
         let rec = tx.inode(ino).await?;
         if rec.kind == FileKind::Dir {
@@ -202,7 +199,7 @@ impl Fs {
         })
         .await?;
         tx.edit(new_parent, move |dir| touch(dir, now)).await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         tx.commit(caller.unique).await?;
         Ok(self.attr_of(&inode))
     }
@@ -279,7 +276,7 @@ impl Fs {
             rec.ctime = now;
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(())
     }
 
@@ -331,7 +328,7 @@ impl Fs {
             && tx.kv.get_raw(&keys::rest(&crate::types::ObjectKey::new(dir))).await?.is_none()
             && tx.kv.get_raw(&keys::work(parent)).await?.is_none()
         {
-            tx.needs_rest(parent, WorkRec::Inode);
+            tx.needs_rest(parent, WorkRec::Inode).await?;
         }
         Ok(())
     }

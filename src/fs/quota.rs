@@ -67,6 +67,8 @@ impl Fs {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let used = used(&self.volume);
         let inodes = self.volume.meta.superblock().inodes;
-        Ok(StatFs::of(&self.volume.options, used, inodes))
+        let shown = StatFs::of(&self.volume.options, used, inodes);
+        let local = self.volume.local_files_free().unwrap_or(u64::MAX);
+        Ok(StatFs { files_free: shown.files_free.min(local), ..shown })
     }
 }

@@ -85,7 +85,7 @@ impl Fs {
                     tx.edit(down, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
                 }
                 tx.edit(target.ino, move |rec| rec.ctime = now).await?;
-                tx.needs_rest(target.ino, work_of(target.kind));
+                tx.needs_rest(target.ino, work_of(target.kind)).await?;
             }
             (_, target) => {
                 if let Some(target) = target {
@@ -116,7 +116,7 @@ impl Fs {
             }
         }
         tx.edit(source.ino, move |rec| rec.ctime = now).await?;
-        tx.needs_rest(source.ino, work_of(source.kind));
+        tx.needs_rest(source.ino, work_of(source.kind)).await?;
         tx.edit(parent, move |dir| touch(dir, now)).await?;
         tx.edit(new_parent, move |dir| touch(dir, now)).await?;
         tx.commit(caller.unique).await?;

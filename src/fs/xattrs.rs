@@ -1,4 +1,5 @@
-//! Extended attributes. They live in the index, any size that ext4 takes.
+//! Extended attributes, any size that ext4 takes. They live in the index; the objects carry them too
+//! where they fit into metadata.
 
 use bytes::Bytes;
 
@@ -34,7 +35,7 @@ impl Fs {
         if value.len() > MAX_VALUE {
             return Err(FsError::TooBig);
         }
-        let inode = self.inode(ino).await?;
+        let inode = self.known(ino).await?;
         if name == ACCESS {
             return self.set_access_list(caller, ino, &value).await;
         }
@@ -59,13 +60,14 @@ impl Fs {
 
     pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
         supported(&name)?;
+        self.known(ino).await?;
         let key = keys::xattr(ino, &name);
         self.volume.meta.get_raw(&key).await?.ok_or(FsError::NoXattr)
     }
 
     /// Names, each ended by a NUL.
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes, FsError> {
-        self.inode(ino).await?;
+        self.known(ino).await?;
         let found = self.volume.meta.scan(keys::of_inode(keys::XATTR, ino), MAX_LIST).await?;
         let mut names = Vec::new();
         for (key, _) in &found {
@@ -80,6 +82,7 @@ impl Fs {
             return Ok(());
         }
         supported(&name)?;
+        self.known(ino).await?;
         let key = keys::xattr(ino, &name);
         let mut tx = self.volume.begin().await;
         if tx.kv.get_raw(&key).await?.is_none() {
@@ -116,7 +119,7 @@ impl Fs {
         })
         .await?;
         if rec.nlink > 0 {
-            tx.needs_rest(ino, WorkRec::Inode);
+            tx.needs_rest(ino, WorkRec::Inode).await?;
         }
         tx.commit(caller.unique).await?;
         Ok(())
@@ -128,7 +131,15 @@ impl Fs {
         ino: Ino,
     ) -> Result<(), FsError> {
         let now = crate::clock::now();
-        tx.edit(ino, move |rec| rec.ctime = now).await?;
+        let rec = tx.inode(ino).await?;
+        tx.edit(ino, move |rec| {
+            rec.ctime = now;
+            rec.attr_gen += 1;
+        })
+        .await?;
+        if rec.nlink > 0 {
+            tx.needs_rest(ino, WorkRec::Inode).await?;
+        }
         Ok(())
     }
 }

@@ -72,6 +72,10 @@ pub enum Record {
         unique: u64,
         ino: Ino,
     },
+    /// Batches up to this one are in the bucket. What a log has beyond it may be nowhere else.
+    Durable {
+        through: Lsn,
+    },
 }
 
 /// Requests remembered for the kernel's resending: far more than it can have unanswered.
@@ -157,6 +161,7 @@ impl Fold {
                 self.answers = Answers { conn: *conn, ..Answers::default() };
             }
             Record::Answered { conn, unique } => self.answers.add(*conn, *unique),
+            Record::Durable { through } => self.durable(*through),
         }
     }
 
@@ -325,7 +330,11 @@ impl Journal {
 
     /// Everything up to `durable` is in the bucket: forget it, and shorten the log when it pays.
     pub fn durable(&mut self, durable: Lsn) -> Result<(), LogError> {
+        let held = self.fold.batches.len();
         self.fold.durable(durable);
+        if self.fold.batches.len() < held {
+            self.log.append(&Record::Durable { through: durable })?;
+        }
         if self.log.len_bytes() > self.limit {
             self.log.rotate(self.fold.snapshot().into_iter())?;
             self.limit = ROTATE_AT.max(self.log.len_bytes() * 2);

@@ -20,6 +20,8 @@
 //! | `25` | segment id | [`super::SegmentRec`] | live bytes of a segment |
 //! | `26` | segment id | nothing | segments whose object may be deleted |
 //! | `27` | ino, object key | nothing | from an inode to the keys where it was last seen |
+//! | `28` | parent, name | nothing | names of objects that lie beside a directory of their own name |
+//! | `29` | object key | [`super::TombRec`] | attributes of what somebody else removed |
 //!
 //! Numbers are big-endian, so that byte order is number order.
 
@@ -44,6 +46,8 @@ pub const DEAD: u8 = 0x24;
 pub const SEGMENT: u8 = 0x25;
 pub const GARBAGE: u8 = 0x26;
 pub const RESTS: u8 = 0x27;
+pub const BESIDE: u8 = 0x28;
+pub const TOMB: u8 = 0x29;
 
 /// Directory cookies 0 to 2 are the start, `.` and `..`.
 pub const FIRST_COOKIE: u64 = 3;
@@ -175,7 +179,16 @@ pub fn parse_rests(key: &[u8]) -> Option<ObjectKey> {
     Some(ObjectKey::new(std::str::from_utf8(key.get(9..)?).ok()?))
 }
 
-/// The object key of a `rest` or `tidy` key.
+/// Says that a name shows the object of another name, which is a directory's.
+pub fn beside(parent: Ino, name: &FileName) -> Vec<u8> {
+    with_ino(BESIDE, parent, name.as_bytes())
+}
+
+pub fn tomb(key: &ObjectKey) -> Vec<u8> {
+    with_bytes(TOMB, key.as_str().as_bytes())
+}
+
+/// The object key of a `rest`, `tidy` or `tomb` key.
 pub fn parse_object(key: &[u8]) -> Option<ObjectKey> {
     Some(ObjectKey::new(std::str::from_utf8(key.get(1..)?).ok()?))
 }

@@ -52,6 +52,9 @@ pub struct ContentRec {
     pub drop_gen: u64,
     /// A publish under way: its generation, and how much of it still is this file's content.
     pub publishing: Option<Publishing>,
+    /// Bytes that extents hold, for `st_blocks`. Extents that a publish made dead may be counted until
+    /// the next publish; never too few.
+    pub data: u64,
 }
 
 /// What a publish under way will leave of itself.
@@ -64,6 +67,12 @@ pub struct Publishing {
 }
 
 impl ContentRec {
+    /// Bytes that are not holes, as far as they can be told without looking: never too few.
+    pub fn allocated(&self) -> u64 {
+        let base = self.base.as_ref().map_or(0, |base| base.version.size.min(self.base_limit));
+        base.saturating_add(self.data)
+    }
+
     /// Whether the base alone is the content.
     pub fn at_rest(&self) -> bool {
         self.drop_gen >= self.generation
@@ -153,6 +162,18 @@ pub enum IntentOp {
 pub struct SegmentRec {
     pub total: u64,
     pub live: u64,
+}
+
+/// What an inode was that somebody else removed, for the case that its key returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TombRec {
+    /// When it went.
+    pub at: Timestamp,
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub btime: Timestamp,
+    pub xattrs: Vec<(Bytes, Bytes)>,
 }
 
 /// A record that cannot be read: damage, or a newer version's format.

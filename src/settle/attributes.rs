@@ -1,10 +1,16 @@
 //! The attributes that an object shows, in the dialects of other tools.
 //!
 //! Written: s3fs's (`mode` decimal st_mode, `uid`, `gid`, `mtime` decimal seconds with a fraction; its
-//! metaheader.cpp), and our own marks. Read: s3fs's, AWS's (DataSync, File Gateway, FSx:
+//! metaheader.cpp; `xattr`, a percent-encoded JSON object of base64 values), and our own marks. Read: s3fs's, AWS's (DataSync, File Gateway, FSx:
 //! `file-permissions` octal st_mode, `file-owner`, `file-group`, `file-mtime` integer with `ns`), and
 //! Google's (`goog-reserved-posix-mode` octal, `-uid`, `-gid`, `goog-reserved-file-mtime`).
 
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::meta::records::InodeRec;
@@ -22,7 +28,16 @@ pub struct Shown {
     pub gid: Option<u32>,
     pub mtime: Option<Timestamp>,
     pub rdev: Option<u32>,
+    pub xattrs: Vec<Xattr>,
 }
+
+/// Name and value of an extended attribute.
+pub type Xattr = (Bytes, Bytes);
+
+/// What extended attributes may take of an object's metadata, encoded; AWS allows 2 KB for everything.
+/// More than that lives in the index alone.
+const MAX_XATTRS: usize = 1200;
+const XATTR: &str = "xattr";
 
 /// The mark that ties a put to its key, so that a copy of the object elsewhere is not taken for ours:
 /// the first 16 bytes of the key's SHA-256, in hexadecimal.
@@ -32,7 +47,13 @@ pub fn key_mark(key: &ObjectKey) -> String {
 }
 
 /// Metadata of an object that we publish.
-pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> Attributes {
+pub fn to_object(
+    rec: &InodeRec,
+    xattrs: &[Xattr],
+    key: &ObjectKey,
+    volume: VolumeId,
+    put_id: PutId,
+) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert("mode".into(), (rec.kind.mode_bits() | rec.perm).to_string());
     attributes.insert("uid".into(), rec.uid.to_string());
@@ -40,6 +61,9 @@ pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutI
     attributes.insert("mtime".into(), seconds(rec.mtime));
     if matches!(rec.kind, FileKind::CharDevice | FileKind::BlockDevice) {
         attributes.insert("rdev".into(), rec.rdev.to_string());
+    }
+    if let Some(encoded) = encode_xattrs(xattrs) {
+        attributes.insert(XATTR.into(), encoded);
     }
     attributes.insert(ATTR_VOLUME.into(), volume.to_string());
     attributes.insert(ATTR_PUT.into(), put_id.to_string());
@@ -89,7 +113,37 @@ pub fn from_object(attributes: &Attributes, is_dir: bool) -> Shown {
             .or_else(|| get("file-mtime").and_then(parse_nanoseconds))
             .or_else(|| get("goog-reserved-file-mtime").and_then(parse_seconds)),
         rdev: decimal("rdev"),
+        xattrs: get(XATTR).map(decode_xattrs).unwrap_or_default(),
     }
+}
+
+/// `None` when there are none, or too many, or one whose name is not text.
+fn encode_xattrs(xattrs: &[Xattr]) -> Option<String> {
+    let map: Option<BTreeMap<&str, String>> = xattrs
+        .iter()
+        .map(|(name, value)| Some((std::str::from_utf8(name).ok()?, BASE64.encode(value))))
+        .collect();
+    let text = serde_json::to_string(&map.filter(|map| !map.is_empty())?).ok()?;
+    let encoded = utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string();
+    (encoded.len() <= MAX_XATTRS).then_some(encoded)
+}
+
+/// What others wrote may be anything: what makes no sense is left out.
+fn decode_xattrs(text: &str) -> Vec<Xattr> {
+    let decoded = percent_decode_str(text).decode_utf8_lossy();
+    let map: BTreeMap<String, String> = serde_json::from_str(&decoded).unwrap_or_default();
+    map.into_iter()
+        .filter_map(|(name, value)| {
+            let value = BASE64.decode(value).ok()?;
+            let acl = name == "system.posix_acl_access" || name == "system.posix_acl_default";
+            let kept = match name.split_once('.') {
+                Some(("user" | "trusted" | "security", rest)) => !rest.is_empty(),
+                // The kernel refuses every access to a file whose list it cannot read.
+                _ => acl && value.starts_with(&[2, 0, 0, 0]) && value.len() % 8 == 4,
+            };
+            (kept && name.len() <= 255).then(|| (Bytes::from(name), Bytes::from(value)))
+        })
+        .collect()
 }
 
 fn parse_seconds(text: &str) -> Option<Timestamp> {
@@ -117,6 +171,40 @@ mod tests {
 
     fn map(pairs: &[(&str, &str)]) -> Attributes {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn extended_attributes_come_back_and_nonsense_does_not() {
+        let pair = |name: &str, value: &[u8]| {
+            (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value))
+        };
+        let acl = [&[2, 0, 0, 0][..], &[1, 0, 6, 0, 255, 255, 255, 255]].concat();
+        let all = [
+            pair("security.capability", &[1, 0, 0, 2, 0xff]),
+            pair("system.posix_acl_access", &acl),
+            pair("user.\"ä%", b""),
+        ];
+        let encoded = encode_xattrs(&all).unwrap();
+        assert!(encoded.is_ascii() && !encoded.contains(['"', ' ', '\n']));
+        assert_eq!(decode_xattrs(&encoded), all);
+        assert_eq!(encode_xattrs(&[]), None);
+        assert_eq!(encode_xattrs(&[pair("user.big", &[0; 2000])]), None);
+        assert_eq!(encode_xattrs(&[(Bytes::from_static(b"user.\xff"), Bytes::new())]), None);
+        // As s3fs writes them.
+        let s3fs = "%7B%22user.a%22%3A%22YmFy%22%2C%22user.b%22%3A%22%22%7D";
+        assert_eq!(decode_xattrs(s3fs), [pair("user.a", b"bar"), pair("user.b", b"")]);
+        for bad in [
+            "",
+            "%7B",
+            "[1]",
+            "{\"user.\":\"\"}",
+            "{\"a\":\"\"}",
+            "{\"user.a\":\"!\"}",
+            "{\"system.posix_acl_access\":\"AAAA\"}",
+            "{\"system.other\":\"\"}",
+        ] {
+            assert_eq!(decode_xattrs(bad), [], "{bad}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Outcomes of announced requests, and what they release.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::settler::{ROUND, Settler, TIDY};
@@ -80,18 +81,14 @@ impl Settler {
         let mut touched = vec![];
         let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
         let mut memo = PathMemo::default();
+        let mut published = BTreeSet::new();
         for (put_id, intent, outcome) in resolved {
             txn.delete(keys::intent(*put_id));
             match (intent.op, outcome) {
                 (IntentOp::Put, Outcome::Applied(version)) => {
                     let content = self.published(&mut txn, *put_id, intent, version).await?;
                     contents.extend(content.map(|content| (intent.ino, content)));
-                    if self.at_rest(&txn, intent.ino, &mut memo).await? {
-                        txn.delete(keys::work(intent.ino));
-                        self.tidy_strays(&mut txn, intent.ino, &mut memo).await?;
-                    } else {
-                        touched.push(intent.ino);
-                    }
+                    published.insert(intent.ino);
                     if self.volume.lookup_key(&intent.key).await? != Some(intent.ino) {
                         txn.put_raw(keys::tidy(&intent.key), Vec::new());
                     }
@@ -112,6 +109,15 @@ impl Settler {
                     txn.delete(keys::tidy(&intent.key));
                 }
                 (IntentOp::Delete, _) => touched.push(TIDY),
+            }
+        }
+        // Once an inode, not once a name of it: each look goes over all of its names.
+        for ino in published {
+            if self.at_rest(&txn, ino, &mut memo).await? {
+                txn.delete(keys::work(ino));
+                self.tidy_strays(&mut txn, ino, &mut memo).await?;
+            } else {
+                touched.push(ino);
             }
         }
         txn.commit(Logged::Op { unique: 0 }, || {
@@ -168,6 +174,9 @@ impl Settler {
         content.base_limit = publishing.limit.min(version.size);
         if content.drop_gen < intent.generation {
             content.drop_gen = intent.generation;
+            if content.generation == intent.generation {
+                content.data = 0;
+            }
             txn.put_raw(keys::dead(intent.ino), Vec::new());
         }
         content.publishing = None;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::SettleError;
 use super::outcome::forget_base;
 use super::settler::Settler;
-use crate::data::{DataError, Inode};
-use crate::meta::records::{ContentRec, RestRec, SegmentRec};
+use crate::data::{DataError, Inode, PathMemo, escape_name, own_name};
+use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
-use crate::types::{Base, ObjectKey, Version};
+use crate::types::{Base, Ino, ObjectKey, Version};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Copied through this host in parts of this size, bytes.
@@ -31,6 +31,7 @@ impl Settler {
             Err(DataError::Gone(_)) => return Ok(true),
             Err(e) => return Err(e.into()),
         };
+        self.own_key_only(rest.ino, key).await?;
         let base = {
             let live = inode.live();
             live.content.base.clone().filter(|base| !base.parked && base.key == *key)
@@ -44,6 +45,26 @@ impl Settler {
                 Ok(true)
             }
         }
+    }
+
+    /// A file that shows the object of a key which another file is about to take rests at the key of
+    /// its own name from now on.
+    async fn own_key_only(&self, ino: Ino, key: &ObjectKey) -> Result<(), SettleError> {
+        let mut memo = PathMemo::default();
+        for (parent, name) in self.volume.names_of(ino).await? {
+            let Some(own) = own_name(&name) else { continue };
+            let shows = match self.volume.dir_key(parent, &mut memo).await? {
+                Some(dir) => format!("{dir}{}", escape_name(&own)) == key.as_str(),
+                None => false,
+            };
+            let mut tx = self.volume.begin().await;
+            if shows && tx.kv.get_raw(&keys::beside(parent, &name)).await?.is_some() {
+                tx.kv.delete(keys::beside(parent, &name));
+                tx.needs_rest(ino, WorkRec::Inode).await?;
+                tx.commit(0).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {

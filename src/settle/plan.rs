@@ -1,12 +1,13 @@
 //! What one inode needs in order to rest.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::body::Body;
-use super::settler::Settler;
+use super::settler::{ROUND, ROUND_BYTES, Settler};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::config::SettleMode;
@@ -29,6 +30,8 @@ const LONGEST_PACE: Duration = Duration::from_secs(3600);
 const SPARSE: u64 = 64 << 20;
 /// Children queued in one batch after a directory was renamed.
 const CHILDREN: usize = 1000;
+/// Extended attributes of one inode that are read; their names take at least two bytes of 64 KiB.
+const MAX_XATTRS: usize = 32 << 10;
 
 /// What to do about one inode now.
 pub(super) enum Plan {
@@ -49,6 +52,8 @@ pub(super) struct Item {
     pub body: Body,
     /// The inode's write sequence that the body shows.
     pub write_seq: u64,
+    /// How long it took to read the body, and to send the parts of a large one.
+    pub prepared: Duration,
 }
 
 impl Item {
@@ -112,6 +117,13 @@ impl Settler {
             ready = ready.max(pace.at + rest);
         }
         (ready > now).then(|| ready - now)
+    }
+
+    async fn xattrs(&self, ino: Ino) -> Result<Vec<attributes::Xattr>, SettleError> {
+        let range = keys::of_inode(keys::XATTR, ino);
+        let found = self.volume.meta.scan(range, MAX_XATTRS).await?;
+        let name = |key: Bytes| key.slice_ref(keys::after_ino(&key));
+        Ok(found.into_iter().map(|(key, value)| (name(key), value)).collect())
     }
 
     async fn plan_keys(
@@ -190,10 +202,20 @@ impl Settler {
             None if in_place && content.at_rest() => None,
             None => Some(0),
         };
-        let mut items = Vec::new();
+        let xattrs = self.xattrs(ino).await?;
+        if let Some(first) = moves {
+            wanted.swap(0, first);
+        }
+        let mut items: Vec<Item> = Vec::new();
+        let mut held = 0;
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
+            // A file of many names goes on in the next round.
+            if items.len() >= ROUND || held > ROUND_BYTES {
+                break;
+            }
             let put_id = PutId::random();
-            let attributes = attributes::to_object(&attr, &key, volume.id, put_id);
+            let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
+            let began = boottime();
             let body = match kind {
                 FileKind::File => {
                     match self.body(inode, &key, &content, write_seq, &attributes).await? {
@@ -218,17 +240,20 @@ impl Settler {
                 expected: rest.map(|rest| rest.version),
                 not_after: StoreTime(0),
                 upload,
-                moves_base: kind == FileKind::File && moves == Some(index),
+                moves_base: kind == FileKind::File && moves.is_some() && index == 0,
                 replaces: content.base.clone(),
             };
-            items.push(Item {
+            let item = Item {
                 inode: Arc::clone(inode),
                 put_id,
                 intent,
                 attributes,
                 body,
                 write_seq,
-            });
+                prepared: boottime().saturating_sub(began),
+            };
+            held += item.bytes_held();
+            items.push(item);
         }
         Ok(Plan::Publish(items))
     }
@@ -309,7 +334,8 @@ impl Settler {
         memo: &mut PathMemo,
     ) -> Result<(), SettleError> {
         let Some(attr) = txn.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(()) };
-        let right = self.keys_of(ino, attr.kind, memo).await?;
+        let right: HashSet<ObjectKey> =
+            self.keys_of(ino, attr.kind, memo).await?.into_iter().collect();
         let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
         for (key, _) in seen {
             if let Some(key) = keys::parse_rests(&key)
@@ -339,7 +365,7 @@ impl Settler {
                     _ => WorkRec::Inode,
                 };
                 if tx.kv.get_raw(&keys::inode(child.ino)).await?.is_some() {
-                    tx.needs_rest(child.ino, work);
+                    tx.needs_rest(child.ino, work).await?;
                 }
             }
             if !more {

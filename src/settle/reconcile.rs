@@ -8,6 +8,7 @@
 mod apply;
 mod heads;
 mod listing;
+mod tombs;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -47,7 +47,7 @@ impl Settler {
                 let began = boottime();
                 let outcome = self.send(&item, not_after).await;
                 let took = match outcome {
-                    Outcome::Applied(_) => boottime() - began,
+                    Outcome::Applied(_) => item.prepared + (boottime() - began),
                     _ => Duration::ZERO,
                 };
                 (item.put_id, item.intent, outcome, took)

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
+use super::churn::Churning;
 use super::hot::Hot;
 use super::plan::{Item, Plan};
 use super::schedule::Schedule;
@@ -27,7 +28,7 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 /// Keys announced in one batch.
 pub(super) const ROUND: usize = 256;
 /// Bodies held in memory by one round, bytes.
-const ROUND_BYTES: u64 = 64 << 20;
+pub(super) const ROUND_BYTES: u64 = 64 << 20;
 /// Stands for "keys to tidy and garbage to collect" in the schedule.
 pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).
@@ -62,8 +63,11 @@ pub struct Settler {
     pub(super) hot: Hot,
     pub(super) schedule: Schedule,
     pub(super) pace: Mutex<HashMap<Ino, Pace>>,
+    pub(super) churning: Churning,
     pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
     pub(super) conflicts: AtomicU64,
+    /// When expired tombs were looked for, boot time.
+    pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
     pub(super) hurried: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
@@ -87,8 +91,10 @@ impl Settler {
             hot: Hot::default(),
             schedule: Schedule::default(),
             pace: Mutex::default(),
+            churning: Churning::default(),
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
+            tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
             halted: AtomicBool::new(false),
@@ -244,6 +250,7 @@ impl Settler {
         let _one = self.one_round.lock().await;
         self.halted.store(false, Ordering::SeqCst);
         self.take_queue();
+        self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
             if self.halted.load(Ordering::SeqCst) {
@@ -269,12 +276,17 @@ impl Settler {
         let mut items: Vec<Item> = Vec::new();
         let mut bytes = 0;
         let mut memo = crate::data::PathMemo::default();
+        let mut parents = HashMap::new();
         for &ino in due {
             if ino == TIDY {
                 continue;
             }
             if bytes > ROUND_BYTES || items.len() >= ROUND {
                 self.schedule.by(ino, boottime());
+                continue;
+            }
+            if let Some(wait) = self.churn_wait(ino, &mut parents).await? {
+                self.schedule.by(ino, boottime() + wait);
                 continue;
             }
             let plan = match self.plan(ino, &mut memo).await {
@@ -303,6 +315,7 @@ impl Settler {
         }
         if due.contains(&TIDY) {
             self.tidy_round().await?;
+            self.sweep_tombs().await?;
             self.volume.collect_dead().await?;
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
         }

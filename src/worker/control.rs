@@ -22,6 +22,8 @@ pub(super) enum Stage {
     Opening,
     Serving(Served),
     Failed(String),
+    /// Another host has the volume; the text names it.
+    Held(String),
 }
 
 /// What is served.
@@ -99,7 +101,7 @@ impl Control {
     fn serving(&self) -> Option<Served> {
         match &*self.stage.borrow() {
             Stage::Serving(served) => Some(served.clone()),
-            Stage::Opening | Stage::Failed(_) => None,
+            Stage::Opening | Stage::Failed(_) | Stage::Held(_) => None,
         }
     }
 }
@@ -109,7 +111,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         return Json(served.status().await);
     }
     let failed = match &*control.stage.borrow() {
-        Stage::Failed(text) => Some(text.clone()),
+        Stage::Failed(text) | Stage::Held(text) => Some(text.clone()),
         Stage::Opening | Stage::Serving(_) => None,
     };
     Json(WorkerStatus {
@@ -139,6 +141,7 @@ async fn ready(State(mut control): State<Control>) -> Response {
             Stage::Failed(text) => {
                 return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
             }
+            Stage::Held(text) => return (StatusCode::LOCKED, text.clone()).into_response(),
             Stage::Opening => {}
         }
         if control.stage.changed().await.is_err() {

@@ -100,6 +100,9 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     }
     while running.join_next().await.is_some() {}
     let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
+    if closed.is_err() && shared.state() == VolumeState::Fenced {
+        shared.save_lost().await;
+    }
     drop(lock);
     // A socket that stays is removed by the next mount of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::recovery::set_aside;
-use super::{WorkerError, WorkerSpec};
+use super::{WorkerError, WorkerSpec, recovery};
 use crate::catalog::VolumeFormat;
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
@@ -201,15 +200,14 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
 
     let applied = engine.applied();
     if !belongs(&local, found, applied) {
-        if !local.replayed.is_empty() {
+        let records = std::mem::take(&mut local.replayed);
+        if !records.is_empty() {
             drop(local);
-            let aside = set_aside(state_dir)?;
-            tracing::error!(kept = %aside.display(), "another host wrote this volume since this one crashed: changes that were not synced are kept aside, not replayed");
+            recovery::set_aside(state_dir, &records, &engine).await?;
             local = open_log(spec)?;
-        } else {
-            local.replayed.clear();
         }
     }
+    recovery::goes_on(state_dir)?;
     local.log.append_epoch(claimed)?;
     let fold = replay(&engine, &mut local, applied, successor).await?;
     let superblock: SuperRec = match engine.get(&keys::superblock()).await? {

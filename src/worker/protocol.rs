@@ -1,7 +1,8 @@
 //! What the supervisor, the driver and the command line say to a worker, and what it answers.
 //!
 //! The control socket speaks HTTP/1.1 with JSON bodies: `GET /status` → [`WorkerStatus`] at any time;
-//! `GET /ready` waits until the volume is served (200) or cannot be (500 and the error as text);
+//! `GET /ready` waits until the volume is served (200) or cannot be (500 and the error as text; 423
+//! when another host holds it);
 //! `POST /drain` commits everything and yields the lease → [`DrainReply`]; `POST /resume` takes a
 //! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
 //! what fits, releases the lease and ends the process.

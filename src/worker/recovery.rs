@@ -1,27 +1,101 @@
-//! Local state that belongs to another past is moved aside, never replayed and never deleted.
+//! Local state that belongs to another past: never replayed, and never deleted before what only it
+//! holds is in the bucket.
+//!
+//! A host that lost a volume may have content that never got there. It is read from the local log and
+//! the cache files ([`lost`]), put below `recovered/` in the volume's state under a name of its own,
+//! which needs no lease ([`upload`]), and brought back by whoever has access to the bucket
+//! ([`restore`]). Changes of names alone are not recovered.
 
+mod lost;
+mod restore;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::WorkerError;
+pub use restore::{Recovered, Shelf};
+pub(super) use upload::{save, save_set_aside};
 
-/// Moves the local log and the cache files to `recovery-<n>/` in the state folder.
-pub(super) fn set_aside(state_dir: &Path) -> Result<PathBuf, WorkerError> {
+use super::WorkerError;
+use crate::meta::Engine;
+use crate::meta::Record;
+use crate::types::{Ino, Lsn};
+use lost::Lost;
+
+/// Beside the log, once what it alone held is in the bucket; holds the name there.
+const UPLOADED: &str = "log/uploaded";
+/// The paths of the files, found when the folder was set aside.
+const NAMES: &str = "names.json";
+
+/// Moves the local log and the cache files to `recovery-<n>/` in the state folder, if they hold
+/// content that is nowhere else; otherwise drops them. `engine` knows the names.
+pub(super) async fn set_aside(
+    state_dir: &Path,
+    records: &[(Lsn, Record)],
+    engine: &Engine,
+) -> Result<(), WorkerError> {
+    let lost = Lost::of(records);
+    if lost.files.is_empty() {
+        match lost.batches {
+            0 => tracing::info!(
+                "another host wrote this volume since; the local log has nothing that is not in the bucket"
+            ),
+            batches => tracing::warn!(
+                batches,
+                "another host wrote this volume since this one crashed: changes of names and attributes that were not synced are gone"
+            ),
+        }
+        super::open::clear_local(state_dir);
+        return Ok(());
+    }
+    let paths = lost.paths(Some(engine)).await;
+    let aside = move_aside(state_dir)?;
+    let names: BTreeMap<u64, &String> = paths.iter().map(|(ino, path)| (ino.0, path)).collect();
+    let text = serde_json::to_vec(&names).map_err(io::Error::other);
+    text.and_then(|text| std::fs::write(aside.join(NAMES), text))
+        .map_err(WorkerError::local(aside.display().to_string()))?;
+    tracing::error!(files = lost.files.len(), bytes = lost.bytes(), kept = %aside.display(),
+        "another host wrote this volume since this one crashed: changes that were not synced are kept aside, not replayed; `s3vol recovered` shows them once they are uploaded");
+    Ok(())
+}
+
+fn move_aside(state_dir: &Path) -> Result<PathBuf, WorkerError> {
     let mut number = 0;
     let aside = loop {
         let candidate = state_dir.join(format!("recovery-{number}"));
         match std::fs::create_dir(&candidate) {
             Ok(()) => break candidate,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(e) => return Err(WorkerError::local(candidate.display().to_string())(e)),
         }
     };
     for part in ["log", "cache"] {
         match std::fs::rename(state_dir.join(part), aside.join(part)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(WorkerError::local(aside.display().to_string())(e));
             }
             _ => {}
         }
     }
     Ok(aside)
+}
+
+/// The log goes on: what was uploaded of it is not all that it will hold.
+pub(super) fn goes_on(state_dir: &Path) -> Result<(), WorkerError> {
+    match std::fs::remove_file(state_dir.join(UPLOADED)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(WorkerError::local(state_dir.join(UPLOADED).display().to_string())(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names that were found when a folder was set aside.
+fn known_paths(folder: &Path) -> BTreeMap<Ino, String> {
+    let names: BTreeMap<u64, String> = match std::fs::read(folder.join(NAMES)) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => BTreeMap::new(),
+    };
+    names.into_iter().map(|(ino, path)| (Ino(ino), path)).collect()
 }

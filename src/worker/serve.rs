@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::tasks::commit_all;
-use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, recovery};
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
@@ -24,6 +24,8 @@ pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(6);
 const LEASE: Duration = Duration::from_secs(10);
 /// Waiting for the round of settling that is under way.
 const ROUND: Duration = Duration::from_secs(5);
+/// Uploading what was not synced when another host took over.
+const SAVE: Duration = Duration::from_secs(60);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -192,6 +194,23 @@ impl Shared {
         self.volume.meta.engine.abandon();
         self.set_state(VolumeState::Closed);
         super::open::clear_local(&self.spec.state_dir);
+    }
+
+    /// The end of a volume that was lost to another host: what only this host has of it goes to the
+    /// bucket, where people find it. It also stays here until the next mount.
+    pub async fn save_lost(&self) {
+        let volume = &self.volume;
+        let save = recovery::save(&self.spec.state_dir, &volume.state_store, &volume.state);
+        match tokio::time::timeout(SAVE, save).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "what was not synced is kept here, and not uploaded yet"
+            ),
+            Err(_) => {
+                tracing::error!("what was not synced is kept here: there was no time to upload it")
+            }
+        }
     }
 
     async fn set_lease(&self, state: LeaseState) -> Result<(), WorkerError> {

@@ -85,7 +85,10 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                 error = &error as &dyn std::error::Error,
                 "the volume cannot be opened"
             );
-            let _ = stage.send(Stage::Failed(text));
+            let _ = stage.send(match error {
+                WorkerError::Held(_) => Stage::Held(text),
+                _ => Stage::Failed(text),
+            });
             tokio::time::sleep(LAST_WORDS).await;
             return Ok(EXIT_NOT_OPENED);
         }
@@ -167,6 +170,9 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     } else {
         shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
     };
+    if result.is_err() && shared.state() == VolumeState::Fenced {
+        shared.save_lost().await;
+    }
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::Shared;
-use super::{VolumeState, WorkerError};
+use super::{VolumeState, WorkerError, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Inode, SLACK, Volume};
 use crate::fuse::Notifier;
@@ -83,8 +83,8 @@ pub(super) fn start(
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
         let mut orphans_collected = false;
-        let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
         let mut looked_at = Lsn::default();
+        let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
@@ -114,6 +114,26 @@ pub(super) fn start(
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
                 }
+            }
+        }
+    });
+    let (saved, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            let (dir, volume) = (&saved.spec.state_dir, &saved.volume);
+            let save = recovery::save_set_aside(dir, &volume.state_store, &volume.state);
+            let result = tokio::select! {
+                () = token.cancelled() => return,
+                result = save => result,
+            };
+            let Err(error) = result else { return };
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what was set aside is not uploaded yet"
+            );
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(MAINTENANCE) => {}
             }
         }
     });

@@ -10,10 +10,10 @@ mod outside;
 mod support;
 mod volumes;
 
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use support::dockerd::{Dockerd, Options};
+use support::plugin::{rootfs, settings};
 use support::s3server::TestS3;
 
 /// One test at a time: two cores, and one dockerd is heavy enough.
@@ -21,26 +21,6 @@ static ONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn rootfs() -> PathBuf {
-    let dir = std::env::var_os("S3VOL_TEST_ROOTFS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/plugin"), PathBuf::from);
-    assert!(dir.join("config.json").exists(), "run `make test` or `make plugin-rootfs` first");
-    dir
-}
-
-/// The settings of a plugin whose volumes lie in the server's bucket, below `team/`.
-fn settings(server: &TestS3) -> Vec<(String, String)> {
-    [
-        ("S3VOL_URL", format!("s3://{}/team", server.bucket())),
-        ("AWS_ENDPOINT_URL", server.endpoint()),
-        ("AWS_REGION", server.region().to_owned()),
-        ("AWS_ACCESS_KEY_ID", server.access_key().to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", server.secret_key().to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
 }
 
 /// An engine with the plugin on a server of ours, and the test image.

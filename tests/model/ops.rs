@@ -23,6 +23,18 @@ pub enum Op {
         name: u8,
         device: bool,
     },
+    /// Any kind of inode with any mode bits.
+    Make {
+        dir: u8,
+        name: u8,
+        kind: u8,
+        perm: u16,
+    },
+    /// Somebody else does what follows.
+    As {
+        who: u8,
+        umask: u16,
+    },
     Write {
         file: u8,
         at: u32,
@@ -48,6 +60,25 @@ pub enum Op {
         at: u32,
         len: u32,
         keep: bool,
+    },
+    Allocate {
+        file: u8,
+        at: u32,
+        len: u32,
+        keep: bool,
+    },
+    /// SEEK_HOLE or SEEK_DATA.
+    Seek {
+        file: u8,
+        at: u32,
+        hole: bool,
+    },
+    CopyRange {
+        from: u8,
+        at: u32,
+        to: u8,
+        to_at: u32,
+        len: u32,
     },
     /// O_TRUNC, one write, close.
     Rewrite {
@@ -96,6 +127,17 @@ pub enum Op {
         secs: u32,
         nanos: u32,
     },
+    /// Both times become now.
+    Touch {
+        entry: u8,
+    },
+    /// `how`: 0 sets, 1 makes a new one, 2 replaces one.
+    XattrHow {
+        entry: u8,
+        name: u8,
+        len: u8,
+        how: u8,
+    },
     SetXattr {
         entry: u8,
         name: u8,
@@ -113,6 +155,18 @@ pub enum Op {
     },
     Fsync {
         file: u8,
+    },
+    /// Opens a directory, which may then lose its name.
+    OpenDir {
+        dir: u8,
+    },
+    /// Makes a file in an open directory.
+    CreateIn {
+        handle: u8,
+        name: u8,
+    },
+    CloseDir {
+        handle: u8,
     },
     ReadDir {
         dir: u8,
@@ -184,7 +238,7 @@ fn extent() -> impl Strategy<Value = u32> {
 }
 
 fn name() -> impl Strategy<Value = u8> {
-    prop_oneof![8 => 0..4_u8, 1 => 0..8_u8]
+    prop_oneof![24 => 0..4_u8, 3 => 0..8_u8, 1 => 8..13_u8]
 }
 
 fn step(mix: Mix) -> impl Strategy<Value = Op> {
@@ -196,6 +250,10 @@ fn step(mix: Mix) -> impl Strategy<Value = Op> {
         6 => (n(), name()).prop_map(|(dir, name)| Mkdir { dir, name }),
         2 => (n(), name(), n()).prop_map(|(dir, name, target)| Symlink { dir, name, target }),
         1 => (n(), name(), any::<bool>()).prop_map(|(dir, name, device)| Mknod { dir, name, device }),
+        4 => (n(), name(), 0..6_u8, 0..0o10000_u16)
+            .prop_map(|(dir, name, kind, perm)| Make { dir, name, kind, perm }),
+        4 => (0..6_u8, 0..4_usize)
+            .prop_map(|(who, umask)| As { who, umask: [0, 0o22, 0o77, 0o27][umask] }),
         10 => (n(), extent(), extent(), n())
             .prop_map(|(file, at, len, seed)| Write { file, at, len, seed }),
         3 => (n(), extent(), n()).prop_map(|(file, len, seed)| Append { file, len, seed }),
@@ -203,6 +261,11 @@ fn step(mix: Mix) -> impl Strategy<Value = Op> {
         2 => (n(), extent(), extent()).prop_map(|(file, at, len)| Punch { file, at, len }),
         1 => (n(), extent(), extent(), any::<bool>())
             .prop_map(|(file, at, len, keep)| Zero { file, at, len, keep }),
+        1 => (n(), extent(), extent(), any::<bool>())
+            .prop_map(|(file, at, len, keep)| Allocate { file, at, len, keep }),
+        2 => (n(), extent(), any::<bool>()).prop_map(|(file, at, hole)| Seek { file, at, hole }),
+        2 => (n(), extent(), n(), extent(), extent())
+            .prop_map(|(from, at, to, to_at, len)| CopyRange { from, at, to, to_at, len }),
         4 => (n(), extent(), n()).prop_map(|(file, len, seed)| Rewrite { file, len, seed }),
         4 => (n(), extent(), extent()).prop_map(|(file, at, len)| Read { file, at, len }),
         8 => (n(), n(), name(), how())
@@ -211,15 +274,21 @@ fn step(mix: Mix) -> impl Strategy<Value = Op> {
         4 => (n(), n(), name()).prop_map(|(entry, dir, name)| Link { entry, dir, name }),
         6 => n().prop_map(|entry| Unlink { entry }),
         3 => n().prop_map(|entry| Rmdir { entry }),
-        3 => (n(), 0..0o1000_u16).prop_map(|(entry, perm)| Chmod { entry, perm }),
+        3 => (n(), 0..0o10000_u16).prop_map(|(entry, perm)| Chmod { entry, perm }),
         1 => (n(), n(), n()).prop_map(|(entry, uid, gid)| Chown { entry, uid, gid }),
         2 => (n(), any::<u32>(), 0..1_000_000_000_u32)
             .prop_map(|(entry, secs, nanos)| Utimens { entry, secs, nanos }),
-        2 => (n(), 0..3_u8, n()).prop_map(|(entry, name, len)| SetXattr { entry, name, len }),
-        1 => (n(), 0..3_u8).prop_map(|(entry, name)| RemoveXattr { entry, name }),
+        1 => n().prop_map(|entry| Touch { entry }),
+        1 => (n(), 0..6_u8, n(), 0..3_u8)
+            .prop_map(|(entry, name, len, how)| XattrHow { entry, name, len, how }),
+        2 => (n(), 0..6_u8, n()).prop_map(|(entry, name, len)| SetXattr { entry, name, len }),
+        1 => (n(), 0..6_u8).prop_map(|(entry, name)| RemoveXattr { entry, name }),
         2 => n().prop_map(|file| Open { file }),
         2 => n().prop_map(|handle| Close { handle }),
         2 => n().prop_map(|file| Fsync { file }),
+        1 => n().prop_map(|dir| OpenDir { dir }),
+        1 => (n(), name()).prop_map(|(handle, name)| CreateIn { handle, name }),
+        1 => n().prop_map(|handle| CloseDir { handle }),
         2 => (n(), 1..5_u8).prop_map(|(dir, page)| ReadDir { dir, page }),
         10 => Just(Settle),
         3 => Just(Commit),
@@ -267,9 +336,49 @@ pub fn bytes(seed: u8, len: u32) -> Vec<u8> {
         .collect()
 }
 
-/// Names from a small pool, so that operations meet: plain ones, and some that no key can hold.
+/// Names from a small pool, so that operations meet: plain ones, some that no key can hold, and
+/// some as long as a name can be.
 pub fn name_of(index: u8) -> Vec<u8> {
-    const NAMES: [&[u8]; 8] =
-        [b"a", b"b", b"c", b"d", b"new\nline", b"\xff\xfe", b".s3vol", "ä b".as_bytes()];
+    const NAMES: [&[u8]; 13] = [
+        b"a",
+        b"b",
+        b"c",
+        b"d",
+        b"new\nline",
+        b"\xff\xfe",
+        b".s3vol",
+        "ä b".as_bytes(),
+        &[b'l'; 255],
+        // Escaped, three bytes each: two of them below each other fit no key.
+        &[0x01; 255],
+        b".s3vol%41",
+        b"a%2Fb?*#",
+        "\u{85}\u{202e}".as_bytes(),
+    ];
     NAMES[usize::from(index) % NAMES.len()].to_vec()
+}
+
+/// Whom `As` means: user, group, supplementary groups.
+pub fn user(index: u8) -> (u32, u32, &'static [u32]) {
+    match index {
+        3 => (1001, 1001, &[1001, 2000]),
+        4 => (1002, 1002, &[2000]),
+        5 => (1003, 2000, &[]),
+        _ => (0, 0, &[]),
+    }
+}
+
+/// Attributes of every kind; one that the kernel itself takes away when the file is written to.
+pub fn xattr_of(index: u8, len: u8) -> (&'static str, Vec<u8>) {
+    const NAMES: [&str; 6] =
+        ["user.x0", "user.x1", "user.x2", "trusted.x", "security.x", "security.capability"];
+    let name = NAMES[usize::from(index) % NAMES.len()];
+    let value = match name {
+        // cap_net_bind_service=ep, in the second form of the attribute.
+        "security.capability" => {
+            [0x0200_0001_u32, 1 << 10, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()).collect()
+        }
+        _ => bytes(len, u32::from(len)),
+    };
+    (name, value)
 }

@@ -25,8 +25,9 @@ pub struct Node {
     pub mtime: Option<Timestamp>,
     /// `None` when somebody else made it and it was not looked up yet.
     pub ino: Option<Ino>,
-    /// At rest it is somebody else's object (or no marker at all), which has no attributes of ours.
-    pub foreign: bool,
+    /// The key at which it is somebody else's object (a directory: no marker at all), without
+    /// attributes of ours.
+    pub theirs: Option<String>,
 }
 
 impl Node {
@@ -45,7 +46,7 @@ impl Node {
             opens: 0,
             mtime: None,
             ino,
-            foreign: false,
+            theirs: None,
         }
     }
 
@@ -113,7 +114,7 @@ impl Tree {
 
     pub fn nlink(&self, id: Id) -> u32 {
         let node = self.node(id);
-        if !node.is_dir() {
+        if !node.is_dir() || node.links == 0 && id != ROOT {
             return node.links;
         }
         2 + node.children.values().filter(|child| self.node(**child).is_dir()).count() as u32

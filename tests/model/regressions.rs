@@ -145,3 +145,77 @@ fn a_directory_that_moved_along_does_not_vanish() {
         Compare,
     ]);
 }
+
+#[test]
+fn somebody_elses_object_that_moves_there_and_back_stays_theirs() {
+    // The model wanted it published anew, although nothing of it had changed by then.
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+    ]);
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Create { dir: 0, name: 1 },
+        RenameOnto { entry: 0, other: 1, how: 2 },
+    ]);
+    shared(&[
+        PutNew { dir: 0, name: 1, len: 276, seed: 162 },
+        Rename { entry: 0, dir: 0, name: 2, how: 0 },
+        Settle,
+        Rename { entry: 0, dir: 0, name: 1, how: 0 },
+    ]);
+}
+
+#[test]
+fn a_hole_punched_past_the_end_moves_the_times() {
+    // It did nothing at all; ext4 takes it for a change.
+    shared(&[
+        Create { dir: 0, name: 0 },
+        PutReplaced { file: 0, len: 28, seed: 2 },
+        Punch { file: 0, at: 31086, len: 195 },
+    ]);
+}
+
+#[test]
+fn a_name_that_others_took_counts_until_its_directory_is_looked_at() {
+    // The model counted the links of the file before anybody had looked there.
+    shared(&[
+        Mkdir { dir: 0, name: 1 },
+        Create { dir: 0, name: 0 },
+        Link { entry: 0, dir: 1, name: 1 },
+        DeleteObject { entry: 2 },
+    ]);
+}
+
+#[test]
+fn a_file_copied_behind_its_own_end_does_not_grow_meanwhile() {
+    keeps(&[
+        Create { dir: 0, name: 0 },
+        Rewrite { file: 0, len: 31290, seed: 0 },
+        CopyRange { from: 0, at: 0, to: 0, to_at: 130000, len: 31291 },
+    ]);
+}
+
+#[test]
+fn a_directory_that_moved_and_got_another_owner_takes_its_children_along() {
+    // The new owner took the place of what was still to be done: its children stayed at their old keys.
+    keeps(&[
+        Mkdir { dir: 0, name: 2 },
+        Create { dir: 1, name: 0 },
+        Settle,
+        Rename { entry: 0, dir: 0, name: 0, how: 0 },
+        Chown { entry: 0, uid: 7, gid: 7 },
+    ]);
+}
+
+#[test]
+fn a_directory_kept_for_a_changed_file_is_ours_from_then_on() {
+    // The model let it vanish with that file, although it had a marker by then.
+    shared(&[
+        PutBelow { dir: 0, name: 0, len: 0, seed: 0 },
+        ChangedAndDeleted { file: 0, len: 0, seed: 0, commit: false },
+        DeleteObject { entry: 1 },
+    ]);
+}

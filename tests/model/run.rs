@@ -9,7 +9,7 @@ use s3vol::fs::{
 };
 use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
-use crate::ops::{Op, bytes, name_of};
+use crate::ops::{Op, bytes, name_of, user, xattr_of};
 use crate::oracle::{Entry, Id, Node, ROOT, Refused, Tree};
 use crate::world::{World, kind};
 
@@ -21,6 +21,11 @@ pub struct Run {
     pub world: World,
     pub tree: Tree,
     handles: Vec<(FileHandle, Id)>,
+    dirs: Vec<(FileHandle, Id)>,
+    /// Whoever does what comes next.
+    who: Caller,
+    /// What others removed, by its key.
+    pub tombs: BTreeMap<String, Node>,
 }
 
 pub type Outcome = Result<(), String>;
@@ -51,7 +56,8 @@ impl Run {
     pub async fn new(refresh: Duration) -> Run {
         let world = World::new(refresh).await;
         let tree = Tree::new(world.spec.options.dir_mode);
-        Run { world, tree, handles: Vec::new() }
+        let (handles, dirs) = (Vec::new(), Vec::new());
+        Run { world, tree, handles, dirs, who: Caller::ROOT, tombs: BTreeMap::new() }
     }
 
     pub fn fs(&self) -> &Fs {
@@ -82,7 +88,7 @@ impl Run {
                 let expected = self.vacant(dir, &name_of(name));
                 let made = self
                     .fs()
-                    .create(Caller::ROOT, ino, file_name(&name_of(name)), 0o640, libc::O_RDWR)
+                    .create(self.who, ino, file_name(&name_of(name)), 0o640, libc::O_RDWR)
                     .await;
                 if let Some((attr, opened)) = agree(made, &expected)? {
                     self.fs().release(attr.ino, opened.fh).await.map_err(failed("release"))?;
@@ -92,8 +98,7 @@ impl Run {
             Op::Mkdir { dir, name } => {
                 let (dir, ino) = self.dir(dir);
                 let expected = self.vacant(dir, &name_of(name));
-                let made =
-                    self.fs().mkdir(Caller::ROOT, ino, file_name(&name_of(name)), 0o751).await;
+                let made = self.fs().mkdir(self.who, ino, file_name(&name_of(name)), 0o751).await;
                 if let Some(attr) = agree(made, &expected)? {
                     self.made(dir, name, FileKind::Dir, 0o751, &attr);
                 }
@@ -104,12 +109,7 @@ impl Run {
                 let target = format!("../target-{target}");
                 let made = self
                     .fs()
-                    .symlink(
-                        Caller::ROOT,
-                        ino,
-                        file_name(&name_of(name)),
-                        Bytes::from(target.clone()),
-                    )
+                    .symlink(self.who, ino, file_name(&name_of(name)), Bytes::from(target.clone()))
                     .await;
                 if let Some(attr) = agree(made, &expected)? {
                     let id = self.made(dir, name, FileKind::Symlink, 0o777, &attr);
@@ -123,11 +123,18 @@ impl Run {
                     if device { (FileKind::CharDevice, 0x105) } else { (FileKind::Fifo, 0) };
                 let mode = node.mode_bits() | 0o600;
                 let made =
-                    self.fs().mknod(Caller::ROOT, ino, file_name(&name_of(name)), mode, rdev).await;
+                    self.fs().mknod(self.who, ino, file_name(&name_of(name)), mode, rdev).await;
                 if let Some(attr) = agree(made, &expected)? {
                     let id = self.made(dir, name, node, 0o600, &attr);
                     self.tree.node_mut(id).rdev = rdev;
                 }
+            }
+            Op::Make { dir, name, kind, perm } => {
+                self.make(dir, name, kind, u32::from(perm)).await?
+            }
+            Op::As { who, umask } => {
+                let (uid, gid, _) = user(who);
+                self.who = Caller { uid, gid, umask: u32::from(umask), ..Caller::ROOT };
             }
             Op::Write { file, at, len, seed } => {
                 if let Some((id, _)) = self.file(file) {
@@ -150,6 +157,19 @@ impl Run {
             }
             Op::Zero { file, at, len, keep } => {
                 self.zero(file, at, len, Fallocate::ZeroRange { keep_size: keep }).await?;
+            }
+            Op::Allocate { file, at, len, keep } => {
+                self.zero(file, at, len, Fallocate::Allocate { keep_size: keep }).await?;
+            }
+            Op::Seek { file, at, hole } => {
+                if let Some((id, _)) = self.file(file) {
+                    self.seek(id, u64::from(at), hole).await?;
+                }
+            }
+            Op::CopyRange { from, at, to, to_at, len } => {
+                if let (Some((from, _)), Some((to, _))) = (self.file(from), self.file(to)) {
+                    self.copy(from, at, to, to_at, len).await?;
+                }
             }
             Op::Rewrite { file, len, seed } => {
                 if let Some((id, _)) = self.file(file) {
@@ -189,8 +209,7 @@ impl Run {
                 }
                 let expected = if wrong.is_empty() { Ok(()) } else { Err(wrong) };
                 let ino = self.ino(entry.id);
-                let made =
-                    self.fs().link(Caller::ROOT, ino, dir_ino, file_name(&name_of(name))).await;
+                let made = self.fs().link(self.who, ino, dir_ino, file_name(&name_of(name))).await;
                 if agree(made, &expected)?.is_some() {
                     self.tree.link(dir, &name_of(name), entry.id);
                     self.tree.node_mut(dir).mtime = None;
@@ -201,10 +220,10 @@ impl Run {
                 let is_dir = self.tree.node(entry.id).is_dir();
                 let expected = if is_dir { Err(vec!["is a directory"]) } else { Ok(()) };
                 let dir = self.ino(entry.dir);
-                let gone = self.fs().unlink(Caller::ROOT, dir, file_name(&entry.name)).await;
+                let gone = self.fs().unlink(self.who, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
-                    self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).theirs = None;
                     self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
@@ -217,10 +236,10 @@ impl Run {
                     (true, true) => Ok(()),
                 };
                 let dir = self.ino(entry.dir);
-                let gone = self.fs().rmdir(Caller::ROOT, dir, file_name(&entry.name)).await;
+                let gone = self.fs().rmdir(self.who, dir, file_name(&entry.name)).await;
                 if agree(gone, &expected)?.is_some() {
                     self.tree.unlink(entry.dir, &entry.name);
-                    self.tree.node_mut(entry.dir).foreign = false;
+                    self.tree.node_mut(entry.dir).theirs = None;
                     self.tree.node_mut(entry.dir).mtime = None;
                 }
             }
@@ -231,7 +250,12 @@ impl Run {
                     .entry(entry)
                     .is_some_and(|e| self.tree.node(e.id).kind == FileKind::Symlink);
                 if !symlink {
-                    self.setattr(entry, change, |node| node.perm = perm).await?;
+                    let who = self.who;
+                    let edit = |node: &mut Node| {
+                        let foreign = who.uid != 0 && who.gid != node.gid && !node.is_dir();
+                        node.perm = if foreign { perm & !0o2000 } else { perm };
+                    };
+                    self.setattr(entry, change, edit).await?;
                 }
             }
             Op::Chown { entry, uid, gid } => {
@@ -244,34 +268,28 @@ impl Run {
                 let change = SetAttr { mtime: Some(SetTime::At(time)), ..SetAttr::default() };
                 self.setattr(entry, change, |node| node.mtime = Some(time)).await?;
             }
-            Op::SetXattr { entry, name, len } => {
-                if let Some(entry) = self.entry(entry) {
-                    let (key, value) = (xattr_name(name), bytes(len, u32::from(len)));
-                    self.fs()
-                        .setxattr(
-                            Caller::ROOT,
-                            self.ino(entry.id),
-                            Bytes::from(key.clone()),
-                            Bytes::from(value.clone()),
-                            XattrMode::Any,
-                        )
-                        .await
-                        .map_err(failed("setxattr"))?;
-                    self.tree.node_mut(entry.id).xattrs.insert(key, value);
-                }
+            Op::Touch { entry } => {
+                let now = Some(SetTime::Now);
+                let change = SetAttr { atime: now, mtime: now, ..SetAttr::default() };
+                self.setattr(entry, change, |node| node.mtime = None).await?;
+            }
+            Op::SetXattr { entry, name, len } => self.set_xattr(entry, name, len, 0).await?,
+            Op::XattrHow { entry, name, len, how } => {
+                self.set_xattr(entry, name, len, how).await?;
             }
             Op::RemoveXattr { entry, name } => {
                 if let Some(entry) = self.entry(entry) {
-                    let there = self.tree.node_mut(entry.id).xattrs.remove(&xattr_name(name));
+                    let (name, _) = xattr_of(name, 0);
+                    let there = self.tree.node_mut(entry.id).xattrs.remove(name.as_bytes());
                     let expected = if there.is_some() { Ok(()) } else { Err(vec!["no attribute"]) };
-                    let name = Bytes::from(xattr_name(name));
+                    let name = Bytes::from_static(name.as_bytes());
                     let ino = self.ino(entry.id);
-                    agree(self.fs().removexattr(Caller::ROOT, ino, name).await, &expected)?;
+                    agree(self.fs().removexattr(self.who, ino, name).await, &expected)?;
                 }
             }
             Op::Open { file } => {
                 if let Some((id, ino)) = self.file(file) {
-                    let opened = self.fs().open(Caller::ROOT, ino, libc::O_RDWR).await;
+                    let opened = self.fs().open(self.who, ino, libc::O_RDWR).await;
                     self.handles.push((opened.map_err(failed("open"))?.fh, id));
                     self.tree.node_mut(id).opens += 1;
                 }
@@ -285,6 +303,23 @@ impl Run {
             Op::Fsync { file } => {
                 if let Some((_, ino)) = self.file(file) {
                     let _receipt = self.fs().fsync(ino, false).await.map_err(failed("fsync"))?;
+                }
+            }
+            Op::OpenDir { dir } => {
+                let (id, ino) = self.dir(dir);
+                let fh = self.fs().opendir(ino).await.map_err(failed("opendir"))?;
+                self.dirs.push((fh, id));
+                self.tree.node_mut(id).opens += 1;
+            }
+            Op::CreateIn { handle, name } => {
+                if let Some((_, dir)) = pick(&self.dirs, handle) {
+                    self.create_in(dir, name).await?;
+                }
+            }
+            Op::CloseDir { handle } => {
+                if !self.dirs.is_empty() {
+                    let at = usize::from(handle) % self.dirs.len();
+                    self.close_dir(at).await?;
                 }
             }
             Op::ReadDir { dir, page } => {
@@ -304,15 +339,14 @@ impl Run {
             }
             Op::Reopen { empty } => {
                 let before = self.compare().await?;
-                while !self.handles.is_empty() {
-                    self.close(0).await?;
-                }
+                self.close_everything().await?;
                 self.world.reopen(empty).await?;
                 self.reopened(before).await?;
             }
             Op::Crash { empty } => {
                 let before = self.compare().await?;
                 self.handles.clear();
+                self.dirs.clear();
                 self.tree.close_all();
                 self.world.crash(empty).await?;
                 self.reopened(before).await?;
@@ -342,9 +376,7 @@ impl Run {
     /// What holds at the end of every sequence.
     pub async fn finish(&mut self) -> Outcome {
         self.compare().await?;
-        while !self.handles.is_empty() {
-            self.close(0).await?;
-        }
+        self.close_everything().await?;
         self.settle().await?;
         self.at_rest().await?;
         self.world.reopen(true).await?;
@@ -354,12 +386,16 @@ impl Run {
     }
 
     /// Settles; unless something is unlinked and open, everything can.
-    pub async fn settle(&self) -> Outcome {
+    pub async fn settle(&mut self) -> Outcome {
         let left = self.world.settle().await?;
         let orphans = self.handles.iter().any(|(_, id)| self.tree.node(*id).links == 0);
-        if left > 0 && !orphans {
+        if left > 0 && !orphans && self.stuck().is_empty() {
             let why = self.world.settle_report().await;
             return Err(format!("{left} do not settle: {why}"));
+        }
+        let keys = self.keys();
+        for (id, node) in &mut self.tree.nodes {
+            node.theirs.take_if(|key| keys.get(key) != Some(id));
         }
         Ok(())
     }
@@ -372,9 +408,66 @@ impl Run {
     }
 
     fn made(&mut self, dir: Id, name: u8, kind: FileKind, perm: u32, attr: &Attr) -> Id {
-        let node = Node::new(kind, perm, Some(attr.ino));
-        self.tree.node_mut(dir).mtime = None;
+        let (who, parent) = (self.who, self.tree.node_mut(dir));
+        parent.mtime = None;
+        let mut node = Node::new(kind, perm, Some(attr.ino));
+        node.uid = who.uid;
+        node.gid = who.gid;
+        if kind != FileKind::Symlink {
+            node.perm &= !who.umask;
+        }
+        if parent.perm & 0o2000 != 0 {
+            node.gid = parent.gid;
+            if node.is_dir() {
+                node.perm |= 0o2000;
+            }
+        }
+        let foreign = who.uid != 0 && who.gid != node.gid;
+        if foreign && !node.is_dir() && node.perm & 0o2010 == 0o2010 {
+            node.perm &= !0o2000;
+        }
         self.tree.add(dir, &name_of(name), node)
+    }
+
+    async fn make(&mut self, dir: u8, name: u8, kind: u8, perm: u32) -> Outcome {
+        let (dir, ino) = self.dir(dir);
+        let expected = self.vacant(dir, &name_of(name));
+        let file = file_name(&name_of(name));
+        let kinds = [
+            FileKind::File,
+            FileKind::Dir,
+            FileKind::Fifo,
+            FileKind::Socket,
+            FileKind::CharDevice,
+            FileKind::BlockDevice,
+        ];
+        let kind = kinds[usize::from(kind) % kinds.len()];
+        let rdev = match kind {
+            FileKind::CharDevice | FileKind::BlockDevice => 0x10203,
+            _ => 0,
+        };
+        let made = match kind {
+            FileKind::Dir => self.fs().mkdir(self.who, ino, file, perm).await,
+            _ => self.fs().mknod(self.who, ino, file, kind.mode_bits() | perm, rdev).await,
+        };
+        if let Some(attr) = agree(made, &expected)? {
+            let id = self.made(dir, name, kind, perm, &attr);
+            self.tree.node_mut(id).rdev = rdev;
+        }
+        Ok(())
+    }
+
+    async fn create_in(&mut self, dir: Id, name: u8) -> Outcome {
+        let removed = dir != ROOT && self.tree.node(dir).links == 0;
+        let expected =
+            if removed { Err(vec!["not found"]) } else { self.vacant(dir, &name_of(name)) };
+        let (ino, file) = (self.ino(dir), file_name(&name_of(name)));
+        let made = self.fs().create(self.who, ino, file, 0o644, libc::O_RDWR).await;
+        if let Some((attr, opened)) = agree(made, &expected)? {
+            self.fs().release(attr.ino, opened.fh).await.map_err(failed("release"))?;
+            self.made(dir, name, FileKind::File, 0o644, &attr);
+        }
+        Ok(())
     }
 
     async fn write(&mut self, id: Id, at: u32, data: Vec<u8>) -> Outcome {
@@ -383,8 +476,13 @@ impl Run {
         let bytes = Bytes::copy_from_slice(data);
         let wrote = self.fs().write(self.ino(id), NONE, u64::from(at), bytes, false).await;
         wrote.map_err(failed("write"))?;
+        self.put_bytes(id, at, data);
+        Ok(())
+    }
+
+    fn put_bytes(&mut self, id: Id, at: u32, data: &[u8]) {
         if data.is_empty() {
-            return Ok(());
+            return;
         }
         let node = self.tree.node_mut(id);
         let end = at as usize + data.len();
@@ -393,12 +491,11 @@ impl Run {
         }
         node.data[at as usize..end].copy_from_slice(data);
         self.changed(id);
-        Ok(())
     }
 
     async fn truncate(&mut self, id: Id, size: u32) -> Outcome {
         let change = SetAttr { size: Some(u64::from(size)), ..SetAttr::default() };
-        let done = self.fs().setattr(Caller::ROOT, self.ino(id), change).await;
+        let done = self.fs().setattr(self.who, self.ino(id), change).await;
         done.map_err(failed("truncate"))?;
         self.tree.node_mut(id).data.resize(size as usize, 0);
         self.changed(id);
@@ -407,9 +504,16 @@ impl Run {
 
     pub async fn rewrite(&mut self, id: Id, len: u32, seed: u8) -> Outcome {
         let ino = self.ino(id);
-        let opened = self.fs().open(Caller::ROOT, ino, libc::O_WRONLY | libc::O_TRUNC).await;
+        let opened = self.fs().open(self.who, ino, libc::O_WRONLY | libc::O_TRUNC).await;
         let opened = opened.map_err(failed("open"))?;
-        self.tree.node_mut(id).data.clear();
+        let root = self.who.uid == 0;
+        let node = self.tree.node_mut(id);
+        node.data.clear();
+        if !root && node.perm & 0o010 != 0 {
+            node.perm &= !0o6000;
+        } else if !root {
+            node.perm &= !0o4000;
+        }
         self.changed(id);
         self.write(id, 0, bytes(seed, len)).await?;
         self.fs().release(ino, opened.fh).await.map_err(failed("release"))
@@ -424,6 +528,13 @@ impl Run {
         }
         let data = &mut self.tree.node_mut(id).data;
         let end = at as usize + len as usize;
+        if let Fallocate::Allocate { keep_size } = mode {
+            if !keep_size && data.len() < end {
+                data.resize(end, 0);
+            }
+            self.changed(id);
+            return Ok(());
+        }
         if mode == (Fallocate::ZeroRange { keep_size: false }) && data.len() < end {
             data.resize(end, 0);
         }
@@ -435,10 +546,67 @@ impl Run {
         Ok(())
     }
 
+    /// What is data and what a hole is the file system's to choose, but a hole reads as zeros.
+    async fn seek(&self, id: Id, at: u64, hole: bool) -> Outcome {
+        let data = &self.tree.node(id).data;
+        let size = data.len() as u64;
+        let found = self.fs().lseek(self.ino(id), NONE, at, hole).await;
+        let zeros = |from: u64, to: u64| data[from as usize..to as usize].iter().all(|b| *b == 0);
+        let right = match &found {
+            Ok(found) if !(at..=size).contains(found) => false,
+            Ok(found) if hole => at < size && (*found == size || zeros(*found, found + 1)),
+            Ok(found) => *found < size && zeros(at, *found),
+            Err(FsError::NoSeek) => at >= size || !hole && zeros(at, size),
+            Err(_) => false,
+        };
+        if right { Ok(()) } else { Err(format!("found {found:?} of {size} bytes")) }
+    }
+
+    async fn copy(&mut self, from: Id, at: u32, to: Id, to_at: u32, len: u32) -> Outcome {
+        let len = len.min(LARGEST.saturating_sub(to_at));
+        // The kernel refuses to copy a range onto itself.
+        if from == to && at.abs_diff(to_at) < len {
+            return Ok(());
+        }
+        let data = &self.tree.node(from).data;
+        let start = (at as usize).min(data.len());
+        let piece = data[start..(at as usize + len as usize).clamp(start, data.len())].to_vec();
+        let (from, into) = (self.ino(from), self.ino(to));
+        let copied = self
+            .fs()
+            .copy_range(from, u64::from(at), into, NONE, u64::from(to_at), u64::from(len))
+            .await
+            .map_err(failed("copy_file_range"))?;
+        if copied != piece.len() as u64 {
+            return Err(format!("copied {copied} bytes, expected {}", piece.len()));
+        }
+        self.put_bytes(to, to_at, &piece);
+        Ok(())
+    }
+
+    async fn set_xattr(&mut self, entry: u8, name: u8, len: u8, how: u8) -> Outcome {
+        let Some(entry) = self.entry(entry) else { return Ok(()) };
+        let (name, value) = xattr_of(name, len);
+        let there = self.tree.node(entry.id).xattrs.contains_key(name.as_bytes());
+        let (mode, expected) = match how % 3 {
+            1 if there => (XattrMode::Create, Err(vec!["exists"])),
+            1 => (XattrMode::Create, Ok(())),
+            2 if !there => (XattrMode::Replace, Err(vec!["no attribute"])),
+            2 => (XattrMode::Replace, Ok(())),
+            _ => (XattrMode::Any, Ok(())),
+        };
+        let (ino, key) = (self.ino(entry.id), Bytes::from_static(name.as_bytes()));
+        let set = self.fs().setxattr(self.who, ino, key, Bytes::from(value.clone()), mode).await;
+        if agree(set, &expected)?.is_some() {
+            self.tree.node_mut(entry.id).xattrs.insert(name.into(), value);
+        }
+        Ok(())
+    }
+
     fn changed(&mut self, id: Id) {
         let node = self.tree.node_mut(id);
         node.mtime = None;
-        node.foreign = false;
+        node.theirs = None;
     }
 
     async fn rename(&mut self, entry: &Entry, dir: Id, name: Vec<u8>, how: u8) -> Outcome {
@@ -449,11 +617,11 @@ impl Run {
         let expected = self.tree.rename(entry, dir, &name, how % 3);
         let done = self
             .fs()
-            .rename(Caller::ROOT, from, file_name(&entry.name), to, file_name(&name), mode)
+            .rename(self.who, from, file_name(&entry.name), to, file_name(&name), mode)
             .await;
         if agree(done, &expected)?.is_some() && !nothing {
             self.tree.node_mut(entry.dir).mtime = None;
-            self.tree.node_mut(entry.dir).foreign = false;
+            self.tree.node_mut(entry.dir).theirs = None;
             self.tree.node_mut(dir).mtime = None;
             for id in [Some(entry.id), self.tree.child(entry.dir, &entry.name)] {
                 self.moved(id);
@@ -462,10 +630,13 @@ impl Run {
         Ok(())
     }
 
-    /// What moved is published anew, with attributes of ours.
+    /// Directories that moved get markers. A file is published anew where it is when it settles, if
+    /// that is another place by then.
     fn moved(&mut self, id: Option<Id>) {
         let Some(id) = id else { return };
-        self.tree.node_mut(id).foreign = false;
+        if self.tree.node(id).is_dir() {
+            self.tree.node_mut(id).theirs = None;
+        }
         let children: Vec<Id> = self.tree.node(id).children.values().copied().collect();
         for child in children {
             self.moved(Some(child));
@@ -479,10 +650,10 @@ impl Run {
         edit: impl FnOnce(&mut Node),
     ) -> Outcome {
         let Some(entry) = self.entry(entry) else { return Ok(()) };
-        let done = self.fs().setattr(Caller::ROOT, self.ino(entry.id), change).await;
+        let done = self.fs().setattr(self.who, self.ino(entry.id), change).await;
         done.map_err(failed("setattr"))?;
         let node = self.tree.node_mut(entry.id);
-        node.foreign = false;
+        node.theirs = None;
         edit(node);
         Ok(())
     }
@@ -493,6 +664,24 @@ impl Run {
         self.fs().release(ino, fh).await.map_err(failed("release"))?;
         self.tree.node_mut(id).opens -= 1;
         self.tree.drop_if_gone(id);
+        Ok(())
+    }
+
+    async fn close_dir(&mut self, at: usize) -> Outcome {
+        let (fh, id) = self.dirs.remove(at);
+        self.fs().releasedir(self.ino(id), fh).await.map_err(failed("releasedir"))?;
+        self.tree.node_mut(id).opens -= 1;
+        self.tree.drop_if_gone(id);
+        Ok(())
+    }
+
+    async fn close_everything(&mut self) -> Outcome {
+        while !self.handles.is_empty() {
+            self.close(0).await?;
+        }
+        while !self.dirs.is_empty() {
+            self.close_dir(0).await?;
+        }
         Ok(())
     }
 
@@ -629,10 +818,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-fn xattr_name(index: u8) -> Vec<u8> {
-    format!("user.x{index}").into_bytes()
 }
 
 /// Says where two contents part.

@@ -89,3 +89,33 @@ fn what_comes_later_appears_within_refresh() {
     wait_for("theirs to vanish", SOON, || (!place.file("theirs").exists()).then_some(()));
     mount.end_well();
 }
+
+/// As s3fs writes them: a percent-encoded JSON object of base64 values.
+#[test]
+fn extended_attributes_travel_with_the_objects() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let theirs = "%7B%22user.color%22%3A%22Ymx1ZQ%3D%3D%22%7D";
+    server.put_foreign("v/theirs", "x", &[("mode", "33188"), ("xattr", theirs)]);
+    let url = format!("s3://{}/v", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url, &[]);
+    assert_eq!(xattr::get(place.file("theirs"), "user.color").unwrap().unwrap(), b"blue");
+    for name in ["ours", "changed", "large"] {
+        std::fs::write(place.file(name), name).unwrap();
+    }
+    xattr::set(place.file("ours"), "user.a", b"1").unwrap();
+    xattr::set(place.file("large"), "user.a", &[7; 4000]).unwrap();
+    mount.end_well();
+    let carried = |key: &str| server.get(key).unwrap().metadata.get("xattr").cloned();
+    let ours = "%7B%22user%2Ea%22%3A%22MQ%3D%3D%22%7D";
+    assert_eq!(carried("v/ours").as_deref(), Some(ours));
+    assert_eq!((carried("v/changed"), carried("v/large")), (None, None));
+
+    // A change of nothing else is brought to rest as well, and the index keeps what objects cannot.
+    let mount = Mount::start(Some(&server), &place, &url, &[]);
+    xattr::set(place.file("changed"), "user.a", b"1").unwrap();
+    xattr::remove(place.file("ours"), "user.a").unwrap();
+    assert_eq!(xattr::get(place.file("large"), "user.a").unwrap().unwrap(), [7; 4000]);
+    mount.end_well();
+    assert_eq!((carried("v/ours"), carried("v/changed").as_deref()), (None, Some(ours)));
+    assert_eq!(object(&server, "v/changed").as_deref(), Some("changed"));
+}

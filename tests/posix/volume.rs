@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::support::s3server::TestS3;
@@ -23,6 +23,7 @@ pub struct Bucket {
 pub struct Mounted {
     pub path: PathBuf,
     log: PathBuf,
+    state: PathBuf,
     worker: Child,
     _watchdog: Watchdog,
 }
@@ -46,6 +47,11 @@ impl Bucket {
     /// Mounts the volume as a host does that never saw it: with an empty state folder.
     pub fn mount(&mut self, options: &[&str], limit: Duration) -> Mounted {
         self.states += 1;
+        self.mount_again(options, limit)
+    }
+
+    /// Mounts the volume on the host that had it last.
+    pub fn mount_again(&mut self, options: &[&str], limit: Duration) -> Mounted {
         let state = self.local(&format!("state-{}", self.states));
         let log = self.dir.path().join(format!("log-{}", self.states));
         let path = self.local("mnt");
@@ -56,6 +62,8 @@ impl Bucket {
             command.env_remove(name);
         }
         command.envs(self.server.env()).env("AWS_EC2_METADATA_DISABLED", "true");
+        // The server is near: what a killed worker sent is there at once or never.
+        command.env("S3VOL_TEST_HOT_MARGIN_MS", "1000");
         command.arg("mount").arg("--state").arg(&state);
         for option in options {
             command.args(["-o", option]);
@@ -68,7 +76,7 @@ impl Bucket {
             .stderr(said)
             .spawn()
             .unwrap();
-        let mut mounted = Mounted { path, log, worker, _watchdog: watchdog };
+        let mut mounted = Mounted { path, log, state, worker, _watchdog: watchdog };
         wait_for("the mount", PATIENCE, || {
             let ended = mounted.worker.try_wait().unwrap();
             assert!(ended.is_none(), "the worker ended: {ended:?}\n{}", mounted.said());
@@ -89,12 +97,36 @@ impl Mounted {
     }
 
     /// Ends the worker as `systemctl stop` would; it must say that nothing was left behind.
-    pub fn unmount(mut self) {
+    pub fn unmount(self) {
+        let (ended, said) = self.end();
+        assert!(ended.success(), "{ended}\n{said}");
+    }
+
+    /// The same, and it must say that something stays in motion.
+    pub fn unmount_leaving(self) {
+        let (_, said) = self.end();
+        assert!(said.contains("are not plain objects yet"), "{said}");
+    }
+
+    /// What `s3vol status` says.
+    pub fn status(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        let done = command.arg("status").arg("--state").arg(&self.state).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// Kills the worker, as a crash would.
+    pub fn kill(mut self) {
+        self.worker.kill().unwrap();
+        self.worker.wait().unwrap();
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.worker.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let ended = wait_for("the unmount", PATIENCE, || self.worker.try_wait().unwrap());
-        assert!(ended.success(), "{ended}\n{}", self.said());
         assert!(!is_mounted(&self.path), "{} is still mounted", self.path.display());
+        (ended, self.said())
     }
 }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Longer than any docker command of the tests takes, shorter than anybody wants to wait.
 const COMMAND: Duration = Duration::from_secs(90);
+/// A large image on a busy disk.
+const IMPORT: Duration = Duration::from_secs(300);
 const START: Duration = Duration::from_secs(40);
 /// dockerd gives plugins 10 s and containers some more.
 const STOP: Duration = Duration::from_secs(25);
@@ -201,7 +203,15 @@ impl Dockerd {
         let mut command = Command::new("tar");
         command.arg("-C").arg(root.path()).arg("-cf").arg(&tar).args(["--numeric-owner", "."]);
         assert!(output_within(command, COMMAND).unwrap().status.success());
-        self.docker(&["import", tar.to_str().unwrap(), IMAGE]);
+        self.import(&tar, IMAGE);
+    }
+
+    /// Makes an image of a root file system in an archive.
+    pub fn import(&self, tar: &Path, image: &str) {
+        let mut command = Command::new("docker");
+        command.arg("import").arg(tar).arg(image).env("DOCKER_HOST", self.address());
+        let out = output_within(command, IMPORT).expect("docker runs");
+        assert!(out.status.success(), "docker import: {}", String::from_utf8_lossy(&out.stderr));
     }
 
     /// Installs and enables the plugin laid out in `dir` (config.json and rootfs/).

@@ -117,6 +117,18 @@ impl Host {
         Ok(())
     }
 
+    /// What another command of the program prints; the error is what it complains of.
+    pub fn run(&self, server: &TestS3, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
+        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(server.env());
+        let out = command.args(args).stdin(Stdio::null()).output().expect("the program runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = self.child.as_ref().expect("mounted").id();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("a signal");

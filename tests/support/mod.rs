@@ -7,6 +7,7 @@ pub mod dockerd;
 pub mod gcs;
 pub mod host;
 pub mod moto;
+pub mod plugin;
 pub mod raw;
 pub mod s3server;
 pub mod stub;

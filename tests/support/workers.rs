@@ -20,6 +20,8 @@ use tokio::sync::{broadcast, watch};
 pub struct Behaviour {
     /// `None`: not ready yet; `Err`: cannot be opened.
     pub ready: watch::Sender<Option<Result<(), String>>>,
+    /// What cannot be opened is held by another host.
+    pub held: AtomicBool,
     /// Drains wait while this is false.
     pub committed: watch::Sender<bool>,
     /// A drained worker can no longer be resumed.
@@ -48,6 +50,7 @@ impl FakeWorkers {
         Arc::new(FakeWorkers {
             behaviour: Arc::new(Behaviour {
                 ready: watch::Sender::new(Some(Ok(()))),
+                held: AtomicBool::new(false),
                 committed: watch::Sender::new(true),
                 gone: AtomicBool::new(false),
                 drains: AtomicU64::new(0),
@@ -163,6 +166,7 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
                 let told = ready.wait_for(Option::is_some).await.unwrap().clone().unwrap();
                 match told {
                     Ok(()) => (StatusCode::OK, String::new()),
+                    Err(error) if b1.held.load(Ordering::SeqCst) => (StatusCode::LOCKED, error),
                     Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
                 }
             }),

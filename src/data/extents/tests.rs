@@ -98,37 +98,42 @@ async fn shown(meta: &Meta, drop_gen: u64) -> Vec<Option<At>> {
     bytes
 }
 
-async fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
+/// `together` operations in one change.
+async fn run(ops: Vec<Op>, together: usize) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().unwrap();
     let meta = meta(&dir).await;
     let mut model: Vec<Option<(u64, At)>> = vec![None; SIZE as usize];
     let mut drop_gen = 0;
-    for (index, op) in ops.iter().enumerate() {
-        let generation = index as u64 + 1;
+    let mut index = 0;
+    for group in ops.chunks(together) {
         let mut txn = meta.begin().await;
         let mut delta = SegmentDelta::default();
-        match *op {
-            Op::Inline(start, end) | Op::Segment(start, end) | Op::Zero(start, end) => {
-                let place = place(op, generation, start, end);
-                overlay(&mut txn, INO, start..end, place, generation, drop_gen, &mut delta)
-                    .await
-                    .unwrap();
-                for at in start..end {
-                    let what = match op {
-                        Op::Inline(..) => At::Inline(byte(generation, at)),
-                        Op::Segment(..) => At::Segment(u128::from(generation), 1000 + at),
-                        _ => At::Zero,
-                    };
-                    model[at as usize] = Some((generation, what));
+        let mut editor = Editor::new(&mut txn, INO, drop_gen);
+        for op in group {
+            index += 1;
+            let generation = index;
+            match *op {
+                Op::Inline(start, end) | Op::Segment(start, end) | Op::Zero(start, end) => {
+                    let place = place(op, generation, start, end);
+                    editor.overlay(start..end, place, generation, &mut delta).await.unwrap();
+                    for at in start..end {
+                        let what = match op {
+                            Op::Inline(..) => At::Inline(byte(generation, at)),
+                            Op::Segment(..) => At::Segment(u128::from(generation), 1000 + at),
+                            _ => At::Zero,
+                        };
+                        model[at as usize] = Some((generation, what));
+                    }
                 }
-            }
-            Op::Clear(start, end) => {
-                clear(&mut txn, INO, start..end, drop_gen, &mut delta).await.unwrap();
-                model[start as usize..end as usize].fill(None);
-            }
-            Op::Drop => {
-                drop_gen = generation - 1;
-                model.fill(None);
+                Op::Clear(start, end) => {
+                    editor.clear(start..end, &mut delta).await.unwrap();
+                    model[start as usize..end as usize].fill(None);
+                }
+                Op::Drop => {
+                    drop_gen = generation - 1;
+                    editor.drop_gen = drop_gen;
+                    model.fill(None);
+                }
             }
         }
         delta.apply(&mut txn).await.unwrap();
@@ -156,8 +161,42 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn extents_are_an_array_of_bytes(ops in prop::collection::vec(op(), 1..24)) {
+    fn extents_are_an_array_of_bytes(
+        ops in prop::collection::vec(op(), 1..24),
+        together in 1..8usize,
+    ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(run(ops))?;
+        runtime.block_on(run(ops, together))?;
     }
+}
+
+/// A database writes thousands of pages between two fsyncs; one lookup each kept the sequencer for
+/// longer than an fsync waits.
+#[tokio::test]
+async fn many_ranges_in_one_change_are_one_pass_over_the_extents() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = meta(&dir).await;
+    const EXTENTS: u64 = 2000;
+    for (step, allowed) in [(1, 1), (3, 30), (5, 30)] {
+        let mut txn = meta.begin().await;
+        let mut delta = SegmentDelta::default();
+        let mut editor = Editor::new(&mut txn, INO, 0);
+        for at in (0..EXTENTS).step_by(step as usize).map(|page| page * 10) {
+            editor.overlay(at..at + 10, Place::Zero, step, &mut delta).await.unwrap();
+        }
+        assert!(editor.scans <= allowed, "every {step}th extent: {} scans", editor.scans);
+        txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+    }
+    let found = live_extents(&meta, INO, 0..u64::MAX, 0).await.unwrap();
+    assert_eq!(found.len() as u64, EXTENTS);
+    // Few ranges far from each other do not read what lies between them.
+    let mut txn = meta.begin().await;
+    let mut delta = SegmentDelta::default();
+    let mut editor = Editor::new(&mut txn, INO, 0);
+    for at in [100, 5_000, 10_000, 19_000] {
+        editor.clear(at..at + 10, &mut delta).await.unwrap();
+    }
+    assert_eq!(editor.scans, 4);
+    assert!(editor.page <= 2 * PAGE_FIRST, "{}", editor.page);
+    meta.engine.abandon();
 }

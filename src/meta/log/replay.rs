@@ -120,6 +120,23 @@ pub(super) fn open<R: Serialize + DeserializeOwned>(
     })
 }
 
+/// See [`LocalLog::read`].
+pub(super) fn read<R: DeserializeOwned>(dir: &Path) -> Result<Vec<(Lsn, R)>, LogError> {
+    let path = dir.join(FILE);
+    let io_error = |source| LogError::io(&path, source);
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error(error)),
+    };
+    let mut reader = BufReader::with_capacity(1 << 20, &file);
+    let mut held = Held::default();
+    if let Head::Ok(first, _, head_len) = read_header(&mut reader).map_err(io_error)? {
+        held.read(&mut reader, head_len, first).map_err(io_error)?;
+    }
+    Ok(held.records)
+}
+
 enum Head {
     Ok(Lsn, Header, u64),
     Torn,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::heads::modified;
 use super::{Changed, Reconciler};
-use crate::data::{Tx, escape_name};
+use crate::data::{Tx, beside, escape_name};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
@@ -13,11 +13,11 @@ use crate::settle::outcome::other_copy;
 use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
 
 /// What the bucket shows under one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Seen {
-    Object(Version),
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    pub object: Option<Version>,
     /// Keys lie below it.
-    Prefix,
+    pub below: bool,
 }
 
 /// Names changed in one batch.
@@ -35,7 +35,8 @@ impl Reconciler {
     ) -> Result<(), SettleError> {
         let mut differing = Vec::new();
         for (name, what) in seen {
-            if self.differs(dir, prefix, &name, &what).await? {
+            let what = self.differences_of(dir, prefix, &name, what).await?;
+            if what != Seen::default() {
                 differing.push((name, what));
             }
         }
@@ -47,11 +48,11 @@ impl Reconciler {
                 if self.settler.hot.touched_since(&key, sent) {
                     continue;
                 }
-                match what {
-                    Seen::Prefix => self.prefix_appeared(&mut tx, dir, name, &mut changed).await?,
-                    Seen::Object(version) => {
-                        self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
-                    }
+                if what.below {
+                    self.prefix_appeared(&mut tx, dir, name, &key, &mut changed).await?;
+                }
+                if let Some(version) = &what.object {
+                    self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
                 }
             }
             tx.commit(0).await?;
@@ -63,34 +64,52 @@ impl Reconciler {
         Ok(())
     }
 
-    /// A quick look without the sequencer: most of a listing is what is known.
-    async fn differs(
+    /// A quick look without the sequencer: most of a listing is what is known. What is left differs.
+    async fn differences_of(
         &self,
         dir: Ino,
         prefix: &str,
         name: &FileName,
-        what: &Seen,
-    ) -> Result<bool, SettleError> {
-        let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
-        match what {
-            Seen::Prefix => {
-                let below = format!("{prefix}{}/", escape_name(name));
-                match dirent {
-                    Some(dirent) => {
-                        if dirent.kind == FileKind::Dir {
-                            self.saw_prefix(dirent.ino, ObjectKey::new(below));
-                        }
-                        Ok(false)
-                    }
-                    None => self.foreign_below(&below).await,
+        mut what: Seen,
+    ) -> Result<Seen, SettleError> {
+        let meta = &self.volume.meta;
+        let dirent: Option<DirentRec> = meta.get(&keys::dirent(dir, name)).await?;
+        let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+        if what.below {
+            let below = format!("{prefix}{}/", escape_name(name));
+            what.below = match dirent {
+                Some(dirent) if is_dir => {
+                    self.saw_prefix(dirent.ino, ObjectKey::new(below));
+                    false
                 }
-            }
-            Seen::Object(version) => {
-                let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
-                let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
-                Ok(!rest.is_some_and(|rest| rest.version.same(version)))
-            }
+                _ => self.foreign_below(&below).await?,
+            };
         }
+        let Some(version) = what.object.take() else { return Ok(what) };
+        if self.volume.stands_beside(dir, name).await?.is_some() {
+            // Another object shows under this name.
+            return Ok(what);
+        }
+        let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
+        let rest: Option<RestRec> = meta.get(&keys::rest(&key)).await?;
+        let known = rest.is_some_and(|rest| rest.version.same(&version));
+        let differs = match (known, beside(name)) {
+            (true, Some(aside)) => {
+                dirent.is_none() && self.volume.stands_beside(dir, &aside).await?.is_some()
+            }
+            (true, None) => false,
+            (false, Some(aside)) if is_dir => {
+                let free = meta.get_raw(&keys::dirent(dir, &aside)).await?.is_none();
+                free || self.volume.stands_beside(dir, &aside).await?.is_some()
+            }
+            (false, None) if is_dir => false,
+            (false, _) => true,
+        };
+        if !known && !differs {
+            tracing::warn!(%key, "an object cannot be shown beside the directory of its name");
+        }
+        what.object = differs.then_some(version);
+        Ok(what)
     }
 
     fn adopted(&self, kind: FileKind, version: Option<&Version>) -> InodeRec {
@@ -113,18 +132,34 @@ impl Reconciler {
         }
     }
 
+    /// A directory that others made, by keys below it. It has the name, also where a file had it: the
+    /// file's object stays where it is and shows beside.
     async fn prefix_appeared(
         &self,
         tx: &mut Tx<'_>,
         dir: Ino,
         name: &FileName,
+        key: &ObjectKey,
         changed: &mut Vec<Changed>,
     ) -> Result<(), SettleError> {
-        if tx.dirent(dir, name).await?.is_some() {
-            return Ok(());
+        match tx.dirent(dir, name).await? {
+            Some(dirent) if dirent.kind == FileKind::Dir => return Ok(()),
+            Some(dirent) => {
+                let Some(aside) = beside(name) else { return Ok(()) };
+                if tx.dirent(dir, &aside).await?.is_some() {
+                    return Ok(());
+                }
+                tx.unlink(dir, name, dirent.ino);
+                tx.link_beside(dir, &aside, dirent.ino, dirent.kind);
+                tracing::warn!(%key, shown = %aside, "a directory has the name of an object now");
+                changed.push(Changed::Entry { parent: dir, name: aside });
+            }
+            None => {}
         }
         let ino = tx.new_ino();
-        tx.create(ino, self.adopted(FileKind::Dir, None));
+        let marker = ObjectKey::new(format!("{key}/"));
+        let rec = self.revived(tx, &marker, ino, self.adopted(FileKind::Dir, None)).await?;
+        tx.create(ino, rec);
         tx.link(dir, name, ino, FileKind::Dir);
         tx.edit(dir, |dir| dir.nlink += 1).await?;
         changed.push(Changed::Entry { parent: dir, name: name.clone() });
@@ -141,12 +176,44 @@ impl Reconciler {
         changed: &mut Vec<Changed>,
     ) -> Result<(), SettleError> {
         let rest: Option<RestRec> = tx.kv.get(&keys::rest(&key)).await?;
-        if rest.as_ref().is_some_and(|rest| rest.version.same(version)) {
+        let there = tx.dirent(dir, name).await?;
+        let aside = beside(name);
+        let shown_aside = match &aside {
+            Some(aside) if tx.kv.get_raw(&keys::beside(dir, aside)).await?.is_some() => {
+                tx.dirent(dir, aside).await?
+            }
+            _ => None,
+        };
+        if let Some(rest) = &rest
+            && rest.version.same(version)
+        {
+            if let (None, Some(dirent), Some(aside)) = (there, shown_aside, aside)
+                && dirent.ino == rest.ino
+            {
+                // The directory is gone: the object has its name again.
+                tx.unlink(dir, &aside, dirent.ino);
+                tx.link(dir, name, dirent.ino, dirent.kind);
+                changed.push(Changed::Entry { parent: dir, name: aside });
+                changed.push(Changed::Entry { parent: dir, name: name.clone() });
+            }
             return Ok(());
         }
-        match tx.dirent(dir, name).await? {
-            // A directory wins the name; the object stays in the bucket, untouched.
-            Some(dirent) if dirent.kind == FileKind::Dir => return Ok(()),
+        let is_dir = there.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+        let (name, there, beside) = match aside {
+            // A directory has the name; the object shows beside it.
+            Some(aside) if is_dir || there.is_none() && shown_aside.is_some() => {
+                let there = tx.dirent(dir, &aside).await?;
+                if there.is_some() && shown_aside.is_none() {
+                    return Ok(());
+                }
+                (aside, there, true)
+            }
+            _ if is_dir => return Ok(()),
+            _ => (name.clone(), there, false),
+        };
+        let name = &name;
+        let returns = there.is_none();
+        match there {
             None if rest.as_ref().is_some_and(|r| r.put_id.is_some())
                 && self.tidying(tx, &key).await? =>
             {
@@ -178,9 +245,17 @@ impl Reconciler {
             generation: 1,
             drop_gen: 1,
             publishing: None,
+            data: 0,
         };
-        tx.create_with(ino, self.adopted(FileKind::File, Some(version)), content);
-        tx.link(dir, name, ino, FileKind::File);
+        let mut rec = self.adopted(FileKind::File, Some(version));
+        if returns {
+            rec = self.revived(tx, &key, ino, rec).await?;
+        }
+        tx.create_with(ino, rec, content);
+        match beside {
+            true => tx.link_beside(dir, name, ino, FileKind::File),
+            false => tx.link(dir, name, ino, FileKind::File),
+        }
         tx.kv.put_rest(&key, &rest_of(ino, version, 1)).await?;
         changed.push(Changed::Entry { parent: dir, name: name.clone() });
         Ok(())
@@ -222,7 +297,7 @@ impl Reconciler {
             rec.ctime = crate::clock::now();
         })
         .await?;
-        tx.needs_rest(ino, WorkRec::Inode);
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(true)
     }
 
@@ -269,6 +344,7 @@ impl Reconciler {
             generation,
             drop_gen: generation,
             publishing: None,
+            data: 0,
         };
         tx.kv.superblock.bytes =
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
@@ -297,7 +373,8 @@ impl Reconciler {
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         let Some(dirent) = dirent else { return Ok(()) };
         let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
-        let key = ObjectKey::new(format!("{prefix}{}{slash}", escape_name(name)));
+        let segment = self.volume.segment_of(dir, name).await?;
+        let key = ObjectKey::new(format!("{prefix}{segment}{slash}"));
         if dirent.kind == FileKind::Dir {
             Box::pin(self.list_whole(dirent.ino)).await?;
         }
@@ -341,10 +418,11 @@ impl Reconciler {
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
-            tx.needs_rest(dirent.ino, WorkRec::Inode);
+            tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             tx.commit(0).await?;
             return Ok(());
         }
+        self.bury(&mut tx, &key, dirent.ino, &rec).await?;
         tx.unlink(dir, name, dirent.ino);
         tx.remove(dirent.ino).await?;
         let is_dir = dirent.kind == FileKind::Dir;

@@ -76,6 +76,9 @@ impl Reconciler {
                 };
                 tx.kv.put_rest(&key, &rest).await?;
             }
+            for (name, value) in &shown.xattrs {
+                tx.kv.put_raw(keys::xattr(ino, name), value.to_vec());
+            }
             let target = if kind == FileKind::Symlink { target } else { None };
             tx.edit(ino, move |rec| {
                 rec.known = true;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::apply::Seen;
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
-use crate::data::{DataError, PathMemo, escape_name, unescape_name};
+use crate::data::{DataError, PathMemo, beside, escape_name, own_name, unescape_name};
 use crate::meta::records::{DirentRec, RestRec, decode};
 use crate::meta::{Logged, keys};
 use crate::settle::SettleError;
@@ -109,6 +109,12 @@ impl Reconciler {
     }
 
     async fn look_at(&self, dir: Ino, prefix: &str, name: &FileName) -> Result<(), SettleError> {
+        if let Some(own) = own_name(name) {
+            Box::pin(self.look_at(dir, prefix, &own)).await?;
+            if self.volume.stands_beside(dir, name).await?.is_some() {
+                return Ok(());
+            }
+        }
         let sent = boottime();
         let segment = escape_name(name);
         let key = ObjectKey::new(format!("{prefix}{segment}"));
@@ -119,22 +125,29 @@ impl Reconciler {
             self.volume.store.list(below, USE_TIMEOUT)
         );
         let (head, below) = (head?, below?);
-        let mut seen = BTreeMap::new();
-        if !below.entries.is_empty() || !below.prefixes.is_empty() {
-            seen.insert(name.clone(), Seen::Prefix);
-        } else if let Some(info) = head {
-            seen.insert(name.clone(), Seen::Object(info.version));
-        }
-        let gone = seen.is_empty().then(|| name.clone());
-        let vanished = match gone {
-            Some(name) if self.was_at_rest(dir, prefix, &name).await? => vec![name],
-            Some(_) => {
-                self.forget_rest(&key, sent).await?;
-                Vec::new()
-            }
-            None => Vec::new(),
+        let seen = Seen {
+            object: head.map(|info| info.version),
+            below: !below.entries.is_empty() || !below.prefixes.is_empty(),
         };
-        self.apply(dir, prefix, sent, seen, vanished).await
+        let mut vanished = Vec::new();
+        if seen.object.is_none()
+            && let Some(aside) = beside(name)
+            && self.volume.stands_beside(dir, &aside).await?.is_some()
+            && self.was_at_rest(dir, prefix, &aside).await?
+        {
+            vanished.push(aside);
+        }
+        let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
+        let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+        if !seen.below
+            && (is_dir || seen.object.is_none())
+            && self.was_at_rest(dir, prefix, name).await?
+        {
+            vanished.push(name.clone());
+        } else if seen == Seen::default() && vanished.is_empty() {
+            self.forget_rest(&key, sent).await?;
+        }
+        self.apply(dir, prefix, sent, BTreeMap::from([(name.clone(), seen)]), vanished).await
     }
 
     /// What lay at a key for an inode that is no longer there is gone: the next publish expects
@@ -158,7 +171,8 @@ impl Reconciler {
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         let Some(dirent) = dirent else { return Ok(false) };
         let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
-        let key = ObjectKey::new(format!("{prefix}{}{slash}", escape_name(name)));
+        let segment = self.volume.segment_of(dir, name).await?;
+        let key = ObjectKey::new(format!("{prefix}{segment}{slash}"));
         let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&key)).await?;
         match rest {
             Some(rest) => Ok(rest.ino == dirent.ino),
@@ -211,11 +225,17 @@ impl Reconciler {
             let mut after = 0;
             loop {
                 let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
-                for (key, _) in &page {
+                for (key, value) in &page {
                     let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
                     after = cookie;
                     known += 1;
-                    if !seen.contains_key(&name) && self.was_at_rest(dir, prefix, &name).await? {
+                    let is_dir = decode::<DirentRec>(value)?.kind == FileKind::Dir;
+                    let there = match self.volume.stands_beside(dir, &name).await? {
+                        Some(own) => seen.get(&own).is_some_and(|seen| seen.object.is_some()),
+                        None if is_dir => seen.get(&name).is_some_and(|seen| seen.below),
+                        None => seen.contains_key(&name),
+                    };
+                    if !there && self.was_at_rest(dir, prefix, &name).await? {
                         vanished.push(name);
                     }
                 }
@@ -234,7 +254,7 @@ impl Reconciler {
                     vanished.clear();
                 }
             }
-            vanished = self.confirm(prefix, vanished).await?;
+            vanished = self.confirm(dir, prefix, vanished).await?;
         }
         self.apply(dir, prefix, sent, seen.clone(), vanished).await
     }
@@ -242,20 +262,31 @@ impl Reconciler {
     /// Keeps the names whose keys are really gone.
     async fn confirm(
         &self,
+        dir: Ino,
         prefix: &str,
         names: Vec<FileName>,
     ) -> Result<Vec<FileName>, SettleError> {
         use futures::stream::{self, StreamExt, TryStreamExt};
         let checks = names.into_iter().map(|name| async move {
-            let key = ObjectKey::new(format!("{prefix}{}", escape_name(&name)));
+            let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, &name)).await?;
+            let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+            let own = self.volume.stands_beside(dir, &name).await?;
+            let segment = escape_name(own.as_ref().unwrap_or(&name));
+            let key = ObjectKey::new(format!("{prefix}{segment}"));
+            // An object says nothing about the directory of its name, nor the other way.
+            if !is_dir && self.volume.store.head(&key, USE_TIMEOUT).await?.is_some() {
+                return Ok(None);
+            }
+            if own.is_some() {
+                return Ok(Some(name));
+            }
             let marker = ListRequest {
                 prefix: format!("{key}/"),
                 delimiter: false,
                 token: None,
                 max_keys: 1,
             };
-            let there = self.volume.store.head(&key, USE_TIMEOUT).await?.is_some()
-                || !self.volume.store.list(marker, USE_TIMEOUT).await?.entries.is_empty();
+            let there = !self.volume.store.list(marker, USE_TIMEOUT).await?.entries.is_empty();
             Ok::<_, SettleError>((!there).then_some(name))
         });
         let gone: Vec<Option<FileName>> =
@@ -264,19 +295,18 @@ impl Reconciler {
     }
 }
 
-/// Names of one page. A directory wins over an object of the same name; keys that no file can have
-/// are left alone.
+/// Names of one page. Keys that no file can have are left alone.
 fn collect(prefix: &str, page: ListPage, seen: &mut BTreeMap<FileName, Seen>) {
     for entry in page.entries {
         let Some(segment) = entry.key.as_str().strip_prefix(prefix) else { continue };
         if let Some(name) = unescape_name(segment) {
-            seen.entry(name).or_insert(Seen::Object(entry.version));
+            seen.entry(name).or_default().object = Some(entry.version);
         }
     }
     for common in page.prefixes {
         let segment = common.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('/'));
         if let Some(name) = segment.and_then(unescape_name) {
-            seen.insert(name, Seen::Prefix);
+            seen.entry(name).or_default().below = true;
         }
     }
 }

@@ -1,0 +1,163 @@
+//! What hosts brought up that lost a volume: shown, and written into a local folder.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, covered};
+use crate::config::VolumeOptions;
+use crate::data::unescape_name;
+use crate::store::{ListRequest, StoreBackend, StoreErrorKind};
+use crate::types::{KeyPrefix, VolumeId};
+use crate::worker::WorkerError;
+use crate::worker::open::places;
+
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// One host's lost content.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    pub name: String,
+    pub manifest: Manifest,
+}
+
+/// One file of it, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownFile {
+    pub path: String,
+    pub size: u64,
+    /// Bytes that are there; the rest of the file was not changed.
+    pub recovered: u64,
+    pub missing: u64,
+}
+
+impl Recovered {
+    pub fn files(&self) -> Vec<ShownFile> {
+        let shown = |file: &ManifestFile| ShownFile {
+            path: file.path.clone(),
+            size: file.size,
+            recovered: covered(file),
+            missing: file.missing.iter().map(|range| range.end - range.start).sum(),
+        };
+        self.manifest.files.iter().map(shown).collect()
+    }
+}
+
+/// What was recovered of one volume.
+#[derive(Debug)]
+pub struct Shelf {
+    store: Arc<dyn StoreBackend>,
+    folder: KeyPrefix,
+}
+
+impl Shelf {
+    /// Sends no request.
+    pub fn of(id: VolumeId, options: &VolumeOptions) -> Result<Shelf, WorkerError> {
+        let places = places(id, options)?;
+        Ok(Shelf { store: places.state_store.backend(), folder: places.state.join("recovered/") })
+    }
+
+    /// Everything that is complete, by name.
+    pub async fn list(&self) -> Result<Vec<Recovered>, WorkerError> {
+        let mut found = Vec::new();
+        let mut token = None;
+        loop {
+            let request = ListRequest {
+                prefix: self.folder.as_str().to_owned(),
+                delimiter: true,
+                token,
+                max_keys: 1000,
+            };
+            let page = self.store.list(request, REQUEST).await?;
+            for folder in &page.prefixes {
+                let name = folder.strip_prefix(self.folder.as_str()).unwrap_or(folder);
+                found.extend(self.find(name.trim_end_matches('/')).await?);
+            }
+            token = page.next;
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One by its name; `None` when there is none, or its upload is not complete.
+    pub async fn find(&self, name: &str) -> Result<Option<Recovered>, WorkerError> {
+        if name.is_empty() || name.contains('/') {
+            return Ok(None);
+        }
+        let key = self.folder.key(&format!("{name}/{MANIFEST}"));
+        let found = match self.store.get(&key, None, None, REQUEST).await {
+            Ok(found) => found,
+            Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let damaged = |why: String| WorkerError::Damaged(format!("{key} cannot be read: {why}"));
+        let manifest: Manifest =
+            serde_json::from_slice(&found.data).map_err(|e| damaged(e.to_string()))?;
+        if manifest.format != FORMAT {
+            return Err(damaged(format!("format {}, known is {FORMAT}", manifest.format)));
+        }
+        Ok(Some(Recovered { name: name.to_owned(), manifest }))
+    }
+
+    /// Writes the files into a folder that must not exist yet. What was not changed of a file is a
+    /// hole there. Returns how many were written.
+    pub async fn restore(&self, from: &Recovered, into: &Path) -> Result<usize, WorkerError> {
+        let local = |path: &Path| WorkerError::local(path.display().to_string());
+        DirBuilder::new().mode(0o700).create(into).map_err(local(into))?;
+        let mut written = 0;
+        for file in &from.manifest.files {
+            let path = self.place(into, &file.path)?;
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(local(parent))?;
+            }
+            let target = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(local(&path))?;
+            target.set_len(file.size).map_err(local(&path))?;
+            self.fill(&target, &path, &from.name, file).await?;
+            target.sync_all().map_err(local(&path))?;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    async fn fill(
+        &self,
+        target: &File,
+        path: &Path,
+        name: &str,
+        file: &ManifestFile,
+    ) -> Result<(), WorkerError> {
+        for piece in &file.pieces {
+            let key = self.folder.key(&format!("{name}/{}", piece.object));
+            let range = piece.offset..piece.offset.saturating_add(piece.len);
+            let found = self.store.get(&key, Some(range), None, REQUEST).await?;
+            if found.data.len() as u64 != piece.len || crc32c::crc32c(&found.data) != piece.crc {
+                return Err(WorkerError::Damaged(format!("{key}: not what was uploaded")));
+            }
+            target
+                .write_all_at(&found.data, piece.start)
+                .map_err(WorkerError::local(path.display().to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// A path below `into`; nothing else whatever the manifest says.
+    fn place(&self, into: &Path, path: &str) -> Result<PathBuf, WorkerError> {
+        let mut at = into.to_owned();
+        for part in path.split('/') {
+            let name = unescape_name(part).ok_or_else(|| {
+                WorkerError::Damaged(format!("{}: {path:?} is no path", self.folder))
+            })?;
+            at.push(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        }
+        Ok(at)
+    }
+}

@@ -1,0 +1,296 @@
+//! Bringing lost content into the bucket.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::lost::{Lost, LostFile, Source};
+use super::{UPLOADED, known_paths};
+use crate::data::CacheFile;
+use crate::meta::records::Place;
+use crate::meta::{LocalLog, Record};
+use crate::store::{Attributes, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind};
+use crate::types::{Ino, KeyPrefix, ObjectKey};
+use crate::worker::WorkerError;
+
+const REQUEST: Duration = Duration::from_secs(30);
+/// Content of many files shares objects of about this size, bytes.
+const PACK: usize = 16 << 20;
+/// Read at a time, bytes.
+const PIECE: u64 = 4 << 20;
+
+/// `recovered/<name>/recovered.json`, written when everything that it names is there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    pub host: String,
+    /// RFC 3339, by that host's clock.
+    pub at: String,
+    pub files: Vec<ManifestFile>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Its parts are escaped as in object keys.
+    pub path: String,
+    pub size: u64,
+    /// What was changed and not synced. Everything else of the file is in the volume, or was.
+    pub pieces: Vec<ManifestPiece>,
+    /// Ranges that were changed to zeros.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zeros: Vec<Range<u64>>,
+    /// Changed ranges whose bytes could not be found any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Range<u64>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ManifestPiece {
+    /// In the file.
+    pub start: u64,
+    pub len: u64,
+    /// Below the manifest's folder.
+    pub object: String,
+    pub offset: u64,
+    /// CRC32C of the bytes.
+    pub crc: u32,
+}
+
+pub const FORMAT: u32 = 1;
+pub const MANIFEST: &str = "recovered.json";
+
+/// Uploads what a folder with `log/` and `cache/` holds and no bucket has. Returns the name under which
+/// it is found; `None` when there is nothing (left) to do. Needs no lease: every name is new.
+pub(in crate::worker) async fn save(
+    folder: &Path,
+    store: &Arc<dyn StoreBackend>,
+    state: &KeyPrefix,
+) -> Result<Option<String>, WorkerError> {
+    if folder.join(UPLOADED).exists() {
+        return Ok(None);
+    }
+    let records = LocalLog::<Record>::read(&folder.join("log"))?;
+    let lost = Lost::of(&records);
+    if lost.files.is_empty() {
+        return Ok(None);
+    }
+    let format = state.key("format.json");
+    if store.head(&format, REQUEST).await?.is_none() {
+        let why =
+            format!("{format} is missing: what was not synced is kept in {}", folder.display());
+        return Err(WorkerError::Damaged(why));
+    }
+    let mut paths = lost.paths(None).await;
+    paths.extend(known_paths(folder));
+    let host = crate::sys::hostname();
+    let now = crate::clock::now();
+    let at = jiff::Timestamp::from_second(now.secs).unwrap_or_default();
+    let name = format!(
+        "{}-{}-{:08x}",
+        plain(&host),
+        at.strftime("%Y%m%dT%H%M%SZ"),
+        Uuid::new_v4().as_fields().0
+    );
+    let mut sender = Sender {
+        store,
+        state,
+        cache: folder.join("cache"),
+        folder: state.join(&format!("recovered/{name}/")),
+        pack: Vec::new(),
+        packs: 0,
+    };
+    let mut manifest = Manifest { format: FORMAT, host, at: at.to_string(), files: Vec::new() };
+    let mut taken = BTreeSet::new();
+    for (ino, file) in &lost.files {
+        let mut path = paths.get(ino).cloned().unwrap_or_else(|| format!("inode-{ino}"));
+        if !taken.insert(path.clone()) {
+            path.push_str(&format!(".inode-{ino}"));
+        }
+        manifest.files.push(sender.file(*ino, path, file).await?);
+    }
+    sender.flush().await?;
+    let body = serde_json::to_vec_pretty(&manifest)
+        .map_err(|e| WorkerError::Damaged(format!("{MANIFEST} cannot be written: {e}")))?;
+    sender.put(MANIFEST, body.into()).await?;
+    let marker = folder.join(UPLOADED);
+    std::fs::write(&marker, &name).map_err(WorkerError::local(marker.display().to_string()))?;
+    tracing::warn!(
+        name,
+        files = manifest.files.len(),
+        bytes = lost.bytes(),
+        "content that was never synced here is in the bucket now; see `s3vol recovered`"
+    );
+    Ok(Some(name))
+}
+
+/// [`save`] for every folder that was set aside in a state folder.
+pub(in crate::worker) async fn save_set_aside(
+    state_dir: &Path,
+    store: &Arc<dyn StoreBackend>,
+    state: &KeyPrefix,
+) -> Result<(), WorkerError> {
+    let what = || format!("the state folder {}", state_dir.display());
+    for entry in std::fs::read_dir(state_dir).map_err(WorkerError::local(what()))? {
+        let entry = entry.map_err(WorkerError::local(what()))?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
+            save(&entry.path(), store, state).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A host's name as a part of a key.
+fn plain(host: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
+    host.chars().take(64).map(plain).collect()
+}
+
+struct Sender<'a> {
+    store: &'a Arc<dyn StoreBackend>,
+    state: &'a KeyPrefix,
+    cache: std::path::PathBuf,
+    folder: KeyPrefix,
+    pack: Vec<u8>,
+    packs: usize,
+}
+
+impl Sender<'_> {
+    async fn file(
+        &mut self,
+        ino: Ino,
+        path: String,
+        file: &LostFile,
+    ) -> Result<ManifestFile, WorkerError> {
+        let mut shown = ManifestFile { path, size: file.size, ..ManifestFile::default() };
+        let cache = match File::open(CacheFile::path_in(&self.cache, ino)) {
+            Ok(cache) => Some(cache),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(WorkerError::local(format!("a cache file of inode {ino}"))(e)),
+        };
+        for (range, source) in file.ranges.iter() {
+            let source = &file.sources[source];
+            if let Source::Zero = source {
+                shown.zeros.push(range);
+                continue;
+            }
+            let mut start = range.start;
+            while start < range.end {
+                let part = start..range.end.min(start + PIECE);
+                start = part.end;
+                match self.bytes(cache.as_ref(), part.clone(), source).await? {
+                    Some(bytes) => {
+                        if self.pack.len() + bytes.len() > PACK {
+                            self.flush().await?;
+                        }
+                        shown.pieces.push(ManifestPiece {
+                            start: part.start,
+                            len: part.end - part.start,
+                            object: object_name(self.packs),
+                            offset: self.pack.len() as u64,
+                            crc: crc32c::crc32c(&bytes),
+                        });
+                        self.pack.extend_from_slice(&bytes);
+                    }
+                    None => {
+                        tracing::error!(path = shown.path, ?part, "unsynced bytes are lost");
+                        shown.missing.push(part);
+                    }
+                }
+            }
+        }
+        Ok(shown)
+    }
+
+    async fn bytes(
+        &self,
+        cache: Option<&File>,
+        part: Range<u64>,
+        source: &Source,
+    ) -> Result<Option<Bytes>, WorkerError> {
+        let len = (part.end - part.start) as usize;
+        match source {
+            Source::Zero => Ok(Some(vec![0; len].into())),
+            Source::Cache => Ok(cache.and_then(|cache| read(cache, part.start, len))),
+            Source::Extent { start, place: Place::Inline(bytes) } => {
+                let from = (part.start - start) as usize;
+                Ok(bytes.get(from..from + len).map(Bytes::copy_from_slice))
+            }
+            Source::Extent {
+                start,
+                place: Place::Segment { id, offset, crc, crc_offset, crc_len },
+            } => {
+                let into = offset - crc_offset;
+                let slice = |whole: Bytes| {
+                    let from = (into + part.start - start) as usize;
+                    let fits = crc32c::crc32c(&whole) == *crc && whole.len() >= from + len;
+                    fits.then(|| whole.slice(from..from + len))
+                };
+                let cached = cache
+                    .zip(start.checked_sub(into))
+                    .and_then(|(cache, at)| read(cache, at, *crc_len as usize))
+                    .and_then(slice);
+                if cached.is_some() {
+                    return Ok(cached);
+                }
+                let key = self.state.key(&format!("segments/{id:032x}"));
+                let range = *crc_offset..crc_offset + u64::from(*crc_len);
+                match self.store.get(&key, Some(range), None, REQUEST).await {
+                    Ok(found) => Ok(slice(found.data)),
+                    // The new owner collects what no record of his names.
+                    Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(e.into()),
+                }
+            }
+            Source::Extent { place: Place::Zero, .. } => Ok(Some(vec![0; len].into())),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), WorkerError> {
+        if self.pack.is_empty() {
+            return Ok(());
+        }
+        let body = Bytes::from(std::mem::take(&mut self.pack));
+        self.put(&object_name(self.packs), body).await?;
+        self.packs += 1;
+        Ok(())
+    }
+
+    async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
+        let key: ObjectKey = self.folder.key(name);
+        match self.store.put(&key, body, &Attributes::new(), Send::plain(REQUEST)).await {
+            PutOutcome::Won(_) => Ok(()),
+            PutOutcome::Ambiguous(error) => Err(error.into()),
+            PutOutcome::Lost => Err(StoreError::new(
+                StoreErrorKind::Protocol,
+                "the store refused an unconditional request for a fresh name",
+            )
+            .into()),
+        }
+    }
+}
+
+fn object_name(number: usize) -> String {
+    format!("data-{number:06}")
+}
+
+/// Exactly `len` bytes, if the file has them.
+fn read(file: &File, at: u64, len: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    Some(bytes.into())
+}
+
+/// How many bytes of a file's content a manifest has.
+pub fn covered(file: &ManifestFile) -> u64 {
+    let zeros: u64 = file.zeros.iter().map(|range| range.end - range.start).sum();
+    file.pieces.iter().map(|piece| piece.len).sum::<u64>() + zeros
+}
