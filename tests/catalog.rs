@@ -3,7 +3,6 @@
 #[path = "support/memory.rs"]
 mod memory;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,11 +13,18 @@ use s3vol::config::PluginConfig;
 use s3vol::types::VolumeName;
 
 async fn catalog(dir: &tempfile::TempDir, memory: &Arc<Memory>) -> Catalog {
-    let env = [
-        ("S3VOL_URL".to_owned(), "s3://b/team".to_owned()),
-        ("S3VOL_STATE".to_owned(), dir.path().display().to_string()),
-    ];
-    let config = PluginConfig::parse(&BTreeMap::from(env)).unwrap();
+    catalog_with(dir, memory, &[]).await
+}
+
+async fn catalog_with(
+    dir: &tempfile::TempDir,
+    memory: &Arc<Memory>,
+    more: &[(&str, &str)],
+) -> Catalog {
+    let state = dir.path().display().to_string();
+    let own = [("S3VOL_URL", "s3://b/team"), ("S3VOL_STATE", &state)];
+    let env = own.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string()));
+    let config = PluginConfig::parse(&env.collect()).unwrap();
     let opener = Arc::new(MemoryOpener(Arc::clone(memory)));
     Catalog::open(&config, opener, "test".to_owned()).await.unwrap()
 }
@@ -167,6 +173,12 @@ async fn a_host_may_read_only_what_others_write() {
     reader.remove(&name("web"), &Noting::default()).await.unwrap();
     assert!(!here(&reader));
     create(&reader, "web", &reads).await.unwrap();
+    // A host that reads everything only removes nothing either.
+    let env = [("S3VOL_READONLY", "true")];
+    let all = catalog_with(&other, &memory, &env).await;
+    assert!(here(&all));
+    all.remove(&name("web"), &Noting::default()).await.unwrap();
+    drop(all);
     assert!(!create(&reader, "web", &[("readonly", "false")]).await.unwrap().options.readonly);
     assert_eq!(memory.keys(), before);
     writer.refresh(&|_| true).await.unwrap();

@@ -50,11 +50,12 @@ impl Catalog {
     /// Removes `name`: marks it for deletion after the grace, or only forgets it where objects are
     /// to stay. Removing an unknown volume succeeds. Refused while another host holds it.
     ///
-    /// On a host that only reads a volume which others may write, only that wish is forgotten.
+    /// On a host that only reads what others may write, only that wish is forgotten.
     pub async fn remove(&self, name: &VolumeName, purge: &dyn Purge) -> Result<(), CatalogError> {
-        if self.known(name).is_some_and(|d| d.options.readonly)
-            && self.mirror.get(name).is_some_and(|entry| !entry.definition.options.readonly)
-        {
+        let wish = |entry: super::mirror::MirrorEntry| {
+            entry.readonly && !entry.definition.options.readonly
+        };
+        if self.defaults.readonly || self.mirror.get(name).is_some_and(wish) {
             tracing::info!(volume = %name, "no longer used read-only here; the volume stays");
             return self
                 .mirror
