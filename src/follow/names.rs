@@ -76,7 +76,7 @@ impl ReadFs {
         };
         let rec = match rec.known {
             true => rec,
-            false => self.shown_by_object(view, ino, rec, content.as_ref()).await?,
+            false => self.shown_by_object(view, ino, rec, content.as_ref()).await?.rec,
         };
         Ok(shown(ino, &rec, content.as_ref()))
     }
@@ -92,7 +92,7 @@ impl ReadFs {
             let mut rec = rec.ok_or(FsError::Stale)?;
             if !rec.known {
                 let content = self.content_of(&view, ino).await?;
-                rec = self.shown_by_object(&view, ino, rec, Some(&content)).await?;
+                rec = self.shown_by_object(&view, ino, rec, Some(&content)).await?.rec;
             }
             Ok(rec.target.ok_or(FsError::Invalid("not a symbolic link"))?)
         })
@@ -144,27 +144,51 @@ impl ReadFs {
     pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
         supported_xattr(&name)?;
         let key = keys::xattr(ino, &name);
-        let view = self.fresh().await;
-        let key = &key;
-        let found =
-            self.answer(view, |view| async move { Ok(Lookup::get_raw(&*view, key).await?) });
-        found.await?.ok_or(FsError::NoXattr)
+        let (key, name) = (&key, &name);
+        self.answer(self.fresh().await, |view| async move {
+            let value = match self.xattrs_by_object(&view, ino).await? {
+                Some(all) => all.into_iter().find(|(n, _)| n == name).map(|(_, value)| value),
+                None => Lookup::get_raw(&*view, key).await?,
+            };
+            Ok(value.ok_or(FsError::NoXattr)?)
+        })
+        .await
     }
 
     /// Names, each ended by a NUL.
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes, FsError> {
-        let view = self.fresh().await;
-        let range = keys::of_inode(keys::XATTR, ino);
-        let found = self.answer(view, |view| {
-            let range = range.clone();
-            async move { Ok(Lookup::scan(&*view, range, MAX_LIST).await?) }
-        });
-        let mut names = Vec::new();
-        for (key, _) in &found.await? {
-            names.extend_from_slice(keys::after_ino(key));
-            names.push(0);
-        }
-        Ok(Bytes::from(names))
+        self.answer(self.fresh().await, |view| async move {
+            let mut names = Vec::new();
+            let mut add = |name: &[u8]| {
+                names.extend_from_slice(name);
+                names.push(0);
+            };
+            match self.xattrs_by_object(&view, ino).await? {
+                Some(all) => all.iter().for_each(|(name, _)| add(name)),
+                None => {
+                    let range = keys::of_inode(keys::XATTR, ino);
+                    let found = Lookup::scan(&*view, range, MAX_LIST).await?;
+                    found.iter().for_each(|(key, _)| add(keys::after_ino(key)));
+                }
+            }
+            Ok(Bytes::from(names))
+        })
+        .await
+    }
+
+    /// The extended attributes of an adopted object that the index does not have yet.
+    async fn xattrs_by_object(
+        &self,
+        view: &View,
+        ino: Ino,
+    ) -> Result<Option<Vec<(Bytes, Bytes)>>, Failed> {
+        let rec: Option<InodeRec> = view.get(&keys::inode(ino)).await?;
+        let Some(rec) = rec.filter(|rec| !rec.known) else { return Ok(None) };
+        let content = match rec.kind {
+            FileKind::File => Some(self.content_of(view, ino).await?),
+            _ => None,
+        };
+        Ok(Some(self.shown_by_object(view, ino, rec, content.as_ref()).await?.xattrs))
     }
 
     pub async fn statfs(&self) -> Result<StatFs, FsError> {

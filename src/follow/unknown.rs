@@ -21,9 +21,18 @@ const KEEP: usize = 50_000;
 /// Bodies of symlinks are read whole; a target cannot be longer.
 const TARGET: u64 = 4096;
 
-/// What was read: the generation of the content it belongs to, and the completed record.
+/// What an object says of its file.
+#[derive(Debug, Clone)]
+pub(super) struct ByObject {
+    /// The completed record.
+    pub rec: InodeRec,
+    /// Lists of access control among them, without which the mode would say too much.
+    pub xattrs: Vec<(Bytes, Bytes)>,
+}
+
+/// What was read, and the generation of the content that it belongs to.
 #[derive(Debug, Default)]
-pub(super) struct Unknown(Mutex<HashMap<Ino, (u64, InodeRec)>>);
+pub(super) struct Unknown(Mutex<HashMap<Ino, (u64, ByObject)>>);
 
 impl ReadFs {
     /// `rec` with what the object itself says.
@@ -33,7 +42,7 @@ impl ReadFs {
         ino: Ino,
         rec: InodeRec,
         content: Option<&ContentRec>,
-    ) -> Result<InodeRec, Failed> {
+    ) -> Result<ByObject, Failed> {
         let generation = content.map_or(0, |content| content.generation);
         if let Some((of, known)) = self.unknown.0.lock().get(&ino)
             && *of == generation
@@ -49,7 +58,7 @@ impl ReadFs {
             }
             None => None,
         };
-        let Some(key) = key else { return Ok(rec) };
+        let Some(key) = key else { return Ok(ByObject { rec, xattrs: Vec::new() }) };
         let info = self.store.head(&key, GET_TIMEOUT).await?;
         let shown = info.as_ref().map(|i| from_object(&i.attributes, is_dir)).unwrap_or_default();
         let mut rec = rec;
@@ -74,7 +83,8 @@ impl ReadFs {
         if known.len() >= KEEP {
             known.clear();
         }
-        known.insert(ino, (generation, rec.clone()));
-        Ok(rec)
+        let found = ByObject { rec, xattrs: shown.xattrs };
+        known.insert(ino, (generation, found.clone()));
+        Ok(found)
     }
 }
