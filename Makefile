@@ -5,7 +5,8 @@ CARGO ?= cargo
 # Seconds that one test lane may take before it is ended.
 LANE_SECONDS ?= 1500
 
-.PHONY: help build check test test-posix test-apps soak plugin plugin-rootfs demo bench clean
+.NOTPARALLEL:
+.PHONY: help build check test test-core test-posix test-apps soak plugin plugin-rootfs demo bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,9 +18,10 @@ check: ## Formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
+test: test-core test-posix ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
+
+test-core: ## Only what is no suite of others
 	./plugin/test.sh test $(LANE_SECONDS)
-	./plugin/test.sh posix $(LANE_SECONDS)
 
 test-posix: ## Only the POSIX suites, against a mounted volume
 	./plugin/test.sh posix $(LANE_SECONDS)
