@@ -17,8 +17,8 @@ mod rename;
 mod xattrs;
 
 pub use api::{
-    Attr, DirEntry, Fallocate, FileHandle, Opened, RenameMode, SetAttr, SetTime, StatFs, XattrMode,
-    check_name,
+    Attr, DirEntry, Fallocate, FileHandle, Opened, RenameMode, SetAttr, SetTime, Show, StatFs,
+    XattrMode, check_name,
 };
 pub use core::Fs;
 pub use dirs::entries_after;

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::ReadFs;
 use super::core::TTL;
 use super::newest::Failed;
-use crate::fs::{Attr, DirEntry, FileHandle, FsError, StatFs, entries_after, supported_xattr};
+use crate::fs::{
+    Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, supported_xattr,
+};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, SuperRec};
 use crate::meta::{Lookup, View, keys};
 use crate::types::{FileKind, FileName, Ino};
@@ -116,10 +118,14 @@ impl ReadFs {
         dir: Ino,
         cookie: u64,
         max: usize,
+        show: Show,
     ) -> Result<Vec<DirEntry>, FsError> {
         let view = self.fresh().await;
         self.answer(view, |view| async move {
             let mut entries = entries_after(&*view, dir, cookie, max).await?;
+            if show == Show::Names {
+                return Ok(entries);
+            }
             for entry in entries.iter_mut().filter(|entry| !entry.is_dot()) {
                 entry.attr = self.peek(&view, entry.ino).await?;
             }

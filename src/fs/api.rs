@@ -57,6 +57,14 @@ impl Attr {
     }
 }
 
+/// What a listing tells besides names and kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    Names,
+    /// Also the attributes that cost no request.
+    Attributes,
+}
+
 /// A number for an open file or directory; unique within a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileHandle(pub u64);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{DirEntry, FileHandle, Fs, FsError};
+use super::{DirEntry, FileHandle, Fs, FsError, Show};
 use crate::meta::records::{DirentRec, decode};
 use crate::meta::{Lookup, keys};
 use crate::types::{Caller, FileKind, FileName, Ino};
@@ -16,15 +16,19 @@ impl Fs {
         Ok(self.new_handle())
     }
 
-    /// See [`entries_after`]; with the attributes that cost no request.
+    /// See [`entries_after`].
     pub async fn readdir(
         &self,
         ino: Ino,
         _fh: FileHandle,
         cookie: u64,
         max: usize,
+        show: Show,
     ) -> Result<Vec<DirEntry>, FsError> {
         let mut entries = entries_after(&self.volume.meta, ino, cookie, max).await?;
+        if show == Show::Names {
+            return Ok(entries);
+        }
         for entry in entries.iter_mut().filter(|entry| !entry.is_dot()) {
             entry.attr = self.peek(entry.ino).await?;
         }

@@ -25,7 +25,7 @@ use super::adapter::convert::{checked_name, handle, ino, seek};
 use super::adapter::directory::{self, Listing};
 use super::adapter::request::{Op, drive, run};
 use crate::follow::{KernelPages, ReadFs};
-use crate::fs::{Attr, DirEntry, FsError};
+use crate::fs::{Attr, DirEntry, FsError, Show};
 use crate::types::{FileName, Ino};
 
 /// The file system as `fuser` sees it.
@@ -68,8 +68,9 @@ impl Listing for ReadFs {
         _fh: crate::fs::FileHandle,
         cookie: u64,
         max: usize,
+        show: Show,
     ) -> Result<Vec<DirEntry>, FsError> {
-        ReadFs::readdir(self, dir, cookie, max).await
+        ReadFs::readdir(self, dir, cookie, max, show).await
     }
 
     async fn lookup(&self, dir: Ino, name: FileName) -> Result<Attr, FsError> {

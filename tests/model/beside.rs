@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr, XattrMode};
+use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr, Show, XattrMode};
 use s3vol::types::{Caller, FileKind, FileName, Ino};
 
 use crate::runtime;
@@ -19,7 +19,7 @@ fn name(text: &str) -> FileName {
 
 async fn names(fs: &Fs, dir: Ino) -> BTreeSet<String> {
     let fh = fs.opendir(dir).await.expect("opendir");
-    let entries = fs.readdir(dir, fh, 0, 1000).await.expect("readdir");
+    let entries = fs.readdir(dir, fh, 0, 1000, Show::Attributes).await.expect("readdir");
     fs.releasedir(dir, fh).await.expect("releasedir");
     let names = entries.into_iter().map(|entry| String::from_utf8(entry.name).expect("text"));
     names.filter(|name| name != "." && name != "..").collect()

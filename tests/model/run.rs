@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use s3vol::fs::{
-    Attr, Fallocate, FileHandle, Fs, FsError, RenameMode, SetAttr, SetTime, XattrMode,
+    Attr, Fallocate, FileHandle, Fs, FsError, RenameMode, SetAttr, SetTime, Show, XattrMode,
 };
 use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
@@ -725,7 +725,10 @@ impl Run {
         let mut found = BTreeMap::new();
         let mut cookie = 0;
         loop {
-            let entries = fs.readdir(ino, fh, cookie, page).await.map_err(failed("readdir"))?;
+            let entries = fs
+                .readdir(ino, fh, cookie, page, Show::Attributes)
+                .await
+                .map_err(failed("readdir"))?;
             let Some(last) = entries.last() else { break };
             cookie = last.cookie;
             for entry in entries {

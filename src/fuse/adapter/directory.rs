@@ -19,7 +19,7 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::answer::GENERATION;
 use super::convert::{file_attr, file_type};
-use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, check_name};
+use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, Show, check_name};
 use crate::types::{FileName, Ino, Timestamp};
 
 /// Entries asked for at once: what fits the 4 KiB of a small READDIR with names of usual length.
@@ -33,6 +33,7 @@ pub(in crate::fuse) trait Listing: Sync {
         fh: FileHandle,
         cookie: u64,
         max: usize,
+        show: Show,
     ) -> impl Future<Output = Result<Vec<DirEntry>, FsError>> + Send;
 
     fn lookup(
@@ -49,8 +50,9 @@ impl Listing for Fs {
         fh: FileHandle,
         cookie: u64,
         max: usize,
+        show: Show,
     ) -> Result<Vec<DirEntry>, FsError> {
-        Fs::readdir(self, dir, fh, cookie, max).await
+        Fs::readdir(self, dir, fh, cookie, max, show).await
     }
 
     async fn lookup(&self, dir: Ino, name: FileName) -> Result<Attr, FsError> {
@@ -67,7 +69,7 @@ pub(in crate::fuse) async fn fill<L: Listing>(
 ) -> Result<(), FsError> {
     let mut filled = false;
     loop {
-        let batch = match fs.readdir(dir, fh, cookie, BATCH).await {
+        let batch = match fs.readdir(dir, fh, cookie, BATCH, Show::Names).await {
             Ok(batch) if batch.is_empty() => return Ok(()),
             Ok(batch) => batch,
             // The entries so far are right; the error comes again with the next request.
@@ -95,7 +97,7 @@ pub(in crate::fuse) async fn fill_plus<L: Listing>(
 ) -> Result<(), FsError> {
     let mut filled = false;
     loop {
-        let batch = match fs.readdir(dir, fh, cookie, BATCH).await {
+        let batch = match fs.readdir(dir, fh, cookie, BATCH, Show::Attributes).await {
             Ok(batch) if batch.is_empty() => return Ok(()),
             Ok(batch) => batch,
             Err(_) if filled => return Ok(()),
