@@ -34,7 +34,7 @@ impl Mount {
             .envs(server.env())
             .env_remove("S3VOL_URL")
             .stdout(Stdio::null());
-        let watchdog = Watchdog::guard(at, Duration::from_secs(900));
+        let watchdog = Watchdog::guard(at, Duration::from_secs(3600));
         let child = command.spawn().expect("s3vol");
         wait_for("the mount", Duration::from_secs(60), || watchdog::mounted(at).then_some(()));
         // The first request waits until the volume is served.
