@@ -23,4 +23,4 @@ pub use api::{
 pub use core::Fs;
 pub use dirs::entries_after;
 pub use error::FsError;
-pub use xattrs::supported as supported_xattr;
+pub use xattrs::{listed as listed_xattrs, supported as supported_xattr};

@@ -9,14 +9,13 @@ use super::ReadFs;
 use super::core::TTL;
 use super::newest::Failed;
 use crate::fs::{
-    Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, supported_xattr,
+    Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, listed_xattrs,
+    supported_xattr,
 };
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, SuperRec};
 use crate::meta::{Lookup, View, keys};
 use crate::types::{FileKind, FileName, Ino};
 
-/// XATTR_LIST_MAX: more names than fit in it cannot be asked for.
-const MAX_LIST: usize = 65_536;
 /// The generation of a file grows between two looks; so often in a row it does not.
 const ATTEMPTS: usize = 10;
 
@@ -164,20 +163,11 @@ impl ReadFs {
     /// Names, each ended by a NUL.
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes, FsError> {
         self.answer(self.fresh().await, |view| async move {
-            let mut names = Vec::new();
-            let mut add = |name: &[u8]| {
-                names.extend_from_slice(name);
-                names.push(0);
+            let xattrs = match self.xattrs_by_object(&view, ino).await? {
+                Some(all) => all,
+                None => view.xattrs(ino).await?,
             };
-            match self.xattrs_by_object(&view, ino).await? {
-                Some(all) => all.iter().for_each(|(name, _)| add(name)),
-                None => {
-                    let range = keys::of_inode(keys::XATTR, ino);
-                    let found = Lookup::scan(&*view, range, MAX_LIST).await?;
-                    found.iter().for_each(|(key, _)| add(keys::after_ino(key)));
-                }
-            }
-            Ok(Bytes::from(names))
+            Ok(listed_xattrs(&xattrs))
         })
         .await
     }

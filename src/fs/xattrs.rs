@@ -6,15 +6,13 @@ use bytes::Bytes;
 use super::acl::{ACCESS, Acl, DEFAULT};
 use super::attributes::in_group;
 use super::{Fs, FsError, XattrMode};
-use crate::meta::keys;
 use crate::meta::records::WorkRec;
+use crate::meta::{Lookup, keys};
 use crate::types::{Caller, FileKind, Ino};
 
 /// Linux's limits (XATTR_NAME_MAX, XATTR_SIZE_MAX), bytes.
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 65_536;
-/// XATTR_LIST_MAX: what one inode's names may need together, bytes.
-const MAX_LIST: usize = 65_536;
 
 impl Fs {
     pub async fn setxattr(
@@ -70,13 +68,7 @@ impl Fs {
     /// Names, each ended by a NUL.
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes, FsError> {
         self.known(ino).await?;
-        let found = self.volume.meta.scan(keys::of_inode(keys::XATTR, ino), MAX_LIST).await?;
-        let mut names = Vec::new();
-        for (key, _) in &found {
-            names.extend_from_slice(keys::after_ino(key));
-            names.push(0);
-        }
-        Ok(Bytes::from(names))
+        Ok(listed(&self.volume.meta.xattrs(ino).await?))
     }
 
     pub async fn removexattr(&self, caller: Caller, ino: Ino, name: Bytes) -> Result<(), FsError> {
@@ -144,6 +136,16 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// The names as listxattr(2) gives them, each ended by a NUL.
+pub fn listed(xattrs: &[(Bytes, Bytes)]) -> Bytes {
+    let mut names = Vec::new();
+    for (name, _) in xattrs {
+        names.extend_from_slice(name);
+        names.push(0);
+    }
+    Bytes::from(names)
 }
 
 /// Of the kernel's own names, the access control lists: another one would mean nothing here.

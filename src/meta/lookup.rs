@@ -7,6 +7,10 @@ use serde::de::DeserializeOwned;
 
 use super::records::decode;
 use super::{Meta, MetaError, View, keys};
+use crate::types::Ino;
+
+/// More extended attributes than one inode can have: their names share 64 KiB (XATTR_LIST_MAX).
+const MAX_XATTRS: usize = 65_536;
 
 /// What the records say: the writer's newest state ([`Meta`]), or one that lies in the bucket
 /// ([`View`]).
@@ -20,6 +24,18 @@ pub trait Lookup: Sync {
         range: keys::Range,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send;
+
+    /// The extended attributes of an inode: names and values, by name.
+    fn xattrs(
+        &self,
+        ino: Ino,
+    ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send {
+        async move {
+            let found = self.scan(keys::of_inode(keys::XATTR, ino), MAX_XATTRS).await?;
+            let name = |key: Bytes| key.slice_ref(keys::after_ino(&key));
+            Ok(found.into_iter().map(|(key, value)| (name(key), value)).collect())
+        }
+    }
 
     /// A record, if the key is there.
     fn get<T: DeserializeOwned>(

@@ -15,7 +15,7 @@ use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
 use crate::meta::records::{
     ContentRec, DirentRec, InodeRec, IntentOp, IntentRec, RestRec, WorkRec, decode,
 };
-use crate::meta::{Txn, keys};
+use crate::meta::{Lookup, Txn, keys};
 use crate::store::Attributes;
 use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
 
@@ -30,8 +30,6 @@ const LONGEST_PACE: Duration = Duration::from_secs(3600);
 const SPARSE: u64 = 64 << 20;
 /// Children queued in one batch after a directory was renamed.
 const CHILDREN: usize = 1000;
-/// Extended attributes of one inode that are read; their names take at least two bytes of 64 KiB.
-const MAX_XATTRS: usize = 32 << 10;
 
 /// What to do about one inode now.
 pub(super) enum Plan {
@@ -119,13 +117,6 @@ impl Settler {
         (ready > now).then(|| ready - now)
     }
 
-    async fn xattrs(&self, ino: Ino) -> Result<Vec<attributes::Xattr>, SettleError> {
-        let range = keys::of_inode(keys::XATTR, ino);
-        let found = self.volume.meta.scan(range, MAX_XATTRS).await?;
-        let name = |key: Bytes| key.slice_ref(keys::after_ino(&key));
-        Ok(found.into_iter().map(|(key, value)| (name(key), value)).collect())
-    }
-
     async fn plan_keys(
         &self,
         inode: &Arc<Inode>,
@@ -202,7 +193,7 @@ impl Settler {
             None if in_place && content.at_rest() => None,
             None => Some(0),
         };
-        let xattrs = self.xattrs(ino).await?;
+        let xattrs = volume.meta.xattrs(ino).await?;
         if let Some(first) = moves {
             wanted.swap(0, first);
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Reconciler;
 use crate::clock::{boottime, now};
 use crate::data::Tx;
-use crate::meta::keys;
 use crate::meta::records::{InodeRec, TombRec, decode};
+use crate::meta::{MetaError, Pages, keys};
 use crate::settle::{SettleError, Settler};
 use crate::types::{FileKind, Ino, ObjectKey, Timestamp};
 
@@ -83,9 +83,10 @@ impl Settler {
             }
             *swept = Some(boottime());
         }
-        let mut from = keys::below(keys::TOMB, &[]);
-        loop {
-            let page = self.volume.meta.scan(from.clone(), PAGE).await?;
+        let mut pages = Pages::new(keys::below(keys::TOMB, &[]), PAGE);
+        while let Some(page) =
+            pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
+        {
             let mut tx = self.volume.begin().await;
             for (key, value) in &page {
                 if expired(&decode::<TombRec>(value)?, now()) {
@@ -93,13 +94,8 @@ impl Settler {
                 }
             }
             tx.commit(0).await?;
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => {
-                    from.0 = std::ops::Bound::Excluded(last.to_vec());
-                }
-                _ => return Ok(()),
-            }
         }
+        Ok(())
     }
 }
 
