@@ -194,17 +194,11 @@ impl Filesystem for Adapter {
         inode: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let fs = self.fs();
         let op = Op::new("readdir", req, inode);
-        let list = async move {
-            match directory::fill(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(op.errno(&error)),
-            }
-        };
-        self.drive(op, list);
+        let at = (op, ino(inode), handle(fh));
+        self.drive(op, directory::list(self.fs(), at, offset, reply));
     }
 
     fn readdirplus(
@@ -213,17 +207,11 @@ impl Filesystem for Adapter {
         inode: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs();
         let op = Op::new("readdirplus", req, inode);
-        let list = async move {
-            match directory::fill_plus(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(op.errno(&error)),
-            }
-        };
-        self.drive(op, list);
+        let at = (op, ino(inode), handle(fh));
+        self.drive(op, directory::list_plus(self.fs(), at, offset, reply));
     }
 
     fn releasedir(

@@ -115,17 +115,11 @@ impl Filesystem for Following {
         inode: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let fs = self.fs();
         let op = Op::new("readdir", req, inode);
-        let list = async move {
-            match directory::fill(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(op.errno(&error)),
-            }
-        };
-        drive(&self.runtime, op, list);
+        let at = (op, ino(inode), handle(fh));
+        drive(&self.runtime, op, directory::list(self.fs(), at, offset, reply));
     }
 
     fn readdirplus(
@@ -134,17 +128,11 @@ impl Filesystem for Following {
         inode: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs();
         let op = Op::new("readdirplus", req, inode);
-        let list = async move {
-            match directory::fill_plus(&*fs, ino(inode), handle(fh), offset, &mut reply).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(op.errno(&error)),
-            }
-        };
-        drive(&self.runtime, op, list);
+        let at = (op, ino(inode), handle(fh));
+        drive(&self.runtime, op, directory::list_plus(self.fs(), at, offset, reply));
     }
 
     fn releasedir(

@@ -13,12 +13,14 @@
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::answer::GENERATION;
 use super::convert::{file_attr, file_type};
+use super::request::Op;
 use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, Show, check_name};
 use crate::types::{FileName, Ino, Timestamp};
 
@@ -60,7 +62,33 @@ impl Listing for Fs {
     }
 }
 
-pub(in crate::fuse) async fn fill<L: Listing>(
+/// Answers READDIR.
+pub(in crate::fuse) async fn list<L: Listing>(
+    fs: Arc<L>,
+    (op, dir, fh): (Op, Ino, FileHandle),
+    cookie: u64,
+    mut reply: ReplyDirectory,
+) {
+    match fill(&*fs, dir, fh, cookie, &mut reply).await {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(op.errno(&error)),
+    }
+}
+
+/// Answers READDIRPLUS.
+pub(in crate::fuse) async fn list_plus<L: Listing>(
+    fs: Arc<L>,
+    (op, dir, fh): (Op, Ino, FileHandle),
+    cookie: u64,
+    mut reply: ReplyDirectoryPlus,
+) {
+    match fill_plus(&*fs, dir, fh, cookie, &mut reply).await {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(op.errno(&error)),
+    }
+}
+
+async fn fill<L: Listing>(
     fs: &L,
     dir: Ino,
     fh: FileHandle,
@@ -88,7 +116,7 @@ pub(in crate::fuse) async fn fill<L: Listing>(
     }
 }
 
-pub(in crate::fuse) async fn fill_plus<L: Listing>(
+async fn fill_plus<L: Listing>(
     fs: &L,
     dir: Ino,
     fh: FileHandle,
