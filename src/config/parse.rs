@@ -191,6 +191,7 @@ fn finish(
         Scheme::File => url.is_inside(&home.url),
         _ => url.same_bucket(&home.url) && options.endpoint == defaults.endpoint,
     };
+    // Empty where nothing is set; a wrong one was refused when the environment was read.
     let default_state = BucketUrl::parse(&defaults.state_url).ok();
     let state = state_url
         .or(default_state)

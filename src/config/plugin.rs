@@ -88,6 +88,7 @@ impl PluginConfig {
             defaults.state_url = state_url.to_string();
         }
 
+        // Every problem is kept, so that all of them are told at once.
         let mut keep = |name: &str, problem: String| errors.push(name, problem);
         let home = home.map_err(|p| keep("S3VOL_URL", p)).ok();
         let capture = capture.map_err(|p| keep("S3VOL_CAPTURE", p)).ok();

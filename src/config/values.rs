@@ -25,6 +25,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let number = decimal(number).ok_or_else(wrong)?;
+    // The cause only says that the number is too large, which the text shows.
     Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|_| wrong())
 }
 
@@ -60,6 +61,7 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
 
 /// A whole number.
 pub(super) fn parse_number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    // Whatever the type has to say, the text and its range say more.
     text.parse().map_err(|_| format!("{text:?} is not a number in the allowed range"))
 }
 

@@ -366,6 +366,7 @@ impl Driver {
         }
         let mut lane = tokio::time::timeout(deadline.left(), self.lanes.enter(name))
             .await
+            // The cause is the deadline, nothing else.
             .map_err(|_| format!("volume {name} is still being ended; try again"))?;
         // Whatever was planned for it (a watch over its lease) is off.
         lane.next_turn();

@@ -42,7 +42,8 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
-/// Fills in the reply to INIT.
+/// Fills in the reply to INIT. What fuser refuses with is the nearest value that it would take, which
+/// nobody asked for.
 pub(super) fn negotiate(config: &mut KernelConfig) -> std::io::Result<()> {
     for &flag in WANTED {
         if config.capabilities().contains(flag) {

@@ -71,7 +71,8 @@ impl Serving {
         let ended = (&mut self.ended).await;
         self.notifier.close();
         if let Some(thread) = self.thread.take() {
-            // It has sent its result or panicked: it ends by itself, at once.
+            // It has sent its result or panicked: it ends by itself, at once. The panic's own words
+            // were printed by its hook.
             thread.join().map_err(|_| FuseError::Panicked)?;
         }
         match ended {

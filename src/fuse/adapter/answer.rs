@@ -110,6 +110,7 @@ pub(in crate::fuse) fn copied(reply: ReplyWrite) -> impl FnOnce(Result<u64, Errn
 }
 
 pub(in crate::fuse) fn sought(reply: ReplyLseek) -> impl FnOnce(Result<u64, Errno>) + Send {
+    // The protocol's offsets are signed; an offset that does not fit has this one errno.
     move |result| match result.and_then(|at| i64::try_from(at).map_err(|_| Errno::EOVERFLOW)) {
         Ok(offset) => reply.offset(offset),
         Err(errno) => reply.error(errno),

@@ -130,6 +130,7 @@ pub(in crate::fuse) fn seek(offset: i64, whence: i32) -> Result<(u64, bool), FsE
         libc::SEEK_HOLE => true,
         _ => return Err(FsError::Invalid("whence of lseek")),
     };
+    // A negative offset, for which lseek(2) knows no other error.
     Ok((u64::try_from(offset).map_err(|_| FsError::NoSeek)?, hole))
 }
 
