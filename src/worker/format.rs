@@ -73,7 +73,9 @@ impl Format {
 
     /// Writes it whatever is there: for the one who holds the volume.
     pub async fn write(&self, format: &VolumeFormat) -> Result<(), WorkerError> {
-        applied(self.put(format, Condition::None).await?)
+        applied(self.put(format, Condition::None).await?)?;
+        *self.seen.lock() = Some(format.clone());
+        Ok(())
     }
 
     /// Writes it if it still is `version`; `false` if it is not.
@@ -83,7 +85,10 @@ impl Format {
         version: Version,
     ) -> Result<bool, WorkerError> {
         match self.put(format, Condition::Is(version)).await? {
-            PutOutcome::Won(_) => Ok(true),
+            PutOutcome::Won(_) => {
+                *self.seen.lock() = Some(format.clone());
+                Ok(true)
+            }
             PutOutcome::Lost => Ok(false),
             // Its engine's folder has a name of its own, so equal content is ours.
             PutOutcome::Ambiguous(error) => match self.read().await? {
