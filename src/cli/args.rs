@@ -70,6 +70,7 @@ pub struct MountArgs {
     pub detach: bool,
     /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
+    /// An existing directory.
     pub mountpoint: PathBuf,
 }
 
@@ -92,6 +93,7 @@ pub struct StatusArgs {
     /// The folder that the volumes' processes were given.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// For programs.
     #[arg(long)]
     pub json: bool,
 }
@@ -110,6 +112,7 @@ pub struct ProbeArgs {
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// A bucket and a prefix, such as s3://bucket/prefix.
     pub url: String,
 }
 
@@ -122,12 +125,14 @@ pub enum RecoveredCommand {
     Show {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
     },
     /// Write the files of one into a new folder.
     Restore {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
         /// The folder; it must not exist.
         into: PathBuf,
