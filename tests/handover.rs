@@ -212,6 +212,8 @@ fn a_request_that_was_carried_out_before_the_worker_died_is_answered_with_succes
         ("rmdir", Box::new(|| std::fs::remove_dir(at("gone")))),
         ("rename", Box::new(|| std::fs::rename(at("source"), at("target")))),
         ("exchange", Box::new(exchange)),
+        ("open", Box::new(|| File::open(at("target")).map(drop))),
+        ("opendir", Box::new(|| std::fs::read_dir(at("full")).map(drop))),
     ];
     for (n, (name, call)) in calls.iter().enumerate() {
         std::fs::write(rig.dir.path().join("die"), "").unwrap();
