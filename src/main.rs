@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
+        Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => cli::prepare_mount(args).and_then(serve_mount),
         Ok(Command::Worker) => return serve_volume(),

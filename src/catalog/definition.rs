@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::config::{BucketUrl, OnRemove, VolumeOptions};
+use crate::meta::EngineHome;
 use crate::store::Capabilities;
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName};
 
@@ -58,7 +59,7 @@ pub struct PrefixEntry {
     pub adopted: bool,
 }
 
-/// `<state>/.s3vol/v/<uuid>/format.json`: written once, read back at every lease renewal.
+/// `<state>/.s3vol/v/<uuid>/format.json`: written once and when the engine changes, read back at every lease renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFormat {
     pub format: u32,
@@ -69,6 +70,11 @@ pub struct VolumeFormat {
     pub capabilities: Capabilities,
     /// The same of the bucket that holds the state.
     pub state_capabilities: Capabilities,
+    /// Where its records are.
+    pub engine: EngineHome,
+    /// Where somebody is moving them; nothing has changed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<EngineHome>,
     /// The volume was removed, and how far its deletion has come. Nobody may mount it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Deleting>,

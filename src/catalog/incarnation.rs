@@ -6,6 +6,7 @@ use super::definition::{FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_ke
 use super::objects::{self, REQUEST};
 use super::{CatalogError, Opener, Site};
 use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::meta::EngineHome;
 use crate::store::{Condition, ListRequest, Verb};
 use crate::types::VolumeId;
 
@@ -180,6 +181,8 @@ async fn write_format(
         endpoint: volume.store().endpoint().to_owned(),
         capabilities,
         state_capabilities,
+        engine: EngineHome::first(),
+        switching: None,
         deleting: None,
     };
     let key = format_key(state.prefix(), id);

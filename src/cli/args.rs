@@ -38,6 +38,9 @@ pub enum Command {
     Plugin(PluginArgs),
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
+    /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read. Small
+    /// volumes do that at every unmount.
+    Export(ExportArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
@@ -67,6 +70,19 @@ pub struct MountArgs {
     /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
     pub mountpoint: PathBuf,
+}
+
+/// `s3vol export`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ExportArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Where the volume's objects lie, such as s3://bucket/prefix. Nobody may use it meanwhile.
+    pub url: String,
 }
 
 /// `s3vol status`.

@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use super::args::{MountArgs, options};
 use super::settings;
 use crate::catalog::{Stores, incarnate};
-use crate::config::VolumeOptions;
+use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::{ControlClient, DriverSettings};
 use crate::sys;
-use crate::types::VolumeName;
+use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
 
 /// A volume whose state is found or made, ready to be served.
@@ -41,27 +41,38 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     let spec = runtime.block_on(async {
         let found = incarnate(&Stores::default(), &volume).await?;
         volume.state_url = found.state_url;
-        let sockets = DriverSettings::control_sockets(&config.state);
-        let place = mountpoint.as_os_str().as_bytes();
-        let local = WorkerSpec::local_name(found.id, volume.readonly, place);
-        let spec = WorkerSpec {
-            name: name_of(&args.url),
-            id: found.id,
-            options: volume,
-            state_dir: config.state.join("volumes").join(&local),
-            control_socket: sockets.join(format!("{local}.sock")),
-            mountpoint,
-        };
-        refuse_second(&spec).await?;
-        for folder in [&spec.state_dir, &sockets] {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
-        anyhow::Ok(spec)
+        local_spec(&config, &args.url, found.id, volume, mountpoint).await
     })?;
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let background = args.detach.then(|| foreground_again(&args));
     Ok(PreparedMount { spec, source: args.url, background })
+}
+
+/// What a worker of this volume needs on this host, its folders included. Refuses a second worker.
+pub(super) async fn local_spec(
+    config: &PluginConfig,
+    url: &str,
+    id: VolumeId,
+    options: VolumeOptions,
+    mountpoint: PathBuf,
+) -> anyhow::Result<WorkerSpec> {
+    let sockets = DriverSettings::control_sockets(&config.state);
+    let place = mountpoint.as_os_str().as_bytes();
+    let local = WorkerSpec::local_name(id, options.readonly, place);
+    let spec = WorkerSpec {
+        name: name_of(url),
+        id,
+        options,
+        state_dir: config.state.join("volumes").join(&local),
+        control_socket: sockets.join(format!("{local}.sock")),
+        mountpoint,
+    };
+    refuse_second(&spec).await?;
+    for folder in [&spec.state_dir, &sockets] {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(spec)
 }
 
 /// Takes away what a process of ours left here when it was killed: nobody can use it any more.

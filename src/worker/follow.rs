@@ -13,7 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Served, Stage, listen};
-use super::open::{ENGINE_PATH, Format, Successor, clear_local, mirror, places};
+use super::engine_change::unreadable;
+use super::format::Format;
+use super::open::{Successor, clear_local, mirror};
+use super::places::places;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
@@ -41,10 +44,14 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         .map_err(WorkerError::local(format!("the state folder {}", dir.display())))?;
     let lock = StateDirLock::acquire(dir)?;
     let places = places(spec.id, &spec.options)?;
-    Format::of(&places, spec.id).open(&places).await?;
+    let (known, _) = Format::of(&places, spec.id).open(&places).await?;
+    if !known.engine.is_readable() {
+        return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
+    }
     let store = places.state_store.engine(&places.state)?.into_inner();
     let mirror = Some(mirror(spec));
-    let follower = Follower::open(store, ENGINE_PATH, mirror, Deadline::after(OPEN)).await?;
+    let follower =
+        Follower::open(store, &known.engine.folder, mirror, Deadline::after(OPEN)).await?;
     let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
     let parts = FollowParts {
         id: spec.id,

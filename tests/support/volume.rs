@@ -9,7 +9,7 @@ use s3vol::meta::log::Header;
 use s3vol::meta::records::decode;
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
 use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::{KeyPrefix, Secret, VolumeId};
+use s3vol::types::{Epoch, KeyPrefix, Secret, VolumeId};
 
 use super::s3server::TestS3;
 
@@ -36,7 +36,7 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
     store.remember(&capabilities);
     let state = KeyPrefix::new(".s3vol/v/test");
     let engine_store = store.engine(&state).unwrap().into_inner();
-    let found = Engine::writer_epoch(&engine_store, "meta").await.unwrap();
+    let found = Engine::writer_epoch(&engine_store, "meta", Epoch(0)).await.unwrap();
     let engine = Engine::open(EngineConfig::new(engine_store, "meta", found)).await.unwrap();
     let superblock = match engine.get(&keys::superblock()).await.unwrap() {
         Some(bytes) => decode(&bytes).unwrap(),

@@ -141,7 +141,7 @@ fn config(store: &Arc<TestStore>, expected: Option<Epoch>) -> EngineConfig {
 
 async fn epoch_in(store: &Arc<TestStore>) -> Option<Epoch> {
     let store = Arc::clone(store) as Arc<dyn ObjectStore>;
-    Engine::writer_epoch(&store, "v/meta/1").await.unwrap()
+    Engine::writer_epoch(&store, "v/meta/1", Epoch(0)).await.unwrap()
 }
 
 /// Opens as the next owner.
