@@ -319,6 +319,33 @@ fn readers_and_writers_see_no_error_when_workers_die() {
     );
 }
 
+#[test]
+fn a_file_opened_across_a_crash_goes_with_its_last_close() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let at = rig.path("file");
+    std::fs::write(&at, "content").unwrap();
+    let files = |rig: &Rig| {
+        let client = s3vol::driver::ControlClient::new(&rig.dir.path().join("control"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.status(PATIENCE)).unwrap().files
+    };
+    let empty = files(&rig) - 1;
+    std::fs::write(rig.dir.path().join("die"), "").unwrap();
+    let file = File::open(&at).unwrap();
+    assert_eq!(rig.restarts(), 1, "the open was to kill the worker");
+    std::fs::remove_file(&at).unwrap();
+    let mut found = [0; 7];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!((&found, files(&rig)), (b"content", empty + 1));
+    drop(file);
+    wait_for("its end", PATIENCE, || (files(&rig) == empty).then_some(()));
+    assert_eq!(
+        rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
+        true
+    );
+}
+
 /// Tries to lock each file as another process, in the way in which it is locked.
 const TRY_LOCKS: &str = r#"
 import fcntl, os, struct, sys
