@@ -25,8 +25,9 @@ use crate::sys::{self, FuseMount, MountPoint};
 const COMMIT: Duration = Duration::from_secs(600);
 /// Less than this within one attempt is no progress (lease renewals and refused requests), bytes.
 const PROGRESS: u64 = 1 << 20;
-/// How long settling may take after the end was asked for.
-const SETTLE: Duration = Duration::from_secs(60);
+/// How long settling may take after the end was asked for. Requests of an earlier process, which was
+/// killed, may arrive for 80 s.
+const SETTLE: Duration = Duration::from_secs(90);
 const LOOPS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
