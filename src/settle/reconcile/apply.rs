@@ -292,9 +292,10 @@ impl Reconciler {
             }
         }
         tx.unlink(dir, name, ino);
-        tx.edit(ino, |rec| {
+        let now = crate::clock::now();
+        tx.edit(ino, move |rec| {
             rec.nlink -= 1;
-            rec.ctime = crate::clock::now();
+            rec.ctime = now;
         })
         .await?;
         tx.needs_rest(ino, WorkRec::Inode).await?;
@@ -350,10 +351,10 @@ impl Reconciler {
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
         tx.replace_content(ino, next).await?;
         tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
-        let time = modified(version);
+        let (time, now) = (modified(version), crate::clock::now());
         tx.edit(ino, move |rec| {
             rec.mtime = time;
-            rec.ctime = crate::clock::now();
+            rec.ctime = now;
             rec.known = false;
             rec.attr_gen = 1;
         })
@@ -403,9 +404,10 @@ impl Reconciler {
             && self.break_link(&mut tx, dir, name, dirent.ino, &key).await?
         {
             tx.kv.delete_rest(&key).await?;
-            tx.edit(dir, |dir| {
-                dir.mtime = crate::clock::now();
-                dir.ctime = dir.mtime;
+            let now = crate::clock::now();
+            tx.edit(dir, move |dir| {
+                dir.mtime = now;
+                dir.ctime = now;
             })
             .await?;
             tx.commit(0).await?;
