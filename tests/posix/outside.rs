@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use s3vol::data::MAX_KEY;
 
-use super::compare::{Left, alike};
+use super::compare::{Left, alike, shown};
 use super::look::{Look, Node, xattrs};
 use super::pair::{Pair, Sequence, key_of};
 use crate::ops::{Op, bytes, name_of};
@@ -134,6 +134,17 @@ impl Pair {
         // A directory's times are those before its names were looked at: looked at again.
         let after = playing.looks();
         alike(&after.0, &after.1)?;
+        let touched = matches!(op, Op::ChangedAndDeleted { .. });
+        for (path, there) in after.1.nodes.iter().filter(|(_, node)| node.is_dir() && !touched) {
+            let moved = |before: &Look, now: &Node| {
+                let old = before.nodes.get(path).filter(|old| old.ino == now.ino)?;
+                Some((old.mtime != now.mtime, old.ctime != now.ctime))
+            };
+            let here = moved(&before.0, &after.0.nodes[path]);
+            if moved(&before.1, there) == Some((true, true)) && here == Some((false, false)) {
+                return Err(format!("names came or went in {}, unseen in its times", shown(path)));
+            }
+        }
         Ok(after)
     }
 
