@@ -149,7 +149,7 @@ impl Pair {
     }
 
     /// Brings all of a sequence to rest; false when something in it never can be.
-    fn settle(&mut self, playing: &Sequence) -> Result<bool, String> {
+    pub fn settle(&mut self, playing: &Sequence) -> Result<bool, String> {
         let left = Left::at(&playing.ours);
         if left.stuck(&playing.name) {
             return Ok(false);

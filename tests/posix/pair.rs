@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use s3vol::data::{MAX_KEY, escape_name};
 use s3vol::types::FileName;
@@ -19,6 +19,10 @@ use crate::volume::{Bucket, Mounted};
 const LIMIT: Duration = Duration::from_secs(900);
 /// How long a request of a process that was killed may still arrive, and some more.
 const SETTLED: Duration = Duration::from_secs(150);
+/// The same for one sequence: its killed processes sent what they did a moment ago.
+const QUIET: Duration = Duration::from_secs(45);
+/// Between two looks at what is left to do.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A volume and a folder of ext4 beside it; paths below both are equally long.
 pub struct Pair {
@@ -32,6 +36,10 @@ pub struct Pair {
     /// What every sequence left in the volume.
     left: BTreeMap<String, Left>,
     pub others: Others,
+    /// Nothing may be left to do after a sequence.
+    pub quiet: bool,
+    /// What the sequences before left to do.
+    unsettled: u64,
 }
 
 /// One sequence in both.
@@ -68,6 +76,8 @@ impl Pair {
             crashed: false,
             left: BTreeMap::new(),
             others: Others::default(),
+            quiet: false,
+            unsettled: 0,
         }
     }
 
@@ -170,10 +180,33 @@ impl Pair {
             before = after;
         }
         playing.close();
+        if self.quiet {
+            self.comes_to_rest(&playing)?;
+        }
         let left = Left::at(&playing.ours);
         left.holds_the_same(&Left::at(&playing.theirs)).map_err(|e| format!("at the end: {e}"))?;
         self.left.insert(playing.name, left);
         Ok(())
+    }
+
+    /// Nothing of this sequence is left to settle or to tidy.
+    fn comes_to_rest(&mut self, playing: &Sequence) -> Result<(), String> {
+        let can = self.settle(playing)?;
+        let mounted = self.mounted.as_ref().unwrap();
+        let until = Instant::now() + QUIET;
+        loop {
+            let left = mounted.drain().unsettled_files;
+            mounted.resume();
+            let before = std::mem::replace(&mut self.unsettled, left);
+            if left <= before || !can {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("{left} left to do, {before} before:\n{}", mounted.status()));
+            }
+            self.unsettled = before;
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// After an unmount: plain objects, and the same files from nothing but the bucket.

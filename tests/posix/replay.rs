@@ -106,6 +106,7 @@ fn replay(options: &'static [&'static str], stream: u64, mix: Mix, cases: u32) {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
     become_user(0, 0);
     let mut pair = Pair::new(options);
+    pair.quiet = mix == Mix::Shared;
     let image = pair.bucket.local("image").join("ext4");
     let _reference = Reference::prepare(&pair.reference, &image);
     pair.mount();
