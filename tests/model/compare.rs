@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use s3vol::fs::{Attr, Show};
-use s3vol::types::{FileKind, Ino};
+use s3vol::types::{Caller, FileKind, Ino};
 
 use crate::oracle::{Id, ROOT};
 use crate::run::{LARGEST, NONE, Outcome, Run, failed, file_name, same_bytes};
@@ -41,7 +41,7 @@ impl Run {
         page: usize,
     ) -> Result<BTreeMap<Vec<u8>, FileKind>, String> {
         let fs = self.fs();
-        let fh = fs.opendir(ino).await.map_err(failed("opendir"))?;
+        let fh = fs.opendir(Caller::ROOT, ino).await.map_err(failed("opendir"))?;
         let mut found = BTreeMap::new();
         let mut cookie = 0;
         loop {
@@ -60,7 +60,7 @@ impl Run {
                 }
             }
         }
-        fs.releasedir(ino, fh).await.map_err(failed("releasedir"))?;
+        fs.releasedir(Caller::ROOT, ino, fh).await.map_err(failed("releasedir"))?;
         Ok(found)
     }
 

@@ -107,7 +107,7 @@ impl Run {
             }
             Op::OpenDir { dir } => {
                 let (id, ino) = self.dir(dir);
-                let fh = self.fs().opendir(ino).await.map_err(failed("opendir"))?;
+                let fh = self.fs().opendir(Caller::ROOT, ino).await.map_err(failed("opendir"))?;
                 self.dirs.push((fh, id));
                 self.tree.node_mut(id).opens += 1;
             }
@@ -234,7 +234,7 @@ impl Run {
 
     async fn close_dir(&mut self, at: usize) -> Outcome {
         let (fh, id) = self.dirs.remove(at);
-        self.fs().releasedir(self.ino(id), fh).await.map_err(failed("releasedir"))?;
+        self.fs().releasedir(Caller::ROOT, self.ino(id), fh).await.map_err(failed("releasedir"))?;
         self.tree.node_mut(id).opens -= 1;
         self.tree.drop_if_gone(id);
         Ok(())
