@@ -13,7 +13,6 @@ use super::judge::{changes_content, step, take_setgid_as_fuse_does};
 use super::look::Look;
 use super::outside::Others;
 use crate::ops::Op;
-use crate::support::wait_for;
 use crate::volume::{Bucket, Mounted};
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -122,12 +121,13 @@ impl Pair {
             return self.mounted.take().unwrap().unmount_leaving();
         }
         // What a killed process had asked of the bucket may still arrive: its files wait for that.
-        let settled = |pair: &Pair| {
-            let said = pair.mounted.as_ref().unwrap().status();
-            said.contains(" 0 bytes to commit, 0 files to settle").then_some(())
-        };
-        if std::mem::take(&mut self.crashed) {
-            wait_for("everything is plain objects", SETTLED, || settled(self));
+        let mounted = self.mounted.as_ref().unwrap();
+        let until = Instant::now() + SETTLED;
+        while std::mem::take(&mut self.crashed) {
+            let said = mounted.status();
+            self.crashed = !said.contains(" 0 bytes to commit, 0 files to settle");
+            assert!(Instant::now() < until, "not everything comes to rest:\n{said}");
+            std::thread::sleep(PAUSE);
         }
         self.mounted.take().unwrap().unmount();
     }
