@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3vol::data::{Inode, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::TestS3;
+use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::volume;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +25,7 @@ impl World {
         let server = TestS3::start();
         let dir = tempfile::tempdir().unwrap();
         let volume = volume(&server, dir.path()).await;
-        let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
-        let name = FileName::new("file").unwrap();
-        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
-        let file = volume.inode(made.unwrap().ino).await.unwrap();
+        let file = create(&volume, "file").await;
         World { server, _dir: dir, volume, file }
     }
 
@@ -68,6 +65,36 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
     assert_eq!(world.read(0, 1 << 20).await, wanted);
     world.volume.evict_all().unwrap();
     assert_eq!(world.read(0, 1 << 20).await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
+    let world = World::new().await;
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    // Before the fetch begins, and while it is under way.
+    for (round, zero_first) in [(0, true), (1, false)] {
+        let hole = (round * 8) << 10..(round * 8 + 4) << 10;
+        world.volume.evict_all().unwrap();
+        if zero_first {
+            world.volume.zero(&world.file, hole.start, hole.end, true).await.unwrap();
+        }
+        world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+        let reading = tokio::spawn({
+            let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+            async move { volume.read(&file, 512 << 10, 4096).await.unwrap() }
+        });
+        let held = || async { (world.server.held() == 1).then_some(()) };
+        support::wait_for_async("the fetch", LONG, held).await;
+        if !zero_first {
+            world.volume.zero(&world.file, hole.start, hole.end, true).await.unwrap();
+        }
+        world.commit().await;
+        world.server.release();
+        assert!(reading.await.unwrap() == [7; 4096][..]);
+        let found = world.read(hole.start, 4096).await;
+        assert!(found == [0; 4096], "zeroed before the fetch: {zero_first}");
+    }
 }
 
 /// One byte a page, so that a page of another round or offset shows.
@@ -155,6 +182,13 @@ async fn segments_are_written_anew_beside_writers_and_truncations() {
         let wanted = round.map_or(vec![0; PAGE], |round| page(round, index));
         assert!(world.read((index * PAGE) as u64, PAGE).await == wanted, "{index}");
     }
+}
+
+async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
+    let fs = Fs::new(Arc::clone(volume), Arc::new(s3vol::data::NothingOutside));
+    let name = FileName::new(name).unwrap();
+    let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
+    volume.inode(made.unwrap().ino).await.unwrap()
 }
 
 /// A file system of its own with few inodes; gone when dropped.
