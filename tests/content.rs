@@ -5,11 +5,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use s3vol::config::VolumeOptions;
 use s3vol::data::{Inode, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
-use support::volume::volume;
+use support::volume::{crowd_out, volume, volume_with};
 use tokio_util::sync::CancellationToken;
 
 /// A new volume with one empty file.
@@ -181,6 +182,37 @@ async fn segments_are_written_anew_beside_writers_and_truncations() {
     for (index, round) in wanted.into_iter().enumerate() {
         let wanted = round.map_or(vec![0; PAGE], |round| page(round, index));
         assert!(world.read((index * PAGE) as u64, PAGE).await == wanted, "{index}");
+    }
+}
+
+#[tokio::test]
+async fn the_cache_has_room_again_when_its_files_left_the_memory() {
+    let server = TestS3::start();
+    let dir = tempfile::tempdir().unwrap();
+    let options = VolumeOptions { cache_size: 8 << 20, ..VolumeOptions::default() };
+    let volume = volume_with(&server, dir.path(), options).await;
+    let mut files = Vec::new();
+    for number in 0..14 {
+        let file = create(&volume, &format!("f{number}")).await;
+        volume.write(&file, 0, &vec![number; 1 << 20]).await.unwrap();
+        volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+        files.push(file.ino);
+    }
+    // All of them were clean in the cache, and none is any more.
+    let _crowd = crowd_out(&volume, dir.path());
+    assert!(files.iter().all(|ino| volume.inodes.get(*ino).is_none()));
+    let mut in_use = Vec::new();
+    for ino in &files[..4] {
+        in_use.push(volume.inode(*ino).await.unwrap());
+    }
+    for round in 0..2 {
+        server.clear_log();
+        for (number, file) in in_use.iter().enumerate() {
+            let found = volume.read(file, 0, 1 << 20).await.unwrap();
+            assert!(found == vec![number as u8; 1 << 20]);
+        }
+        let gets = server.log().iter().filter(|one| one.key.contains("/segments/")).count();
+        assert_eq!(gets, if round == 0 { 4 } else { 0 }, "round {round}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use super::write::less;
 use super::{CacheFile, DataError};
 use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -150,9 +151,16 @@ const KEEP: usize = 16 << 10;
 pub struct InodeTable {
     map: Mutex<HashMap<Ino, Arc<Inode>>>,
     dropped: AtomicU64,
+    /// The volume's count of clean bytes in cache files.
+    cached_bytes: Arc<AtomicU64>,
 }
 
 impl InodeTable {
+    /// `cached_bytes` is lowered by what dropped inodes had in the cache.
+    pub(super) fn new(cached_bytes: Arc<AtomicU64>) -> Self {
+        InodeTable { cached_bytes, ..InodeTable::default() }
+    }
+
     pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
         self.map.lock().get(&ino).cloned()
     }
@@ -210,6 +218,7 @@ impl InodeTable {
             if !live.pending.is_clean() || live.attr_dirty {
                 return true;
             }
+            less(&self.cached_bytes, live.cache.present.total());
             // A cached copy that cannot be deleted is only garbage on the local disk.
             if let Err(error) = live.cache.remove() {
                 tracing::warn!(ino = %inode.ino, %error, "a cache file could not be deleted");

@@ -1,7 +1,7 @@
 //! Changing content: writes, zeroing, sizes. Cache file first, then the log record, then the reply.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{DataError, Inode, Live, Volume};
@@ -152,15 +152,16 @@ impl Volume {
     }
 
     pub(super) fn dirty_less(&self, bytes: u64) {
-        // An atomic that would go below zero only shows a counting slip; it must not wrap.
-        let _ = self.dirty_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            Some(now.saturating_sub(bytes))
-        });
+        less(&self.dirty_bytes, bytes);
     }
 
     pub(super) fn cached_less(&self, bytes: u64) {
-        let _ = self.cached_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            Some(now.saturating_sub(bytes))
-        });
+        less(&self.cached_bytes, bytes);
     }
+}
+
+/// A counter that would go below zero only shows a counting slip; it must not wrap.
+pub(super) fn less(counter: &AtomicU64, bytes: u64) {
+    let _ = counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
 }
