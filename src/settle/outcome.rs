@@ -1,12 +1,13 @@
 //! Outcomes of announced requests, and what they release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::settler::{ROUND, Settler, TIDY};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
-use crate::data::{PathMemo, Volume};
+use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::types::{Base, Ino, ObjectKey, PutId, Version};
@@ -44,15 +45,7 @@ impl Settler {
         if resolved.is_empty() {
             return Ok(());
         }
-        // Fetches that began before the records change must not end after it.
-        let guards: Vec<_> = resolved
-            .iter()
-            .filter_map(|(_, intent, _)| self.volume.inodes.get(intent.ino))
-            .map(|inode| inode.changing())
-            .collect();
-        let batch = self.resolve_batch(&resolved).await;
-        drop(guards);
-        if let Err(error) = batch {
+        if let Err(error) = self.resolve_batch(&resolved).await {
             // Their intents stay open; once cold they are decided as if nobody had seen an answer.
             for (put_id, intent, _) in resolved {
                 self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
@@ -77,6 +70,19 @@ impl Settler {
         &self,
         resolved: &[(PutId, IntentRec, Outcome)],
     ) -> Result<(), SettleError> {
+        let mut live: BTreeMap<Ino, (Arc<Inode>, ChangeGuard)> = BTreeMap::new();
+        for (_, intent, _) in resolved.iter().filter(|(_, intent, _)| intent.op == IntentOp::Put) {
+            // Also one that nobody uses now: whoever loaded it meanwhile would keep the old record.
+            match self.volume.inode(intent.ino).await {
+                Ok(inode) => {
+                    // Fetches that began before the record changes must not end after it.
+                    live.entry(intent.ino)
+                        .or_insert_with(|| (Arc::clone(&inode), inode.changing()));
+                }
+                Err(DataError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let mut txn = self.volume.meta.begin().await;
         let mut touched = vec![];
         let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
@@ -122,7 +128,7 @@ impl Settler {
         }
         txn.commit(Logged::Op { unique: 0 }, || {
             for (ino, content) in contents {
-                if let Some(inode) = self.volume.inodes.get(ino) {
+                if let Some((inode, _)) = live.get(&ino) {
                     inode.live().content = content;
                 }
             }

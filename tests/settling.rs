@@ -1,0 +1,107 @@
+//! Settling over a volume without a worker: rounds whose requests are held or refused.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3vol::clock::Deadline;
+use s3vol::config::VolumeOptions;
+use s3vol::data::{CacheFile, Inode, NothingOutside, Volume};
+use s3vol::fs::Fs;
+use s3vol::meta::keys;
+use s3vol::meta::records::{ContentRec, InodeRec};
+use s3vol::settle::{Permit, Settler};
+use s3vol::types::{Caller, FileName, Ino};
+use support::s3server::{Action, Op, Rule, TestS3};
+use support::volume::{crowd_out, volume_with};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Always;
+
+impl Permit for Always {
+    fn may_publish(&self) -> bool {
+        true
+    }
+}
+
+struct World {
+    server: TestS3,
+    dir: tempfile::TempDir,
+    volume: Arc<Volume>,
+    settler: Arc<Settler>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = TestS3::start();
+        let dir = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
+        let volume = volume_with(&server, dir.path(), options).await;
+        let settler = Settler::open(Arc::clone(&volume), Arc::new(Always), "test".into()).await;
+        World { server, dir, volume, settler: settler.unwrap() }
+    }
+
+    /// A new committed file.
+    async fn file(&self, name: &str, content: &str) -> Arc<Inode> {
+        let fs = Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside));
+        let name = FileName::new(name).unwrap();
+        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
+        let file = self.volume.inode(made.unwrap().ino).await.unwrap();
+        self.write(&file, content).await;
+        file
+    }
+
+    async fn write(&self, file: &Arc<Inode>, content: &str) {
+        self.volume.write(file, 0, content.as_bytes()).await.unwrap();
+        self.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+
+    fn object(&self, name: &str) -> Option<String> {
+        let object = self.server.get(&format!("data/{name}"))?;
+        Some(String::from_utf8(object.body.to_vec()).unwrap())
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let condition = || async { condition().then_some(()) };
+    support::wait_for_async(what, PATIENCE, condition).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_loaded_while_its_publish_is_recorded_shows_the_new_base() {
+    let world = World::new().await;
+    let volume = &world.volume;
+    let first = world.file("first", "content").await;
+    let _second = world.file("second", "content").await;
+    // The round cannot be recorded before the second object's PUT ends.
+    world.server.fault(Rule::new(Op::Put, "data/second", 1, Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() }
+    });
+    until("the held PUT", || world.server.held() == 1).await;
+    until("the first PUT", || world.object("first").is_some()).await;
+    // The table and this test have it, no round.
+    until("the first PUT's end", || Arc::strong_count(&first) == 2).await;
+    let ino = first.ino;
+    drop(first);
+    let _crowd = crowd_out(volume, world.dir.path());
+    assert!(volume.inodes.get(ino).is_none());
+    // As `Volume::inode` does, with the round's end between its reads and its insertion.
+    let ticket = volume.inodes.ticket();
+    let attr: InodeRec = volume.meta.get(&keys::inode(ino)).await.unwrap().unwrap();
+    let content: ContentRec = volume.meta.get(&keys::content(ino)).await.unwrap().unwrap();
+    assert!(content.base.is_none() && content.publishing.is_some());
+    world.server.release();
+    assert_eq!(settling.await.unwrap(), 0);
+    let cache = CacheFile::new(&world.dir.path().join("cache"), ino, Arc::default());
+    if let Some(loaded) = volume.inodes.insert(ticket, Inode::new(ino, attr, content, cache)) {
+        assert!(loaded.live().content.base.is_some(), "{:?}", loaded.live().content);
+    }
+    let file = volume.inode(ino).await.unwrap();
+    volume.collect_dead().await.unwrap();
+    assert_eq!(&volume.read(&file, 0, 100).await.unwrap()[..], b"content");
+}
