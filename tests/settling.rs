@@ -34,8 +34,16 @@ struct World {
     settler: Arc<Settler>,
 }
 
+/// Requests are late for no longer than until their expiry.
+fn no_margin() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: every test comes here before it does anything else, and waits for the first to be done.
+    ONCE.call_once(|| unsafe { std::env::set_var(s3vol::fault::HOT_MARGIN, "0") });
+}
+
 impl World {
     async fn new() -> Self {
+        no_margin();
         let server = TestS3::start();
         let dir = tempfile::tempdir().unwrap();
         let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
@@ -57,6 +65,10 @@ impl World {
     async fn write(&self, file: &Arc<Inode>, content: &str) {
         self.volume.write(file, 0, content.as_bytes()).await.unwrap();
         self.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+
+    async fn settle(&self) -> u64 {
+        self.settler.settle_all(Deadline::after(PATIENCE)).await.unwrap()
     }
 
     fn object(&self, name: &str) -> Option<String> {
@@ -104,4 +116,44 @@ async fn a_file_that_is_loaded_while_its_publish_is_recorded_shows_the_new_base(
     let file = volume.inode(ino).await.unwrap();
     volume.collect_dead().await.unwrap();
     assert_eq!(&volume.read(&file, 0, 100).await.unwrap()[..], b"content");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_unreadable_object_keeps_no_other_file_from_resting() {
+    let world = World::new().await;
+    let archived = world.file("archived", "archived").await;
+    assert_eq!(world.settle().await, 0);
+    // Its other bytes would have to be read for the next publish.
+    world.write(&archived, "A").await;
+    world.volume.evict_all().unwrap();
+    world.server.fault(Rule::always(Some(Op::Get), "data/archived", Action::Status(403)));
+    let _other = world.file("other", "content").await;
+    assert!(world.settle().await >= 1);
+    assert_eq!(world.object("other").as_deref(), Some("content"));
+    assert_eq!(world.object("archived").as_deref(), Some("archived"));
+    let status = world.settler.status().await;
+    assert_eq!(status.unsettleable.len(), 1, "{status:?}");
+    world.server.clear_faults();
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("archived").as_deref(), Some("Archived"));
+    assert!(world.settler.status().await.unsettleable.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_undecidable_request_keeps_no_other_file_from_resting() {
+    let world = World::new().await;
+    let _stuck = world.file("stuck", "content").await;
+    world.server.fault(Rule::new(Op::Put, "data/stuck", 1, Action::DropBeforeApply));
+    assert!(world.settle().await >= 1);
+    world.server.fault(Rule::always(Some(Op::Head), "data/stuck", Action::Status(403)));
+    let asked = || world.server.log().iter().any(|one| one.op == Op::Head && one.status == 403);
+    let asked = || async {
+        world.settle().await;
+        asked().then_some(())
+    };
+    support::wait_for_async("the expiry of the request", PATIENCE, asked).await;
+    let _other = world.file("other", "content").await;
+    world.settle().await;
+    assert_eq!(world.object("other").as_deref(), Some("content"));
+    assert_eq!(world.settler.status().await.open_intents, 1);
 }

@@ -10,6 +10,7 @@ use crate::clock::boottime;
 use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
+use crate::store::{ObjectInfo, StoreError};
 use crate::types::{Base, Ino, ObjectKey, PutId, Version};
 
 /// What became of one announced request.
@@ -25,6 +26,8 @@ pub(super) enum Outcome {
 }
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A key whose object cannot be looked at stays hot, and is looked at again after this.
+const UNDECIDED_PAUSE: Duration = Duration::from_secs(60);
 
 impl Settler {
     /// Records outcomes in one batch. Extents that a published object replaces become dead in this
@@ -60,8 +63,16 @@ impl Settler {
                 self.schedule.by(intent.ino, finished + pause);
             }
         }
-        for (_, intent, _) in resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused)) {
-            self.somebody_else(intent).await?;
+        let refused = || resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused));
+        for (_, intent, _) in refused() {
+            self.schedule.by(intent.ino, finished + Duration::from_secs(1));
+        }
+        for (_, intent, _) in refused() {
+            match self.somebody_else(intent).await {
+                // The next publish is refused again, and with it comes the next look.
+                Err(error) if error.is_of_one() => self.waits(&intent.key, &error),
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -200,29 +211,46 @@ impl Settler {
             else {
                 continue;
             };
-            if let Some(upload) = &intent.upload {
-                self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
-            }
-            let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
-            let outcome = match (intent.op, head) {
-                (IntentOp::Put, Some(info))
-                    if attributes::is_put(
-                        &info.attributes,
-                        &intent.key,
-                        self.volume.id,
-                        put_id,
-                    ) =>
-                {
-                    Outcome::Applied(info.version)
+            let outcome = match self.decide(put_id, &intent).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let error = SettleError::from(error);
+                    self.waits(&intent.key, &error);
+                    let again = boottime() + UNDECIDED_PAUSE;
+                    self.hot.ambiguous(&intent.key, intent.ino, put_id, again);
+                    // Each of the others would wait as long for a bucket that does not answer.
+                    if !error.is_of_one() {
+                        break;
+                    }
+                    continue;
                 }
-                (IntentOp::Put, _) => Outcome::Not,
-                (IntentOp::Delete, None) => Outcome::Applied(absent()),
-                (IntentOp::Delete, Some(_)) => Outcome::Not,
             };
             tracing::info!(key = %intent.key, ?outcome, "an open request is decided");
             results.push((put_id, intent, outcome));
         }
         self.resolve(results).await
+    }
+
+    /// What became of a request that can no longer arrive.
+    async fn decide(&self, put_id: PutId, intent: &IntentRec) -> Result<Outcome, StoreError> {
+        if let Some(upload) = &intent.upload {
+            self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
+        }
+        let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
+        let ours = |info: &ObjectInfo| {
+            attributes::is_put(&info.attributes, &intent.key, self.volume.id, put_id)
+        };
+        Ok(match (intent.op, head) {
+            (IntentOp::Put, Some(info)) if ours(&info) => Outcome::Applied(info.version),
+            (IntentOp::Put, _) => Outcome::Not,
+            (IntentOp::Delete, None) => Outcome::Applied(absent()),
+            (IntentOp::Delete, Some(_)) => Outcome::Not,
+        })
+    }
+
+    fn waits(&self, key: &ObjectKey, error: &SettleError) {
+        self.volume.note_error(error);
+        tracing::warn!(%key, error = error as &dyn std::error::Error, "a key has to wait");
     }
 
     /// A condition refused our publish: bring the key's real state into the tree.
@@ -231,7 +259,6 @@ impl Settler {
         if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
             reconciler.recheck_key(&intent.key).await?;
         }
-        self.schedule.by(intent.ino, boottime() + Duration::from_secs(1));
         Ok(())
     }
 }

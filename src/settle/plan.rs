@@ -88,7 +88,7 @@ impl Settler {
             return Ok(Plan::Later(Duration::from_secs(5)));
         }
         if kind == FileKind::File {
-            volume.commit(vec![Arc::clone(&inode)]).await?;
+            volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
         }
         self.plan_keys(&inode, kind, memo).await
     }
@@ -170,7 +170,6 @@ impl Settler {
             let why = format!("{}: more than half of it is holes", wanted[0].0);
             return Ok(self.stays_in_motion(ino, why));
         }
-        self.unsettleable.lock().remove(&ino);
         if attr_only && kind != FileKind::Dir && !self.hurried() {
             let ready = inode.live().changed_at.max(self.pace_at(ino)) + ATTR_SETTLE;
             let now = boottime();
@@ -209,10 +208,17 @@ impl Settler {
             let began = boottime();
             let body = match kind {
                 FileKind::File => {
-                    match self.body(inode, &key, &content, write_seq, &attributes).await? {
-                        Some(body) => body,
+                    match self.body(inode, &key, &content, write_seq, &attributes).await {
+                        Ok(Some(body)) => body,
                         // It changed under the copy.
-                        None => return Ok(Plan::Later(volume.options.settle_after)),
+                        Ok(None) => {
+                            self.give_up(items).await;
+                            return Ok(Plan::Later(volume.options.settle_after));
+                        }
+                        Err(error) => {
+                            self.give_up(items).await;
+                            return Err(error);
+                        }
                     }
                 }
                 FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),

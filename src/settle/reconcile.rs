@@ -147,7 +147,7 @@ impl Reconciler {
                 self.put_off(dir, &SettleError::Store(e));
                 Ok(())
             }
-            Ok(Err(SettleError::Data(e))) => Err(e),
+            Ok(Err(SettleError::Data(e) | SettleError::Commit(e))) => Err(e),
             Ok(Err(SettleError::NoAuthority)) => Ok(()),
             Err(_) => {
                 self.put_off(

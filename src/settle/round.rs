@@ -75,7 +75,7 @@ impl Settler {
         Ok(now.plus(NOT_AFTER.as_millis() as i64))
     }
 
-    async fn give_up(&self, items: Vec<Item>) {
+    pub(super) async fn give_up(&self, items: Vec<Item>) {
         for item in items {
             if let Body::Upload { id, .. } = &item.body {
                 self.abort(&item.intent.key, id).await;

@@ -285,24 +285,13 @@ impl Settler {
                 self.schedule.by(ino, boottime());
                 continue;
             }
-            if let Some(wait) = self.churn_wait(ino, &mut parents).await? {
-                self.schedule.by(ino, boottime() + wait);
-                continue;
-            }
-            let plan = match self.plan(ino, &mut memo).await {
+            let plan = match self.look_at(ino, &mut memo, &mut parents).await {
                 // One file that cannot be read must not keep all others from resting.
-                Err(SettleError::Data(
-                    e @ (DataError::BaseGone { .. } | DataError::Damaged(_)),
-                )) => {
-                    tracing::error!(%ino, error = %e, "a file cannot settle");
-                    self.unsettleable.lock().insert(ino, e.to_string());
-                    Plan::Later(LONGEST_PAUSE)
-                }
+                Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
                 other => other?,
             };
             match plan {
-                Plan::Done => self.work_done(ino).await?,
-                Plan::Gone => {}
+                Plan::Done | Plan::Gone => {}
                 Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
                 Plan::Publish(planned) => {
                     bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
@@ -320,6 +309,40 @@ impl Settler {
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
         }
         Ok(())
+    }
+
+    /// What one inode needs now; what needs nothing more is taken off the queue.
+    async fn look_at(
+        &self,
+        ino: Ino,
+        memo: &mut crate::data::PathMemo,
+        parents: &mut HashMap<Ino, Option<Ino>>,
+    ) -> Result<Plan, SettleError> {
+        if let Some(wait) = self.churn_wait(ino, parents).await? {
+            return Ok(Plan::Later(wait));
+        }
+        let plan = match self.plan(ino, memo).await {
+            // Removed meanwhile.
+            Err(SettleError::Data(DataError::Gone(gone))) if gone == ino => Plan::Gone,
+            other => other?,
+        };
+        if matches!(plan, Plan::Done) {
+            self.work_done(ino).await?;
+        }
+        if !matches!(plan, Plan::Later(_)) {
+            self.unsettleable.lock().remove(&ino);
+        }
+        Ok(plan)
+    }
+
+    fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
+        self.volume.note_error(error);
+        let why = error.to_string();
+        let before = self.unsettleable.lock().insert(ino, why.clone());
+        if before.as_ref() != Some(&why) {
+            tracing::error!(%ino, error = error as &dyn std::error::Error, "a file cannot settle");
+        }
+        Plan::Later(LONGEST_PAUSE)
     }
 
     /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.
