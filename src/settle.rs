@@ -27,5 +27,5 @@ mod tidy;
 pub use attributes::{Shown, from_object, is_put, key_mark, to_object};
 pub use error::SettleError;
 pub use hot::{NOT_AFTER, hot_time};
-pub use reconcile::{Changed, Reconciler};
+pub use reconcile::{Changed, Changes, Reconciler, Tell, changes};
 pub use settler::{Permit, SettleStatus, Settler};

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, NothingOutside, Volume};
+use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
 use s3vol::fs::Fs;
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, InodeRec};
-use s3vol::settle::{Permit, Settler};
+use s3vol::settle::{Changed, Permit, Reconciler, Settler, changes};
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume_with};
@@ -156,4 +156,23 @@ async fn one_undecidable_request_keeps_no_other_file_from_resting() {
     world.settle().await;
     assert_eq!(world.object("other").as_deref(), Some("content"));
     assert_eq!(world.settler.status().await.open_intents, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
+    const MANY: usize = 2000;
+    let world = World::new().await;
+    let (tell, mut changes) = changes();
+    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    for number in 0..MANY {
+        world.server.put_foreign(&format!("data/f{number:04}"), "theirs", &[]);
+    }
+    // The kernel takes no notice of a directory while a request about it has no answer.
+    let look = reconciler.directory(Ino::ROOT);
+    tokio::time::timeout(PATIENCE, look).await.expect("an answer").unwrap();
+    for number in 0..MANY {
+        let name = FileName::new(format!("f{number:04}")).unwrap();
+        let told = tokio::time::timeout(PATIENCE, changes.recv()).await.expect("a notice");
+        assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
+    }
 }

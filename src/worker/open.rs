@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
 use super::{WorkerError, WorkerSpec, recovery};
 use crate::catalog::VolumeFormat;
@@ -22,7 +21,7 @@ use crate::meta::{
     Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Mirror,
     Record, keys,
 };
-use crate::settle::{Changed, Permit, Reconciler, Settler};
+use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{
     ListRequest, Location, Store, StoreBackend, StoreErrorKind, StoreSettings, Verb,
 };
@@ -38,8 +37,6 @@ const MIN_MIRROR: usize = 64 << 20;
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
 const REQUEST: Duration = Duration::from_secs(10);
-/// Kernel events on their way to the notifier.
-const CHANGES: usize = 1024;
 
 /// Whether the FUSE connection of a worker that died is taken over, with its open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub struct Mounted {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     pub fs: Arc<Fs>,
-    pub changes: mpsc::Receiver<Changed>,
+    pub changes: Changes,
     pub(super) _lock: StateDirLock,
 }
 
@@ -267,8 +264,8 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     volume.remove_orphans().await?;
     let permit = Arc::new(LeasePermit(Arc::clone(&keeper)));
     let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
-    let (sender, changes) = mpsc::channel(CHANGES);
-    let reconciler = Reconciler::new(Arc::clone(&settler), sender);
+    let (tell, changes) = crate::settle::changes();
+    let reconciler = Reconciler::new(Arc::clone(&settler), tell);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
     Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
 }

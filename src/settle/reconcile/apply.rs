@@ -55,8 +55,8 @@ impl Reconciler {
                     self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
                 }
             }
+            let _told = self.telling(changed);
             tx.commit(0).await?;
-            self.tell(changed).await;
         }
         for name in vanished {
             self.vanish(dir, prefix, sent, &name).await?;
@@ -408,12 +408,11 @@ impl Reconciler {
                 dir.ctime = dir.mtime;
             })
             .await?;
-            tx.commit(0).await?;
-            self.tell(vec![
+            let _told = self.telling(vec![
                 Changed::Entry { parent: dir, name: name.clone() },
                 Changed::Inode { ino: dirent.ino },
-            ])
-            .await;
+            ]);
+            tx.commit(0).await?;
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
@@ -435,9 +434,9 @@ impl Reconciler {
             }
         })
         .await?;
+        let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
         tx.commit(0).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
-        self.tell(vec![Changed::Entry { parent: dir, name: name.clone() }]).await;
         Ok(())
     }
 }

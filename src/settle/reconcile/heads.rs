@@ -101,8 +101,8 @@ impl Reconciler {
                 inode.live().size = size;
             }
         }
+        let _told = self.telling(changed);
         tx.commit(0).await?;
-        self.tell(changed).await;
         Ok(())
     }
 
