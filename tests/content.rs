@@ -216,6 +216,35 @@ async fn the_cache_has_room_again_when_its_files_left_the_memory() {
     }
 }
 
+#[tokio::test]
+async fn a_closed_file_keeps_no_descriptor() {
+    let world = World::new().await;
+    let open = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let files = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        files.filter(|file| file.starts_with(world._dir.path().join("cache"))).count()
+    };
+    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(s3vol::data::NothingOutside));
+    let handle = fs.open(Caller::ROOT, world.file.ino, libc::O_RDWR).await.unwrap().fh;
+    world.write(0, &[7; 1 << 20]).await;
+    assert_eq!(open(), 1);
+    fs.release(world.file.ino, handle).await.unwrap();
+    assert_eq!(open(), 0);
+    world.commit().await;
+    assert_eq!(open(), 0, "after a commit");
+    world.volume.evict_all().unwrap();
+    // As settling reads.
+    assert_eq!(world.read(0, 1 << 20).await, [7; 1 << 20]);
+    assert_eq!(open(), 0, "after a read");
+    world.volume.set_size(&world.file, 1000).await.unwrap();
+    world.volume.zero(&world.file, 0, 10, true).await.unwrap();
+    assert_eq!(open(), 0, "after truncate(2)");
+    world.write(5000, &[8; 8]).await;
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    assert_eq!(open(), 0);
+}
+
 async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
     let fs = Fs::new(Arc::clone(volume), Arc::new(s3vol::data::NothingOutside));
     let name = FileName::new(name).unwrap();

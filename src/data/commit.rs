@@ -71,10 +71,11 @@ impl Volume {
             self.hand_over(parts).await
         }
         .await;
-        if done.is_err() {
-            for inode in taken {
+        for inode in taken {
+            if done.is_err() {
                 inode.live().attr_dirty = true;
             }
+            inode.close_unused();
         }
         done
     }

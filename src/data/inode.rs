@@ -123,6 +123,14 @@ impl Inode {
         self.opens.load(Ordering::SeqCst) > 0
     }
 
+    /// Lets the descriptor of the cache file go, unless a program has the file open: commits, settling
+    /// and truncate(2) open it for themselves, and there may be more files than descriptors.
+    pub(super) fn close_unused(&self) {
+        if !self.is_open() {
+            self.live().cache.close();
+        }
+    }
+
     pub fn has_writer(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
     }

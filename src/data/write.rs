@@ -49,6 +49,7 @@ impl Volume {
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             (live.pending.data_bytes() >= EAGER_COMMIT, inode.ino)
         };
+        inode.close_unused();
         self.mark_dirty(inode);
         if eager {
             tracing::trace!(%ino, "much to commit");
@@ -79,6 +80,7 @@ impl Volume {
             self.changed(&mut live, lsn, start..end, Change::Zero, size, time);
             live.cache.punch(start..end).map_err(|e| DataError::disk(inode.ino, e))?;
         }
+        inode.close_unused();
         self.mark_dirty(inode);
         Ok(())
     }
@@ -126,6 +128,7 @@ impl Volume {
             live.version += 1;
             live.changed_at = crate::clock::boottime();
         }
+        inode.close_unused();
         self.mark_dirty(inode);
         Ok(())
     }
