@@ -107,7 +107,7 @@ impl Settler {
             (live.changed_at, live.size)
         };
         let mut ready = changed_at + self.volume.options.settle_after;
-        if let Some(pace) = self.pace.lock().get(&inode.ino) {
+        if let Some(pace) = self.pace.lock().get(inode.ino) {
             let rest = (pace.took * 10)
                 .max(Duration::from_secs(size / PACE_RATE))
                 .max(self.volume.options.settle_after)
@@ -256,12 +256,13 @@ impl Settler {
     }
 
     fn pace_at(&self, ino: Ino) -> Duration {
-        self.pace.lock().get(&ino).map_or(Duration::ZERO, |pace| pace.at)
+        self.pace.lock().get(ino).map_or(Duration::ZERO, |pace| pace.at)
     }
 
     fn stays_in_motion(&self, ino: Ino, why: String) -> Plan {
-        tracing::info!(%ino, %why, "a file stays in motion");
-        self.unsettleable.lock().insert(ino, why);
+        if self.unsettleable.lock().insert(ino, &why) {
+            tracing::info!(%ino, %why, "a file stays in motion");
+        }
         Plan::Later(LONGEST_PACE)
     }
 

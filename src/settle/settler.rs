@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::churn::Churning;
 use super::hot::Hot;
+use super::pace::Paces;
 use super::plan::{Item, Plan};
+use super::reasons::Reasons;
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
@@ -39,13 +41,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
-/// How an inode was published last, for its pace.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    pub at: Duration,
-    pub took: Duration,
-}
-
 /// Numbers for the status.
 #[derive(Debug, Clone, Default)]
 pub struct SettleStatus {
@@ -62,9 +57,9 @@ pub struct Settler {
     pub(super) permit: Arc<dyn Permit>,
     pub(super) hot: Hot,
     pub(super) schedule: Schedule,
-    pub(super) pace: Mutex<HashMap<Ino, Pace>>,
+    pub(super) pace: Mutex<Paces>,
     pub(super) churning: Churning,
-    pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
+    pub(super) unsettleable: Mutex<Reasons>,
     pub(super) conflicts: AtomicU64,
     /// When expired tombs were looked for, boot time.
     pub(super) tombs_swept: Mutex<Option<Duration>>,
@@ -225,7 +220,7 @@ impl Settler {
                 Ok(Err(_)) | Err(_) => self.schedule.len() as u64,
             },
             open_intents: self.hot.len() as u64,
-            unsettleable: self.unsettleable.lock().values().take(3).cloned().collect(),
+            unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
         }
     }
@@ -330,16 +325,14 @@ impl Settler {
             self.work_done(ino).await?;
         }
         if !matches!(plan, Plan::Later(_)) {
-            self.unsettleable.lock().remove(&ino);
+            self.unsettleable.lock().remove(ino);
         }
         Ok(plan)
     }
 
     fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
         self.volume.note_error(error);
-        let why = error.to_string();
-        let before = self.unsettleable.lock().insert(ino, why.clone());
-        if before.as_ref() != Some(&why) {
+        if self.unsettleable.lock().insert(ino, &error.to_string()) {
             tracing::error!(%ino, error = error as &dyn std::error::Error, "a file cannot settle");
         }
         Plan::Later(LONGEST_PAUSE)
