@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{Inode, Repacked, Volume};
+use s3vol::data::{CacheFile, Inode, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
@@ -250,6 +250,57 @@ async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
     let name = FileName::new(name).unwrap();
     let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
     volume.inode(made.unwrap().ino).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_truncation_counts_also_when_the_cache_file_cannot_be_cut() {
+    let world = World::new().await;
+    world.write(0, &[7; 8192]).await;
+    world.commit().await;
+    let cache = CacheFile::path_in(&world._dir.path().join("cache"), world.file.ino);
+    std::fs::remove_file(&cache).unwrap();
+    std::fs::create_dir(&cache).unwrap();
+    world.volume.zero(&world.file, 0, 100, true).await.unwrap();
+    world.volume.set_size(&world.file, 4096).await.unwrap();
+    assert_eq!(world.volume.dirty_inodes().len(), 1, "nobody would commit it");
+    std::fs::remove_dir(&cache).unwrap();
+    world.commit().await;
+    assert!(world.volume.dirty_inodes().is_empty());
+    world.volume.evict_all().unwrap();
+    let mut wanted = vec![7; 4096];
+    wanted[..100].fill(0);
+    assert!(world.read(0, 8192).await == wanted);
+}
+
+#[tokio::test]
+async fn a_full_log_keeps_no_file_open() {
+    let server = TestS3::start();
+    let disk = FewInodes::new(800);
+    let volume = volume(&server, disk.0.path()).await;
+    let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
+    let file = create(&volume, "file").await;
+    let handle = fs.open(Caller::ROOT, file.ino, libc::O_RDWR).await.unwrap().fh;
+    fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("file").unwrap()).await.unwrap();
+    let other = create(&volume, "other").await;
+    let filler = disk.0.path().join("filler");
+    let mut file_of_all = std::fs::File::create(&filler).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut file_of_all).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    // The last page of the log has some room left.
+    support::wait_for_async("the log to be full", LONG, || async {
+        fs.opendir(Ino::ROOT).await.is_err().then_some(())
+    })
+    .await;
+    assert!(fs.open(Caller::ROOT, other.ino, libc::O_RDONLY).await.is_err());
+    assert!(!other.is_open());
+    volume.take_settle_queue();
+    fs.release(file.ino, handle).await.unwrap_err();
+    assert!(!file.is_open());
+    assert!(volume.take_settle_queue().contains(&Ino(0)), "it is to be tried again");
+    drop(file_of_all);
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(volume.remove_orphans().await.unwrap(), 1);
+    assert!(file.live().removed);
 }
 
 /// A file system of its own with few inodes; gone when dropped.

@@ -283,6 +283,11 @@ impl Volume {
         self.settle_wanted.notify_one();
     }
 
+    /// Tells settling that there are keys to tidy or garbage to collect.
+    pub fn wants_tidying(&self) {
+        self.wants_settling([Ino(0)]);
+    }
+
     /// What changed since the last call.
     pub fn take_settle_queue(&self) -> HashSet<Ino> {
         std::mem::take(&mut *self.settle_queue.lock())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{DataError, Inode, Live, Volume};
 use crate::meta::{Change, Record};
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Ino, Lsn, Timestamp};
 
 /// How long a writer waits for room before it gets EIO. Longer than a restart of a store, shorter
 /// than the kernel's hung-task warning (120 s).
@@ -78,7 +78,7 @@ impl Volume {
             let record = Record::Zeroed { ino: inode.ino, start, end, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             self.changed(&mut live, lsn, start..end, Change::Zero, size, time);
-            live.cache.punch(start..end).map_err(|e| DataError::disk(inode.ino, e))?;
+            unless_freed(inode.ino, live.cache.punch(start..end));
         }
         inode.close_unused();
         self.mark_dirty(inode);
@@ -120,7 +120,7 @@ impl Volume {
             live.pending.cut(lsn, size);
             self.dirty_adjust(before, live.pending.data_bytes());
             self.cached_less(live.cache.present.covered(size..u64::MAX));
-            live.cache.cut(size).map_err(|e| DataError::disk(inode.ino, e))?;
+            unless_freed(inode.ino, live.cache.cut(size));
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;
@@ -160,6 +160,14 @@ impl Volume {
 
     pub(super) fn cached_less(&self, bytes: u64) {
         less(&self.cached_bytes, bytes);
+    }
+}
+
+/// The change is in the log by now. Nothing reads what it hides, so that it only costs space when the
+/// local disk does not let it go.
+fn unless_freed(ino: Ino, freed: std::io::Result<()>) {
+    if let Err(error) = freed {
+        tracing::warn!(%ino, %error, "space in a cache file was not given back");
     }
 }
 

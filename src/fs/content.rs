@@ -53,7 +53,7 @@ impl Fs {
             inode.opens.fetch_sub(1, Ordering::SeqCst);
             return Err(FsError::Stale);
         }
-        self.note_open(inode.ino)?;
+        self.note_open(inode)?;
         let fh = self.new_handle();
         if writes {
             inode.writers.fetch_add(1, Ordering::SeqCst);
@@ -64,10 +64,16 @@ impl Fs {
         Ok(Opened { fh, keep_cache: true, direct_io: flags & libc::O_DIRECT != 0 })
     }
 
-    pub(super) fn note_open(&self, ino: Ino) -> Result<(), FsError> {
-        let record = Record::Opened { ino };
-        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
-        Ok(())
+    /// Records that an inode, counted as open by now, is open; counts it back when that fails.
+    pub(super) fn note_open(&self, inode: &Inode) -> Result<(), FsError> {
+        let record = Record::Opened { ino: inode.ino };
+        let noted = self.volume.meta.journal.lock().append(&record);
+        noted.map(drop).map_err(|error| {
+            if last_use_ended(inode) && inode.live().attr.nlink == 0 {
+                self.volume.wants_tidying();
+            }
+            FsError::from(crate::data::DataError::from(error))
+        })
     }
 
     pub async fn read(
@@ -180,26 +186,39 @@ impl Fs {
         let Some(inode) = self.volume.inodes.get(ino) else { return Ok(()) };
         let conn = self.volume.meta.connection();
         let record = Record::Released { conn, unique: caller.unique, ino };
-        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
-        let before = inode
-            .opens
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-            .unwrap_or(0);
-        if before > 1 {
+        let noted = self.volume.meta.journal.lock().append(&record);
+        // The handle is gone whether the log has room for that or not.
+        let removed = match last_use_ended(&inode) {
+            true => self.unused(&inode).await,
+            false => Ok(()),
+        };
+        noted.map_err(crate::data::DataError::from)?;
+        removed
+    }
+
+    async fn unused(&self, inode: &Inode) -> Result<(), FsError> {
+        inode.live().cache.close();
+        if inode.live().attr.nlink > 0 {
+            self.volume.wants_settling([inode.ino]);
             return Ok(());
         }
-        inode.live().cache.close();
-        if inode.live().attr.nlink == 0 {
-            let mut tx = self.volume.begin().await;
-            // Opened again meanwhile, or removed by another last close.
-            let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
-            if still_there && !inode.is_open() {
-                tx.live(ino).await?;
-                tx.remove(ino).await?;
-                tx.commit(0).await?;
-            }
-        } else {
-            self.volume.wants_settling([ino]);
+        let removed = self.remove_unused(inode.ino).await;
+        if removed.is_err() {
+            // Tried again when keys are tidied.
+            self.volume.wants_tidying();
+        }
+        removed
+    }
+
+    /// Removes an inode without a name, unless it was opened again meanwhile, or removed by another
+    /// last close.
+    async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tx = self.volume.begin().await;
+        let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
+        if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
+            tx.live(ino).await?;
+            tx.remove(ino).await?;
+            tx.commit(0).await?;
         }
         Ok(())
     }
@@ -349,6 +368,12 @@ impl Fs {
         }
         Ok(done)
     }
+}
+
+/// One use less; whether it was the last.
+fn last_use_ended(inode: &Inode) -> bool {
+    let less = |n: u32| n.checked_sub(1);
+    inode.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
 }
 
 fn keeps_size(mode: Fallocate) -> bool {

@@ -12,7 +12,7 @@ impl Fs {
         let inode = self.directory(ino).await?;
         self.outside.directory(ino).await?;
         inode.opens.fetch_add(1, Ordering::SeqCst);
-        self.note_open(ino)?;
+        self.note_open(&inode)?;
         Ok(self.new_handle())
     }
 

@@ -302,6 +302,7 @@ impl Settler {
             self.sweep_tombs().await?;
             self.volume.collect_dead().await?;
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
+            self.volume.remove_orphans().await?;
         }
         Ok(())
     }
