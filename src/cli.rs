@@ -6,6 +6,7 @@
 
 mod args;
 mod driver;
+mod export;
 mod mount;
 mod plugin;
 mod probe;
@@ -21,9 +22,11 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume, StatusArgs, parse,
+    Command, ExportArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume,
+    StatusArgs, parse,
 };
 pub use driver::drive;
+pub use export::export;
 pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use judge::{Free, Holder, Judgement, Observation, judge};
 pub use keeper::{Authority, FormatCheck, FormatTrouble, Keeper, KeeperConfig, LeaseStatus};
-pub use record::{LeaseRecord, LeaseState, forget_older, record_key};
+pub use record::{LeaseRecord, LeaseState, forget_older, last_epoch, record_key};
 
 use crate::store::StoreError;
 use crate::types::Epoch;
@@ -53,7 +53,7 @@ pub enum LeaseError {
     #[error("the volume's state in the bucket is damaged: {0}")]
     Damaged(String),
     /// The deadline passed; the keeper goes on trying.
-    #[error("the lease could not be written in time; it is still being tried")]
+    #[error("the lease could not be written in time")]
     Deadline,
     /// The keeper was stopped.
     #[error("the lease is no longer kept")]

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use s3vol::cli::{self, Command};
-use s3vol::{supervisor, worker};
+use s3vol::sys::FuseMount;
+use s3vol::{supervisor, telemetry, worker};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
+        Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => cli::prepare_mount(args).and_then(serve_mount),
         Ok(Command::Worker) => return serve_volume(),
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("s3vol: {error:#}");
+            eprintln!("s3vol: {}", telemetry::with_causes(&error));
             ExitCode::from(cli::exit_code(&error))
         }
     }
@@ -34,7 +36,14 @@ fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<()> {
         Some(command) => worker::serve_detached(&mount.spec, command),
         None => {
             cli::start_log()?;
-            worker::serve_foreground(mount.spec, &mount.source)
+            worker::serve_foreground(
+                mount.spec.clone(),
+                FuseMount {
+                    readonly: mount.spec.options.readonly,
+                    flags: mount.flags,
+                    ..FuseMount::of(&mount.source)
+                },
+            )
         }
     }
 }
@@ -44,7 +53,7 @@ fn serve_volume() -> ExitCode {
     match served {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            tracing::error!("the worker ends: {error:#}");
+            tracing::error!("the worker ends: {}", telemetry::with_causes(&error));
             ExitCode::FAILURE
         }
     }

@@ -28,7 +28,8 @@ pub mod log;
 mod maintenance;
 
 pub use engine::{
-    Applied, Batch, Engine, EngineConfig, EngineError, EngineState, EpochHook, Mirror, RESERVED_KEY,
+    Applied, Batch, Engine, EngineConfig, EngineError, EngineHome, EngineState, EpochHook, Mirror,
+    RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

@@ -5,10 +5,14 @@
 //! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
 mod control;
+mod engine_change;
 mod error;
+mod export;
 mod follow;
 mod foreground;
+mod format;
 mod open;
+mod places;
 mod protocol;
 mod purge;
 mod recovery;
@@ -17,6 +21,7 @@ mod supervised;
 mod tasks;
 
 pub use error::WorkerError;
+pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};
 pub use open::{Mounted, Successor, open};
 pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};

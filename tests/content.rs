@@ -11,12 +11,14 @@ use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume, volume_with};
+use support::wait_for;
 use tokio_util::sync::CancellationToken;
 
 /// A new volume with one empty file.
 struct World {
     server: TestS3,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+    fs: Fs,
     volume: Arc<Volume>,
     file: Arc<Inode>,
 }
@@ -26,8 +28,9 @@ impl World {
         let server = TestS3::start();
         let dir = tempfile::tempdir().unwrap();
         let volume = volume(&server, dir.path()).await;
+        let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
         let file = create(&volume, "file").await;
-        World { server, _dir: dir, volume, file }
+        World { server, dir, fs, volume, file }
     }
 
     async fn write(&self, offset: u64, data: &[u8]) {
@@ -96,6 +99,136 @@ async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
         let found = world.read(hole.start, 4096).await;
         assert!(found == [0; 4096], "zeroed before the fetch: {zero_first}");
     }
+}
+
+const MIB: usize = 1 << 20;
+/// More than the segments that one commit sends at a time: it reads the rest when they have arrived.
+const LONG_FILE: usize = 72 * MIB;
+const AT_A_TIME: u32 = 4;
+
+fn long_file() -> Vec<u8> {
+    (0..LONG_FILE).map(|at| 1 + (at / 4099 % 255) as u8).collect()
+}
+
+impl World {
+    /// Begins a commit of the long file and does `meanwhile` before its first segments arrive.
+    async fn commit_held(&self, meanwhile: impl Future<Output = ()>) {
+        let first = Rule::new(Op::Put, "/segments/", AT_A_TIME, Action::Hold);
+        self.commit_held_by(&long_file(), first, meanwhile).await;
+    }
+
+    async fn commit_held_by(&self, wrote: &[u8], hold: Rule, meanwhile: impl Future<Output = ()>) {
+        self.write(0, wrote).await;
+        let held = hold.times.map(u64::from);
+        self.server.fault(hold);
+        let commit = tokio::spawn({
+            let (volume, file) = (Arc::clone(&self.volume), Arc::clone(&self.file));
+            async move { volume.commit(vec![file]).await }
+        });
+        tokio::task::block_in_place(|| {
+            wait_for("segments under way", LONG, || {
+                (Some(self.server.held()) == held).then_some(())
+            });
+        });
+        meanwhile.await;
+        self.server.release();
+        commit.await.unwrap().unwrap();
+    }
+
+    /// The file as another host finds it that has nothing but the bucket.
+    async fn elsewhere(&self) -> Vec<u8> {
+        let _receipt = self.volume.meta.flush(LONG).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let other = volume(&self.server, dir.path()).await;
+        let file = other.inode(self.file.ino).await.unwrap();
+        other.read(&file, 0, 2 * LONG_FILE).await.unwrap().to_vec()
+    }
+
+    async fn resize(&self, size: usize) {
+        self.volume.set_size(&self.file, size as u64).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_cut_during_its_commit_is_whole_or_cut_on_another_host() {
+    let whole = long_file();
+    // In what is sent already, in what is read later, and to nothing.
+    for (cut, then) in [(MIB + 5, None), (68 * MIB + 5, Some(LONG_FILE)), (0, Some(LONG_FILE + 1))]
+    {
+        let world = World::new().await;
+        world
+            .commit_held(async {
+                world.resize(cut).await;
+                if let Some(size) = then {
+                    world.resize(size).await;
+                }
+            })
+            .await;
+        let found = world.elsewhere().await;
+        assert!(
+            found == whole || found == whole[..cut],
+            "cut to {cut}, then {then:?}: {} bytes, the first {} right",
+            found.len(),
+            found.iter().zip(&whole).take_while(|(found, wrote)| found == wrote).count(),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_rewritten_behind_a_cut_during_its_commit_is_right_here_and_after_the_next_commit() {
+    let (whole, end) = (long_file(), 70 * MIB);
+    for cut in [68 * MIB + 5, 0] {
+        let world = World::new().await;
+        world
+            .commit_held(async {
+                world.resize(cut).await;
+                world.write(end as u64, b"end").await;
+            })
+            .await;
+        let mut wanted = whole[..cut].to_vec();
+        wanted.resize(end, 0);
+        wanted.extend_from_slice(b"end");
+        assert!(world.read(0, LONG_FILE).await == wanted, "cut to {cut}");
+        world.volume.evict_all().unwrap();
+        assert!(world.read(0, LONG_FILE).await == wanted, "cut to {cut}, evicted");
+        world.commit().await;
+        assert!(world.elsewhere().await == wanted, "cut to {cut}, elsewhere");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_cut_after_its_commit_has_read_it_is_whole_on_another_host() {
+    let world = World::new().await;
+    let whole = &long_file()[..MIB];
+    let one = Rule::new(Op::Put, "/segments/", 1, Action::Hold);
+    world.commit_held_by(whole, one, world.resize(0)).await;
+    assert!(world.elsewhere().await == whole);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_removed_during_its_commit_leaves_nothing_on_the_local_disk() {
+    let world = World::new().await;
+    world
+        .commit_held(async {
+            let name = FileName::new("file").unwrap();
+            world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+        })
+        .await;
+    let cached = walk(&world.dir.path().join("cache"));
+    assert_eq!(cached, Vec::<std::path::PathBuf>::new());
+}
+
+/// The files below a folder.
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(walk(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
 }
 
 /// One byte a page, so that a page of another round or offset shows.
@@ -222,9 +355,9 @@ async fn a_closed_file_keeps_no_descriptor() {
     let open = || {
         let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let files = links.filter_map(|link| std::fs::read_link(link.path()).ok());
-        files.filter(|file| file.starts_with(world._dir.path().join("cache"))).count()
+        files.filter(|file| file.starts_with(world.dir.path().join("cache"))).count()
     };
-    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(s3vol::data::NothingOutside));
+    let fs = &world.fs;
     let handle = fs.open(Caller::ROOT, world.file.ino, libc::O_RDWR).await.unwrap().fh;
     world.write(0, &[7; 1 << 20]).await;
     assert_eq!(open(), 1);
@@ -257,7 +390,7 @@ async fn a_truncation_counts_also_when_the_cache_file_cannot_be_cut() {
     let world = World::new().await;
     world.write(0, &[7; 8192]).await;
     world.commit().await;
-    let cache = CacheFile::path_in(&world._dir.path().join("cache"), world.file.ino);
+    let cache = CacheFile::path_in(&world.dir.path().join("cache"), world.file.ino);
     std::fs::remove_file(&cache).unwrap();
     std::fs::create_dir(&cache).unwrap();
     world.volume.zero(&world.file, 0, 100, true).await.unwrap();
@@ -288,7 +421,7 @@ async fn a_full_log_keeps_no_file_open() {
     assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
     // The last page of the log has some room left.
     support::wait_for_async("the log to be full", LONG, || async {
-        fs.opendir(Ino::ROOT).await.is_err().then_some(())
+        fs.opendir(Caller::ROOT, Ino::ROOT).await.is_err().then_some(())
     })
     .await;
     assert!(fs.open(Caller::ROOT, other.ino, libc::O_RDONLY).await.is_err());

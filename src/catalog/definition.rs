@@ -4,11 +4,16 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::config::{BucketUrl, OnRemove, VolumeOptions};
+use crate::meta::EngineHome;
 use crate::store::Capabilities;
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName};
 
 /// The version of the records below.
 pub(super) const FORMAT: u32 = 1;
+/// Segments of a prefix that have a folder of their own among the by-prefix entries, and the bytes of
+/// each one's SHA-256: together they fit a key beside the longest prefix.
+const DEEPEST: usize = 20;
+const HASHED: usize = 6;
 
 /// `<home>/.s3vol/volumes/<name>.json`: one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +53,7 @@ impl Definition {
     }
 }
 
-/// `<state>/.s3vol/by-prefix/<hash of the URL>.json`: whose prefix this is.
+/// `<state>/.s3vol/by-prefix/<hash of each segment of the URL>/volume.json`: whose prefix this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefixEntry {
     pub format: u32,
@@ -58,7 +63,7 @@ pub struct PrefixEntry {
     pub adopted: bool,
 }
 
-/// `<state>/.s3vol/v/<uuid>/format.json`: written once, read back at every lease renewal.
+/// `<state>/.s3vol/v/<uuid>/format.json`: written once and when the engine changes, read back at every lease renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFormat {
     pub format: u32,
@@ -69,6 +74,11 @@ pub struct VolumeFormat {
     pub capabilities: Capabilities,
     /// The same of the bucket that holds the state.
     pub state_capabilities: Capabilities,
+    /// Where its records are.
+    pub engine: EngineHome,
+    /// Where somebody is moving them; nothing has changed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<EngineHome>,
     /// The volume was removed, and how far its deletion has come. Nobody may mount it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Deleting>,
@@ -93,8 +103,24 @@ pub(super) fn definition_key(home: &KeyPrefix, name: &VolumeName) -> ObjectKey {
 }
 
 pub(super) fn prefix_key(base: &KeyPrefix, url: &BucketUrl) -> ObjectKey {
-    let hash = sha2::Sha256::digest(url.to_string());
-    base.key(&format!(".s3vol/by-prefix/{hash:x}.json"))
+    prefix_folder(base, url).key("volume.json")
+}
+
+/// Below it are the entries of `url` and of everything inside it, as the places themselves lie: each
+/// segment is the start of its hash, because keys are short.
+pub(super) fn prefix_folder(base: &KeyPrefix, url: &BucketUrl) -> KeyPrefix {
+    let root = format!("{}://{}", url.scheme.as_str(), url.bucket);
+    // What lies deeper is one segment, and what is inside that is not told apart from what is beside.
+    let segments = url.prefix.as_str().trim_end_matches('/').splitn(DEEPEST, '/');
+    let mut folder = String::from(".s3vol/by-prefix/");
+    for segment in std::iter::once(root.as_str()).chain(segments.filter(|s| !s.is_empty())) {
+        let hash = sha2::Sha256::digest(segment);
+        for byte in &hash[..HASHED] {
+            folder.push_str(&format!("{byte:02x}"));
+        }
+        folder.push('/');
+    }
+    base.join(&folder)
 }
 
 /// The folder of one incarnation's state.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigErrors, EXIT_USAGE};
+use crate::sys::MountFlags;
 
 /// The name under which `mount(8)` starts the helper for `mount -t fuse.s3vol`.
 const HELPER: &str = "mount.fuse.s3vol";
@@ -38,6 +39,9 @@ pub enum Command {
     Plugin(PluginArgs),
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
+    /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read. Small
+    /// volumes do that at every unmount.
+    Export(ExportArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
@@ -66,7 +70,21 @@ pub struct MountArgs {
     pub detach: bool,
     /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
+    /// An existing directory.
     pub mountpoint: PathBuf,
+}
+
+/// `s3vol export`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ExportArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Where the volume's objects lie, such as s3://bucket/prefix. Nobody may use it meanwhile.
+    pub url: String,
 }
 
 /// `s3vol status`.
@@ -75,6 +93,7 @@ pub struct StatusArgs {
     /// The folder that the volumes' processes were given.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// For programs.
     #[arg(long)]
     pub json: bool,
 }
@@ -93,6 +112,7 @@ pub struct ProbeArgs {
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// A bucket and a prefix, such as s3://bucket/prefix.
     pub url: String,
 }
 
@@ -105,12 +125,14 @@ pub enum RecoveredCommand {
     Show {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
     },
     /// Write the files of one into a new folder.
     Restore {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
         /// The folder; it must not exist.
         into: PathBuf,
@@ -175,14 +197,11 @@ fn is_flags(arg: &str) -> bool {
     arg.strip_prefix('-').is_some_and(|f| !f.is_empty() && f.chars().all(|c| "sfnv".contains(c)))
 }
 
-/// `key=value` texts, several in one with commas. Options that belong to `mount(8)` are dropped.
+/// `key=value` texts, several in one with commas.
 pub(super) fn options(texts: &[String]) -> Result<BTreeMap<String, String>, ConfigErrors> {
     let mut options = BTreeMap::new();
-    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim) {
+    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty()) {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        if text.is_empty() || is_generic(name) {
-            continue;
-        }
         let name = if name == "ro" { "readonly" } else { name };
         if options.insert(name.to_owned(), value.to_owned()).is_some() {
             return Err(ConfigErrors::one(name, "given twice"));
@@ -191,25 +210,51 @@ pub(super) fn options(texts: &[String]) -> Result<BTreeMap<String, String>, Conf
     Ok(options)
 }
 
-/// Options that `mount(8)` and fstab understand, or that every FUSE mount of ours has.
-fn is_generic(name: &str) -> bool {
-    const GENERIC: &[&str] = &[
+/// [`options`] and what `mount(8)` and fstab may say besides. What the kernel enforces becomes a flag, what
+/// every mount of ours has anyway means nothing, and what cannot be had is refused.
+pub(super) fn mount_options(
+    texts: &[String],
+) -> Result<(BTreeMap<String, String>, MountFlags), ConfigErrors> {
+    let mut flags = MountFlags::default();
+    let mut ours = Vec::new();
+    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim) {
+        match text {
+            "nosuid" => flags.nosuid = true,
+            "suid" => flags.nosuid = false,
+            "noexec" => flags.noexec = true,
+            "exec" => flags.noexec = false,
+            "sync" => flags.sync = true,
+            "async" => flags.sync = false,
+            // As mount(8) has it.
+            "user" | "users" => (flags.nosuid, flags.noexec) = (true, true),
+            "owner" | "group" => flags.nosuid = true,
+            "dev" | "dirsync" | "strictatime" | "lazytime" => {
+                let why = match text {
+                    "dev" => "device nodes never work on a volume",
+                    "dirsync" => {
+                        "changes of names are synced by fsync, syncfs, or `sync` on the mount"
+                    }
+                    _ => "access times are kept as with relatime",
+                };
+                return Err(ConfigErrors::one(text, format!("not to be had: {why}; leave it out")));
+            }
+            _ if means_nothing(text) => {}
+            _ => ours.push(text.to_owned()),
+        }
+    }
+    Ok((options(&ours)?, flags))
+}
+
+/// For other programs, or true of every mount of ours.
+fn means_nothing(text: &str) -> bool {
+    const MEANT_FOR_OTHERS: &[&str] = &[
         "rw",
         "auto",
         "noauto",
         "nofail",
         "_netdev",
         "defaults",
-        "user",
         "nouser",
-        "users",
-        "owner",
-        "group",
-        "exec",
-        "noexec",
-        "suid",
-        "nosuid",
-        "dev",
         "nodev",
         "atime",
         "noatime",
@@ -217,14 +262,12 @@ fn is_generic(name: &str) -> bool {
         "nodiratime",
         "relatime",
         "norelatime",
-        "strictatime",
-        "lazytime",
-        "sync",
-        "async",
-        "dirsync",
         "allow_other",
         "default_permissions",
-        "comment",
     ];
-    GENERIC.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    let name = text.split_once('=').map_or(text, |(name, _)| name);
+    MEANT_FOR_OTHERS.contains(&text)
+        || name == "comment"
+        || name.starts_with("x-")
+        || name.starts_with("X-")
 }

@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::args::{MountArgs, options};
+use super::args::{MountArgs, mount_options};
 use super::settings;
 use crate::catalog::{Stores, incarnate};
-use crate::config::VolumeOptions;
+use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::{ControlClient, DriverSettings};
-use crate::sys;
-use crate::types::VolumeName;
+use crate::sys::{self, MountFlags};
+use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
 
 /// A volume whose state is found or made, ready to be served.
@@ -21,6 +21,7 @@ pub struct PreparedMount {
     pub spec: WorkerSpec,
     /// The URL as given: the mount's source.
     pub source: String,
+    pub flags: MountFlags,
     /// With `--detach`: the arguments of the process that serves in the background.
     pub background: Option<Vec<OsString>>,
 }
@@ -29,39 +30,58 @@ pub struct PreparedMount {
 /// behind, so that the caller may fork.
 pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     let config = settings(args.state.clone())?;
-    let given = options(&args.options)?;
+    let (given, flags) = mount_options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
     let mountpoint = free_of_dead_mount(&args.mountpoint)
         .and_then(|()| std::fs::canonicalize(&args.mountpoint))
-        .with_context(|| format!("the mount point {}", args.mountpoint.display()))?;
+        .with_context(|| {
+            format!("the mount point {} (an existing directory)", args.mountpoint.display())
+        })?;
     if !mountpoint.is_dir() {
         bail!("the mount point {} is not a directory", mountpoint.display());
+    }
+    let table = sys::mount_table()?;
+    if let Some(there) = table.iter().rfind(|entry| entry.path == mountpoint)
+        && there.kind == sys::FUSE_TYPE
+    {
+        bail!("{} is mounted at {}; unmount it first", there.source, mountpoint.display());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
         let found = incarnate(&Stores::default(), &volume).await?;
         volume.state_url = found.state_url;
-        let sockets = DriverSettings::control_sockets(&config.state);
-        let place = mountpoint.as_os_str().as_bytes();
-        let local = WorkerSpec::local_name(found.id, volume.readonly, place);
-        let spec = WorkerSpec {
-            name: name_of(&args.url),
-            id: found.id,
-            options: volume,
-            state_dir: config.state.join("volumes").join(&local),
-            control_socket: sockets.join(format!("{local}.sock")),
-            mountpoint,
-        };
-        refuse_second(&spec).await?;
-        for folder in [&spec.state_dir, &sockets] {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
-        anyhow::Ok(spec)
+        local_spec(&config, &args.url, found.id, volume, mountpoint).await
     })?;
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let background = args.detach.then(|| foreground_again(&args));
-    Ok(PreparedMount { spec, source: args.url, background })
+    Ok(PreparedMount { spec, source: args.url, flags, background })
+}
+
+/// What a worker of this volume needs on this host, its folders included. Refuses a second worker.
+pub(super) async fn local_spec(
+    config: &PluginConfig,
+    url: &str,
+    id: VolumeId,
+    options: VolumeOptions,
+    mountpoint: PathBuf,
+) -> anyhow::Result<WorkerSpec> {
+    let sockets = DriverSettings::control_sockets(&config.state);
+    let place = mountpoint.as_os_str().as_bytes();
+    let local = WorkerSpec::local_name(id, options.readonly, place);
+    let spec = WorkerSpec {
+        name: name_of(url),
+        id,
+        options,
+        state_dir: config.state.join("volumes").join(&local),
+        control_socket: sockets.join(format!("{local}.sock")),
+        mountpoint,
+    };
+    refuse_second(&spec).await?;
+    for folder in [&spec.state_dir, &sockets] {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(spec)
 }
 
 /// Takes away what a process of ours left here when it was killed: nobody can use it any more.

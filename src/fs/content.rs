@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::core::SYNC_TIMEOUT;
+use super::core::{SYNC_TIMEOUT, count_less};
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
 use crate::data::{Inode, live_extents};
@@ -24,11 +24,12 @@ impl Fs {
     /// `flags` are open(2)'s.
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         let inode = self.inode(ino).await?;
-        if flags & libc::O_TRUNC != 0 {
+        // What was truncated before may have been written to since.
+        if flags & libc::O_TRUNC != 0 && !self.counted(&caller) {
             self.resize(&inode, 0).await?;
             self.drop_setid(caller, &inode).await?;
         }
-        self.opened(&inode, flags)
+        self.opened(&caller, &inode, flags)
     }
 
     pub async fn create(
@@ -42,18 +43,12 @@ impl Fs {
         let new = NewInode { kind: FileKind::File, perm: mode & 0o7777, rdev: 0, target: None };
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;
-        Ok((attr, self.opened(&inode, flags)?))
+        Ok((attr, self.opened(&caller, &inode, flags)?))
     }
 
-    fn opened(&self, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
+    fn opened(&self, caller: &Caller, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        inode.opens.fetch_add(1, Ordering::SeqCst);
-        if inode.live().removed {
-            // The kernel looks the name up again.
-            inode.opens.fetch_sub(1, Ordering::SeqCst);
-            return Err(FsError::Stale);
-        }
-        self.note_open(inode)?;
+        self.count_open(caller, inode)?;
         let fh = self.new_handle();
         if writes {
             inode.writers.fetch_add(1, Ordering::SeqCst);
@@ -62,18 +57,6 @@ impl Fs {
         // worker, so they cannot point into its memory.
         let fh = FileHandle(fh.0 << 1 | u64::from(writes));
         Ok(Opened { fh, keep_cache: true, direct_io: flags & libc::O_DIRECT != 0 })
-    }
-
-    /// Records that an inode, counted as open by now, is open; counts it back when that fails.
-    pub(super) fn note_open(&self, inode: &Inode) -> Result<(), FsError> {
-        let record = Record::Opened { ino: inode.ino };
-        let noted = self.volume.meta.journal.lock().append(&record);
-        noted.map(drop).map_err(|error| {
-            if last_use_ended(inode) && inode.live().attr.nlink == 0 {
-                self.volume.wants_tidying();
-            }
-            FsError::from(crate::data::DataError::from(error))
-        })
     }
 
     pub async fn read(
@@ -188,7 +171,7 @@ impl Fs {
         let record = Record::Released { conn, unique: caller.unique, ino };
         let noted = self.volume.meta.journal.lock().append(&record);
         // The handle is gone whether the log has room for that or not.
-        let removed = match last_use_ended(&inode) {
+        let removed = match count_less(&inode) {
             true => self.unused(&inode).await,
             false => Ok(()),
         };
@@ -368,12 +351,6 @@ impl Fs {
         }
         Ok(done)
     }
-}
-
-/// One use less; whether it was the last.
-fn last_use_ended(inode: &Inode) -> bool {
-    let less = |n: u32| n.checked_sub(1);
-    inode.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
 }
 
 fn keeps_size(mode: Fallocate) -> bool {

@@ -42,6 +42,34 @@ pub fn record_key(state: &KeyPrefix, epoch: Epoch) -> ObjectKey {
     state.key(&format!("lease/{:020}", epoch.0))
 }
 
+/// The highest epoch that has a record.
+pub async fn last_epoch(
+    store: &dyn StoreBackend,
+    state: &KeyPrefix,
+    timeout: Duration,
+) -> Result<Option<Epoch>, StoreError> {
+    let prefix = state.join("lease");
+    let mut last = None;
+    let mut token = None;
+    loop {
+        let page = store.list(records(&prefix, token), timeout).await?;
+        last =
+            last.max(page.entries.iter().filter_map(|entry| epoch_of(&prefix, &entry.key)).max());
+        token = page.next;
+        if token.is_none() {
+            return Ok(last);
+        }
+    }
+}
+
+fn records(prefix: &KeyPrefix, token: Option<String>) -> ListRequest {
+    ListRequest { prefix: prefix.as_str().to_owned(), delimiter: false, token, max_keys: 1000 }
+}
+
+fn epoch_of(prefix: &KeyPrefix, key: &ObjectKey) -> Option<Epoch> {
+    prefix.strip(key)?.parse().ok().map(Epoch)
+}
+
 /// Deletes the records below `epoch - 1`, which nobody will judge again. Returns how many.
 pub async fn forget_older(
     store: &dyn StoreBackend,
@@ -52,16 +80,10 @@ pub async fn forget_older(
     let prefix = state.join("lease");
     let (mut token, mut deleted) = (None, 0);
     loop {
-        let request = ListRequest {
-            prefix: prefix.as_str().to_owned(),
-            delimiter: false,
-            token,
-            max_keys: 1000,
-        };
-        let page = store.list(request, timeout).await?;
+        let page = store.list(records(&prefix, token), timeout).await?;
         for entry in page.entries {
-            let of = prefix.strip(&entry.key).and_then(|name| name.parse::<u64>().ok());
-            if of.is_some_and(|of| of.saturating_add(1) < epoch.0) {
+            let of = epoch_of(&prefix, &entry.key);
+            if of.is_some_and(|of| of.0.saturating_add(1) < epoch.0) {
                 match store.delete(&entry.key, Send::plain(timeout)).await {
                     PutOutcome::Won(_) => deleted += 1,
                     PutOutcome::Lost => {}

@@ -16,6 +16,7 @@
 mod batch;
 mod error;
 mod handle;
+mod home;
 mod kept;
 mod watched_store;
 
@@ -40,6 +41,7 @@ pub use batch::{Batch, RESERVED_KEY};
 pub use error::EngineError;
 pub use handle::Applied;
 pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
+pub use home::EngineHome;
 pub(super) use kept::Kept;
 pub(super) use watched_store::WatchedStore;
 
@@ -73,6 +75,9 @@ pub struct EngineConfig {
     pub object_store: Arc<dyn ObjectStore>,
     /// The database's path in it.
     pub path: String,
+    /// The volume's last epoch before this database was made; 0 for its first one. The database
+    /// counts its own from 1.
+    pub after: Epoch,
     /// The epoch that the caller judged to be free; `None` if it saw no database.
     pub expected: Option<Epoch>,
     /// See [`EpochHook`]. Not called for the epoch that `open` itself claims: the caller logs that
@@ -105,6 +110,7 @@ impl EngineConfig {
         EngineConfig {
             object_store,
             path: path.into(),
+            after: Epoch(0),
             expected,
             on_epoch: None,
             if_match: true,
@@ -118,6 +124,7 @@ impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineConfig")
             .field("path", &self.path)
+            .field("after", &self.after)
             .field("expected", &self.expected)
             .field("if_match", &self.if_match)
             .field("mirror", &self.mirror)
@@ -177,12 +184,14 @@ pub(super) struct Inner {
 }
 
 impl Engine {
-    /// The writer epoch in the bucket; `None` when there is no database yet. Changes nothing.
+    /// The writer epoch in the bucket of the database that was made after the epoch `after`; `None` when
+    /// there is none yet. Changes nothing.
     pub async fn writer_epoch(
         object_store: &Arc<dyn ObjectStore>,
         path: &str,
+        after: Epoch,
     ) -> Result<Option<Epoch>, EngineError> {
-        handle::writer_epoch(Arc::clone(object_store), path).await
+        handle::writer_epoch(Arc::clone(object_store), path, after).await
     }
 
     /// Claims the epoch after `config.expected` and opens the database. Of several challengers that
@@ -192,6 +201,7 @@ impl Engine {
         let backend = Backend::new(
             config.object_store,
             config.path,
+            config.after,
             config.if_match,
             config.mirror,
             HybridClock::new(config.wall),

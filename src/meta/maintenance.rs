@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slatedb::CompactorBuilder;
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, GarbageCollectorDirectoryOptions,
     GarbageCollectorOptions, SizeTieredCompactionSchedulerOptions,
 };
+use slatedb::{CompactorBuilder, VersionedManifest};
 
 use super::engine::{EngineError, Handle, Inner, WatchedStore};
 use super::hybrid_clock::HybridClock;
@@ -132,7 +132,8 @@ async fn maintain_now(inner: &Inner, handle: &Handle) -> Result<(), EngineError>
 async fn is_current(inner: &Inner, handle: &Handle) -> Result<Option<u64>, EngineError> {
     let manifest = inner.backend.admin().read_manifest(None).await;
     let manifest = manifest.map_err(EngineError::from_slate)?;
-    Ok(manifest.filter(|m| m.writer_epoch() == handle.epoch.0).map(|m| m.compactor_epoch()))
+    let ours = |m: &VersionedManifest| inner.backend.epoch(m.writer_epoch()) == handle.epoch;
+    Ok(manifest.filter(ours).map(|m| m.compactor_epoch()))
 }
 
 /// Flushes the memtable while a compactor makes room for it, until L0 is at its goal.

@@ -10,6 +10,7 @@ mod changes;
 mod heads;
 mod listing;
 mod tombs;
+mod wipe;
 
 use std::collections::HashMap;
 use std::sync::Arc;

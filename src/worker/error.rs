@@ -19,6 +19,11 @@ pub enum WorkerError {
         "there is no volume at {0} yet that could be followed: mount it once without readonly, on any host, with credentials that may write"
     )]
     NeverWritten(String),
+    #[error(
+        "the volume's metadata is in the format {engine}, which version {ours} of the plugin cannot read, and {why}. Mount it once with version {plugin} and unmount it, so that it leaves an export; for a volume of very many files run `s3vol export` of that version",
+        ours = env!("CARGO_PKG_VERSION")
+    )]
+    OtherEngine { engine: String, plugin: String, why: String },
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
     #[error(

@@ -13,7 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Served, Stage, listen};
-use super::open::{ENGINE_PATH, Format, Successor, clear_local, mirror, places};
+use super::engine_change::unreadable;
+use super::format::Format;
+use super::open::{Successor, clear_local, mirror};
+use super::places::places;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
@@ -22,6 +25,7 @@ use crate::fs::FsError;
 use crate::fuse::{HandoffFiles, Serving, serve_following};
 use crate::meta::Follower;
 use crate::meta::log::StateDirLock;
+use crate::sys::FuseMount;
 
 /// Reading the newest state: a long log takes some hundred requests.
 const OPEN: Duration = Duration::from_secs(60);
@@ -41,10 +45,14 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         .map_err(WorkerError::local(format!("the state folder {}", dir.display())))?;
     let lock = StateDirLock::acquire(dir)?;
     let places = places(spec.id, &spec.options)?;
-    Format::of(&places, spec.id).open(&places).await?;
+    let (known, _) = Format::of(&places, spec.id).open(&places).await?;
+    if !known.engine.is_readable() {
+        return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
+    }
     let store = places.state_store.engine(&places.state)?.into_inner();
     let mirror = Some(mirror(spec));
-    let follower = Follower::open(store, ENGINE_PATH, mirror, Deadline::after(OPEN)).await?;
+    let follower =
+        Follower::open(store, &known.engine.folder, mirror, Deadline::after(OPEN)).await?;
     let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
     let parts = FollowParts {
         id: spec.id,
@@ -192,8 +200,9 @@ pub(super) async fn run_supervised(
     match open_and_serve(&spec, device, successor, ends).await {
         Ok(()) => Ok(0),
         Err(error) => {
-            tracing::error!("the volume cannot be followed: {error:#}");
-            let _ = stage.send(Stage::Failed(format!("{error:#}")));
+            let why = crate::telemetry::with_causes(&error);
+            tracing::error!("the volume cannot be followed: {why}");
+            let _ = stage.send(Stage::Failed(why));
             tokio::time::sleep(LAST_WORDS).await;
             Ok(EXIT_NOT_OPENED)
         }
@@ -217,12 +226,12 @@ async fn open_and_serve(
 }
 
 /// As [`super::serve_foreground`], for a volume that is only read.
-pub(super) async fn run_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+pub(super) async fn run_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     let ends = control(&spec)?;
     let followed = open(&spec, Successor::No).await?;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;
-    let device = super::foreground::mount(&spec.mountpoint, source, true)
+    let device = super::foreground::mount(&spec.mountpoint, how)
         .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
     let served = match device {
         Ok(device) => {

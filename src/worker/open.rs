@@ -4,36 +4,28 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-
+use super::engine_change::to_ours;
+use super::format::Format;
+use super::places::{Places, places};
 use super::{WorkerError, WorkerSpec, recovery};
-use crate::catalog::VolumeFormat;
 use crate::clock::Deadline;
-use crate::config::VolumeOptions;
 use crate::data::{DataError, Recovered, Volume, VolumeParts};
 use crate::fs::Fs;
-use crate::lease::{
-    FormatCheck, FormatTrouble, Judgement, Keeper, KeeperConfig, LEASE, Observation, judge,
-};
+use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
-    Applied, Engine, EngineConfig, Fold, Journal, LocalLog, Logged, Meta, MetaError, Mirror,
-    Record, keys,
+    Applied, Engine, EngineConfig, EngineHome, Fold, Journal, LocalLog, Logged, Meta, MetaError,
+    Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::{
-    ListRequest, Location, Store, StoreBackend, StoreErrorKind, StoreSettings, Verb,
-};
-use crate::types::{Epoch, KeyPrefix, ObjectKey, VolumeId};
+use crate::store::{ListRequest, Verb};
+use crate::types::Epoch;
 
-/// The engine's database below the state folder. The name changes with the engine's format, so that
-/// no binary opens what it cannot read.
-pub(super) const ENGINE_PATH: &str = "meta/slatedb-0.18";
-/// How long a volume that another host holds is waited for.
 /// Local copies of the engine's files, in the volume's state folder.
 const MIRROR: &str = "meta";
 const MIN_MIRROR: usize = 64 << 20;
+/// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
 const REQUEST: Duration = Duration::from_secs(10);
@@ -56,33 +48,6 @@ pub struct Mounted {
     pub(super) _lock: StateDirLock,
 }
 
-/// The stores of a volume and where its keys start in them.
-pub(super) struct Places {
-    pub store: Store,
-    pub state_store: Store,
-    pub prefix: KeyPrefix,
-    pub state: KeyPrefix,
-    pub same_bucket: bool,
-}
-
-pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
-    let settings = StoreSettings {
-        endpoint: options.endpoint.clone(),
-        region: options.region.clone(),
-        path_style: options.path_style,
-        ..StoreSettings::default()
-    };
-    let location = Location::parse(&options.url)?;
-    let state_location = Location::parse(&options.state_url)?;
-    let same_bucket =
-        location.scheme == state_location.scheme && location.bucket == state_location.bucket;
-    let store = Store::open(&location, &settings)?;
-    let state_store =
-        if same_bucket { store.clone() } else { Store::open(&state_location, &settings)? };
-    let state = state_location.prefix.join(&format!(".s3vol/v/{id}/"));
-    Ok(Places { store, state_store, prefix: location.prefix, state, same_bucket })
-}
-
 /// The settle permit that a lease gives.
 struct LeasePermit(Arc<Keeper>);
 
@@ -98,74 +63,6 @@ impl Permit for LeasePermit {
     }
 }
 
-/// Reads `format.json` back, as every lease renewal does.
-pub(super) struct Format {
-    store: Arc<dyn StoreBackend>,
-    key: ObjectKey,
-    id: VolumeId,
-}
-
-impl Format {
-    pub fn of(places: &Places, id: VolumeId) -> Self {
-        Format { store: places.state_store.backend(), key: places.state.key("format.json"), id }
-    }
-
-    /// Reads it for the first time: refuses a removed volume and another endpoint, and takes over
-    /// what is known of the stores.
-    pub async fn open(&self, places: &Places) -> Result<VolumeFormat, WorkerError> {
-        let known = self.read(REQUEST).await.map_err(|e| match e {
-            FormatTrouble::Damaged(text) => WorkerError::Damaged(text),
-            FormatTrouble::Unknown(e) => e.into(),
-        })?;
-        if known.deleting.is_some() {
-            return Err(WorkerError::Removed);
-        }
-        if known.endpoint != places.store.endpoint() {
-            return Err(WorkerError::OtherEndpoint {
-                ours: places.store.endpoint().to_owned(),
-                theirs: known.endpoint,
-            });
-        }
-        places.store.remember(&known.capabilities);
-        if !places.same_bucket {
-            places.state_store.remember(&known.state_capabilities);
-        }
-        Ok(known)
-    }
-
-    async fn read(&self, timeout: Duration) -> Result<VolumeFormat, FormatTrouble> {
-        let found = match self.store.get(&self.key, None, None, timeout).await {
-            Ok(found) => found,
-            Err(e) if e.kind == StoreErrorKind::NotFound => {
-                return Err(FormatTrouble::Damaged(format!(
-                    "{} is missing. The volume's state was removed from the bucket; nothing that was synced since is acknowledged, and the local state is kept",
-                    self.key
-                )));
-            }
-            Err(e) => return Err(FormatTrouble::Unknown(e)),
-        };
-        let format: VolumeFormat = serde_json::from_slice(&found.data)
-            .map_err(|e| FormatTrouble::Damaged(format!("{} cannot be read: {e}", self.key)))?;
-        if format.uuid != self.id {
-            return Err(FormatTrouble::Damaged(format!(
-                "{} belongs to the volume {}, not to {}",
-                self.key, format.uuid, self.id
-            )));
-        }
-        Ok(format)
-    }
-}
-
-#[async_trait]
-impl FormatCheck for Format {
-    async fn check(&self, timeout: Duration) -> Result<(), FormatTrouble> {
-        match self.read(timeout).await?.deleting {
-            None => Ok(()),
-            Some(_) => Err(FormatTrouble::Damaged(WorkerError::Removed.to_string())),
-        }
-    }
-}
-
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
 ///
 /// A volume that another host holds is waited for a short while. Must not be dropped half-way: a
@@ -176,19 +73,22 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
     let lock = StateDirLock::acquire(state_dir)?;
     let places = places(spec.id, &spec.options)?;
-    let format = Format::of(&places, spec.id);
+    let format = Arc::new(Format::of(&places, spec.id));
     let known = format.open(&places).await?;
+    let known = to_ours(&places, &format, known, spec.options.single_host).await?;
 
     let hook: Arc<OnceLock<Weak<Volume>>> = Arc::default();
     let object_store = places.state_store.engine(&places.state)?.into_inner();
     let mut local = open_log(spec)?;
-    let found = Engine::writer_epoch(&object_store, ENGINE_PATH).await?;
+    let home = &known.engine;
+    let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
     if let Some(epoch) = found
         && !local.epochs.contains(&epoch)
     {
-        wait_until_free(&places, epoch).await?;
+        wait_until_free(&places, home, epoch).await?;
     }
-    let mut config = EngineConfig::new(object_store, ENGINE_PATH, found);
+    let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
+    config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epoch_hook(Arc::clone(&hook)));
     config.mirror = Some(mirror(spec));
@@ -239,9 +139,15 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         places.state.clone(),
         claimed,
         host.clone(),
-        Arc::new(format),
+        Arc::clone(&format) as _,
     );
     let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
+    // Whoever is changing the engine may have looked before our record was there.
+    if format.engine_changes() {
+        return Err(WorkerError::Held(
+            "another version of the plugin is just moving the volume's metadata; try again".into(),
+        ));
+    }
     let volume = Volume::open(
         VolumeParts {
             id: spec.id,
@@ -346,7 +252,11 @@ async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
     Ok(())
 }
 
-async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerError> {
+async fn wait_until_free(
+    places: &Places,
+    home: &EngineHome,
+    epoch: Epoch,
+) -> Result<(), WorkerError> {
     let deadline = Deadline::after(HELD_BUDGET);
     let store = places.state_store.backend();
     let mut observation = Observation::default();
@@ -357,7 +267,7 @@ async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerErro
                 return Ok(());
             }
             Judgement::Held(holder)
-                if holder.record.is_none() && claimed_long_ago(places).await? =>
+                if holder.record.is_none() && claimed_long_ago(places, home).await? =>
             {
                 tracing::info!(%epoch, "its claimant never said who it is; the volume is free");
                 return Ok(());
@@ -374,9 +284,9 @@ async fn wait_until_free(places: &Places, epoch: Epoch) -> Result<(), WorkerErro
 /// Whether the engine's last manifest, which the claim wrote, is older than a lease by the store's
 /// clock. A host that died between its claim and its first lease record leaves nothing else to judge,
 /// and no challenger's patience is as long as a lease.
-async fn claimed_long_ago(places: &Places) -> Result<bool, WorkerError> {
+async fn claimed_long_ago(places: &Places, home: &EngineHome) -> Result<bool, WorkerError> {
     let store = places.state_store.backend();
-    let prefix = places.state.join(&format!("{ENGINE_PATH}/manifest/"));
+    let prefix = places.state.join(&format!("{}/manifest/", home.folder));
     let mut token = None;
     let mut latest = None;
     loop {

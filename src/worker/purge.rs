@@ -21,19 +21,18 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
-use super::open::{ENGINE_PATH, Places, places};
+use super::engine_change::{Unchecked, to_ours};
+use super::format::{Format, applied};
+use super::places::{Places, places};
 use super::{WorkerError, recovery};
 use crate::catalog::{CatalogError, Definition, Deleting, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
-use crate::lease::{
-    FormatCheck, FormatTrouble, Holder, Judgement, Keeper, KeeperConfig, Observation, judge,
-};
+use crate::lease::{Holder, Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
-    Attributes, Condition, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
-    Verb,
+    Condition, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{Lsn, ObjectKey, PutId, Version, VolumeId};
 
@@ -114,10 +113,19 @@ impl EnginePurge {
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options)?;
-        let object_store = places.state_store.engine(&places.state)?.into_inner();
-        let Some(epoch) = Engine::writer_epoch(&object_store, ENGINE_PATH).await? else {
+        let Some((known, _)) = Format::of(&places, volume.uuid).read().await? else {
             return Ok(None);
         };
+        let home = &known.engine;
+        let epoch = match home.is_readable() {
+            true => {
+                let object_store = places.state_store.engine(&places.state)?.into_inner();
+                Engine::writer_epoch(&object_store, &home.folder, home.after).await?
+            }
+            // Of another engine only the leases can be read.
+            false => last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?,
+        };
+        let Some(epoch) = epoch else { return Ok(None) };
         let mut seen = self.seen.lock().remove(&volume.uuid).unwrap_or_default();
         let store = places.state_store.backend();
         match judge(&*store, &places.state, epoch, &mut seen, REQUEST).await? {
@@ -132,23 +140,19 @@ impl EnginePurge {
     async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
         let deadline = Deadline::after(self.slice);
         let places = places(volume.uuid, &volume.options)?;
-        let format = FormatFile {
-            store: places.state_store.backend(),
-            key: places.state.key("format.json"),
-        };
-        let Some(known) = format.read().await? else {
+        let format = Format::of(&places, volume.uuid);
+        let Some((known, version)) = format.read().await? else {
             // Deleted last, so the objects went before; or somebody else deleted it, and then
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
         };
-        places.store.remember(&known.capabilities);
-        if !places.same_bucket {
-            places.state_store.remember(&known.state_capabilities);
-        }
+        places.learn(&known);
         if known.deleting != Some(Deleting::State) {
             if let Some(holder) = self.judged(volume).await? {
                 return Ok(Purged::Later(holder.to_string()));
             }
+            let single_host = volume.options.single_host;
+            let known = to_ours(&places, &format, (known, version), single_host).await?;
             let later = self.delete_objects(volume, &places, &format, known, deadline).await?;
             if let Some(why) = later {
                 return Ok(Purged::Later(why));
@@ -162,18 +166,20 @@ impl EnginePurge {
         &self,
         volume: &Definition,
         places: &Places,
-        format: &FormatFile,
+        format: &Format,
         known: VolumeFormat,
         deadline: Deadline,
     ) -> Result<Option<String>, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
-        let found = Engine::writer_epoch(&object_store, ENGINE_PATH).await?;
+        let home = known.engine.clone();
+        let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
         if found.is_none() {
             // Never mounted.
-            format.write(VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
+            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
             return Ok(None);
         }
-        let mut config = EngineConfig::new(object_store, ENGINE_PATH, found);
+        let mut config = EngineConfig::new(object_store, home.folder, found);
+        config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
         let engine = Engine::open(config).await?;
         let keeper = KeeperConfig::new(
@@ -197,10 +203,10 @@ impl EnginePurge {
             foreign: 0,
         };
         let result: Result<Option<String>, WorkerError> = async {
-            format.write(begun.clone()).await?;
+            format.write(&begun).await?;
             let left = objects.delete(deadline).await?;
             if left.is_none() {
-                format.write(VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+                format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
             }
             Ok(left)
         }
@@ -259,52 +265,6 @@ fn late(volume: &Definition) -> WorkerError {
 
 fn failed(error: WorkerError) -> CatalogError {
     CatalogError::Volume(Box::new(error))
-}
-
-/// The deletion itself writes `format.json`.
-struct Unchecked;
-
-#[async_trait]
-impl FormatCheck for Unchecked {
-    async fn check(&self, _timeout: Duration) -> Result<(), FormatTrouble> {
-        Ok(())
-    }
-}
-
-struct FormatFile {
-    store: Arc<dyn StoreBackend>,
-    key: ObjectKey,
-}
-
-impl FormatFile {
-    async fn read(&self) -> Result<Option<VolumeFormat>, WorkerError> {
-        match self.store.get(&self.key, None, None, REQUEST).await {
-            Ok(found) => serde_json::from_slice(&found.data)
-                .map(Some)
-                .map_err(|e| WorkerError::Damaged(format!("{} cannot be read: {e}", self.key))),
-            Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    async fn write(&self, format: VolumeFormat) -> Result<(), WorkerError> {
-        let body = serde_json::to_vec_pretty(&format)
-            .map_err(|e| WorkerError::Damaged(format!("{} cannot be written: {e}", self.key)))?;
-        let send = Send::plain(REQUEST);
-        applied(self.store.put(&self.key, Bytes::from(body), &Attributes::new(), send).await)
-    }
-}
-
-fn applied(outcome: PutOutcome) -> Result<(), WorkerError> {
-    match outcome {
-        PutOutcome::Won(_) => Ok(()),
-        PutOutcome::Ambiguous(error) => Err(error.into()),
-        PutOutcome::Lost => Err(StoreError::new(
-            StoreErrorKind::Protocol,
-            "the store refused an unconditional request",
-        )
-        .into()),
-    }
 }
 
 /// What became of one recorded key.

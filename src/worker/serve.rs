@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::tasks::commit_all;
-use super::{DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, recovery};
+use super::{
+    DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
+};
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
@@ -26,6 +28,8 @@ const LEASE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(5);
 /// Uploading what was not synced when another host took over.
 const SAVE: Duration = Duration::from_secs(60);
+/// Writing the export of a small volume.
+const EXPORT: Duration = Duration::from_secs(10);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -227,6 +231,15 @@ impl Shared {
     /// The end: commits within `commit`, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
+        let left = self.seal(commit, settle).await?;
+        self.export().await;
+        self.release().await?;
+        Ok(left)
+    }
+
+    /// Commits within `commit`, settles within `settle`, and takes no more changes. Returns how many
+    /// are not settled.
+    pub async fn seal(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
         self.end_content();
         commit_all(&self.volume, commit).await?;
         let left = match self.settler.settle_all(Deadline::after(settle)).await {
@@ -243,10 +256,34 @@ impl Shared {
             let why = "changes were still on their way when the volume was to be closed";
             return Err(crate::data::DataError::Late(why.to_owned()).into());
         }
+        Ok(left)
+    }
+
+    /// Closes the engine and releases the lease of a volume that is sealed.
+    pub async fn release(&self) -> Result<(), WorkerError> {
         self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
         super::open::clear_local(&self.spec.state_dir);
-        Ok(left)
+        Ok(())
+    }
+
+    /// Leaves the records of a small volume in a format of our own, for a later version of this program.
+    async fn export(&self) {
+        let volume = &self.volume;
+        if volume.meta.superblock().inodes > export::FEW {
+            return;
+        }
+        let store = volume.state_store.as_ref();
+        let nobody = &mut |_| {};
+        let write = export::write(&volume.meta.engine, store, &volume.state, export::SMALL, nobody);
+        match tokio::time::timeout(EXPORT, write).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no export was written; only this version of the plugin can open the volume"
+            ),
+            Err(_) => tracing::warn!("there was no time to write an export"),
+        }
     }
 }

@@ -159,7 +159,7 @@ pub(super) fn start(
 
 /// What nothing refers to any more. The settler collects as well, but only when files come to rest.
 async fn collect(volume: &Volume) -> Result<(), DataError> {
-    volume.collect_dead().await?;
+    while volume.collect_dead().await? {}
     let repacked = volume.repack(SLACK).await?;
     if repacked.segments > 0 {
         tracing::info!(?repacked, "half-dead segments were written anew");

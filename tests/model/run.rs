@@ -307,7 +307,7 @@ impl Run {
             }
             Op::OpenDir { dir } => {
                 let (id, ino) = self.dir(dir);
-                let fh = self.fs().opendir(ino).await.map_err(failed("opendir"))?;
+                let fh = self.fs().opendir(Caller::ROOT, ino).await.map_err(failed("opendir"))?;
                 self.dirs.push((fh, id));
                 self.tree.node_mut(id).opens += 1;
             }
@@ -674,7 +674,7 @@ impl Run {
 
     async fn close_dir(&mut self, at: usize) -> Outcome {
         let (fh, id) = self.dirs.remove(at);
-        self.fs().releasedir(self.ino(id), fh).await.map_err(failed("releasedir"))?;
+        self.fs().releasedir(Caller::ROOT, self.ino(id), fh).await.map_err(failed("releasedir"))?;
         self.tree.node_mut(id).opens -= 1;
         self.tree.drop_if_gone(id);
         Ok(())
@@ -721,7 +721,7 @@ impl Run {
         page: usize,
     ) -> Result<BTreeMap<Vec<u8>, FileKind>, String> {
         let fs = self.fs();
-        let fh = fs.opendir(ino).await.map_err(failed("opendir"))?;
+        let fh = fs.opendir(Caller::ROOT, ino).await.map_err(failed("opendir"))?;
         let mut found = BTreeMap::new();
         let mut cookie = 0;
         loop {
@@ -740,7 +740,7 @@ impl Run {
                 }
             }
         }
-        fs.releasedir(ino, fh).await.map_err(failed("releasedir"))?;
+        fs.releasedir(Caller::ROOT, ino, fh).await.map_err(failed("releasedir"))?;
         Ok(found)
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::rig::{
     GIVEN_BACK, Mount, Place, SOON, finish, mount_of, object, run_ok, runs, s3vol, s3vol_as,
 };
-use super::support::s3server::TestS3;
+use super::support::s3server::{Action, Op, Rule, TestS3};
 use super::support::wait_for;
 use super::support::watchdog::mounted;
 
@@ -99,8 +99,9 @@ fn detached_it_returns_once_mounted_and_status_shows_it() {
     assert!(out.contains(&format!("v at {}", place.at.display())), "{out}");
 
     // The same state folder twice.
+    let other = Place::new();
     let (code, _, error) = finish(
-        s3vol(&server).args(["mount", "--detach", "--state"]).arg(&state).arg(&url).arg(&place.at),
+        s3vol(&server).args(["mount", "--detach", "--state"]).arg(&state).arg(&url).arg(&other.at),
     );
     assert_eq!(code, Some(1));
     assert!(error.contains("already served"), "{error}");
@@ -211,4 +212,33 @@ fn a_killed_mount_loses_nothing() {
     let mount = Mount::start(Some(&server), &place, &url, &[]);
     assert_eq!(std::fs::read_to_string(place.file("f")).unwrap(), "written, never synced");
     mount.end_well();
+}
+
+#[test]
+fn what_a_killed_mount_was_publishing_is_at_rest_when_the_next_one_ends() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    server.fault(Rule::new(Op::Put, "v/arrives-late", 1, Action::Hold));
+    server.fault(Rule::new(Op::Put, "v/arrives-never", 1, Action::DropBeforeApply));
+    // Both in one round.
+    let options = ["commit=100ms", "settle_after=300ms"];
+    let mount = Mount::start(Some(&server), &place, &url, &options);
+    for name in ["arrives-late", "arrives-never"] {
+        std::fs::write(place.file(name), name).unwrap();
+    }
+    wait_for("both publishes", SOON, || {
+        (server.held() == 1 && server.faults_left() == 0).then_some(())
+    });
+    mount.kill();
+    super::support::watchdog::release(&place.at);
+    wait_for("the dead mount to be gone", SOON, || (!mounted(&place.at)).then_some(()));
+    server.release();
+    let mut command = s3vol(&server);
+    command.env("S3VOL_TEST_HOT_MARGIN_MS", "1000");
+    let mount = Mount::begin_as(&mut command, &place, &url, &options).up();
+    assert!(mount.said().contains("requests of an earlier run"), "{}", mount.said());
+    mount.end_well();
+    for name in ["arrives-late", "arrives-never"] {
+        assert_eq!(object(&server, &format!("v/{name}")).as_deref(), Some(name));
+    }
 }

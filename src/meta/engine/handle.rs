@@ -66,6 +66,8 @@ pub(in crate::meta) struct Backend {
     /// The same through the local mirror, if there is one.
     mirrored: Arc<dyn ObjectStore>,
     pub(in crate::meta) path: String,
+    /// The database's own epochs count from here.
+    after: Epoch,
     pub(in crate::meta) if_match: bool,
     pub(in crate::meta) clock: Arc<HybridClock>,
 }
@@ -88,10 +90,11 @@ enum Refused {
 pub(super) async fn writer_epoch(
     store: Arc<dyn ObjectStore>,
     path: &str,
+    after: Epoch,
 ) -> Result<Option<Epoch>, EngineError> {
     let admin = AdminBuilder::new(path.to_owned(), store).build();
     let manifest = admin.read_manifest(None).await.map_err(EngineError::from_slate)?;
-    Ok(manifest.map(|m| Epoch(m.writer_epoch())))
+    Ok(manifest.map(|m| Epoch(after.0 + m.writer_epoch())))
 }
 
 pub(super) fn write_batch(batch: &Batch, applied: &Applied) -> WriteBatch {
@@ -136,6 +139,7 @@ impl Backend {
     pub(super) async fn new(
         store: Arc<dyn ObjectStore>,
         path: String,
+        after: Epoch,
         if_match: bool,
         mirror: Option<Mirror>,
         clock: HybridClock,
@@ -145,12 +149,17 @@ impl Backend {
             Some(mirror) => through_mirror(mirror, Arc::clone(&store) as _).await?,
             None => Arc::clone(&store) as _,
         };
-        Ok(Backend { store, mirrored, path, if_match, clock: Arc::new(clock) })
+        Ok(Backend { store, mirrored, path, after, if_match, clock: Arc::new(clock) })
     }
 
     /// What the database and its compactor read and write.
     pub(in crate::meta) fn object_store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.mirrored)
+    }
+
+    /// The volume's epoch that the database calls `raw`.
+    pub(in crate::meta) fn epoch(&self, raw: u64) -> Epoch {
+        Epoch(self.after.0 + raw)
     }
 
     pub(in crate::meta) fn admin(&self) -> Admin {
@@ -161,7 +170,7 @@ impl Backend {
 
     /// The first claim of an engine.
     pub(super) async fn claim_first(&self, expected: Option<Epoch>) -> Result<Claim, EngineError> {
-        let mut base = expected.unwrap_or(Epoch(0));
+        let mut base = expected.unwrap_or(self.after);
         let mut backoff = Backoff::default();
         for attempt in 1.. {
             match self.claim(base).await {
@@ -187,7 +196,7 @@ impl Backend {
 
     async fn current_epoch(&self) -> Result<Option<Epoch>, EngineError> {
         let manifest = self.admin().read_manifest(None).await.map_err(EngineError::from_slate)?;
-        Ok(manifest.map(|m| Epoch(m.writer_epoch())))
+        Ok(manifest.map(|m| self.epoch(m.writer_epoch())))
     }
 
     /// The bucket's epoch, if it is `ours` or one that this engine claimed after it without
@@ -201,14 +210,14 @@ impl Backend {
         let Some(latest) = read(None).await? else {
             // A bucket that is gone for a moment looks like this; a volume that was removed is the
             // lease's business.
-            return match ours.0 {
-                0 => Ok(ours),
-                _ => Err(EngineError::Unavailable(Arc::new(std::io::Error::other(
+            return match ours == self.after {
+                true => Ok(ours),
+                false => Err(EngineError::Unavailable(Arc::new(std::io::Error::other(
                     "the metadata's manifest is missing",
                 )))),
             };
         };
-        let found = Epoch(latest.writer_epoch());
+        let found = self.epoch(latest.writer_epoch());
         if found == ours {
             return Ok(ours);
         }
@@ -223,7 +232,7 @@ impl Backend {
         while claimed_by > 1 {
             match read(Some(claimed_by - 1)).await? {
                 None => return Err(fenced),
-                Some(before) if before.writer_epoch() == found.0 => claimed_by -= 1,
+                Some(before) if self.epoch(before.writer_epoch()) == found => claimed_by -= 1,
                 Some(_) => break,
             }
         }
@@ -252,7 +261,7 @@ impl Backend {
             }
             Err(error) => return Err(again(error)),
         };
-        let epoch = Epoch(db.manifest().writer_epoch());
+        let epoch = self.epoch(db.manifest().writer_epoch());
         self.clock.stay_after(db.manifest().last_l0_clock_tick());
         let applied = match db.get(RESERVED_KEY).await {
             Ok(value) => value,
@@ -280,7 +289,7 @@ impl Backend {
             .with_settings(settings())
             .with_db_cache(cache(), 0)
             .with_system_clock(Arc::clone(&self.clock) as _)
-            .with_expected_epoch(expected.0);
+            .with_expected_epoch(expected.0.saturating_sub(self.after.0));
         let (send, receive) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             if let Err(Ok(db)) = send.send(builder.build().await) {

@@ -13,7 +13,7 @@ use crate::data::unescape_name;
 use crate::store::{ListRequest, StoreBackend, StoreErrorKind};
 use crate::types::{KeyPrefix, VolumeId};
 use crate::worker::WorkerError;
-use crate::worker::open::places;
+use crate::worker::places::places;
 
 const REQUEST: Duration = Duration::from_secs(30);
 
