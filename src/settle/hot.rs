@@ -40,6 +40,8 @@ struct Open {
     put_id: PutId,
     /// Boot time when the request can no longer arrive; `None` while it is being sent.
     until: Option<Duration>,
+    /// It could not be looked at then, and is to be tried again.
+    tried: bool,
 }
 
 /// The open intents, by key. Kept in step with the engine's records.
@@ -96,12 +98,29 @@ fn hash(key: &ObjectKey) -> u64 {
 
 impl Hot {
     pub fn announce(&self, key: &ObjectKey, ino: Ino, put_id: PutId) {
-        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: None });
+        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: None, tried: false });
     }
 
     /// Nobody knows what became of it.
     pub fn ambiguous(&self, key: &ObjectKey, ino: Ino, put_id: PutId, until: Duration) {
-        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: Some(until) });
+        let open = Open { ino, put_id, until: Some(until), tried: false };
+        self.by_key.lock().insert(key.clone(), open);
+    }
+
+    /// It can no longer arrive, and still nobody knows; the next try is at `again`.
+    pub fn undecided(&self, key: &ObjectKey, ino: Ino, put_id: PutId, again: Duration) {
+        let open = Open { ino, put_id, until: Some(again), tried: true };
+        self.by_key.lock().insert(key.clone(), open);
+    }
+
+    /// When the next request can be decided that was not tried in vain.
+    pub fn ripens(&self, now: Duration) -> Option<Duration> {
+        let by_key = self.by_key.lock();
+        by_key
+            .values()
+            .filter(|open| !open.tried)
+            .filter_map(|open| open.until.filter(|u| *u > now))
+            .min()
     }
 
     pub fn resolved(&self, key: &ObjectKey, now: Duration) {

@@ -218,7 +218,7 @@ impl Settler {
                     let error = SettleError::from(error);
                     self.waits(&intent.key, &error);
                     let again = boottime() + UNDECIDED_PAUSE;
-                    self.hot.ambiguous(&intent.key, intent.ino, put_id, again);
+                    self.hot.undecided(&intent.key, intent.ino, put_id, again);
                     // Each of the others would wait as long for a bucket that does not answer.
                     if !error.is_of_one() {
                         break;

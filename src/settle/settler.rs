@@ -247,11 +247,12 @@ impl Settler {
     /// then waiting longer would not help.
     async fn ripens(&self, deadline: Deadline) -> bool {
         let now = boottime();
-        let (ripe, next) = self.hot.ripe(now);
-        if !ripe.is_empty() {
+        if !self.hot.ripe(now).0.is_empty() {
             return true;
         }
-        let Some(wait) = next.map(|at| at - now).filter(|wait| *wait < deadline.left()) else {
+        let Some(wait) =
+            self.hot.ripens(now).map(|at| at - now).filter(|wait| *wait < deadline.left())
+        else {
             return false;
         };
         tracing::info!(?wait, "waiting for requests that may still arrive");
