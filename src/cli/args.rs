@@ -36,6 +36,10 @@ pub enum Command {
     /// Show the volumes that are served here.
     Status(StatusArgs),
     /// Serve Docker's volume plugin.
+    ///
+    /// Settings come from the environment: S3VOL_URL (where volumes live), S3VOL_STATE (local state, by
+    /// default /s3vol/state), S3VOL_MOUNTS (where they are mounted, by default /s3vol/vol), and those in
+    /// docs/CONFIGURATION.md. docs/OPERATION.md has a systemd unit.
     Plugin(PluginArgs),
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
@@ -232,7 +236,7 @@ pub(super) fn mount_options(
                 let why = match text {
                     "dev" => "device nodes never work on a volume",
                     "dirsync" => {
-                        "changes of names are synced by fsync, syncfs, or `sync` on the mount"
+                        "changes of names are synced by fsync of a file or a directory"
                     }
                     _ => "access times are kept as with relatime",
                 };
