@@ -235,9 +235,7 @@ pub(super) fn mount_options(
             "dev" | "dirsync" | "strictatime" | "lazytime" => {
                 let why = match text {
                     "dev" => "device nodes never work on a volume",
-                    "dirsync" => {
-                        "changes of names are synced by fsync of a file or a directory"
-                    }
+                    "dirsync" => "changes of names are synced by fsync of a file or a directory",
                     _ => "access times are kept as with relatime",
                 };
                 return Err(ConfigErrors::one(text, format!("not to be had: {why}; leave it out")));

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use super::engine_change::to_ours;
 use super::format::Format;
 use super::places::{Places, places};
@@ -20,7 +18,7 @@ use crate::meta::{
     Applied, Engine, EngineConfig, EngineHome, Fold, Journal, LocalLog, Logged, Meta, MetaError,
     Mirror, Record, keys,
 };
-use crate::settle::{Changed, Permit, Reconciler, Settler};
+use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{ListRequest, Verb};
 use crate::types::Epoch;
 
@@ -31,8 +29,6 @@ const MIN_MIRROR: usize = 64 << 20;
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
 const REQUEST: Duration = Duration::from_secs(10);
-/// Kernel events on their way to the notifier.
-const CHANGES: usize = 1024;
 
 /// Whether the FUSE connection of a worker that died is taken over, with its open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +44,7 @@ pub struct Mounted {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     pub fs: Arc<Fs>,
-    pub changes: mpsc::Receiver<Changed>,
+    pub changes: Changes,
     pub(super) _lock: StateDirLock,
 }
 
@@ -174,8 +170,8 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     volume.remove_orphans().await?;
     let permit = Arc::new(LeasePermit(Arc::clone(&keeper)));
     let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
-    let (sender, changes) = mpsc::channel(CHANGES);
-    let reconciler = Reconciler::new(Arc::clone(&settler), sender);
+    let (tell, changes) = crate::settle::changes();
+    let reconciler = Reconciler::new(Arc::clone(&settler), tell);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
     Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
 }

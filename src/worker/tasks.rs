@@ -13,7 +13,7 @@ use crate::clock::Deadline;
 use crate::data::{DataError, Inode, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
-use crate::settle::Changed;
+use crate::settle::{Changed, Changes};
 use crate::types::Lsn;
 
 /// Files committed in one batch.
@@ -52,7 +52,7 @@ pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Resul
 /// Starts the tasks; they end when `stop` is cancelled.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    mut changes: tokio::sync::mpsc::Receiver<Changed>,
+    mut changes: Changes,
     notifier: Option<Notifier>,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
