@@ -115,6 +115,7 @@ pub(super) fn start(
                     tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
                 }
             }
+            crate::sys::trim_heap();
         }
     });
     let (saved, token) = (Arc::clone(shared), stop.clone());
