@@ -360,6 +360,16 @@ impl Engine {
             Err(error) if error.is_final() => Err(error),
             Err(error) => return Err(error),
         };
+        if flushed.is_ok() {
+            match tokio::time::timeout(CLOSE_LIMIT, maintenance::shorten_log(&self.inner)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "the log stays long; the next open reads it");
+                }
+                Err(_) => tracing::debug!("there was no time to shorten the log"),
+            }
+        }
         let last = self.inner.slot.send_replace(Slot::Closed);
         self.inner.stop.cancel();
         if let Slot::Open(handle) = last {

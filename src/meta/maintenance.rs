@@ -28,6 +28,11 @@ const DUE_L0: usize = 4;
 const DUE_WAL_OBJECTS: u64 = 512;
 const DUE_WAL_BYTES: u64 = 8 << 20;
 
+/// A log of more than this goes to a table when the engine is closed, bytes: the next open reads it all.
+const LONG_WAL_BYTES: u64 = 1 << 20;
+/// With more files in L0 than this it stays in the log: closing compacts nothing.
+const CLOSING_L0: usize = 16;
+
 /// Compaction ends when L0 holds no more than this.
 const L0_GOAL: usize = 1;
 
@@ -115,6 +120,25 @@ pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, E
     })
 }
 
+/// For closing: what was written lately goes from the log to a table, if it is much.
+pub(super) async fn shorten_log(inner: &Inner) -> Result<(), EngineError> {
+    let handle = inner.handle().await?;
+    let written = inner.backend.store.wal_written().1 - inner.meter.last.lock().1;
+    if written < LONG_WAL_BYTES || handle.db.manifest().l0().len() > CLOSING_L0 {
+        return Ok(());
+    }
+    flush_memtable(inner, &handle).await
+}
+
+async fn flush_memtable(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+    let options =
+        slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
+    handle.db.flush_with_options(options).await.map_err(|error| {
+        inner.report_broken(handle, &error);
+        EngineError::from_slate(error)
+    })
+}
+
 async fn maintain_now(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
     let broken = |error| {
         inner.report_broken(handle, &error);
@@ -158,12 +182,7 @@ async fn compact(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
 }
 
 async fn flush_and_watch(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
-    let options =
-        slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
-    if let Err(error) = handle.db.flush_with_options(options).await {
-        inner.report_broken(handle, &error);
-        return Err(EngineError::from_slate(error));
-    }
+    flush_memtable(inner, handle).await?;
     let admin = inner.backend.admin();
     loop {
         // The compactor tells nobody when it is done; the manifest does.
