@@ -193,3 +193,28 @@ fn a_publish_without_an_answer_is_decided_later_and_loses_nothing() {
         assert_eq!(found, format!("{name}: the second"));
     }
 }
+
+#[test]
+fn the_small_becomes_durable_in_its_time_beside_an_upload_that_hangs() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.mount(&server);
+    server.fault(Rule::always(Some(Op::Put), "/segments/", Action::Hold));
+    let mut file = File::create(host.path("stream")).expect("a file");
+    for _ in 0..80 {
+        file.write_all(&[7; 1 << 20]).expect("a write is local");
+    }
+    wait_for("the upload", LONG, || (server.held() > 0).then_some(()));
+    std::fs::create_dir(host.path("dir")).expect("a directory");
+    std::fs::write(host.path("dir/small"), b"small").expect("a small file");
+    let flushes = || server.log().iter().filter(|entry| entry.key.contains("/wal/")).count();
+    let before = flushes();
+    // The first may have begun before the file was written, the second has not.
+    wait_for("two flushes", Duration::from_secs(15), || {
+        std::fs::write(host.path("dir/other"), b"more").expect("another file");
+        (flushes() >= before + 2).then_some(())
+    });
+    assert!(server.held() > 0, "the upload still hangs");
+    let found = found_elsewhere(&server, &mut host, &["dir/small"]);
+    assert_eq!(found, [b"small"]);
+}

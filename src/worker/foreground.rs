@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, Shared};
@@ -135,7 +136,7 @@ async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError
     let volume = &shared.volume;
     loop {
         let (left, sent) = (volume.uncommitted_bytes(), volume.state_store.requests().bytes_up);
-        let result = tasks::commit_all(volume, COMMIT_BUDGET).await;
+        let result = commit_all(volume, COMMIT_BUDGET).await;
         let moved = volume.uncommitted_bytes() < left
             || volume.state_store.requests().bytes_up > sent + PROGRESS;
         match result {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::tasks::commit_all;
+use super::commits::{Lane, commit_all};
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
 };
@@ -41,7 +41,8 @@ pub(super) struct Shared {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     state: watch::Sender<VolumeState>,
-    commit_error: Mutex<Option<String>>,
+    /// The lanes whose last commit failed.
+    failing: Mutex<Vec<Lane>>,
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
 }
@@ -54,7 +55,7 @@ impl Shared {
             settler: Arc::clone(&mounted.settler),
             keeper: Arc::clone(&mounted.keeper),
             state: watch::Sender::new(VolumeState::Active),
-            commit_error: Mutex::new(None),
+            failing: Mutex::default(),
             yielded: AtomicBool::new(false),
         })
     }
@@ -83,9 +84,16 @@ impl Shared {
         }
     }
 
-    /// The commit timer's last result.
-    pub fn commit_went(&self, error: Option<&WorkerError>) {
-        *self.commit_error.lock() = error.map(ToString::to_string);
+    /// A lane's last result.
+    pub fn commit_went(&self, lane: Lane, error: Option<&WorkerError>) {
+        let all_well = {
+            let mut failing = self.failing.lock();
+            failing.retain(|other| *other != lane);
+            if error.is_some() {
+                failing.push(lane);
+            }
+            failing.is_empty()
+        };
         match error {
             Some(error) => {
                 self.volume.note_error(error);
@@ -93,7 +101,8 @@ impl Shared {
                     self.set_state(VolumeState::Degraded);
                 }
             }
-            None => self.recovered_to(VolumeState::Active),
+            None if all_well => self.recovered_to(VolumeState::Active),
+            None => {}
         }
     }
 

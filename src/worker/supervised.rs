@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
@@ -133,7 +134,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                 // The commit did not fit its budget: it goes on here.
                 Some(false) => {
                     linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
-                    if tasks::commit_all(&shared.volume, LINGER).await.is_ok() {
+                    if commit_all(&shared.volume, LINGER).await.is_ok() {
                         break;
                     }
                 }
@@ -159,7 +160,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
-    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+    if let Err(error) = commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     while running.join_next().await.is_some() {}
