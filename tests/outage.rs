@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -217,4 +217,37 @@ fn the_small_becomes_durable_in_its_time_beside_an_upload_that_hangs() {
     assert!(server.held() > 0, "the upload still hangs");
     let found = found_elsewhere(&server, &mut host, &["dir/small"]);
     assert_eq!(found, [b"small"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_here_does_not_keep_others_from_the_bucket() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.mount(&server);
+    for name in ["a", "bad", "c"] {
+        std::fs::write(host.path(name), name).expect("a file");
+    }
+    let ino = std::fs::metadata(host.path("bad")).expect("it").ino();
+    host.kill();
+    let lost = host.local("cache").join(format!("{:02x}", ino & 0xff)).join(ino.to_string());
+    std::fs::remove_file(&lost).expect("its bytes");
+    std::fs::create_dir(&lost).expect("what cannot be opened as a file");
+    host.set_options("commit=300ms,settle=never");
+    host.mount(&server);
+    host.wait_state(VolumeState::Degraded);
+    // Nobody syncs: the timer alone has to bring it up.
+    std::fs::write(host.path("later"), b"later").expect("a file");
+    wait_for("the others", Duration::from_secs(20), || {
+        let status = host.status()?;
+        (status.uncommitted_bytes <= b"bad".len() as u64).then_some(())
+    });
+    let error = host.status().expect("a status").last_error.expect("the trouble is told");
+    assert!(error.contains("cache file"), "{error}");
+    assert!(!host.unmount().success(), "one file is not in the bucket");
+    server.set_clock_offset(100);
+    let mut other = Host::new("commit=1s");
+    other.mount(&server);
+    for name in ["a", "c", "later"] {
+        assert_eq!(std::fs::read(other.path(name)).expect("it"), name.as_bytes());
+    }
 }

@@ -3,7 +3,7 @@
 //! Two lanes, so that what one program streams never keeps what others wrote from becoming durable
 //! after the `commit` interval. The first commits what is small and in nobody else's hands, and
 //! flushes; it waits for no upload of much data. The second has the rest: large files, and whatever a
-//! writer without room asks for at once.
+//! writer without room asks for at once. One file that cannot be committed holds up no other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::WorkerError;
 use super::serve::Shared;
 use crate::clock::Deadline;
 use crate::data::{DataError, Inode, Volume};
+use crate::meta::MetaError;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -35,7 +36,7 @@ pub(super) enum Lane {
     Large,
 }
 
-/// Commits everything and makes it durable.
+/// Commits everything and makes it durable. The error is the first one; it kept nothing else back.
 pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
     let deadline = Deadline::after(timeout);
     let committed = match commit_groups(volume, volume.dirty_inodes(), Some(deadline)).await {
@@ -134,17 +135,18 @@ enum Done {
     Late,
 }
 
-/// Commits all of these.
+/// Commits all of these; the error is the first one, and met after all others were tried.
 async fn commit_groups(
     volume: &Arc<Volume>,
     inodes: Vec<Arc<Inode>>,
     deadline: Option<Deadline>,
 ) -> Result<Done, DataError> {
+    let mut first = None;
     let mut done = Done::Yes;
     for group in groups(inodes) {
         // In a task of its own, which goes on when the time is over: what was uploaded is used.
         let this = Arc::clone(volume);
-        let commit = tokio::spawn(async move { this.commit(group).await });
+        let commit = tokio::spawn(async move { commit_each(&this, group).await });
         let joined = match deadline {
             None => commit.await,
             Some(deadline) => match tokio::time::timeout(deadline.left(), commit).await {
@@ -156,9 +158,42 @@ async fn commit_groups(
             },
         };
         let result = joined.unwrap_or_else(|panicked| Err(DataError::Late(panicked.to_string())));
-        result?;
+        if let Err(error) = result {
+            first.get_or_insert(error);
+        }
     }
-    Ok(done)
+    first.map_or(Ok(done), Err)
+}
+
+/// Commits a group; without those of its files that are to blame when that fails.
+async fn commit_each(volume: &Volume, group: Vec<Arc<Inode>>) -> Result<(), DataError> {
+    let Err(error) = volume.commit(group.clone()).await else { return Ok(()) };
+    if group.len() == 1 || !is_of_one_file(&error) {
+        return Err(error);
+    }
+    let mut first = None;
+    for inode in group {
+        match volume.commit(vec![inode]).await {
+            Ok(()) => {}
+            Err(error) if is_of_one_file(&error) => {
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Whether other files may well be committed although this met one.
+fn is_of_one_file(error: &DataError) -> bool {
+    match error {
+        DataError::Disk { .. }
+        | DataError::Damaged(_)
+        | DataError::BaseGone { .. }
+        | DataError::Gone(_) => true,
+        DataError::Meta(error) => matches!(error, MetaError::Record(_)),
+        DataError::Store(_) | DataError::NoSpace | DataError::Late(_) => false,
+    }
 }
 
 /// Files in groups small enough that an fsync of one of them never waits long for the others: those

@@ -33,6 +33,11 @@ impl Host {
         Host { dir, options: options.to_owned(), env: Vec::new(), child: None, _dog: dog }
     }
 
+    /// Sets the options of the next mount.
+    pub fn set_options(&mut self, options: &str) {
+        options.clone_into(&mut self.options);
+    }
+
     /// Sets a variable for the next mount.
     pub fn env(&mut self, name: &str, value: impl ToString) -> &mut Self {
         self.env.retain(|(known, _)| known != name);
