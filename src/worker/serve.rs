@@ -192,14 +192,21 @@ impl Shared {
         true
     }
 
-    /// Whether the volume was given back here and then taken by another host: nothing of it is left
-    /// to save.
+    /// Whether the volume was given back here and then taken by another host, and nothing of it is
+    /// left to save. A program may have written through a descriptor of its own since the drain.
     pub async fn taken_after_yield(&self) -> bool {
-        if !self.yielded.load(Ordering::SeqCst) || !self.volume.dirty_inodes().is_empty() {
+        if !self.yielded.load(Ordering::SeqCst) {
             return false;
         }
         let checked = self.volume.meta.engine.check_epoch(Deadline::after(LEASE)).await;
-        matches!(checked, Err(EngineError::Fenced { .. }))
+        if !matches!(checked, Err(EngineError::Fenced { .. })) {
+            return false;
+        }
+        if !self.volume.dirty_inodes().is_empty() || self.volume.meta.undurable() {
+            self.set_state(VolumeState::Fenced);
+            return false;
+        }
+        true
     }
 
     /// The end of a volume that another host has taken after it was given back.
