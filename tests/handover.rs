@@ -19,7 +19,7 @@ use s3vol::supervisor::{Settings, run};
 use s3vol::worker::WorkerSpec;
 use serde_json::{Value, json};
 use support::host::Host;
-use support::s3server::TestS3;
+use support::s3server::{Action, Op, Rule, TestS3};
 use support::wait_for;
 use support::watchdog::{Watchdog, release};
 
@@ -422,4 +422,39 @@ fn what_is_written_after_a_drain_is_recovered_when_another_host_takes_the_volume
     other.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
     assert_eq!(std::fs::read(into.join("f")).unwrap(), b"after!");
     assert!(other.unmount().success());
+}
+
+#[test]
+fn the_end_does_not_wait_for_all_that_is_still_to_settle() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    wait_for("the mount", PATIENCE, || std::fs::create_dir(rig.path("d")).ok());
+    server.fault(Rule::always(Some(Op::Put), "vol/d/", Action::Latency(Duration::from_secs(1))));
+    // Many rounds.
+    for number in 0..3000 {
+        std::fs::write(rig.path(&format!("d/{number}")), b"x").unwrap();
+    }
+    wait_for("settling", PATIENCE, || {
+        let settled = server.keys("vol/d/").len();
+        assert!(settled < 1500, "too fast for this test");
+        (settled > 10).then_some(())
+    });
+    // After this long the supervisor kills it.
+    let asked = std::time::Instant::now();
+    rig.stop();
+    assert!(asked.elapsed() < Duration::from_secs(14), "{:?}", asked.elapsed());
+    let left = 3000 - server.keys("vol/d/").len();
+    assert!(left > 0, "too fast for this test");
+    // Given back, so that another host has it at once.
+    let leases = server.objects("");
+    let released = leases
+        .iter()
+        .filter(|(key, _)| key.contains("/lease/"))
+        .any(|(_, object)| String::from_utf8_lossy(&object.body).contains("released"));
+    assert!(released, "{:?}", server.keys(""));
+    server.clear_faults();
+    let mut other = Host::new("commit=200ms,settle=never");
+    other.mount(&server);
+    assert_eq!(std::fs::read_dir(other.path("d")).unwrap().count(), 3000);
+    other.end();
 }

@@ -72,8 +72,8 @@ pub struct Settler {
     pub(super) hurried: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
     one_round: AsyncMutex<()>,
-    /// The running step ends after its round.
-    halted: AtomicBool,
+    /// No round begins any more.
+    at_its_end: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
@@ -97,7 +97,7 @@ impl Settler {
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
-            halted: AtomicBool::new(false),
+            at_its_end: AtomicBool::new(false),
             host,
             reconciler: std::sync::OnceLock::new(),
         });
@@ -136,7 +136,7 @@ impl Settler {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut pause = Duration::from_millis(200);
         loop {
-            let next = match self.step().await {
+            let next = match self.step_while(|| !stop.is_cancelled()).await {
                 Ok(()) => {
                     pause = Duration::from_millis(200);
                     self.next_wake()
@@ -155,6 +155,7 @@ impl Settler {
                 }
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.volume.settle_wanted.notified() => {}
                 () = sleep => {}
@@ -176,9 +177,9 @@ impl Settler {
         result
     }
 
-    /// Returns when no round is under way, or at the deadline.
+    /// No round begins any more. Returns when none is under way, or at the deadline.
     pub async fn rest(&self, deadline: Deadline) {
-        self.halted.store(true, Ordering::SeqCst);
+        self.at_its_end.store(true, Ordering::SeqCst);
         // A round that goes on longer leaves open intents; they wait for the next owner.
         drop(tokio::time::timeout(deadline.left(), self.one_round.lock()).await);
     }
@@ -191,17 +192,15 @@ impl Settler {
             // In a task of its own: a round that was cut off between announcing and resolving would
             // leave requests that nobody in this process remembers.
             let this = Arc::clone(self);
-            let step = tokio::spawn(async move { this.step().await });
+            let in_time = move || !deadline.passed();
+            let step = tokio::spawn(async move { this.step_while(in_time).await });
             match tokio::time::timeout(deadline.left(), step).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(panicked)) => {
                     tracing::error!(%panicked, "settling panicked");
                     return self.unsettled().await;
                 }
-                Err(_) => {
-                    self.halted.store(true, Ordering::SeqCst);
-                    return self.unsettled().await;
-                }
+                Err(_) => return self.unsettled().await,
             }
             let now = self.unsettled().await?;
             // Hot keys and the like: waiting longer than the step did would not help.
@@ -245,15 +244,19 @@ impl Settler {
         any
     }
 
-    /// One round: decide what is ripe, publish what is due, tidy.
-    pub(super) async fn step(&self) -> Result<(), SettleError> {
+    /// Decides what is ripe, publishes what is due, tidies. Begins no round when `go_on` says no:
+    /// nobody who ends the volume waits for a whole backlog.
+    async fn step_while(&self, go_on: impl Fn() -> bool) -> Result<(), SettleError> {
         let _one = self.one_round.lock().await;
-        self.halted.store(false, Ordering::SeqCst);
+        let go_on = || go_on() && !self.at_its_end.load(Ordering::SeqCst);
+        if !go_on() {
+            return Ok(());
+        }
         self.take_queue();
         self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
-            if self.halted.load(Ordering::SeqCst) {
+            if !go_on() {
                 return Ok(());
             }
             let due = self.schedule.due(boottime(), ROUND);

@@ -99,7 +99,8 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     if let Err(error) = commit_while_it_moves(&shared).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    while running.join_next().await.is_some() {}
+    // What does not end goes on beside; it has no longer than settling has.
+    tasks::ended(&mut running).await;
     let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
     if closed.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;

@@ -163,13 +163,17 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     if let Err(error) = commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    while running.join_next().await.is_some() {}
+    let settle = match tasks::ended(&mut running).await {
+        true => SETTLE_BUDGET.min(Duration::from_secs(5)),
+        // It would wait for the round that is under way.
+        false => Duration::ZERO,
+    };
     let result = if shared.taken_after_yield().await {
         tracing::info!("another host uses the volume now");
         shared.leave();
         Ok(0)
     } else {
-        shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
+        shared.close(COMMIT_BUDGET, settle).await
     };
     if result.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;

@@ -20,6 +20,8 @@ use crate::types::Lsn;
 
 /// How often compaction is considered. It does nothing on an idle volume.
 const MAINTENANCE: Duration = Duration::from_secs(60);
+/// How long the end waits for what the tasks have under way.
+const ENDING: Duration = Duration::from_secs(4);
 
 /// Starts the tasks; they end when `stop` is cancelled.
 pub(super) fn start(
@@ -108,6 +110,18 @@ pub(super) fn start(
         }
     });
     tasks
+}
+
+/// Waits for the tasks, which were told to stop; false when one of them does not come to its end in
+/// time. A round of settling that is cut off would leave requests that nobody in this process
+/// remembers: what is left goes on until the process ends.
+pub(super) async fn ended(tasks: &mut JoinSet<()>) -> bool {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let ended = tokio::time::timeout(ENDING, all).await.is_ok();
+    if !ended {
+        tracing::warn!(left = tasks.len(), "tasks of the volume are still waiting for the bucket");
+    }
+    ended
 }
 
 /// What nothing refers to any more. The settler collects as well, but only when files come to rest.
