@@ -251,3 +251,19 @@ fn a_file_that_cannot_be_read_here_does_not_keep_others_from_the_bucket() {
         assert_eq!(std::fs::read(other.path(name)).expect("it"), name.as_bytes());
     }
 }
+
+#[test]
+fn a_process_that_ends_is_not_taken_back_into_use() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms,settle_after=1h");
+    host.mount(&server);
+    std::fs::write(host.path("f"), b"data").expect("a file");
+    assert!(host.resume(), "it is in use");
+    server.fault(Rule::new(Op::Put, "vol/f", 1, Action::Hold));
+    host.signal(nix::sys::signal::Signal::SIGTERM);
+    wait_for("the last publish", LONG, || (server.held() > 0).then_some(()));
+    assert!(!host.resume(), "it ends and takes no content any more");
+    server.release();
+    assert!(host.unmount().success(), "{}", host.log());
+    assert_eq!(server.get("vol/f").expect("it").body, b"data"[..]);
+}

@@ -91,6 +91,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
             }
         }
     }
+    shared.closes();
     tracing::info!("unmounting; what was written goes to the bucket");
     let mountpoint = spec.mountpoint.clone();
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;

@@ -45,6 +45,41 @@ pub(super) struct Shared {
     failing: Mutex<Vec<Lane>>,
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
+    turn: Mutex<Turn>,
+}
+
+/// Whether the worker ends, and how many just take it back into use: a worker that ends is never
+/// said to be in use.
+#[derive(Debug, Default)]
+struct Turn {
+    closing: bool,
+    resuming: u32,
+}
+
+/// Somebody takes the volume back into use.
+struct Resuming<'s>(&'s Mutex<Turn>);
+
+impl<'s> Resuming<'s> {
+    /// `None` when the worker ends.
+    fn begin(turn: &'s Mutex<Turn>) -> Option<Self> {
+        let mut now = turn.lock();
+        if now.closing {
+            return None;
+        }
+        now.resuming += 1;
+        Some(Resuming(turn))
+    }
+
+    /// Whether the worker was not told to end meanwhile.
+    fn still(&self) -> bool {
+        !self.0.lock().closing
+    }
+}
+
+impl Drop for Resuming<'_> {
+    fn drop(&mut self) {
+        self.0.lock().resuming -= 1;
+    }
 }
 
 impl Shared {
@@ -57,6 +92,7 @@ impl Shared {
             state: watch::Sender::new(VolumeState::Active),
             failing: Mutex::default(),
             yielded: AtomicBool::new(false),
+            turn: Mutex::default(),
         })
     }
 
@@ -174,8 +210,25 @@ impl Shared {
         }
     }
 
-    /// Back into use after a drain; false when the volume is no longer ours.
+    /// The worker ends because nobody came back; false when somebody just does.
+    pub fn closes_unused(&self) -> bool {
+        let mut turn = self.turn.lock();
+        turn.closing |= turn.resuming == 0;
+        turn.closing
+    }
+
+    /// The worker ends.
+    pub fn closes(&self) {
+        self.turn.lock().closing = true;
+    }
+
+    /// Back into use after a drain; false when the volume is no longer ours, or the worker ends.
     pub async fn resume(&self) -> bool {
+        let Some(resuming) = Resuming::begin(&self.turn) else { return false };
+        self.take_back().await && resuming.still()
+    }
+
+    async fn take_back(&self) -> bool {
         if !matches!(self.state(), VolumeState::Draining | VolumeState::Active) {
             return false;
         }

@@ -130,17 +130,22 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                 broke = ended.err();
                 break;
             }
-            () = lingering => match *drain_seen.borrow() {
-                // The commit did not fit its budget: it goes on here.
-                Some(false) => {
-                    linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
-                    if commit_all(&shared.volume, LINGER).await.is_ok() {
-                        break;
+            () = lingering => {
+                // Not looked at while the commit waits: whoever resumes writes it.
+                let committed = *drain_seen.borrow();
+                match committed {
+                    // The commit did not fit its budget: it goes on here.
+                    Some(false) => {
+                        linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
+                        let done = commit_all(&shared.volume, LINGER).await.is_ok();
+                        if done && drain_seen.borrow().is_some() && shared.closes_unused() {
+                            break;
+                        }
                     }
+                    Some(true) if shared.closes_unused() => break,
+                    Some(true) | None => linger = None,
                 }
-                Some(true) => break,
-                None => linger = None,
-            },
+            }
             changed = drain_seen.changed() => {
                 changed?;
                 linger = drain_seen.borrow_and_update().map(|committed| {
@@ -157,6 +162,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         // Whoever serves the mount next has it from the bucket.
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
+    shared.closes();
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
