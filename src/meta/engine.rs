@@ -312,7 +312,8 @@ impl Engine {
     /// Hands a batch over. The caller calls in the order of `lsn`, one at a time. Once this has
     /// been polled the batch will be handed over even if the future is dropped. Returns when reads
     /// see it; durable it is only after [`Engine::flush`]. Waits while too much is not durable.
-    pub async fn write(&self, lsn: Lsn, batch: Batch) -> Result<(), EngineError> {
+    pub async fn write(&self, lsn: Lsn, batch: impl Into<Arc<Batch>>) -> Result<(), EngineError> {
+        let batch = batch.into();
         if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
             return Err(EngineError::BadKey);
         }

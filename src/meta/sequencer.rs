@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub struct Meta {
     connection: u64,
     /// The last batch handed over.
     handed: AtomicU64,
+    /// What the journal was told to forget.
+    forgotten: AtomicU64,
     /// Why nothing is acknowledged any more.
     refused: OnceLock<String>,
 }
@@ -80,6 +82,7 @@ impl Meta {
             sequencer: AsyncMutex::new(superblock),
             connection,
             handed: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             refused: OnceLock::new(),
         }
     }
@@ -141,19 +144,28 @@ impl Meta {
     /// Begins a change; others wait until it is committed or dropped.
     pub async fn begin(&self) -> Txn<'_> {
         let guard = self.sequencer.lock().await;
+        self.forget_durable();
         let superblock = guard.clone();
         Txn { meta: self, guard, superblock, writes: BTreeMap::new() }
+    }
+
+    /// Drops from memory and from the log what became durable, by whosever flush.
+    fn forget_durable(&self) {
+        let durable = self.engine.durable_lsn();
+        if self.forgotten.fetch_max(durable.0, Ordering::SeqCst) >= durable.0 {
+            return;
+        }
+        // What is durable stays so when the log cannot be shortened.
+        if let Err(error) = self.journal.lock().durable(durable) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the local log stays long");
+        }
     }
 
     /// Everything handed over before this call is in the bucket when it returns.
     pub async fn flush(&self, timeout: Duration) -> Result<Receipt, MetaError> {
         self.accepting()?;
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
-        let durable = self.engine.durable_lsn();
-        // What is durable stays so when the log cannot be shortened.
-        if let Err(error) = self.journal.lock().durable(durable) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the local log stays long");
-        }
+        self.forget_durable();
         Ok(receipt)
     }
 
@@ -293,12 +305,13 @@ impl Txn<'_> {
                 None => batch.delete(key.clone()),
             }
         }
+        let batch = Arc::new(batch);
         let answers = matches!(logged, Logged::Op { unique } if unique != 0);
         let record = match logged {
             Logged::Op { unique } => {
-                Record::Op { conn: self.meta.connection, unique, batch: batch.clone() }
+                Record::Op { conn: self.meta.connection, unique, batch: Arc::clone(&batch) }
             }
-            Logged::Commit { inodes } => Record::Commit { inodes, batch: batch.clone() },
+            Logged::Commit { inodes } => Record::Commit { inodes, batch: Arc::clone(&batch) },
         };
         let lsn = self.meta.journal.lock().append(&record)?;
         if answers {
