@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -266,4 +267,79 @@ fn a_process_that_ends_is_not_taken_back_into_use() {
     server.release();
     assert!(host.unmount().success(), "{}", host.log());
     assert_eq!(server.get("vol/f").expect("it").body, b"data"[..]);
+}
+
+/// One extended attribute of so many bytes, named by a number.
+fn set_attribute(file: &File, number: u32, len: usize) -> std::io::Result<()> {
+    let name = std::ffi::CString::new(format!("user.{number}")).expect("a name");
+    let value = vec![(number % 251) as u8; len];
+    // SAFETY: plain system call on memory of ours.
+    let set = unsafe {
+        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn attribute(file: &File, number: u32) -> std::io::Result<Vec<u8>> {
+    let name = std::ffi::CString::new(format!("user.{number}")).expect("a name");
+    let mut value = vec![0; 64 << 10];
+    // SAFETY: plain system call on memory of ours.
+    let got = unsafe {
+        libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    if got < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    value.truncate(got as usize);
+    Ok(value)
+}
+
+/// Changes metadata until there is no room for more; what was acknowledged, of which file and number.
+fn fill_with_metadata(host: &Host) -> (Vec<u32>, (u32, std::io::Error)) {
+    let mut set = Vec::new();
+    for number in 0..2000 {
+        let name = host.path(&format!("holder {}", number / 50));
+        let file = File::options().create(true).append(true).open(name);
+        match file.and_then(|file| set_attribute(&file, number, 60_000)) {
+            Ok(()) => set.push(number),
+            Err(error) => return (set, (number, error)),
+        }
+    }
+    panic!("there is no limit");
+}
+
+fn has_all(host: &Host, set: &[u32]) {
+    for number in set {
+        let file = File::open(host.path(&format!("holder {}", number / 50))).expect("it");
+        let value = attribute(&file, *number).unwrap_or_else(|e| panic!("{number}: {e}"));
+        assert!(value == vec![(number % 251) as u8; 60_000], "{number}");
+    }
+}
+
+#[test]
+fn changes_of_names_end_in_time_without_a_bucket_and_leave_nothing_half_made() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 1500);
+    host.mount(&server);
+    std::fs::create_dir(host.path("dir")).expect("a directory");
+    server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Status(503)));
+    let (set, (refused, error)) = fill_with_metadata(&host);
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    assert!(set.len() > 300, "{}", set.len());
+    let asked = Instant::now();
+    let moved = std::fs::rename(host.path("dir"), host.path("moved"));
+    assert_eq!(moved.expect_err("no room").raw_os_error(), Some(libc::EIO));
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(host.path("dir").exists() && !host.path("moved").exists());
+    server.clear_faults();
+    wait_for("the rename", LONG, || std::fs::rename(host.path("dir"), host.path("moved")).ok());
+    has_all(&host, &set);
+    let file = File::open(host.path(&format!("holder {}", set[0] / 50))).expect("it");
+    assert!(attribute(&file, refused).is_err());
+    assert!(host.unmount().success(), "{}", host.log());
+    let mut other = Host::new("commit=1s");
+    other.mount(&server);
+    has_all(&other, &set);
+    assert!(other.path("moved").exists());
 }

@@ -32,7 +32,7 @@ impl Volume {
 
     /// One batch of one inode; true when nothing is left.
     async fn collect_dead_inode(&self, ino: Ino) -> Result<bool, DataError> {
-        let mut txn = self.meta.begin().await;
+        let mut txn = self.meta.begin().await?;
         let content: Option<ContentRec> = txn.get(&keys::content(ino)).await?;
         let gone = txn.get_raw(&keys::inode(ino)).await?.is_none();
         let drop_gen = match &content {
@@ -110,7 +110,7 @@ impl Volume {
             }
         }
         let count = gone.len();
-        let mut txn = self.meta.begin().await;
+        let mut txn = self.meta.begin().await?;
         for key in gone {
             txn.delete(key.to_vec());
         }
@@ -180,7 +180,7 @@ impl Volume {
             if closed.is_empty() {
                 return Ok(removed);
             }
-            let mut tx = self.begin().await;
+            let mut tx = self.begin().await?;
             for ino in closed {
                 tx.remove(ino).await?;
                 removed += 1;

@@ -128,7 +128,7 @@ impl Fs {
         if caller.uid == 0 || !setid {
             return Ok(());
         }
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         tx.edit(inode.ino, |rec| {
             rec.perm &= !0o4000;
             if rec.perm & 0o010 != 0 {
@@ -190,7 +190,7 @@ impl Fs {
         }
         inode.live().cache.close();
         if inode.live().attr.nlink == 0 {
-            let mut tx = self.volume.begin().await;
+            let mut tx = self.volume.begin().await?;
             // Opened again meanwhile, or removed by another last close.
             let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
             if still_there && !inode.is_open() {
@@ -264,7 +264,7 @@ impl Fs {
     /// What fallocate does to a file that it leaves as it is: as on ext4 its times move.
     async fn touch(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
         let now = crate::clock::now();
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         tx.edit(inode.ino, move |rec| {
             rec.mtime = now;
             rec.ctime = now;

@@ -293,6 +293,16 @@ impl Journal {
         Ok(lsn)
     }
 
+    /// Batches that are not known to be durable.
+    #[cfg(test)]
+    pub(super) fn undurable(&self) -> Vec<Arc<Batch>> {
+        let batch = |record: &Record| match record {
+            Record::Op { batch, .. } | Record::Commit { batch, .. } => Some(Arc::clone(batch)),
+            _ => None,
+        };
+        self.fold.batches.values().filter_map(batch).collect()
+    }
+
     /// Writes an epoch that this host claimed, before its first batch.
     pub fn append_epoch(&mut self, epoch: Epoch) -> Result<(), LogError> {
         self.log.append_epoch(epoch)

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +38,18 @@ pub enum MetaError {
     Record(#[from] RecordError),
     #[error("{0}")]
     Refused(String),
+    /// Nothing was changed.
+    #[error(
+        "the bucket that holds the volume's metadata did not answer for {} s; check that it can be reached",
+        .0.as_secs()
+    )]
+    Late(Duration),
 }
+
+/// How long a program waits for the bucket before it gets EIO, when metadata has to be read or too
+/// much of it is not durable. As long as a write waits for room, and for the same reason: shorter than
+/// the kernel's hung-task warning (120 s).
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of engine values kept for readers.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -58,6 +69,7 @@ pub struct Meta {
     handed: AtomicU64,
     /// What the journal was told to forget.
     forgotten: AtomicU64,
+    patience: Duration,
     /// Why nothing is acknowledged any more.
     refused: OnceLock<String>,
 }
@@ -83,6 +95,7 @@ impl Meta {
             connection,
             handed: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
+            patience: crate::fault::duration(crate::fault::SYNC_TIMEOUT, PATIENCE),
             refused: OnceLock::new(),
         }
     }
@@ -107,10 +120,11 @@ impl Meta {
 
     /// Proves by a durable batch that no other host has taken the volume over.
     pub async fn confirm_ownership(&self, timeout: Duration) -> Result<Receipt, MetaError> {
-        let mut txn = self.begin().await;
+        let deadline = Deadline::after(timeout);
+        let mut txn = self.begin_within(timeout).await?;
         txn.put(keys::owner(), &self.engine.epoch());
         txn.commit(Logged::Op { unique: 0 }, || {}).await?;
-        self.flush(timeout).await
+        self.flush(deadline.left()).await
     }
 
     /// The value of a key as of the last change.
@@ -119,7 +133,7 @@ impl Meta {
             return Ok(hit);
         }
         let ticket = self.cache.ticket();
-        let value = self.engine.get(key).await?;
+        let value = in_time(self.patience, self.engine.get(key)).await??;
         self.cache.fill(ticket, key, &value);
         Ok(value)
     }
@@ -138,15 +152,26 @@ impl Meta {
         (from, to): keys::Range,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
-        Ok(self.engine.scan(from, to, limit).await?)
+        Ok(in_time(self.patience, self.engine.scan(from, to, limit)).await??)
     }
 
-    /// Begins a change; others wait until it is committed or dropped.
-    pub async fn begin(&self) -> Txn<'_> {
-        let guard = self.sequencer.lock().await;
-        self.forget_durable();
+    /// Begins a change; others wait until it is committed or dropped. All waiting for the bucket is
+    /// done here and by reading: what is refused for that has changed nothing, and a commit does not
+    /// wait.
+    pub async fn begin(&self) -> Result<Txn<'_>, MetaError> {
+        self.begin_within(self.patience).await
+    }
+
+    async fn begin_within(&self, patience: Duration) -> Result<Txn<'_>, MetaError> {
+        let begun = async {
+            // Before the lock: those who find no room wait side by side.
+            self.engine.room().await?;
+            self.forget_durable();
+            Ok::<_, EngineError>(self.sequencer.lock().await)
+        };
+        let guard = in_time(patience, begun).await??;
         let superblock = guard.clone();
-        Txn { meta: self, guard, superblock, writes: BTreeMap::new() }
+        Ok(Txn { meta: self, guard, superblock, writes: BTreeMap::new() })
     }
 
     /// Drops from memory and from the log what became durable, by whosever flush.
@@ -320,7 +345,7 @@ impl Txn<'_> {
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
         let meta = self.meta;
         let mut logged = InLog { txn: self, applied: Some(applied) };
-        match meta.engine.write(lsn, batch).await {
+        match meta.engine.accept(lsn, batch).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 logged.applied = None;
@@ -328,6 +353,10 @@ impl Txn<'_> {
             }
         }
     }
+}
+
+async fn in_time<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, MetaError> {
+    tokio::time::timeout(patience, work).await.map_err(|_| MetaError::Late(patience))
 }
 
 /// A change that the log took; dropping it shows it to readers.
@@ -346,3 +375,6 @@ impl<A: FnOnce()> Drop for InLog<'_, A> {
         applied();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ impl Settler {
         &self,
         resolved: &[(PutId, IntentRec, Outcome)],
     ) -> Result<(), SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let mut touched = vec![];
         let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
         let mut memo = PathMemo::default();

@@ -90,7 +90,7 @@ impl Settler {
         items: Vec<Item>,
         not_after: StoreTime,
     ) -> Result<Vec<Item>, SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let mut announced = Vec::new();
         let mut stale = Vec::new();
         for mut item in items {

@@ -327,7 +327,7 @@ impl Settler {
 
     /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.
     async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let Some(_) = txn.get::<WorkRec>(&keys::work(ino)).await? else { return Ok(()) };
         let mut memo = crate::data::PathMemo::default();
         if !self.at_rest(&txn, ino, &mut memo).await? {

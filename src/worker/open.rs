@@ -250,7 +250,7 @@ async fn replay(
 
 /// The first batch of an epoch: from here on the bucket says who wrote last.
 async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
-    let mut txn = meta.begin().await;
+    let mut txn = meta.begin().await?;
     txn.put(keys::owner(), &(epoch, crate::sys::hostname()));
     txn.commit(Logged::Op { unique: 0 }, || {}).await?;
     Ok(())
