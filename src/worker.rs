@@ -7,6 +7,7 @@
 mod commits;
 mod control;
 mod engine_change;
+mod epochs;
 mod error;
 mod export;
 mod follow;

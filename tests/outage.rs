@@ -343,3 +343,24 @@ fn changes_of_names_end_in_time_without_a_bucket_and_leave_nothing_half_made() {
     has_all(&other, &set);
     assert!(other.path("moved").exists());
 }
+
+#[test]
+fn a_handle_of_the_engine_that_breaks_while_the_volume_is_opened_is_replaced() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 1500);
+    host.mount(&server);
+    server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Status(503)));
+    let (set, _) = fill_with_metadata(&host);
+    host.kill();
+    server.clear_faults();
+    // The first is the engine's own when it opens; the replay flushes what is too much to keep.
+    server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(404)).after(1));
+    host.mount(&server);
+    assert_eq!(server.faults_left(), 0);
+    assert!(host.log().contains("metadata engine reopened"), "{}", host.log());
+    // What the replaced handle wrote is known to be this host's own.
+    host.kill();
+    host.mount(&server);
+    has_all(&host, &set);
+}

@@ -293,6 +293,12 @@ impl Journal {
         Ok(lsn)
     }
 
+    /// Goes on from what a replay left; the next record gets a number beyond `durable`.
+    pub fn go_on_from(&mut self, fold: Fold, durable: Lsn) {
+        self.fold = fold;
+        self.log.skip_to(Lsn(durable.0 + 1));
+    }
+
     /// Batches that are not known to be durable.
     #[cfg(test)]
     pub(super) fn undurable(&self) -> Vec<Arc<Batch>> {

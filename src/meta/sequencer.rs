@@ -58,7 +58,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct Meta {
     pub engine: Engine,
-    pub journal: Mutex<Journal>,
+    pub journal: Arc<Mutex<Journal>>,
     cache: KvCache,
     sequencer: AsyncMutex<SuperRec>,
     /// The sequencer's counters, for readers that must not wait for a change under way. A leaf.
@@ -86,9 +86,19 @@ pub enum Logged {
 impl Meta {
     /// Takes an open engine and a replayed log. `superblock` is the engine's, or a new volume's.
     pub fn new(engine: Engine, journal: Journal, superblock: SuperRec, connection: u64) -> Self {
+        Meta::sharing(engine, Arc::new(Mutex::new(journal)), superblock, connection)
+    }
+
+    /// [`Meta::new`] with a log that others write epochs to.
+    pub fn sharing(
+        engine: Engine,
+        journal: Arc<Mutex<Journal>>,
+        superblock: SuperRec,
+        connection: u64,
+    ) -> Self {
         Meta {
             engine,
-            journal: Mutex::new(journal),
+            journal,
             cache: KvCache::new(CACHE_BYTES),
             counters: Mutex::new(superblock.clone()),
             sequencer: AsyncMutex::new(superblock),

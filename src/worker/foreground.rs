@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,9 @@ const COMMIT: Duration = Duration::from_secs(600);
 const PROGRESS: u64 = 1 << 20;
 /// How long settling may take after the end was asked for.
 const SETTLE: Duration = Duration::from_secs(60);
+/// An opening that is no longer wanted has this long to come to its end, so that others do not have to
+/// wait for a lease that never began.
+const HALF_OPEN: Duration = Duration::from_secs(5);
 const LOOPS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
@@ -53,7 +56,18 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     listen(&spec.control_socket, control)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mounted = open(&spec, Successor::No).await?;
+    let mounted = {
+        let mut opening = std::pin::pin!(open(&spec, Successor::No));
+        tokio::select! {
+            mounted = &mut opening => mounted?,
+            () = asked_to_end(&mut terminate, &mut interrupt) => {
+                if let Ok(opened) = tokio::time::timeout(HALF_OPEN, opening).await {
+                    Shared::new(spec.clone(), &opened?).close(COMMIT_BUDGET, Duration::ZERO).await?;
+                }
+                bail!("it was ended before the volume was open");
+            }
+        }
+    };
     let shared = Shared::new(spec.clone(), &mounted);
     let Mounted { fs, changes, _lock: lock, .. } = mounted;
     let handoff = HandoffFiles::new(&spec.state_dir);
@@ -82,8 +96,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = asked_to_end(&mut terminate, &mut interrupt) => {}
         () = exit.notified() => {}
         ended = serving.wait() => {
             if let Err(error) = ended {
@@ -128,6 +141,13 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
                 spec.state_dir.display()
             )
         }),
+    }
+}
+
+async fn asked_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

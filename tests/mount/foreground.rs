@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::rig::{
     GIVEN_BACK, Mount, Place, SOON, finish, mount_of, object, run_ok, runs, s3vol, s3vol_as,
 };
-use super::support::s3server::TestS3;
+use super::support::s3server::{Action, Rule, TestS3};
 use super::support::wait_for;
 use super::support::watchdog::mounted;
 
@@ -211,4 +211,19 @@ fn a_killed_mount_loses_nothing() {
     let mount = Mount::start(Some(&server), &place, &url, &[]);
     assert_eq!(std::fs::read_to_string(place.file("f")).unwrap(), "written, never synced");
     mount.end_well();
+}
+
+#[test]
+fn sigterm_ends_it_while_the_bucket_keeps_it_from_opening() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    Mount::start(Some(&server), &place, &url, &[]).end_well();
+    server.fault(Rule::always(None, "/meta/", Action::Hold));
+    let mut mount = Mount::begin(Some(&server), &place, &url, &[]);
+    wait_for("the opening", SOON, || (server.held() > 0).then_some(()));
+    let asked = Instant::now();
+    mount.signal(libc::SIGTERM);
+    assert!(!mount.ended(SOON).success());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(mount.said().contains("before the volume was open"), "{}", mount.said());
 }
