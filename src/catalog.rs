@@ -1,7 +1,7 @@
 //! Volume definitions in the bucket and their local mirror.
 //!
 //! Owns the keys `<home>/.s3vol/volumes/<name>.json` (one definition a volume, created with
-//! put-if-absent), `<state>/.s3vol/by-prefix/<hash>.json` (from a volume's URL to its uuid, so that
+//! put-if-absent), `<state>/.s3vol/by-prefix/<hashes>/volume.json` (from a volume's URL to its uuid, so that
 //! one prefix never gets two states) and the first write of `<state>/.s3vol/v/<uuid>/format.json`.
 //!
 //! Invariants:
@@ -22,6 +22,7 @@ mod incarnation;
 mod lookup;
 mod mirror;
 mod objects;
+mod overlap;
 mod remove;
 mod site;
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use s3vol::cli::{self, Command};
+use s3vol::sys::FuseMount;
 use s3vol::{supervisor, worker};
 
 fn main() -> ExitCode {
@@ -35,7 +36,14 @@ fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<()> {
         Some(command) => worker::serve_detached(&mount.spec, command),
         None => {
             cli::start_log()?;
-            worker::serve_foreground(mount.spec, &mount.source)
+            worker::serve_foreground(
+                mount.spec.clone(),
+                FuseMount {
+                    readonly: mount.spec.options.readonly,
+                    flags: mount.flags,
+                    ..FuseMount::of(&mount.source)
+                },
+            )
         }
     }
 }

@@ -11,8 +11,8 @@ mod process;
 pub use fd::{Inherited, close_on_exec, inherited, replace, reserve_low_fds};
 pub use host::{DiskSpace, boot_id, disk_space, hostname};
 pub use mount::{
-    FUSE_TYPE, FuseMount, MountEntry, MountPoint, cover, detach_all, make_mountpoint, mount_fuse,
-    mount_table, open_fuse_device, parse_mount_table, remove_mountpoint,
+    FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, cover, detach_all, make_mountpoint,
+    mount_fuse, mount_table, open_fuse_device, parse_mount_table, remove_mountpoint,
 };
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, prepare_child, raise_open_files, reap,

@@ -73,8 +73,7 @@ async fn a_mounted_volume_behaves_as_a_file_system() {
     let at = sys::MountPoint::new(dir.path(), &mountpoint).unwrap();
     sys::make_mountpoint(&at).unwrap();
     let device = sys::open_fuse_device().unwrap();
-    sys::mount_fuse(&at, &device, sys::FuseMount { source: "s3vol-test", readonly: false })
-        .unwrap();
+    sys::mount_fuse(&at, &device, sys::FuseMount::of("s3vol-test")).unwrap();
     let mounted = Mounted(mountpoint);
     let handoff = HandoffFiles::new(dir.path());
     let mut serving = serve(device, fs, tokio::runtime::Handle::current(), &handoff, 2).unwrap();

@@ -10,6 +10,10 @@ use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName};
 
 /// The version of the records below.
 pub(super) const FORMAT: u32 = 1;
+/// Segments of a prefix that have a folder of their own among the by-prefix entries, and the bytes of
+/// each one's SHA-256: together they fit a key beside the longest prefix.
+const DEEPEST: usize = 20;
+const HASHED: usize = 6;
 
 /// `<home>/.s3vol/volumes/<name>.json`: one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +53,7 @@ impl Definition {
     }
 }
 
-/// `<state>/.s3vol/by-prefix/<hash of the URL>.json`: whose prefix this is.
+/// `<state>/.s3vol/by-prefix/<hash of each segment of the URL>/volume.json`: whose prefix this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefixEntry {
     pub format: u32,
@@ -99,8 +103,24 @@ pub(super) fn definition_key(home: &KeyPrefix, name: &VolumeName) -> ObjectKey {
 }
 
 pub(super) fn prefix_key(base: &KeyPrefix, url: &BucketUrl) -> ObjectKey {
-    let hash = sha2::Sha256::digest(url.to_string());
-    base.key(&format!(".s3vol/by-prefix/{hash:x}.json"))
+    prefix_folder(base, url).key("volume.json")
+}
+
+/// Below it are the entries of `url` and of everything inside it, as the places themselves lie: each
+/// segment is the start of its hash, because keys are short.
+pub(super) fn prefix_folder(base: &KeyPrefix, url: &BucketUrl) -> KeyPrefix {
+    let root = format!("{}://{}", url.scheme.as_str(), url.bucket);
+    // What lies deeper is one segment, and what is inside that is not told apart from what is beside.
+    let segments = url.prefix.as_str().trim_end_matches('/').splitn(DEEPEST, '/');
+    let mut folder = String::from(".s3vol/by-prefix/");
+    for segment in std::iter::once(root.as_str()).chain(segments.filter(|s| !s.is_empty())) {
+        let hash = sha2::Sha256::digest(segment);
+        for byte in &hash[..HASHED] {
+            folder.push_str(&format!("{byte:02x}"));
+        }
+        folder.push('/');
+    }
+    base.join(&folder)
 }
 
 /// The folder of one incarnation's state.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::definition::{FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder};
 use super::objects::{self, REQUEST};
+use super::overlap::refuse_nested;
 use super::{CatalogError, Opener, Site};
 use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
 use crate::meta::EngineHome;
@@ -44,6 +45,13 @@ pub async fn incarnate(
         )));
     }
     refuse_foreign_state(volume.as_ref(), &url).await?;
+    for (place, site) in places(opener, options, &url, &state_url, &state).await? {
+        match refuse_nested(&site, &url).await {
+            // A folder above a file:// volume need not be a store of ours at all.
+            Err(CatalogError::Store(_)) if place != state_url && is_local(&place) => {}
+            judged => judged?,
+        }
+    }
     let adopted = !is_empty(volume.as_ref(), "").await?;
     let id = VolumeId::random();
     let entry = PrefixEntry {
@@ -57,6 +65,12 @@ pub async fn incarnate(
         .await?;
     let key = prefix_key(state.prefix(), &url);
     if objects::write(state.store(), &key, &entry, Condition::Absent).await? {
+        // Once more: whoever made one around or inside meanwhile sees ours, or is seen.
+        if let Err(error) = refuse_nested(&state, &url).await {
+            drop(state.store().delete(&key, plain()).await);
+            drop(state.store().delete(&format_key(state.prefix(), id), plain()).await);
+            return Err(error);
+        }
         tracing::info!(%url, %id, adopted, "new volume state");
         return Ok(Incarnation { id, state_url: entry.state_url, adopted });
     }
@@ -88,23 +102,18 @@ async fn find(
     state_url: &BucketUrl,
     state: &Arc<dyn Site>,
 ) -> Result<Option<Incarnation>, CatalogError> {
-    let mut places = vec![(state_url.clone(), Arc::clone(state))];
-    let mut above = url.parent();
-    while let Some(place) = above {
-        above = place.parent();
-        // The root of the file system is not a store.
-        let is_disk_root =
-            place.scheme == crate::config::Scheme::File && place.prefix.as_str().is_empty();
-        if place != *state_url && !is_disk_root {
-            let site = opener.open(&place, options).await?;
-            places.push((place, site));
-        }
-    }
+    let places = places(opener, options, url, state_url, state).await?;
     for (place, site) in places {
         let key = prefix_key(site.prefix(), url);
         let read = objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await;
         let entry = match read {
-            Ok(Some((entry, _))) => entry,
+            Ok(Some((entry, _))) if entry.url == url.to_string() => entry,
+            Ok(Some((entry, _))) => {
+                return Err(CatalogError::Refused(format!(
+                    "{url} and {} cannot be told apart by their hashes; use another prefix",
+                    entry.url
+                )));
+            }
             Ok(None) => continue,
             // A folder above a file:// volume need not be a store of ours at all.
             Err(CatalogError::Store(_)) if place != *state_url && is_local(&place) => continue,
@@ -120,6 +129,30 @@ async fn find(
         }));
     }
     Ok(None)
+}
+
+/// Where the by-prefix entry of `url` may be: where it is written now, and where a host with another home
+/// would have written it.
+async fn places(
+    opener: &dyn Opener,
+    options: &VolumeOptions,
+    url: &BucketUrl,
+    state_url: &BucketUrl,
+    state: &Arc<dyn Site>,
+) -> Result<Vec<(BucketUrl, Arc<dyn Site>)>, CatalogError> {
+    let mut places = vec![(state_url.clone(), Arc::clone(state))];
+    let mut above = url.parent();
+    while let Some(place) = above {
+        above = place.parent();
+        // The root of the file system is not a store.
+        let is_disk_root =
+            place.scheme == crate::config::Scheme::File && place.prefix.as_str().is_empty();
+        if place != *state_url && !is_disk_root {
+            let site = opener.open(&place, options).await?;
+            places.push((place, site));
+        }
+    }
+    Ok(places)
 }
 
 fn is_local(place: &BucketUrl) -> bool {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigErrors, EXIT_USAGE};
+use crate::sys::MountFlags;
 
 /// The name under which `mount(8)` starts the helper for `mount -t fuse.s3vol`.
 const HELPER: &str = "mount.fuse.s3vol";
@@ -191,14 +192,11 @@ fn is_flags(arg: &str) -> bool {
     arg.strip_prefix('-').is_some_and(|f| !f.is_empty() && f.chars().all(|c| "sfnv".contains(c)))
 }
 
-/// `key=value` texts, several in one with commas. Options that belong to `mount(8)` are dropped.
+/// `key=value` texts, several in one with commas.
 pub(super) fn options(texts: &[String]) -> Result<BTreeMap<String, String>, ConfigErrors> {
     let mut options = BTreeMap::new();
-    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim) {
+    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty()) {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        if text.is_empty() || is_generic(name) {
-            continue;
-        }
         let name = if name == "ro" { "readonly" } else { name };
         if options.insert(name.to_owned(), value.to_owned()).is_some() {
             return Err(ConfigErrors::one(name, "given twice"));
@@ -207,25 +205,51 @@ pub(super) fn options(texts: &[String]) -> Result<BTreeMap<String, String>, Conf
     Ok(options)
 }
 
-/// Options that `mount(8)` and fstab understand, or that every FUSE mount of ours has.
-fn is_generic(name: &str) -> bool {
-    const GENERIC: &[&str] = &[
+/// [`options`] and what `mount(8)` and fstab may say besides. What the kernel enforces becomes a flag, what
+/// every mount of ours has anyway means nothing, and what cannot be had is refused.
+pub(super) fn mount_options(
+    texts: &[String],
+) -> Result<(BTreeMap<String, String>, MountFlags), ConfigErrors> {
+    let mut flags = MountFlags::default();
+    let mut ours = Vec::new();
+    for text in texts.iter().flat_map(|t| t.split(',')).map(str::trim) {
+        match text {
+            "nosuid" => flags.nosuid = true,
+            "suid" => flags.nosuid = false,
+            "noexec" => flags.noexec = true,
+            "exec" => flags.noexec = false,
+            "sync" => flags.sync = true,
+            "async" => flags.sync = false,
+            // As mount(8) has it.
+            "user" | "users" => (flags.nosuid, flags.noexec) = (true, true),
+            "owner" | "group" => flags.nosuid = true,
+            "dev" | "dirsync" | "strictatime" | "lazytime" => {
+                let why = match text {
+                    "dev" => "device nodes never work on a volume",
+                    "dirsync" => {
+                        "changes of names are synced by fsync, syncfs, or `sync` on the mount"
+                    }
+                    _ => "access times are kept as with relatime",
+                };
+                return Err(ConfigErrors::one(text, format!("not to be had: {why}; leave it out")));
+            }
+            _ if means_nothing(text) => {}
+            _ => ours.push(text.to_owned()),
+        }
+    }
+    Ok((options(&ours)?, flags))
+}
+
+/// For other programs, or true of every mount of ours.
+fn means_nothing(text: &str) -> bool {
+    const MEANT_FOR_OTHERS: &[&str] = &[
         "rw",
         "auto",
         "noauto",
         "nofail",
         "_netdev",
         "defaults",
-        "user",
         "nouser",
-        "users",
-        "owner",
-        "group",
-        "exec",
-        "noexec",
-        "suid",
-        "nosuid",
-        "dev",
         "nodev",
         "atime",
         "noatime",
@@ -233,14 +257,12 @@ fn is_generic(name: &str) -> bool {
         "nodiratime",
         "relatime",
         "norelatime",
-        "strictatime",
-        "lazytime",
-        "sync",
-        "async",
-        "dirsync",
         "allow_other",
         "default_permissions",
-        "comment",
     ];
-    GENERIC.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    let name = text.split_once('=').map_or(text, |(name, _)| name);
+    MEANT_FOR_OTHERS.contains(&text)
+        || name == "comment"
+        || name.starts_with("x-")
+        || name.starts_with("X-")
 }

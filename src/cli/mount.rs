@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::args::{MountArgs, options};
+use super::args::{MountArgs, mount_options};
 use super::settings;
 use crate::catalog::{Stores, incarnate};
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::{ControlClient, DriverSettings};
-use crate::sys;
+use crate::sys::{self, MountFlags};
 use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
 
@@ -21,6 +21,7 @@ pub struct PreparedMount {
     pub spec: WorkerSpec,
     /// The URL as given: the mount's source.
     pub source: String,
+    pub flags: MountFlags,
     /// With `--detach`: the arguments of the process that serves in the background.
     pub background: Option<Vec<OsString>>,
 }
@@ -29,13 +30,21 @@ pub struct PreparedMount {
 /// behind, so that the caller may fork.
 pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     let config = settings(args.state.clone())?;
-    let given = options(&args.options)?;
+    let (given, flags) = mount_options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
     let mountpoint = free_of_dead_mount(&args.mountpoint)
         .and_then(|()| std::fs::canonicalize(&args.mountpoint))
-        .with_context(|| format!("the mount point {}", args.mountpoint.display()))?;
+        .with_context(|| {
+            format!("the mount point {} (an existing directory)", args.mountpoint.display())
+        })?;
     if !mountpoint.is_dir() {
         bail!("the mount point {} is not a directory", mountpoint.display());
+    }
+    let table = sys::mount_table()?;
+    if let Some(there) = table.iter().rfind(|entry| entry.path == mountpoint)
+        && there.kind == sys::FUSE_TYPE
+    {
+        bail!("{} is mounted at {}; unmount it first", there.source, mountpoint.display());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
@@ -46,7 +55,7 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let background = args.detach.then(|| foreground_again(&args));
-    Ok(PreparedMount { spec, source: args.url, background })
+    Ok(PreparedMount { spec, source: args.url, flags, background })
 }
 
 /// What a worker of this volume needs on this host, its folders included. Refuses a second worker.

@@ -1,4 +1,5 @@
-use super::args::{Command, options, try_parse};
+use super::args::{Command, mount_options, options, try_parse};
+use crate::sys::MountFlags;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     try_parse(line.split_whitespace().map(Into::into))
@@ -18,9 +19,25 @@ fn mount_in_its_two_forms() {
     let Command::Mount(helper) = parse(line).unwrap() else { panic!("not a mount") };
     assert!(helper.detach);
     assert_eq!(helper.mountpoint.to_str(), Some("/mnt"));
-    let given = options(&helper.options).unwrap();
+    let (given, flags) = mount_options(&helper.options).unwrap();
+    assert_eq!(flags, MountFlags::default());
     let given: Vec<_> = given.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(given, [("commit", "1s"), ("readonly", "")]);
+}
+
+#[test]
+fn what_mount_enforces_is_a_flag_and_what_nobody_can_do_is_refused() {
+    let flags = |text: &str| mount_options(&[text.to_owned()]).map(|(_, flags)| flags);
+    assert_eq!(
+        flags("nosuid,noexec,sync").unwrap(),
+        MountFlags { nosuid: true, noexec: true, sync: true }
+    );
+    assert_eq!(
+        flags("user,exec").unwrap(),
+        MountFlags { nosuid: true, noexec: false, sync: false }
+    );
+    let refused = flags("dirsync").unwrap_err().to_string();
+    assert!(refused.contains("dirsync"), "{refused}");
 }
 
 #[test]

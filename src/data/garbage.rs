@@ -13,67 +13,33 @@ use crate::types::{Base, Ino};
 
 /// Records dropped in one batch.
 const BATCH: usize = 1000;
+/// Inodes in one batch: everybody who changes something waits for it.
+const TOGETHER: usize = 64;
 /// An upload takes minutes at the very most, so an hour leaves no doubt, milliseconds.
 const ORPHAN_AGE_MS: i64 = 3600 * 1000;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Volume {
-    /// Drops dead extents and xattrs, a bounded batch at a time; returns how many inodes are done.
-    pub async fn collect_dead(&self) -> Result<usize, DataError> {
+    /// Drops dead extents and xattrs of some inodes; whether there may be more.
+    pub async fn collect_dead(&self) -> Result<bool, DataError> {
         let dead = self.meta.scan(keys::below(keys::DEAD, &[]), BATCH).await?;
-        let mut done = 0;
-        for (key, _) in dead {
-            let Some(ino) = keys::parse_ino(&key) else { continue };
-            while !self.collect_dead_inode(ino).await? {}
-            done += 1;
-        }
-        Ok(done)
-    }
-
-    /// One batch of one inode; true when nothing is left.
-    async fn collect_dead_inode(&self, ino: Ino) -> Result<bool, DataError> {
-        let mut txn = self.meta.begin().await?;
-        let content: Option<ContentRec> = txn.get(&keys::content(ino)).await?;
-        let gone = txn.get_raw(&keys::inode(ino)).await?.is_none();
-        let drop_gen = match &content {
-            Some(content) => content.drop_gen,
-            None => u64::MAX,
-        };
-        let mut delta = SegmentDelta::default();
-        let mut dropped = 0;
-        let mut from = 0;
-        let mut finished = false;
-        while dropped < BATCH {
-            let (page, more) = txn.scan(keys::extents_after(ino, from), BATCH).await?;
-            for (key, value) in &page {
-                let end = keys::parse_extent(key)
-                    .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
-                from = end;
-                let extent: ExtentRec = decode(value)?;
-                if extent.generation <= drop_gen {
-                    delta.sub(&extent.place, end - extent.start);
-                    txn.delete(key.to_vec());
-                    dropped += 1;
+        let inodes: Vec<Ino> = dead.iter().filter_map(|(key, _)| keys::parse_ino(key)).collect();
+        let mut rest = inodes.as_slice();
+        while !rest.is_empty() {
+            let mut txn = self.meta.begin().await?;
+            let (mut delta, mut dropped) = (SegmentDelta::default(), 0);
+            let mut done = 0;
+            for &ino in rest.iter().take(TOGETHER) {
+                if !drop_dead(&mut txn, ino, &mut delta, &mut dropped).await? {
+                    break;
                 }
+                done += 1;
             }
-            if !more {
-                finished = true;
-                break;
-            }
+            delta.apply(&mut txn).await?;
+            txn.commit(Logged::Op { unique: 0 }, || {}).await?;
+            rest = &rest[done..];
         }
-        if finished && gone {
-            let (page, more) = txn.scan(keys::of_inode(keys::XATTR, ino), BATCH).await?;
-            for (key, _) in &page {
-                txn.delete(key.to_vec());
-            }
-            finished = !more;
-        }
-        if finished {
-            txn.delete(keys::dead(ino));
-        }
-        delta.apply(&mut txn).await?;
-        txn.commit(Logged::Op { unique: 0 }, || {}).await?;
-        Ok(finished)
+        Ok(dead.len() == BATCH)
     }
 
     /// Nothing shows through this base any more: a parked copy becomes garbage.
@@ -188,4 +154,52 @@ impl Volume {
             tx.commit(0).await?;
         }
     }
+}
+
+/// Drops what is dead of one inode, until `dropped` records went in this batch; true when nothing is left.
+async fn drop_dead(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    delta: &mut SegmentDelta,
+    dropped: &mut usize,
+) -> Result<bool, DataError> {
+    let content: Option<ContentRec> = txn.get(&keys::content(ino)).await?;
+    let gone = txn.get_raw(&keys::inode(ino)).await?.is_none();
+    let drop_gen = match &content {
+        Some(content) => content.drop_gen,
+        None => u64::MAX,
+    };
+    let mut from = 0;
+    loop {
+        if *dropped >= BATCH {
+            return Ok(false);
+        }
+        let (page, more) = txn.scan(keys::extents_after(ino, from), BATCH).await?;
+        for (key, value) in &page {
+            let end = keys::parse_extent(key)
+                .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
+            from = end;
+            let extent: ExtentRec = decode(value)?;
+            if extent.generation <= drop_gen {
+                delta.sub(&extent.place, end - extent.start);
+                txn.delete(key.to_vec());
+                *dropped += 1;
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    if gone {
+        let (page, more) = txn.scan(keys::of_inode(keys::XATTR, ino), BATCH).await?;
+        *dropped += page.len();
+        for (key, _) in &page {
+            txn.delete(key.to_vec());
+        }
+        if more {
+            return Ok(false);
+        }
+    }
+    txn.delete(keys::dead(ino));
+    Ok(true)
 }

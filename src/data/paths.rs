@@ -113,7 +113,7 @@ pub async fn dir_key<L: Lookup>(
 impl Volume {
     /// The names of an inode: parent and name each.
     pub async fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, FileName)>, DataError> {
-        let found = self.meta.scan(keys::of_inode(keys::PARENT, ino), 100_000).await?;
+        let found = self.meta.scan_all(keys::of_inode(keys::PARENT, ino)).await?;
         Ok(found.iter().filter_map(|(key, _)| keys::parse_parent(key)).collect())
     }
 

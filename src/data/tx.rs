@@ -156,14 +156,15 @@ impl<'v> Tx<'v> {
         self.kv.delete(keys::orphan(ino));
         self.kv.delete(keys::work(ino));
         self.kv.put_raw(keys::dead(ino), Vec::new());
-        let (seen, _) = self.kv.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+        let seen = self.kv.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
         for (key, _) in seen {
             if let Some(key) = keys::parse_rests(&key) {
                 self.needs_tidying(&key);
             }
         }
         self.removed.push(ino);
-        self.touched.push(ino);
+        // Its extents are collected with the keys to tidy.
+        self.touched.push(Ino(0));
         Ok(())
     }
 
@@ -202,6 +203,8 @@ impl<'v> Tx<'v> {
     /// Queues an inode for settling. A directory whose children have still to move keeps that work.
     pub async fn needs_rest(&mut self, ino: Ino, work: WorkRec) -> Result<(), DataError> {
         let queued: Option<WorkRec> = self.kv.get(&keys::work(ino)).await?;
+        let is_file = self.working.get(&ino).is_some_and(|rec| rec.kind == FileKind::File);
+        let work = if is_file && work == WorkRec::Inode { WorkRec::File } else { work };
         if queued != Some(WorkRec::Subtree) {
             self.kv.put(keys::work(ino), &work);
         }

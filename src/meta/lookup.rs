@@ -1,6 +1,7 @@
 //! Reading records, wherever they are.
 
 use std::future::Future;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -9,8 +10,8 @@ use super::records::decode;
 use super::{Meta, MetaError, View, keys};
 use crate::types::Ino;
 
-/// More extended attributes than one inode can have: their names share 64 KiB (XATTR_LIST_MAX).
-const MAX_XATTRS: usize = 65_536;
+/// Pairs read at a time: few enough that the engine keeps the blocks for the next one who looks.
+pub(super) const PAGE: usize = 1000;
 
 /// What the records say: the writer's newest state ([`Meta`]), or one that lies in the bucket
 /// ([`View`]).
@@ -25,13 +26,32 @@ pub trait Lookup: Sync {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send;
 
+    /// Keys and values of a range that is known to be short, in order.
+    fn scan_all(
+        &self,
+        (mut from, to): keys::Range,
+    ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send {
+        async move {
+            let mut found = Vec::new();
+            loop {
+                let page = self.scan((from, to.clone()), PAGE).await?;
+                let more = page.len() == PAGE;
+                found.extend(page);
+                match found.last() {
+                    Some((last, _)) if more => from = Bound::Excluded(last.to_vec()),
+                    _ => return Ok(found),
+                }
+            }
+        }
+    }
+
     /// The extended attributes of an inode: names and values, by name.
     fn xattrs(
         &self,
         ino: Ino,
     ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, MetaError>> + Send {
         async move {
-            let found = self.scan(keys::of_inode(keys::XATTR, ino), MAX_XATTRS).await?;
+            let found = self.scan_all(keys::of_inode(keys::XATTR, ino)).await?;
             let name = |key: Bytes| key.slice_ref(keys::after_ino(&key));
             Ok(found.into_iter().map(|(key, value)| (name(key), value)).collect())
         }

@@ -276,6 +276,22 @@ impl Txn<'_> {
         }
     }
 
+    /// Keys and values of a range that is known to be short, as this change leaves it.
+    pub async fn scan_all(
+        &self,
+        (mut from, to): keys::Range,
+    ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
+        loop {
+            let (page, more) = self.scan((from, to.clone()), super::lookup::PAGE).await?;
+            found.extend(page);
+            match found.last() {
+                Some((last, _)) if more => from = Bound::Excluded(last.to_vec()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
     pub fn put<T: Serialize>(&mut self, key: Vec<u8>, record: &T) {
         self.writes.insert(key, Some(encode(record)));
     }

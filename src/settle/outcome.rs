@@ -253,7 +253,7 @@ pub(super) async fn other_copy(
     away_from: &ObjectKey,
 ) -> Result<Option<ContentRec>, SettleError> {
     let Some(here) = txn.get::<RestRec>(&keys::rest(away_from)).await? else { return Ok(None) };
-    let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+    let seen = txn.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
     for (key, _) in seen {
         let Some(key) = keys::parse_rests(&key).filter(|key| key != away_from) else { continue };
         let rest: Option<RestRec> = txn.get(&keys::rest(&key)).await?;

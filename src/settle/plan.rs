@@ -35,7 +35,7 @@ const CHILDREN: usize = 1000;
 pub(super) enum Plan {
     /// It rests as it is.
     Done,
-    /// It does not exist any more.
+    /// There is nothing to do for it, now or later.
     Gone,
     Later(Duration),
     Publish(Vec<Item>),
@@ -69,6 +69,9 @@ impl Settler {
         let Some(work) = volume.meta.get::<WorkRec>(&keys::work(ino)).await? else {
             return Ok(Plan::Gone);
         };
+        if self.stays(work) {
+            return Ok(Plan::Gone);
+        }
         let inode = match volume.inode(ino).await {
             Ok(inode) => inode,
             Err(DataError::Gone(_)) => return Ok(Plan::Gone),
@@ -79,7 +82,7 @@ impl Settler {
         }
         let kind = inode.live().attr.kind;
         if volume.options.settle == SettleMode::Never && kind == FileKind::File {
-            return Ok(Plan::Later(LONGEST_PACE));
+            return Ok(Plan::Gone);
         }
         if let Some(wait) = self.not_yet(&inode) {
             return Ok(Plan::Later(wait));
@@ -327,7 +330,7 @@ impl Settler {
         let Some(attr) = txn.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(()) };
         let right: HashSet<ObjectKey> =
             self.keys_of(ino, attr.kind, memo).await?.into_iter().collect();
-        let (seen, _) = txn.scan(keys::of_inode(keys::RESTS, ino), 100_000).await?;
+        let seen = txn.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
         for (key, _) in seen {
             if let Some(key) = keys::parse_rests(&key)
                 && !right.contains(&key)

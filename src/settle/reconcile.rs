@@ -9,6 +9,7 @@ mod apply;
 mod heads;
 mod listing;
 mod tombs;
+mod wipe;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -15,10 +15,11 @@ use super::plan::{Item, Plan};
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
+use crate::config::SettleMode;
 use crate::data::{DataError, Volume};
 use crate::meta::records::{IntentRec, WorkRec, decode};
 use crate::meta::{MetaError, Pages, keys};
-use crate::types::Ino;
+use crate::types::{FileKind, Ino};
 
 /// Says whether this host may publish now: its lease was confirmed recently enough.
 pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
@@ -35,7 +36,12 @@ pub(super) const TIDY: Ino = Ino(0);
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failed round grows to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Rows of the queue that are read at a time, and how many inodes are scheduled before no more are.
+const BACKLOG: usize = 4000;
+const SCHEDULED: usize = 20_000;
 
+/// Between two pages of the queue: others want the engine, too.
+const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
@@ -62,6 +68,8 @@ pub struct Settler {
     pub(super) permit: Arc<dyn Permit>,
     pub(super) hot: Hot,
     pub(super) schedule: Schedule,
+    /// The queue as it was when the volume was opened, as far as it is not scheduled yet.
+    backlog: AsyncMutex<Option<Pages>>,
     pub(super) pace: Mutex<HashMap<Ino, Pace>>,
     pub(super) churning: Churning,
     pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
@@ -90,6 +98,7 @@ impl Settler {
             permit,
             hot: Hot::default(),
             schedule: Schedule::default(),
+            backlog: AsyncMutex::new(Some(Pages::new(keys::below(keys::WORK, &[]), BACKLOG))),
             pace: Mutex::default(),
             churning: Churning::default(),
             unsettleable: Mutex::default(),
@@ -102,18 +111,33 @@ impl Settler {
             reconciler: std::sync::OnceLock::new(),
         });
         settler.load_intents().await?;
-        let at = boottime() + settler.volume.options.settle_after;
-        let mut pages = Pages::new(keys::below(keys::WORK, &[]), 10_000);
-        let engine = &settler.volume.meta.engine;
-        while let Some(page) = pages.next(engine).await.map_err(MetaError::from)? {
-            for (key, _) in &page {
-                if let Some(ino) = keys::parse_ino(key) {
-                    settler.schedule.by(ino, at);
-                }
+        settler.schedule.by(TIDY, boottime() + settler.volume.options.settle_after);
+        Ok(settler)
+    }
+
+    /// Schedules some more of the work that an earlier run left. False when that was all: a mount does
+    /// not wait for it, however much there is.
+    async fn take_backlog(&self) -> Result<bool, SettleError> {
+        let mut backlog = self.backlog.lock().await;
+        let Some(pages) = backlog.as_mut() else { return Ok(false) };
+        let engine = &self.volume.meta.engine;
+        let Some(page) = pages.next(engine).await.map_err(MetaError::from)? else {
+            *backlog = None;
+            return Ok(false);
+        };
+        let at = boottime() + self.volume.options.settle_after;
+        for (key, value) in &page {
+            let Some(ino) = keys::parse_ino(key) else { continue };
+            if !self.stays(decode(value)?) {
+                self.schedule.by(ino, at);
             }
         }
-        settler.schedule.by(TIDY, at);
-        Ok(settler)
+        Ok(true)
+    }
+
+    /// Whether what is queued so stays queued for as long as the volume is mounted like this.
+    pub(super) fn stays(&self, work: WorkRec) -> bool {
+        work == WorkRec::File && self.volume.options.settle == SettleMode::Never
     }
 
     async fn load_intents(&self) -> Result<(), SettleError> {
@@ -139,7 +163,7 @@ impl Settler {
             let next = match self.step_while(|| !stop.is_cancelled()).await {
                 Ok(()) => {
                     pause = Duration::from_millis(200);
-                    self.next_wake()
+                    self.next_wake().await
                 }
                 Err(error) => {
                     self.volume.note_error(&error);
@@ -163,7 +187,10 @@ impl Settler {
         }
     }
 
-    fn next_wake(&self) -> Option<Duration> {
+    async fn next_wake(&self) -> Option<Duration> {
+        if self.schedule.len() < SCHEDULED && self.backlog.lock().await.is_some() {
+            return Some(BETWEEN_PAGES);
+        }
         let now = boottime();
         let next = [self.schedule.next(), self.hot.ripe(now).1].into_iter().flatten().min()?;
         Some(next.saturating_sub(now).max(Duration::from_millis(5)))
@@ -185,6 +212,7 @@ impl Settler {
     }
 
     async fn settle_until(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
+        while !deadline.passed() && self.take_backlog().await? {}
         loop {
             self.take_queue();
             let before = self.unsettled().await?;
@@ -238,8 +266,15 @@ impl Settler {
         let soon = boottime() + self.volume.options.settle_after;
         let queue = self.volume.take_settle_queue();
         let any = !queue.is_empty();
+        let never = self.volume.options.settle == SettleMode::Never;
         for ino in queue {
-            self.schedule.by(ino, soon);
+            let file = || {
+                let inode = self.volume.inodes.get(ino);
+                inode.is_some_and(|inode| inode.live().attr.kind == FileKind::File)
+            };
+            if !(never && file()) {
+                self.schedule.by(ino, soon);
+            }
         }
         any
     }
@@ -253,6 +288,9 @@ impl Settler {
             return Ok(());
         }
         self.take_queue();
+        if self.schedule.len() < SCHEDULED {
+            self.take_backlog().await?;
+        }
         self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
@@ -319,7 +357,9 @@ impl Settler {
         if due.contains(&TIDY) {
             self.tidy_round().await?;
             self.sweep_tombs().await?;
-            self.volume.collect_dead().await?;
+            if self.volume.collect_dead().await? {
+                self.schedule.by(TIDY, boottime());
+            }
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
         }
         Ok(())

@@ -85,7 +85,8 @@ impl Volume {
         sys::make_mountpoint(&at).map_err(failed("making the directory"))?;
         let started = (|| {
             sys::cover(&at).map_err(failed("covering"))?;
-            let how = FuseMount { source: &spec.options.url, readonly: spec.options.readonly };
+            let readonly = spec.options.readonly;
+            let how = FuseMount { readonly, ..FuseMount::of(&spec.options.url) };
             sys::mount_fuse(&at, &device, how).map_err(failed("mounting"))?;
             child::worker(settings, &spec, &device, false).map_err(StartError::Spawn)
         })();

@@ -70,6 +70,24 @@ pub struct FuseMount<'a> {
     /// Shown as the mount's source.
     pub source: &'a str,
     pub readonly: bool,
+    /// What the kernel itself enforces.
+    pub flags: MountFlags,
+}
+
+impl<'a> FuseMount<'a> {
+    /// With what is usual.
+    pub fn of(source: &'a str) -> Self {
+        FuseMount { source, readonly: false, flags: MountFlags::default() }
+    }
+}
+
+/// Options of `mount(8)` that the kernel enforces for every file system. Device nodes never work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountFlags {
+    pub nosuid: bool,
+    pub noexec: bool,
+    /// Every write waits until it is in the bucket.
+    pub sync: bool,
 }
 
 /// Creates the directory of a mount point; one that exists already is fine.
@@ -112,6 +130,9 @@ pub fn open_fuse_device() -> io::Result<OwnedFd> {
 pub fn mount_fuse(at: &MountPoint, device: &OwnedFd, how: FuseMount<'_>) -> io::Result<()> {
     let mut flags = MsFlags::MS_NODEV;
     flags.set(MsFlags::MS_RDONLY, how.readonly);
+    flags.set(MsFlags::MS_NOSUID, how.flags.nosuid);
+    flags.set(MsFlags::MS_NOEXEC, how.flags.noexec);
+    flags.set(MsFlags::MS_SYNCHRONOUS, how.flags.sync);
     let data = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
         device.as_fd().as_raw_fd()

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::format::applied;
 use super::open::{Successor, open};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::runtime;
+use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
 use crate::clock::Deadline;
 use crate::meta::{Batch, Engine, Pages};
@@ -77,7 +77,9 @@ pub fn export_volume(
     spec: &WorkerSpec,
     mut progress: impl FnMut(Progress) + std::marker::Send,
 ) -> anyhow::Result<u64> {
-    runtime()?.block_on(async {
+    let (runtime, span) = runtime_of(spec)?;
+    let _entered = span.enter();
+    runtime.block_on(async {
         let mounted = open(spec, Successor::No).await?;
         let shared = Shared::new(spec.clone(), &mounted);
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;

@@ -25,6 +25,7 @@ use crate::fs::FsError;
 use crate::fuse::{HandoffFiles, Serving, serve_following};
 use crate::meta::Follower;
 use crate::meta::log::StateDirLock;
+use crate::sys::FuseMount;
 
 /// Reading the newest state: a long log takes some hundred requests.
 const OPEN: Duration = Duration::from_secs(60);
@@ -224,12 +225,12 @@ async fn open_and_serve(
 }
 
 /// As [`super::serve_foreground`], for a volume that is only read.
-pub(super) async fn run_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+pub(super) async fn run_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     let ends = control(&spec)?;
     let followed = open(&spec, Successor::No).await?;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;
-    let device = super::foreground::mount(&spec.mountpoint, source, true)
+    let device = super::foreground::mount(&spec.mountpoint, how)
         .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
     let served = match device {
         Ok(device) => {

@@ -15,7 +15,7 @@ use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::runtime;
+use super::supervised::{runtime, runtime_of};
 use super::{VolumeState, WorkerSpec, tasks};
 use crate::config::SettleMode;
 use crate::fuse::{HandoffFiles, serve};
@@ -35,15 +35,16 @@ const LOOPS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
 /// says what is left.
-pub fn serve_foreground(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
-    let runtime = runtime()?;
+pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
+    let (runtime, span) = runtime_of(&spec)?;
+    let _entered = span.enter();
     match spec.options.readonly {
-        true => runtime.block_on(super::follow::run_foreground(spec, source)),
-        false => runtime.block_on(run(spec, source)),
+        true => runtime.block_on(super::follow::run_foreground(spec, how)),
+        false => runtime.block_on(run(spec, how)),
     }
 }
 
-async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
+async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, _) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -72,7 +73,7 @@ async fn run(spec: WorkerSpec, source: &str) -> anyhow::Result<()> {
     let Mounted { fs, changes, _lock: lock, .. } = mounted;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;
-    let device = match mount(&spec.mountpoint, source, false) {
+    let device = match mount(&spec.mountpoint, how) {
         Ok(device) => device,
         Err(error) => {
             shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
@@ -168,16 +169,12 @@ async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError
     }
 }
 
-pub(super) fn mount(
-    path: &Path,
-    source: &str,
-    readonly: bool,
-) -> std::io::Result<std::os::fd::OwnedFd> {
+pub(super) fn mount(path: &Path, how: FuseMount<'_>) -> std::io::Result<std::os::fd::OwnedFd> {
     let root = path.parent().unwrap_or(Path::new("/"));
     let at = MountPoint::new(root, path)?;
     let device = sys::open_fuse_device()?;
     sys::cover(&at)?;
-    if let Err(error) = sys::mount_fuse(&at, &device, FuseMount { source, readonly }) {
+    if let Err(error) = sys::mount_fuse(&at, &device, how) {
         sys::detach_all(path)?;
         return Err(error);
     }

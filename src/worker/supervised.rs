@@ -39,13 +39,8 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
         Some(_) => Successor::Yes,
         None => Successor::No,
     };
-    // This process serves one volume: whatever any of its threads logs is about that one.
-    let span = tracing::info_span!("volume", name = %spec.name);
+    let (runtime, span) = runtime_of(&spec)?;
     let _entered = span.enter();
-    let mut builder = runtime_builder();
-    let inherited = span.clone();
-    builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
-    let runtime = builder.build()?;
     match spec.options.readonly {
         true => runtime.block_on(super::follow::run_supervised(spec, device, successor)),
         false => runtime.block_on(run(spec, device, successor)),
@@ -54,6 +49,18 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(runtime_builder().build()?)
+}
+
+/// For a process of one volume: whatever any thread of the runtime logs is about that one. The caller's
+/// own thread enters the span.
+pub(super) fn runtime_of(
+    spec: &WorkerSpec,
+) -> anyhow::Result<(tokio::runtime::Runtime, tracing::Span)> {
+    let span = tracing::info_span!("volume", name = %spec.name);
+    let mut builder = runtime_builder();
+    let inherited = span.clone();
+    builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
+    Ok((builder.build()?, span))
 }
 
 fn runtime_builder() -> tokio::runtime::Builder {

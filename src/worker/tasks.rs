@@ -126,7 +126,7 @@ pub(super) async fn ended(tasks: &mut JoinSet<()>) -> bool {
 
 /// What nothing refers to any more. The settler collects as well, but only when files come to rest.
 async fn collect(volume: &Volume) -> Result<(), DataError> {
-    volume.collect_dead().await?;
+    while volume.collect_dead().await? {}
     let repacked = volume.repack(SLACK).await?;
     if repacked.segments > 0 {
         tracing::info!(?repacked, "half-dead segments were written anew");

@@ -128,7 +128,7 @@ impl World {
                 break;
             }
         }
-        volume.collect_dead().await.map_err(|e| format!("collect: {e}"))?;
+        while volume.collect_dead().await.map_err(|e| format!("collect: {e}"))? {}
         volume.collect_segments(PATIENCE).await.map_err(|e| format!("collect: {e}"))?;
         Ok(left)
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 
-use super::rig::{Mount, Place, SOON, object};
+use super::rig::{Mount, Place, SOON, finish, object, s3vol};
 use super::support::s3server::{Op, TestS3};
 use super::support::wait_for;
 
@@ -118,4 +118,41 @@ fn extended_attributes_travel_with_the_objects() {
     mount.end_well();
     assert_eq!((carried("v/ours"), carried("v/changed").as_deref()), (None, Some(ours)));
     assert_eq!(object(&server, "v/changed").as_deref(), Some("changed"));
+}
+
+#[test]
+fn a_prefix_that_was_emptied_does_not_empty_the_volume() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    let options = ["refresh=100ms", "settle_after=10ms"];
+    let mount = Mount::start(Some(&server), &place, &url, &options);
+    for number in 0..20 {
+        std::fs::write(place.file(&format!("f{number}")), format!("content {number}")).unwrap();
+    }
+    wait_for("all to settle", SOON, || (server.keys("v/").len() == 20).then_some(()));
+    let kept = server.objects("v/");
+    let names = || std::fs::read_dir(&place.at).unwrap().count();
+    let status = || {
+        let said = finish(s3vol(&server).arg("status").arg("--state").arg(place.state())).1;
+        said.contains("is gone from the bucket").then_some(())
+    };
+    // A single object that goes takes its file along.
+    assert!(server.delete_foreign("v/f0"));
+    wait_for("f0 to go", SOON, || (names() == 19).then_some(()));
+    for (key, _) in kept.iter().skip(1) {
+        assert!(server.delete_foreign(key));
+    }
+    wait_for("it to be seen", SOON, || {
+        names();
+        status()
+    });
+    assert_eq!(names(), 19);
+    assert_eq!(std::fs::read_to_string(place.file("f7")).unwrap(), "content 7");
+    // One by one they are no less there.
+    assert!((1..20).all(|n| place.file(&format!("f{n}")).exists()));
+    for (key, object) in &kept {
+        server.put_foreign(key, object.body.clone(), &[]);
+    }
+    wait_for("f0 to come back", SOON, || (names() == 20).then_some(()));
+    mount.end_well();
 }

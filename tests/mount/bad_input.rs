@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::plugin::Plugin;
+use super::rig::{Mount, Place, SOON};
 use super::support::s3server::{Action, Options, Rule, TestS3};
 
 /// The refusal of a volume, in time and without a secret.
@@ -208,4 +210,60 @@ impl Drop for TlsServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_volume_around_or_inside_another_one_is_refused() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = |prefix: &str| format!("s3://{}/{prefix}", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url("team/web"), &[]);
+    for prefix in ["team/web/sub", "team/web/a/deep/place", "team"] {
+        let other = Place::new();
+        let mut refused = Mount::begin(Some(&server), &other, &url(prefix), &[]);
+        assert_eq!(refused.ended(SOON).code(), Some(1), "{prefix}: {}", refused.said());
+        let said = refused.said();
+        assert!(
+            said.contains(&format!("overlaps with the volume at {}/", url("team/web"))),
+            "{said}"
+        );
+    }
+    let beside = Place::new();
+    Mount::start(Some(&server), &beside, &url("team/web-2"), &[]).end_well();
+    mount.end_well();
+}
+
+#[test]
+fn a_place_where_a_volume_is_mounted_is_refused() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let first = format!("s3://{}/first", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &first, &[]);
+    std::fs::write(place.file("f"), "f").unwrap();
+    let second = format!("s3://{}/second", server.bucket());
+    let mut refused = Mount::begin(Some(&server), &place, &second, &[]);
+    assert_eq!(refused.ended(SOON).code(), Some(1), "{}", refused.said());
+    assert!(refused.said().contains(&format!("{first} is mounted at")), "{}", refused.said());
+    assert_eq!(std::fs::read_to_string(place.file("f")).unwrap(), "f");
+    mount.end_well();
+}
+
+#[test]
+fn what_mount_enforces_is_enforced() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url, &["nosuid,noexec,nofail"]);
+    let table = std::fs::read_to_string("/proc/mounts").unwrap();
+    let at = place.at.to_str().unwrap();
+    let line = table.lines().rfind(|line| line.split(' ').nth(1) == Some(at)).unwrap();
+    assert!(line.contains("nosuid") && line.contains("noexec"), "{line}");
+    let script = place.file("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = std::process::Command::new(&script).status().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    mount.end_well();
+    assert!(mount_log(&place).contains("volume{name=v}"), "{}", mount_log(&place));
+}
+
+fn mount_log(place: &Place) -> String {
+    std::fs::read_to_string(place.dir.path().join("log")).unwrap()
 }

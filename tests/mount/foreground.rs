@@ -99,8 +99,9 @@ fn detached_it_returns_once_mounted_and_status_shows_it() {
     assert!(out.contains(&format!("v at {}", place.at.display())), "{out}");
 
     // The same state folder twice.
+    let other = Place::new();
     let (code, _, error) = finish(
-        s3vol(&server).args(["mount", "--detach", "--state"]).arg(&state).arg(&url).arg(&place.at),
+        s3vol(&server).args(["mount", "--detach", "--state"]).arg(&state).arg(&url).arg(&other.at),
     );
     assert_eq!(code, Some(1));
     assert!(error.contains("already served"), "{error}");

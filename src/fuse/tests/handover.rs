@@ -163,8 +163,7 @@ pub(super) fn mounted(dir: &Path) -> (OwnedFd, Cleanup) {
     let at = sys::MountPoint::new(dir, &mountpoint).unwrap();
     sys::make_mountpoint(&at).unwrap();
     let device = sys::open_fuse_device().unwrap();
-    sys::mount_fuse(&at, &device, sys::FuseMount { source: "handover-test", readonly: false })
-        .unwrap();
+    sys::mount_fuse(&at, &device, sys::FuseMount::of("handover-test")).unwrap();
     (device, Cleanup { mountpoint, processes: Vec::new() })
 }
 

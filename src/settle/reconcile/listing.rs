@@ -147,6 +147,7 @@ impl Reconciler {
         } else if seen == Seen::default() && vanished.is_empty() {
             self.forget_rest(&key, sent).await?;
         }
+        let vanished = self.believed(vanished).await?;
         self.apply(dir, prefix, sent, BTreeMap::from([(name.clone(), seen)]), vanished).await
     }
 
@@ -255,6 +256,7 @@ impl Reconciler {
                 }
             }
             vanished = self.confirm(dir, prefix, vanished).await?;
+            vanished = self.believed(vanished).await?;
         }
         self.apply(dir, prefix, sent, seen.clone(), vanished).await
     }
