@@ -50,14 +50,14 @@ async fn changes_without_a_bucket_are_taken_while_there_is_room_and_then_refused
     let mut taken = Vec::new();
     let late = loop {
         let key = format!("key {}", taken.len());
-        match world.put(&key, vec![7; 4 << 20]).await {
+        match world.put(&key, vec![7; 200 << 10]).await {
             Ok(()) => taken.push(key),
             Err(error) => break (key, error),
         }
-        assert!(taken.len() < 100, "there is a limit");
+        assert!(taken.len() < 1000, "there is a limit");
     };
     assert!(matches!(late.1, MetaError::Late(_)), "{:?}", late.1);
-    assert!(taken.len() > 6, "{}", taken.len());
+    assert!(taken.len() > 150, "{}", taken.len());
     let again = world.put(&late.0, Vec::new()).await;
     assert!(matches!(again, Err(MetaError::Late(_))), "{again:?}");
     world.store.go_away(false);
