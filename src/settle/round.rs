@@ -145,7 +145,7 @@ impl Settler {
     async fn send(&self, item: &Item, not_after: StoreTime) -> Outcome {
         let volume = &self.volume;
         match volume.store.now(SEND_TIMEOUT).await {
-            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.permit.may_publish() => {}
+            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.may_send() => {}
             _ => return Outcome::Not,
         }
         let verb = match item.body {

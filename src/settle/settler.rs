@@ -82,6 +82,8 @@ pub struct Settler {
     one_round: AsyncMutex<()>,
     /// No round begins any more.
     at_its_end: AtomicBool,
+    /// What is announced and not sent yet is not sent.
+    sends_nothing: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
@@ -107,6 +109,7 @@ impl Settler {
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
             at_its_end: AtomicBool::new(false),
+            sends_nothing: AtomicBool::new(false),
             host,
             reconciler: std::sync::OnceLock::new(),
         });
@@ -205,6 +208,17 @@ impl Settler {
         let result = tokio::time::timeout(late, self.settle_until(deadline)).await;
         self.hurried.store(false, Ordering::SeqCst);
         result.unwrap_or_else(|_| Ok(self.schedule.len() as u64))
+    }
+
+    /// Whether the round that is under way is to end with the requests that it has sent so far.
+    pub fn cut_short(&self, cut: bool) {
+        self.sends_nothing.store(cut, Ordering::SeqCst);
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        let held_back =
+            self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.load(Ordering::SeqCst);
+        !held_back && self.permit.may_publish()
     }
 
     /// No round begins any more. Returns when none is under way, or at the deadline.

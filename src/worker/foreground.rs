@@ -115,7 +115,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     // What does not end goes on beside; it has no longer than settling has.
-    tasks::ended(&mut running).await;
+    tasks::ended(&mut running, &shared.settler).await;
     let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
     if closed.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;

@@ -318,7 +318,7 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
-        self.settler.rest(Deadline::after(ROUND)).await;
+        self.settler.rest(Deadline::after(ROUND.min(settle))).await;
         commit_all(&self.volume, commit).await?;
         let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
         if !sealed.unwrap_or(false) {

@@ -176,7 +176,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     if let Err(error) = commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    let settle = match tasks::ended(&mut running).await {
+    let settle = match tasks::ended(&mut running, &shared.settler).await {
         true => SETTLE_BUDGET.min(Duration::from_secs(5)),
         // It would wait for the round that is under way.
         false => Duration::ZERO,

@@ -15,7 +15,7 @@ use crate::clock::Deadline;
 use crate::data::{DataError, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
-use crate::settle::Changed;
+use crate::settle::{Changed, Settler};
 use crate::types::Lsn;
 
 /// How often compaction is considered. It does nothing on an idle volume.
@@ -115,9 +115,11 @@ pub(super) fn start(
 /// Waits for the tasks, which were told to stop; false when one of them does not come to its end in
 /// time. A round of settling that is cut off would leave requests that nobody in this process
 /// remembers: what is left goes on until the process ends.
-pub(super) async fn ended(tasks: &mut JoinSet<()>) -> bool {
+pub(super) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
+    settler.cut_short(true);
     let all = async { while tasks.join_next().await.is_some() {} };
     let ended = tokio::time::timeout(ENDING, all).await.is_ok();
+    settler.cut_short(false);
     if !ended {
         tracing::warn!(left = tasks.len(), "tasks of the volume are still waiting for the bucket");
     }
