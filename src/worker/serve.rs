@@ -14,7 +14,7 @@ use super::{
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
-use crate::meta::EngineError;
+use crate::meta::{EngineError, EngineState};
 use crate::settle::Settler;
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
@@ -300,10 +300,19 @@ impl Shared {
     /// The end: commits within `commit`, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
-        let left = self.seal(commit, settle).await?;
-        self.export().await;
-        self.release().await?;
-        Ok(left)
+        let closed = async {
+            let left = self.seal(commit, settle).await?;
+            self.export().await;
+            self.release().await?;
+            Ok(left)
+        }
+        .await;
+        // Whoever watches the engine has ended by now.
+        let engine = *self.volume.meta.engine.state().borrow();
+        if closed.is_err() && engine == EngineState::Fenced {
+            self.set_state(VolumeState::Fenced);
+        }
+        closed
     }
 
     /// Commits within `commit`, settles within `settle`, and takes no more changes. Returns how many
