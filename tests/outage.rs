@@ -355,7 +355,7 @@ fn a_handle_of_the_engine_that_breaks_while_the_volume_is_opened_is_replaced() {
     host.kill();
     server.clear_faults();
     // The first is the engine's own when it opens; the replay flushes what is too much to keep.
-    server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(404)).after(1));
+    server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(412)).after(1));
     host.mount(&server);
     assert_eq!(server.faults_left(), 0);
     assert!(host.log().contains("metadata engine reopened"), "{}", host.log());
