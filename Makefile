@@ -2,11 +2,13 @@
 
 .DEFAULT_GOAL := help
 CARGO ?= cargo
-# Seconds that one test lane may take before it is ended.
+# Seconds that the tests of `test`, and of one lane alone, may run before they are ended; building comes on top.
+TEST_SECONDS ?= 2400
 LANE_SECONDS ?= 1500
+PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build check test test-core test-posix test-apps soak plugin plugin-rootfs demo bench clean
+.PHONY: help build install check test test-core test-posix test-apps soak plugin plugin-rootfs demo bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,23 +16,34 @@ help: ## Show what can be made
 build: ## Build the program for this machine
 	$(CARGO) build --locked
 
-check: ## Formatting and lints
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+install: ## Install the program for use without Docker, and the helper of mount(8); PREFIX=/usr/local
+	$(CARGO) build --release --locked --bin s3vol
+	install -D -m 0755 $${CARGO_TARGET_DIR:-target}/release/s3vol $(DESTDIR)$(PREFIX)/bin/s3vol
+	mkdir -p $(DESTDIR)/sbin
+	ln -sf $(PREFIX)/bin/s3vol $(DESTDIR)/sbin/mount.fuse.s3vol
 
-test: test-core test-posix ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
+check: ## Formatting and lints, as far as this toolchain has them
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt || true
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy || true
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then set -x; $(CARGO) fmt --check; \
+	else echo "warning: rustfmt is not installed; the formatting is not checked"; fi
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then set -x; $(CARGO) clippy --locked --all-targets -- -D warnings; \
+	else echo "warning: clippy is not installed; nothing is linted"; fi
+
+test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
+	./plugin/test.sh $(TEST_SECONDS) core posix
 
 test-core: ## Only what is no suite of others
-	./plugin/test.sh test $(LANE_SECONDS)
+	./plugin/test.sh $(LANE_SECONDS) core
 
 test-posix: ## Only the POSIX suites, against a mounted volume
-	./plugin/test.sh posix $(LANE_SECONDS)
+	./plugin/test.sh $(LANE_SECONDS) posix
 
-test-apps: ## Real programs on a mounted volume, databases included
-	./plugin/test.sh apps $(LANE_SECONDS)
+test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
+	./plugin/test.sh $(LANE_SECONDS) apps
 
 soak: ## Everything that takes long
-	./plugin/test.sh soak 86400
+	./plugin/test.sh 86400 soak
 
 plugin-rootfs: ## Lay out the managed plugin in build/plugin
 	./plugin/rootfs.sh

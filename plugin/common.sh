@@ -14,20 +14,43 @@ export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-feature=+crt-static"
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# need COMMAND=PACKAGE...: installs the packages whose command is missing (Debian, Ubuntu).
+# packages PACKAGE...: installs them (Debian, Ubuntu).
+packages() {
+  command -v apt-get >/dev/null 2>&1 || die "please install: $*"
+  say "installing $*"
+  local as=()
+  [ "$(id -u)" -eq 0 ] || as=(sudo)
+  "${as[@]}" apt-get update -qq
+  "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# need COMMAND=PACKAGE...: installs the packages whose command is missing.
 need() {
   local pair missing=()
   for pair in "$@"; do
     command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair#*=}")
   done
-  [ ${#missing[@]} -eq 0 ] && return 0
-  command -v apt-get >/dev/null 2>&1 || die "please install: ${missing[*]}"
-  say "installing ${missing[*]}"
-  local as=()
-  [ "$(id -u)" -eq 0 ] || as=(sudo)
-  "${as[@]}" apt-get update -qq
-  "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  [ ${#missing[@]} -eq 0 ] || packages "${missing[@]}"
+}
+
+# A compiler that links a static program: gcc alone, without what it recommends, links nothing.
+need_cc() {
+  local out status=0
+  out=$(mktemp)
+  printf 'int main(void) { return 0; }\n' | cc -static -x c - -o "$out" 2>/dev/null || status=$?
+  rm -f "$out"
+  [ "$status" -eq 0 ] || packages gcc libc6-dev
+}
+
+# Whether a program runs in a root file system without libraries. Needs readelf.
+is_static() { ! readelf -l "$1" 2>/dev/null | grep INTERP >/dev/null; }
+
+# A busybox for images without libraries. Debian's package `busybox` is not one; busybox-static replaces it.
+need_static_busybox() {
+  local busybox
+  need readelf=binutils
+  busybox=$(command -v busybox) && is_static "$busybox" || packages busybox-static
 }
 
 # need_idle COMMAND=PACKAGE...: the same for packages of servers, of which none is started and no database

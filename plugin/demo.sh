@@ -40,7 +40,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-need busybox=busybox-static
+need_static_busybox
 if engine_runs; then
   say "using the Docker engine that is running"
 else

@@ -6,7 +6,8 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-need cc=gcc
+need readelf=binutils
+[ -n "${S3VOL_BINARY:-}" ] || need_cc
 CERTS="${S3VOL_CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt}"
 [ -s "$CERTS" ] || need update-ca-certificates=ca-certificates
 [ -s "$CERTS" ] || die "no CA bundle at $CERTS; set S3VOL_CA_BUNDLE"
@@ -24,7 +25,7 @@ if [ -z "${S3VOL_BINARY:-}" ]; then
 else
   BINARY=$S3VOL_BINARY
 fi
-if readelf -l "$BINARY" 2>/dev/null | grep -q INTERP; then die "$BINARY is not static"; fi
+is_static "$BINARY" || die "$BINARY is not static"
 
 rm -rf "$OUT"
 mkdir -p "$OUT/rootfs"/{bin,dev,etc/ssl/certs,proc,run/docker/plugins,s3vol,sys,tmp}

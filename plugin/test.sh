@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
-# Runs one lane of tests: test.sh LANE SECONDS. Installs what the lane needs and is missing.
-# Tests that belong to another lane than `test` are #[ignore]d and named `LANE_...`.
+# Runs lanes of tests one after the other: test.sh SECONDS LANE... All lanes together may run so long; building
+# them comes on top. Installs what a lane needs and is missing.
+# Tests that belong to another lane than `core` are #[ignore]d and named `LANE_...`.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
-LANE=$1 SECONDS_ALLOWED=$2
+SECONDS_ALLOWED=$1
+shift
 
 cd "$ROOT"
-need cc=gcc git=git python3=python3 ip=iproute2 busybox=busybox-static dockerd=docker.io \
-  docker-compose=docker-compose rclone=rclone s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm
-case $LANE in
-apps)
-  need rsync=rsync stress-ng=stress-ng setfattr=attr setfacl=acl setcap=libcap2-bin \
-    setpriv=util-linux dpkg-deb=dpkg
-  need_idle /usr/lib/postgresql/15/bin/postgres=postgresql-15 /usr/sbin/mariadbd=mariadb-server-core \
-    mariadb=mariadb-client-core
-  "$ROOT/plugin/databases.sh"
-  ;;
-esac
+need_cc
+need_static_busybox
+need git=git python3=python3 ip=iproute2 dockerd=docker.io docker-compose=docker-compose rclone=rclone \
+  s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm
+for name in "$@"; do
+  case $name in
+  apps)
+    need rsync=rsync stress-ng=stress-ng setfattr=attr setfacl=acl setcap=libcap2-bin \
+      setpriv=util-linux dpkg-deb=dpkg
+    need_idle /usr/lib/postgresql/15/bin/postgres=postgresql-15 /usr/sbin/mariadbd=mariadb-server-core \
+      mariadb=mariadb-client-core
+    "$ROOT/plugin/databases.sh"
+    ;;
+  core | posix | soak) ;;
+  *) die "unknown lane: $name" ;;
+  esac
+done
 python3 -c 'import ensurepip, venv' 2>/dev/null || need "venv of python3=python3-venv"
 # Tools in the tests talk plain http to servers of the tests, and some refuse when a CA bundle is set.
 unset AWS_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR
@@ -25,16 +33,19 @@ build() {
   say "building the tests, and with them the plugin's program"
   cargo test --locked --no-run
   S3VOL_BINARY="$BUILT/debug/s3vol" "$ROOT/plugin/rootfs.sh"
-  say "running the lane $LANE"
 }
 
-# lane ARGUMENT...: cargo test with these, bounded. In the background, because `timeout` takes its
-# children out of the terminal's process group, where Ctrl-C would not find them.
-lane() {
-  S3VOL_TEST_ROOTFS="$OUT" timeout --kill-after 60 "$SECONDS_ALLOWED" \
-    cargo test --locked --no-fail-fast "$@" &
-  local tests=$! status=0
-  trap 'kill "$tests" 2>/dev/null || true' INT TERM
+# bounded ARGUMENT...: cargo test with these, within what is left of the time. In the background, because
+# `timeout` takes its children out of the terminal's process group, where Ctrl-C would not find them.
+bounded() {
+  local left=$((DEADLINE - SECONDS)) tests status=0
+  if [ "$left" -le 0 ]; then
+    printf 'error: no time is left of %s s\n' "$SECONDS_ALLOWED" >&2
+    return 1
+  fi
+  S3VOL_TEST_ROOTFS="$OUT" timeout --kill-after 60 "$left" cargo test --locked --no-fail-fast "$@" &
+  tests=$!
+  trap 'stopped=1; kill "$tests" 2>/dev/null || true' INT TERM
   wait "$tests" || status=$?
   # A signal ends the first wait, not the tests.
   wait "$tests" 2>/dev/null || true
@@ -61,13 +72,24 @@ sweep() {
   done
 }
 
+lane() {
+  local listed
+  say "running the lane $1"
+  if [ "$1" = core ]; then
+    bounded
+    return
+  fi
+  listed=$(cargo test --locked --tests -- --list --ignored 2>/dev/null | grep -c "$1_.*: test" || true)
+  [ "$listed" -gt 0 ] || die "the lane $1 has no tests"
+  bounded --tests -- --ignored "$1_"
+}
+
 build
-case $LANE in
-test) lane ;;
-posix | apps | soak)
-  listed=$(cargo test --locked --tests -- --list --ignored 2>/dev/null | grep -c "${LANE}_.*: test" || true)
-  [ "$listed" -gt 0 ] || die "the lane $LANE has no tests"
-  lane --tests -- --ignored "${LANE}_"
-  ;;
-*) die "unknown lane: $LANE" ;;
-esac
+stopped='' failed=()
+DEADLINE=$((SECONDS + SECONDS_ALLOWED))
+for name in "$@"; do
+  lane "$name" || failed+=("$name")
+  [ -z "$stopped" ] || die "stopped in the lane $name"
+done
+[ ${#failed[@]} -eq 0 ] || die "failed: ${failed[*]}"
+say "passed: $* ($((SECONDS - DEADLINE + SECONDS_ALLOWED)) s)"

@@ -18,6 +18,7 @@
 
 mod accounts;
 mod answers;
+mod caller;
 mod channel;
 mod control;
 mod http;

@@ -53,7 +53,7 @@ pub enum LeaseError {
     #[error("the volume's state in the bucket is damaged: {0}")]
     Damaged(String),
     /// The deadline passed; the keeper goes on trying.
-    #[error("the lease could not be written in time; it is still being tried")]
+    #[error("the lease could not be written in time")]
     Deadline,
     /// The keeper was stopped.
     #[error("the lease is no longer kept")]

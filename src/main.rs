@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use s3vol::cli::{self, Command};
 use s3vol::sys::FuseMount;
-use s3vol::{supervisor, worker};
+use s3vol::{supervisor, telemetry, worker};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("s3vol: {error:#}");
+            eprintln!("s3vol: {}", telemetry::with_causes(&error));
             ExitCode::from(cli::exit_code(&error))
         }
     }
@@ -53,7 +53,7 @@ fn serve_volume() -> ExitCode {
     match served {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            tracing::error!("the worker ends: {error:#}");
+            tracing::error!("the worker ends: {}", telemetry::with_causes(&error));
             ExitCode::FAILURE
         }
     }

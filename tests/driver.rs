@@ -155,6 +155,8 @@ impl Plugin {
             () = until => {}
         }
         connection.abort();
+        // Closed when it has ended, cut off or by itself.
+        drop(connection.await);
     }
 }
 

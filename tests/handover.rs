@@ -223,6 +223,8 @@ fn a_request_that_was_carried_out_before_the_worker_died_is_answered_with_succes
         ("rmdir", Box::new(|| std::fs::remove_dir(at("gone")))),
         ("rename", Box::new(|| std::fs::rename(at("source"), at("target")))),
         ("exchange", Box::new(exchange)),
+        ("open", Box::new(|| File::open(at("target")).map(drop))),
+        ("opendir", Box::new(|| std::fs::read_dir(at("full")).map(drop))),
     ];
     for (n, (name, call)) in calls.iter().enumerate() {
         std::fs::write(rig.dir.path().join("die"), "").unwrap();
@@ -322,6 +324,33 @@ fn readers_and_writers_see_no_error_when_workers_die() {
         names
     };
     assert_eq!(names(&root), ["log", "stable"]);
+    assert_eq!(
+        rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
+        true
+    );
+}
+
+#[test]
+fn a_file_opened_across_a_crash_goes_with_its_last_close() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let at = rig.path("file");
+    std::fs::write(&at, "content").unwrap();
+    let files = |rig: &Rig| {
+        let client = s3vol::driver::ControlClient::new(&rig.dir.path().join("control"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.status(PATIENCE)).unwrap().files
+    };
+    let empty = files(&rig) - 1;
+    std::fs::write(rig.dir.path().join("die"), "").unwrap();
+    let file = File::open(&at).unwrap();
+    assert_eq!(rig.restarts(), 1, "the open was to kill the worker");
+    std::fs::remove_file(&at).unwrap();
+    let mut found = [0; 7];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!((&found, files(&rig)), (b"content", empty + 1));
+    drop(file);
+    wait_for("its end", PATIENCE, || (files(&rig) == empty).then_some(()));
     assert_eq!(
         rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
         true

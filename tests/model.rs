@@ -6,10 +6,18 @@
 //! `S3VOL_MODEL_CASES` says how many sequences (a failing one is printed shrunk, as Rust source, ready
 //! to be kept in `model/regressions.rs`); `S3VOL_MODEL_SEED` draws others.
 
+#[path = "model/attributes.rs"]
+mod attributes;
 #[path = "model/beside.rs"]
 mod beside;
 #[path = "model/churn.rs"]
 mod churn;
+#[path = "model/compare.rs"]
+mod compare;
+#[path = "model/contents.rs"]
+mod contents;
+#[path = "model/names.rs"]
+mod names;
 #[path = "model/ops.rs"]
 mod ops;
 #[path = "model/oracle.rs"]

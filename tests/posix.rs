@@ -79,13 +79,12 @@ fn expected() -> BTreeMap<String, String> {
         .collect()
 }
 
-#[test]
-#[ignore = "make test-posix"]
-fn posix_pjdfstest_passes_what_ext4_passes() {
+/// On a volume with these options and on the local disk.
+fn passes_what_ext4_passes(options: &[&str]) {
     let mut bucket = Bucket::new();
     let second = tempfile::tempdir_in("/dev/shm").unwrap();
     let (local, _) = pjdfstest(&bucket.local("ext4"), second.path());
-    let mounted = bucket.mount(&[], LIMIT);
+    let mounted = bucket.mount(options, LIMIT);
     let (ours, said) = pjdfstest(&mounted.path, second.path());
     mounted.unmount();
 
@@ -103,6 +102,18 @@ fn posix_pjdfstest_passes_what_ext4_passes() {
     wrong
         .extend(expected.keys().map(|name| format!("{name}: expected, but there is no such test")));
     assert!(wrong.is_empty(), "{}\n\n{said}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "make test-posix"]
+fn posix_pjdfstest_passes_what_ext4_passes() {
+    passes_what_ext4_passes(&[]);
+}
+
+#[test]
+#[ignore = "make soak"]
+fn soak_pjdfstest_while_settling_at_once_from_a_full_cache() {
+    passes_what_ext4_passes(&["settle_after=0", "commit=200ms", "refresh=0", "cache_size=1MiB"]);
 }
 
 // --- Access control lists ---

@@ -1,4 +1,4 @@
-//! `docs/SEMANTICS.md` names tests; this checks that each of them exists.
+//! `docs/SEMANTICS.md` names tests; this checks that each row names some, and that they exist.
 
 use std::fs;
 use std::path::Path;
@@ -25,5 +25,19 @@ fn every_promise_names_tests_that_exist() {
         let source = fs::read_to_string(&path)
             .unwrap_or_else(|e| panic!("{} is named in the page: {e}", path.display()));
         assert!(source.contains(&format!("fn {test}(")), "{file} has no test {test}");
+    }
+}
+
+#[test]
+fn every_row_names_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/SEMANTICS.md")).unwrap();
+    let rows: Vec<_> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.ends_with("| Backed by |"))
+        .collect();
+    assert!(rows.len() > 20, "the page has only {} rows", rows.len());
+    for row in rows {
+        assert!(!named(row).is_empty(), "no test is named: {row}");
     }
 }

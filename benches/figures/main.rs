@@ -99,7 +99,8 @@ impl Bench {
         let (server, empty) = (TestS3::start(), TestS3::start());
         let (mount, at) = self.mount(&server, "million", &NEVER);
         let time = workloads::create_million(&at).as_secs_f64();
-        println!("  created in {time:.1} s; {}", requests(&server));
+        let memory = mount.resident_kib();
+        println!("  created in {time:.1} s; {memory} KiB resident; {}", requests(&server));
         mount.end();
         self.mount(&empty, "nothing", &NEVER).0.end();
         for (what, server) in [("empty", &empty), ("1,000,000 files", &server)] {

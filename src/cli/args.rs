@@ -36,6 +36,10 @@ pub enum Command {
     /// Show the volumes that are served here.
     Status(StatusArgs),
     /// Serve Docker's volume plugin.
+    ///
+    /// Settings come from the environment: S3VOL_URL (where volumes live), S3VOL_STATE (local state, by
+    /// default /s3vol/state), S3VOL_MOUNTS (where they are mounted, by default /s3vol/vol), and those in
+    /// docs/CONFIGURATION.md. docs/OPERATION.md has a systemd unit.
     Plugin(PluginArgs),
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
@@ -70,6 +74,7 @@ pub struct MountArgs {
     pub detach: bool,
     /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
+    /// An existing directory.
     pub mountpoint: PathBuf,
 }
 
@@ -92,6 +97,7 @@ pub struct StatusArgs {
     /// The folder that the volumes' processes were given.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// For programs.
     #[arg(long)]
     pub json: bool,
 }
@@ -110,6 +116,7 @@ pub struct ProbeArgs {
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// A bucket and a prefix, such as s3://bucket/prefix.
     pub url: String,
 }
 
@@ -122,12 +129,14 @@ pub enum RecoveredCommand {
     Show {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
     },
     /// Write the files of one into a new folder.
     Restore {
         #[command(flatten)]
         volume: RecoveredVolume,
+        /// As `list` has it.
         name: String,
         /// The folder; it must not exist.
         into: PathBuf,
@@ -226,9 +235,7 @@ pub(super) fn mount_options(
             "dev" | "dirsync" | "strictatime" | "lazytime" => {
                 let why = match text {
                     "dev" => "device nodes never work on a volume",
-                    "dirsync" => {
-                        "changes of names are synced by fsync, syncfs, or `sync` on the mount"
-                    }
+                    "dirsync" => "changes of names are synced by fsync of a file or a directory",
                     _ => "access times are kept as with relatime",
                 };
                 return Err(ConfigErrors::one(text, format!("not to be had: {why}; leave it out")));

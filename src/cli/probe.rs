@@ -2,10 +2,12 @@
 
 use std::io::Write;
 
+use anyhow::bail;
+
 use super::args::{ProbeArgs, options};
 use super::settings;
 use crate::catalog::{Opener, Stores};
-use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::config::{BucketUrl, ConfigErrors, Scheme, VolumeOptions};
 use crate::store::Verb;
 use crate::types::VolumeId;
 
@@ -25,6 +27,10 @@ pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
     let config = settings(None)?;
     let given = options(&args.options)?;
     let url = BucketUrl::parse(&args.url).map_err(|p| ConfigErrors::one("URL", p))?;
+    let folder = std::path::Path::new("/").join(url.prefix.as_str());
+    if url.scheme == Scheme::File && !folder.is_dir() {
+        bail!("{} is no folder; create it first", folder.display());
+    }
     // Any prefix will do to read the store's options; the probe itself takes the URL as it is.
     let below = url.join("probe").to_string();
     let volume = VolumeOptions::parse_for_url(&below, &given, &config.defaults)?;

@@ -23,7 +23,11 @@ async fn run(command: RecoveredCommand) -> anyhow::Result<()> {
     let mut text = String::new();
     match command {
         RecoveredCommand::List(volume) => {
-            for found in shelf(&volume).await?.list().await? {
+            let all = shelf(&volume).await?.list().await?;
+            if all.is_empty() {
+                text.push_str("nothing had to be recovered\n");
+            }
+            for found in all {
                 let files = found.files();
                 let bytes: u64 = files.iter().map(|file| file.recovered).sum();
                 let (name, at) = (&found.name, &found.manifest.at);

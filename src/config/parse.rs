@@ -237,10 +237,10 @@ fn unknown(name: &str) -> String {
     let names = SETTINGS.iter().map(|s| s.name);
     let all: Vec<&str> = names.clone().collect();
     let hint = match nearest(&wanted, names) {
-        Some(near) => format!("did you mean {near}? "),
-        None => String::new(),
+        Some(near) => format!(", did you mean {near}?"),
+        None => ".".to_owned(),
     };
-    format!("no such option; {hint}The options are: {}", all.join(", "))
+    format!("no such option{hint} The options are: {}", all.join(", "))
 }
 
 fn is_secret(name: &str) -> bool {

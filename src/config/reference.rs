@@ -7,7 +7,7 @@ pub fn reference_page() -> String {
     let mut page = String::from(INTRODUCTION);
     page.push_str(
         "\n## The plugin\n\nGiven in its environment: `docker plugin set s3vol \
-                   NAME=value` while it is disabled, or at `docker plugin install`.\n\n",
+                   NAME=value` while it is disabled. An empty value is the same as none.\n\n",
     );
     page.push_str("| Variable | Type | Default | Example | Meaning |\n|---|---|---|---|---|\n");
     for s in PLUGIN_SETTINGS {
@@ -48,9 +48,10 @@ const VOLUMES: &str = "
 ## Volumes
 
 Given as `docker volume create -d s3vol -o name=value`, as `driver_opts` in a Compose file, or as
-`s3vol mount -o name=value`. Unless a line says otherwise, `S3VOL_<NAME>` in the plugin's
-environment sets the default of all volumes. Underscores and hyphens mean the same. The options of a
-volume are stored in the bucket when it is created, so other hosts need not repeat them.
+`s3vol mount -o name=value`. Unless a line says otherwise, `S3VOL_<NAME>` in the environment of the
+plugin, or of `s3vol mount`, sets the default of all volumes. Underscores and hyphens mean the same.
+The options of a volume are stored in the bucket when it is created, so other hosts need not repeat
+them.
 
 ";
 
@@ -66,5 +67,6 @@ const VALUES: &str = "
 
 Credentials are never options, because options are stored and shown. They come from the standard
 environment variables of AWS, Azure and Google, from web identity, or from the instance's metadata
-service. [STORES.md](STORES.md) says which of them were tried, and what a bucket needs.
+service. [STORES.md](STORES.md) says which of them were tried, which names the managed plugin takes,
+and what a bucket needs.
 ";

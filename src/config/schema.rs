@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "state_url",
         kind: "URL",
         default: "`S3VOL_URL` if the volume lies in its bucket, else the root of the volume's \
-                  bucket",
+                  bucket (for `file://` the folder above the volume's)",
         example: "s3://bucket/state",
         scope: Scope::Default,
         meaning: "Where the state of the volume lies (`<state_url>/.s3vol/v/<uuid>/`). It must not \
@@ -315,14 +315,15 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         kind: "absolute path",
         default: "/s3vol/state",
         example: "/var/lib/s3vol",
-        meaning: "Local state: accounting, the catalog's mirror, logs and caches of volumes.",
+        meaning: "Local state: accounting, the catalog's mirror, logs and caches of volumes. The \
+                  managed plugin has a fixed one, below its propagated mount.",
     },
     PluginSetting {
         name: "S3VOL_MOUNTS",
         kind: "absolute path",
         default: "/s3vol/vol",
         example: "/run/s3vol",
-        meaning: "The folder in which the volumes are mounted.",
+        meaning: "The folder in which the volumes are mounted. The managed plugin has a fixed one.",
     },
     PluginSetting {
         name: "S3VOL_LOG",

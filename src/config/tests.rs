@@ -1,7 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::schema::{Draft, SETTINGS};
+use super::schema::{Draft, PLUGIN_SETTINGS, SETTINGS, Scope};
 use super::*;
 use crate::types::VolumeName;
 
@@ -43,7 +43,7 @@ fn examples_in_the_table_are_accepted() {
         let mut draft = Draft::new(VolumeOptions::default());
         assert_eq!((setting.apply)(&mut draft, setting.example), Ok(()), "{}", setting.name);
     }
-    let env: Vec<_> = schema::PLUGIN_SETTINGS.iter().map(|s| (s.name, s.example)).collect();
+    let env: Vec<_> = PLUGIN_SETTINGS.iter().map(|s| (s.name, s.example)).collect();
     plugin(&env).unwrap();
 }
 
@@ -58,6 +58,41 @@ fn the_page_is_generated() {
         std::fs::read_to_string(path).unwrap() == page,
         "docs/CONFIGURATION.md is stale: run S3VOL_TEST_WRITE=1 cargo test the_page_is_generated"
     );
+}
+
+/// dockerd refuses to set a variable that the manifest does not list.
+#[test]
+fn the_manifest_lists_the_settings() {
+    // The managed plugin keeps both where dockerd looks for volumes.
+    let by_hand_only = ["S3VOL_STATE", "S3VOL_MOUNTS"];
+    let manifest: serde_json::Value =
+        serde_json::from_str(include_str!("../../config.json")).unwrap();
+    let mut listed = BTreeSet::new();
+    for entry in manifest["env"].as_array().unwrap() {
+        let name = entry["name"].as_str().unwrap().to_owned();
+        assert_eq!(entry["settable"], serde_json::json!(["value"]), "{name}");
+        // Empty is the same as not given, so that every default is in this program.
+        assert_eq!(entry["value"], "", "{name}");
+        assert!(listed.insert(name.clone()), "{name} is listed twice");
+    }
+    listed.retain(|name| name.starts_with("S3VOL_"));
+    let plugin = PLUGIN_SETTINGS.iter().map(|s| s.name.to_owned());
+    let volume = SETTINGS
+        .iter()
+        .filter(|s| s.scope == Scope::Default)
+        .map(|s| format!("S3VOL_{}", s.name.to_ascii_uppercase()));
+    let settable: BTreeSet<String> =
+        plugin.filter(|name| !by_hand_only.contains(&name.as_str())).chain(volume).collect();
+    assert_eq!(listed, settable);
+}
+
+#[test]
+fn every_listed_setting_may_be_empty() {
+    let manifest: serde_json::Value =
+        serde_json::from_str(include_str!("../../config.json")).unwrap();
+    let names = manifest["env"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap());
+    let env: Vec<_> = names.map(|name| (name, "")).collect();
+    assert_eq!(plugin(&env), plugin(&[]));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::extents::Editor;
+use super::extents::{Editor, tail_of};
 use super::{DataError, Inode, SegmentDelta, Volume};
 use crate::clock::Deadline;
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
@@ -48,6 +48,17 @@ struct Part {
     content_changed: bool,
     ranges: Vec<(Range<u64>, Change)>,
     places: Vec<(Range<u64>, Place)>,
+    /// A truncation since the snapshot took bytes behind this offset before they were read: the
+    /// commit ends there, too. One that came after the last read stays for the next commit.
+    cut: u64,
+}
+
+/// A piece of data and where it went.
+struct Placed {
+    part: usize,
+    range: Range<u64>,
+    place: Place,
+    cut: u64,
 }
 
 impl Volume {
@@ -104,6 +115,7 @@ impl Volume {
                 .map(|(range, (_, change))| (range, change))
                 .collect(),
             places: Vec::new(),
+            cut: u64::MAX,
         })
     }
 
@@ -130,7 +142,9 @@ impl Volume {
                     Change::Zero => part.places.push((range, Place::Zero)),
                     Change::Data if inline => {
                         for piece in pieces(range, INLINE_BLOCK) {
-                            let bytes = read_piece(&part.inode, piece.clone())?;
+                            let (bytes, cut) =
+                                read_piece(&part.inode, part.through, piece.clone())?;
+                            part.cut = part.cut.min(cut);
                             part.places.push((piece, Place::Inline(bytes)));
                         }
                     }
@@ -157,37 +171,41 @@ impl Volume {
         let uploads = groups.into_iter().map(|group| {
             let group: Vec<_> = group
                 .into_iter()
-                .map(|(index, piece)| (index, Arc::clone(&parts[index].inode), piece))
+                .map(|(index, piece)| {
+                    let part = &parts[index];
+                    (index, Arc::clone(&part.inode), part.through, piece)
+                })
                 .collect();
             self.upload_segment(group)
         });
-        let placed: Vec<Vec<(usize, Range<u64>, Place)>> =
+        let placed: Vec<Vec<Placed>> =
             stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
-        for (index, range, place) in placed.into_iter().flatten() {
-            parts[index].places.push((range, place));
+        for Placed { part, range, place, cut } in placed.into_iter().flatten() {
+            parts[part].places.push((range, place));
+            parts[part].cut = parts[part].cut.min(cut);
         }
         Ok(())
     }
 
     async fn upload_segment(
         &self,
-        pieces: Vec<(usize, Arc<Inode>, Range<u64>)>,
-    ) -> Result<Vec<(usize, Range<u64>, Place)>, DataError> {
-        let total: u64 = pieces.iter().map(|(_, _, range)| range.end - range.start).sum();
+        pieces: Vec<(usize, Arc<Inode>, Lsn, Range<u64>)>,
+    ) -> Result<Vec<Placed>, DataError> {
+        let total: u64 = pieces.iter().map(|(.., range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
         let mut map = Vec::with_capacity(pieces.len());
-        for (index, inode, range) in pieces {
-            let bytes = read_piece(&inode, range.clone())?;
-            map.push((index, range, body.len() as u64, crc32c::crc32c(&bytes)));
+        for (part, inode, through, range) in pieces {
+            let (bytes, cut) = read_piece(&inode, through, range.clone())?;
+            map.push((part, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
             body.extend_from_slice(&bytes);
         }
         let id = self.put_segment(body.freeze()).await?;
         Ok(map
             .into_iter()
-            .map(|(index, range, offset, crc)| {
+            .map(|(part, range, cut, offset, crc)| {
                 let crc_len = (range.end - range.start) as u32;
                 let place = Place::Segment { id, offset, crc, crc_offset: offset, crc_len };
-                (index, range, place)
+                Placed { part, range, place, cut }
             })
             .collect())
     }
@@ -231,6 +249,8 @@ impl Volume {
         parts.retain(|part| !part.inode.live().removed);
         for part in &mut parts {
             let ino = part.inode.ino;
+            part.size = part.size.min(part.cut);
+            part.limit = part.limit.min(part.cut);
             if part.attr.kind == FileKind::File && part.content_changed {
                 // Publishing may have changed the record since the snapshot, under the sequencer.
                 part.content = txn.get(&keys::content(ino)).await?.unwrap_or(part.content.clone());
@@ -258,9 +278,15 @@ impl Volume {
                 for (range, place) in &part.places {
                     if let Place::Segment { id, .. } = place {
                         *segments.entry(*id).or_default() += range.end - range.start;
+                        // A segment of which nothing is laid is garbage.
+                        delta.add(place, 0);
                     }
-                    let generation = content.generation;
-                    editor.overlay(range.clone(), place.clone(), generation, &mut delta).await?;
+                    let shown = range.start..range.end.min(part.cut);
+                    if shown.is_empty() {
+                        continue;
+                    }
+                    let place = tail_of(place, 0, shown.end - shown.start);
+                    editor.overlay(shown, place, content.generation, &mut delta).await?;
                 }
                 content.data = content.data.saturating_add_signed(delta.take_laid());
                 content.size = part.size;
@@ -344,9 +370,14 @@ fn pieces(range: Range<u64>, block: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// The bytes of an uncommitted range as they are now; the lock makes each piece whole writes only.
-fn read_piece(inode: &Inode, range: Range<u64>) -> Result<Bytes, DataError> {
+/// With them where a truncation after `through` has cut the range off.
+fn read_piece(inode: &Inode, through: Lsn, range: Range<u64>) -> Result<(Bytes, u64), DataError> {
     let mut buffer = vec![0; (range.end - range.start) as usize];
     let mut live = inode.live();
-    live.cache.read_at(range.start, &mut buffer).map_err(|e| DataError::disk(inode.ino, e))?;
-    Ok(Bytes::from(buffer))
+    // Of an inode that is gone nothing is handed over; reading would make its cache file anew.
+    if !live.removed {
+        live.cache.read_at(range.start, &mut buffer).map_err(|e| DataError::disk(inode.ino, e))?;
+    }
+    let cut = live.pending.cut_since(through);
+    Ok((Bytes::from(buffer), if cut < range.end { cut } else { u64::MAX }))
 }

@@ -79,7 +79,10 @@ pub(super) fn tail_of(place: &Place, skip: u64, len: u64) -> Place {
         Place::Inline(bytes) => {
             let from = (skip as usize).min(bytes.len());
             let to = ((skip + len) as usize).min(bytes.len());
-            Place::Inline(Bytes::copy_from_slice(&bytes[from..to]))
+            Place::Inline(match to - from == bytes.len() {
+                true => bytes.clone(),
+                false => Bytes::copy_from_slice(&bytes[from..to]),
+            })
         }
         Place::Segment { id, offset, crc, crc_offset, crc_len } => Place::Segment {
             id: *id,

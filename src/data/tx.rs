@@ -79,7 +79,8 @@ impl<'v> Tx<'v> {
         }
     }
 
-    /// Changes attributes; `edit` runs on the record now and on the live inode at the commit.
+    /// Changes attributes; `edit` runs on the record now and on the live inode at the commit, and must
+    /// do the same both times: what the clock says is taken before.
     pub async fn edit(
         &mut self,
         ino: Ino,

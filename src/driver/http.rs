@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
@@ -16,6 +18,7 @@ use tokio::net::UnixListener;
 
 use super::Driver;
 use super::answers::{CreateRequest, MountRequest, NameRequest, request, volume};
+use super::caller::{Caller, Connection};
 use super::jobs::{Answer, guarded};
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -36,7 +39,19 @@ pub async fn serve(listener: UnixListener, driver: Arc<Driver>) {
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let connected = match Connection::of(&stream) {
+            Ok(connected) => connected,
+            Err(error) => {
+                tracing::error!(%error, "the plugin socket serves no connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let calls = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(connected.caller());
+            calls.call(request)
+        });
         // A connection that is closed while dockerd writes to it makes dockerd repeat the request
         // with an empty body, so an idle one stays open: no timeouts.
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -94,36 +109,51 @@ async fn path(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
     reply(guarded(async move { driver.path(&volume(request::<NameRequest>(&body)?.name)?) }).await)
 }
 
-// The four below are not wrapped in a task here: the work has one of its own, and the end of this
-// future is how it learns that the caller has hung up.
+// The four below are not wrapped in a task here: the work has one of its own.
 
-async fn create(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+async fn create(
+    State(driver): State<Arc<Driver>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
     let asked = request::<CreateRequest>(&body)
         .and_then(|r| Ok((volume(r.name)?, r.opts.unwrap_or_default())));
     reply(match asked {
-        Ok((name, options)) => driver.create(name, options).await,
+        Ok((name, options)) => driver.create(name, options, caller).await,
         Err(error) => Err(error),
     })
 }
 
-async fn mount(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+async fn mount(
+    State(driver): State<Arc<Driver>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
     reply(match mount_request(&body) {
-        Ok((name, id)) => driver.mount(name, id).await,
+        Ok((name, id)) => driver.mount(name, id, caller).await,
         Err(error) => Err(error),
     })
 }
 
-async fn unmount(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+async fn unmount(
+    State(driver): State<Arc<Driver>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
     reply(match mount_request(&body) {
-        Ok((name, id)) => driver.unmount(name, id).await,
+        Ok((name, id)) => driver.unmount(name, id, caller).await,
         Err(error) => Err(error),
     })
 }
 
-async fn remove(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+async fn remove(
+    State(driver): State<Arc<Driver>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
     let asked = request::<NameRequest>(&body).and_then(|r| volume(r.name));
     reply(match asked {
-        Ok(name) => driver.remove(name).await,
+        Ok(name) => driver.remove(name, caller).await,
         Err(error) => Err(error),
     })
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::accounts::Released;
+use super::caller::Caller;
 use super::control::{ControlClient, ControlError};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
@@ -46,7 +47,12 @@ impl From<String> for NotUp {
 
 impl Driver {
     /// Mount: detached, joined by a repetition, and taken back when nobody hears the answer.
-    pub(super) async fn mount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
+    pub(super) async fn mount(
+        self: &Arc<Self>,
+        name: VolumeName,
+        id: String,
+        caller: Caller,
+    ) -> Answer {
         let key: Key = ("Mount", format!("{name}\n{id}"));
         let unheard = {
             let (driver, key) = (Arc::clone(self), key.clone());
@@ -59,7 +65,8 @@ impl Driver {
         };
         let driver = Arc::clone(self);
         let work_key = key.clone();
-        self.jobs.run(key, async move { driver.do_mount(&work_key, name, id).await }, unheard).await
+        let work = async move { driver.do_mount(&work_key, name, id).await };
+        self.jobs.run(key, caller, work, unheard).await
     }
 
     async fn do_mount(self: Arc<Self>, key: &Key, name: VolumeName, id: String) -> Answer {
@@ -105,7 +112,12 @@ impl Driver {
     }
 
     /// Unmount: the count goes when the call arrives; the last one drains within the budget.
-    pub(super) async fn unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
+    pub(super) async fn unmount(
+        self: &Arc<Self>,
+        name: VolumeName,
+        id: String,
+        caller: Caller,
+    ) -> Answer {
         let key: Key = ("Unmount", format!("{name}\n{id}"));
         let unheard = {
             let (driver, key) = (Arc::clone(self), key.clone());
@@ -121,7 +133,7 @@ impl Driver {
             driver.jobs.expire_unheard(&("Mount", work_key.1));
             driver.do_unmount(name, id).await
         };
-        self.jobs.run(key, work, unheard).await
+        self.jobs.run(key, caller, work, unheard).await
     }
 
     async fn do_unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {

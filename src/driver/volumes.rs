@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::Driver;
+use super::caller::Caller;
 use super::jobs::Answer;
 use crate::catalog::Definition;
 use crate::clock::Deadline;
@@ -21,6 +22,7 @@ impl Driver {
         self: &Arc<Self>,
         name: VolumeName,
         options: BTreeMap<String, String>,
+        caller: Caller,
     ) -> Answer {
         // Only a repetition of the same request may share its answer.
         let key = ("Create", format!("{name}\n{options:?}"));
@@ -39,10 +41,10 @@ impl Driver {
                 )),
             }
         };
-        self.jobs.run(key, work, |_| {}).await
+        self.jobs.run(key, caller, work, |_| {}).await
     }
 
-    pub(super) async fn remove(self: &Arc<Self>, name: VolumeName) -> Answer {
+    pub(super) async fn remove(self: &Arc<Self>, name: VolumeName, caller: Caller) -> Answer {
         let key = ("Remove", name.to_string());
         let driver = Arc::clone(self);
         let work = async move {
@@ -61,7 +63,7 @@ impl Driver {
                 )),
             }
         };
-        self.jobs.run(key, work, |_| {}).await
+        self.jobs.run(key, caller, work, |_| {}).await
     }
 
     /// Get: from memory for a known volume; an unknown name is looked up within 500 ms.

@@ -136,7 +136,7 @@ pub struct DirEntry {
     pub name: Vec<u8>,
     /// Pass this to continue after this entry. Stable while the directory changes.
     pub cookie: u64,
-    /// Known attributes, for READDIRPLUS; `None` when they would cost a request (F30).
+    /// Known attributes, for READDIRPLUS; `None` when they would cost a request.
     pub attr: Option<Attr>,
 }
 

@@ -24,11 +24,12 @@ impl Fs {
     /// `flags` are open(2)'s.
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         let inode = self.inode(ino).await?;
-        if flags & libc::O_TRUNC != 0 {
+        // What was truncated before may have been written to since.
+        if flags & libc::O_TRUNC != 0 && !self.counted(&caller) {
             self.resize(&inode, 0).await?;
             self.drop_setid(caller, &inode).await?;
         }
-        self.opened(&inode, flags)
+        self.opened(&caller, &inode, flags)
     }
 
     pub async fn create(
@@ -42,18 +43,12 @@ impl Fs {
         let new = NewInode { kind: FileKind::File, perm: mode & 0o7777, rdev: 0, target: None };
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;
-        Ok((attr, self.opened(&inode, flags)?))
+        Ok((attr, self.opened(&caller, &inode, flags)?))
     }
 
-    fn opened(&self, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
+    fn opened(&self, caller: &Caller, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        inode.opens.fetch_add(1, Ordering::SeqCst);
-        if inode.live().removed {
-            // The kernel looks the name up again.
-            inode.opens.fetch_sub(1, Ordering::SeqCst);
-            return Err(FsError::Stale);
-        }
-        self.note_open(inode.ino)?;
+        self.count_open(caller, inode)?;
         let fh = self.new_handle();
         if writes {
             inode.writers.fetch_add(1, Ordering::SeqCst);
@@ -62,12 +57,6 @@ impl Fs {
         // worker, so they cannot point into its memory.
         let fh = FileHandle(fh.0 << 1 | u64::from(writes));
         Ok(Opened { fh, keep_cache: true, direct_io: flags & libc::O_DIRECT != 0 })
-    }
-
-    pub(super) fn note_open(&self, ino: Ino) -> Result<(), FsError> {
-        let record = Record::Opened { ino };
-        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
-        Ok(())
     }
 
     pub async fn read(

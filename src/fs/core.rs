@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::quota::Quota;
 use super::{Attr, FileHandle, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
-use crate::meta::keys;
 use crate::meta::records::{ContentRec, InodeRec};
+use crate::meta::{Record, keys};
 use crate::types::{Caller, FileKind, Ino};
 
 /// How long the kernel may believe names and attributes. Short, because a hit costs microseconds, and
@@ -51,6 +51,39 @@ impl Fs {
         caller.resent
             && caller.unique != 0
             && self.volume.meta.journal.lock().answered(caller.unique)
+    }
+
+    /// Whether the worker that died before had counted the handle that this request opens.
+    pub(super) fn counted(&self, caller: &Caller) -> bool {
+        caller.resent && caller.unique != 0 && self.volume.meta.journal.lock().opened(caller.unique)
+    }
+
+    /// Counts a new handle: an inode without a name lives while one is open.
+    pub(super) fn count_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
+        if self.counted(caller) {
+            return Ok(());
+        }
+        inode.opens.fetch_add(1, Ordering::SeqCst);
+        let counted = self.log_open(caller, inode);
+        if counted.is_err() {
+            inode.opens.fetch_sub(1, Ordering::SeqCst);
+        }
+        counted
+    }
+
+    fn log_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
+        if inode.live().removed {
+            // The kernel looks the name up again.
+            return Err(FsError::Stale);
+        }
+        let meta = &self.volume.meta;
+        let (conn, unique, ino) = (meta.connection(), caller.unique, inode.ino);
+        let record = Record::OpenedBy { conn, unique, ino };
+        meta.journal.lock().append(&record).map_err(DataError::from)?;
+        if unique != 0 {
+            crate::fault::die_if_asked(crate::fault::DIE_LOGGED);
+        }
+        Ok(())
     }
 
     /// Inodes are kept by use and by size of the table, not by the kernel's lookups: nothing to do.

@@ -1,18 +1,15 @@
 //! Reading directories.
 
-use std::sync::atomic::Ordering;
-
 use super::{DirEntry, FileHandle, Fs, FsError, Show};
 use crate::meta::records::{DirentRec, decode};
 use crate::meta::{Lookup, keys};
 use crate::types::{Caller, FileKind, FileName, Ino};
 
 impl Fs {
-    pub async fn opendir(&self, ino: Ino) -> Result<FileHandle, FsError> {
+    pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<FileHandle, FsError> {
         let inode = self.directory(ino).await?;
         self.outside.directory(ino).await?;
-        inode.opens.fetch_add(1, Ordering::SeqCst);
-        self.note_open(ino)?;
+        self.count_open(&caller, &inode)?;
         Ok(self.new_handle())
     }
 
@@ -35,8 +32,16 @@ impl Fs {
         Ok(entries)
     }
 
-    pub async fn releasedir(&self, ino: Ino, _fh: FileHandle) -> Result<(), FsError> {
-        self.closed(Caller::ROOT, ino).await
+    pub async fn releasedir(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        _fh: FileHandle,
+    ) -> Result<(), FsError> {
+        if self.answered(&caller) {
+            return Ok(());
+        }
+        self.closed(caller, ino).await
     }
 }
 

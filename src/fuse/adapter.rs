@@ -183,8 +183,8 @@ impl Filesystem for Adapter {
     // --- Directories ---
 
     fn opendir(&self, req: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs();
-        let call = async move { fs.opendir(ino(inode)).await };
+        let (fs, who) = (self.fs(), caller(req));
+        let call = async move { fs.opendir(who, ino(inode)).await };
         self.run(Op::new("opendir", req, inode), call, answer::opened_dir(reply));
     }
 
@@ -222,8 +222,8 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs();
-        let call = async move { fs.releasedir(ino(inode), handle(fh)).await };
+        let (fs, who) = (self.fs(), caller(req));
+        let call = async move { fs.releasedir(who, ino(inode), handle(fh)).await };
         self.run(Op::new("releasedir", req, inode), call, answer::empty(reply));
     }
 

@@ -77,6 +77,21 @@ pub enum Record {
     Durable {
         through: Lsn,
     },
+    /// A handle was opened by this FUSE request: sent again, it must not count another one.
+    OpenedBy {
+        conn: u64,
+        unique: u64,
+        ino: Ino,
+    },
+}
+
+/// Stands for the handle that a request opened, among the requests that were carried out: CREATE
+/// makes a name first, and a worker may die in between. The kernel's own numbers are even.
+fn handle_of(unique: u64) -> u64 {
+    match unique {
+        0 => 0,
+        request => request | 1,
+    }
 }
 
 /// Requests remembered for the kernel's resending: far more than it can have unanswered.
@@ -156,6 +171,10 @@ impl Fold {
             Record::Released { conn, unique, ino } => {
                 self.answers.add(*conn, *unique);
                 self.closed(*ino);
+            }
+            Record::OpenedBy { conn, unique, ino } => {
+                self.answers.add(*conn, handle_of(*unique));
+                *self.opens.entry(*ino).or_default() += 1;
             }
             Record::Connected { conn } => {
                 self.opens.clear();
@@ -338,6 +357,11 @@ impl Journal {
     /// Whether this request of the current FUSE connection was carried out before.
     pub fn answered(&self, unique: u64) -> bool {
         self.fold.answers.known.contains(&unique)
+    }
+
+    /// Whether the handle that this request of the current FUSE connection opens was counted before.
+    pub fn opened(&self, unique: u64) -> bool {
+        self.fold.answers.known.contains(&handle_of(unique))
     }
 
     /// Forgets an inode that is gone.

@@ -64,6 +64,12 @@ impl Pending {
         self.cuts.iter().map(|(_, size)| *size).min().unwrap_or(u64::MAX)
     }
 
+    /// What was changed up to `through` shows only below this offset.
+    pub fn cut_since(&self, through: Lsn) -> u64 {
+        let newer = self.cuts.iter().filter(|(lsn, _)| *lsn > through);
+        newer.map(|(_, size)| *size).min().unwrap_or(u64::MAX)
+    }
+
     /// Bytes of data that a commit will have to send.
     pub fn data_bytes(&self) -> u64 {
         self.data

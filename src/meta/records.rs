@@ -32,7 +32,7 @@ pub struct InodeRec {
     pub btime: Timestamp,
     /// Grows with every change that an object's metadata shows.
     pub attr_gen: u64,
-    /// Whether the object's own attributes were read (false: adopted from a listing, F30).
+    /// Whether the object's own attributes were read (false: adopted from a listing).
     pub known: bool,
     /// A symlink's target.
     pub target: Option<Bytes>,

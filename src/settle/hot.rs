@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::store::{Capabilities, Verb};
-use crate::types::{Ino, ObjectKey, PutId};
+use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
 /// How far ahead of the store's clock a request expires.
 pub const NOT_AFTER: Duration = Duration::from_secs(20);
@@ -19,6 +19,18 @@ pub fn hot_time(store: &Capabilities) -> Duration {
     } else {
         Duration::from_secs(15 * 60)
     }
+}
+
+/// How much longer a request of an earlier run may be applied, which expires at `not_after` by the
+/// clock of the store, where it is `now`. A store that does not look at the expiry gets its whole time.
+pub(super) fn time_left(store: &Capabilities, not_after: StoreTime, now: StoreTime) -> Duration {
+    let whole = hot_time(store);
+    if !store.has(Verb::Expiry) {
+        return whole;
+    }
+    let margin = whole.saturating_sub(NOT_AFTER).as_millis() as i64;
+    let left = not_after.0.saturating_add(margin).saturating_sub(now.0);
+    Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(whole)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +69,11 @@ impl Hot {
         }
     }
 
+    /// There is no such request.
+    pub fn forget(&self, put_id: PutId) {
+        self.by_key.lock().retain(|_, open| open.put_id != put_id);
+    }
+
     pub fn is_hot(&self, key: &ObjectKey) -> bool {
         self.by_key.lock().contains_key(key)
     }
@@ -81,5 +98,25 @@ impl Hot {
 
     pub fn len(&self) -> usize {
         self.by_key.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_request_is_told_by_the_stores_clock() {
+        let mut store = Capabilities::default();
+        let seconds = |n: i64| StoreTime(n * 1000);
+        let left = |store: &Capabilities, now| time_left(store, seconds(120), seconds(now));
+        assert_eq!(left(&store, 1000), hot_time(&store));
+        store.0.insert(Verb::Expiry);
+        // Announced at 100 s.
+        assert_eq!(left(&store, 100), hot_time(&store));
+        assert_eq!(left(&store, 130), hot_time(&store) - Duration::from_secs(30));
+        assert_eq!(left(&store, 1000), Duration::ZERO);
+        // A clock that went back.
+        assert_eq!(left(&store, 50), hot_time(&store));
     }
 }

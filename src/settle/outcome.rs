@@ -192,6 +192,7 @@ impl Settler {
             let Some(intent): Option<IntentRec> =
                 self.volume.meta.get(&keys::intent(put_id)).await?
             else {
+                self.hot.forget(put_id);
                 continue;
             };
             if let Some(upload) = &intent.upload {

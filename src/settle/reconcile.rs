@@ -94,6 +94,11 @@ impl Reconciler {
         self.known.lock().get(&dir).is_some_and(|known| known.pages > 1 || !known.whole)
     }
 
+    /// Whether all its names were seen once.
+    fn listed(&self, dir: Ino) -> bool {
+        self.known.lock().get(&dir).is_some_and(|known| known.whole)
+    }
+
     fn learned(&self, dir: Ino, at: Duration, pages: u32, whole: bool) {
         let mut known = self.known.lock();
         if known.len() > 50_000 {

@@ -10,8 +10,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::churn::Churning;
-use super::hot::Hot;
+use super::hot::{Hot, time_left};
 use super::plan::{Item, Plan};
+use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
@@ -148,12 +149,21 @@ impl Settler {
         if found.is_empty() {
             return Ok(());
         }
-        let until = boottime() + self.hot_time();
+        let loaded = boottime();
+        let now = match self.volume.store.now(SEND_TIMEOUT).await {
+            Ok(now) => Some(now),
+            Err(error) => {
+                tracing::warn!(%error, "the store does not tell its time; requests of an earlier run get all of theirs");
+                None
+            }
+        };
         for (key, value) in found {
             let intent: IntentRec = decode(&value)?;
             let Some(put_id) = keys::parse_id(&key).map(crate::types::PutId) else { continue };
-            // How much of its time is left is not known here: the whole of it is waited for.
-            self.hot.ambiguous(&intent.key, intent.ino, put_id, until);
+            let left = now.map_or(self.hot_time(), |now| {
+                time_left(&self.volume.capabilities, intent.not_after, now)
+            });
+            self.hot.ambiguous(&intent.key, intent.ino, put_id, loaded + left);
         }
         tracing::info!(intents = self.hot.len(), "requests of an earlier run have no outcome yet");
         Ok(())
@@ -248,11 +258,26 @@ impl Settler {
                 Err(_) => return self.unsettled().await,
             }
             let now = self.unsettled().await?;
-            // Hot keys and the like: waiting longer than the step did would not help.
-            if now == 0 || now == before && !self.take_queue() {
+            if now == 0 || now == before && !self.take_queue() && !self.ripens(deadline).await {
                 return Ok(now);
             }
         }
+    }
+
+    /// Waits until an open request can be decided; `false`, at once, when none can before `deadline`:
+    /// then waiting longer would not help.
+    async fn ripens(&self, deadline: Deadline) -> bool {
+        let now = boottime();
+        let (ripe, next) = self.hot.ripe(now);
+        if !ripe.is_empty() {
+            return true;
+        }
+        let Some(wait) = next.map(|at| at - now).filter(|wait| *wait < deadline.left()) else {
+            return false;
+        };
+        tracing::info!(?wait, "waiting for requests that may still arrive");
+        tokio::time::sleep(wait).await;
+        true
     }
 
     async fn unsettled(&self) -> Result<u64, SettleError> {

@@ -119,7 +119,7 @@ impl Fault {
             ),
             FaultKind::Tls => (
                 StoreErrorKind::Tls,
-                "the TLS connection was refused; if the certificate is your own authority's, name its file in AWS_CA_BUNDLE or SSL_CERT_FILE, and write http:// if the server speaks no TLS",
+                "the TLS connection was refused; if the certificate is your own authority's, build the plugin with its file in S3VOL_CA_BUNDLE, or without Docker name the file in AWS_CA_BUNDLE or SSL_CERT_FILE; write http:// if the server speaks no TLS",
             ),
             FaultKind::Timeout => (
                 StoreErrorKind::Timeout,

@@ -118,10 +118,13 @@ pub fn open_fuse_device() -> io::Result<OwnedFd> {
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/fuse");
     match open {
         Ok(file) => Ok(OwnedFd::from(file)),
-        Err(e) => Err(io::Error::new(
-            e.kind(),
-            format!("cannot open /dev/fuse ({e}); load the kernel module with `modprobe fuse`"),
-        )),
+        Err(e) => {
+            let cure = match e.kind() {
+                io::ErrorKind::PermissionDenied => "mounting needs root",
+                _ => "load the kernel module with `modprobe fuse`",
+            };
+            Err(io::Error::new(e.kind(), format!("cannot open /dev/fuse ({e}); {cure}")))
+        }
     }
 }
 

@@ -200,8 +200,9 @@ pub(super) async fn run_supervised(
     match open_and_serve(&spec, device, successor, ends).await {
         Ok(()) => Ok(0),
         Err(error) => {
-            tracing::error!("the volume cannot be followed: {error:#}");
-            let _ = stage.send(Stage::Failed(format!("{error:#}")));
+            let why = crate::telemetry::with_causes(&error);
+            tracing::error!("the volume cannot be followed: {why}");
+            let _ = stage.send(Stage::Failed(why));
             tokio::time::sleep(LAST_WORDS).await;
             Ok(EXIT_NOT_OPENED)
         }

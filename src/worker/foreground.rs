@@ -26,8 +26,9 @@ use crate::sys::{self, FuseMount, MountPoint};
 const COMMIT: Duration = Duration::from_secs(600);
 /// Less than this within one attempt is no progress (lease renewals and refused requests), bytes.
 const PROGRESS: u64 = 1 << 20;
-/// How long settling may take after the end was asked for.
-const SETTLE: Duration = Duration::from_secs(60);
+/// How long settling may take after the end was asked for. Requests of an earlier process, which was
+/// killed, may arrive for 80 s.
+const SETTLE: Duration = Duration::from_secs(90);
 /// An opening that is no longer wanted has this long to come to its end, so that others do not have to
 /// wait for a lease that never began.
 const HALF_OPEN: Duration = Duration::from_secs(5);

@@ -18,9 +18,9 @@ fn name(text: &str) -> FileName {
 }
 
 async fn names(fs: &Fs, dir: Ino) -> BTreeSet<String> {
-    let fh = fs.opendir(dir).await.expect("opendir");
+    let fh = fs.opendir(Caller::ROOT, dir).await.expect("opendir");
     let entries = fs.readdir(dir, fh, 0, 1000, Show::Attributes).await.expect("readdir");
-    fs.releasedir(dir, fh).await.expect("releasedir");
+    fs.releasedir(Caller::ROOT, dir, fh).await.expect("releasedir");
     let names = entries.into_iter().map(|entry| String::from_utf8(entry.name).expect("text"));
     names.filter(|name| name != "." && name != "..").collect()
 }

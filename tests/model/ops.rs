@@ -219,6 +219,21 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether others do it, to the bucket.
+    pub fn is_outside(&self) -> bool {
+        matches!(
+            self,
+            Op::PutNew { .. }
+                | Op::PutBelow { .. }
+                | Op::PutReplaced { .. }
+                | Op::DeleteObject { .. }
+                | Op::BothChanged { .. }
+                | Op::ChangedAndDeleted { .. }
+        )
+    }
+}
+
 /// Which operations a test draws from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mix {

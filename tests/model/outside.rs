@@ -128,6 +128,10 @@ impl Run {
         if dir == ROOT || node.theirs.is_none() || !node.children.is_empty() {
             return;
         }
+        if node.opens > 0 {
+            // What somebody has open is not taken away: it gets a marker.
+            return self.kept(dir);
+        }
         let entry = self.tree.entries().into_iter().find(|e| e.id == dir);
         let entry = entry.expect("every directory has a name");
         self.bury(self.dir_key(dir), dir);

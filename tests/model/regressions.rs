@@ -230,3 +230,27 @@ fn a_directory_in_which_a_file_was_replaced_gets_a_marker() {
         DeleteObject { entry: 1 },
     ]);
 }
+
+#[test]
+fn a_directory_that_is_open_stays_when_its_last_object_goes() {
+    // The model let it vanish under whoever has it open.
+    shared(&[
+        PutBelow { dir: 0, name: 1, len: 0, seed: 0 },
+        OpenDir { dir: 1 },
+        DeleteObject { entry: 1 },
+        Settle,
+        CloseDir { handle: 0 },
+    ]);
+}
+
+#[test]
+fn times_that_others_changed_are_the_same_after_a_remount() {
+    // The clock was asked twice, for the record and for the inode in memory.
+    shared(&[
+        Mkdir { dir: 0, name: 1 },
+        Create { dir: 0, name: 0 },
+        Link { entry: 0, dir: 1, name: 0 },
+        DeleteObject { entry: 2 },
+        Reopen { empty: false },
+    ]);
+}

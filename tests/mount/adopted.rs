@@ -156,3 +156,22 @@ fn a_prefix_that_was_emptied_does_not_empty_the_volume() {
     wait_for("f0 to come back", SOON, || (names() == 20).then_some(()));
     mount.end_well();
 }
+
+#[test]
+fn a_directory_is_renamed_without_a_request_for_what_is_below() {
+    let (server, place) = (TestS3::start(), Place::new());
+    for number in 0..300 {
+        server.put_foreign(&format!("v/many/{number}"), "x", &[]);
+    }
+    let url = format!("s3://{}/v", server.bucket());
+    let mount = Mount::start(Some(&server), &place, &url, &["refresh=1h", "settle_after=1h"]);
+    assert_eq!(std::fs::read_dir(place.file("many")).unwrap().count(), 300);
+    server.clear_log();
+    std::fs::rename(place.file("many"), place.file("moved")).unwrap();
+    let asked: Vec<_> = server.log().into_iter().filter(|r| r.key.starts_with("v/many/")).collect();
+    assert!(asked.is_empty(), "{asked:?}");
+    assert_eq!(std::fs::read_to_string(place.file("moved/7")).unwrap(), "x");
+    mount.end_well();
+    // With the marker of the directory itself.
+    assert_eq!((server.keys("v/many/").len(), server.keys("v/moved/").len()), (0, 301));
+}

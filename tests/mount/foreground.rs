@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::rig::{
     GIVEN_BACK, Mount, Place, SOON, finish, mount_of, object, run_ok, runs, s3vol, s3vol_as,
 };
-use super::support::s3server::{Action, Rule, TestS3};
+use super::support::s3server::{Action, Op, Rule, TestS3};
 use super::support::wait_for;
 use super::support::watchdog::mounted;
 
@@ -227,4 +227,33 @@ fn sigterm_ends_it_while_the_bucket_keeps_it_from_opening() {
     assert!(!mount.ended(SOON).success());
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     assert!(mount.said().contains("before the volume was open"), "{}", mount.said());
+}
+
+#[test]
+fn what_a_killed_mount_was_publishing_is_at_rest_when_the_next_one_ends() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    server.fault(Rule::new(Op::Put, "v/arrives-late", 1, Action::Hold));
+    server.fault(Rule::new(Op::Put, "v/arrives-never", 1, Action::DropBeforeApply));
+    // Both in one round.
+    let options = ["commit=100ms", "settle_after=300ms"];
+    let mount = Mount::start(Some(&server), &place, &url, &options);
+    for name in ["arrives-late", "arrives-never"] {
+        std::fs::write(place.file(name), name).unwrap();
+    }
+    wait_for("both publishes", SOON, || {
+        (server.held() == 1 && server.faults_left() == 0).then_some(())
+    });
+    mount.kill();
+    super::support::watchdog::release(&place.at);
+    wait_for("the dead mount to be gone", SOON, || (!mounted(&place.at)).then_some(()));
+    server.release();
+    let mut command = s3vol(&server);
+    command.env("S3VOL_TEST_HOT_MARGIN_MS", "1000");
+    let mount = Mount::begin_as(&mut command, &place, &url, &options).up();
+    assert!(mount.said().contains("requests of an earlier run"), "{}", mount.said());
+    mount.end_well();
+    for name in ["arrives-late", "arrives-never"] {
+        assert_eq!(object(&server, &format!("v/{name}")).as_deref(), Some(name));
+    }
 }

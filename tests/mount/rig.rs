@@ -13,7 +13,7 @@ use super::support::watchdog::{Watchdog, mounted};
 
 pub const SOON: Duration = Duration::from_secs(30);
 /// A process that gives a volume back may take this long.
-pub const GIVEN_BACK: Duration = Duration::from_secs(90);
+pub const GIVEN_BACK: Duration = Duration::from_secs(120);
 
 /// The program under the name `name`, with the credentials for `server` and no others.
 pub fn s3vol_as(name: &str, server: Option<&TestS3>) -> Command {
@@ -88,20 +88,29 @@ pub struct Mount {
 impl Mount {
     /// Starts and waits until the volume is mounted.
     pub fn start(server: Option<&TestS3>, place: &Place, url: &str, options: &[&str]) -> Mount {
-        let mut mount = Mount::begin(server, place, url, options);
+        Mount::begin(server, place, url, options).up()
+    }
+
+    /// Waits until the volume is mounted.
+    pub fn up(mut self) -> Mount {
         wait_for("the mount", SOON, || {
-            if let Some(status) = mount.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", mount.said());
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("it ended with {status}: {}", self.said());
             }
-            mount_of(&mount.at).filter(|(kind, _)| kind == "fuse.s3vol")
+            mount_of(&self.at).filter(|(kind, _)| kind == "fuse.s3vol")
         });
-        mount
+        self
     }
 
     pub fn begin(server: Option<&TestS3>, place: &Place, url: &str, options: &[&str]) -> Mount {
+        let mut command = s3vol_as("s3vol", server);
+        Mount::begin_as(&mut command, place, url, options)
+    }
+
+    /// The same by a command with an environment of its own.
+    pub fn begin_as(command: &mut Command, place: &Place, url: &str, options: &[&str]) -> Mount {
         let log = place.dir.path().join("log");
         let out = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = s3vol_as("s3vol", server);
         command.arg("mount").arg("--state").arg(place.state());
         for option in options {
             command.args(["-o", option]);

@@ -1,6 +1,7 @@
 //! How a tree looks from outside.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -49,18 +50,23 @@ impl Node {
 #[derive(Debug, Clone, Default)]
 pub struct Look {
     pub nodes: BTreeMap<Vec<u8>, Node>,
-    nameless: Vec<usize>,
+    pub nameless: Vec<usize>,
 }
 
 impl Look {
     /// To be called as root.
     pub fn at(place: &Place) -> Look {
-        let mut nodes = BTreeMap::new();
-        walk(&place.root, Vec::new(), &mut nodes);
-        Look { nodes, nameless: place.nameless() }
+        Look::try_at(place).unwrap_or_else(|e| panic!("{}: {e}", place.root.display()))
     }
 
-    fn of(&self, wanted: impl Fn(&Vec<u8>, &Node) -> bool) -> Vec<&Vec<u8>> {
+    /// The same where names may go meanwhile.
+    pub fn try_at(place: &Place) -> io::Result<Look> {
+        let mut nodes = BTreeMap::new();
+        walk(&place.root, Vec::new(), &mut nodes)?;
+        Ok(Look { nodes, nameless: place.nameless() })
+    }
+
+    pub fn of(&self, wanted: impl Fn(&Vec<u8>, &Node) -> bool) -> Vec<&Vec<u8>> {
         self.nodes.iter().filter(|(path, node)| wanted(path, node)).map(|(path, _)| path).collect()
     }
 
@@ -91,11 +97,11 @@ impl Look {
     }
 }
 
-fn walk(at: &Path, path: Vec<u8>, nodes: &mut BTreeMap<Vec<u8>, Node>) {
-    let meta = std::fs::symlink_metadata(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
+fn walk(at: &Path, path: Vec<u8>, nodes: &mut BTreeMap<Vec<u8>, Node>) -> io::Result<()> {
+    let meta = std::fs::symlink_metadata(at)?;
     let is_dir = meta.is_dir();
     let target = match meta.is_symlink() {
-        true => std::fs::read_link(at).unwrap().as_os_str().as_bytes().to_vec(),
+        true => std::fs::read_link(at)?.as_os_str().as_bytes().to_vec(),
         false => Vec::new(),
     };
     let node = Node {
@@ -113,17 +119,21 @@ fn walk(at: &Path, path: Vec<u8>, nodes: &mut BTreeMap<Vec<u8>, Node>) {
     let below = if path.is_empty() { Vec::new() } else { [path.as_slice(), b"/"].concat() };
     nodes.insert(path, node);
     if is_dir {
-        for entry in std::fs::read_dir(at).unwrap() {
-            let name = entry.unwrap().file_name();
-            walk(&at.join(&name), [&below, name.as_bytes()].concat(), nodes);
+        for entry in std::fs::read_dir(at)? {
+            let name = entry?.file_name();
+            walk(&at.join(&name), [&below, name.as_bytes()].concat(), nodes)?;
         }
     }
+    Ok(())
 }
 
 /// Names and values of a path's extended attributes.
-pub fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let names = xattr::list(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    names
-        .filter_map(|name| Some((name.as_bytes().to_vec(), xattr::get(path, &name).unwrap()?)))
-        .collect()
+pub fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for name in xattr::list(path)? {
+        if let Some(value) = xattr::get(path, &name)? {
+            found.insert(name.as_bytes().to_vec(), value);
+        }
+    }
+    Ok(found)
 }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use s3vol::driver::{ControlClient, DriverSettings};
+use s3vol::worker::DrainReply;
+
 use crate::support::s3server::TestS3;
 use crate::support::wait_for;
 use crate::support::watchdog::Watchdog;
@@ -104,8 +107,37 @@ impl Mounted {
 
     /// The same, and it must say that something stays in motion.
     pub fn unmount_leaving(self) {
-        let (_, said) = self.end();
-        assert!(said.contains("are not plain objects yet"), "{said}");
+        assert!(!self.unmount_in_the_middle(), "nothing stays in motion");
+    }
+
+    /// The same; whether everything is plain objects. The rest is in the bucket as well.
+    pub fn unmount_in_the_middle(self) -> bool {
+        let (ended, said) = self.end();
+        let left = said.contains("are not plain objects yet");
+        assert!(ended.success() != left, "{ended}\n{said}");
+        !left
+    }
+
+    /// Commits everything and settles what can be, and lets others have the volume until it is resumed.
+    pub fn drain(&self) -> DrainReply {
+        let said = self.ask(|control| async move { control.drain(PATIENCE).await });
+        assert!(said.committed, "{said:?}");
+        said
+    }
+
+    /// Takes a drained volume back into use.
+    pub fn resume(&self) {
+        assert!(self.ask(|control| async move { control.resume(PATIENCE).await }), "it is gone");
+    }
+
+    fn ask<T, F>(&self, what: impl FnOnce(ControlClient) -> F) -> T
+    where
+        F: Future<Output = Result<T, s3vol::driver::ControlError>>,
+    {
+        let folder = DriverSettings::control_sockets(&self.state);
+        let socket = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(what(ControlClient::new(&socket))).unwrap()
     }
 
     /// What `s3vol status` says.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use s3vol::config::VolumeOptions;
 use s3vol::data::{Recovered, Volume, VolumeParts};
 use s3vol::meta::log::Header;
-use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta};
+use s3vol::meta::records::decode;
+use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
 use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::{KeyPrefix, Secret, VolumeId};
+use s3vol::types::{Epoch, KeyPrefix, Secret, VolumeId};
 
 use super::s3server::TestS3;
 
-/// A new volume in the bucket of `server`, with its local files in `dir`.
+/// The volume in the bucket of `server`, new or taken from whoever had it, with its local files in `dir`.
 pub async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
     volume_with(server, dir, VolumeOptions::default()).await
 }
@@ -35,11 +36,16 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
     store.remember(&capabilities);
     let state = KeyPrefix::new(".s3vol/v/test");
     let engine_store = store.engine(&state).unwrap().into_inner();
-    let engine = Engine::open(EngineConfig::new(engine_store, "meta", None)).await.unwrap();
+    let found = Engine::writer_epoch(&engine_store, "meta", Epoch(0)).await.unwrap();
+    let engine = Engine::open(EngineConfig::new(engine_store, "meta", found)).await.unwrap();
+    let superblock = match engine.get(&keys::superblock()).await.unwrap() {
+        Some(bytes) => decode(&bytes).unwrap(),
+        None => Volume::first_superblock(),
+    };
     let id = VolumeId::random();
     let log = LocalLog::open(dir, Header::here(id).unwrap()).unwrap().log;
     let journal = Journal::new(log, Fold::default());
-    let meta = Meta::new(engine, journal, Volume::first_superblock(), 1);
+    let meta = Meta::new(engine, journal, superblock, 1);
     let parts = VolumeParts {
         id,
         name: "test".to_owned(),

@@ -20,7 +20,7 @@ pub enum EngineError {
     #[error("the volume's metadata in the bucket cannot be reached")]
     Unavailable(#[source] Cause),
     /// The caller's deadline passed; what was begun goes on.
-    #[error("the volume's metadata did not reach the bucket in time; it is still being tried")]
+    #[error("the volume's metadata did not reach the bucket in time")]
     Deadline,
     /// What lies in the bucket cannot be read, and trying again did not help.
     #[error("the volume's metadata in the bucket is damaged")]

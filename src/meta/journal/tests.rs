@@ -37,6 +37,7 @@ fn a_rotated_log_replays_to_the_same_state() {
     for ino in [7, 8, 8] {
         add(Record::Opened { ino: Ino(ino) });
     }
+    add(Record::OpenedBy { conn: 5, unique: 24, ino: Ino(7) });
     add(wrote(7, 0, 100, 100));
     // The first write is now two ranges of one record.
     add(wrote(7, 40, 60, 100));
@@ -59,6 +60,7 @@ fn a_rotated_log_replays_to_the_same_state() {
     assert_eq!(fold.pending, before.pending);
     let journal = Journal::new(log, fold);
     assert!(journal.answered(21) && journal.answered(22) && !journal.answered(23));
+    assert!(journal.opened(24) && !journal.answered(24) && !journal.opened(26));
 }
 
 #[test]

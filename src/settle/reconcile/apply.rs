@@ -33,6 +33,8 @@ impl Reconciler {
         seen: BTreeMap<FileName, Seen>,
         vanished: Vec<FileName>,
     ) -> Result<(), SettleError> {
+        // The first look at a directory finds what was always there.
+        let names_were_known = self.listed(dir);
         let mut differing = Vec::new();
         for (name, what) in seen {
             let what = self.differences_of(dir, prefix, &name, what).await?;
@@ -54,6 +56,9 @@ impl Reconciler {
                 if let Some(version) = &what.object {
                     self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
                 }
+            }
+            if names_were_known && changed.iter().any(|c| matches!(c, Changed::Entry { .. })) {
+                names_changed(&mut tx, dir).await?;
             }
             tx.commit(0).await?;
             self.tell(changed).await;
@@ -292,9 +297,10 @@ impl Reconciler {
             }
         }
         tx.unlink(dir, name, ino);
-        tx.edit(ino, |rec| {
+        let now = crate::clock::now();
+        tx.edit(ino, move |rec| {
             rec.nlink -= 1;
-            rec.ctime = crate::clock::now();
+            rec.ctime = now;
         })
         .await?;
         tx.needs_rest(ino, WorkRec::Inode).await?;
@@ -350,10 +356,10 @@ impl Reconciler {
             (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
         tx.replace_content(ino, next).await?;
         tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
-        let time = modified(version);
+        let (time, now) = (modified(version), crate::clock::now());
         tx.edit(ino, move |rec| {
             rec.mtime = time;
-            rec.ctime = crate::clock::now();
+            rec.ctime = now;
             rec.known = false;
             rec.attr_gen = 1;
         })
@@ -403,11 +409,7 @@ impl Reconciler {
             && self.break_link(&mut tx, dir, name, dirent.ino, &key).await?
         {
             tx.kv.delete_rest(&key).await?;
-            tx.edit(dir, |dir| {
-                dir.mtime = crate::clock::now();
-                dir.ctime = dir.mtime;
-            })
-            .await?;
+            names_changed(&mut tx, dir).await?;
             tx.commit(0).await?;
             self.tell(vec![
                 Changed::Entry { parent: dir, name: name.clone() },
@@ -425,21 +427,22 @@ impl Reconciler {
         self.bury(&mut tx, &key, dirent.ino, &rec).await?;
         tx.unlink(dir, name, dirent.ino);
         tx.remove(dirent.ino).await?;
-        let is_dir = dirent.kind == FileKind::Dir;
-        let now = crate::clock::now();
-        tx.edit(dir, move |dir| {
-            dir.mtime = now;
-            dir.ctime = now;
-            if is_dir {
-                dir.nlink = dir.nlink.saturating_sub(1);
-            }
-        })
-        .await?;
+        if dirent.kind == FileKind::Dir {
+            tx.edit(dir, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
+        }
+        names_changed(&mut tx, dir).await?;
         tx.commit(0).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
         self.tell(vec![Changed::Entry { parent: dir, name: name.clone() }]).await;
         Ok(())
     }
+}
+
+/// Programs tell by a directory's times whether its names are those that they read before.
+async fn names_changed(tx: &mut Tx<'_>, dir: Ino) -> Result<(), SettleError> {
+    let now = crate::clock::now();
+    let edit = move |dir: &mut InodeRec| (dir.mtime, dir.ctime) = (now, now);
+    Ok(tx.edit(dir, edit).await?)
 }
 
 fn base(key: &ObjectKey, version: &Version) -> Base {

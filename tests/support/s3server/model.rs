@@ -1,7 +1,8 @@
 //! The buckets in memory: plain data and the operations on it, without HTTP.
 //!
-//! Every method runs under the one mutex that its caller holds, so a condition is judged and the
-//! change is made in one step: exactly one of several racing conditional writes can win.
+//! Every method of a bucket runs under the one mutex that its caller holds, so a condition is judged and
+//! the change is made in one step: exactly one of several racing conditional writes can win. Bodies are
+//! hashed and put together outside of it.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -119,24 +120,21 @@ impl Bucket {
         self.uploads.get_mut(id).filter(|u| u.key == key).ok_or(Refused::NoSuchUpload)
     }
 
-    /// Makes the object of the named parts and drops the upload; a refusal leaves both as they are.
-    pub fn complete(
+    /// The named parts of an upload, which may become one object.
+    pub fn chosen(
         &mut self,
         key: &str,
         id: &str,
         parts: &[(i32, Option<String>)],
-        conditions: &Conditions,
-        now: SystemTime,
-    ) -> Result<String, Refused> {
-        let upload = self.upload(key, id)?.clone();
+    ) -> Result<Vec<Part>, Refused> {
+        let upload = self.upload(key, id)?;
         if parts.is_empty() {
             return Err(Refused::InvalidPart);
         }
         if parts.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
             return Err(Refused::InvalidPartOrder);
         }
-        let mut body = Vec::new();
-        let mut digests = Md5::new();
+        let mut chosen = Vec::new();
         for (i, (number, etag)) in parts.iter().enumerate() {
             let part = upload.parts.get(number).ok_or(Refused::InvalidPart)?;
             if etag.as_ref().is_some_and(|etag| *etag != part.etag) {
@@ -145,20 +143,52 @@ impl Bucket {
             if i + 1 < parts.len() && part.body.len() < MIN_PART {
                 return Err(Refused::TooSmall);
             }
-            body.extend_from_slice(&part.body);
-            digests.update(Md5::digest(&part.body));
+            chosen.push(part.clone());
         }
-        let etag = format!("{}-{}", hex(&digests.finalize()), parts.len());
+        Ok(chosen)
+    }
+
+    /// Puts the object that the upload became and drops the upload; a refusal leaves both as they are.
+    pub fn complete(
+        &mut self,
+        key: &str,
+        id: &str,
+        whole: Whole,
+        now: SystemTime,
+        conditions: &Conditions,
+    ) -> Result<(), Refused> {
+        let upload = self.upload(key, id)?.clone();
         let object = Object {
-            body: body.into(),
-            etag: etag.clone(),
+            body: whole.body,
+            etag: whole.etag,
             modified: now,
             metadata: upload.metadata,
             content_type: upload.content_type,
         };
         self.put(key, object, conditions)?;
         self.uploads.remove(id);
-        Ok(etag)
+        Ok(())
+    }
+}
+
+/// What the parts of an upload are together.
+#[derive(Debug)]
+pub struct Whole {
+    body: Bytes,
+    pub etag: String,
+}
+
+impl Whole {
+    /// Takes long: to be called outside the mutex.
+    pub fn of(parts: &[Part]) -> Whole {
+        let mut body = Vec::new();
+        let mut digests = Md5::new();
+        for part in parts {
+            body.extend_from_slice(&part.body);
+            digests.update(Md5::digest(&part.body));
+        }
+        let etag = format!("{}-{}", hex(&digests.finalize()), parts.len());
+        Whole { body: body.into(), etag }
     }
 }
 
