@@ -258,7 +258,8 @@ impl Settler {
                 Err(_) => return self.unsettled().await,
             }
             let now = self.unsettled().await?;
-            if now == 0 || now == before && !self.take_queue() && !self.ripens(deadline).await {
+            let stuck = now == before && !self.take_queue() && !self.ripens(deadline).await;
+            if now == 0 || stuck || deadline.passed() {
                 return Ok(now);
             }
         }
