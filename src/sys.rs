@@ -4,11 +4,13 @@
 //! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
 
 mod fd;
+mod heap;
 mod host;
 mod mount;
 mod process;
 
 pub use fd::{Inherited, close_on_exec, inherited, replace, reserve_low_fds};
+pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname};
 pub use mount::{
     FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, cover, detach_all, make_mountpoint,

@@ -5,11 +5,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3vol::data::{Inode, Repacked, Volume};
+use s3vol::config::VolumeOptions;
+use s3vol::data::{CacheFile, Inode, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
-use support::volume::volume;
+use support::volume::{crowd_out, volume, volume_with};
 use support::wait_for;
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +29,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let volume = volume(&server, dir.path()).await;
         let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
-        let name = FileName::new("file").unwrap();
-        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
-        let file = volume.inode(made.unwrap().ino).await.unwrap();
+        let file = create(&volume, "file").await;
         World { server, dir, fs, volume, file }
     }
 
@@ -70,6 +69,36 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
     assert_eq!(world.read(0, 1 << 20).await, wanted);
     world.volume.evict_all().unwrap();
     assert_eq!(world.read(0, 1 << 20).await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
+    let world = World::new().await;
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    // Before the fetch begins, and while it is under way.
+    for (round, zero_first) in [(0, true), (1, false)] {
+        let hole = (round * 8) << 10..(round * 8 + 4) << 10;
+        world.volume.evict_all().unwrap();
+        if zero_first {
+            world.volume.zero(&world.file, hole.start, hole.end, true).await.unwrap();
+        }
+        world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+        let reading = tokio::spawn({
+            let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+            async move { volume.read(&file, 512 << 10, 4096).await.unwrap() }
+        });
+        let held = || async { (world.server.held() == 1).then_some(()) };
+        support::wait_for_async("the fetch", LONG, held).await;
+        if !zero_first {
+            world.volume.zero(&world.file, hole.start, hole.end, true).await.unwrap();
+        }
+        world.commit().await;
+        world.server.release();
+        assert!(reading.await.unwrap() == [7; 4096][..]);
+        let found = world.read(hole.start, 4096).await;
+        assert!(found == [0; 4096], "zeroed before the fetch: {zero_first}");
+    }
 }
 
 const MIB: usize = 1 << 20;
@@ -287,6 +316,124 @@ async fn segments_are_written_anew_beside_writers_and_truncations() {
         let wanted = round.map_or(vec![0; PAGE], |round| page(round, index));
         assert!(world.read((index * PAGE) as u64, PAGE).await == wanted, "{index}");
     }
+}
+
+#[tokio::test]
+async fn the_cache_has_room_again_when_its_files_left_the_memory() {
+    let server = TestS3::start();
+    let dir = tempfile::tempdir().unwrap();
+    let options = VolumeOptions { cache_size: 8 << 20, ..VolumeOptions::default() };
+    let volume = volume_with(&server, dir.path(), options).await;
+    let mut files = Vec::new();
+    for number in 0..14 {
+        let file = create(&volume, &format!("f{number}")).await;
+        volume.write(&file, 0, &vec![number; 1 << 20]).await.unwrap();
+        volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+        files.push(file.ino);
+    }
+    // All of them were clean in the cache, and none is any more.
+    let _crowd = crowd_out(&volume, dir.path());
+    assert!(files.iter().all(|ino| volume.inodes.get(*ino).is_none()));
+    let mut in_use = Vec::new();
+    for ino in &files[..4] {
+        in_use.push(volume.inode(*ino).await.unwrap());
+    }
+    for round in 0..2 {
+        server.clear_log();
+        for (number, file) in in_use.iter().enumerate() {
+            let found = volume.read(file, 0, 1 << 20).await.unwrap();
+            assert!(found == vec![number as u8; 1 << 20]);
+        }
+        let gets = server.log().iter().filter(|one| one.key.contains("/segments/")).count();
+        assert_eq!(gets, if round == 0 { 4 } else { 0 }, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_file_keeps_no_descriptor() {
+    let world = World::new().await;
+    let open = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let files = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        files.filter(|file| file.starts_with(world.dir.path().join("cache"))).count()
+    };
+    let fs = &world.fs;
+    let handle = fs.open(Caller::ROOT, world.file.ino, libc::O_RDWR).await.unwrap().fh;
+    world.write(0, &[7; 1 << 20]).await;
+    assert_eq!(open(), 1);
+    fs.release(world.file.ino, handle).await.unwrap();
+    assert_eq!(open(), 0);
+    world.commit().await;
+    assert_eq!(open(), 0, "after a commit");
+    world.volume.evict_all().unwrap();
+    // As settling reads.
+    assert_eq!(world.read(0, 1 << 20).await, [7; 1 << 20]);
+    assert_eq!(open(), 0, "after a read");
+    world.volume.set_size(&world.file, 1000).await.unwrap();
+    world.volume.zero(&world.file, 0, 10, true).await.unwrap();
+    assert_eq!(open(), 0, "after truncate(2)");
+    world.write(5000, &[8; 8]).await;
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    assert_eq!(open(), 0);
+}
+
+async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
+    let fs = Fs::new(Arc::clone(volume), Arc::new(s3vol::data::NothingOutside));
+    let name = FileName::new(name).unwrap();
+    let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
+    volume.inode(made.unwrap().ino).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_truncation_counts_also_when_the_cache_file_cannot_be_cut() {
+    let world = World::new().await;
+    world.write(0, &[7; 8192]).await;
+    world.commit().await;
+    let cache = CacheFile::path_in(&world.dir.path().join("cache"), world.file.ino);
+    std::fs::remove_file(&cache).unwrap();
+    std::fs::create_dir(&cache).unwrap();
+    world.volume.zero(&world.file, 0, 100, true).await.unwrap();
+    world.volume.set_size(&world.file, 4096).await.unwrap();
+    assert_eq!(world.volume.dirty_inodes().len(), 1, "nobody would commit it");
+    std::fs::remove_dir(&cache).unwrap();
+    world.commit().await;
+    assert!(world.volume.dirty_inodes().is_empty());
+    world.volume.evict_all().unwrap();
+    let mut wanted = vec![7; 4096];
+    wanted[..100].fill(0);
+    assert!(world.read(0, 8192).await == wanted);
+}
+
+#[tokio::test]
+async fn a_full_log_keeps_no_file_open() {
+    let server = TestS3::start();
+    let disk = FewInodes::new(800);
+    let volume = volume(&server, disk.0.path()).await;
+    let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
+    let file = create(&volume, "file").await;
+    let handle = fs.open(Caller::ROOT, file.ino, libc::O_RDWR).await.unwrap().fh;
+    fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("file").unwrap()).await.unwrap();
+    let other = create(&volume, "other").await;
+    let filler = disk.0.path().join("filler");
+    let mut file_of_all = std::fs::File::create(&filler).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut file_of_all).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    // The last page of the log has some room left.
+    support::wait_for_async("the log to be full", LONG, || async {
+        fs.opendir(Caller::ROOT, Ino::ROOT).await.is_err().then_some(())
+    })
+    .await;
+    assert!(fs.open(Caller::ROOT, other.ino, libc::O_RDONLY).await.is_err());
+    assert!(!other.is_open());
+    volume.take_settle_queue();
+    fs.release(file.ino, handle).await.unwrap_err();
+    assert!(!file.is_open());
+    assert!(volume.take_settle_queue().contains(&Ino(0)), "it is to be tried again");
+    drop(file_of_all);
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(volume.remove_orphans().await.unwrap(), 1);
+    assert!(file.live().removed);
 }
 
 /// A file system of its own with few inodes; gone when dropped.

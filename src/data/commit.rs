@@ -82,10 +82,11 @@ impl Volume {
             self.hand_over(parts).await
         }
         .await;
-        if done.is_err() {
-            for inode in taken {
+        for inode in taken {
+            if done.is_err() {
                 inode.live().attr_dirty = true;
             }
+            inode.close_unused();
         }
         done
     }
@@ -340,8 +341,11 @@ impl Volume {
             }
         }
         if part.content_changed {
-            // Fetches under way stay right: what was committed here is present now, what they fetch
-            // is what lies below it.
+            // Fetches under way stay right: the data committed here is present now, what they fetch is
+            // what lies below it. A hole is nowhere in the cache, and they may bring what it hides.
+            if part.ranges.iter().any(|(_, change)| *change == Change::Zero) {
+                live.version += 1;
+            }
             live.content = part.content.clone();
         }
     }

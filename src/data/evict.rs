@@ -98,10 +98,11 @@ impl Volume {
         if live.pending.is_clean() {
             return live.cache.remove().map_err(|e| DataError::disk(inode.ino, e));
         }
-        for (range, ()) in present.iter() {
-            live.cache.punch(range).map_err(|e| DataError::disk(inode.ino, e))?;
+        let punched = present.iter().try_for_each(|(range, ())| live.cache.punch(range));
+        if !inode.is_open() {
+            live.cache.close();
         }
-        Ok(())
+        punched.map_err(|e| DataError::disk(inode.ino, e))
     }
 
     /// Drops every clean cached byte of the volume.

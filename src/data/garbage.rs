@@ -130,10 +130,12 @@ impl Volume {
         }
     }
 
-    /// Removes what was unlinked while open by a process that is no more. Called before serving.
+    /// Removes what has no name and is not open: what was unlinked while open by a process that is no
+    /// more, and what its last close could not remove.
     pub async fn remove_orphans(&self) -> Result<usize, DataError> {
         let mut removed = 0;
         loop {
+            let mut tx = self.begin().await?;
             let page = self.meta.scan(keys::below(keys::ORPHAN, &[]), BATCH).await?;
             let mut closed = Vec::new();
             for (key, _) in &page {
@@ -146,7 +148,6 @@ impl Volume {
             if closed.is_empty() {
                 return Ok(removed);
             }
-            let mut tx = self.begin().await?;
             for ino in closed {
                 tx.remove(ino).await?;
                 removed += 1;

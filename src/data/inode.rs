@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use super::write::less;
 use super::{CacheFile, DataError};
 use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -122,6 +123,14 @@ impl Inode {
         self.opens.load(Ordering::SeqCst) > 0
     }
 
+    /// Lets the descriptor of the cache file go, unless a program has the file open: commits, settling
+    /// and truncate(2) open it for themselves, and there may be more files than descriptors.
+    pub(super) fn close_unused(&self) {
+        if !self.is_open() {
+            self.live().cache.close();
+        }
+    }
+
     pub fn has_writer(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
     }
@@ -146,15 +155,30 @@ impl Drop for ChangeGuard {
 const KEEP: usize = 16 << 10;
 
 /// All live inodes. Lock order: table, then an inode's state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InodeTable {
-    map: Mutex<HashMap<Ino, Arc<Inode>>>,
+    map: Mutex<Map>,
     dropped: AtomicU64,
+    /// The volume's count of clean bytes in cache files.
+    cached_bytes: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Map {
+    inodes: HashMap<Ino, Arc<Inode>>,
+    /// So many are too many.
+    full: usize,
 }
 
 impl InodeTable {
+    /// `cached_bytes` is lowered by what dropped inodes had in the cache.
+    pub(super) fn new(cached_bytes: Arc<AtomicU64>) -> Self {
+        let map = Map { inodes: HashMap::new(), full: KEEP };
+        InodeTable { map: Mutex::new(map), dropped: AtomicU64::new(0), cached_bytes }
+    }
+
     pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.map.lock().get(&ino).cloned()
+        self.map.lock().inodes.get(&ino).cloned()
     }
 
     /// To be taken before an inode's records are read for [`InodeTable::insert`].
@@ -166,14 +190,14 @@ impl InodeTable {
     /// the ticket, so that the records may be stale.
     pub fn insert(&self, ticket: u64, inode: Inode) -> Option<Arc<Inode>> {
         let mut map = self.map.lock();
-        if let Some(there) = map.get(&inode.ino) {
+        if let Some(there) = map.inodes.get(&inode.ino) {
             return Some(Arc::clone(there));
         }
         if self.dropped.load(Ordering::SeqCst) != ticket {
             return None;
         }
         let inode = Arc::new(inode);
-        map.insert(inode.ino, Arc::clone(&inode));
+        map.inodes.insert(inode.ino, Arc::clone(&inode));
         self.shrink(&mut map);
         Some(inode)
     }
@@ -181,28 +205,29 @@ impl InodeTable {
     /// Puts a new inode in; its number was never used.
     pub fn created(&self, inode: Arc<Inode>) {
         let mut map = self.map.lock();
-        map.insert(inode.ino, inode);
+        map.inodes.insert(inode.ino, inode);
         self.shrink(&mut map);
     }
 
     /// Takes an inode out for good.
     pub fn remove(&self, ino: Ino) -> Option<Arc<Inode>> {
-        let removed = self.map.lock().remove(&ino);
+        let removed = self.map.lock().inodes.remove(&ino);
         self.dropped.fetch_add(1, Ordering::SeqCst);
         removed
     }
 
     /// Every inode that is in memory now.
     pub fn all(&self) -> Vec<Arc<Inode>> {
-        self.map.lock().values().cloned().collect()
+        self.map.lock().inodes.values().cloned().collect()
     }
 
-    fn shrink(&self, map: &mut HashMap<Ino, Arc<Inode>>) {
-        if map.len() <= KEEP {
+    fn shrink(&self, map: &mut Map) {
+        if map.inodes.len() <= map.full {
             return;
         }
-        let mut to_drop = map.len() - KEEP / 2;
-        map.retain(|_, inode| {
+        let before = map.inodes.len();
+        let mut to_drop = before - KEEP / 2;
+        map.inodes.retain(|_, inode| {
             if to_drop == 0 || Arc::strong_count(inode) > 1 || inode.is_open() {
                 return true;
             }
@@ -210,6 +235,7 @@ impl InodeTable {
             if !live.pending.is_clean() || live.attr_dirty {
                 return true;
             }
+            less(&self.cached_bytes, live.cache.present.total());
             // A cached copy that cannot be deleted is only garbage on the local disk.
             if let Err(error) = live.cache.remove() {
                 tracing::warn!(ino = %inode.ino, %error, "a cache file could not be deleted");
@@ -217,6 +243,67 @@ impl InodeTable {
             to_drop -= 1;
             false
         });
-        self.dropped.fetch_add(1, Ordering::SeqCst);
+        let left = map.inodes.len();
+        // Where most are in use each further one would have all of them looked at again.
+        map.full = KEEP.max(left + left / 8);
+        if left < before {
+            self.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::FileKind;
+
+    fn inode(number: usize) -> Arc<Inode> {
+        let ino = Ino(number as u64);
+        let attr = InodeRec {
+            kind: FileKind::File,
+            perm: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            rdev: 0,
+            atime: crate::clock::now(),
+            mtime: crate::clock::now(),
+            ctime: crate::clock::now(),
+            btime: crate::clock::now(),
+            attr_gen: 1,
+            known: true,
+            target: None,
+        };
+        let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());
+        Arc::new(Inode::new(ino, attr, ContentRec::default(), cache))
+    }
+
+    #[test]
+    fn a_table_of_inodes_in_use_is_looked_over_now_and_then_only() {
+        let table = InodeTable::new(Arc::default());
+        let mut in_use = Vec::new();
+        for number in 0..KEEP {
+            let inode = inode(number);
+            table.created(Arc::clone(&inode));
+            in_use.push(inode);
+        }
+        let ticket = table.ticket();
+        // The first of these finds nothing to drop; they all stay until it is worth another look.
+        for number in KEEP..KEEP + KEEP / 8 {
+            in_use.push(inode(number));
+            table.created(Arc::clone(&in_use[number]));
+        }
+        assert_eq!(table.ticket(), ticket, "loads under way need not begin again");
+        for number in 0..KEEP / 8 {
+            in_use.pop();
+            table.created(inode(2 * KEEP + number));
+        }
+        assert!(table.all().len() <= KEEP + KEEP / 4 + 1);
+        drop(in_use);
+        for number in 0..KEEP {
+            table.created(inode(3 * KEEP + number));
+        }
+        assert!(table.all().len() <= KEEP + 1, "{}", table.all().len());
+        assert!(table.ticket() > ticket);
     }
 }

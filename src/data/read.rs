@@ -58,6 +58,17 @@ impl Volume {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, DataError> {
+        let read = self.read_through(inode, offset, len).await;
+        inode.close_unused();
+        read
+    }
+
+    async fn read_through(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, DataError> {
         for _ in 0..ATTEMPTS {
             let missing = match self.read_cached(inode, offset, len)? {
                 Ok(bytes) => return Ok(bytes),

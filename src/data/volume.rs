@@ -69,7 +69,7 @@ pub struct Volume {
     /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once).
     pub(super) dirty_bytes: AtomicU64,
     /// Clean bytes in cache files, roughly.
-    pub(super) cached_bytes: AtomicU64,
+    pub(super) cached_bytes: Arc<AtomicU64>,
     /// Cache files on the local disk, and how many there may be.
     pub(super) cache_files: Arc<AtomicUsize>,
     pub(super) most_cache_files: usize,
@@ -107,6 +107,7 @@ impl Volume {
     /// a volume's first day.
     pub async fn open(parts: VolumeParts, recovered: Recovered) -> Result<Arc<Self>, DataError> {
         let most_cache_files = most_files(&parts.cache_dir)?;
+        let cached_bytes = Arc::<AtomicU64>::default();
         let volume = Arc::new(Volume {
             id: parts.id,
             name: parts.name,
@@ -118,11 +119,11 @@ impl Volume {
             same_bucket: parts.same_bucket,
             options: parts.options,
             capabilities: parts.capabilities,
-            inodes: InodeTable::default(),
+            inodes: InodeTable::new(Arc::clone(&cached_bytes)),
             cache_dir: parts.cache_dir,
             dirty: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
-            cached_bytes: AtomicU64::new(0),
+            cached_bytes,
             cache_files: Arc::default(),
             most_cache_files,
             commit_wanted: Notify::new(),
@@ -280,6 +281,11 @@ impl Volume {
     pub fn wants_settling(&self, inodes: impl IntoIterator<Item = Ino>) {
         self.settle_queue.lock().extend(inodes);
         self.settle_wanted.notify_one();
+    }
+
+    /// Tells settling that there are keys to tidy or garbage to collect.
+    pub fn wants_tidying(&self) {
+        self.wants_settling([Ino(0)]);
     }
 
     /// What changed since the last call.

@@ -1,12 +1,12 @@
 //! Changing content: writes, zeroing, sizes. Cache file first, then the log record, then the reply.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{DataError, Inode, Live, Volume};
 use crate::meta::{Change, Record};
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Ino, Lsn, Timestamp};
 
 /// How long a writer waits for room before it gets EIO. Longer than a restart of a store, shorter
 /// than the kernel's hung-task warning (120 s).
@@ -49,6 +49,7 @@ impl Volume {
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             (live.pending.data_bytes() >= EAGER_COMMIT, inode.ino)
         };
+        inode.close_unused();
         self.mark_dirty(inode);
         if eager {
             tracing::trace!(%ino, "much to commit");
@@ -77,8 +78,9 @@ impl Volume {
             let record = Record::Zeroed { ino: inode.ino, start, end, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             self.changed(&mut live, lsn, start..end, Change::Zero, size, time);
-            live.cache.punch(start..end).map_err(|e| DataError::disk(inode.ino, e))?;
+            unless_freed(inode.ino, live.cache.punch(start..end));
         }
+        inode.close_unused();
         self.mark_dirty(inode);
         Ok(())
     }
@@ -118,7 +120,7 @@ impl Volume {
             live.pending.cut(lsn, size);
             self.dirty_adjust(before, live.pending.data_bytes());
             self.cached_less(live.cache.present.covered(size..u64::MAX));
-            live.cache.cut(size).map_err(|e| DataError::disk(inode.ino, e))?;
+            unless_freed(inode.ino, live.cache.cut(size));
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;
@@ -126,6 +128,7 @@ impl Volume {
             live.version += 1;
             live.changed_at = crate::clock::boottime();
         }
+        inode.close_unused();
         self.mark_dirty(inode);
         Ok(())
     }
@@ -152,15 +155,24 @@ impl Volume {
     }
 
     pub(super) fn dirty_less(&self, bytes: u64) {
-        // An atomic that would go below zero only shows a counting slip; it must not wrap.
-        let _ = self.dirty_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            Some(now.saturating_sub(bytes))
-        });
+        less(&self.dirty_bytes, bytes);
     }
 
     pub(super) fn cached_less(&self, bytes: u64) {
-        let _ = self.cached_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            Some(now.saturating_sub(bytes))
-        });
+        less(&self.cached_bytes, bytes);
     }
+}
+
+/// The change is in the log by now. Nothing reads what it hides, so that it only costs space when the
+/// local disk does not let it go.
+fn unless_freed(ino: Ino, freed: std::io::Result<()>) {
+    if let Err(error) = freed {
+        tracing::warn!(%ino, %error, "space in a cache file was not given back");
+    }
+}
+
+/// A counter that would go below zero only shows a counting slip; it must not wrap.
+pub(super) fn less(counter: &AtomicU64, bytes: u64) {
+    let _ = counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::core::SYNC_TIMEOUT;
+use super::core::{SYNC_TIMEOUT, count_less};
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
 use crate::data::{Inode, live_extents};
@@ -169,26 +169,39 @@ impl Fs {
         let Some(inode) = self.volume.inodes.get(ino) else { return Ok(()) };
         let conn = self.volume.meta.connection();
         let record = Record::Released { conn, unique: caller.unique, ino };
-        self.volume.meta.journal.lock().append(&record).map_err(crate::data::DataError::from)?;
-        let before = inode
-            .opens
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-            .unwrap_or(0);
-        if before > 1 {
+        let noted = self.volume.meta.journal.lock().append(&record);
+        // The handle is gone whether the log has room for that or not.
+        let removed = match count_less(&inode) {
+            true => self.unused(&inode).await,
+            false => Ok(()),
+        };
+        noted.map_err(crate::data::DataError::from)?;
+        removed
+    }
+
+    async fn unused(&self, inode: &Inode) -> Result<(), FsError> {
+        inode.live().cache.close();
+        if inode.live().attr.nlink > 0 {
+            self.volume.wants_settling([inode.ino]);
             return Ok(());
         }
-        inode.live().cache.close();
-        if inode.live().attr.nlink == 0 {
-            let mut tx = self.volume.begin().await?;
-            // Opened again meanwhile, or removed by another last close.
-            let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
-            if still_there && !inode.is_open() {
-                tx.live(ino).await?;
-                tx.remove(ino).await?;
-                tx.commit(0).await?;
-            }
-        } else {
-            self.volume.wants_settling([ino]);
+        let removed = self.remove_unused(inode.ino).await;
+        if removed.is_err() {
+            // Tried again when keys are tidied.
+            self.volume.wants_tidying();
+        }
+        removed
+    }
+
+    /// Removes an inode without a name, unless it was opened again meanwhile, or removed by another
+    /// last close.
+    async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tx = self.volume.begin().await?;
+        let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
+        if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
+            tx.live(ino).await?;
+            tx.remove(ino).await?;
+            tx.commit(0).await?;
         }
         Ok(())
     }

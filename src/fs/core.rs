@@ -30,6 +30,12 @@ pub struct Fs {
     pub(super) quota: Quota,
 }
 
+/// A handle less; whether none is left.
+pub(super) fn count_less(inode: &Inode) -> bool {
+    let less = |n: u32| n.checked_sub(1);
+    inode.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
+}
+
 impl Fs {
     pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
         let ttl = TTL.min(volume.options.refresh);
@@ -65,8 +71,9 @@ impl Fs {
         }
         inode.opens.fetch_add(1, Ordering::SeqCst);
         let counted = self.log_open(caller, inode);
-        if counted.is_err() {
-            inode.opens.fetch_sub(1, Ordering::SeqCst);
+        if counted.is_err() && count_less(inode) && inode.live().attr.nlink == 0 {
+            // It lost its last name meanwhile, and was kept for this handle.
+            self.volume.wants_tidying();
         }
         counted
     }

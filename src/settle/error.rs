@@ -2,17 +2,51 @@
 
 use crate::data::DataError;
 use crate::meta::MetaError;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 /// Nothing is lost by any of these: the work stays in the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum SettleError {
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Changes of a file could not be stored, which has to happen before it is read.
+    #[error(transparent)]
+    Commit(DataError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("this host may not publish now: its lease was not confirmed in time")]
     NoAuthority,
+}
+
+impl SettleError {
+    /// Whether it says something about one file or key, so that others may fare better. Not so when the
+    /// bucket does not answer, the engine or the log is in trouble, or this host may not publish.
+    pub(super) fn is_of_one(&self) -> bool {
+        match self {
+            SettleError::NoAuthority => false,
+            // What is refused is a segment, and those are all alike.
+            SettleError::Commit(DataError::Store(_) | DataError::NoSpace) => false,
+            SettleError::Store(error) => store_is_of_one(error),
+            SettleError::Data(error) | SettleError::Commit(error) => match error {
+                DataError::Store(error) => store_is_of_one(error),
+                DataError::Meta(error) => matches!(error, MetaError::Record(_)),
+                DataError::Disk { .. }
+                | DataError::NoSpace
+                | DataError::Gone(_)
+                | DataError::Damaged(_)
+                | DataError::BaseGone { .. }
+                | DataError::Late(_) => true,
+            },
+        }
+    }
+}
+
+fn store_is_of_one(error: &StoreError) -> bool {
+    use StoreErrorKind::*;
+    match error.kind {
+        NotFound | Changed | Denied | Unsupported | Protocol => true,
+        NoBucket | ClockSkew | Tls | Unreachable | Timeout | NoSpace => false,
+    }
 }
 
 impl From<MetaError> for SettleError {

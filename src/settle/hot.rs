@@ -1,6 +1,7 @@
 //! Keys and inodes that a request without a known outcome may still change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -39,34 +40,92 @@ struct Open {
     put_id: PutId,
     /// Boot time when the request can no longer arrive; `None` while it is being sent.
     until: Option<Duration>,
+    /// It could not be looked at then, and is to be tried again.
+    tried: bool,
 }
 
 /// The open intents, by key. Kept in step with the engine's records.
 #[derive(Debug, Default)]
 pub(super) struct Hot {
     by_key: Mutex<HashMap<ObjectKey, Open>>,
-    /// Boot time of the last publish or deletion of a key, for listings that were sent before it.
-    finished: Mutex<HashMap<ObjectKey, Duration>>,
+    finished: Mutex<Finished>,
+}
+
+/// How long and how many: a listing takes minutes at the very most.
+const KEPT: Duration = Duration::from_secs(600);
+const MOST_KEPT: usize = 128 << 10;
+
+/// When keys were published or deleted last, for listings that were sent before it. Each costs the
+/// same, however many there are: a removed tree resolves hundreds of keys a second.
+#[derive(Debug, Default)]
+struct Finished {
+    /// Boot time by the hash of the key: of two keys that share one both count as touched.
+    at: HashMap<u64, Duration>,
+    order: VecDeque<(Duration, u64)>,
+    /// Of keys that were done by then nothing is known any more.
+    forgotten: Option<Duration>,
+}
+
+impl Finished {
+    fn add(&mut self, key: &ObjectKey, now: Duration) {
+        let key = hash(key);
+        self.at.insert(key, now);
+        self.order.push_back((now, key));
+        while let Some((at, key)) = self.order.front().copied()
+            && (self.order.len() > MOST_KEPT || now.saturating_sub(at) > KEPT)
+        {
+            self.order.pop_front();
+            self.forgotten = self.forgotten.max(Some(at));
+            // Unless it was done again since.
+            if self.at.get(&key) == Some(&at) {
+                self.at.remove(&key);
+            }
+        }
+    }
+
+    /// Whether the key may have been done at or after `since`.
+    fn since(&self, key: &ObjectKey, since: Duration) -> bool {
+        self.forgotten.is_some_and(|at| at >= since)
+            || self.at.get(&hash(key)).is_some_and(|at| *at >= since)
+    }
+}
+
+fn hash(key: &ObjectKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Hot {
     pub fn announce(&self, key: &ObjectKey, ino: Ino, put_id: PutId) {
-        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: None });
+        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: None, tried: false });
     }
 
     /// Nobody knows what became of it.
     pub fn ambiguous(&self, key: &ObjectKey, ino: Ino, put_id: PutId, until: Duration) {
-        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: Some(until) });
+        let open = Open { ino, put_id, until: Some(until), tried: false };
+        self.by_key.lock().insert(key.clone(), open);
+    }
+
+    /// It can no longer arrive, and still nobody knows; the next try is at `again`.
+    pub fn undecided(&self, key: &ObjectKey, ino: Ino, put_id: PutId, again: Duration) {
+        let open = Open { ino, put_id, until: Some(again), tried: true };
+        self.by_key.lock().insert(key.clone(), open);
+    }
+
+    /// When the next request can be decided that was not tried in vain.
+    pub fn ripens(&self, now: Duration) -> Option<Duration> {
+        let by_key = self.by_key.lock();
+        by_key
+            .values()
+            .filter(|open| !open.tried)
+            .filter_map(|open| open.until.filter(|u| *u > now))
+            .min()
     }
 
     pub fn resolved(&self, key: &ObjectKey, now: Duration) {
         self.by_key.lock().remove(key);
-        let mut finished = self.finished.lock();
-        finished.insert(key.clone(), now);
-        if finished.len() > 10_000 {
-            // A listing takes minutes at the very most.
-            finished.retain(|_, at| now.saturating_sub(*at) < Duration::from_secs(600));
-        }
+        self.finished.lock().add(key, now);
     }
 
     /// There is no such request.
@@ -84,7 +143,7 @@ impl Hot {
 
     /// Whether a request of ours was under way at or after `since`.
     pub fn touched_since(&self, key: &ObjectKey, since: Duration) -> bool {
-        self.is_hot(key) || self.finished.lock().get(key).is_some_and(|at| *at >= since)
+        self.is_hot(key) || self.finished.lock().since(key, since)
     }
 
     /// What can be decided now, and when the next can.
@@ -104,6 +163,41 @@ impl Hot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn key(number: usize) -> ObjectKey {
+        ObjectKey::new(format!("key {number}"))
+    }
+
+    fn millis(number: usize) -> Duration {
+        Duration::from_millis(number as u64)
+    }
+
+    #[test]
+    fn few_finished_keys_are_kept_and_none_is_taken_for_untouched() {
+        let hot = Hot::default();
+        let many = MOST_KEPT + 1000;
+        for number in 0..many {
+            hot.resolved(&key(number), millis(number));
+        }
+        assert_eq!(hot.finished.lock().at.len(), MOST_KEPT);
+        assert_eq!(hot.finished.lock().order.len(), MOST_KEPT);
+        // A listing that was sent before one of them was forgotten.
+        assert!(hot.touched_since(&key(500), millis(400)));
+        assert!(hot.touched_since(&key(many - 1), millis(many - 1)));
+        assert!(!hot.touched_since(&key(many - 1), millis(many)));
+        assert!(!hot.touched_since(&key(500), millis(2000)));
+    }
+
+    #[test]
+    fn finished_keys_are_forgotten_when_no_listing_can_be_older() {
+        let hot = Hot::default();
+        hot.resolved(&key(1), millis(1));
+        hot.resolved(&key(2), millis(2));
+        hot.resolved(&key(1), millis(700_000));
+        assert_eq!(hot.finished.lock().at.len(), 1);
+        assert!(hot.touched_since(&key(1), millis(600_000)));
+        assert!(!hot.touched_since(&key(2), millis(600_000)));
+    }
 
     #[test]
     fn what_is_left_of_a_request_is_told_by_the_stores_clock() {

@@ -1,14 +1,16 @@
 //! Outcomes of announced requests, and what they release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::settler::{ROUND, Settler, TIDY};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
-use crate::data::{PathMemo, Volume};
+use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
+use crate::store::{ObjectInfo, StoreError};
 use crate::types::{Base, Ino, ObjectKey, PutId, Version};
 
 /// What became of one announced request.
@@ -24,6 +26,8 @@ pub(super) enum Outcome {
 }
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A key whose object cannot be looked at stays hot, and is looked at again after this.
+const UNDECIDED_PAUSE: Duration = Duration::from_secs(60);
 
 impl Settler {
     /// Records outcomes in one batch. Extents that a published object replaces become dead in this
@@ -44,15 +48,7 @@ impl Settler {
         if resolved.is_empty() {
             return Ok(());
         }
-        // Fetches that began before the records change must not end after it.
-        let guards: Vec<_> = resolved
-            .iter()
-            .filter_map(|(_, intent, _)| self.volume.inodes.get(intent.ino))
-            .map(|inode| inode.changing())
-            .collect();
-        let batch = self.resolve_batch(&resolved).await;
-        drop(guards);
-        if let Err(error) = batch {
+        if let Err(error) = self.resolve_batch(&resolved).await {
             // Their intents stay open; once cold they are decided as if nobody had seen an answer.
             for (put_id, intent, _) in resolved {
                 self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
@@ -67,8 +63,16 @@ impl Settler {
                 self.schedule.by(intent.ino, finished + pause);
             }
         }
-        for (_, intent, _) in resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused)) {
-            self.somebody_else(intent).await?;
+        let refused = || resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused));
+        for (_, intent, _) in refused() {
+            self.schedule.by(intent.ino, finished + Duration::from_secs(1));
+        }
+        for (_, intent, _) in refused() {
+            match self.somebody_else(intent).await {
+                // The next publish is refused again, and with it comes the next look.
+                Err(error) if error.is_of_one() => self.waits(&intent.key, &error),
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -77,6 +81,19 @@ impl Settler {
         &self,
         resolved: &[(PutId, IntentRec, Outcome)],
     ) -> Result<(), SettleError> {
+        let mut live: BTreeMap<Ino, (Arc<Inode>, ChangeGuard)> = BTreeMap::new();
+        for (_, intent, _) in resolved.iter().filter(|(_, intent, _)| intent.op == IntentOp::Put) {
+            // Also one that nobody uses now: whoever loaded it meanwhile would keep the old record.
+            match self.volume.inode(intent.ino).await {
+                Ok(inode) => {
+                    // Fetches that began before the record changes must not end after it.
+                    live.entry(intent.ino)
+                        .or_insert_with(|| (Arc::clone(&inode), inode.changing()));
+                }
+                Err(DataError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let mut txn = self.volume.meta.begin().await?;
         let mut touched = vec![];
         let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
@@ -122,7 +139,7 @@ impl Settler {
         }
         txn.commit(Logged::Op { unique: 0 }, || {
             for (ino, content) in contents {
-                if let Some(inode) = self.volume.inodes.get(ino) {
+                if let Some((inode, _)) = live.get(&ino) {
                     inode.live().content = content;
                 }
             }
@@ -195,29 +212,46 @@ impl Settler {
                 self.hot.forget(put_id);
                 continue;
             };
-            if let Some(upload) = &intent.upload {
-                self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
-            }
-            let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
-            let outcome = match (intent.op, head) {
-                (IntentOp::Put, Some(info))
-                    if attributes::is_put(
-                        &info.attributes,
-                        &intent.key,
-                        self.volume.id,
-                        put_id,
-                    ) =>
-                {
-                    Outcome::Applied(info.version)
+            let outcome = match self.decide(put_id, &intent).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let error = SettleError::from(error);
+                    self.waits(&intent.key, &error);
+                    let again = boottime() + UNDECIDED_PAUSE;
+                    self.hot.undecided(&intent.key, intent.ino, put_id, again);
+                    // Each of the others would wait as long for a bucket that does not answer.
+                    if !error.is_of_one() {
+                        break;
+                    }
+                    continue;
                 }
-                (IntentOp::Put, _) => Outcome::Not,
-                (IntentOp::Delete, None) => Outcome::Applied(absent()),
-                (IntentOp::Delete, Some(_)) => Outcome::Not,
             };
             tracing::info!(key = %intent.key, ?outcome, "an open request is decided");
             results.push((put_id, intent, outcome));
         }
         self.resolve(results).await
+    }
+
+    /// What became of a request that can no longer arrive.
+    async fn decide(&self, put_id: PutId, intent: &IntentRec) -> Result<Outcome, StoreError> {
+        if let Some(upload) = &intent.upload {
+            self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
+        }
+        let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
+        let ours = |info: &ObjectInfo| {
+            attributes::is_put(&info.attributes, &intent.key, self.volume.id, put_id)
+        };
+        Ok(match (intent.op, head) {
+            (IntentOp::Put, Some(info)) if ours(&info) => Outcome::Applied(info.version),
+            (IntentOp::Put, _) => Outcome::Not,
+            (IntentOp::Delete, None) => Outcome::Applied(absent()),
+            (IntentOp::Delete, Some(_)) => Outcome::Not,
+        })
+    }
+
+    fn waits(&self, key: &ObjectKey, error: &SettleError) {
+        self.volume.note_error(error);
+        tracing::warn!(%key, error = error as &dyn std::error::Error, "a key has to wait");
     }
 
     /// A condition refused our publish: bring the key's real state into the tree.
@@ -226,7 +260,6 @@ impl Settler {
         if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
             reconciler.recheck_key(&intent.key).await?;
         }
-        self.schedule.by(intent.ino, boottime() + Duration::from_secs(1));
         Ok(())
     }
 }

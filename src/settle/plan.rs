@@ -91,7 +91,7 @@ impl Settler {
             return Ok(Plan::Later(Duration::from_secs(5)));
         }
         if kind == FileKind::File {
-            volume.commit(vec![Arc::clone(&inode)]).await?;
+            volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
         }
         self.plan_keys(&inode, kind, memo).await
     }
@@ -110,7 +110,7 @@ impl Settler {
             (live.changed_at, live.size)
         };
         let mut ready = changed_at + self.volume.options.settle_after;
-        if let Some(pace) = self.pace.lock().get(&inode.ino) {
+        if let Some(pace) = self.pace.lock().get(inode.ino) {
             let rest = (pace.took * 10)
                 .max(Duration::from_secs(size / PACE_RATE))
                 .max(self.volume.options.settle_after)
@@ -173,7 +173,6 @@ impl Settler {
             let why = format!("{}: more than half of it is holes", wanted[0].0);
             return Ok(self.stays_in_motion(ino, why));
         }
-        self.unsettleable.lock().remove(&ino);
         if attr_only && kind != FileKind::Dir && !self.hurried() {
             let ready = inode.live().changed_at.max(self.pace_at(ino)) + ATTR_SETTLE;
             let now = boottime();
@@ -212,10 +211,17 @@ impl Settler {
             let began = boottime();
             let body = match kind {
                 FileKind::File => {
-                    match self.body(inode, &key, &content, write_seq, &attributes).await? {
-                        Some(body) => body,
+                    match self.body(inode, &key, &content, write_seq, &attributes).await {
+                        Ok(Some(body)) => body,
                         // It changed under the copy.
-                        None => return Ok(Plan::Later(volume.options.settle_after)),
+                        Ok(None) => {
+                            self.give_up(items).await;
+                            return Ok(Plan::Later(volume.options.settle_after));
+                        }
+                        Err(error) => {
+                            self.give_up(items).await;
+                            return Err(error);
+                        }
                     }
                 }
                 FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),
@@ -253,12 +259,13 @@ impl Settler {
     }
 
     fn pace_at(&self, ino: Ino) -> Duration {
-        self.pace.lock().get(&ino).map_or(Duration::ZERO, |pace| pace.at)
+        self.pace.lock().get(ino).map_or(Duration::ZERO, |pace| pace.at)
     }
 
     fn stays_in_motion(&self, ino: Ino, why: String) -> Plan {
-        tracing::info!(%ino, %why, "a file stays in motion");
-        self.unsettleable.lock().insert(ino, why);
+        if self.unsettleable.lock().insert(ino, &why) {
+            tracing::info!(%ino, %why, "a file stays in motion");
+        }
         Plan::Later(LONGEST_PACE)
     }
 

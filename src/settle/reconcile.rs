@@ -6,6 +6,7 @@
 //! is made anew on first use.
 
 mod apply;
+mod changes;
 mod heads;
 mod listing;
 mod tombs;
@@ -17,24 +18,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::{SettleError, Settler};
 use crate::clock::boottime;
 use crate::data::{DataError, Outside, Volume};
 use crate::types::{FileName, Ino, ObjectKey};
-
-/// What the kernel has to forget after an outside change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
-    Entry { parent: Ino, name: FileName },
-    Inode { ino: Ino },
-}
+use changes::Telling;
+pub use changes::{Changed, Changes, Tell, changes};
 
 /// When the bucket cannot be asked, what is known serves, and it is asked again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Waiting for a listing or a HEAD on the path of a user's call.
 const USE_TIMEOUT: Duration = Duration::from_secs(10);
+/// And for all that one such call needs, a large directory's pages included.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What is known of one directory's keys.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +53,12 @@ pub struct Reconciler {
     /// Directories that a listing showed by the keys below them, and where.
     prefixes: Mutex<HashMap<Ino, ObjectKey>>,
     one_at_a_time: tokio::sync::Mutex<()>,
-    changed: mpsc::Sender<Changed>,
+    tell: Tell,
 }
 
 impl Reconciler {
-    /// `changed` gets what the kernel has to forget.
-    pub fn new(settler: Arc<Settler>, changed: mpsc::Sender<Changed>) -> Arc<Self> {
+    /// `tell` gets what the kernel has to forget.
+    pub fn new(settler: Arc<Settler>, tell: Tell) -> Arc<Self> {
         let reconciler = Arc::new(Reconciler {
             volume: Arc::clone(&settler.volume),
             settler,
@@ -69,7 +66,7 @@ impl Reconciler {
             names: Mutex::default(),
             prefixes: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
-            changed,
+            tell,
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
         let _ = reconciler.settler.reconciler.set(Arc::downgrade(&reconciler));
@@ -125,18 +122,42 @@ impl Reconciler {
         self.learned(dir, at, pages, true);
     }
 
-    pub(super) async fn tell(&self, changes: Vec<Changed>) {
-        for change in changes {
-            if self.changed.send(change).await.is_err() {
-                return;
+    /// The kernel will hear of these changes at the end of the caller's scope.
+    fn telling(&self, changes: Vec<Changed>) -> Telling<'_> {
+        self.tell.at_end(changes)
+    }
+
+    /// A look at the bucket for a call that waits. It may be cut off anywhere: what it had handed over
+    /// by then stays, and is told.
+    async fn look(
+        &self,
+        dir: Ino,
+        look: impl Future<Output = Result<(), SettleError>>,
+    ) -> Result<(), DataError> {
+        let result = tokio::time::timeout(LOOK_TIMEOUT, look).await.unwrap_or_else(|_| {
+            Err(SettleError::Data(DataError::Late("the look took too long".into())))
+        });
+        match result {
+            Ok(()) => Ok(()),
+            Err(
+                error @ (SettleError::Store(_)
+                | SettleError::NoAuthority
+                | SettleError::Data(DataError::Late(_))),
+            ) => {
+                self.put_off(dir, &error);
+                Ok(())
             }
+            Err(SettleError::Data(error) | SettleError::Commit(error)) => Err(error),
         }
     }
 
     /// Looks at one key and brings what is there into the tree.
     pub async fn recheck_key(&self, key: &ObjectKey) -> Result<(), SettleError> {
         let _turn = self.one_at_a_time.lock().await;
-        self.check_key(key).await
+        match tokio::time::timeout(LOOK_TIMEOUT, self.check_key(key)).await {
+            Ok(result) => result,
+            Err(_) => Err(DataError::Late(format!("{key}: the look took too long")).into()),
+        }
     }
 
     async fn refresh_directory(&self, dir: Ino) -> Result<(), DataError> {
@@ -147,22 +168,7 @@ impl Reconciler {
         if self.is_fresh(dir) {
             return Ok(());
         }
-        match tokio::time::timeout(Duration::from_secs(120), self.list_whole(dir)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(SettleError::Store(e))) => {
-                self.put_off(dir, &SettleError::Store(e));
-                Ok(())
-            }
-            Ok(Err(SettleError::Data(e))) => Err(e),
-            Ok(Err(SettleError::NoAuthority)) => Ok(()),
-            Err(_) => {
-                self.put_off(
-                    dir,
-                    &SettleError::Data(DataError::Late("listing took too long".into())),
-                );
-                Ok(())
-            }
-        }
+        self.look(dir, self.list_whole(dir)).await
     }
 }
 
@@ -189,26 +195,20 @@ impl Outside for Reconciler {
         }
         // The first look at a directory is one page; it may be all there is.
         let first = !self.known.lock().contains_key(&dir);
-        let result = if first {
-            self.list_first_page(dir, name).await
-        } else {
-            self.check_name(dir, name).await
+        let look = async {
+            if first {
+                self.list_first_page(dir, name).await?;
+            } else {
+                self.check_name(dir, name).await?;
+            }
+            let mut names = self.names.lock();
+            if names.len() > 50_000 {
+                names.clear();
+            }
+            names.insert((dir, name.clone()), boottime());
+            Ok(())
         };
-        match result {
-            Ok(()) => {
-                let mut names = self.names.lock();
-                if names.len() > 50_000 {
-                    names.clear();
-                }
-                names.insert((dir, name.clone()), boottime());
-                Ok(())
-            }
-            Err(SettleError::Data(e)) => Err(e),
-            Err(e) => {
-                self.put_off(dir, &e);
-                Ok(())
-            }
-        }
+        self.look(dir, look).await
     }
 
     async fn subtree(&self, dir: Ino) -> Result<(), DataError> {

@@ -8,8 +8,9 @@ use super::SettleError;
 use super::body::{Body, unchanged};
 use super::hot::NOT_AFTER;
 use super::outcome::Outcome;
+use super::pace::Pace;
 use super::plan::Item;
-use super::settler::{FLUSH_TIMEOUT, Pace, Settler};
+use super::settler::{FLUSH_TIMEOUT, Settler};
 use crate::clock::boottime;
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
@@ -58,9 +59,6 @@ impl Settler {
         let now = boottime();
         {
             let mut pace = self.pace.lock();
-            if pace.len() > 100_000 {
-                pace.retain(|_, p| now.saturating_sub(p.at) < Duration::from_secs(3600));
-            }
             for (_, intent, _, took) in &sent {
                 pace.insert(intent.ino, Pace { at: now, took: *took });
             }
@@ -75,7 +73,7 @@ impl Settler {
         Ok(now.plus(NOT_AFTER.as_millis() as i64))
     }
 
-    async fn give_up(&self, items: Vec<Item>) {
+    pub(super) async fn give_up(&self, items: Vec<Item>) {
         for item in items {
             if let Body::Upload { id, .. } = &item.body {
                 self.abort(&item.intent.key, id).await;

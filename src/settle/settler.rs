@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::churn::Churning;
 use super::hot::{Hot, time_left};
+use super::pace::Paces;
 use super::plan::{Item, Plan};
+use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::{Reconciler, SettleError};
@@ -46,13 +48,6 @@ const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
-/// How an inode was published last, for its pace.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    pub at: Duration,
-    pub took: Duration,
-}
-
 /// Numbers for the status.
 #[derive(Debug, Clone, Default)]
 pub struct SettleStatus {
@@ -71,9 +66,9 @@ pub struct Settler {
     pub(super) schedule: Schedule,
     /// The queue as it was when the volume was opened, as far as it is not scheduled yet.
     backlog: AsyncMutex<Option<Pages>>,
-    pub(super) pace: Mutex<HashMap<Ino, Pace>>,
+    pub(super) pace: Mutex<Paces>,
     pub(super) churning: Churning,
-    pub(super) unsettleable: Mutex<HashMap<Ino, String>>,
+    pub(super) unsettleable: Mutex<Reasons>,
     pub(super) conflicts: AtomicU64,
     /// When expired tombs were looked for, boot time.
     pub(super) tombs_swept: Mutex<Option<Duration>>,
@@ -269,11 +264,12 @@ impl Settler {
     /// then waiting longer would not help.
     async fn ripens(&self, deadline: Deadline) -> bool {
         let now = boottime();
-        let (ripe, next) = self.hot.ripe(now);
-        if !ripe.is_empty() {
+        if !self.hot.ripe(now).0.is_empty() {
             return true;
         }
-        let Some(wait) = next.map(|at| at - now).filter(|wait| *wait < deadline.left()) else {
+        let Some(wait) =
+            self.hot.ripens(now).map(|at| at - now).filter(|wait| *wait < deadline.left())
+        else {
             return false;
         };
         tracing::info!(?wait, "waiting for requests that may still arrive");
@@ -295,7 +291,7 @@ impl Settler {
                 Ok(Err(_)) | Err(_) => self.schedule.len() as u64,
             },
             open_intents: self.hot.len() as u64,
-            unsettleable: self.unsettleable.lock().values().take(3).cloned().collect(),
+            unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
         }
     }
@@ -369,24 +365,13 @@ impl Settler {
                 self.schedule.by(ino, boottime());
                 continue;
             }
-            if let Some(wait) = self.churn_wait(ino, &mut parents).await? {
-                self.schedule.by(ino, boottime() + wait);
-                continue;
-            }
-            let plan = match self.plan(ino, &mut memo).await {
+            let plan = match self.look_at(ino, &mut memo, &mut parents).await {
                 // One file that cannot be read must not keep all others from resting.
-                Err(SettleError::Data(
-                    e @ (DataError::BaseGone { .. } | DataError::Damaged(_)),
-                )) => {
-                    tracing::error!(%ino, error = %e, "a file cannot settle");
-                    self.unsettleable.lock().insert(ino, e.to_string());
-                    Plan::Later(LONGEST_PAUSE)
-                }
+                Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
                 other => other?,
             };
             match plan {
-                Plan::Done => self.work_done(ino).await?,
-                Plan::Gone => {}
+                Plan::Done | Plan::Gone => {}
                 Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
                 Plan::Publish(planned) => {
                     bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
@@ -404,8 +389,41 @@ impl Settler {
                 self.schedule.by(TIDY, boottime());
             }
             self.volume.collect_segments(FLUSH_TIMEOUT).await?;
+            self.volume.remove_orphans().await?;
         }
         Ok(())
+    }
+
+    /// What one inode needs now; what needs nothing more is taken off the queue.
+    async fn look_at(
+        &self,
+        ino: Ino,
+        memo: &mut crate::data::PathMemo,
+        parents: &mut HashMap<Ino, Option<Ino>>,
+    ) -> Result<Plan, SettleError> {
+        if let Some(wait) = self.churn_wait(ino, parents).await? {
+            return Ok(Plan::Later(wait));
+        }
+        let plan = match self.plan(ino, memo).await {
+            // Removed meanwhile.
+            Err(SettleError::Data(DataError::Gone(gone))) if gone == ino => Plan::Gone,
+            other => other?,
+        };
+        if matches!(plan, Plan::Done) {
+            self.work_done(ino).await?;
+        }
+        if !matches!(plan, Plan::Later(_)) {
+            self.unsettleable.lock().remove(ino);
+        }
+        Ok(plan)
+    }
+
+    fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
+        self.volume.note_error(error);
+        if self.unsettleable.lock().insert(ino, &error.to_string()) {
+            tracing::error!(%ino, error = error as &dyn std::error::Error, "a file cannot settle");
+        }
+        Plan::Later(LONGEST_PAUSE)
     }
 
     /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.

@@ -9,6 +9,7 @@ use super::outcome::{Outcome, absent, other_copy};
 use super::round::SEND_TIMEOUT;
 use super::settler::{FLUSH_TIMEOUT, ROUND, Settler, TIDY};
 use crate::clock::boottime;
+use crate::data::DataError;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
@@ -64,9 +65,15 @@ impl Settler {
             match self.judge(&txn, &key).await? {
                 Verdict::Wait => waiting = true,
                 Verdict::Move(ino, content) => {
-                    txn.put(keys::content(ino), &content);
-                    if let Some(inode) = self.volume.inodes.get(ino) {
-                        moved.push((inode.changing(), inode, content));
+                    // Also one that nobody uses now: whoever loaded it meanwhile would keep the old
+                    // record.
+                    match self.volume.inode(ino).await {
+                        Ok(inode) => {
+                            txn.put(keys::content(ino), &content);
+                            moved.push((inode.changing(), inode, content));
+                        }
+                        Err(DataError::Gone(_)) => {}
+                        Err(error) => return Err(error.into()),
                     }
                     touched.push(TIDY);
                 }

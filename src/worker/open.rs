@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::engine_change::to_ours;
 use super::epochs::EpochLog;
@@ -22,7 +21,7 @@ use crate::meta::{
     Applied, Engine, EngineConfig, EngineHome, Fold, Journal, LocalLog, Logged, Meta, MetaError,
     Mirror, Record, keys,
 };
-use crate::settle::{Changed, Permit, Reconciler, Settler};
+use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{ListRequest, Verb};
 use crate::types::{Epoch, Lsn};
 
@@ -39,8 +38,6 @@ const STALLED: Duration = Duration::from_secs(120);
 const ROUNDS: u32 = 15;
 /// Refused requests and their answers are less than this, bytes.
 const LEAST_MOVED: u64 = 64 << 10;
-/// Kernel events on their way to the notifier.
-const CHANGES: usize = 1024;
 
 /// Whether the FUSE connection of a worker that died is taken over, with its open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +53,7 @@ pub struct Mounted {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     pub fs: Arc<Fs>,
-    pub changes: mpsc::Receiver<Changed>,
+    pub changes: Changes,
     pub(super) _lock: StateDirLock,
 }
 
@@ -218,8 +215,8 @@ async fn open_at(
     volume.remove_orphans().await?;
     let permit = Arc::new(LeasePermit(Arc::clone(&keeper)));
     let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
-    let (sender, changes) = mpsc::channel(CHANGES);
-    let reconciler = Reconciler::new(Arc::clone(&settler), sender);
+    let (tell, changes) = crate::settle::changes();
+    let reconciler = Reconciler::new(Arc::clone(&settler), tell);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
     Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
 }

@@ -56,6 +56,7 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub(super) fn runtime_of(
     spec: &WorkerSpec,
 ) -> anyhow::Result<(tokio::runtime::Runtime, tracing::Span)> {
+    crate::sys::bound_heap();
     let span = tracing::info_span!("volume", name = %spec.name);
     let mut builder = runtime_builder();
     let inherited = span.clone();

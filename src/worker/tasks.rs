@@ -15,7 +15,7 @@ use crate::clock::Deadline;
 use crate::data::{DataError, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
-use crate::settle::{Changed, Settler};
+use crate::settle::{Changed, Changes, Settler};
 use crate::types::Lsn;
 
 /// How often compaction is considered. It does nothing on an idle volume.
@@ -26,7 +26,7 @@ const ENDING: Duration = Duration::from_secs(4);
 /// Starts the tasks; they end when `stop` is cancelled.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    mut changes: tokio::sync::mpsc::Receiver<Changed>,
+    mut changes: Changes,
     notifier: Option<Notifier>,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
@@ -70,6 +70,7 @@ pub(super) fn start(
                     tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
                 }
             }
+            crate::sys::trim_heap();
         }
     });
     let (saved, token) = (Arc::clone(shared), stop.clone());

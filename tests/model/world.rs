@@ -90,7 +90,7 @@ impl World {
     async fn open(&mut self) -> Result<(), String> {
         let mut mounted =
             open(&self.spec, Successor::No).await.map_err(|e| format!("open: {e}"))?;
-        let (_, nothing) = tokio::sync::mpsc::channel(1);
+        let (_, nothing) = s3vol::settle::changes();
         let mut changes = std::mem::replace(&mut mounted.changes, nothing);
         tokio::spawn(async move { while changes.recv().await.is_some() {} });
         self.mounted = Some(mounted);

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{Recovered, Volume, VolumeParts};
+use s3vol::data::{CacheFile, Inode, Recovered, Volume, VolumeParts};
 use s3vol::meta::log::Header;
-use s3vol::meta::records::decode;
+use s3vol::meta::records::{ContentRec, InodeRec, decode};
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
 use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::{Epoch, KeyPrefix, Secret, VolumeId};
+use s3vol::types::{Epoch, FileKind, Ino, KeyPrefix, Secret, VolumeId};
 
 use super::s3server::TestS3;
 
@@ -60,4 +60,37 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
         cache_dir: dir.join("cache"),
     };
     Volume::open(parts, Recovered::default()).await.unwrap()
+}
+
+/// Fills the table of inodes with ones that are in use: every other one leaves the memory.
+pub fn crowd_out(volume: &Volume, dir: &Path) -> Vec<Arc<Inode>> {
+    let crowd = 17_000;
+    (0..crowd)
+        .map(|number| {
+            let ino = Ino(1 << 40 | number);
+            let cache = CacheFile::new(&dir.join("crowd"), ino, Arc::default());
+            let inode = Arc::new(Inode::new(ino, anybody(), ContentRec::default(), cache));
+            volume.inodes.created(Arc::clone(&inode));
+            inode
+        })
+        .collect()
+}
+
+fn anybody() -> InodeRec {
+    let now = s3vol::clock::now();
+    InodeRec {
+        kind: FileKind::File,
+        perm: 0o644,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        rdev: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        attr_gen: 1,
+        known: true,
+        target: None,
+    }
 }

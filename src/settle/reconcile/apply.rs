@@ -60,8 +60,8 @@ impl Reconciler {
             if names_were_known && changed.iter().any(|c| matches!(c, Changed::Entry { .. })) {
                 names_changed(&mut tx, dir).await?;
             }
+            let _told = self.telling(changed);
             tx.commit(0).await?;
-            self.tell(changed).await;
         }
         for name in vanished {
             self.vanish(dir, prefix, sent, &name).await?;
@@ -410,12 +410,11 @@ impl Reconciler {
         {
             tx.kv.delete_rest(&key).await?;
             names_changed(&mut tx, dir).await?;
-            tx.commit(0).await?;
-            self.tell(vec![
+            let _told = self.telling(vec![
                 Changed::Entry { parent: dir, name: name.clone() },
                 Changed::Inode { ino: dirent.ino },
-            ])
-            .await;
+            ]);
+            tx.commit(0).await?;
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
@@ -431,9 +430,9 @@ impl Reconciler {
             tx.edit(dir, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
         }
         names_changed(&mut tx, dir).await?;
+        let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
         tx.commit(0).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
-        self.tell(vec![Changed::Entry { parent: dir, name: name.clone() }]).await;
         Ok(())
     }
 }

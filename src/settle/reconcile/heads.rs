@@ -42,7 +42,7 @@ impl Reconciler {
             .await;
         let found = match found {
             Ok(found) => found,
-            Err(SettleError::Data(e)) => return Err(e),
+            Err(SettleError::Data(e) | SettleError::Commit(e)) => return Err(e),
             Err(SettleError::Store(e)) => return Err(e.into()),
             Err(SettleError::NoAuthority) => return Ok(()),
         };
@@ -101,8 +101,8 @@ impl Reconciler {
                 inode.live().size = size;
             }
         }
+        let _told = self.telling(changed);
         tx.commit(0).await?;
-        self.tell(changed).await;
         Ok(())
     }
 

@@ -1,0 +1,182 @@
+//! Settling over a volume without a worker: rounds whose requests are held or refused.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3vol::clock::Deadline;
+use s3vol::config::VolumeOptions;
+use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
+use s3vol::fs::Fs;
+use s3vol::meta::keys;
+use s3vol::meta::records::{ContentRec, InodeRec};
+use s3vol::settle::{Changed, Permit, Reconciler, Settler, changes};
+use s3vol::types::{Caller, FileName, Ino};
+use support::s3server::{Action, Op, Rule, TestS3};
+use support::volume::{crowd_out, volume_with};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Always;
+
+impl Permit for Always {
+    fn may_publish(&self) -> bool {
+        true
+    }
+}
+
+struct World {
+    server: TestS3,
+    dir: tempfile::TempDir,
+    volume: Arc<Volume>,
+    settler: Arc<Settler>,
+}
+
+/// Requests are late for no longer than until their expiry.
+fn no_margin() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: every test comes here before it does anything else, and waits for the first to be done.
+    ONCE.call_once(|| unsafe { std::env::set_var(s3vol::fault::HOT_MARGIN, "0") });
+}
+
+impl World {
+    async fn new() -> Self {
+        no_margin();
+        let server = TestS3::start();
+        let dir = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
+        let volume = volume_with(&server, dir.path(), options).await;
+        let settler = Settler::open(Arc::clone(&volume), Arc::new(Always), "test".into()).await;
+        World { server, dir, volume, settler: settler.unwrap() }
+    }
+
+    /// A new committed file.
+    async fn file(&self, name: &str, content: &str) -> Arc<Inode> {
+        let fs = Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside));
+        let name = FileName::new(name).unwrap();
+        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
+        let file = self.volume.inode(made.unwrap().ino).await.unwrap();
+        self.write(&file, content).await;
+        file
+    }
+
+    async fn write(&self, file: &Arc<Inode>, content: &str) {
+        self.volume.write(file, 0, content.as_bytes()).await.unwrap();
+        self.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+
+    async fn settle(&self) -> u64 {
+        self.settler.settle_all(Deadline::after(PATIENCE)).await.unwrap()
+    }
+
+    fn object(&self, name: &str) -> Option<String> {
+        let object = self.server.get(&format!("data/{name}"))?;
+        Some(String::from_utf8(object.body.to_vec()).unwrap())
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let condition = || async { condition().then_some(()) };
+    support::wait_for_async(what, PATIENCE, condition).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_loaded_while_its_publish_is_recorded_shows_the_new_base() {
+    let world = World::new().await;
+    let volume = &world.volume;
+    let first = world.file("first", "content").await;
+    let _second = world.file("second", "content").await;
+    // The round cannot be recorded before the second object's PUT ends.
+    world.server.fault(Rule::new(Op::Put, "data/second", 1, Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() }
+    });
+    until("the held PUT", || world.server.held() == 1).await;
+    until("the first PUT", || world.object("first").is_some()).await;
+    // The table and this test have it, no round.
+    until("the first PUT's end", || Arc::strong_count(&first) == 2).await;
+    let ino = first.ino;
+    drop(first);
+    let _crowd = crowd_out(volume, world.dir.path());
+    assert!(volume.inodes.get(ino).is_none());
+    // As `Volume::inode` does, with the round's end between its reads and its insertion.
+    let ticket = volume.inodes.ticket();
+    let attr: InodeRec = volume.meta.get(&keys::inode(ino)).await.unwrap().unwrap();
+    let content: ContentRec = volume.meta.get(&keys::content(ino)).await.unwrap().unwrap();
+    assert!(content.base.is_none() && content.publishing.is_some());
+    world.server.release();
+    assert_eq!(settling.await.unwrap(), 0);
+    let cache = CacheFile::new(&world.dir.path().join("cache"), ino, Arc::default());
+    if let Some(loaded) = volume.inodes.insert(ticket, Inode::new(ino, attr, content, cache)) {
+        assert!(loaded.live().content.base.is_some(), "{:?}", loaded.live().content);
+    }
+    let file = volume.inode(ino).await.unwrap();
+    volume.collect_dead().await.unwrap();
+    assert_eq!(&volume.read(&file, 0, 100).await.unwrap()[..], b"content");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_unreadable_object_keeps_no_other_file_from_resting() {
+    let world = World::new().await;
+    let archived = world.file("archived", "archived").await;
+    assert_eq!(world.settle().await, 0);
+    // Its other bytes would have to be read for the next publish.
+    world.write(&archived, "A").await;
+    world.volume.evict_all().unwrap();
+    world.server.fault(Rule::always(Some(Op::Get), "data/archived", Action::Status(403)));
+    let _other = world.file("other", "content").await;
+    assert!(world.settle().await >= 1);
+    assert_eq!(world.object("other").as_deref(), Some("content"));
+    assert_eq!(world.object("archived").as_deref(), Some("archived"));
+    let status = world.settler.status().await;
+    assert_eq!(status.unsettleable.len(), 1, "{status:?}");
+    world.server.clear_faults();
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("archived").as_deref(), Some("Archived"));
+    assert!(world.settler.status().await.unsettleable.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_undecidable_request_keeps_no_other_file_from_resting() {
+    let world = World::new().await;
+    let _stuck = world.file("stuck", "content").await;
+    world.server.fault(Rule::new(Op::Put, "data/stuck", 1, Action::DropBeforeApply));
+    // Before the request expires.
+    let settle = world.settler.settle_all(Deadline::after(PATIENCE / 10));
+    assert!(settle.await.unwrap() >= 1);
+    world.server.fault(Rule::always(Some(Op::Head), "data/stuck", Action::Status(403)));
+    let asked = || world.server.log().iter().any(|one| one.op == Op::Head && one.status == 403);
+    let asked = || async {
+        world.settle().await;
+        asked().then_some(())
+    };
+    support::wait_for_async("the expiry of the request", PATIENCE, asked).await;
+    let _other = world.file("other", "content").await;
+    // An unmount with much time does not spend it on what was tried.
+    let settle = world.settler.settle_all(Deadline::after(20 * PATIENCE));
+    assert!(tokio::time::timeout(PATIENCE, settle).await.expect("an end").unwrap() >= 1);
+    assert_eq!(world.object("other").as_deref(), Some("content"));
+    assert_eq!(world.settler.status().await.open_intents, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
+    const MANY: usize = 2000;
+    let world = World::new().await;
+    let (tell, mut changes) = changes();
+    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    for number in 0..MANY {
+        world.server.put_foreign(&format!("data/f{number:04}"), "theirs", &[]);
+    }
+    // The kernel takes no notice of a directory while a request about it has no answer.
+    let look = reconciler.directory(Ino::ROOT);
+    tokio::time::timeout(PATIENCE, look).await.expect("an answer").unwrap();
+    for number in 0..MANY {
+        let name = FileName::new(format!("f{number:04}")).unwrap();
+        let told = tokio::time::timeout(PATIENCE, changes.recv()).await.expect("a notice");
+        assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
+    }
+}
