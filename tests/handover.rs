@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use s3vol::config::VolumeOptions;
+use s3vol::driver::ControlClient;
 use s3vol::supervisor::{Settings, run};
 use s3vol::worker::WorkerSpec;
 use serde_json::{Value, json};
 use support::host::Host;
-use support::s3server::TestS3;
+use support::s3server::{Action, Op, Rule, TestS3};
 use support::wait_for;
 use support::watchdog::{Watchdog, release};
 
@@ -151,6 +152,16 @@ os.execv(sys.argv[1], sys.argv[1:])";
             let pid = nix::unistd::Pid::from_raw(pid as i32);
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         }
+    }
+
+    fn control(&self) -> ControlClient {
+        ControlClient::new(&self.dir.path().join("control"))
+    }
+
+    /// Ends the worker; returns when its mount is gone.
+    fn stop(&mut self) {
+        let stopped = self.ask(json!({"id": 2, "op": "stop", "name": "data", "grace_ms": 15_000}));
+        assert_eq!(stopped, json!({"id": 2, "ok": true}));
     }
 
     fn restarts(&mut self) -> u64 {
@@ -413,4 +424,66 @@ fn locks_of_every_kind_outlive_the_worker() {
         rig.ask(json!({"id": 4, "op": "stop", "name": "data", "grace_ms": 30000}))["ok"],
         true
     );
+}
+
+#[test]
+fn what_is_written_after_a_drain_is_recovered_when_another_host_takes_the_volume() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    wait_for("the mount", PATIENCE, || std::fs::write(rig.path("f"), b"before").ok());
+    let file = OpenOptions::new().write(true).open(rig.path("f")).unwrap();
+    file.sync_all().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let drained = runtime.block_on(rig.control().drain(PATIENCE)).unwrap();
+    assert!(drained.committed, "{drained:?}");
+    let mut other = Host::new("commit=200ms");
+    other.mount(&server);
+    // The bytes are handed over; that nobody takes them any more is found out by the flush.
+    file.write_at(b"after!", 0).unwrap();
+    assert!(file.sync_all().is_err());
+    drop(file);
+    rig.stop();
+    let url = format!("s3://{}/vol", server.bucket());
+    let list = other.run(&server, &["recovered", "list", &url]).expect("a list");
+    let name = list.lines().next().expect("one").split_once("  ").expect("a name").0.to_owned();
+    let into = other.dir.path().join("restored");
+    let to = into.to_str().unwrap();
+    other.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
+    assert_eq!(std::fs::read(into.join("f")).unwrap(), b"after!");
+    assert!(other.unmount().success());
+}
+
+#[test]
+fn the_end_does_not_wait_for_all_that_is_still_to_settle() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    wait_for("the mount", PATIENCE, || std::fs::create_dir(rig.path("d")).ok());
+    server.fault(Rule::always(Some(Op::Put), "vol/d/", Action::Latency(Duration::from_secs(1))));
+    // Many rounds.
+    for number in 0..3000 {
+        std::fs::write(rig.path(&format!("d/{number}")), b"x").unwrap();
+    }
+    wait_for("settling", PATIENCE, || {
+        let settled = server.keys("vol/d/").len();
+        assert!(settled < 1500, "too fast for this test");
+        (settled > 10).then_some(())
+    });
+    // After this long the supervisor kills it.
+    let asked = std::time::Instant::now();
+    rig.stop();
+    assert!(asked.elapsed() < Duration::from_secs(14), "{:?}", asked.elapsed());
+    let left = 3000 - server.keys("vol/d/").len();
+    assert!(left > 0, "too fast for this test");
+    // Given back, so that another host has it at once.
+    let leases = server.objects("");
+    let released = leases
+        .iter()
+        .filter(|(key, _)| key.contains("/lease/"))
+        .any(|(_, object)| String::from_utf8_lossy(&object.body).contains("released"));
+    assert!(released, "{:?}", server.keys(""));
+    server.clear_faults();
+    let mut other = Host::new("commit=200ms,settle=never");
+    other.mount(&server);
+    assert_eq!(std::fs::read_dir(other.path("d")).unwrap().count(), 3000);
+    other.end();
 }

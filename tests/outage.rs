@@ -6,7 +6,8 @@ mod support;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -192,4 +193,174 @@ fn a_publish_without_an_answer_is_decided_later_and_loses_nothing() {
         let found = std::fs::read_to_string(other.path(name)).expect("it");
         assert_eq!(found, format!("{name}: the second"));
     }
+}
+
+#[test]
+fn the_small_becomes_durable_in_its_time_beside_an_upload_that_hangs() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.mount(&server);
+    server.fault(Rule::always(Some(Op::Put), "/segments/", Action::Hold));
+    let mut file = File::create(host.path("stream")).expect("a file");
+    for _ in 0..80 {
+        file.write_all(&[7; 1 << 20]).expect("a write is local");
+    }
+    wait_for("the upload", LONG, || (server.held() > 0).then_some(()));
+    std::fs::create_dir(host.path("dir")).expect("a directory");
+    std::fs::write(host.path("dir/small"), b"small").expect("a small file");
+    let flushes = || server.log().iter().filter(|entry| entry.key.contains("/wal/")).count();
+    let before = flushes();
+    // The first may have begun before the file was written, the second has not.
+    wait_for("two flushes", Duration::from_secs(15), || {
+        std::fs::write(host.path("dir/other"), b"more").expect("another file");
+        (flushes() >= before + 2).then_some(())
+    });
+    assert!(server.held() > 0, "the upload still hangs");
+    let found = found_elsewhere(&server, &mut host, &["dir/small"]);
+    assert_eq!(found, [b"small"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_here_does_not_keep_others_from_the_bucket() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.mount(&server);
+    for name in ["a", "bad", "c"] {
+        std::fs::write(host.path(name), name).expect("a file");
+    }
+    let ino = std::fs::metadata(host.path("bad")).expect("it").ino();
+    host.kill();
+    let lost = host.local("cache").join(format!("{:02x}", ino & 0xff)).join(ino.to_string());
+    std::fs::remove_file(&lost).expect("its bytes");
+    std::fs::create_dir(&lost).expect("what cannot be opened as a file");
+    host.set_options("commit=300ms,settle=never");
+    host.mount(&server);
+    host.wait_state(VolumeState::Degraded);
+    // Nobody syncs: the timer alone has to bring it up.
+    std::fs::write(host.path("later"), b"later").expect("a file");
+    wait_for("the others", Duration::from_secs(20), || {
+        let status = host.status()?;
+        (status.uncommitted_bytes <= b"bad".len() as u64).then_some(())
+    });
+    let error = host.status().expect("a status").last_error.expect("the trouble is told");
+    assert!(error.contains("cache file"), "{error}");
+    assert!(!host.unmount().success(), "one file is not in the bucket");
+    server.set_clock_offset(100);
+    let mut other = Host::new("commit=1s");
+    other.mount(&server);
+    for name in ["a", "c", "later"] {
+        assert_eq!(std::fs::read(other.path(name)).expect("it"), name.as_bytes());
+    }
+}
+
+#[test]
+fn a_process_that_ends_is_not_taken_back_into_use() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms,settle_after=1h");
+    host.mount(&server);
+    std::fs::write(host.path("f"), b"data").expect("a file");
+    assert!(host.resume(), "it is in use");
+    server.fault(Rule::new(Op::Put, "vol/f", 1, Action::Hold));
+    host.signal(nix::sys::signal::Signal::SIGTERM);
+    wait_for("the last publish", LONG, || (server.held() > 0).then_some(()));
+    assert!(!host.resume(), "it ends and takes no content any more");
+    server.release();
+    assert!(host.unmount().success(), "{}", host.log());
+    assert_eq!(server.get("vol/f").expect("it").body, b"data"[..]);
+}
+
+/// One extended attribute of so many bytes, named by a number.
+fn set_attribute(file: &File, number: u32, len: usize) -> std::io::Result<()> {
+    let name = std::ffi::CString::new(format!("user.{number}")).expect("a name");
+    let value = vec![(number % 251) as u8; len];
+    // SAFETY: plain system call on memory of ours.
+    let set = unsafe {
+        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn attribute(file: &File, number: u32) -> std::io::Result<Vec<u8>> {
+    let name = std::ffi::CString::new(format!("user.{number}")).expect("a name");
+    let mut value = vec![0; 64 << 10];
+    // SAFETY: plain system call on memory of ours.
+    let got = unsafe {
+        libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    if got < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    value.truncate(got as usize);
+    Ok(value)
+}
+
+/// Changes metadata until there is no room for more; what was acknowledged, of which file and number.
+fn fill_with_metadata(host: &Host) -> (Vec<u32>, (u32, std::io::Error)) {
+    let mut set = Vec::new();
+    for number in 0..2000 {
+        let name = host.path(&format!("holder {}", number / 50));
+        let file = File::options().create(true).append(true).open(name);
+        match file.and_then(|file| set_attribute(&file, number, 60_000)) {
+            Ok(()) => set.push(number),
+            Err(error) => return (set, (number, error)),
+        }
+    }
+    panic!("there is no limit");
+}
+
+fn has_all(host: &Host, set: &[u32]) {
+    for number in set {
+        let file = File::open(host.path(&format!("holder {}", number / 50))).expect("it");
+        let value = attribute(&file, *number).unwrap_or_else(|e| panic!("{number}: {e}"));
+        assert!(value == vec![(number % 251) as u8; 60_000], "{number}");
+    }
+}
+
+#[test]
+fn changes_of_names_end_in_time_without_a_bucket_and_leave_nothing_half_made() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 1500);
+    host.mount(&server);
+    std::fs::create_dir(host.path("dir")).expect("a directory");
+    server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Status(503)));
+    let (set, (refused, error)) = fill_with_metadata(&host);
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    assert!(set.len() > 300, "{}", set.len());
+    let asked = Instant::now();
+    let moved = std::fs::rename(host.path("dir"), host.path("moved"));
+    assert_eq!(moved.expect_err("no room").raw_os_error(), Some(libc::EIO));
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(host.path("dir").exists() && !host.path("moved").exists());
+    server.clear_faults();
+    wait_for("the rename", LONG, || std::fs::rename(host.path("dir"), host.path("moved")).ok());
+    has_all(&host, &set);
+    let file = File::open(host.path(&format!("holder {}", set[0] / 50))).expect("it");
+    assert!(attribute(&file, refused).is_err());
+    assert!(host.unmount().success(), "{}", host.log());
+    let mut other = Host::new("commit=1s");
+    other.mount(&server);
+    has_all(&other, &set);
+    assert!(other.path("moved").exists());
+}
+
+#[test]
+fn a_handle_of_the_engine_that_breaks_while_the_volume_is_opened_is_replaced() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 1500);
+    host.mount(&server);
+    server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Status(503)));
+    let (set, _) = fill_with_metadata(&host);
+    host.kill();
+    server.clear_faults();
+    // The first is the engine's own when it opens; the replay flushes what is too much to keep.
+    server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(412)).after(1));
+    host.mount(&server);
+    assert_eq!(server.faults_left(), 0);
+    assert!(host.log().contains("metadata engine reopened"), "{}", host.log());
+    // What the replaced handle wrote is known to be this host's own.
+    host.kill();
+    host.mount(&server);
+    has_all(&host, &set);
 }

@@ -144,6 +144,9 @@ fn a_paused_holder_loses_the_volume_and_never_publishes_over_the_new_owner() {
 fn recovered(host: &Host, server: &TestS3) -> Vec<String> {
     let url = format!("s3://{}/vol", server.bucket());
     let list = host.run(server, &["recovered", "list", &url]).expect("a list");
+    if list == "nothing had to be recovered\n" {
+        return Vec::new();
+    }
     list.lines().map(|line| line.split_once("  ").expect("a name").0.to_owned()).collect()
 }
 
@@ -200,6 +203,35 @@ fn a_takeover_that_lost_nothing_leaves_nothing_behind() {
     assert_eq!(std::fs::read(old.path("f")).expect("it"), b"synced");
     assert!(old.unmount().success());
     assert!(recovered(&old, &server).is_empty());
+}
+
+#[test]
+fn a_holder_that_learns_of_its_loss_only_at_its_end_saves_what_it_had() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut old = Host::new("commit=5m,settle_after=1d");
+    old.mount(&server);
+    std::fs::write(old.path("known"), b"synced").expect("a file");
+    fsync(&old.path("known")).expect("a sync");
+    let mut file = File::options().write(true).open(old.path("known")).expect("it");
+    file.write_all(b"change").expect("a write");
+    drop(file);
+    old.signal(Signal::SIGSTOP);
+    server.set_clock_offset(100);
+    let mut new = Host::new("commit=200ms,settle=never");
+    new.mount(&server);
+    std::fs::write(new.path("theirs"), b"new").expect("a file");
+    fsync(&new.path("theirs")).expect("a sync");
+    old.signal(Signal::SIGTERM);
+    old.signal(Signal::SIGCONT);
+    assert!(!old.unmount().success(), "what it had is not in the volume");
+    assert!(old.log().contains("another host has the volume now"), "{}", old.log());
+    let [name] = recovered(&new, &server).try_into().expect("one");
+    let url = format!("s3://{}/vol", server.bucket());
+    let into = new.dir.path().join("restored");
+    let to = into.to_str().expect("a path");
+    new.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
+    assert_eq!(std::fs::read(into.join("known")).expect("it"), b"change");
 }
 
 #[test]

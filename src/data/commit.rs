@@ -244,7 +244,7 @@ impl Volume {
     }
 
     async fn hand_over(&self, mut parts: Vec<Part>) -> Result<(), DataError> {
-        let mut txn = self.meta.begin().await;
+        let mut txn = self.meta.begin().await?;
         let mut delta = SegmentDelta::default();
         let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
         parts.retain(|part| !part.inode.live().removed);

@@ -26,7 +26,7 @@ impl Volume {
         let inodes: Vec<Ino> = dead.iter().filter_map(|(key, _)| keys::parse_ino(key)).collect();
         let mut rest = inodes.as_slice();
         while !rest.is_empty() {
-            let mut txn = self.meta.begin().await;
+            let mut txn = self.meta.begin().await?;
             let (mut delta, mut dropped) = (SegmentDelta::default(), 0);
             let mut done = 0;
             for &ino in rest.iter().take(TOGETHER) {
@@ -76,7 +76,7 @@ impl Volume {
             }
         }
         let count = gone.len();
-        let mut txn = self.meta.begin().await;
+        let mut txn = self.meta.begin().await?;
         for key in gone {
             txn.delete(key.to_vec());
         }
@@ -135,7 +135,7 @@ impl Volume {
     pub async fn remove_orphans(&self) -> Result<usize, DataError> {
         let mut removed = 0;
         loop {
-            let mut tx = self.begin().await;
+            let mut tx = self.begin().await?;
             let page = self.meta.scan(keys::below(keys::ORPHAN, &[]), BATCH).await?;
             let mut closed = Vec::new();
             for (key, _) in &page {

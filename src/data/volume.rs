@@ -172,7 +172,7 @@ impl Volume {
             known: true,
             target: None,
         };
-        let mut tx = self.begin().await;
+        let mut tx = self.begin().await?;
         tx.create(Ino::ROOT, root);
         tx.commit(0).await
     }
@@ -272,9 +272,9 @@ impl Volume {
         (free > 0 && free < self.most_cache_files as u64).then_some(free)
     }
 
-    /// Begins a change of the namespace or of attributes.
-    pub async fn begin(&self) -> Tx<'_> {
-        Tx::new(self, self.meta.begin().await)
+    /// Begins a change of the namespace or of attributes; see [`Meta::begin`].
+    pub async fn begin(&self) -> Result<Tx<'_>, DataError> {
+        Ok(Tx::new(self, self.meta.begin().await?))
     }
 
     /// Tells settling that these inodes (or keys below them) may need work.

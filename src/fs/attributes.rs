@@ -47,7 +47,7 @@ impl Fs {
             let directory = inode.live().attr.kind == FileKind::Dir;
             if foreign && !directory { perm & !0o2000 } else { perm }
         });
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         if let Some(perm) = perm {
             self.chmod_acl(&mut tx, ino, perm).await?;
         }

@@ -117,7 +117,7 @@ impl Fs {
         if caller.uid == 0 || !setid {
             return Ok(());
         }
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         tx.edit(inode.ino, |rec| {
             rec.perm &= !0o4000;
             if rec.perm & 0o010 != 0 {
@@ -196,7 +196,7 @@ impl Fs {
     /// Removes an inode without a name, unless it was opened again meanwhile, or removed by another
     /// last close.
     async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
         if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
             tx.live(ino).await?;
@@ -266,7 +266,7 @@ impl Fs {
     /// What fallocate does to a file that it leaves as it is: as on ext4 its times move.
     async fn touch(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
         let now = crate::clock::now();
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         tx.edit(inode.ino, move |rec| {
             rec.mtime = now;
             rec.ctime = now;

@@ -101,7 +101,7 @@ impl Fs {
         }
         self.directory(parent).await?;
         self.outside.name(parent, &name).await?;
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         if tx.dirent(parent, &name).await?.is_some() {
             return Err(FsError::Exists);
         }
@@ -174,7 +174,7 @@ impl Fs {
         self.directory(new_parent).await?;
         self.outside.name(new_parent, &new_name).await?;
         let inode = self.known(ino).await?;
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         let rec = tx.inode(ino).await?;
         if rec.kind == FileKind::Dir {
             return Err(FsError::NotPermitted);
@@ -209,7 +209,7 @@ impl Fs {
             return Ok(());
         }
         self.outside.name(parent, &name).await?;
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind == FileKind::Dir {
             return Err(FsError::IsDir);
@@ -237,7 +237,7 @@ impl Fs {
         {
             self.outside.directory(dirent.ino).await?;
         }
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind != FileKind::Dir {
             return Err(FsError::NotDir);

@@ -48,7 +48,7 @@ impl Fs {
             self.volume.commit(to_commit).await?;
         }
 
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         let source = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         let target = tx.dirent(new_parent, &new_name).await?;
         if source.kind == FileKind::Dir {

@@ -44,7 +44,7 @@ impl Fs {
             }
         }
         let key = keys::xattr(ino, &name);
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         match (mode, tx.kv.get_raw(&key).await?) {
             (XattrMode::Create, Some(_)) => return Err(FsError::Exists),
             (XattrMode::Replace, None) => return Err(FsError::NoXattr),
@@ -78,7 +78,7 @@ impl Fs {
         supported(&name)?;
         self.known(ino).await?;
         let key = keys::xattr(ino, &name);
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         if tx.kv.get_raw(&key).await?.is_none() {
             // Linux takes a list away that is not there.
             let list = name == ACCESS || name == DEFAULT;
@@ -94,7 +94,7 @@ impl Fs {
     async fn set_access_list(&self, caller: Caller, ino: Ino, value: &[u8]) -> Result<(), FsError> {
         let acl = Acl::parse(value)?;
         let key = keys::xattr(ino, ACCESS);
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         if acl.is_a_mode() {
             tx.kv.delete(key);
         } else {

@@ -312,21 +312,35 @@ impl Engine {
     /// Hands a batch over. The caller calls in the order of `lsn`, one at a time. Once this has
     /// been polled the batch will be handed over even if the future is dropped. Returns when reads
     /// see it; durable it is only after [`Engine::flush`]. Waits while too much is not durable.
-    pub async fn write(&self, lsn: Lsn, batch: Batch) -> Result<(), EngineError> {
-        if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
-            return Err(EngineError::BadKey);
-        }
-        self.inner.alive()?;
-        let bytes = {
-            let mut kept = self.inner.kept.lock();
-            kept.push(lsn, batch)?;
-            kept.bytes()
-        };
+    pub async fn write(&self, lsn: Lsn, batch: impl Into<Arc<Batch>>) -> Result<(), EngineError> {
+        self.keep(lsn, batch.into())?;
         self.inner.hand_over().await?;
+        self.room().await
+    }
+
+    /// As [`Engine::write`], but waits for nothing that the bucket has to do: while the handle is
+    /// being replaced the batch is only kept, and reads wait until the next handle has it. Whoever
+    /// goes on and on asks for [`Engine::room`] before.
+    pub async fn accept(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
+        self.keep(lsn, batch)?;
+        self.inner.hand_over_if_open().await
+    }
+
+    /// Returns when not too much is waiting to become durable.
+    pub async fn room(&self) -> Result<(), EngineError> {
+        let bytes = self.inner.kept.lock().bytes();
         if bytes > MAX_KEPT_BYTES {
             let _receipt = self.inner.join_flush().await?;
         }
         Ok(())
+    }
+
+    fn keep(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
+        if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
+            return Err(EngineError::BadKey);
+        }
+        self.inner.alive()?;
+        self.inner.kept.lock().push(lsn, batch)
     }
 
     /// Makes everything durable that was handed over before this call. All callers that arrive
@@ -487,6 +501,23 @@ impl Inner {
             self.handle().await?;
             let order = self.order.lock().await;
             let Slot::Open(handle) = self.slot.borrow().clone() else { continue };
+            match self.hand_all_to(&handle).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    drop(order);
+                    self.report_broken(&handle, &error);
+                }
+            }
+        }
+    }
+
+    /// As [`Inner::hand_over`], but leaves it to whoever is replacing the handle: the next one is
+    /// shown only when it has all that is kept.
+    async fn hand_over_if_open(&self) -> Result<(), EngineError> {
+        loop {
+            let order = self.order.lock().await;
+            let slot = self.slot.borrow().clone();
+            let Slot::Open(handle) = slot else { return self.alive() };
             match self.hand_all_to(&handle).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {

@@ -6,6 +6,7 @@
 //! replay it): one piece of code for both.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use super::pending::{Change, Pending};
 use super::{Batch, LocalLog, LogError, keys};
 use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
-/// One record of the local log.
+/// One record of the local log. A batch is shared with the engine, which keeps it as long.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Record {
     /// A whole namespace or attribute change. `unique` is the FUSE request that it answers (0:
@@ -21,12 +22,12 @@ pub enum Record {
     Op {
         conn: u64,
         unique: u64,
-        batch: Batch,
+        batch: Arc<Batch>,
     },
     /// Commits: each inode with the last record whose change the batch holds.
     Commit {
         inodes: Vec<(Ino, Lsn)>,
-        batch: Batch,
+        batch: Arc<Batch>,
     },
     /// Bytes are in the cache file; the file then has `size` bytes.
     Wrote {
@@ -309,6 +310,22 @@ impl Journal {
         let lsn = self.log.append(record)?;
         self.fold.apply(lsn, record);
         Ok(lsn)
+    }
+
+    /// Goes on from what a replay left; the next record gets a number beyond `durable`.
+    pub fn go_on_from(&mut self, fold: Fold, durable: Lsn) {
+        self.fold = fold;
+        self.log.skip_to(Lsn(durable.0 + 1));
+    }
+
+    /// Batches that are not known to be durable.
+    #[cfg(test)]
+    pub(super) fn undurable(&self) -> Vec<Arc<Batch>> {
+        let batch = |record: &Record| match record {
+            Record::Op { batch, .. } | Record::Commit { batch, .. } => Some(Arc::clone(batch)),
+            _ => None,
+        };
+        self.fold.batches.values().filter_map(batch).collect()
     }
 
     /// Writes an epoch that this host claimed, before its first batch.

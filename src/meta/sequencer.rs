@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +38,18 @@ pub enum MetaError {
     Record(#[from] RecordError),
     #[error("{0}")]
     Refused(String),
+    /// Nothing was changed.
+    #[error(
+        "the bucket that holds the volume's metadata did not answer for {} s; check that it can be reached",
+        .0.as_secs()
+    )]
+    Late(Duration),
 }
+
+/// How long a program waits for the bucket before it gets EIO, when metadata has to be read or too
+/// much of it is not durable. As long as a write waits for room, and for the same reason: shorter than
+/// the kernel's hung-task warning (120 s).
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of engine values kept for readers.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -47,7 +58,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct Meta {
     pub engine: Engine,
-    pub journal: Mutex<Journal>,
+    pub journal: Arc<Mutex<Journal>>,
     cache: KvCache,
     sequencer: AsyncMutex<SuperRec>,
     /// The sequencer's counters, for readers that must not wait for a change under way. A leaf.
@@ -56,6 +67,9 @@ pub struct Meta {
     connection: u64,
     /// The last batch handed over.
     handed: AtomicU64,
+    /// What the journal was told to forget.
+    forgotten: AtomicU64,
+    patience: Duration,
     /// Why nothing is acknowledged any more.
     refused: OnceLock<String>,
 }
@@ -72,14 +86,26 @@ pub enum Logged {
 impl Meta {
     /// Takes an open engine and a replayed log. `superblock` is the engine's, or a new volume's.
     pub fn new(engine: Engine, journal: Journal, superblock: SuperRec, connection: u64) -> Self {
+        Meta::sharing(engine, Arc::new(Mutex::new(journal)), superblock, connection)
+    }
+
+    /// [`Meta::new`] with a log that others write epochs to.
+    pub fn sharing(
+        engine: Engine,
+        journal: Arc<Mutex<Journal>>,
+        superblock: SuperRec,
+        connection: u64,
+    ) -> Self {
         Meta {
             engine,
-            journal: Mutex::new(journal),
+            journal,
             cache: KvCache::new(CACHE_BYTES),
             counters: Mutex::new(superblock.clone()),
             sequencer: AsyncMutex::new(superblock),
             connection,
             handed: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            patience: crate::fault::duration(crate::fault::SYNC_TIMEOUT, PATIENCE),
             refused: OnceLock::new(),
         }
     }
@@ -104,10 +130,11 @@ impl Meta {
 
     /// Proves by a durable batch that no other host has taken the volume over.
     pub async fn confirm_ownership(&self, timeout: Duration) -> Result<Receipt, MetaError> {
-        let mut txn = self.begin().await;
+        let deadline = Deadline::after(timeout);
+        let mut txn = self.begin_within(timeout).await?;
         txn.put(keys::owner(), &self.engine.epoch());
         txn.commit(Logged::Op { unique: 0 }, || {}).await?;
-        self.flush(timeout).await
+        self.flush(deadline.left()).await
     }
 
     /// The value of a key as of the last change.
@@ -116,7 +143,7 @@ impl Meta {
             return Ok(hit);
         }
         let ticket = self.cache.ticket();
-        let value = self.engine.get(key).await?;
+        let value = in_time(self.patience, self.engine.get(key)).await??;
         self.cache.fill(ticket, key, &value);
         Ok(value)
     }
@@ -135,25 +162,45 @@ impl Meta {
         (from, to): keys::Range,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
-        Ok(self.engine.scan(from, to, limit).await?)
+        Ok(in_time(self.patience, self.engine.scan(from, to, limit)).await??)
     }
 
-    /// Begins a change; others wait until it is committed or dropped.
-    pub async fn begin(&self) -> Txn<'_> {
-        let guard = self.sequencer.lock().await;
+    /// Begins a change; others wait until it is committed or dropped. All waiting for the bucket is
+    /// done here and by reading: what is refused for that has changed nothing, and a commit does not
+    /// wait.
+    pub async fn begin(&self) -> Result<Txn<'_>, MetaError> {
+        self.begin_within(self.patience).await
+    }
+
+    async fn begin_within(&self, patience: Duration) -> Result<Txn<'_>, MetaError> {
+        let begun = async {
+            // Before the lock: those who find no room wait side by side.
+            self.engine.room().await?;
+            self.forget_durable();
+            Ok::<_, EngineError>(self.sequencer.lock().await)
+        };
+        let guard = in_time(patience, begun).await??;
         let superblock = guard.clone();
-        Txn { meta: self, guard, superblock, writes: BTreeMap::new() }
+        Ok(Txn { meta: self, guard, superblock, writes: BTreeMap::new() })
+    }
+
+    /// Drops from memory and from the log what became durable, by whosever flush.
+    fn forget_durable(&self) {
+        let durable = self.engine.durable_lsn();
+        if self.forgotten.fetch_max(durable.0, Ordering::SeqCst) >= durable.0 {
+            return;
+        }
+        // What is durable stays so when the log cannot be shortened.
+        if let Err(error) = self.journal.lock().durable(durable) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the local log stays long");
+        }
     }
 
     /// Everything handed over before this call is in the bucket when it returns.
     pub async fn flush(&self, timeout: Duration) -> Result<Receipt, MetaError> {
         self.accepting()?;
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
-        let durable = self.engine.durable_lsn();
-        // What is durable stays so when the log cannot be shortened.
-        if let Err(error) = self.journal.lock().durable(durable) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the local log stays long");
-        }
+        self.forget_durable();
         Ok(receipt)
     }
 
@@ -309,12 +356,13 @@ impl Txn<'_> {
                 None => batch.delete(key.clone()),
             }
         }
+        let batch = Arc::new(batch);
         let answers = matches!(logged, Logged::Op { unique } if unique != 0);
         let record = match logged {
             Logged::Op { unique } => {
-                Record::Op { conn: self.meta.connection, unique, batch: batch.clone() }
+                Record::Op { conn: self.meta.connection, unique, batch: Arc::clone(&batch) }
             }
-            Logged::Commit { inodes } => Record::Commit { inodes, batch: batch.clone() },
+            Logged::Commit { inodes } => Record::Commit { inodes, batch: Arc::clone(&batch) },
         };
         let lsn = self.meta.journal.lock().append(&record)?;
         if answers {
@@ -323,7 +371,7 @@ impl Txn<'_> {
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
         let meta = self.meta;
         let mut logged = InLog { txn: self, applied: Some(applied) };
-        match meta.engine.write(lsn, batch).await {
+        match meta.engine.accept(lsn, batch).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 logged.applied = None;
@@ -331,6 +379,10 @@ impl Txn<'_> {
             }
         }
     }
+}
+
+async fn in_time<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, MetaError> {
+    tokio::time::timeout(patience, work).await.map_err(|_| MetaError::Late(patience))
 }
 
 /// A change that the log took; dropping it shows it to readers.
@@ -349,3 +401,6 @@ impl<A: FnOnce()> Drop for InLog<'_, A> {
         applied();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ impl Settler {
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let mut touched = vec![];
         let mut contents: Vec<(Ino, ContentRec)> = Vec::new();
         let mut memo = PathMemo::default();

@@ -57,7 +57,7 @@ impl Settler {
                 Some(dir) => format!("{dir}{}", escape_name(&own)) == key.as_str(),
                 None => false,
             };
-            let mut tx = self.volume.begin().await;
+            let mut tx = self.volume.begin().await?;
             if shows && tx.kv.get_raw(&keys::beside(parent, &name)).await?.is_some() {
                 tx.kv.delete(keys::beside(parent, &name));
                 tx.needs_rest(ino, WorkRec::Inode).await?;
@@ -85,7 +85,7 @@ impl Settler {
         base: &Base,
         parked: Base,
     ) -> Result<(), SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let content: Option<ContentRec> = txn.get(&keys::content(inode.ino)).await?;
         let content = match content {
             Some(mut content) if content.base.as_ref() == Some(base) => {

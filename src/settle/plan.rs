@@ -356,7 +356,7 @@ impl Settler {
             let range = keys::dirents_after(dir, after);
             let page = self.volume.meta.scan(range, CHILDREN).await?;
             let more = page.len() == CHILDREN;
-            let mut tx: Tx<'_> = self.volume.begin().await;
+            let mut tx: Tx<'_> = self.volume.begin().await?;
             for (key, value) in &page {
                 let Some((cookie, _)) = keys::parse_dirent(key) else { continue };
                 after = cookie;

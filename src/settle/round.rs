@@ -88,7 +88,7 @@ impl Settler {
         items: Vec<Item>,
         not_after: StoreTime,
     ) -> Result<Vec<Item>, SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let mut announced = Vec::new();
         let mut stale = Vec::new();
         for mut item in items {
@@ -143,7 +143,7 @@ impl Settler {
     async fn send(&self, item: &Item, not_after: StoreTime) -> Outcome {
         let volume = &self.volume;
         match volume.store.now(SEND_TIMEOUT).await {
-            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.permit.may_publish() => {}
+            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.may_send() => {}
             _ => return Outcome::Not,
         }
         let verb = match item.body {

@@ -76,8 +76,10 @@ pub struct Settler {
     pub(super) hurried: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
     one_round: AsyncMutex<()>,
-    /// The running step ends after its round.
-    halted: AtomicBool,
+    /// No round begins any more.
+    at_its_end: AtomicBool,
+    /// What is announced and not sent yet is not sent.
+    sends_nothing: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
@@ -102,7 +104,8 @@ impl Settler {
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
-            halted: AtomicBool::new(false),
+            at_its_end: AtomicBool::new(false),
+            sends_nothing: AtomicBool::new(false),
             host,
             reconciler: std::sync::OnceLock::new(),
         });
@@ -165,7 +168,7 @@ impl Settler {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut pause = Duration::from_millis(200);
         loop {
-            let next = match self.step().await {
+            let next = match self.step_while(|| !stop.is_cancelled()).await {
                 Ok(()) => {
                     pause = Duration::from_millis(200);
                     self.next_wake().await
@@ -184,6 +187,7 @@ impl Settler {
                 }
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.volume.settle_wanted.notified() => {}
                 () = sleep => {}
@@ -200,17 +204,31 @@ impl Settler {
         Some(next.saturating_sub(now).max(Duration::from_millis(5)))
     }
 
-    /// Settles what can be settled until `deadline`; returns how many inodes are left.
+    /// Settles what can be settled until `deadline`; returns how many inodes are left, roughly when the
+    /// engine does not say.
     pub async fn settle_all(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
         self.hurried.store(true, Ordering::SeqCst);
-        let result = self.settle_until(deadline).await;
+        // A round that is under way is in a task of its own, and goes on.
+        let late = deadline.left() + STATUS;
+        let result = tokio::time::timeout(late, self.settle_until(deadline)).await;
         self.hurried.store(false, Ordering::SeqCst);
-        result
+        result.unwrap_or_else(|_| Ok(self.schedule.len() as u64))
     }
 
-    /// Returns when no round is under way, or at the deadline.
+    /// Whether the round that is under way is to end with the requests that it has sent so far.
+    pub fn cut_short(&self, cut: bool) {
+        self.sends_nothing.store(cut, Ordering::SeqCst);
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        let held_back =
+            self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.load(Ordering::SeqCst);
+        !held_back && self.permit.may_publish()
+    }
+
+    /// No round begins any more. Returns when none is under way, or at the deadline.
     pub async fn rest(&self, deadline: Deadline) {
-        self.halted.store(true, Ordering::SeqCst);
+        self.at_its_end.store(true, Ordering::SeqCst);
         // A round that goes on longer leaves open intents; they wait for the next owner.
         drop(tokio::time::timeout(deadline.left(), self.one_round.lock()).await);
     }
@@ -224,20 +242,19 @@ impl Settler {
             // In a task of its own: a round that was cut off between announcing and resolving would
             // leave requests that nobody in this process remembers.
             let this = Arc::clone(self);
-            let step = tokio::spawn(async move { this.step().await });
+            let in_time = move || !deadline.passed();
+            let step = tokio::spawn(async move { this.step_while(in_time).await });
             match tokio::time::timeout(deadline.left(), step).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(panicked)) => {
                     tracing::error!(%panicked, "settling panicked");
                     return self.unsettled().await;
                 }
-                Err(_) => {
-                    self.halted.store(true, Ordering::SeqCst);
-                    return self.unsettled().await;
-                }
+                Err(_) => return self.unsettled().await,
             }
             let now = self.unsettled().await?;
-            if now == 0 || now == before && !self.take_queue() && !self.ripens(deadline).await {
+            let stuck = now == before && !self.take_queue() && !self.ripens(deadline).await;
+            if now == 0 || stuck || deadline.passed() {
                 return Ok(now);
             }
         }
@@ -301,10 +318,14 @@ impl Settler {
         any
     }
 
-    /// One round: decide what is ripe, publish what is due, tidy.
-    pub(super) async fn step(&self) -> Result<(), SettleError> {
+    /// Decides what is ripe, publishes what is due, tidies. Begins no round when `go_on` says no:
+    /// nobody who ends the volume waits for a whole backlog.
+    async fn step_while(&self, go_on: impl Fn() -> bool) -> Result<(), SettleError> {
         let _one = self.one_round.lock().await;
-        self.halted.store(false, Ordering::SeqCst);
+        let go_on = || go_on() && !self.at_its_end.load(Ordering::SeqCst);
+        if !go_on() {
+            return Ok(());
+        }
         self.take_queue();
         if self.schedule.len() < SCHEDULED {
             self.take_backlog().await?;
@@ -312,7 +333,7 @@ impl Settler {
         self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
-            if self.halted.load(Ordering::SeqCst) {
+            if !go_on() {
                 return Ok(());
             }
             let due = self.schedule.due(boottime(), ROUND);
@@ -407,7 +428,7 @@ impl Settler {
 
     /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.
     async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let Some(_) = txn.get::<WorkRec>(&keys::work(ino)).await? else { return Ok(()) };
         let mut memo = crate::data::PathMemo::default();
         if !self.at_rest(&txn, ino, &mut memo).await? {

@@ -58,7 +58,7 @@ impl Settler {
         let not_after = self.expiry().await?;
         let mut waiting = false;
         let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
-        let mut txn = self.volume.meta.begin().await;
+        let mut txn = self.volume.meta.begin().await?;
         let mut touched = Vec::new();
         let mut moved = Vec::new();
         for key in wanted {

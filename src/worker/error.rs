@@ -1,5 +1,7 @@
 //! Why a volume could not be opened or served.
 
+use std::time::Duration;
+
 use crate::data::DataError;
 use crate::lease::LeaseError;
 use crate::meta::{EngineError, LogError, MetaError};
@@ -24,6 +26,11 @@ pub enum WorkerError {
         ours = env!("CARGO_PKG_VERSION")
     )]
     OtherEngine { engine: String, plugin: String, why: String },
+    #[error(
+        "the bucket did not let the volume be opened within {} s; nothing is lost, try again when it can be reached",
+        .0.as_secs()
+    )]
+    Stalled(Duration),
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
     #[error(

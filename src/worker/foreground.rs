@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, Shared};
@@ -28,6 +29,9 @@ const PROGRESS: u64 = 1 << 20;
 /// How long settling may take after the end was asked for. Requests of an earlier process, which was
 /// killed, may arrive for 80 s.
 const SETTLE: Duration = Duration::from_secs(90);
+/// An opening that is no longer wanted has this long to come to its end, so that others do not have to
+/// wait for a lease that never began.
+const HALF_OPEN: Duration = Duration::from_secs(5);
 const LOOPS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
@@ -54,7 +58,18 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     listen(&spec.control_socket, control)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mounted = open(&spec, Successor::No).await?;
+    let mounted = {
+        let mut opening = std::pin::pin!(open(&spec, Successor::No));
+        tokio::select! {
+            mounted = &mut opening => mounted?,
+            () = asked_to_end(&mut terminate, &mut interrupt) => {
+                if let Ok(opened) = tokio::time::timeout(HALF_OPEN, opening).await {
+                    Shared::new(spec.clone(), &opened?).close(COMMIT_BUDGET, Duration::ZERO).await?;
+                }
+                bail!("it was ended before the volume was open");
+            }
+        }
+    };
     let shared = Shared::new(spec.clone(), &mounted);
     let Mounted { fs, changes, _lock: lock, .. } = mounted;
     let handoff = HandoffFiles::new(&spec.state_dir);
@@ -83,8 +98,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = asked_to_end(&mut terminate, &mut interrupt) => {}
         () = exit.notified() => {}
         ended = serving.wait() => {
             if let Err(error) = ended {
@@ -92,6 +106,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
             }
         }
     }
+    shared.closes();
     tracing::info!("unmounting; what was written goes to the bucket");
     let mountpoint = spec.mountpoint.clone();
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
@@ -100,7 +115,8 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     if let Err(error) = commit_while_it_moves(&shared).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    while running.join_next().await.is_some() {}
+    // What does not end goes on beside; it has no longer than settling has.
+    tasks::ended(&mut running, &shared.settler).await;
     let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
     if closed.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;
@@ -130,6 +146,13 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     }
 }
 
+async fn asked_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 /// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
 /// gone must not keep a command or a shutdown of the machine waiting.
 async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError> {
@@ -137,7 +160,7 @@ async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError
     let volume = &shared.volume;
     loop {
         let (left, sent) = (volume.uncommitted_bytes(), volume.state_store.requests().bytes_up);
-        let result = tasks::commit_all(volume, COMMIT_BUDGET).await;
+        let result = commit_all(volume, COMMIT_BUDGET).await;
         let moved = volume.uncommitted_bytes() < left
             || volume.state_store.requests().bytes_up > sent + PROGRESS;
         match result {

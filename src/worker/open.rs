@@ -1,10 +1,13 @@
 //! Opening a volume: whose turn is it, what does the local log still know, and then the file system.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::engine_change::to_ours;
+use super::epochs::EpochLog;
 use super::format::Format;
 use super::places::{Places, places};
 use super::{WorkerError, WorkerSpec, recovery};
@@ -20,7 +23,7 @@ use crate::meta::{
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{ListRequest, Verb};
-use crate::types::Epoch;
+use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
 const MIRROR: &str = "meta";
@@ -29,6 +32,12 @@ const MIN_MIRROR: usize = 64 << 20;
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
 const REQUEST: Duration = Duration::from_secs(10);
+/// An opening during which nothing moves between here and the bucket ends after this long.
+const STALLED: Duration = Duration::from_secs(120);
+/// Bodies that are sent again and again and refused look like something that moves.
+const ROUNDS: u32 = 15;
+/// Refused requests and their answers are less than this, bytes.
+const LEAST_MOVED: u64 = 64 << 10;
 
 /// Whether the FUSE connection of a worker that died is taken over, with its open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,19 +74,52 @@ impl Permit for LeasePermit {
 
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
 ///
-/// A volume that another host holds is waited for a short while. Must not be dropped half-way: a
-/// claimed epoch without a lease makes others wait until it expires.
+/// A volume that another host holds is waited for a short while, a bucket that goes away meanwhile
+/// for some minutes. Dropped half-way it may leave a claimed epoch without a lease, which makes others
+/// wait until a lease would have run out.
 pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, WorkerError> {
     let state_dir = &spec.state_dir;
     std::fs::create_dir_all(state_dir)
         .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
     let lock = StateDirLock::acquire(state_dir)?;
     let places = places(spec.id, &spec.options)?;
+    let store = places.state_store.backend();
+    let moved = || {
+        let requests = store.requests();
+        requests.bytes_up + requests.bytes_down
+    };
+    tokio::select! {
+        opened = open_at(spec, successor, places, lock) => opened,
+        stalled = stalled(moved, STALLED) => Err(stalled),
+    }
+}
+
+/// Waits until nothing has moved for `patience`, or for `ROUNDS` times as long. How long a replay may
+/// take depends on the log and the link, but something moves, and what became durable is not replayed
+/// by the next attempt.
+async fn stalled(moved: impl Fn() -> u64, patience: Duration) -> WorkerError {
+    for _ in 0..ROUNDS {
+        let before = moved();
+        tokio::time::sleep(patience).await;
+        if moved() <= before + LEAST_MOVED {
+            return WorkerError::Stalled(patience);
+        }
+    }
+    WorkerError::Stalled(patience * ROUNDS)
+}
+
+async fn open_at(
+    spec: &WorkerSpec,
+    successor: Successor,
+    places: Places,
+    lock: StateDirLock,
+) -> Result<Mounted, WorkerError> {
+    let state_dir = &spec.state_dir;
     let format = Arc::new(Format::of(&places, spec.id));
     let known = format.open(&places).await?;
     let known = to_ours(&places, &format, known, spec.options.single_host).await?;
 
-    let hook: Arc<OnceLock<Weak<Volume>>> = Arc::default();
+    let epochs: Arc<EpochLog> = Arc::default();
     let object_store = places.state_store.engine(&places.state)?.into_inner();
     let mut local = open_log(spec)?;
     let home = &known.engine;
@@ -90,7 +132,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
-    config.on_epoch = Some(epoch_hook(Arc::clone(&hook)));
+    config.on_epoch = Some(epochs.hook());
     config.mirror = Some(mirror(spec));
     let engine = Engine::open(config).await?;
     let claimed = engine.epoch();
@@ -105,8 +147,10 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         }
     }
     recovery::goes_on(state_dir)?;
-    local.log.append_epoch(claimed)?;
-    let fold = replay(&engine, &mut local, applied, successor).await?;
+    let journal = Arc::new(Mutex::new(Journal::new(local.log, Fold::default())));
+    epochs.log_to(&journal, claimed)?;
+    let durable = applied.map(|applied| applied.lsn).unwrap_or_default();
+    let fold = replay(&engine, local.replayed, durable, successor).await?;
     let superblock: SuperRec = match engine.get(&keys::superblock()).await? {
         Some(bytes) => decode(&bytes).map_err(MetaError::from)?,
         None => Volume::first_superblock(),
@@ -126,11 +170,14 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     // and no other of this volume has the number of this epoch.
     let taken_over = (successor == Successor::Yes).then(|| fold.connection()).filter(|c| *c != 0);
     let connection = taken_over.unwrap_or(claimed.0);
-    let mut journal = Journal::new(local.log, fold);
-    if taken_over.is_none() {
-        journal.append(&Record::Connected { conn: connection })?;
+    {
+        let mut journal = journal.lock();
+        journal.go_on_from(fold, durable);
+        if taken_over.is_none() {
+            journal.append(&Record::Connected { conn: connection })?;
+        }
     }
-    let meta = Meta::new(engine, journal, superblock, connection);
+    let meta = Meta::sharing(engine, journal, superblock, connection);
     announce_owner(&meta, claimed).await?;
 
     let host = crate::sys::hostname();
@@ -165,8 +212,6 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         recovered,
     )
     .await?;
-    // Nobody else sets it: this function made it.
-    let _ = hook.set(Arc::downgrade(&volume));
     volume.remove_orphans().await?;
     let permit = Arc::new(LeasePermit(Arc::clone(&keeper)));
     let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
@@ -216,18 +261,19 @@ fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied
 /// Hands the batches that are not durable over again, in order.
 async fn replay(
     engine: &Engine,
-    local: &mut Opened<Record>,
-    applied: Option<Applied>,
+    replayed: Vec<(Lsn, Record)>,
+    durable: Lsn,
     successor: Successor,
 ) -> Result<Fold, WorkerError> {
-    let durable = applied.map(|applied| applied.lsn).unwrap_or_default();
     let mut fold = Fold::default();
     let mut handed = 0;
-    for (lsn, record) in std::mem::take(&mut local.replayed) {
+    for (lsn, record) in replayed {
         fold.apply(lsn, &record);
         match record {
             Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
                 engine.write(lsn, batch).await?;
+                // A long log is not held in memory twice.
+                fold.durable(engine.durable_lsn());
                 handed += 1;
             }
             _ => {}
@@ -240,13 +286,12 @@ async fn replay(
     if successor == Successor::No {
         fold.opens.clear();
     }
-    local.log.skip_to(crate::types::Lsn(durable.0 + 1));
     Ok(fold)
 }
 
 /// The first batch of an epoch: from here on the bucket says who wrote last.
 async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
-    let mut txn = meta.begin().await;
+    let mut txn = meta.begin().await?;
     txn.put(keys::owner(), &(epoch, crate::sys::hostname()));
     txn.commit(Logged::Op { unique: 0 }, || {}).await?;
     Ok(())
@@ -307,14 +352,6 @@ async fn claimed_long_ago(places: &Places, home: &EngineHome) -> Result<bool, Wo
     Ok(latest.is_some_and(|at| now.0.saturating_sub(at.0) >= LEASE.as_millis() as i64))
 }
 
-/// Writes epochs that the engine claims by itself (after a broken handle) to the local log.
-fn epoch_hook(volume: Arc<OnceLock<Weak<Volume>>>) -> crate::meta::EpochHook {
-    Arc::new(move |epoch| match volume.get().and_then(Weak::upgrade) {
-        Some(volume) => Ok(volume.meta.journal.lock().append_epoch(epoch)?),
-        None => Err("the volume is not open yet".into()),
-    })
-}
-
 impl From<crate::fs::FsError> for WorkerError {
     fn from(e: crate::fs::FsError) -> Self {
         WorkerError::Data(DataError::Damaged(e.to_string()))
@@ -335,5 +372,23 @@ pub(super) fn clear_local(state_dir: &Path) {
         {
             tracing::warn!(path = %path.display(), %error, "local state could not be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_opening_ends_soon_when_nothing_moves_and_later_when_something_does() {
+        let patience = Duration::from_millis(20);
+        let at_once = stalled(|| 5, patience).await;
+        assert!(matches!(at_once, WorkerError::Stalled(after) if after == patience));
+        let bytes = AtomicU64::new(0);
+        let more = || bytes.fetch_add(LEAST_MOVED + 1, Ordering::SeqCst);
+        let late = stalled(more, patience).await;
+        assert!(matches!(late, WorkerError::Stalled(after) if after == patience * ROUNDS));
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::tasks::commit_all;
+use super::commits::{Lane, commit_all};
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
 };
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
-use crate::meta::EngineError;
+use crate::meta::{EngineError, EngineState};
 use crate::settle::Settler;
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
@@ -41,9 +41,45 @@ pub(super) struct Shared {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     state: watch::Sender<VolumeState>,
-    commit_error: Mutex<Option<String>>,
+    /// The lanes whose last commit failed.
+    failing: Mutex<Vec<Lane>>,
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
+    turn: Mutex<Turn>,
+}
+
+/// Whether the worker ends, and how many just take it back into use: a worker that ends is never
+/// said to be in use.
+#[derive(Debug, Default)]
+struct Turn {
+    closing: bool,
+    resuming: u32,
+}
+
+/// Somebody takes the volume back into use.
+struct Resuming<'s>(&'s Mutex<Turn>);
+
+impl<'s> Resuming<'s> {
+    /// `None` when the worker ends.
+    fn begin(turn: &'s Mutex<Turn>) -> Option<Self> {
+        let mut now = turn.lock();
+        if now.closing {
+            return None;
+        }
+        now.resuming += 1;
+        Some(Resuming(turn))
+    }
+
+    /// Whether the worker was not told to end meanwhile.
+    fn still(&self) -> bool {
+        !self.0.lock().closing
+    }
+}
+
+impl Drop for Resuming<'_> {
+    fn drop(&mut self) {
+        self.0.lock().resuming -= 1;
+    }
 }
 
 impl Shared {
@@ -54,8 +90,9 @@ impl Shared {
             settler: Arc::clone(&mounted.settler),
             keeper: Arc::clone(&mounted.keeper),
             state: watch::Sender::new(VolumeState::Active),
-            commit_error: Mutex::new(None),
+            failing: Mutex::default(),
             yielded: AtomicBool::new(false),
+            turn: Mutex::default(),
         })
     }
 
@@ -83,9 +120,16 @@ impl Shared {
         }
     }
 
-    /// The commit timer's last result.
-    pub fn commit_went(&self, error: Option<&WorkerError>) {
-        *self.commit_error.lock() = error.map(ToString::to_string);
+    /// A lane's last result.
+    pub fn commit_went(&self, lane: Lane, error: Option<&WorkerError>) {
+        let all_well = {
+            let mut failing = self.failing.lock();
+            failing.retain(|other| *other != lane);
+            if error.is_some() {
+                failing.push(lane);
+            }
+            failing.is_empty()
+        };
         match error {
             Some(error) => {
                 self.volume.note_error(error);
@@ -93,7 +137,8 @@ impl Shared {
                     self.set_state(VolumeState::Degraded);
                 }
             }
-            None => self.recovered_to(VolumeState::Active),
+            None if all_well => self.recovered_to(VolumeState::Active),
+            None => {}
         }
     }
 
@@ -165,8 +210,25 @@ impl Shared {
         }
     }
 
-    /// Back into use after a drain; false when the volume is no longer ours.
+    /// The worker ends because nobody came back; false when somebody just does.
+    pub fn closes_unused(&self) -> bool {
+        let mut turn = self.turn.lock();
+        turn.closing |= turn.resuming == 0;
+        turn.closing
+    }
+
+    /// The worker ends.
+    pub fn closes(&self) {
+        self.turn.lock().closing = true;
+    }
+
+    /// Back into use after a drain; false when the volume is no longer ours, or the worker ends.
     pub async fn resume(&self) -> bool {
+        let Some(resuming) = Resuming::begin(&self.turn) else { return false };
+        self.take_back().await && resuming.still()
+    }
+
+    async fn take_back(&self) -> bool {
         if !matches!(self.state(), VolumeState::Draining | VolumeState::Active) {
             return false;
         }
@@ -183,14 +245,21 @@ impl Shared {
         true
     }
 
-    /// Whether the volume was given back here and then taken by another host: nothing of it is left
-    /// to save.
+    /// Whether the volume was given back here and then taken by another host, and nothing of it is
+    /// left to save. A program may have written through a descriptor of its own since the drain.
     pub async fn taken_after_yield(&self) -> bool {
-        if !self.yielded.load(Ordering::SeqCst) || !self.volume.dirty_inodes().is_empty() {
+        if !self.yielded.load(Ordering::SeqCst) {
             return false;
         }
         let checked = self.volume.meta.engine.check_epoch(Deadline::after(LEASE)).await;
-        matches!(checked, Err(EngineError::Fenced { .. }))
+        if !matches!(checked, Err(EngineError::Fenced { .. })) {
+            return false;
+        }
+        if !self.volume.dirty_inodes().is_empty() || self.volume.meta.undurable() {
+            self.set_state(VolumeState::Fenced);
+            return false;
+        }
+        true
     }
 
     /// The end of a volume that another host has taken after it was given back.
@@ -231,10 +300,19 @@ impl Shared {
     /// The end: commits within `commit`, settles within `settle`, closes the engine and releases the lease. The error
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
-        let left = self.seal(commit, settle).await?;
-        self.export().await;
-        self.release().await?;
-        Ok(left)
+        let closed = async {
+            let left = self.seal(commit, settle).await?;
+            self.export().await;
+            self.release().await?;
+            Ok(left)
+        }
+        .await;
+        // Whoever watches the engine has ended by now.
+        let engine = *self.volume.meta.engine.state().borrow();
+        if closed.is_err() && engine == EngineState::Fenced {
+            self.set_state(VolumeState::Fenced);
+        }
+        closed
     }
 
     /// Commits within `commit`, settles within `settle`, and takes no more changes. Returns how many
@@ -249,7 +327,7 @@ impl Shared {
                 self.settler.status().await.unsettled
             }
         };
-        self.settler.rest(Deadline::after(ROUND)).await;
+        self.settler.rest(Deadline::after(ROUND.min(settle))).await;
         commit_all(&self.volume, commit).await?;
         let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
         if !sealed.unwrap_or(false) {

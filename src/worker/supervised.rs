@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
@@ -137,17 +138,22 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                 broke = ended.err();
                 break;
             }
-            () = lingering => match *drain_seen.borrow() {
-                // The commit did not fit its budget: it goes on here.
-                Some(false) => {
-                    linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
-                    if tasks::commit_all(&shared.volume, LINGER).await.is_ok() {
-                        break;
+            () = lingering => {
+                // Not looked at while the commit waits: whoever resumes writes it.
+                let committed = *drain_seen.borrow();
+                match committed {
+                    // The commit did not fit its budget: it goes on here.
+                    Some(false) => {
+                        linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
+                        let done = commit_all(&shared.volume, LINGER).await.is_ok();
+                        if done && drain_seen.borrow().is_some() && shared.closes_unused() {
+                            break;
+                        }
                     }
+                    Some(true) if shared.closes_unused() => break,
+                    Some(true) | None => linger = None,
                 }
-                Some(true) => break,
-                None => linger = None,
-            },
+            }
             changed = drain_seen.changed() => {
                 changed?;
                 linger = drain_seen.borrow_and_update().map(|committed| {
@@ -164,19 +170,24 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         // Whoever serves the mount next has it from the bucket.
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
+    shared.closes();
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
-    if let Err(error) = tasks::commit_all(&shared.volume, COMMIT_BUDGET).await {
+    if let Err(error) = commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    while running.join_next().await.is_some() {}
+    let settle = match tasks::ended(&mut running, &shared.settler).await {
+        true => SETTLE_BUDGET.min(Duration::from_secs(5)),
+        // It would wait for the round that is under way.
+        false => Duration::ZERO,
+    };
     let result = if shared.taken_after_yield().await {
         tracing::info!("another host uses the volume now");
         shared.leave();
         Ok(0)
     } else {
-        shared.close(COMMIT_BUDGET, SETTLE_BUDGET.min(Duration::from_secs(5))).await
+        shared.close(COMMIT_BUDGET, settle).await
     };
     if result.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;

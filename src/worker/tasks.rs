@@ -1,53 +1,27 @@
-//! What runs beside the file system: the commit timer, settling, maintenance, the kernel's notices,
-//! the watch over lease and engine.
+//! What runs beside the file system: commits, settling, maintenance, the kernel's notices, the watch
+//! over lease and engine.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::commits::{self, FLUSH};
 use super::serve::Shared;
-use super::{VolumeState, WorkerError, recovery};
+use super::{VolumeState, recovery};
 use crate::clock::Deadline;
-use crate::data::{DataError, Inode, SLACK, Volume};
+use crate::data::{DataError, SLACK, Volume};
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
-use crate::settle::{Changed, Changes};
+use crate::settle::{Changed, Changes, Settler};
 use crate::types::Lsn;
 
-/// Files committed in one batch.
-const GROUP: usize = 256;
-/// Data committed in one batch: half a segment. A larger file is alone.
-const GROUP_BYTES: u64 = 8 << 20;
-/// How long the timer's flush may take before it counts as trouble.
-const FLUSH: Duration = Duration::from_secs(30);
 /// How often compaction is considered. It does nothing on an idle volume.
 const MAINTENANCE: Duration = Duration::from_secs(60);
-
-/// Commits everything and makes it durable.
-pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
-    let deadline = Deadline::after(timeout);
-    for group in groups(volume) {
-        // In a task of its own, which goes on when the time is over: what was uploaded is used.
-        let this = Arc::clone(volume);
-        let commit = tokio::spawn(async move { this.commit(group).await });
-        match tokio::time::timeout(deadline.left(), commit).await {
-            Ok(Ok(result)) => result?,
-            Ok(Err(panicked)) => {
-                return Err(crate::data::DataError::Late(panicked.to_string()).into());
-            }
-            Err(_) => {
-                let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
-                return Err(crate::data::DataError::Late(why).into());
-            }
-        }
-    }
-    if volume.meta.undurable() {
-        let _receipt = volume.meta.flush(deadline.left()).await?;
-    }
-    Ok(())
-}
+/// How long the end waits for what the tasks have under way.
+const ENDING: Duration = Duration::from_secs(4);
 
 /// Starts the tasks; they end when `stop` is cancelled.
 pub(super) fn start(
@@ -57,28 +31,9 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let (timer, token) = (Arc::clone(shared), stop.clone());
-    tasks.spawn(async move {
-        let period = timer.volume.options.commit.max(Duration::from_millis(10));
-        loop {
-            let mut urgent = false;
-            tokio::select! {
-                () = token.cancelled() => return,
-                () = tokio::time::sleep(period) => {}
-                () = timer.volume.commit_wanted.notified() => urgent = true,
-            }
-            let result = if urgent {
-                commit_only(&timer.volume).await
-            } else {
-                commit_all(&timer.volume, FLUSH).await
-            };
-            timer.commit_went(result.as_ref().err());
-            if let Err(error) = result {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a commit waits");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    });
+    let large = Arc::new(Notify::new());
+    tasks.spawn(commits::on_time(Arc::clone(shared), Arc::clone(&large), stop.clone()));
+    tasks.spawn(commits::beside(Arc::clone(shared), large, stop.clone()));
     tasks.spawn(Arc::clone(&shared.settler).run(stop.clone()));
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
@@ -158,6 +113,20 @@ pub(super) fn start(
     tasks
 }
 
+/// Waits for the tasks, which were told to stop; false when one of them does not come to its end in
+/// time. A round of settling that is cut off would leave requests that nobody in this process
+/// remembers: what is left goes on until the process ends.
+pub(super) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
+    settler.cut_short(true);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let ended = tokio::time::timeout(ENDING, all).await.is_ok();
+    settler.cut_short(false);
+    if !ended {
+        tracing::warn!(left = tasks.len(), "tasks of the volume are still waiting for the bucket");
+    }
+    ended
+}
+
 /// What nothing refers to any more. The settler collects as well, but only when files come to rest.
 async fn collect(volume: &Volume) -> Result<(), DataError> {
     while volume.collect_dead().await? {}
@@ -167,32 +136,6 @@ async fn collect(volume: &Volume) -> Result<(), DataError> {
     }
     volume.collect_segments(FLUSH).await?;
     Ok(())
-}
-
-async fn commit_only(volume: &Volume) -> Result<(), WorkerError> {
-    for group in groups(volume) {
-        volume.commit(group).await?;
-    }
-    Ok(())
-}
-
-/// Dirty files in groups small enough that an fsync of one of them never waits long for the others.
-fn groups(volume: &Volume) -> Vec<Vec<Arc<Inode>>> {
-    let mut groups: Vec<Vec<Arc<Inode>>> = Vec::new();
-    let mut filled = u64::MAX;
-    for inode in volume.dirty_inodes() {
-        let bytes = inode.live().pending.data_bytes();
-        let full = groups.last().is_none_or(|group| group.len() >= GROUP);
-        if full || filled.saturating_add(bytes) > GROUP_BYTES {
-            groups.push(Vec::new());
-            filled = 0;
-        }
-        filled += bytes;
-        if let Some(group) = groups.last_mut() {
-            group.push(inode);
-        }
-    }
-    groups
 }
 
 async fn watch(shared: &Shared, stop: &CancellationToken) {

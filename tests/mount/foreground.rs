@@ -215,6 +215,21 @@ fn a_killed_mount_loses_nothing() {
 }
 
 #[test]
+fn sigterm_ends_it_while_the_bucket_keeps_it_from_opening() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    Mount::start(Some(&server), &place, &url, &[]).end_well();
+    server.fault(Rule::always(None, "/meta/", Action::Hold));
+    let mut mount = Mount::begin(Some(&server), &place, &url, &[]);
+    wait_for("the opening", SOON, || (server.held() > 0).then_some(()));
+    let asked = Instant::now();
+    mount.signal(libc::SIGTERM);
+    assert!(!mount.ended(SOON).success());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(mount.said().contains("before the volume was open"), "{}", mount.said());
+}
+
+#[test]
 fn what_a_killed_mount_was_publishing_is_at_rest_when_the_next_one_ends() {
     let (server, place) = (TestS3::start(), Place::new());
     let url = format!("s3://{}/v", server.bucket());

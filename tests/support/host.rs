@@ -33,6 +33,11 @@ impl Host {
         Host { dir, options: options.to_owned(), env: Vec::new(), child: None, _dog: dog }
     }
 
+    /// Sets the options of the next mount.
+    pub fn set_options(&mut self, options: &str) {
+        options.clone_into(&mut self.options);
+    }
+
     /// Sets a variable for the next mount.
     pub fn env(&mut self, name: &str, value: impl ToString) -> &mut Self {
         self.env.retain(|(known, _)| known != name);
@@ -167,13 +172,28 @@ impl Host {
         assert!(status.success() || log.contains("everything is in the bucket"), "{log}");
     }
 
-    /// What the control socket says.
-    pub fn status(&self) -> Option<WorkerStatus> {
+    /// Asks through the control socket, once there is one.
+    fn ask<T, F: Future<Output = T>>(
+        &self,
+        question: impl FnOnce(ControlClient) -> F,
+    ) -> Option<T> {
         let folder = s3vol::driver::DriverSettings::control_sockets(&self.state());
         let socket = std::fs::read_dir(folder).ok()?.flatten().next()?.path();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(ControlClient::new(&socket).status(Duration::from_secs(5))).ok()
+        Some(runtime.block_on(question(ControlClient::new(&socket))))
+    }
+
+    /// What the control socket says.
+    pub fn status(&self) -> Option<WorkerStatus> {
+        self.ask(|control| async move { control.status(Duration::from_secs(5)).await.ok() })?
+    }
+
+    /// Whether the volume could be taken back into use.
+    pub fn resume(&self) -> bool {
+        let resumed =
+            self.ask(|control| async move { control.resume(Duration::from_secs(30)).await });
+        resumed.expect("a control socket").expect("an answer")
     }
 
     pub fn wait_state(&self, state: VolumeState) {

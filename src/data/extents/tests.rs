@@ -106,7 +106,7 @@ async fn run(ops: Vec<Op>, together: usize) -> Result<(), TestCaseError> {
     let mut drop_gen = 0;
     let mut index = 0;
     for group in ops.chunks(together) {
-        let mut txn = meta.begin().await;
+        let mut txn = meta.begin().await.unwrap();
         let mut delta = SegmentDelta::default();
         let mut editor = Editor::new(&mut txn, INO, drop_gen);
         for op in group {
@@ -178,7 +178,7 @@ async fn many_ranges_in_one_change_are_one_pass_over_the_extents() {
     let meta = meta(&dir).await;
     const EXTENTS: u64 = 2000;
     for (step, allowed) in [(1, 1), (3, 30), (5, 30)] {
-        let mut txn = meta.begin().await;
+        let mut txn = meta.begin().await.unwrap();
         let mut delta = SegmentDelta::default();
         let mut editor = Editor::new(&mut txn, INO, 0);
         for at in (0..EXTENTS).step_by(step as usize).map(|page| page * 10) {
@@ -190,7 +190,7 @@ async fn many_ranges_in_one_change_are_one_pass_over_the_extents() {
     let found = live_extents(&meta, INO, 0..u64::MAX, 0).await.unwrap();
     assert_eq!(found.len() as u64, EXTENTS);
     // Few ranges far from each other do not read what lies between them.
-    let mut txn = meta.begin().await;
+    let mut txn = meta.begin().await.unwrap();
     let mut delta = SegmentDelta::default();
     let mut editor = Editor::new(&mut txn, INO, 0);
     for at in [100, 5_000, 10_000, 19_000] {

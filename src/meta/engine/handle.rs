@@ -25,7 +25,10 @@ const META_CACHE_BYTES: u64 = 8 << 20;
 /// What one miss of the mirror fetches: a sixteenth of a file of the first level.
 const MIRROR_PART: usize = 1 << 20;
 const MIRROR_DESCRIPTORS: usize = 64;
-const MAX_UNFLUSHED_BYTES: usize = 64 << 20;
+/// Beyond this SlateDB makes writers wait, in the middle of a change: it must not come to that. It counts
+/// every byte twice, for its log and its memtable, and memtables on their way to L0: so twice what may
+/// be kept, with room for three memtables.
+const MAX_UNFLUSHED_BYTES: usize = 2 * (super::MAX_KEPT_BYTES + (8 << 20)) + 3 * L0_BYTES;
 const L0_BYTES: usize = 16 << 20;
 
 /// Files in L0 before the engine makes writers wait. Maintenance runs long before.

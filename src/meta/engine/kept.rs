@@ -21,7 +21,7 @@ pub(in crate::meta) struct Kept {
 
 impl Kept {
     /// Takes a batch; its number must be greater than the last one's.
-    pub(super) fn push(&mut self, lsn: Lsn, batch: Batch) -> Result<(), EngineError> {
+    pub(super) fn push(&mut self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
         if let Some(last) = self.last
             && lsn <= last
         {
@@ -29,7 +29,7 @@ impl Kept {
         }
         self.last = Some(lsn);
         self.bytes += batch.len_bytes();
-        self.batches.push_back((lsn, Arc::new(batch)));
+        self.batches.push_back((lsn, batch));
         Ok(())
     }
 

@@ -37,6 +37,11 @@ impl TestStore {
         Arc::default()
     }
 
+    /// From now on everything fails with 404, or nothing does.
+    pub(in crate::meta) fn go_away(&self, missing: bool) {
+        self.missing.store(missing, Ordering::SeqCst);
+    }
+
     async fn request(&self, path: &Path) -> object_store::Result<()> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         let latency = self.latency_ms.load(Ordering::SeqCst);
@@ -150,7 +155,7 @@ async fn epoch_in(store: &Arc<TestStore>) -> Option<Epoch> {
 }
 
 /// Opens as the next owner.
-async fn open(store: &Arc<TestStore>) -> Engine {
+pub(in crate::meta) async fn open(store: &Arc<TestStore>) -> Engine {
     Engine::open(config(store, epoch_in(store).await)).await.unwrap()
 }
 

@@ -24,7 +24,7 @@ fn wrote(ino: u64, start: u64, end: u64, size: u64) -> Record {
 }
 
 fn op(unique: u64, batch: Batch) -> Record {
-    Record::Op { conn: 5, unique, batch }
+    Record::Op { conn: 5, unique, batch: Arc::new(batch) }
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_rotated_log_replays_to_the_same_state() {
     add(Record::Cut { ino: Ino(7), size: 50, time: time(11) });
     let durable = add(op(21, Batch::new()));
     add(op(22, Batch::new()));
-    add(Record::Commit { inodes: vec![(Ino(8), Lsn(6))], batch: Batch::new() });
+    add(Record::Commit { inodes: vec![(Ino(8), Lsn(6))], batch: Arc::default() });
     let before = journal.fold.clone();
     journal.fold.durable(durable);
     journal.log.rotate(journal.fold.snapshot().into_iter()).unwrap();
@@ -98,7 +98,7 @@ fn nothing_is_acknowledged_between_the_last_commit_and_the_end() {
     assert!(matches!(journal.append(&wrote(7, 0, 4, 4)), Err(LogError::Ended)));
     assert!(!journal.seal());
     let inodes = vec![(Ino(7), Lsn(1))];
-    journal.append(&Record::Commit { inodes, batch: Batch::new() }).unwrap();
+    journal.append(&Record::Commit { inodes, batch: Arc::default() }).unwrap();
     assert!(journal.seal());
     assert!(matches!(journal.append(&op(0, Batch::new())), Err(LogError::Ended)));
 }

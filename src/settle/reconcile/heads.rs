@@ -47,7 +47,7 @@ impl Reconciler {
             Err(SettleError::NoAuthority) => return Ok(()),
         };
         let mut changed = Vec::new();
-        let mut tx = self.volume.begin().await;
+        let mut tx = self.volume.begin().await?;
         for (ino, key, info, target) in found {
             let Some(rec) = tx.kv.get::<InodeRec>(&keys::inode(ino)).await? else { continue };
             if rec.known {

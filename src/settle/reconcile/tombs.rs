@@ -87,7 +87,7 @@ impl Settler {
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
         {
-            let mut tx = self.volume.begin().await;
+            let mut tx = self.volume.begin().await?;
             for (key, value) in &page {
                 if expired(&decode::<TombRec>(value)?, now()) {
                     tx.kv.delete(key.to_vec());

@@ -1,0 +1,222 @@
+//! When what was written goes up: the timer, and whoever cannot wait for it.
+//!
+//! Two lanes, so that what one program streams never keeps what others wrote from becoming durable
+//! after the `commit` interval. The first commits what is small and in nobody else's hands, and
+//! flushes; it waits for no upload of much data. The second has the rest: large files, and whatever a
+//! writer without room asks for at once. One file that cannot be committed holds up no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::WorkerError;
+use super::serve::Shared;
+use crate::clock::Deadline;
+use crate::data::{DataError, Inode, Volume};
+use crate::meta::MetaError;
+
+/// Files committed in one batch.
+const GROUP: usize = 256;
+/// Data committed in one batch: half a segment. A larger file is alone.
+const GROUP_BYTES: u64 = 8 << 20;
+/// How long the timer's flush may take before it counts as trouble.
+pub(super) const FLUSH: Duration = Duration::from_secs(30);
+/// What did get into batches has at least this long to become durable, whatever the commits took.
+const LEAST_FLUSH: Duration = Duration::from_secs(3);
+/// The pause after trouble.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Who commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Timer,
+    Large,
+}
+
+/// Commits everything and makes it durable. The error is the first one; it kept nothing else back.
+pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
+    let deadline = Deadline::after(timeout);
+    let committed = match commit_groups(volume, volume.dirty_inodes(), Some(deadline)).await {
+        Ok(Done::Yes) => Ok(()),
+        Ok(Done::Late) => {
+            let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
+            Err(DataError::Late(why).into())
+        }
+        Err(error) => Err(error.into()),
+    };
+    let flushed = flush(volume, deadline.left().max(LEAST_FLUSH)).await;
+    committed.and(flushed)
+}
+
+/// The first lane. Returns when `stop` is cancelled.
+pub(super) async fn on_time(shared: Arc<Shared>, large: Arc<Notify>, stop: CancellationToken) {
+    let volume = &shared.volume;
+    let period = volume.options.commit.max(Duration::from_millis(10));
+    let mut next = Instant::now() + period;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep_until(next) => {}
+        }
+        // From here on: what is written while the commits last has waited already.
+        next = Instant::now() + period;
+        let (quick, rest): (Vec<_>, Vec<_>) = volume.dirty_inodes().into_iter().partition(is_quick);
+        let within = Deadline::after(period.clamp(PAUSE, FLUSH));
+        let committed = commit_groups(volume, quick, Some(within)).await;
+        // What is not through yet goes on by itself, and the other lane sees to it.
+        if !rest.is_empty() || matches!(committed, Ok(Done::Late)) {
+            large.notify_one();
+        }
+        let committed = committed.map(drop).map_err(WorkerError::from);
+        went(&shared, Lane::Timer, committed.and(flush(volume, FLUSH).await), &stop).await;
+    }
+}
+
+/// The second lane: when the first one leaves something, and when a writer asks. Returns when `stop`
+/// is cancelled.
+pub(super) async fn beside(shared: Arc<Shared>, large: Arc<Notify>, stop: CancellationToken) {
+    let volume = &shared.volume;
+    loop {
+        let on_time = tokio::select! {
+            () = stop.cancelled() => return,
+            () = large.notified() => true,
+            () = volume.commit_wanted.notified() => false,
+        };
+        let committed = commit_groups(volume, volume.dirty_inodes(), None).await;
+        let mut result = committed.map(drop).map_err(WorkerError::from);
+        // A writer that asks again and again needs no flush each time: the timer's comes.
+        if on_time {
+            result = result.and(flush(volume, FLUSH).await);
+        }
+        went(&shared, Lane::Large, result, &stop).await;
+    }
+}
+
+async fn went(
+    shared: &Shared,
+    lane: Lane,
+    result: Result<(), WorkerError>,
+    stop: &CancellationToken,
+) {
+    shared.commit_went(lane, result.as_ref().err());
+    if let Err(error) = result {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a commit waits");
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+async fn flush(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
+    if volume.meta.undurable() {
+        let _receipt = volume.meta.flush(timeout).await?;
+    }
+    Ok(())
+}
+
+/// Little to commit, and nobody is at it.
+fn is_quick(inode: &Arc<Inode>) -> bool {
+    inode.live().pending.data_bytes() <= GROUP_BYTES && !is_busy(inode)
+}
+
+/// Whether a commit would have to wait for somebody.
+fn is_busy(inode: &Inode) -> bool {
+    inode.commit.try_lock().is_err()
+}
+
+/// Whether all groups were tried before the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Yes,
+    Late,
+}
+
+/// Commits all of these; the error is the first one, and met after all others were tried.
+async fn commit_groups(
+    volume: &Arc<Volume>,
+    inodes: Vec<Arc<Inode>>,
+    deadline: Option<Deadline>,
+) -> Result<Done, DataError> {
+    let mut first = None;
+    let mut done = Done::Yes;
+    for group in groups(inodes) {
+        // In a task of its own, which goes on when the time is over: what was uploaded is used.
+        let this = Arc::clone(volume);
+        let commit = tokio::spawn(async move { commit_each(&this, group).await });
+        let joined = match deadline {
+            None => commit.await,
+            Some(deadline) => match tokio::time::timeout(deadline.left(), commit).await {
+                Ok(joined) => joined,
+                Err(_) => {
+                    done = Done::Late;
+                    break;
+                }
+            },
+        };
+        let result = joined.unwrap_or_else(|panicked| Err(DataError::Late(panicked.to_string())));
+        if let Err(error) = result {
+            first.get_or_insert(error);
+        }
+    }
+    first.map_or(Ok(done), Err)
+}
+
+/// Commits a group; without those of its files that are to blame when that fails.
+async fn commit_each(volume: &Volume, group: Vec<Arc<Inode>>) -> Result<(), DataError> {
+    let Err(error) = volume.commit(group.clone()).await else { return Ok(()) };
+    if group.len() == 1 || !is_of_one_file(&error) {
+        return Err(error);
+    }
+    let mut first = None;
+    for inode in group {
+        match volume.commit(vec![inode]).await {
+            Ok(()) => {}
+            Err(error) if is_of_one_file(&error) => {
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Whether other files may well be committed although this met one.
+fn is_of_one_file(error: &DataError) -> bool {
+    match error {
+        DataError::Disk { .. }
+        | DataError::Damaged(_)
+        | DataError::BaseGone { .. }
+        | DataError::Gone(_) => true,
+        DataError::Meta(error) => matches!(error, MetaError::Record(_)),
+        DataError::Store(_) | DataError::NoSpace | DataError::Late(_) => false,
+    }
+}
+
+/// Files in groups small enough that an fsync of one of them never waits long for the others: those
+/// with little to commit first, and at the end, each alone, those that somebody has under way.
+fn groups(inodes: Vec<Arc<Inode>>) -> Vec<Vec<Arc<Inode>>> {
+    let sized = |inode: Arc<Inode>| {
+        let bytes = inode.live().pending.data_bytes();
+        (is_busy(&inode), bytes, inode)
+    };
+    let mut sized: Vec<_> = inodes.into_iter().map(sized).collect();
+    sized.sort_by_key(|(busy, bytes, _)| (*busy, *bytes));
+    let mut groups: Vec<Vec<Arc<Inode>>> = Vec::new();
+    let mut filled = u64::MAX;
+    for (busy, bytes, inode) in sized {
+        let full = busy || groups.last().is_none_or(|group| group.len() >= GROUP);
+        if full || filled.saturating_add(bytes) > GROUP_BYTES {
+            groups.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(group) = groups.last_mut() {
+            group.push(inode);
+        }
+    }
+    groups
+}
