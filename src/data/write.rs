@@ -141,9 +141,7 @@ impl Volume {
 
     pub(super) fn mark_dirty(&self, inode: &Arc<Inode>) {
         let mut dirty = self.dirty.lock();
-        if !dirty.contains_key(&inode.ino) {
-            dirty.insert(inode.ino, Arc::clone(inode));
-        }
+        dirty.entry(inode.ino).or_insert_with(|| Arc::clone(inode));
     }
 
     pub(super) fn dirty_adjust(&self, before: u64, after: u64) {

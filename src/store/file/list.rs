@@ -84,7 +84,8 @@ impl Walk<'_> {
             let child_key = format!("{key}{}", child.part);
             let is_dir = child.part.ends_with('/');
             let inside = child_key.starts_with(self.prefix);
-            if !inside && !(is_dir && self.prefix.starts_with(&child_key)) {
+            let around = is_dir && self.prefix.starts_with(&child_key);
+            if !(inside || around) {
                 continue;
             }
             if !is_dir {

@@ -1,5 +1,7 @@
 //! Buckets.
 
+#![allow(clippy::result_large_err)] // the errors are those of s3s
+
 use std::time::SystemTime;
 
 use s3s::dto::*;
