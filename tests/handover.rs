@@ -279,7 +279,7 @@ fn readers_and_writers_see_no_error_when_workers_die() {
             while running() {
                 file.write_all_at(&n.to_be_bytes(), n * 8).unwrap();
                 n += 1;
-                if n % 50 == 0 {
+                if n.is_multiple_of(50) {
                     file.sync_all().unwrap();
                 }
             }

@@ -153,7 +153,7 @@ async fn a_long_log_is_read_whole_and_goes_with_the_tables() {
         writer.write(Lsn(lsn), batch).await.unwrap();
         let _receipt = writer.flush(soon()).await.unwrap();
     }
-    assert_eq!(all(&*follower.poll(soon()).await.unwrap(), 999).await.len(), 7000);
+    assert_eq!(all(&follower.poll(soon()).await.unwrap(), 999).await.len(), 7000);
     assert_eq!(follower.view().rows.len(), 7001);
     writer.maintain(true).await.unwrap();
     let renewed = follower.renew(soon()).await.unwrap();

@@ -19,7 +19,7 @@ impl Backend {
             return Err(s3_error!(BucketAlreadyOwnedByYou));
         }
         buckets.live.insert(name.clone(), Bucket::default());
-        ok(CreateBucketOutput { location: Some(format!("/{name}")), ..Default::default() })
+        ok(CreateBucketOutput { location: Some(format!("/{name}")) })
     }
 
     pub fn remove_bucket(&self, req: S3Request<DeleteBucketInput>) -> Reply<DeleteBucketOutput> {
