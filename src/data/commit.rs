@@ -294,7 +294,7 @@ impl Volume {
                 txn.superblock.bytes =
                     txn.superblock.bytes + content.size - before.min(txn.superblock.bytes);
                 txn.put(keys::content(ino), content);
-                txn.put(keys::work(ino), &WorkRec::File);
+                txn.put(keys::work(ino), &WorkRec::Inode);
             }
             // The attributes may have been changed by an operation since the snapshot.
             part.attr = part.inode.live().attr.clone();

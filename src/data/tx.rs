@@ -204,8 +204,6 @@ impl<'v> Tx<'v> {
     /// Queues an inode for settling. A directory whose children have still to move keeps that work.
     pub async fn needs_rest(&mut self, ino: Ino, work: WorkRec) -> Result<(), DataError> {
         let queued: Option<WorkRec> = self.kv.get(&keys::work(ino)).await?;
-        let is_file = self.working.get(&ino).is_some_and(|rec| rec.kind == FileKind::File);
-        let work = if is_file && work == WorkRec::Inode { WorkRec::File } else { work };
         if queued != Some(WorkRec::Subtree) {
             self.kv.put(keys::work(ino), &work);
         }

@@ -127,8 +127,6 @@ pub struct RestRec {
 pub enum WorkRec {
     /// Its content, attributes or names changed.
     Inode,
-    /// The same, of what is certainly a regular file.
-    File,
     /// A directory was renamed: everything below it moves at rest.
     Subtree,
 }

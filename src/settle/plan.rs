@@ -69,9 +69,6 @@ impl Settler {
         let Some(work) = volume.meta.get::<WorkRec>(&keys::work(ino)).await? else {
             return Ok(Plan::Gone);
         };
-        if self.stays(work) {
-            return Ok(Plan::Gone);
-        }
         let inode = match volume.inode(ino).await {
             Ok(inode) => inode,
             Err(DataError::Gone(_)) => return Ok(Plan::Gone),

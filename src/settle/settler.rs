@@ -91,12 +91,15 @@ impl Settler {
         permit: Arc<dyn Permit>,
         host: String,
     ) -> Result<Arc<Self>, SettleError> {
+        // Files that never settle stay queued; what else waits among them settles when it is used.
+        let queue = Pages::new(keys::below(keys::WORK, &[]), BACKLOG);
+        let backlog = (volume.options.settle != SettleMode::Never).then_some(queue);
         let settler = Arc::new(Settler {
             volume,
             permit,
             hot: Hot::default(),
             schedule: Schedule::default(),
-            backlog: AsyncMutex::new(Some(Pages::new(keys::below(keys::WORK, &[]), BACKLOG))),
+            backlog: AsyncMutex::new(backlog),
             pace: Mutex::default(),
             churning: Churning::default(),
             unsettleable: Mutex::default(),
@@ -125,18 +128,10 @@ impl Settler {
             return Ok(false);
         };
         let at = boottime() + self.volume.options.settle_after;
-        for (key, value) in &page {
-            let Some(ino) = keys::parse_ino(key) else { continue };
-            if !self.stays(decode(value)?) {
-                self.schedule.by(ino, at);
-            }
+        for ino in page.iter().filter_map(|(key, _)| keys::parse_ino(key)) {
+            self.schedule.by(ino, at);
         }
         Ok(true)
-    }
-
-    /// Whether what is queued so stays queued for as long as the volume is mounted like this.
-    pub(super) fn stays(&self, work: WorkRec) -> bool {
-        work == WorkRec::File && self.volume.options.settle == SettleMode::Never
     }
 
     async fn load_intents(&self) -> Result<(), SettleError> {
