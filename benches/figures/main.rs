@@ -106,9 +106,13 @@ impl Bench {
         for (what, server) in [("empty", &empty), ("1,000,000 files", &server)] {
             requests(server);
             let start = Instant::now();
-            let (mount, _) = self.mount(server, &format!("fresh {what}"), &NEVER);
+            let (mount, at) = self.mount(server, &format!("fresh {what}"), &NEVER);
             let time = start.elapsed().as_millis();
             println!("  mounted, {what}: {time} ms; {}", requests(server));
+            let start = Instant::now();
+            let found = fs::metadata(at.join("77/77")).is_ok();
+            let time = start.elapsed().as_millis();
+            println!("    the first file looked for ({found}): {time} ms; {}", requests(server));
             mount.end();
         }
     }
