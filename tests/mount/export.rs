@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
 
-use super::rig::{GIVEN_BACK, Mount, Place, finish, object, s3vol};
-use super::support::s3server::TestS3;
+use super::rig::{GIVEN_BACK, Mount, Place, SOON, finish, object, s3vol};
+use super::support::s3server::{Action, Op, Rule, TestS3};
+use super::support::wait_for;
 
 const OURS: &str = "meta/slatedb-0.18/";
 const THEIRS: &str = "meta/other-9/";
@@ -134,20 +135,60 @@ fn an_export_that_is_not_of_the_last_use_is_not_believed() {
     assert!(said.contains("version 9.9.9"), "{said}");
 }
 
-#[test]
-fn a_host_of_the_old_version_that_has_the_volume_keeps_it() {
-    let server = TestS3::start();
-    volume(&server);
-    write_with_another_engine(&server);
-    // It claimed the next epoch there and said so, as it does before it serves.
-    let (state, leases) = (state(&server), leases(&server));
+/// As if a host with the other version claimed the next epoch there: it says so before it serves.
+fn claim_with_another_engine(server: &TestS3) {
+    let (state, leases) = (state(server), leases(server));
     let last = leases.last().unwrap();
-    let record = object(&server, &format!("{state}lease/{last}")).unwrap();
+    let record = object(server, &format!("{state}lease/{last}")).unwrap();
     let mut record: Value = serde_json::from_str(&record).unwrap();
     record["state"] = json!("held");
     record["host"] = json!("old-host");
     let next = last.parse::<u64>().unwrap() + 1;
     server.put_foreign(&format!("{state}lease/{next:020}"), record.to_string(), &[]);
+}
+
+#[test]
+fn a_host_that_takes_the_volume_while_a_change_is_announced_keeps_it() {
+    let server = TestS3::start();
+    volume(&server);
+    write_with_another_engine(&server);
+    server.fault(Rule::new(Op::Put, "format.json", 1, Action::Hold));
+    let place = Place::new();
+    let mut mount = Mount::begin(Some(&server), &place, &url(&server), &[]);
+    wait_for("the announcement", SOON, || (server.held() == 1).then_some(()));
+    claim_with_another_engine(&server);
+    server.release();
+    assert_eq!(mount.ended(GIVEN_BACK).code(), Some(1), "{}", mount.said());
+    assert!(mount.said().contains("old-host"), "{}", mount.said());
+    let format = format(&server);
+    assert_eq!(format["engine"]["format"], "other-9");
+    assert!(format["switching"].is_object(), "it was announced: {format}");
+}
+
+#[test]
+fn a_host_that_takes_the_volume_beside_an_announced_change_does_not_serve_it() {
+    let server = TestS3::start();
+    volume(&server);
+    // Between its look at format.json and its lease record somebody announces a change.
+    server.fault(Rule::new(Op::Put, "/lease/", 1, Action::Hold));
+    let place = Place::new();
+    let mut mount = Mount::begin(Some(&server), &place, &url(&server), &["settle=never"]);
+    wait_for("the lease record", SOON, || (server.held() == 1).then_some(()));
+    let mut known = format(&server);
+    known["switching"] =
+        json!({ "format": "other-9", "folder": "meta/other-9-x", "after": 1, "plugin": "9.9.9" });
+    put_format(&server, &known);
+    server.release();
+    assert_eq!(mount.ended(GIVEN_BACK).code(), Some(1), "{}", mount.said());
+    assert!(mount.said().contains("just moving"), "{}", mount.said());
+}
+
+#[test]
+fn a_host_of_the_old_version_that_has_the_volume_keeps_it() {
+    let server = TestS3::start();
+    volume(&server);
+    write_with_another_engine(&server);
+    claim_with_another_engine(&server);
     let said = refused(&server, &[]);
     assert!(said.contains("old-host"), "{said}");
     assert_eq!(format(&server)["engine"]["format"], "other-9");
