@@ -10,6 +10,7 @@ mod cloud;
 mod engine;
 mod error;
 mod file;
+mod listing;
 mod location;
 mod meter;
 mod probe;
@@ -29,6 +30,7 @@ pub use api::{
 };
 pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
 
 /// What a provider does beyond the objects' verbs.

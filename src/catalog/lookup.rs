@@ -9,7 +9,7 @@ use super::definition::{Definition, definition_key, volumes};
 use super::mirror::MirrorEntry;
 use super::{Catalog, CatalogError, objects};
 use crate::clock::Deadline;
-use crate::store::{ListRequest, StoreError, StoreErrorKind};
+use crate::store::{Listing, StoreError, StoreErrorKind};
 use crate::types::VolumeName;
 
 /// Every `docker run -v anything:` asks every plugin, so an unknown name may cost this much.
@@ -104,15 +104,8 @@ impl Catalog {
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         let folder = volumes(home.prefix());
         let mut listed = std::collections::BTreeMap::new();
-        let mut token = None;
-        loop {
-            let request = ListRequest {
-                prefix: folder.as_str().to_owned(),
-                delimiter: true,
-                token: token.take(),
-                max_keys: 1000,
-            };
-            let page = home.store().list(request, REFRESH_REQUEST).await?;
+        let mut pages = Listing::of_folder(folder.as_str());
+        while let Some(page) = pages.next(home.store(), REFRESH_REQUEST).await? {
             for entry in page.entries {
                 let name = folder.strip(&entry.key).and_then(|f| f.strip_suffix(".json"));
                 match name.map(VolumeName::new) {
@@ -121,10 +114,6 @@ impl Catalog {
                     }
                     _ => tracing::debug!(key = %entry.key, "not a definition"),
                 }
-            }
-            token = page.next;
-            if token.is_none() {
-                break;
             }
         }
         let changed: Vec<VolumeName> = listed

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{DataError, SegmentDelta, Volume};
 use crate::meta::records::{ContentRec, ExtentRec, decode};
 use crate::meta::{Logged, Txn, keys};
-use crate::store::{ListRequest, PutOutcome, Send};
+use crate::store::{Listing, PutOutcome, Send};
 use crate::types::{Base, Ino};
 
 /// Records dropped in one batch.
@@ -90,16 +90,9 @@ impl Volume {
     pub async fn collect_orphan_segments(&self) -> Result<usize, DataError> {
         let prefix = self.state.key("segments/");
         let now = self.state_store.now(DELETE_TIMEOUT).await?;
-        let mut token = None;
         let mut deleted = 0;
-        loop {
-            let request = ListRequest {
-                prefix: prefix.as_str().to_owned(),
-                delimiter: false,
-                token,
-                max_keys: 1000,
-            };
-            let page = self.state_store.list(request, DELETE_TIMEOUT).await?;
+        let mut pages = Listing::of_keys(prefix.as_str());
+        while let Some(page) = pages.next(self.state_store.as_ref(), DELETE_TIMEOUT).await? {
             // A host that lost the volume meanwhile would take the new owner's segments for orphans.
             // What was listed before this proof is not theirs, however late it is deleted.
             let _receipt = self.meta.confirm_ownership(DELETE_TIMEOUT).await?;
@@ -123,11 +116,8 @@ impl Volume {
                     }
                 }
             }
-            token = page.next;
-            if token.is_none() {
-                return Ok(deleted);
-            }
         }
+        Ok(deleted)
     }
 
     /// Removes what has no name and is not open: what was unlinked while open by a process that is no

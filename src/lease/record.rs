@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::store::{ListRequest, PutOutcome, Send, StoreBackend, StoreError};
+use crate::store::{Listing, PutOutcome, Send, StoreBackend, StoreError};
 use crate::types::{Epoch, KeyPrefix, ObjectKey, StoreTime};
 
 /// What the owner of an epoch intends.
@@ -50,20 +50,12 @@ pub async fn last_epoch(
 ) -> Result<Option<Epoch>, StoreError> {
     let prefix = state.join("lease");
     let mut last = None;
-    let mut token = None;
-    loop {
-        let page = store.list(records(&prefix, token), timeout).await?;
-        last =
-            last.max(page.entries.iter().filter_map(|entry| epoch_of(&prefix, &entry.key)).max());
-        token = page.next;
-        if token.is_none() {
-            return Ok(last);
-        }
+    let mut pages = Listing::of_keys(prefix.as_str());
+    while let Some(page) = pages.next(store, timeout).await? {
+        let epochs = page.entries.iter().filter_map(|entry| epoch_of(&prefix, &entry.key));
+        last = last.max(epochs.max());
     }
-}
-
-fn records(prefix: &KeyPrefix, token: Option<String>) -> ListRequest {
-    ListRequest { prefix: prefix.as_str().to_owned(), delimiter: false, token, max_keys: 1000 }
+    Ok(last)
 }
 
 fn epoch_of(prefix: &KeyPrefix, key: &ObjectKey) -> Option<Epoch> {
@@ -78,9 +70,9 @@ pub async fn forget_older(
     timeout: Duration,
 ) -> Result<usize, StoreError> {
     let prefix = state.join("lease");
-    let (mut token, mut deleted) = (None, 0);
-    loop {
-        let page = store.list(records(&prefix, token), timeout).await?;
+    let mut deleted = 0;
+    let mut pages = Listing::of_keys(prefix.as_str());
+    while let Some(page) = pages.next(store, timeout).await? {
         for entry in page.entries {
             let of = epoch_of(&prefix, &entry.key);
             if of.is_some_and(|of| of.0.saturating_add(1) < epoch.0) {
@@ -91,9 +83,6 @@ pub async fn forget_older(
                 }
             }
         }
-        match page.next {
-            Some(next) => token = Some(next),
-            None => return Ok(deleted),
-        }
     }
+    Ok(deleted)
 }

@@ -19,7 +19,7 @@ use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
 use crate::clock::Deadline;
 use crate::meta::{Batch, Engine, Pages};
-use crate::store::{Attributes, ListRequest, Send, StoreBackend, StoreErrorKind};
+use crate::store::{Attributes, Listing, Send, StoreBackend, StoreErrorKind};
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey};
 
 const FORMAT: u32 = 1;
@@ -175,23 +175,13 @@ pub(super) async fn delete_below(
     prefix: &KeyPrefix,
     unwanted: impl Fn(&ObjectKey) -> bool,
 ) -> Result<(), WorkerError> {
-    let mut token = None;
-    loop {
-        let request = ListRequest {
-            prefix: prefix.as_str().to_owned(),
-            delimiter: false,
-            token,
-            max_keys: 1000,
-        };
-        let page = store.list(request, REQUEST).await?;
+    let mut pages = Listing::of_keys(prefix.as_str());
+    while let Some(page) = pages.next(store, REQUEST).await? {
         for entry in page.entries.iter().filter(|entry| unwanted(&entry.key)) {
             applied(store.delete(&entry.key, Send::plain(REQUEST)).await)?;
         }
-        token = page.next;
-        if token.is_none() {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// The export of exactly this epoch, if it is whole.

@@ -22,7 +22,7 @@ use crate::meta::{
     Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::{ListRequest, Verb};
+use crate::store::{Listing, Verb};
 use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
@@ -332,21 +332,10 @@ async fn wait_until_free(
 async fn claimed_long_ago(places: &Places, home: &EngineHome) -> Result<bool, WorkerError> {
     let store = places.state_store.backend();
     let prefix = places.state.join(&format!("{}/manifest/", home.folder));
-    let mut token = None;
     let mut latest = None;
-    loop {
-        let request = ListRequest {
-            prefix: prefix.as_str().to_owned(),
-            delimiter: false,
-            token,
-            max_keys: 1000,
-        };
-        let page = store.list(request, REQUEST).await?;
+    let mut pages = Listing::of_keys(prefix.as_str());
+    while let Some(page) = pages.next(&*store, REQUEST).await? {
         latest = latest.max(page.entries.iter().filter_map(|e| e.version.modified).max());
-        token = page.next;
-        if token.is_none() {
-            break;
-        }
     }
     let now = store.now(REQUEST).await?;
     Ok(latest.is_some_and(|at| now.0.saturating_sub(at.0) >= LEASE.as_millis() as i64))

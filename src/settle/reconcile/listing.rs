@@ -10,7 +10,7 @@ use crate::data::{DataError, PathMemo, beside, escape_name, own_name, unescape_n
 use crate::meta::records::{DirentRec, RestRec, decode};
 use crate::meta::{Logged, keys};
 use crate::settle::SettleError;
-use crate::store::{ListPage, ListRequest};
+use crate::store::{ListPage, ListRequest, Listing};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
 /// Objects per request: S3's most.
@@ -189,12 +189,12 @@ impl Reconciler {
     /// Whether anything lies below a prefix that is not ours: what a removed or renamed directory
     /// leaves until it is tidied does not make it appear again.
     pub(super) async fn foreign_below(&self, prefix: &str) -> Result<bool, SettleError> {
-        let mut token = None;
+        let mut pages = Listing::of_keys(prefix);
         loop {
             let sent = boottime();
-            let request =
-                ListRequest { prefix: prefix.to_owned(), delimiter: false, token, max_keys: PAGE };
-            let page = self.volume.store.list(request, USE_TIMEOUT).await?;
+            let Some(page) = pages.next(self.volume.store.as_ref(), USE_TIMEOUT).await? else {
+                return Ok(false);
+            };
             for entry in page.entries {
                 let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(&entry.key)).await?;
                 let ours = rest.is_some_and(|rest| rest.version.same(&entry.version))
@@ -202,10 +202,6 @@ impl Reconciler {
                 if !ours {
                     return Ok(true);
                 }
-            }
-            token = page.next;
-            if token.is_none() {
-                return Ok(false);
             }
         }
     }

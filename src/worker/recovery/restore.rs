@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, covered};
 use crate::config::VolumeOptions;
 use crate::data::unescape_name;
-use crate::store::{ListRequest, StoreBackend, StoreErrorKind};
+use crate::store::{Listing, StoreBackend, StoreErrorKind};
 use crate::types::{KeyPrefix, VolumeId};
 use crate::worker::WorkerError;
 use crate::worker::places::places;
@@ -63,24 +63,14 @@ impl Shelf {
     /// Everything that is complete, by name.
     pub async fn list(&self) -> Result<Vec<Recovered>, WorkerError> {
         let mut found = Vec::new();
-        let mut token = None;
-        loop {
-            let request = ListRequest {
-                prefix: self.folder.as_str().to_owned(),
-                delimiter: true,
-                token,
-                max_keys: 1000,
-            };
-            let page = self.store.list(request, REQUEST).await?;
+        let mut pages = Listing::of_folder(self.folder.as_str());
+        while let Some(page) = pages.next(&*self.store, REQUEST).await? {
             for folder in &page.prefixes {
                 let name = folder.strip_prefix(self.folder.as_str()).unwrap_or(folder);
                 found.extend(self.find(name.trim_end_matches('/')).await?);
             }
-            token = page.next;
-            if token.is_none() {
-                return Ok(found);
-            }
         }
+        Ok(found)
     }
 
     /// One by its name; `None` when there is none, or its upload is not complete.
