@@ -7,6 +7,7 @@
 
 mod address;
 mod errors;
+mod object;
 mod parse;
 mod plugin;
 mod reference;

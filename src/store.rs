@@ -14,6 +14,7 @@ mod listing;
 mod location;
 mod meter;
 mod probe;
+mod properties;
 mod s3;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
 pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
+pub use properties::{Encryption, Header, Properties, STANDARD, Tags, Unfit, is_archived};
 
 /// What a provider does beyond the objects' verbs.
 #[async_trait]

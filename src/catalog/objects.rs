@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::CatalogError;
 use crate::store::{
-    Attributes, Condition, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
 use crate::types::{ObjectKey, Version};
 
@@ -43,7 +43,10 @@ pub(super) async fn write<T: Serialize>(
     // A request that we gave up on must not arrive later and undo somebody's work.
     let expires = store.now(REQUEST).await?.plus(REQUEST.as_millis() as i64);
     let send = Send { condition, not_after: Some(expires), timeout: REQUEST };
-    match store.put(key, Bytes::from(body.clone()), &Attributes::new(), send).await {
+    match store
+        .put(key, Bytes::from(body.clone()), &Attributes::new(), &Properties::default(), send)
+        .await
+    {
         PutOutcome::Won(_) => Ok(true),
         PutOutcome::Lost => Ok(false),
         PutOutcome::Ambiguous(error) => {

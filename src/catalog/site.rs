@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::config::{BucketUrl, VolumeOptions};
-use crate::store::{Capabilities, Location, Store, StoreBackend, StoreError, StoreSettings};
+use crate::store::{
+    Capabilities, Encryption, Location, Store, StoreBackend, StoreError, StoreSettings,
+};
 use crate::types::KeyPrefix;
 
 /// A place in a bucket: the store and the prefix there.
@@ -43,8 +45,8 @@ pub trait Opener: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub struct Stores(Mutex<HashMap<StoreKey, Store>>);
 
-/// Scheme and bucket, endpoint, region, path style.
-type StoreKey = (String, Option<String>, Option<String>, Option<bool>);
+/// Scheme and bucket, endpoint, region, path style, encryption, whether the requester pays.
+type StoreKey = (String, Option<String>, Option<String>, Option<bool>, Option<Encryption>, bool);
 
 /// More buckets than this are a sign of changing options, not of use.
 const HANDLES: usize = 64;
@@ -62,17 +64,13 @@ impl Opener for Stores {
             options.endpoint.clone(),
             options.region.clone(),
             options.path_style,
+            Encryption::of(options),
+            options.requester_pays,
         );
         if let Some(store) = self.0.lock().get(&key) {
             return Ok(Arc::new(Place { store: store.clone(), prefix: location.prefix }));
         }
-        let settings = StoreSettings {
-            endpoint: options.endpoint.clone(),
-            region: options.region.clone(),
-            path_style: options.path_style,
-            keys: None,
-        };
-        let store = Store::open(&location, &settings)?;
+        let store = Store::open(&location, &StoreSettings::of(options))?;
         let mut handles = self.0.lock();
         if handles.len() >= HANDLES {
             handles.clear();

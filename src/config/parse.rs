@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::address::{BucketUrl, Scheme};
 use super::errors::ConfigErrors;
+use super::object;
 use super::schema::{self, Draft, SETTINGS, Scope, normal};
 use super::volume::VolumeOptions;
 use crate::types::VolumeName;
@@ -73,6 +74,9 @@ impl VolumeOptions {
         }
         if let Some(state) = &draft.state_url {
             draft.options.state_url = state.to_string();
+        }
+        if let Ok(url) = BucketUrl::parse(&draft.options.url) {
+            object::check(&mut draft.options, url.scheme, &mut errors);
         }
         errors.or(draft.options)
     }
@@ -205,6 +209,7 @@ fn finish(
             ),
         );
     }
+    object::check(&mut options, url.scheme, &mut errors);
     options.url = url.to_string();
     options.state_url = state.to_string();
     errors.or(options)

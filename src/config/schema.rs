@@ -4,6 +4,7 @@
 //! `docs/CONFIGURATION.md` come from it.
 
 use super::address::BucketUrl;
+use super::object;
 use super::values::{
     parse_bool, parse_choice, parse_duration, parse_limit, parse_mode, parse_number, parse_size,
     parse_text,
@@ -279,6 +280,59 @@ pub const SETTINGS: &[Setting] = &[
                   do so at once, with credentials that may only read. For a volume that exists it \
                   is this host's own wish; the volume stays as it is.",
         apply: |d, v| parse_bool(v).map(|readonly| d.options.readonly = readonly),
+    },
+    Setting {
+        name: "storage_class",
+        kind: "class or none",
+        default: "none",
+        example: "STANDARD_IA",
+        scope: Scope::Default,
+        meaning: "Storage class of new files' objects, on Azure their access tier. Files that others \
+                  put keep theirs. Never for the volume's state, which is read and replaced all the \
+                  time: a cheap class would make it slow and expensive. Classes that must be \
+                  restored before reading are refused.",
+        apply: |d, v| object::parse_class(v).map(|class| d.options.storage_class = class),
+    },
+    Setting {
+        name: "sse",
+        kind: "AES256, aws:kms, aws:kms:dsse or none",
+        default: "none",
+        example: "aws:kms",
+        scope: Scope::Default,
+        meaning: "Encryption by the store, for new files' objects and for the whole state of the \
+                  volume. `none` leaves it to the bucket. Only on `s3://`.",
+        apply: |d, v| object::parse_sse(v).map(|sse| d.options.sse = sse),
+    },
+    Setting {
+        name: "sse_kms_key_id",
+        kind: "text or none",
+        default: "none",
+        example: "alias/team",
+        scope: Scope::Default,
+        meaning: "The key for `sse=aws:kms`; `none` takes the account's own.",
+        apply: |d, v| object::parse_key_id(v).map(|key| d.options.sse_kms_key_id = key),
+    },
+    Setting {
+        name: "acl",
+        kind: "canned ACL or none",
+        default: "none",
+        example: "bucket-owner-full-control",
+        scope: Scope::Default,
+        meaning: "Access list of every object that the volume publishes: `private`, `public-read`, \
+                  `public-read-write`, `authenticated-read`, `aws-exec-read`, `bucket-owner-read` or \
+                  `bucket-owner-full-control`. Only on `s3://`, and only where the bucket takes \
+                  access lists.",
+        apply: |d, v| object::parse_acl(v).map(|acl| d.options.acl = acl),
+    },
+    Setting {
+        name: "requester_pays",
+        kind: "flag",
+        default: "false",
+        example: "true",
+        scope: Scope::Default,
+        meaning: "Say in every request that this account pays for it, as a bucket with *Requester \
+                  Pays* demands. Only on `s3://`.",
+        apply: |d, v| parse_bool(v).map(|pays| d.options.requester_pays = pays),
     },
     Setting {
         name: "size",

@@ -250,3 +250,50 @@ fn a_mount_by_url_needs_no_home() {
     let errors = VolumeOptions::parse_for_url("s3://b/x", &map(&[("url", "s3://c")]), &defaults);
     assert!(errors.is_err());
 }
+
+#[test]
+fn what_new_objects_get_fits_the_store() {
+    let at = |url: &str, given: &[(&str, &str)]| {
+        volume(&[], "v", &[&[("url", url)], given].concat()).map_err(|errors| errors.to_string())
+    };
+    let all = [
+        ("storage_class", "standard_ia"),
+        ("sse", "AWS:KMS"),
+        ("sse_kms_key_id", "alias/team"),
+        ("acl", "public-read"),
+        ("requester_pays", ""),
+    ];
+    let options = at("s3://b/v", &all).unwrap();
+    assert_eq!(options.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!(options.sse.as_deref(), Some("aws:kms"));
+    assert!(options.requester_pays);
+    // A default of the plugin is taken back by one volume.
+    let env = [("S3VOL_SSE", "AES256")];
+    assert!(volume(&env, "v", &[("url", "file:///a/b")]).is_err());
+    assert_eq!(volume(&env, "v", &[("url", "file:///a/b"), ("sse", "none")]).unwrap().sse, None);
+
+    let tier = |url: &str, class: &str| at(url, &[("storage_class", class)]);
+    assert_eq!(tier("az://c/v", "cool").unwrap().storage_class.as_deref(), Some("Cool"));
+    assert_eq!(tier("gs://b/v", "archive").unwrap().storage_class.as_deref(), Some("ARCHIVE"));
+    for (url, class, why) in [
+        ("s3://b/v", "DEEP_ARCHIVE", "GLACIER_IR"),
+        ("s3://b/v", "two words", "STANDARD_IA"),
+        ("az://c/v", "Archive", "Hot, Cool, Cold"),
+        ("gs://b/v", "STANDARD_IA", "NEARLINE"),
+        ("file:///a/b", "X", "storage_class=none"),
+    ] {
+        let error = tier(url, class).unwrap_err();
+        assert!(error.contains(why), "{url} {class}: {error}");
+    }
+    for url in ["az://c/v", "gs://b/v", "file:///a/b"] {
+        let error = at(url, &all[1..]).unwrap_err();
+        for name in ["sse: ", "acl: ", "requester_pays: "] {
+            assert!(error.contains(name), "{url}: {error}");
+        }
+    }
+    for (name, value) in [("sse", "DES"), ("acl", "everybody"), ("sse_kms_key_id", "a b")] {
+        assert!(at("s3://b/v", &[(name, value)]).is_err(), "{name}={value}");
+    }
+    let error = at("s3://b/v", &[("sse", "AES256"), ("sse_kms_key_id", "k")]).unwrap_err();
+    assert!(error.contains("sse=aws:kms"), "{error}");
+}

@@ -52,6 +52,14 @@ pub struct VolumeOptions {
     pub on_remove: OnRemove,
     pub single_host: bool,
     pub readonly: bool,
+    /// What objects get that have no own value: storage class (Azure: access tier), encryption by
+    /// the store and its key, canned access list.
+    pub storage_class: Option<String>,
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    pub acl: Option<String>,
+    /// Whoever asks pays for requests and traffic, not the owner of the bucket.
+    pub requester_pays: bool,
     /// Bytes and inodes that the volume may hold; `None` is unlimited.
     pub size: Option<u64>,
     pub inodes: Option<u64>,
@@ -77,6 +85,11 @@ impl Default for VolumeOptions {
             on_remove: OnRemove::Auto,
             single_host: false,
             readonly: false,
+            storage_class: None,
+            sse: None,
+            sse_kms_key_id: None,
+            acl: None,
+            requester_pays: false,
             size: None,
             inodes: None,
         }

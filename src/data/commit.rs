@@ -16,7 +16,7 @@ use super::{DataError, Inode, SegmentDelta, Volume};
 use crate::clock::Deadline;
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, keys};
-use crate::store::{Condition, PutOutcome, Send};
+use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use crate::types::{FileKind, Lsn};
 
 /// Data of one file that may travel inside the batch, bytes: one PUT then holds all of a small fsync.
@@ -216,17 +216,17 @@ impl Volume {
     async fn put_segment(&self, body: Bytes) -> Result<u128, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
+        let (none, plain) = (Attributes::new(), Properties::default());
         loop {
             let id = uuid::Uuid::new_v4().as_u128();
             let key = self.segment_key(id);
             let send =
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
-            let error =
-                match self.state_store.put(&key, body.clone(), &Default::default(), send).await {
-                    PutOutcome::Won(_) => return Ok(id),
-                    PutOutcome::Lost => continue,
-                    PutOutcome::Ambiguous(error) => error,
-                };
+            let error = match self.state_store.put(&key, body.clone(), &none, &plain, send).await {
+                PutOutcome::Won(_) => return Ok(id),
+                PutOutcome::Lost => continue,
+                PutOutcome::Ambiguous(error) => error,
+            };
             self.note_error(&error);
             let left = patience.get_or_insert_with(|| Deadline::after(UPLOAD_PATIENCE)).left();
             if left <= pause {

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::{AUTHORITY, LeaseError, LeaseRecord, LeaseState, RENEW_EVERY, record_key};
 use crate::clock::{self, Deadline};
-use crate::store::{Attributes, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind};
+use crate::store::{
+    Attributes, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+};
 use crate::types::{Epoch, KeyPrefix, StoreTime};
 
 /// One request of a renewal.
@@ -308,7 +310,8 @@ impl Renewer {
             .map_err(|source| LeaseError::Unreadable { epoch, source })?;
         let key = record_key(&self.config.state, epoch);
         let (none, send) = (Attributes::new(), Send::plain(REQUEST_TIMEOUT));
-        match self.config.store.put(&key, Bytes::from(body), &none, send).await {
+        let plain = Properties::default();
+        match self.config.store.put(&key, Bytes::from(body), &none, &plain, send).await {
             PutOutcome::Won(_) => {}
             PutOutcome::Ambiguous(error) => return Err(LeaseError::Store(error)),
             PutOutcome::Lost => {

@@ -11,8 +11,8 @@ use super::judge::judge_at;
 use super::*;
 use crate::clock::Deadline;
 use crate::store::{
-    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, PutOutcome, RequestCounts, Send,
-    StoreBackend, StoreErrorKind, UploadId,
+    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
+    RequestCounts, Send, StoreBackend, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -65,7 +65,14 @@ fn unsupported() -> StoreError {
 
 #[async_trait]
 impl StoreBackend for FakeStore {
-    async fn put(&self, key: &ObjectKey, body: Bytes, _: &Attributes, _: Send) -> PutOutcome {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        _: &Attributes,
+        _: &Properties,
+        _: Send,
+    ) -> PutOutcome {
         if self.away.load(Ordering::SeqCst) {
             return PutOutcome::Ambiguous(StoreError::new(StoreErrorKind::Timeout, "away"));
         }
@@ -85,11 +92,20 @@ impl StoreBackend for FakeStore {
         let missing = || StoreError::new(StoreErrorKind::NotFound, "no such key");
         let (data, modified) = found.ok_or_else(missing)?;
         let version = self.version(&data, modified);
-        let info = ObjectInfo { version, attributes: Attributes::new(), content_type: None };
+        let info = ObjectInfo {
+            version,
+            attributes: Attributes::new(),
+            properties: Properties::default(),
+            tag_count: None,
+        };
         Ok(GetResult { info, data })
     }
 
     async fn head(&self, _: &ObjectKey, _: Duration) -> Result<Option<ObjectInfo>, StoreError> {
+        Err(unsupported())
+    }
+
+    async fn get_tags(&self, _: &ObjectKey, _: Duration) -> Result<Option<Tags>, StoreError> {
         Err(unsupported())
     }
 
@@ -115,6 +131,7 @@ impl StoreBackend for FakeStore {
         _: &Version,
         _: &ObjectKey,
         _: &Attributes,
+        _: &Properties,
         _: Send,
     ) -> PutOutcome {
         PutOutcome::Ambiguous(unsupported())
@@ -124,6 +141,7 @@ impl StoreBackend for FakeStore {
         &self,
         _: &ObjectKey,
         _: &Attributes,
+        _: &Properties,
         _: Duration,
     ) -> Result<UploadId, StoreError> {
         Err(unsupported())

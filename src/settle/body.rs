@@ -10,7 +10,7 @@ use super::SettleError;
 use super::settler::Settler;
 use crate::data::Inode;
 use crate::meta::records::ContentRec;
-use crate::store::{Attributes, UploadId};
+use crate::store::{Attributes, Properties, UploadId};
 use crate::types::ObjectKey;
 
 /// Bodies up to this are copied before they are sent; larger ones are uploaded in parts, bytes.
@@ -43,6 +43,7 @@ impl Settler {
         content: &ContentRec,
         write_seq: u64,
         attributes: &Attributes,
+        properties: &Properties,
     ) -> Result<Option<Body>, SettleError> {
         if content.size <= IN_MEMORY {
             let bytes = self.copy(inode, 0, content.size).await?;
@@ -50,7 +51,7 @@ impl Settler {
         }
         let part = PART.max(content.size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20));
         let store = &self.volume.store;
-        let id = store.create_upload(key, attributes, TIMEOUT).await?;
+        let id = store.create_upload(key, attributes, properties, TIMEOUT).await?;
         let count = content.size.div_ceil(part);
         let sends = (0..count).map(|index| {
             let id = &id;

@@ -44,7 +44,7 @@ impl SettleError {
 fn store_is_of_one(error: &StoreError) -> bool {
     use StoreErrorKind::*;
     match error.kind {
-        NotFound | Changed | Denied | Unsupported | Protocol => true,
+        NotFound | Changed | Denied | TagsDenied | Unsupported | Protocol => true,
         NoBucket | ClockSkew | Tls | Unreachable | Timeout | NoSpace => false,
     }
 }

@@ -10,7 +10,7 @@ use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo, escape_name, own_name};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
-use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::store::{Attributes, Condition, Properties, PutOutcome, Send, Verb};
 use crate::types::{Base, Ino, ObjectKey, Version};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,8 +117,8 @@ impl Settler {
         let size = base.version.size;
         if volume.same_bucket && volume.capabilities.has(Verb::Copy) && size <= COPY_LIMIT {
             let send = Send { condition: Condition::None, not_after: None, timeout: TIMEOUT };
-            let none = Default::default();
-            match volume.store.copy(&base.key, &base.version, to, &none, send).await {
+            let (none, plain) = (Attributes::new(), Properties::default());
+            match volume.store.copy(&base.key, &base.version, to, &none, &plain, send).await {
                 PutOutcome::Won(version) if version.size == size => return Ok(version),
                 PutOutcome::Won(_) | PutOutcome::Lost => {}
                 PutOutcome::Ambiguous(error) => {
@@ -130,16 +130,16 @@ impl Settler {
             volume.store.get(&base.key, Some(from..to), Some(&base.version), TIMEOUT)
         };
         let to_store = &volume.state_store;
-        let none = Default::default();
+        let (none, plain) = (Attributes::new(), Properties::default());
         if size <= PART {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
-            return match to_store.put(to, body, &none, Send::plain(TIMEOUT)).await {
+            return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {
                 PutOutcome::Won(version) => Ok(version),
                 PutOutcome::Ambiguous(error) => Err(error.into()),
                 PutOutcome::Lost => Err(unexpected_loss()),
             };
         }
-        let upload = to_store.create_upload(to, &none, TIMEOUT).await?;
+        let upload = to_store.create_upload(to, &none, &plain, TIMEOUT).await?;
         let mut tags = Vec::new();
         let mut at = 0;
         while at < size {

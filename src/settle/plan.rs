@@ -16,7 +16,7 @@ use crate::meta::records::{
     ContentRec, DirentRec, InodeRec, IntentOp, IntentRec, RestRec, WorkRec, decode,
 };
 use crate::meta::{Lookup, Txn, keys};
-use crate::store::Attributes;
+use crate::store::{Attributes, Properties};
 use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
 
 /// Attribute-only changes wait this long: a recursive chown would otherwise rewrite every object.
@@ -47,6 +47,7 @@ pub(super) struct Item {
     pub put_id: PutId,
     pub intent: IntentRec,
     pub attributes: Attributes,
+    pub properties: Properties,
     pub body: Body,
     /// The inode's write sequence that the body shows.
     pub write_seq: u64,
@@ -204,11 +205,15 @@ impl Settler {
                 break;
             }
             let put_id = PutId::random();
+            let properties = Properties::default();
             let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
             let began = boottime();
             let body = match kind {
                 FileKind::File => {
-                    match self.body(inode, &key, &content, write_seq, &attributes).await {
+                    match self
+                        .body(inode, &key, &content, write_seq, &attributes, &properties)
+                        .await
+                    {
                         Ok(Some(body)) => body,
                         // It changed under the copy.
                         Ok(None) => {
@@ -245,6 +250,7 @@ impl Settler {
                 put_id,
                 intent,
                 attributes,
+                properties,
                 body,
                 write_seq,
                 prepared: boottime().saturating_sub(began),

@@ -160,7 +160,7 @@ impl Settler {
         let key = &item.intent.key;
         let outcome = match &item.body {
             Body::Bytes(bytes) => {
-                volume.store.put(key, bytes.clone(), &item.attributes, send).await
+                volume.store.put(key, bytes.clone(), &item.attributes, &item.properties, send).await
             }
             Body::Upload { id, parts, size } => {
                 volume.store.complete_upload(key, id, parts, *size, send).await

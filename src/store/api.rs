@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::StoreError;
+use super::{Properties, StoreError, Tags};
 use crate::types::{ObjectKey, StoreTime, Version};
 
-/// User metadata of an object: names of `[a-z0-9_]` that start with a letter (Azure takes no others)
-/// without the provider's prefix (`x-amz-meta-`), ASCII values, at most 1.5 KiB together. The name `content-type` is not metadata: it becomes the header
-/// of that name, so that a copy can keep [`ObjectInfo::content_type`].
+/// User metadata of an object, without the provider's prefix (`x-amz-meta-`). Ours has names of
+/// `[a-z0-9_]` that start with a letter and ASCII values, at most 1.5 KiB together; what others wrote
+/// may have any name that a header can have (Azure refuses all but the above).
 pub type Attributes = BTreeMap<String, String>;
 
 /// The state that the key must be in for a change to be applied.
@@ -65,7 +65,10 @@ pub enum PutOutcome {
 pub struct ObjectInfo {
     pub version: Version,
     pub attributes: Attributes,
-    pub content_type: Option<String>,
+    /// All but the tags and the access list, which no HEAD tells.
+    pub properties: Properties,
+    /// How many tags it has; `None`: the store does not tell, or only those who may read tags.
+    pub tag_count: Option<u32>,
 }
 
 /// A range of an object's bytes.
@@ -169,6 +172,7 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         key: &ObjectKey,
         body: Bytes,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome;
 
@@ -189,12 +193,24 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<Option<ObjectInfo>, StoreError>;
 
+    /// The object's tags as they are now; `None` where the store has no tags. Whoever needs those of
+    /// a version looks at the version again afterwards.
+    ///
+    /// # Errors
+    /// [`super::StoreErrorKind::TagsDenied`] when only the right to read tags is missing.
+    async fn get_tags(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError>;
+
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError>;
 
     /// Removes a key. A missing key is `Won` without a condition and `Lost` with one.
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome;
 
-    /// Copies `from` (if it still is `expect`) to `to` on the server, replacing its attributes.
+    /// Copies `from` (if it still is `expect`) to `to` on the server, replacing its attributes and
+    /// properties; only tags that are not known are taken over from the source.
     /// `send.condition` is about `to`. At most 5 GiB.
     async fn copy(
         &self,
@@ -202,6 +218,7 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         expect: &Version,
         to: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome;
 
@@ -210,6 +227,7 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         timeout: Duration,
     ) -> Result<UploadId, StoreError>;
 

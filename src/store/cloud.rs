@@ -9,6 +9,7 @@
 mod google;
 mod name;
 mod objects;
+mod properties;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +116,12 @@ impl Call {
     fn query(mut self, name: &str, value: impl Into<String>) -> Self {
         self.query.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// Azure: whether it needs the right to tags.
+    fn is_about_tags(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == properties::TAGS)
+            || self.query.iter().any(|(name, value)| name == "comp" && value == "tags")
     }
 }
 
@@ -254,7 +261,7 @@ impl CloudStore {
             };
         let url = signed.map_err(|e| self.no_credentials(Some(e)))?;
         match &self.account {
-            Some(account) if url.path().contains('%') => {
+            Some(account) if url.path().contains('%') || call.is_about_tags() => {
                 self.authorize(account, call, url, headers).await
             }
             _ => Ok((url, headers)),

@@ -11,6 +11,8 @@ pub enum StoreErrorKind {
     NoBucket,
     /// Credentials missing, wrong, or without the right.
     Denied,
+    /// The object itself may be read or written, but its tags may not: the message names the right.
+    TagsDenied,
     /// This host's clock and the store's differ too much for signatures.
     ClockSkew,
     /// The certificate was refused.

@@ -24,12 +24,12 @@ use object_store::local::LocalFileSystem;
 
 use self::disk::{Disk, Found, Stop, fill, in_time, outcome};
 use self::name::Place;
-use self::record::{Record, attributes_of, sidecar_base, version_of};
+use self::record::{About, Record, attributes_of, sidecar_base, version_of};
 use super::engine::{EngineStore, Gate};
 use super::meter::{Kind, Meter, host_time};
 use super::{
-    Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, PutOutcome, RequestCounts,
-    Send, StoreBackend, StoreError, StoreErrorKind, UploadId,
+    Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, Properties, PutOutcome,
+    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -94,14 +94,15 @@ impl StoreBackend for FileStore {
         key: &ObjectKey,
         body: Bytes,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         self.meter.request(Kind::Put);
         self.meter.sent(body.len());
-        let (key, attributes) = (key.as_str().to_owned(), attributes.clone());
+        let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
         self.change(send.timeout, move |disk| {
             in_time(&key, send.not_after)?;
-            let record = Record::new(&attributes, host_time());
+            let record = Record::new(about, host_time());
             if key.ends_with('/') {
                 if !body.is_empty() {
                     return Err(StoreError::new(
@@ -173,6 +174,22 @@ impl StoreBackend for FileStore {
         self.run(timeout, move |disk| Ok(disk.find(&key)?.as_ref().map(info))).await
     }
 
+    async fn get_tags(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError> {
+        self.meter.request(Kind::Get);
+        let key = key.as_str().to_owned();
+        self.run(timeout, move |disk| {
+            let found = disk.find(&key)?.ok_or_else(|| {
+                StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
+            })?;
+            Ok(Some(found.record.and_then(|record| record.properties.tags).unwrap_or_default()))
+        })
+        .await
+    }
+
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
         self.meter.request(Kind::List);
         self.run(timeout, move |disk| disk.list(&request)).await
@@ -194,18 +211,23 @@ impl StoreBackend for FileStore {
         expect: &Version,
         to: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         self.meter.request(Kind::Copy);
         let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
-        let (expect, attributes) = (expect.clone(), attributes.clone());
+        let (expect, mut about) = (expect.clone(), About::new(attributes, properties));
         self.change(send.timeout, move |disk| {
             in_time(&to, send.not_after)?;
             let source = disk.find(&from)?.ok_or(Stop::Lost)?;
             if !expect.same(&source.version()) {
                 return Err(Stop::Lost);
             }
-            let record = Record::new(&attributes, host_time());
+            if about.properties.tags.is_none() {
+                about.properties.tags =
+                    source.record.as_ref().and_then(|r| r.properties.tags.clone());
+            }
+            let record = Record::new(about, host_time());
             if to.ends_with('/') {
                 return disk.put_marker(&to, record, &send.condition, send.not_after);
             }
@@ -225,10 +247,11 @@ impl StoreBackend for FileStore {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         timeout: Duration,
     ) -> Result<UploadId, StoreError> {
         self.meter.request(Kind::Multipart);
-        let (key, attributes) = (key.as_str().to_owned(), attributes.clone());
+        let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
         self.run(timeout, move |disk| {
             let place = disk.place(&key)?;
             // Makes the root and our folder in it.
@@ -237,7 +260,7 @@ impl StoreBackend for FileStore {
             let dir = uploads(&place).join(&id);
             let make = || -> io::Result<()> {
                 fs::create_dir_all(&dir)?;
-                fs::write(dir.join("attributes"), serde_json::to_vec(&attributes)?)
+                fs::write(dir.join("attributes"), serde_json::to_vec(&about)?)
             };
             make().map_err(|e| disk.error("begin an upload", e))?;
             Ok(UploadId(id))
@@ -279,10 +302,10 @@ impl StoreBackend for FileStore {
         self.change(send.timeout, move |disk| {
             in_time(&key, send.not_after)?;
             let dir = upload_dir(disk, &key, &upload)?;
-            let attributes = fs::read(dir.join("attributes"))
-                .and_then(|bytes| Ok(serde_json::from_slice::<Attributes>(&bytes)?))
+            let about = fs::read(dir.join("attributes"))
+                .and_then(|bytes| Ok(serde_json::from_slice::<About>(&bytes)?))
                 .map_err(|e| disk.error("complete an upload", e))?;
-            let record = Record::new(&attributes, host_time());
+            let record = Record::new(about, host_time());
             let version = write(disk, &key, record, &send, |temp| {
                 let mut total = 0;
                 for (number, tag) in (1..).zip(&parts) {
@@ -394,9 +417,11 @@ fn write(
 }
 
 fn info(found: &Found) -> ObjectInfo {
-    let mut attributes = attributes_of(&found.meta, found.record.as_ref());
-    let content_type = attributes.remove("content-type");
-    ObjectInfo { version: found.version(), attributes, content_type }
+    let attributes = attributes_of(&found.meta, found.record.as_ref());
+    let mut properties = found.record.as_ref().map(|r| r.properties.clone()).unwrap_or_default();
+    let tags = properties.tags.take();
+    let tag_count = Some(tags.map_or(0, |tags| tags.len() as u32));
+    ObjectInfo { version: found.version(), attributes, properties, tag_count }
 }
 
 fn uploads(place: &Place) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Where a volume lies, as the user writes it: `s3://bucket/prefix` and its siblings.
 
-use super::{StoreError, StoreErrorKind};
+use super::{Encryption, StoreError, StoreErrorKind};
+use crate::config::VolumeOptions;
 use crate::types::{KeyPrefix, Secret};
 
 /// The kinds of store.
@@ -166,6 +167,24 @@ pub struct StoreSettings {
     pub path_style: Option<bool>,
     /// S3 keys; else the environment, web identity, the container's or the machine's role.
     pub keys: Option<StaticKeys>,
+    /// S3: for objects that have none of their own, the engine's included.
+    pub encryption: Option<Encryption>,
+    /// S3: whoever asks pays, not the owner of the bucket.
+    pub requester_pays: bool,
+}
+
+impl StoreSettings {
+    /// What a volume's options say, with the credentials of the environment.
+    pub fn of(options: &VolumeOptions) -> StoreSettings {
+        StoreSettings {
+            endpoint: options.endpoint.clone(),
+            region: options.region.clone(),
+            path_style: options.path_style,
+            keys: None,
+            encryption: Encryption::of(options),
+            requester_pays: options.requester_pays,
+        }
+    }
 }
 
 impl std::fmt::Debug for StoreSettings {
@@ -175,6 +194,8 @@ impl std::fmt::Debug for StoreSettings {
             .field("region", &self.region)
             .field("path_style", &self.path_style)
             .field("keys", &self.keys.as_ref().map(|k| &k.key))
+            .field("encryption", &self.encryption)
+            .field("requester_pays", &self.requester_pays)
             .finish()
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Attributes, Backend, Capabilities, Condition, PutOutcome, Send, StoreError, StoreErrorKind,
-    Verb,
+    Attributes, Backend, Capabilities, Condition, Properties, PutOutcome, Send, StoreError,
+    StoreErrorKind, Verb,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -63,7 +63,15 @@ impl Probe<'_> {
 
     async fn put(&self, key: &ObjectKey, body: &'static str, condition: Condition) -> PutOutcome {
         let send = Send { condition, ..Send::plain(TIMEOUT) };
-        self.store.put(key, Bytes::from_static(body.as_bytes()), &Attributes::new(), send).await
+        self.store
+            .put(
+                key,
+                Bytes::from_static(body.as_bytes()),
+                &Attributes::new(),
+                &Properties::default(),
+                send,
+            )
+            .await
     }
 
     /// Writes without a condition; the probe cannot go on without.
@@ -170,16 +178,17 @@ impl Probe<'_> {
         let (from, to) = (self.key("source"), self.key("copy"));
         let old_source = self.write(&from, "old").await?;
         let source = self.write(&from, "content").await?;
+        let plain = Properties::default();
         let mut attributes = Attributes::new();
         attributes.insert("s3volprobe".to_owned(), "1".to_owned());
         let stale = Send::plain(TIMEOUT);
-        let stale = self.store.copy(&from, &old_source, &to, &attributes, stale).await;
+        let stale = self.store.copy(&from, &old_source, &to, &attributes, &plain, stale).await;
         if !matches!(stale, PutOutcome::Lost) || self.body(&to).await?.is_some() {
             return Ok((false, false));
         }
         let copy = |condition| {
             let send = Send { condition, ..Send::plain(TIMEOUT) };
-            self.store.copy(&from, &source, &to, &attributes, send)
+            self.store.copy(&from, &source, &to, &attributes, &plain, send)
         };
         let PutOutcome::Won(_) = copy(Condition::None).await else { return Ok((false, false)) };
         let info = self.store.head(&to, TIMEOUT).await?;
@@ -215,7 +224,10 @@ impl Probe<'_> {
         let old = self.write(&key, "a").await?;
         self.write(&key, "bb").await?;
         for condition in [Condition::Absent, Condition::Is(old)] {
-            let Ok(upload) = self.store.create_upload(&key, &Attributes::new(), TIMEOUT).await
+            let Ok(upload) = self
+                .store
+                .create_upload(&key, &Attributes::new(), &Properties::default(), TIMEOUT)
+                .await
             else {
                 return Ok(false);
             };

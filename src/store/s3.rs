@@ -7,6 +7,7 @@
 
 mod check;
 pub(super) mod objects;
+pub(super) mod properties;
 pub(super) mod xml;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use url::Url;
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
 use super::wire::{Answer, Progress, Wire, authority};
-use super::{Location, StoreError, StoreErrorKind, StoreSettings};
+use super::{Encryption, Location, StoreError, StoreErrorKind, StoreSettings};
 use crate::clock::boottime;
 use crate::types::{KeyPrefix, StoreTime};
 
@@ -46,6 +47,9 @@ pub(super) struct S3Store {
     credentials: Option<AwsCredentialProvider>,
     builder: AmazonS3Builder,
     endpoint: String,
+    /// For objects that have none of their own.
+    encryption: Option<Encryption>,
+    requester_pays: bool,
     /// Whether `If-Match` goes without quotes here (Ceph RGW 16). Only the probe may learn it: a
     /// store that overlooks a malformed condition would apply the request.
     bare_etags: AtomicBool,
@@ -134,6 +138,13 @@ impl S3Store {
                 format!("the endpoint {endpoint} has no host"),
             )
         };
+        let unusable = |e: object_store::Error| StoreError {
+            kind: StoreErrorKind::Denied,
+            message: format!(
+                "the S3 settings are not usable: {e}; check the AWS_ environment variables"
+            ),
+            source: Some(Box::new(e)),
+        };
         let wire = Wire::new(authority(bucket.base_url()).ok_or_else(no_host)?)?;
 
         let base = bucket.base_url().as_str().trim_end_matches('/').to_owned();
@@ -162,6 +173,12 @@ impl S3Store {
                 builder = builder.with_token(token.expose());
             }
         }
+        if settings.requester_pays {
+            builder = builder.with_request_payer(true);
+        }
+        if let Some(encryption) = &settings.encryption {
+            builder = engine_encryption(builder, encryption).map_err(unusable)?;
+        }
         let anonymous = builder
             .get_config_value(&AmazonS3ConfigKey::SkipSignature)
             .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1");
@@ -175,13 +192,7 @@ impl S3Store {
             .with_retry(retry)
             .with_http_connector(Connector::for_credentials(&wire))
             .build()
-            .map_err(|e| StoreError {
-                kind: StoreErrorKind::Denied,
-                message: format!(
-                    "the S3 settings are not usable: {e}; check the AWS_ environment variables"
-                ),
-                source: Some(Box::new(e)),
-            })?;
+            .map_err(unusable)?;
         let credentials = (!anonymous).then(|| Arc::clone(client.credentials()));
         if let Some(credentials) = &credentials {
             builder = builder.with_credentials(Arc::clone(credentials));
@@ -192,6 +203,8 @@ impl S3Store {
             credentials,
             builder,
             endpoint: endpoint_text,
+            encryption: settings.encryption.clone(),
+            requester_pays: settings.requester_pays,
             bare_etags: AtomicBool::new(false),
             proven: AtomicU64::new(0),
         })
@@ -283,12 +296,15 @@ impl S3Store {
         query.sort_unstable();
         let mut sorted: Vec<(&str, &str)> =
             call.headers.iter().map(|(n, v)| (n.as_str(), v.trim())).collect();
+        if self.requester_pays {
+            sorted.push(("x-amz-request-payer", "requester"));
+        }
         sorted.sort_unstable();
         let mut headers = HeaderMap::new();
         for (name, value) in &sorted {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|e| wrong(format!("the attribute name {name:?} is not possible: {e}")))?;
-            let value = HeaderValue::from_str(value)
+            let value = HeaderValue::from_bytes(value.as_bytes())
                 .map_err(|e| wrong(format!("the value of {name} is not possible: {e}")))?;
             headers.insert(name, value);
         }
@@ -436,6 +452,18 @@ impl super::Backend for S3Store {
 
     fn spell_etags_bare(&self, bare: bool) {
         self.bare_etags.store(bare, Ordering::Relaxed);
+    }
+}
+
+/// The engine's objects are encrypted like the others. (The type of these settings is private there.)
+fn engine_encryption(
+    builder: AmazonS3Builder,
+    encryption: &Encryption,
+) -> object_store::Result<AmazonS3Builder> {
+    let builder = builder.with_config("aws_server_side_encryption".parse()?, &encryption.algorithm);
+    match &encryption.key_id {
+        Some(key) => Ok(builder.with_config("aws_sse_kms_key_id".parse()?, key)),
+        None => Ok(builder),
     }
 }
 

@@ -19,7 +19,7 @@ use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
 use crate::clock::Deadline;
 use crate::meta::{Batch, Engine, Pages};
-use crate::store::{Attributes, Listing, Send, StoreBackend, StoreErrorKind};
+use crate::store::{Attributes, Listing, Properties, Send, StoreBackend, StoreErrorKind};
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey};
 
 const FORMAT: u32 = 1;
@@ -139,7 +139,17 @@ pub(super) async fn write(
     engine.check_epoch(Deadline::after(REQUEST)).await?;
     let body = serde_json::to_vec_pretty(&index).map_err(|e| unreadable(state, epoch, e))?;
     let key = of_epoch(state, epoch).key("index.json");
-    applied(store.put(&key, Bytes::from(body), &Attributes::new(), Send::plain(REQUEST)).await)?;
+    applied(
+        store
+            .put(
+                &key,
+                Bytes::from(body),
+                &Attributes::new(),
+                &Properties::default(),
+                Send::plain(REQUEST),
+            )
+            .await,
+    )?;
     forget(store, state, Some(epoch)).await?;
     Ok(Some(index.records))
 }
@@ -153,7 +163,17 @@ async fn put_page(
     let body = postcard::to_stdvec(pairs).map_err(|e| unreadable(state, index.epoch, e))?;
     let key = page_key(state, index.epoch, index.pages.len());
     index.pages.push(Page { bytes: body.len() as u64, crc32c: crc32c::crc32c(&body) });
-    applied(store.put(&key, Bytes::from(body), &Attributes::new(), Send::plain(REQUEST)).await)
+    applied(
+        store
+            .put(
+                &key,
+                Bytes::from(body),
+                &Attributes::new(),
+                &Properties::default(),
+                Send::plain(REQUEST),
+            )
+            .await,
+    )
 }
 
 /// Deletes every export but that of `keep`.

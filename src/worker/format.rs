@@ -12,7 +12,7 @@ use super::places::Places;
 use crate::catalog::VolumeFormat;
 use crate::lease::{FormatCheck, FormatTrouble};
 use crate::store::{
-    Attributes, Condition, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
 use crate::types::{ObjectKey, Version, VolumeId};
 
@@ -108,7 +108,10 @@ impl Format {
         // One that is late must not undo what came after.
         let expires = self.store.now(REQUEST).await?.plus(REQUEST.as_millis() as i64);
         let send = Send { condition, not_after: Some(expires), timeout: REQUEST };
-        Ok(self.store.put(&self.key, Bytes::from(body), &Attributes::new(), send).await)
+        Ok(self
+            .store
+            .put(&self.key, Bytes::from(body), &Attributes::new(), &Properties::default(), send)
+            .await)
     }
 
     async fn look(

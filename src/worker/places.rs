@@ -25,12 +25,7 @@ impl Places {
 }
 
 pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
-    let settings = StoreSettings {
-        endpoint: options.endpoint.clone(),
-        region: options.region.clone(),
-        path_style: options.path_style,
-        ..StoreSettings::default()
-    };
+    let settings = StoreSettings::of(options);
     let location = Location::parse(&options.url)?;
     let state_location = Location::parse(&options.state_url)?;
     let same_bucket =

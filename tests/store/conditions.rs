@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3vol::store::{Attributes, Condition, PutOutcome, Send};
+use s3vol::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use s3vol::types::Version;
 
 use super::TIMEOUT;
@@ -44,7 +44,7 @@ pub async fn copy_conditions(under: &Under<'_>, traits: Traits) {
     let copy = async |to: &str, condition| {
         let none = Attributes::new();
         let (from, to) = (under.key("source"), under.key(to));
-        under.store.copy(&from, &source, &to, &none, when(condition)).await
+        under.store.copy(&from, &source, &to, &none, &Properties::default(), when(condition)).await
     };
     let made = won(copy("to", Condition::Absent).await);
     lost(copy("to", Condition::Absent).await);
@@ -61,7 +61,11 @@ pub async fn complete_conditions(under: &Under<'_>, traits: Traits) {
     }
     let key = under.key("k");
     let complete = async |condition| {
-        let upload = under.store.create_upload(&key, &Attributes::new(), TIMEOUT).await.unwrap();
+        let upload = under
+            .store
+            .create_upload(&key, &Attributes::new(), &Properties::default(), TIMEOUT)
+            .await
+            .unwrap();
         let body = Bytes::from_static(b"uploaded");
         let tag = under.store.upload_part(&key, &upload, 1, body, TIMEOUT).await.unwrap();
         let outcome = under.store.complete_upload(&key, &upload, &[tag], 8, when(condition)).await;
@@ -144,11 +148,16 @@ pub async fn expiry(under: &Under<'_>, traits: Traits) {
     let not_after = Some(under.now().await.plus(30_000));
     let send = Send { not_after, ..Send::plain(TIMEOUT) };
     let none = Attributes::new();
-    let _ = won(under.store.put(&under.key("k"), "x".into(), &none, send).await);
+    let _ = won(under
+        .store
+        .put(&under.key("k"), "x".into(), &none, &Properties::default(), send)
+        .await);
     // Past already: never applied, and never `Won` or `Lost`.
     let not_after = Some(under.now().await.plus(-5_000));
     let send = || Send { not_after, ..Send::plain(Duration::from_secs(5)) };
-    ambiguous(under.store.put(&under.key("k"), "y".into(), &none, send()).await);
+    ambiguous(
+        under.store.put(&under.key("k"), "y".into(), &none, &Properties::default(), send()).await,
+    );
     ambiguous(under.store.delete(&under.key("k"), send()).await);
     assert_eq!(under.read("k").await.unwrap(), b"x");
 }

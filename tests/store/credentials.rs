@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request};
-use s3vol::store::{Location, Store, StoreErrorKind, StoreSettings};
+use s3vol::store::{Location, Properties, Store, StoreErrorKind, StoreSettings};
 use s3vol::types::{KeyPrefix, ObjectKey};
 
 use super::TIMEOUT;
@@ -243,7 +243,9 @@ mod inside {
         })
         .await;
         let send = s3vol::store::Send::plain(TIMEOUT);
-        let _ = won(store.put(&key, "x".into(), &Default::default(), send).await);
+        let _ = won(store
+            .put(&key, "x".into(), &Default::default(), &Properties::default(), send)
+            .await);
         assert_eq!(used(Op::Put).as_deref(), Some(OTHER_ACCESS_KEY));
         assert!(
             server.log().iter().all(|l| l.status < 400 || l.op == Op::Head || l.op == Op::Bucket)

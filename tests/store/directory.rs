@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use s3vol::store::{Attributes, Location, Send, Store, StoreSettings};
+use s3vol::store::{Attributes, Location, Properties, Send, Store, StoreSettings};
 use s3vol::types::KeyPrefix;
 
 use super::probe::FULL;
@@ -88,7 +88,9 @@ mod on_a_disk_without {
         let put = async |key: &str, note: &str| {
             let attributes: Attributes = [("note".to_owned(), note.to_owned())].into();
             let send = Send::plain(super::super::TIMEOUT);
-            won(store.put(&under.key(key), "x".into(), &attributes, send).await)
+            won(store
+                .put(&under.key(key), "x".into(), &attributes, &Properties::default(), send)
+                .await)
         };
         let note = async |key: &str| {
             let info = store.head(&under.key(key), super::super::TIMEOUT).await.unwrap().unwrap();

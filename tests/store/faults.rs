@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use s3vol::store::{
-    Attributes, Condition, ListRequest, PutOutcome, Send, Store, StoreErrorKind, UploadId,
+    Attributes, Condition, ListRequest, Properties, PutOutcome, Send, Store, StoreErrorKind,
+    UploadId,
 };
 use s3vol::types::{ObjectKey, Version};
 
@@ -22,7 +23,7 @@ fn key(name: &str) -> ObjectKey {
 
 async fn write(store: &Store, name: &str, body: &'static str) -> Version {
     let send = Send::plain(TIMEOUT);
-    won(store.put(&key(name), body.into(), &Attributes::new(), send).await)
+    won(store.put(&key(name), body.into(), &Attributes::new(), &Properties::default(), send).await)
 }
 
 async fn change(
@@ -35,9 +36,11 @@ async fn change(
     let none = Attributes::new();
     let k = key("k");
     match op {
-        Op::Put => store.put(&k, "changed".into(), &none, send).await,
+        Op::Put => store.put(&k, "changed".into(), &none, &Properties::default(), send).await,
         Op::Delete => store.delete(&k, send).await,
-        Op::Copy => store.copy(&key("source"), source, &k, &none, send).await,
+        Op::Copy => {
+            store.copy(&key("source"), source, &k, &none, &Properties::default(), send).await
+        }
         Op::CompleteUpload => {
             let parts = [upload.1.clone()];
             store.complete_upload(&k, &upload.0, &parts, 8, send).await
@@ -48,7 +51,8 @@ async fn change(
 
 async fn upload(store: &Store) -> (UploadId, String) {
     let k = key("k");
-    let id = store.create_upload(&k, &Attributes::new(), TIMEOUT).await.unwrap();
+    let id =
+        store.create_upload(&k, &Attributes::new(), &Properties::default(), TIMEOUT).await.unwrap();
     let body = Bytes::from_static(b"uploaded");
     let tag = store.upload_part(&k, &id, 1, body, TIMEOUT).await.unwrap();
     (id, tag)
@@ -202,8 +206,17 @@ async fn a_missing_bucket_is_not_a_missing_key() {
         store.get(&key("k"), None, None, TIMEOUT).await.unwrap_err().kind,
         store.head(&key("k"), TIMEOUT).await.unwrap_err().kind,
         store.list(list, TIMEOUT).await.unwrap_err().kind,
-        store.create_upload(&key("k"), &none, TIMEOUT).await.unwrap_err().kind,
-        ambiguous(store.put(&key("k"), "x".into(), &none, Send::plain(TIMEOUT)).await).kind,
+        store
+            .create_upload(&key("k"), &none, &Properties::default(), TIMEOUT)
+            .await
+            .unwrap_err()
+            .kind,
+        ambiguous(
+            store
+                .put(&key("k"), "x".into(), &none, &Properties::default(), Send::plain(TIMEOUT))
+                .await,
+        )
+        .kind,
         ambiguous(store.delete(&key("k"), Send::plain(TIMEOUT)).await).kind,
     ];
     assert_eq!(kinds, [StoreErrorKind::NoBucket; 6]);
@@ -222,8 +235,12 @@ async fn the_store_follows_the_servers_clock() {
         // The server's clock is set right while the store is in use.
         server.set_clock_offset(0);
         let send = || Send::plain(TIMEOUT);
-        let _ = store.put(&key("k"), "y".into(), &Attributes::new(), send()).await;
-        let _ = won(store.put(&key("k"), "z".into(), &Attributes::new(), send()).await);
+        let _ = store
+            .put(&key("k"), "y".into(), &Attributes::new(), &Properties::default(), send())
+            .await;
+        let _ = won(store
+            .put(&key("k"), "z".into(), &Attributes::new(), &Properties::default(), send())
+            .await);
     }
 }
 
@@ -235,7 +252,9 @@ async fn an_outage_ends_with_the_outage() {
     server.stop();
     let began = Instant::now();
     let send = Send::plain(Duration::from_secs(2));
-    let error = ambiguous(store.put(&key("k"), "y".into(), &Attributes::new(), send).await);
+    let error = ambiguous(
+        store.put(&key("k"), "y".into(), &Attributes::new(), &Properties::default(), send).await,
+    );
     assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");
     let limit = Duration::from_secs(2);
     assert!(store.get(&key("k"), None, None, limit).await.unwrap_err().is_transient());

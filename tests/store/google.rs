@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions};
 use s3vol::store::{
-    Attributes, Condition, ListRequest, Location, Send, Store, StoreErrorKind, StoreSettings, Verb,
+    Attributes, Condition, ListRequest, Location, Properties, Send, Store, StoreErrorKind,
+    StoreSettings, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey};
 
@@ -107,10 +108,29 @@ mod with_an_account {
         let one = listed().await;
         let none = Attributes::new();
         let when = |version| Send { condition: Condition::Is(version), ..Send::plain(TIMEOUT) };
-        let _ = won(store.copy(&key("k"), &one, &key("c"), &none, Send::plain(TIMEOUT)).await);
-        let _ = won(store.put(&key("k"), "two".into(), &none, when(one.clone())).await);
-        lost(store.put(&key("k"), "three".into(), &none, when(one.clone())).await);
-        lost(store.copy(&key("k"), &one, &key("c"), &none, Send::plain(TIMEOUT)).await);
+        let _ = won(store
+            .copy(&key("k"), &one, &key("c"), &none, &Properties::default(), Send::plain(TIMEOUT))
+            .await);
+        let _ = won(store
+            .put(&key("k"), "two".into(), &none, &Properties::default(), when(one.clone()))
+            .await);
+        lost(
+            store
+                .put(&key("k"), "three".into(), &none, &Properties::default(), when(one.clone()))
+                .await,
+        );
+        lost(
+            store
+                .copy(
+                    &key("k"),
+                    &one,
+                    &key("c"),
+                    &none,
+                    &Properties::default(),
+                    Send::plain(TIMEOUT),
+                )
+                .await,
+        );
         lost(store.delete(&key("k"), when(one)).await);
         let _ = won(store.delete(&key("k"), when(listed().await)).await);
     }
@@ -135,8 +155,15 @@ mod with_an_account {
                 assert_eq!(server.names(), [""; 0], "{name}");
             }
         }
-        let _ =
-            won(store.put(&key("d/"), "".into(), &Attributes::new(), Send::plain(TIMEOUT)).await);
+        let _ = won(store
+            .put(
+                &key("d/"),
+                "".into(),
+                &Attributes::new(),
+                &Properties::default(),
+                Send::plain(TIMEOUT),
+            )
+            .await);
         assert!(server.names().contains(&"d/.s3vol-dir".to_owned()), "{:?}", server.names());
     }
 
@@ -150,10 +177,12 @@ mod with_an_account {
         let none = Attributes::new();
         let not_after = Some(good.now(TIMEOUT).await.unwrap().plus(-5_000));
         let late = Send { not_after, ..Send::plain(Duration::from_secs(5)) };
-        let error = ambiguous(good.put(&key("k"), "x".into(), &none, late).await);
+        let error =
+            ambiguous(good.put(&key("k"), "x".into(), &none, &Properties::default(), late).await);
         assert_eq!(error.kind, StoreErrorKind::Timeout, "{error}");
         // Google overlooks conditions there, so none is sent.
-        let upload = good.create_upload(&key("k"), &none, TIMEOUT).await.unwrap();
+        let upload =
+            good.create_upload(&key("k"), &none, &Properties::default(), TIMEOUT).await.unwrap();
         let tag = good.upload_part(&key("k"), &upload, 1, "new".into(), TIMEOUT).await.unwrap();
         let create = Send { condition: Condition::Absent, ..Send::plain(TIMEOUT) };
         let error = ambiguous(good.complete_upload(&key("k"), &upload, &[tag], 3, create).await);

@@ -2,6 +2,7 @@
 //! server and a local directory; then what only the test server can show.
 
 mod azure;
+mod boto;
 mod check;
 mod conditions;
 mod credentials;
@@ -12,6 +13,7 @@ mod google;
 mod keys;
 mod objects;
 mod probe;
+mod properties;
 mod suite;
 #[path = "../support/mod.rs"]
 mod support;
@@ -30,7 +32,12 @@ pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// The store of a bucket behind an endpoint.
 pub fn s3(endpoint: &str, bucket: &str, access_key: &str, secret_key: &str) -> Store {
     let location = Location::parse(&format!("s3://{bucket}")).unwrap();
-    let settings = StoreSettings {
+    Store::open(&location, &settings(endpoint, access_key, secret_key)).unwrap()
+}
+
+/// How a server on loopback is reached.
+pub fn settings(endpoint: &str, access_key: &str, secret_key: &str) -> StoreSettings {
+    StoreSettings {
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".into()),
         path_style: Some(true),
@@ -39,8 +46,8 @@ pub fn s3(endpoint: &str, bucket: &str, access_key: &str, secret_key: &str) -> S
             secret: Secret::new(secret_key),
             token: None,
         }),
-    };
-    Store::open(&location, &settings).unwrap()
+        ..StoreSettings::default()
+    }
 }
 
 /// The store of a test server's bucket.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use s3vol::store::{Attributes, Condition, Send, StoreErrorKind};
+use s3vol::store::{Attributes, Condition, Properties, Send, StoreErrorKind};
 use s3vol::types::StoreTime;
 
 use super::TIMEOUT;
@@ -16,8 +16,10 @@ fn some_attributes() -> Attributes {
 
 pub async fn put_get_head(under: &Under<'_>, _: Traits) {
     let key = under.key("k");
-    let sent =
-        won(under.store.put(&key, "hello".into(), &some_attributes(), Send::plain(TIMEOUT)).await);
+    let sent = won(under
+        .store
+        .put(&key, "hello".into(), &some_attributes(), &Properties::default(), Send::plain(TIMEOUT))
+        .await);
     assert_eq!(sent.size, 5);
     assert!(!sent.etag.is_empty() && !sent.etag.contains('"'), "{sent:?}");
     let head = under.store.head(&key, TIMEOUT).await.unwrap().unwrap();
@@ -93,14 +95,14 @@ pub async fn changed_while_reading(under: &Under<'_>, _: Traits) {
 pub async fn attributes(under: &Under<'_>, _: Traits) {
     let key = under.key("k");
     let mut attributes = some_attributes();
-    attributes.insert("content-type".into(), "text/x-test".into());
     // Printable ASCII, blanks inside, and as much as one may send.
     attributes.insert("odd".into(), "a  b=c;d,e\"f\"%20+~/\\".into());
     attributes.insert("long".into(), "v".repeat(1200));
-    let _ = won(under.store.put(&key, "x".into(), &attributes, Send::plain(TIMEOUT)).await);
+    let _ = won(under
+        .store
+        .put(&key, "x".into(), &attributes, &Properties::default(), Send::plain(TIMEOUT))
+        .await);
     let info = under.store.head(&key, TIMEOUT).await.unwrap().unwrap();
-    assert_eq!(info.content_type.as_deref(), Some("text/x-test"));
-    attributes.remove("content-type");
     assert_eq!(info.attributes, attributes);
     under.write("k", "y").await;
     let info = under.store.head(&key, TIMEOUT).await.unwrap().unwrap();
@@ -122,33 +124,51 @@ pub async fn copies(under: &Under<'_>, traits: Traits) {
     let source = if traits.copies_any_name { "a b/+ö%" } else { "plain" };
     let (name, from, to) = (source, under.key(source), under.key("copy of é"));
     let plain = || Send::plain(TIMEOUT);
-    let source = won(under.store.put(&from, "content".into(), &some_attributes(), plain()).await);
+    let source = won(under
+        .store
+        .put(&from, "content".into(), &some_attributes(), &Properties::default(), plain())
+        .await);
     let attributes: Attributes = [("uid".to_owned(), "7".to_owned())].into();
-    let copy = won(under.store.copy(&from, &source, &to, &attributes, plain()).await);
+    let copy = won(under
+        .store
+        .copy(&from, &source, &to, &attributes, &Properties::default(), plain())
+        .await);
     let info = under.store.head(&to, TIMEOUT).await.unwrap().unwrap();
     assert!(copy.same(&info.version), "{copy:?} {info:?}");
     assert_eq!((info.version.size, &info.attributes), (7, &attributes));
     assert_eq!(under.read("copy of é").await.unwrap(), b"content");
     // Onto itself: only the attributes change.
-    let _ = won(under.store.copy(&from, &source, &from, &attributes, plain()).await);
+    let _ = won(under
+        .store
+        .copy(&from, &source, &from, &attributes, &Properties::default(), plain())
+        .await);
     let info = under.store.head(&from, TIMEOUT).await.unwrap().unwrap();
     assert_eq!((info.version.size, &info.attributes), (7, &attributes));
     // The source must still be what the caller knows.
     let stale = source;
     under.write(name, "changed").await;
     if traits.conditional_source {
-        lost(under.store.copy(&from, &stale, &to, &attributes, plain()).await);
+        lost(
+            under
+                .store
+                .copy(&from, &stale, &to, &attributes, &Properties::default(), plain())
+                .await,
+        );
         assert_eq!(under.read("copy of é").await.unwrap(), b"content");
     }
     let _ = won(under.delete(name, Condition::None).await);
-    lost(under.store.copy(&from, &stale, &to, &attributes, plain()).await);
+    lost(under.store.copy(&from, &stale, &to, &attributes, &Properties::default(), plain()).await);
 }
 
 pub async fn multipart(under: &Under<'_>, traits: Traits) {
     let key = under.key("m ü");
     let (first, last) = (Bytes::from(vec![1u8; 5 << 20]), Bytes::from_static(b"the end"));
     let size = (first.len() + last.len()) as u64;
-    let upload = under.store.create_upload(&key, &some_attributes(), TIMEOUT).await.unwrap();
+    let upload = under
+        .store
+        .create_upload(&key, &some_attributes(), &Properties::default(), TIMEOUT)
+        .await
+        .unwrap();
     // Out of order, and one part sent twice: the later one counts.
     let lost = Bytes::from_static(b"not this");
     under.store.upload_part(&key, &upload, 2, lost, TIMEOUT).await.unwrap();
@@ -168,7 +188,11 @@ pub async fn multipart(under: &Under<'_>, traits: Traits) {
         ambiguous(under.store.complete_upload(&key, &upload, &parts, size, plain()).await);
     }
 
-    let upload = under.store.create_upload(&key, &Attributes::new(), TIMEOUT).await.unwrap();
+    let upload = under
+        .store
+        .create_upload(&key, &Attributes::new(), &Properties::default(), TIMEOUT)
+        .await
+        .unwrap();
     let tag = under.store.upload_part(&key, &upload, 1, last, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.expect("a missing upload is fine");
@@ -188,7 +212,14 @@ pub async fn requests_are_counted(under: &Under<'_>, _: Traits) {
     let send = Send::plain(TIMEOUT);
     let _ = won(under
         .store
-        .copy(&under.key("k"), &version, &under.key("c"), &Attributes::new(), send)
+        .copy(
+            &under.key("k"),
+            &version,
+            &under.key("c"),
+            &Attributes::new(),
+            &Properties::default(),
+            send,
+        )
         .await);
     let _ = won(under.delete("k", Condition::None).await);
     let after = under.store.requests();

@@ -3,10 +3,12 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
-use s3vol::store::{Attributes, Condition, ListRequest, PutOutcome, Send, Store, StoreError};
+use s3vol::store::{
+    Attributes, Condition, ListRequest, Properties, PutOutcome, Send, Store, StoreError,
+};
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
-use super::{TIMEOUT, conditions, keys, objects};
+use super::{TIMEOUT, conditions, keys, objects, properties};
 
 /// What a store is known to be unable to do. Everything else must work.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,17 @@ pub struct Traits {
     pub copies_any_name: bool,
     /// An aborted upload cannot be completed.
     pub aborts: bool,
+    /// Metadata names may be any that a header can have.
+    pub foreign_names: bool,
+    /// Keeps `Expires` and a website redirect.
+    pub redirects: bool,
+    pub tags: bool,
+    /// A copy gets the headers that were asked for, not the source's.
+    pub copies_headers: bool,
+    /// A storage class that it keeps and tells.
+    pub class: Option<&'static str>,
+    /// Keeps and tells encryption.
+    pub encryption: bool,
     /// A completed upload cannot be completed again.
     pub uploads_end: bool,
 }
@@ -47,6 +60,12 @@ impl Traits {
         marker_bodies: true,
         copies_any_name: true,
         aborts: true,
+        foreign_names: true,
+        redirects: true,
+        tags: true,
+        copies_headers: true,
+        class: Some("STANDARD_IA"),
+        encryption: true,
         uploads_end: true,
     };
 
@@ -66,12 +85,28 @@ impl Traits {
     pub const FILE: Traits = Traits { long_names: false, marker_bodies: false, ..Traits::FULL };
 
     /// Google overlooks conditions on a completion, so none can be given.
-    pub const GOOGLE: Traits =
-        Traits { complete_if_absent: false, complete_if_match: false, ..Traits::FULL };
+    pub const GOOGLE: Traits = Traits {
+        complete_if_absent: false,
+        complete_if_match: false,
+        redirects: false,
+        tags: false,
+        class: Some("NEARLINE"),
+        encryption: false,
+        ..Traits::FULL
+    };
 
     /// Azure takes no name that needs encoding as the source of a copy, and has no way to take
     /// blocks back that were not committed.
-    pub const AZURITE: Traits = Traits { copies_any_name: false, aborts: false, ..Traits::FULL };
+    pub const AZURITE: Traits = Traits {
+        copies_any_name: false,
+        aborts: false,
+        foreign_names: false,
+        redirects: false,
+        copies_headers: false,
+        class: Some("Cool"),
+        encryption: false,
+        ..Traits::FULL
+    };
 }
 
 /// A store below a prefix of its own, with the shorthand of the steps.
@@ -107,6 +142,8 @@ pub async fn run(store: &Store, traits: Traits) {
         objects::missing_keys,
         objects::changed_while_reading,
         objects::attributes,
+        properties::put_copy_and_upload,
+        properties::foreign_names,
         objects::large_bodies,
         objects::copies,
         objects::multipart,
@@ -136,7 +173,7 @@ impl Under<'_> {
     pub async fn put(&self, key: &str, body: impl AsRef<[u8]>, condition: Condition) -> PutOutcome {
         let body = body.as_ref().to_vec().into();
         let send = Send { condition, ..Send::plain(TIMEOUT) };
-        self.store.put(&self.key(key), body, &Attributes::new(), send).await
+        self.store.put(&self.key(key), body, &Attributes::new(), &Properties::default(), send).await
     }
 
     pub async fn write(&self, key: &str, body: impl AsRef<[u8]>) -> Version {

@@ -28,6 +28,15 @@ use super::s3server::{Listing, MIN_PART, etag_of, list};
 pub const EMAIL: &str = "tests@s3vol.iam.gserviceaccount.com";
 pub const BUCKET: &str = "test-bucket";
 const META: &str = "x-goog-meta-";
+/// What is kept with an object and answered with it.
+const KEPT: [&str; 6] = [
+    "content-type",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "x-goog-storage-class",
+];
 
 type Reply = Response<Full<Bytes>>;
 /// No headers of the stub's own.
@@ -45,7 +54,8 @@ struct Object {
 #[derive(Debug, Clone, Default)]
 struct About {
     metadata: BTreeMap<String, String>,
-    content_type: Option<String>,
+    /// The headers of [`KEPT`], by name.
+    kept: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -324,7 +334,10 @@ impl Ask {
                     Some((name.as_str().strip_prefix(META)?.to_owned(), text(value)))
                 })
                 .collect(),
-            content_type: self.headers.get("content-type").map(text),
+            kept: KEPT
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), text(self.headers.get(*name)?))))
+                .collect(),
         }
     }
 
@@ -467,7 +480,22 @@ impl Object {
             ("last-modified".to_owned(), modified),
         ];
         headers.extend(self.about.metadata.iter().map(|(n, v)| (format!("{META}{n}"), v.clone())));
-        headers.extend(self.about.content_type.clone().map(|t| ("content-type".to_owned(), t)));
+        // As Google answers for what is not public.
+        for (name, own) in [
+            ("cache-control", "private, max-age=0"),
+            ("expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
+            ("x-goog-storage-class", "STANDARD"),
+            ("x-goog-stored-content-encoding", "identity"),
+        ] {
+            if !self.about.kept.contains_key(name) {
+                headers.push((name.to_owned(), own.to_owned()));
+            }
+        }
+        headers.extend(self.about.kept.clone());
+        if let Some(stored) = self.about.kept.get("content-encoding") {
+            headers.retain(|(name, _)| name != "x-goog-stored-content-encoding");
+            headers.push(("x-goog-stored-content-encoding".to_owned(), stored.clone()));
+        }
         headers
     }
 }

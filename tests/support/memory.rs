@@ -17,7 +17,8 @@ use s3vol::catalog::{Opener, Site};
 use s3vol::config::{BucketUrl, VolumeOptions};
 use s3vol::store::{
     Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo,
-    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, UploadId, Verb,
+    Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags,
+    UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -149,6 +150,7 @@ impl StoreBackend for MemoryBucket {
         key: &ObjectKey,
         body: Bytes,
         _attributes: &Attributes,
+        _properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         let arrived = within(send.timeout, async {
@@ -188,7 +190,8 @@ impl StoreBackend for MemoryBucket {
                     info: ObjectInfo {
                         version: version(object),
                         attributes: Attributes::new(),
-                        content_type: None,
+                        properties: Properties::default(),
+                        tag_count: None,
                     },
                     data: object.0.clone(),
                 }),
@@ -208,6 +211,14 @@ impl StoreBackend for MemoryBucket {
             Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    async fn get_tags(
+        &self,
+        _key: &ObjectKey,
+        _timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError> {
+        Err(not_asked())
     }
 
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
@@ -243,6 +254,7 @@ impl StoreBackend for MemoryBucket {
         _expect: &Version,
         _to: &ObjectKey,
         _attributes: &Attributes,
+        _properties: &Properties,
         _send: Send,
     ) -> PutOutcome {
         PutOutcome::Ambiguous(not_asked())
@@ -252,6 +264,7 @@ impl StoreBackend for MemoryBucket {
         &self,
         _key: &ObjectKey,
         _attributes: &Attributes,
+        _properties: &Properties,
         _timeout: Duration,
     ) -> Result<UploadId, StoreError> {
         Err(not_asked())

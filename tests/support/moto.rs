@@ -21,7 +21,7 @@ pub struct Moto {
 impl Moto {
     /// Starts one on a free loopback port, with one empty bucket. Installs moto first if need be.
     pub async fn start() -> Self {
-        let python = installed();
+        let python = python();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new(&python)
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
@@ -53,8 +53,8 @@ impl Drop for Moto {
     }
 }
 
-/// The Python of a virtual environment below `target/` that has moto; made once.
-fn installed() -> PathBuf {
+/// The Python of a virtual environment below `target/` that has moto and boto3; made once.
+pub fn python() -> PathBuf {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("moto-{VERSION}"));
     fs::create_dir_all(&home).unwrap();
     let lock = File::create(home.join("lock")).unwrap();

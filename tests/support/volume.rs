@@ -30,6 +30,7 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
             secret: Secret::new(server.secret_key()),
             token: None,
         }),
+        ..StoreSettings::of(&options)
     };
     let store = Store::open(&location, &settings).unwrap();
     let capabilities = store.probe(&KeyPrefix::new("scratch")).await.unwrap();

@@ -12,24 +12,28 @@ use http::{Method, StatusCode};
 use object_store::list::PaginatedListOptions;
 use serde::{Deserialize, Serialize};
 
+use super::properties::{as_stored, dressed, info_of};
 use super::{Call, CloudStore, Dialect, PLAIN_EXPIRY_MS, name};
 use crate::store::meter::host_time;
-use crate::store::s3::objects::{get_result, info_of, length, nothing, version_of};
+use crate::store::s3::objects::{get_result, length, nothing, version_of};
+use crate::store::s3::properties::{about_tags, tags_of};
 use crate::store::s3::xml::{ErrorBody, Written, hides_error, unquote};
 use crate::store::wire::{Answer, Progress};
 use crate::store::{
-    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, PutOutcome,
-    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, UploadId,
+    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Properties,
+    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{ObjectKey, StoreTime, Version};
 
-const CONTENT_TYPE: &str = "content-type";
+/// Azure's right to read and write tags, which *Storage Blob Data Contributor* does not hold.
+const TAGS_RIGHT: &str = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/tags";
 
 /// An Azure upload is only a common start of block names; its attributes come at the end.
 #[derive(Serialize, Deserialize)]
 struct AzureUpload {
     id: String,
     attributes: Attributes,
+    properties: Properties,
 }
 
 impl CloudStore {
@@ -53,16 +57,35 @@ impl CloudStore {
         }
     }
 
-    fn with_attributes(&self, mut call: Call, attributes: &Attributes) -> Call {
-        for (name, value) in attributes {
-            call = match (self.dialect, name.as_str()) {
-                (Dialect::Azure, CONTENT_TYPE) => call.header("x-ms-blob-content-type", value),
-                (Dialect::Google, CONTENT_TYPE) => call.header(CONTENT_TYPE, value),
-                (Dialect::Azure, name) => call.header(&format!("x-ms-meta-{name}"), value),
-                (Dialect::Google, name) => call.header(&format!("x-goog-meta-{name}"), value),
+    fn dressed(
+        &self,
+        call: Call,
+        attributes: &Attributes,
+        properties: &Properties,
+    ) -> Result<Call, StoreError> {
+        let what = self.doing(&call);
+        dressed(self.dialect, call, attributes, properties, false).map_err(|e| naming(&what, e))
+    }
+
+    /// A copy on Azure has the tags that are sent and no others.
+    async fn with_tags_of(
+        &self,
+        source: &ObjectKey,
+        properties: &Properties,
+        timeout: Duration,
+    ) -> Result<Properties, StoreError> {
+        let mut properties = properties.clone();
+        if properties.tags.is_none() {
+            properties.tags = match self.get_tags(source, timeout).await {
+                Err(e)
+                    if matches!(e.kind, StoreErrorKind::TagsDenied | StoreErrorKind::NotFound) =>
+                {
+                    None
+                }
+                tags => tags?,
             };
         }
-        call
+        Ok(properties)
     }
 
     async fn change(
@@ -99,7 +122,10 @@ impl CloudStore {
         {
             return PutOutcome::Lost;
         }
-        let error = self.refusal(&call, &answer);
+        let error = match self.refusal(&call, &answer) {
+            error if call.is_about_tags() => about_tags(error, TAGS_RIGHT),
+            error => error,
+        };
         match error.kind {
             StoreErrorKind::Changed if wants_source || send.condition != Condition::None => {
                 PutOutcome::Lost
@@ -133,10 +159,14 @@ impl StoreBackend for CloudStore {
         key: &ObjectKey,
         body: Bytes,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         let size = body.len() as u64;
-        let mut call = self.with_attributes(Call::new(Method::PUT, key), attributes);
+        let mut call = match self.dressed(Call::new(Method::PUT, key), attributes, properties) {
+            Ok(call) => call,
+            Err(e) => return PutOutcome::Ambiguous(e),
+        };
         if self.dialect == Dialect::Azure {
             call = call.header("x-ms-blob-type", "BlockBlob");
         }
@@ -152,6 +182,9 @@ impl StoreBackend for CloudStore {
         timeout: Duration,
     ) -> Result<GetResult, StoreError> {
         let mut call = Call::new(Method::GET, key);
+        if self.dialect == Dialect::Google {
+            call = as_stored(call);
+        }
         if let Some(range) = &range {
             if range.end <= range.start {
                 return Err(StoreError::new(
@@ -176,7 +209,11 @@ impl StoreBackend for CloudStore {
         let result = self
             .read(&call, timeout, |answer| match answer.status {
                 status if status.is_success() => {
-                    get_result(answer, range.as_ref()).map(Some).map_err(|why| {
+                    get_result(answer, range.as_ref(), |answer, size| {
+                        info_of(self.dialect, answer, size)
+                    })
+                    .map(Some)
+                    .map_err(|why| {
                         let text = format!("{} at {}: {why}", self.doing(&call), self.endpoint);
                         StoreError::new(StoreErrorKind::Unreachable, text)
                     })
@@ -212,7 +249,7 @@ impl StoreBackend for CloudStore {
                         let text = format!("{}: no Content-Length", self.doing(&call));
                         StoreError::new(StoreErrorKind::Protocol, text)
                     })?;
-                    Ok(Some(info_of(&answer, size)))
+                    Ok(Some(info_of(self.dialect, &answer, size)))
                 }
                 StatusCode::NOT_FOUND if ErrorBody::of(&answer).code != "ContainerNotFound" => {
                     Ok(None)
@@ -224,6 +261,29 @@ impl StoreBackend for CloudStore {
             self.confirm_bucket(timeout).await?;
         }
         Ok(info)
+    }
+
+    async fn get_tags(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError> {
+        if self.dialect == Dialect::Google {
+            return Ok(None);
+        }
+        let call = Call::new(Method::GET, key).query("comp", "tags");
+        self.read(&call, timeout, |answer| match answer.status {
+            status if status.is_success() => tags_of(&answer).map(Some).map_err(|why| {
+                let text = format!("{} at {}: {why}", self.doing(&call), self.endpoint);
+                StoreError::new(StoreErrorKind::Protocol, text)
+            }),
+            // Accounts with a hierarchical name space have no tags.
+            StatusCode::NOT_IMPLEMENTED | StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
+                Ok(None)
+            }
+            _ => Err(about_tags(self.refusal(&call, &answer), TAGS_RIGHT)),
+        })
+        .await
     }
 
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
@@ -307,9 +367,19 @@ impl StoreBackend for CloudStore {
         expect: &Version,
         to: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
-        let call = self.with_attributes(Call::new(Method::PUT, to), attributes);
+        let call = Call::new(Method::PUT, to);
+        let what = self.doing(&call);
+        let properties = &match self.with_tags_of(from, properties, send.timeout).await {
+            Ok(properties) => properties,
+            Err(e) => return PutOutcome::Ambiguous(e),
+        };
+        let call = match dressed(self.dialect, call, attributes, properties, true) {
+            Ok(call) => call,
+            Err(e) => return PutOutcome::Ambiguous(naming(&what, e)),
+        };
         let call = match self.pinned(from.as_str(), expect, send.timeout).await {
             Ok(Some(expect)) => self.is_version(call, &expect, true),
             Ok(None) => return PutOutcome::Lost,
@@ -349,16 +419,19 @@ impl StoreBackend for CloudStore {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         timeout: Duration,
     ) -> Result<UploadId, StoreError> {
-        let call =
-            self.with_attributes(Call::new(Method::POST, key), attributes).query("uploads", "");
+        let call = self
+            .dressed(Call::new(Method::POST, key), attributes, properties)?
+            .query("uploads", "");
         let broken = |what: &str| {
             StoreError::new(StoreErrorKind::Protocol, format!("{}: {what}", self.doing(&call)))
         };
         if self.dialect == Dialect::Azure {
             let id = uuid::Uuid::new_v4().simple().to_string();
-            let upload = AzureUpload { id, attributes: attributes.clone() };
+            let upload =
+                AzureUpload { id, attributes: attributes.clone(), properties: properties.clone() };
             let bytes = serde_json::to_vec(&upload).map_err(|e| broken(&e.to_string()))?;
             return Ok(UploadId(URL_SAFE_NO_PAD.encode(bytes)));
         }
@@ -431,7 +504,10 @@ impl StoreBackend for CloudStore {
                 }
                 body.push_str("</BlockList>");
                 let call = Call::new(Method::PUT, key).query("comp", "blocklist");
-                self.with_attributes(call, &upload.attributes)
+                match self.dressed(call, &upload.attributes, &upload.properties) {
+                    Ok(call) => call,
+                    Err(e) => return PutOutcome::Ambiguous(e),
+                }
             }
             Dialect::Google => {
                 body.push_str("<CompleteMultipartUpload>");
@@ -490,6 +566,11 @@ impl StoreBackend for CloudStore {
     fn endpoint(&self) -> &str {
         &self.endpoint
     }
+}
+
+/// The same error, which also says what was asked.
+fn naming(what: &str, error: StoreError) -> StoreError {
+    StoreError { message: format!("{what}: {}", error.message), ..error }
 }
 
 fn quoted(etag: &str) -> String {

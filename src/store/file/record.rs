@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::store::Attributes;
+use crate::store::{Attributes, Properties};
 use crate::types::{StoreTime, Version};
 
 const XATTR: &CStr = c"user.s3vol.object";
 /// Larger than any record we write.
-const RECORD_MAX: usize = 16 << 10;
+const RECORD_MAX: usize = 64 << 10;
 
 /// The record of one file or directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,18 +28,33 @@ pub(super) struct Record {
     /// When it was written, by the store's clock, which is this host's.
     pub written: i64,
     pub attributes: Attributes,
+    pub properties: Properties,
     /// The real permissions and owner at that time: a later `chmod` by hand counts.
     pub real: Option<(u32, u32, u32)>,
     /// A directory that only exists to hold others, not a marker.
     pub implicit: bool,
 }
 
+/// What an upload keeps until it is complete.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct About {
+    pub attributes: Attributes,
+    pub properties: Properties,
+}
+
+impl About {
+    pub(super) fn new(attributes: &Attributes, properties: &Properties) -> About {
+        About { attributes: attributes.clone(), properties: properties.clone() }
+    }
+}
+
 impl Record {
-    pub(super) fn new(attributes: &Attributes, now: StoreTime) -> Record {
+    pub(super) fn new(about: About, now: StoreTime) -> Record {
         Record {
             id: format!("{:016x}", uuid::Uuid::new_v4().as_u128() as u64),
             written: now.0,
-            attributes: attributes.clone(),
+            attributes: about.attributes,
+            properties: about.properties,
             ..Record::default()
         }
     }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
-use crate::store::{Condition, Store, StoreSettings, Verb};
+use crate::store::{Condition, Properties, Store, StoreSettings, Verb};
 
 const T: Duration = Duration::from_secs(10);
 
@@ -27,7 +27,9 @@ fn when(condition: Condition) -> Send {
 
 impl Fixture {
     async fn put(&self, key: &str, body: &'static str, condition: Condition) -> PutOutcome {
-        self.store.put(&k(key), body.into(), &Attributes::new(), when(condition)).await
+        self.store
+            .put(&k(key), body.into(), &Attributes::new(), &Properties::default(), when(condition))
+            .await
     }
 
     async fn write(&self, key: &str, body: &'static str) -> Version {
@@ -138,7 +140,10 @@ async fn files_lie_at_natural_paths_with_real_attributes() {
     for (name, value) in [("mode", "33184"), ("mtime", "1000000.5"), ("s3volput", "x")] {
         attributes.insert(name.into(), value.into());
     }
-    let put = f.store.put(&k("v/dir/file"), "hi".into(), &attributes, Send::plain(T)).await;
+    let put = f
+        .store
+        .put(&k("v/dir/file"), "hi".into(), &attributes, &Properties::default(), Send::plain(T))
+        .await;
     let version = won(put);
     let path = f.dir.path().join("v/dir/file");
     assert_eq!(std::fs::read(&path).unwrap(), b"hi");
@@ -202,7 +207,10 @@ async fn an_expired_change_does_nothing() {
     f.write("v/k", "old").await;
     let past = Some(host_time().plus(-1));
     let send = || Send { not_after: past, ..Send::plain(T) };
-    let put = f.store.put(&k("v/k"), "new".into(), &Attributes::new(), send()).await;
+    let put = f
+        .store
+        .put(&k("v/k"), "new".into(), &Attributes::new(), &Properties::default(), send())
+        .await;
     assert!(matches!(put, PutOutcome::Ambiguous(e) if e.kind == StoreErrorKind::Timeout));
     let deleted = f.store.delete(&k("v/k"), send()).await;
     assert!(matches!(deleted, PutOutcome::Ambiguous(_)));
@@ -216,7 +224,8 @@ async fn uploads_become_one_object() {
     let f = fixture();
     let mut attributes = Attributes::new();
     attributes.insert("mode".into(), "33188".into());
-    let id = f.store.create_upload(&k("v/big"), &attributes, T).await.unwrap();
+    let id =
+        f.store.create_upload(&k("v/big"), &attributes, &Properties::default(), T).await.unwrap();
     let one = f.store.upload_part(&k("v/big"), &id, 1, "one".into(), T).await.unwrap();
     let two = f.store.upload_part(&k("v/big"), &id, 2, "two".into(), T).await.unwrap();
     let done = f.store.complete_upload(&k("v/big"), &id, &[one, two], 6, Send::plain(T)).await;
@@ -263,7 +272,10 @@ async fn a_file_lives_next_to_its_directory() {
             let mut attributes = Attributes::new();
             attributes.insert("note".into(), key.into());
             let (key, create) = (k(key), when(Condition::Absent));
-            won(f.store.put(&key, body(key.as_str()).into(), &attributes, create).await);
+            won(f
+                .store
+                .put(&key, body(key.as_str()).into(), &attributes, &Properties::default(), create)
+                .await);
         }
         for (n, key) in order.into_iter().enumerate() {
             for (m, other) in order.into_iter().enumerate() {

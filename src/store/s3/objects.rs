@@ -7,20 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use super::properties::{about_tags, dressed, info_of, tags_of};
 use super::xml::{ErrorBody, Written, hides_error, list_page, unquote};
 use super::{Call, S3Store, quoted};
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date};
 use crate::store::{
-    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, PutOutcome, RequestCounts,
-    Send, StoreBackend, StoreError, StoreErrorKind, UploadId,
+    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
+    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{ObjectKey, StoreTime, Version};
-
-/// The attribute that travels as the header `Content-Type`.
-const CONTENT_TYPE: &str = "content-type";
-const META: &str = "x-amz-meta-";
-/// User metadata as each provider names it in answers.
-const METAS: [&str; 3] = [META, "x-ms-meta-", "x-goog-meta-"];
 
 impl S3Store {
     /// Sends a changing request once and judges its answer. `won` reads the version of a success.
@@ -43,7 +38,7 @@ impl S3Store {
         if answer.status.is_success() && !hides_error(&answer) {
             return PutOutcome::Won(won(&answer));
         }
-        let error = self.refusal(&call, &answer);
+        let error = self.refusal_of_change(&call, &answer);
         let copies = call.headers.iter().any(|(n, _)| n == "x-amz-copy-source-if-match");
         let wants_version = copies || matches!(send.condition, Condition::Is(_));
         match error.kind {
@@ -57,6 +52,27 @@ impl S3Store {
                 PutOutcome::Lost
             }
             _ => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    fn dressed<'a>(
+        &self,
+        call: Call<'a>,
+        attributes: &Attributes,
+        properties: &Properties,
+    ) -> Call<'a> {
+        dressed(call, attributes, properties, self.encryption.as_ref())
+    }
+
+    /// Tells a missing right to tags from others, as far as the store says which one it is.
+    fn refusal_of_change(&self, call: &Call<'_>, answer: &Answer) -> StoreError {
+        let error = self.refusal(call, answer);
+        let right = ["s3:PutObjectTagging", "s3:GetObjectTagging"]
+            .into_iter()
+            .find(|right| ErrorBody::of(answer).message.contains(right));
+        match right {
+            Some(right) => about_tags(error, right),
+            None => error,
         }
     }
 
@@ -81,10 +97,11 @@ impl StoreBackend for S3Store {
         key: &ObjectKey,
         body: Bytes,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         let size = body.len() as u64;
-        let mut call = with_attributes(Call::new(Method::PUT, key.as_str()), attributes);
+        let mut call = self.dressed(Call::new(Method::PUT, key.as_str()), attributes, properties);
         call.body = body;
         self.change(call, &send, |answer| version_of(answer, size)).await
     }
@@ -114,7 +131,7 @@ impl StoreBackend for S3Store {
         let result = self
             .read(&call, timeout, |answer| match answer.status {
                 status if status.is_success() => {
-                    get_result(answer, range.as_ref()).map(Some).map_err(|why| {
+                    get_result(answer, range.as_ref(), info_of).map(Some).map_err(|why| {
                         StoreError::new(
                             // Cut or mixed up on the way: the next try can be whole.
                             StoreErrorKind::Unreachable,
@@ -179,6 +196,27 @@ impl StoreBackend for S3Store {
         Ok(info)
     }
 
+    async fn get_tags(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError> {
+        let call = Call::new(Method::GET, key.as_str()).query("tagging", "");
+        self.read(&call, timeout, |answer| match answer.status {
+            status if status.is_success() => tags_of(&answer).map(Some).map_err(|why| {
+                let text = format!("{} at {}: {why}", self.doing(&call), self.endpoint);
+                StoreError::new(StoreErrorKind::Protocol, text)
+            }),
+            // Stores without tags say so in one of these ways.
+            StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
+            StatusCode::NOT_FOUND if ErrorBody::of(&answer).code == "NoSuchTagSet" => {
+                Ok(Some(Tags::new()))
+            }
+            _ => Err(about_tags(self.refusal(&call, &answer), "s3:GetObjectTagging")),
+        })
+        .await
+    }
+
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
         let mut call = Call { method: Method::GET, ..Call::default() }
             .query("list-type", "2")
@@ -230,6 +268,7 @@ impl StoreBackend for S3Store {
         expect: &Version,
         to: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         send: Send,
     ) -> PutOutcome {
         // The same encoding as in a URL, so the key cannot end the header or name a version.
@@ -240,10 +279,14 @@ impl StoreBackend for S3Store {
             }
             Err(e) => return PutOutcome::Ambiguous(e),
         };
-        let call = with_attributes(Call::new(Method::PUT, to.as_str()), attributes)
+        let mut call = self
+            .dressed(Call::new(Method::PUT, to.as_str()), attributes, properties)
             .header("x-amz-copy-source", source)
             .header("x-amz-copy-source-if-match", self.etag(&expect.etag))
             .header("x-amz-metadata-directive", "REPLACE");
+        if properties.tags.is_some() {
+            call = call.header("x-amz-tagging-directive", "REPLACE");
+        }
         self.change(call, &send, |answer| {
             let written = Written::of(answer);
             Version {
@@ -259,13 +302,14 @@ impl StoreBackend for S3Store {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
+        properties: &Properties,
         timeout: Duration,
     ) -> Result<UploadId, StoreError> {
-        let call =
-            with_attributes(Call::new(Method::POST, key.as_str()), attributes).query("uploads", "");
+        let call = Call::new(Method::POST, key.as_str()).query("uploads", "");
+        let call = self.dressed(call, attributes, properties);
         let answer = self.send(&call, &Progress::new(timeout)).await?;
         if !answer.status.is_success() || hides_error(&answer) {
-            return Err(self.refusal(&call, &answer));
+            return Err(self.refusal_of_change(&call, &answer));
         }
         match Written::of(&answer).upload_id {
             id if id.is_empty() => Err(StoreError::new(
@@ -358,16 +402,6 @@ impl StoreBackend for S3Store {
     }
 }
 
-fn with_attributes<'a>(mut call: Call<'a>, attributes: &Attributes) -> Call<'a> {
-    for (name, value) in attributes {
-        call = match name.as_str() {
-            CONTENT_TYPE => call.header(CONTENT_TYPE, value),
-            name => call.header(&format!("{META}{name}"), value),
-        };
-    }
-    call
-}
-
 pub(in crate::store) fn nothing() -> Version {
     Version { etag: String::new(), size: 0, modified: None, generation: None }
 }
@@ -390,27 +424,11 @@ pub(in crate::store) fn version_of(answer: &Answer, size: u64) -> Version {
     }
 }
 
-/// Foreign objects may carry metadata that is not ASCII; it must not make them unreadable.
-pub(in crate::store) fn info_of(answer: &Answer, size: u64) -> ObjectInfo {
-    let attributes = answer
-        .headers
-        .iter()
-        .filter_map(|(name, value)| {
-            let name = METAS.iter().find_map(|meta| name.as_str().strip_prefix(meta))?;
-            Some((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-        })
-        .collect();
-    ObjectInfo {
-        version: version_of(answer, size),
-        attributes,
-        content_type: answer.header("content-type"),
-    }
-}
-
 /// Cuts the asked range out of an answer, or says why that is not possible.
 pub(in crate::store) fn get_result(
     answer: Answer,
     range: Option<&Range<u64>>,
+    info_of: impl Fn(&Answer, u64) -> ObjectInfo,
 ) -> Result<GetResult, String> {
     let got = answer.body.len() as u64;
     if let Some(length) = length(&answer)

@@ -10,6 +10,7 @@ fn store(endpoint: &str) -> S3Store {
         region: Some("r1".into()),
         path_style: Some(true),
         keys: Some(keys),
+        ..StoreSettings::default()
     };
     S3Store::open(&location, &settings).unwrap()
 }

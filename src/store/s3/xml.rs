@@ -228,6 +228,30 @@ pub(in crate::store) fn refusal(
             StoreErrorKind::Timeout,
             "the request arrived after its expiry and was refused".to_owned(),
         ),
+        (_, "AccessControlListNotSupported") => (
+            StoreErrorKind::Unsupported,
+            format!(
+                "the bucket {bucket:?} takes no access lists (its owner has them switched off); \
+                 make the volume without acl, or change the bucket's object ownership"
+            ),
+        ),
+        (_, "InvalidStorageClass") => (
+            StoreErrorKind::Unsupported,
+            "the store does not have this storage class; set storage_class to one that it has"
+                .to_owned(),
+        ),
+        (_, code) if code.starts_with("KMS.") => (
+            StoreErrorKind::Denied,
+            "the key service refuses the key; check sse_kms_key_id, and that the access key has \
+             the rights kms:GenerateDataKey and kms:Decrypt for it"
+                .to_owned(),
+        ),
+        (_, "InvalidObjectState" | "BlobArchived") => (
+            StoreErrorKind::Unsupported,
+            "the object lies in an archive and cannot be read; restore it first (on AWS: aws s3api \
+             restore-object), or copy it to another storage class"
+                .to_owned(),
+        ),
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => (
             StoreErrorKind::Denied,
             format!(

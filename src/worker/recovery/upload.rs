@@ -18,7 +18,9 @@ use super::{UPLOADED, known_paths};
 use crate::data::CacheFile;
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
-use crate::store::{Attributes, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind};
+use crate::store::{
+    Attributes, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+};
 use crate::types::{Ino, KeyPrefix, ObjectKey};
 use crate::worker::WorkerError;
 
@@ -266,7 +268,11 @@ impl Sender<'_> {
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
         let key: ObjectKey = self.folder.key(name);
-        match self.store.put(&key, body, &Attributes::new(), Send::plain(REQUEST)).await {
+        match self
+            .store
+            .put(&key, body, &Attributes::new(), &Properties::default(), Send::plain(REQUEST))
+            .await
+        {
             PutOutcome::Won(_) => Ok(()),
             PutOutcome::Ambiguous(error) => Err(error.into()),
             PutOutcome::Lost => Err(StoreError::new(

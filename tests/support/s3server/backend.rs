@@ -3,6 +3,7 @@
 mod buckets;
 mod listings;
 mod objects;
+mod tagging;
 mod uploads;
 mod wire;
 
@@ -130,6 +131,27 @@ impl S3 for Backend {
         req: S3Request<ListMultipartUploadsInput>,
     ) -> Reply<ListMultipartUploadsOutput> {
         self.uploads(req)
+    }
+
+    async fn get_object_tagging(
+        &self,
+        req: S3Request<GetObjectTaggingInput>,
+    ) -> Reply<GetObjectTaggingOutput> {
+        self.tags(req)
+    }
+
+    async fn put_object_tagging(
+        &self,
+        req: S3Request<PutObjectTaggingInput>,
+    ) -> Reply<PutObjectTaggingOutput> {
+        self.put_tags(req)
+    }
+
+    async fn delete_object_tagging(
+        &self,
+        req: S3Request<DeleteObjectTaggingInput>,
+    ) -> Reply<DeleteObjectTaggingOutput> {
+        self.delete_tags(req)
     }
 
     async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> Reply<CreateBucketOutput> {

@@ -20,6 +20,8 @@ pub enum Op {
     AbortUpload,
     ListParts,
     ListUploads,
+    /// Reading, setting and removing tags.
+    Tagging,
     /// Anything about a bucket as a whole, and whatever is not listed here.
     Bucket,
 }

@@ -151,6 +151,10 @@ async fn act(
         Some(Action::ApplyThenStatus(_) | Action::ApplyThenDropReply | Action::CutBody(_))
         | None => {}
     }
+    let pays = parts.headers.get("x-amz-request-payer").is_some_and(|who| who == "requester");
+    if state.requester_pays.load(Ordering::Relaxed) && !pays {
+        return Some(refuse(state, s3_error!(AccessDenied, "the requester must pay")).await);
+    }
     let offset = state.clock_offset.load(Ordering::Relaxed);
     let parts = clock::translate(parts, offset, &state.keys);
     let request = http::Request::from_parts(parts, s3s::Body::from(body));
@@ -219,6 +223,7 @@ fn describe(state: &State, parts: &Parts, body: &Bytes) -> Logged {
     let header = |name: &str| parts.headers.contains_key(name);
     let object = key.is_some();
     let op = match (&parts.method, object) {
+        (_, true) if has("tagging") => Op::Tagging,
         (&Method::PUT, true) if has("uploadId") && header("x-amz-copy-source") => {
             Op::UploadPartCopy
         }

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod backend;
+mod carried;
 mod clock;
 mod fault;
 mod front;
@@ -28,6 +29,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+pub use carried::{Carried, Tags};
 pub use fault::{Action, Area, Counts, Logged, Op, Rule};
 pub use model::{Listing, MIN_PART, Object, etag_of, list};
 
@@ -244,6 +246,20 @@ impl TestS3 {
         self.state.readers.lock().insert(access_key.to_owned());
     }
 
+    /// Only tags have rights of their own here: `s3:GetObjectTagging` and `s3:PutObjectTagging`.
+    pub fn deny(&self, right: &str) {
+        self.state.denied.lock().insert(right.to_owned());
+    }
+
+    pub fn allow_all(&self) {
+        self.state.denied.lock().clear();
+    }
+
+    /// From now on whoever asks must be willing to pay.
+    pub fn set_requester_pays(&self, pays: bool) {
+        self.state.requester_pays.store(pays, Ordering::Relaxed);
+    }
+
     /// The server's clock runs this many seconds ahead of the host's.
     pub fn set_clock_offset(&self, secs: i64) {
         self.state.clock_offset.store(secs, Ordering::Relaxed);
@@ -296,9 +312,15 @@ impl TestS3 {
                 .iter()
                 .map(|(name, value)| (name.to_string(), value.to_string()))
                 .collect::<BTreeMap<_, _>>(),
-            content_type: None,
+            carried: Carried::default(),
         };
         self.in_bucket(|b| b.objects.insert(key.to_owned(), object));
+    }
+
+    /// Changes what an object carries as another program would, which leaves its ETag as it is.
+    pub fn dress_foreign(&self, key: &str, change: impl FnOnce(&mut Carried)) {
+        self.in_bucket(|b| b.objects.get_mut(key).map(|object| change(&mut object.carried)))
+            .expect("there is such an object");
     }
 
     /// Deletes an object as another program would; whether there was one.

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
+use super::carried::Carried;
+
 /// S3 refuses a part other than the last that is smaller.
 pub const MIN_PART: usize = 5 << 20;
 
@@ -22,7 +24,7 @@ pub struct Object {
     /// Whole seconds of the server's clock, as S3 keeps it.
     pub modified: SystemTime,
     pub metadata: BTreeMap<String, String>,
-    pub content_type: Option<String>,
+    pub carried: Carried,
 }
 
 /// A multipart upload that was begun and neither completed nor aborted.
@@ -31,7 +33,7 @@ pub struct Upload {
     pub key: String,
     pub begun: SystemTime,
     pub metadata: BTreeMap<String, String>,
-    pub content_type: Option<String>,
+    pub carried: Carried,
     pub parts: BTreeMap<i32, Part>,
 }
 
@@ -163,7 +165,7 @@ impl Bucket {
             etag: whole.etag,
             modified: now,
             metadata: upload.metadata,
-            content_type: upload.content_type,
+            carried: upload.carried,
         };
         self.put(key, object, conditions)?;
         self.uploads.remove(id);

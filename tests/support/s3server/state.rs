@@ -1,7 +1,7 @@
 //! What all parts of the server share: the buckets under their mutex, the log, the faults, the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -28,6 +28,10 @@ pub struct State {
     pub keys: Keys,
     /// Access keys that may not change anything.
     pub readers: Mutex<BTreeSet<String>>,
+    /// Rights that no account has, as AWS names them.
+    pub denied: Mutex<BTreeSet<String>>,
+    /// Requests without `x-amz-request-payer` are refused.
+    pub requester_pays: AtomicBool,
     /// Microseconds that every request waits before it is handled.
     pub latency: AtomicU64,
     /// Seconds that the server's clock is ahead of the host's.
@@ -49,6 +53,8 @@ impl State {
             plan: Mutex::default(),
             keys,
             readers: Mutex::default(),
+            denied: Mutex::default(),
+            requester_pays: AtomicBool::new(false),
             latency: AtomicU64::new(0),
             clock_offset: AtomicI64::new(0),
             next_id: AtomicU64::new(1),

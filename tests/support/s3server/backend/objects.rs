@@ -4,6 +4,7 @@ use bytes::Bytes;
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
+use super::super::carried::Carried;
 use super::super::model::{self, Bucket, Conditions, Object, Refused};
 use super::Backend;
 use super::wire::{
@@ -56,6 +57,8 @@ impl Backend {
         )
         .await?;
         let conditions = conditions(&req);
+        let carried = Carried::of(&req.headers);
+        self.check_tags(&carried.tags)?;
         let input = req.input;
         let etag = model::etag_of(&body);
         let object = Object {
@@ -63,7 +66,7 @@ impl Backend {
             etag: etag.clone(),
             modified: self.0.now_secs(),
             metadata: metadata(input.metadata),
-            content_type: input.content_type,
+            carried,
         };
         self.with(&input.bucket, |b| Ok(b.put(&input.key, object, &conditions)?))?;
         ok(PutObjectOutput { e_tag: strong(&etag), ..Default::default() })
@@ -71,6 +74,9 @@ impl Backend {
 
     pub fn get(&self, req: S3Request<GetObjectInput>) -> Reply<GetObjectOutput> {
         let object = self.read(&req.input.bucket, &req.input.key, &req)?;
+        if matches!(object.carried.class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE")) {
+            return Err(s3_error!(InvalidObjectState, "not valid for the object's storage class"));
+        }
         let full = object.body.len() as u64;
         let (body, range) = match &req.input.range {
             None => (object.body.clone(), None),
@@ -85,28 +91,34 @@ impl Backend {
             accept_ranges: Some("bytes".into()),
             content_length: Some(body.len() as i64),
             content_range: range,
-            content_type: object.content_type.or_else(|| Some("binary/octet-stream".into())),
             e_tag: strong(&object.etag),
             last_modified: stamp(object.modified),
+            tag_count: self.tag_count(&object).map(|count| count as i32),
             metadata: Some(object.metadata.into_iter().collect()),
             body: Some(StreamingBlob::from(s3s::Body::from(body))),
             ..Default::default()
         };
         let status = if partial { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
-        Ok(S3Response::with_status(output, status))
+        let mut reply = S3Response::with_status(output, status);
+        reply.headers = object.carried.answer();
+        Ok(reply)
     }
 
     pub fn head(&self, req: S3Request<HeadObjectInput>) -> Reply<HeadObjectOutput> {
         let object = self.read(&req.input.bucket, &req.input.key, &req)?;
-        ok(HeadObjectOutput {
+        let mut reply = S3Response::new(HeadObjectOutput {
             accept_ranges: Some("bytes".into()),
             content_length: Some(object.body.len() as i64),
-            content_type: object.content_type.or_else(|| Some("binary/octet-stream".into())),
             e_tag: strong(&object.etag),
             last_modified: stamp(object.modified),
-            metadata: Some(object.metadata.into_iter().collect()),
+            metadata: Some(object.metadata.clone().into_iter().collect()),
             ..Default::default()
-        })
+        });
+        reply.headers = object.carried.answer();
+        if let Some(count) = self.tag_count(&object) {
+            reply.headers.insert("x-amz-tagging-count", count.into());
+        }
+        Ok(reply)
     }
 
     pub fn delete(&self, req: S3Request<DeleteObjectInput>) -> Reply<DeleteObjectOutput> {
@@ -177,8 +189,13 @@ impl Backend {
                 object.modified = now;
                 if replace {
                     object.metadata = metadata(input.metadata.clone());
-                    object.content_type = input.content_type.clone();
                 }
+                let tagged = !object.carried.tags.is_empty();
+                object.carried = Carried::of_copy(&req.headers, &object.carried);
+                if tagged && !object.carried.tags.is_empty() {
+                    self.allowed("s3:GetObjectTagging")?;
+                }
+                self.check_tags(&object.carried.tags)?;
                 b.put(&input.key, object, &conditions)?;
                 Ok(Ok(etag))
             })?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::super::carried::Carried;
 use super::super::model;
 use super::Backend;
 use super::wire::{
@@ -22,13 +23,15 @@ impl Backend {
         &self,
         req: S3Request<CreateMultipartUploadInput>,
     ) -> Reply<CreateMultipartUploadOutput> {
+        let carried = Carried::of(&req.headers);
+        self.check_tags(&carried.tags)?;
         let input = req.input;
         let id = self.new_upload_id();
         let upload = model::Upload {
             key: input.key.clone(),
             begun: self.0.now_secs(),
             metadata: metadata(input.metadata),
-            content_type: input.content_type,
+            carried,
             parts: BTreeMap::new(),
         };
         self.with(&input.bucket, |b| {
