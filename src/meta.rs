@@ -3,11 +3,13 @@
 //! What survives: a batch that a flush covered survives the host; anything in the local log survives
 //! the process, on the same boot of the same host.
 
+mod floors;
 mod follower;
 mod journal;
 pub mod keys;
 mod kvcache;
 mod lookup;
+mod newborn;
 mod pages;
 mod pending;
 mod ranges;
@@ -28,8 +30,8 @@ pub mod log;
 mod maintenance;
 
 pub use engine::{
-    Applied, Batch, Engine, EngineConfig, EngineError, EngineHome, EngineState, EpochHook, Mirror,
-    RESERVED_KEY,
+    Applied, Batch, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState, EpochHook,
+    Mirror, RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

@@ -4,6 +4,7 @@
 //! The control socket listens before anything else, so that whoever started the process can always
 //! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod collector;
 mod commits;
 mod control;
 mod engine_change;

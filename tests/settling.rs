@@ -131,12 +131,12 @@ async fn one_unreadable_object_keeps_no_other_file_from_resting() {
     assert!(world.settle().await >= 1);
     assert_eq!(world.object("other").as_deref(), Some("content"));
     assert_eq!(world.object("archived").as_deref(), Some("archived"));
-    let status = world.settler.status().await;
+    let status = world.settler.status();
     assert_eq!(status.unsettleable.len(), 1, "{status:?}");
     world.server.clear_faults();
     assert_eq!(world.settle().await, 0);
     assert_eq!(world.object("archived").as_deref(), Some("Archived"));
-    assert!(world.settler.status().await.unsettleable.is_empty());
+    assert!(world.settler.status().unsettleable.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +159,7 @@ async fn one_undecidable_request_keeps_no_other_file_from_resting() {
     let settle = world.settler.settle_all(Deadline::after(20 * PATIENCE));
     assert!(tokio::time::timeout(PATIENCE, settle).await.expect("an end").unwrap() >= 1);
     assert_eq!(world.object("other").as_deref(), Some("content"));
-    assert_eq!(world.settler.status().await.open_intents, 1);
+    assert_eq!(world.settler.status().open_intents, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

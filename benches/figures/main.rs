@@ -117,6 +117,41 @@ impl Bench {
         }
     }
 
+    /// Files of many small pieces: what each row costs, for more and more of them, beside as many bytes in
+    /// one piece.
+    fn collect(&self) {
+        println!(
+            "\na file written in blocks of 4 KiB at a stride of 8 KiB, never settled; then as many bytes in one piece"
+        );
+        println!(
+            "  blocks      write       read         rm    unmount   (s)   µs a row: write, read"
+        );
+        for blocks in [20_000, 40_000, 80_000, 160_000, 320_000] {
+            for stride in [8192, 4096] {
+                let server = TestS3::start();
+                let name = |what| format!("collect-{blocks}-{stride}-{what}");
+                let (mount, at) = self.mount(&server, &name("made"), &NEVER);
+                let write = workloads::write_blocks(&at, blocks, stride);
+                mount.end();
+                let (mount, at) = self.mount(&server, &name("read"), &NEVER);
+                let read = workloads::read_blocks(&at, blocks, stride);
+                let remove = workloads::remove_blocks(&at);
+                let unmount = mount.end();
+                let row = |time: Duration| time.as_secs_f64() * 1e6 / blocks as f64;
+                println!(
+                    "  {blocks:>7} {} {:>8.2} {:>10.2} {:>10.3} {:>10.2}         {:>8.1} {:>8.1}",
+                    if stride == 4096 { "one " } else { "many" },
+                    write.as_secs_f64(),
+                    read.as_secs_f64(),
+                    remove.as_secs_f64(),
+                    unmount.as_secs_f64(),
+                    row(write),
+                    row(read),
+                );
+            }
+        }
+    }
+
     fn at_rest(&self) {
         println!("\nidle for a minute");
         let server = TestS3::start();
@@ -127,7 +162,7 @@ impl Bench {
     }
 }
 
-/// Without arguments everything but the million files, which take minutes to make.
+/// Without arguments everything but what takes minutes to make: the million files, and the scattered ones.
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let runs = |part: &str, default| match wanted.is_empty() {
@@ -153,6 +188,9 @@ fn main() {
     }
     if runs("idle", true) {
         bench.at_rest();
+    }
+    if runs("collect", false) {
+        bench.collect();
     }
     if runs("million", false) {
         bench.million();

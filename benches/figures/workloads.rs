@@ -136,6 +136,35 @@ fn sync_median(dir: &Path) -> Duration {
     times[SYNCS / 2]
 }
 
+/// A file of many blocks; with a stride of their size they are one piece.
+pub fn write_blocks(dir: &Path, blocks: u64, stride: u64) -> Duration {
+    let block = [5; PAGE];
+    timed(|| {
+        let file = File::create(dir.join("blocks")).expect("create");
+        (0..blocks).for_each(|i| file.write_all_at(&block, i * stride).expect("write"));
+        file.sync_all().expect("fsync");
+    })
+}
+
+pub fn read_blocks(dir: &Path, blocks: u64, stride: u64) -> Duration {
+    let mut buffer = vec![0; MIB];
+    timed(|| {
+        let mut file = File::open(dir.join("blocks")).expect("open");
+        let mut total = 0;
+        loop {
+            match file.read(&mut buffer).expect("read") {
+                0 => break,
+                n => total += n as u64,
+            }
+        }
+        assert_eq!(total, (blocks - 1) * stride + PAGE as u64);
+    })
+}
+
+pub fn remove_blocks(dir: &Path) -> Duration {
+    timed(|| fs::remove_file(dir.join("blocks")).expect("rm"))
+}
+
 // --- Names ---
 
 fn create_small(dir: &Path) -> Duration {

@@ -13,6 +13,10 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::meta::RangeMap;
 use crate::types::Ino;
 
+/// A file that takes more (blocks of 512 bytes), or knows of more ranges, is dropped beside.
+const MANY_BLOCKS: u64 = 8192;
+const MANY_RANGES: usize = 4096;
+
 /// Cached bytes of one inode. `present` are clean ranges; uncommitted ones are the inode's pending
 /// ranges. Bytes outside both mean nothing. The descriptor opens on demand.
 #[derive(Debug)]
@@ -23,6 +27,26 @@ pub struct CacheFile {
     exists: bool,
     /// Of all files that exist.
     count: Arc<AtomicUsize>,
+}
+
+/// What is left of a cache file without a name. Dropping it frees its blocks.
+#[must_use]
+#[derive(Debug)]
+pub struct Leaving {
+    file: Option<File>,
+    present: RangeMap<()>,
+}
+
+impl Leaving {
+    /// Drops it on a thread where nobody waits, if there is much of it.
+    pub fn drop_beside(self) {
+        use std::os::unix::fs::MetadataExt;
+        let blocks =
+            self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |m| m.blocks());
+        if blocks > MANY_BLOCKS || self.present.len() > MANY_RANGES {
+            tokio::task::spawn_blocking(move || drop(self));
+        }
+    }
 }
 
 impl CacheFile {
@@ -139,6 +163,19 @@ impl CacheFile {
     /// Lets the descriptor go; the next use opens it again.
     pub fn close(&mut self) {
         self.file = None;
+    }
+
+    /// As [`CacheFile::remove`], but leaves the work of giving the blocks back to the caller: a file of
+    /// thousands of pieces takes a while.
+    pub fn take_away(&mut self) -> io::Result<Leaving> {
+        if self.file.is_none() && self.exists {
+            // It may be gone already, and then nothing is left to do.
+            self.file = File::open(&self.path).ok();
+        }
+        let leaving =
+            Leaving { file: self.file.take(), present: std::mem::take(&mut self.present) };
+        self.remove()?;
+        Ok(leaving)
     }
 
     /// Forgets and deletes everything.

@@ -3,6 +3,8 @@
 //! Small data travels inside the batch; more is packed into segments, uploaded before the batch is
 //! handed over. Nothing here waits for durability: that is the flush of whoever needs it.
 
+mod steps;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,12 +14,13 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::extents::{Editor, tail_of};
-use super::{DataError, Inode, SegmentDelta, Volume};
+use super::{DataError, Inode, SegmentDelta, Volume, give_up_map};
 use crate::clock::Deadline;
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
-use crate::meta::{Change, Logged, keys};
+use crate::meta::{Change, Logged, Txn, keys};
 use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use crate::types::{FileKind, Lsn};
+use steps::{Step, steps};
 
 /// Data of one file that may travel inside the batch, bytes: one PUT then holds all of a small fsync.
 const INLINE_FILE: u64 = 128 << 10;
@@ -40,14 +43,12 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 struct Part {
     inode: Arc<Inode>,
     through: Lsn,
-    size: u64,
-    limit: u64,
     attr: InodeRec,
     content: ContentRec,
     /// False when only times changed.
     content_changed: bool,
-    ranges: Vec<(Range<u64>, Change)>,
-    places: Vec<(Range<u64>, Place)>,
+    /// Never empty.
+    steps: Vec<Step>,
     /// A truncation since the snapshot took bytes behind this offset before they were read: the
     /// commit ends there, too. One that came after the last read stays for the next commit.
     cut: u64,
@@ -55,10 +56,17 @@ struct Part {
 
 /// A piece of data and where it went.
 struct Placed {
-    part: usize,
+    at: At,
     range: Range<u64>,
     place: Place,
     cut: u64,
+}
+
+/// A step of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct At {
+    part: usize,
+    step: usize,
 }
 
 impl Volume {
@@ -104,53 +112,40 @@ impl Volume {
         Some(Part {
             inode: Arc::clone(inode),
             through,
-            size: live.size,
-            limit: live.pending.limit(),
             attr: live.attr.clone(),
             content: live.content.clone(),
             content_changed: !live.pending.is_clean(),
-            ranges: live
-                .pending
-                .ranges
-                .iter()
-                .map(|(range, (_, change))| (range, change))
-                .collect(),
-            places: Vec::new(),
+            steps: steps(&live.pending, live.content.size, live.size, through),
             cut: u64::MAX,
         })
     }
 
     /// Gives every changed range its place: zero, inline or in an uploaded segment.
     async fn place(&self, parts: &mut [Part]) -> Result<(), DataError> {
-        let data = |part: &Part| -> u64 {
-            part.ranges
-                .iter()
-                .filter(|(_, change)| *change == Change::Data)
-                .map(|(range, _)| range.end - range.start)
-                .sum()
-        };
         let mut inline_left = INLINE_GROUP;
-        let mut for_segments: Vec<(usize, Range<u64>)> = Vec::new();
+        let mut for_segments: Vec<(At, Range<u64>)> = Vec::new();
         for (index, part) in parts.iter_mut().enumerate() {
-            let bytes = data(part);
+            let bytes: u64 = part.steps.iter().map(Step::data).sum();
             let inline = bytes <= INLINE_FILE && bytes <= inline_left;
             if inline {
                 inline_left -= bytes;
             }
-            for (range, change) in std::mem::take(&mut part.ranges) {
-                part.ranges.push((range.clone(), change));
-                match change {
-                    Change::Zero => part.places.push((range, Place::Zero)),
-                    Change::Data if inline => {
-                        for piece in pieces(range, INLINE_BLOCK) {
-                            let (bytes, cut) =
-                                read_piece(&part.inode, part.through, piece.clone())?;
-                            part.cut = part.cut.min(cut);
-                            part.places.push((piece, Place::Inline(bytes)));
+            for (number, step) in part.steps.iter_mut().enumerate() {
+                for (range, change) in step.ranges.clone() {
+                    match change {
+                        Change::Zero => step.places.push((range, Place::Zero)),
+                        Change::Data if inline => {
+                            for piece in pieces(range, INLINE_BLOCK) {
+                                let (bytes, cut) =
+                                    read_piece(&part.inode, part.through, piece.clone())?;
+                                part.cut = part.cut.min(cut);
+                                step.places.push((piece, Place::Inline(bytes)));
+                            }
                         }
-                    }
-                    Change::Data => {
-                        for_segments.extend(pieces(range, PIECE).map(|piece| (index, piece)));
+                        Change::Data => {
+                            let at = At { part: index, step: number };
+                            for_segments.extend(pieces(range, PIECE).map(|piece| (at, piece)));
+                        }
                     }
                 }
             }
@@ -158,55 +153,58 @@ impl Volume {
         if for_segments.is_empty() {
             return Ok(());
         }
-        let mut groups: Vec<Vec<(usize, Range<u64>)>> = vec![Vec::new()];
-        let mut filled = 0;
-        for (index, piece) in for_segments {
+        let mut groups: Vec<Vec<(At, Range<u64>)>> = vec![Vec::new()];
+        let (mut filled, mut step) = (0, 0);
+        for (at, piece) in for_segments {
             let len = piece.end - piece.start;
-            if filled + len > SEGMENT {
+            // A segment belongs to one batch: between two it might lose its only references.
+            if filled + len > SEGMENT || at.step != step {
                 groups.push(Vec::new());
                 filled = 0;
             }
+            step = at.step;
             filled += len;
-            groups.last_mut().expect("invariant: never empty").push((index, piece));
+            groups.last_mut().expect("invariant: never empty").push((at, piece));
         }
-        let uploads = groups.into_iter().map(|group| {
+        let uploads = groups.into_iter().filter(|group| !group.is_empty()).map(|group| {
             let group: Vec<_> = group
                 .into_iter()
-                .map(|(index, piece)| {
-                    let part = &parts[index];
-                    (index, Arc::clone(&part.inode), part.through, piece)
+                .map(|(at, piece)| {
+                    let part = &parts[at.part];
+                    (at, Arc::clone(&part.inode), part.through, piece)
                 })
                 .collect();
             self.upload_segment(group)
         });
         let placed: Vec<Vec<Placed>> =
             stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
-        for Placed { part, range, place, cut } in placed.into_iter().flatten() {
-            parts[part].places.push((range, place));
-            parts[part].cut = parts[part].cut.min(cut);
+        for Placed { at, range, place, cut } in placed.into_iter().flatten() {
+            let part = &mut parts[at.part];
+            part.steps[at.step].places.push((range, place));
+            part.cut = part.cut.min(cut);
         }
         Ok(())
     }
 
     async fn upload_segment(
         &self,
-        pieces: Vec<(usize, Arc<Inode>, Lsn, Range<u64>)>,
+        pieces: Vec<(At, Arc<Inode>, Lsn, Range<u64>)>,
     ) -> Result<Vec<Placed>, DataError> {
         let total: u64 = pieces.iter().map(|(.., range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
         let mut map = Vec::with_capacity(pieces.len());
-        for (part, inode, through, range) in pieces {
+        for (at, inode, through, range) in pieces {
             let (bytes, cut) = read_piece(&inode, through, range.clone())?;
-            map.push((part, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
+            map.push((at, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
             body.extend_from_slice(&bytes);
         }
         let id = self.put_segment(body.freeze()).await?;
         Ok(map
             .into_iter()
-            .map(|(part, range, cut, offset, crc)| {
+            .map(|(at, range, cut, offset, crc)| {
                 let crc_len = (range.end - range.start) as u32;
                 let place = Place::Segment { id, offset, crc, crc_offset: offset, crc_len };
-                Placed { part, range, place, cut }
+                Placed { at, range, place, cut }
             })
             .collect())
     }
@@ -244,91 +242,119 @@ impl Volume {
     }
 
     async fn hand_over(&self, mut parts: Vec<Part>) -> Result<(), DataError> {
-        let mut txn = self.meta.begin().await?;
-        let mut delta = SegmentDelta::default();
-        let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
-        parts.retain(|part| !part.inode.live().removed);
-        for part in &mut parts {
-            let ino = part.inode.ino;
-            part.size = part.size.min(part.cut);
-            part.limit = part.limit.min(part.cut);
-            if part.attr.kind == FileKind::File && part.content_changed {
-                // Publishing may have changed the record since the snapshot, under the sequencer.
-                part.content = txn.get(&keys::content(ino)).await?.unwrap_or(part.content.clone());
-                let before = part.content.size;
-                let content = &mut part.content;
-                content.generation += 1;
-                if part.limit == 0 && before > 0 {
-                    // Everything older is dead at once; the collector drops it later.
-                    content.drop_gen = content.generation - 1;
-                    content.data = 0;
-                    if let Some(base) = content.base.take() {
-                        self.release_parked(&mut txn, &base);
-                    }
-                    txn.put_raw(keys::dead(ino), Vec::new());
+        let steps = parts.iter().map(|part| part.steps.len()).max().unwrap_or(0);
+        for number in 0..steps {
+            let mut txn = match steps {
+                1 => self.meta.begin().await?,
+                _ => self.meta.begin_bulk().await?,
+            };
+            let mut delta = SegmentDelta::default();
+            let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
+            let mut done: Vec<(&mut Part, Step)> = Vec::new();
+            for part in &mut parts {
+                let Some(step) = part.take_step(number) else { continue };
+                if part.inode.live().removed {
+                    // A segment of which nothing is laid is garbage.
+                    step.places.iter().for_each(|(_, place)| delta.add(place, 0));
+                    continue;
                 }
-                let mut editor = Editor::new(&mut txn, ino, content.drop_gen);
-                if (1..before).contains(&part.limit) {
-                    editor.clear(part.limit..u64::MAX, &mut delta).await?;
+                if part.attr.kind == FileKind::File && part.content_changed {
+                    self.lay(&mut txn, part, &step, &mut delta, &mut segments).await?;
                 }
-                content.base_limit = content.base_limit.min(part.limit).min(part.size);
-                if let Some(publishing) = &mut content.publishing {
-                    publishing.limit = publishing.limit.min(part.limit).min(part.size);
-                }
-                part.places.sort_by_key(|(range, _)| range.start);
-                for (range, place) in &part.places {
-                    if let Place::Segment { id, .. } = place {
-                        *segments.entry(*id).or_default() += range.end - range.start;
-                        // A segment of which nothing is laid is garbage.
-                        delta.add(place, 0);
-                    }
-                    let shown = range.start..range.end.min(part.cut);
-                    if shown.is_empty() {
-                        continue;
-                    }
-                    let place = tail_of(place, 0, shown.end - shown.start);
-                    editor.overlay(shown, place, content.generation, &mut delta).await?;
-                }
-                content.data = content.data.saturating_add_signed(delta.take_laid());
-                content.size = part.size;
-                txn.superblock.bytes =
-                    txn.superblock.bytes + content.size - before.min(txn.superblock.bytes);
-                txn.put(keys::content(ino), content);
-                txn.put(keys::work(ino), &WorkRec::Inode);
+                // The attributes may have been changed by an operation since the snapshot.
+                part.attr = part.inode.live().attr.clone();
+                txn.put(keys::inode(part.inode.ino), &part.attr);
+                done.push((part, step));
             }
-            // The attributes may have been changed by an operation since the snapshot.
-            part.attr = part.inode.live().attr.clone();
-            txn.put(keys::inode(ino), &part.attr);
-        }
-        for (id, total) in segments {
-            txn.put(keys::segment(id), &SegmentRec { total, live: 0 });
-        }
-        delta.apply(&mut txn).await?;
-        let inodes = parts.iter().map(|part| (part.inode.ino, part.through)).collect();
-        let inos: Vec<_> =
-            parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino).collect();
-        txn.commit(Logged::Commit { inodes }, || {
-            for part in &parts {
-                self.commit_applied(part);
+            for (id, total) in segments {
+                txn.put(keys::segment(id), &SegmentRec { total, live: 0 });
             }
-        })
-        .await?;
+            delta.apply(&mut txn).await?;
+            let inodes = done.iter().map(|(part, step)| (part.inode.ino, step.through)).collect();
+            txn.commit(Logged::Commit { inodes }, || {
+                for (part, step) in &done {
+                    self.commit_applied(part, step);
+                }
+            })
+            .await?;
+        }
         for part in &parts {
             self.clean_if_clean(&part.inode);
+            self.may_be_scattered(part.inode.ino, part.content.pieces);
         }
+        let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
         self.wants_settling(inos);
         self.evict_files();
         self.committed.notify_waiters();
         Ok(())
     }
 
-    fn commit_applied(&self, part: &Part) {
+    /// Puts one step of a file into a batch.
+    async fn lay(
+        &self,
+        txn: &mut Txn<'_>,
+        part: &mut Part,
+        step: &Step,
+        delta: &mut SegmentDelta,
+        segments: &mut BTreeMap<u128, u64>,
+    ) -> Result<(), DataError> {
+        let ino = part.inode.ino;
+        let (size, limit) = (step.size.min(part.cut), step.limit.min(part.cut));
+        // Publishing may have changed the record since the snapshot, under the sequencer.
+        part.content = txn.get(&keys::content(ino)).await?.unwrap_or(part.content.clone());
+        let content = &mut part.content;
+        let before = content.size;
+        content.generation += 1;
+        if limit == 0 && before > 0 {
+            // Everything older is dead at once; the collector drops it later.
+            content.drop_gen = content.generation - 1;
+            give_up_map(txn, ino, content);
+            if let Some(base) = content.base.take() {
+                self.release_parked(txn, &base);
+            }
+        }
+        let mut editor = Editor::new(txn, ino, content);
+        if (1..before).contains(&limit) {
+            editor.clear(limit..u64::MAX, delta).await?;
+        }
+        content.base_limit = content.base_limit.min(limit).min(size);
+        if let Some(publishing) = &mut content.publishing {
+            publishing.limit = publishing.limit.min(limit).min(size);
+        }
+        let mut places: Vec<_> = step.places.iter().collect();
+        places.sort_by_key(|(range, _)| range.start);
+        for (range, place) in places {
+            if let Place::Segment { id, .. } = place {
+                *segments.entry(*id).or_default() += range.end - range.start;
+                // A segment of which nothing is laid is garbage.
+                delta.add(place, 0);
+            }
+            let shown = range.start..range.end.min(part.cut);
+            if shown.is_empty() {
+                continue;
+            }
+            let place = tail_of(place, 0, shown.end - shown.start);
+            editor.overlay(shown, place, content.generation, delta).await?;
+        }
+        content.data = content.data.saturating_add_signed(delta.take_laid());
+        let rows = delta.take_rows();
+        content.pieces = content.pieces.saturating_add_signed(rows);
+        content.size = size;
+        let superblock = &mut txn.superblock;
+        superblock.extents = superblock.extents.saturating_add_signed(rows);
+        superblock.bytes = superblock.bytes + size - before.min(superblock.bytes);
+        txn.put(keys::content(ino), &*content);
+        txn.put(keys::work(ino), &WorkRec::Inode);
+        Ok(())
+    }
+
+    fn commit_applied(&self, part: &Part, step: &Step) {
         let mut live = part.inode.live();
         let before = live.pending.data_bytes();
-        live.pending.committed(part.through);
+        live.pending.committed(step.through);
         self.dirty_less(before - live.pending.data_bytes());
         let limit = live.pending.limit();
-        for (range, change) in &part.ranges {
+        for (range, change) in &step.ranges {
             if *change != Change::Data {
                 continue;
             }
@@ -343,7 +369,7 @@ impl Volume {
         if part.content_changed {
             // Fetches under way stay right: the data committed here is present now, what they fetch is
             // what lies below it. A hole is nowhere in the cache, and they may bring what it hides.
-            if part.ranges.iter().any(|(_, change)| *change == Change::Zero) {
+            if step.ranges.iter().any(|(_, change)| *change == Change::Zero) {
                 live.version += 1;
             }
             live.content = part.content.clone();
@@ -357,6 +383,15 @@ impl Volume {
         if live.pending.is_clean() && !live.attr_dirty {
             dirty.remove(&inode.ino);
         }
+    }
+}
+
+impl Part {
+    /// A step, once.
+    fn take_step(&mut self, number: usize) -> Option<Step> {
+        let step = self.steps.get_mut(number)?;
+        let empty = Step { ranges: Vec::new(), places: Vec::new(), ..*step };
+        Some(std::mem::replace(step, empty))
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::DataError;
-use crate::meta::records::{ExtentRec, Place, SegmentRec, decode};
+use crate::meta::records::{ContentRec, ExtentRec, Place, SegmentRec, decode};
 use crate::meta::{Lookup, Txn, keys};
 use crate::types::Ino;
 
@@ -16,12 +16,16 @@ pub struct SegmentDelta {
     live: HashMap<u128, i64>,
     /// Bytes that a file's live extents hold more (or fewer) than before.
     laid: i64,
+    /// Rows of a file's map that came or went.
+    rows: i64,
 }
 
 /// Extents looked at in one engine scan: few at first, because most changes and reads are small and an
 /// extent may hold 16 KiB itself, then up to so many.
 const PAGE_FIRST: usize = 4;
 const PAGE: usize = 256;
+/// The same for readers, who hold nobody up.
+const LONG_PAGE: usize = 2048;
 /// A page was too long if less than one in so many was used: each range counts, and each extent it cuts.
 const SPARSE: usize = 4;
 
@@ -35,6 +39,11 @@ impl SegmentDelta {
     /// How the bytes of one file changed; counts the next one's from zero.
     pub fn take_laid(&mut self) -> i64 {
         std::mem::take(&mut self.laid)
+    }
+
+    /// The same of its rows.
+    pub fn take_rows(&mut self) -> i64 {
+        std::mem::take(&mut self.rows)
     }
 
     fn lay(&mut self, place: &Place, bytes: u64) {
@@ -102,6 +111,7 @@ pub(super) fn tail_of(place: &Place, skip: u64, len: u64) -> Place {
 pub(super) struct Editor<'t, 'm> {
     txn: &'t mut Txn<'m>,
     ino: Ino,
+    map: u64,
     drop_gen: u64,
     /// By their ends: all that end after `known.start` and not after `known.end`.
     ahead: BTreeMap<u64, ExtentRec>,
@@ -114,11 +124,12 @@ pub(super) struct Editor<'t, 'm> {
 }
 
 impl<'t, 'm> Editor<'t, 'm> {
-    pub fn new(txn: &'t mut Txn<'m>, ino: Ino, drop_gen: u64) -> Self {
+    pub fn new(txn: &'t mut Txn<'m>, ino: Ino, content: &ContentRec) -> Self {
         Editor {
             txn,
             ino,
-            drop_gen,
+            map: content.map,
+            drop_gen: content.drop_gen,
             ahead: BTreeMap::new(),
             known: 0..0,
             page: PAGE_FIRST,
@@ -137,7 +148,7 @@ impl<'t, 'm> Editor<'t, 'm> {
     ) -> Result<(), DataError> {
         self.clear(range.clone(), delta).await?;
         delta.lay(&place, range.end - range.start);
-        self.put(range.end, ExtentRec { start: range.start, generation, place });
+        self.put(range.end, ExtentRec { start: range.start, generation, place }, delta);
         Ok(())
     }
 
@@ -163,7 +174,8 @@ impl<'t, 'm> Editor<'t, 'm> {
             let Some(rec) = self.ahead.remove(&end) else { continue };
             self.used += 1;
             let len = end - rec.start;
-            self.txn.delete(keys::extent(self.ino, end));
+            self.txn.delete(keys::extent(self.ino, self.map, end));
+            delta.rows -= 1;
             delta.sub(&rec.place, len);
             if rec.generation <= self.drop_gen {
                 continue;
@@ -176,20 +188,23 @@ impl<'t, 'm> Editor<'t, 'm> {
                 let place = tail_of(&rec.place, 0, kept);
                 delta.lay(&place, kept);
                 let left = ExtentRec { start: rec.start, generation: rec.generation, place };
-                self.txn.put(keys::extent(self.ino, range.start), &left);
+                self.txn.put(keys::extent(self.ino, self.map, range.start), &left);
+                delta.rows += 1;
             }
             if end > range.end {
                 let kept = end - range.end;
                 let place = tail_of(&rec.place, range.end - rec.start, kept);
                 delta.lay(&place, kept);
-                self.put(end, ExtentRec { start: range.end, generation: rec.generation, place });
+                let right = ExtentRec { start: range.end, generation: rec.generation, place };
+                self.put(end, right, delta);
                 return Ok(());
             }
         }
     }
 
-    fn put(&mut self, end: u64, rec: ExtentRec) {
-        self.txn.put(keys::extent(self.ino, end), &rec);
+    fn put(&mut self, end: u64, rec: ExtentRec, delta: &mut SegmentDelta) {
+        self.txn.put(keys::extent(self.ino, self.map, end), &rec);
+        delta.rows += 1;
         self.ahead.insert(end, rec);
     }
 
@@ -209,7 +224,7 @@ impl<'t, 'm> Editor<'t, 'm> {
         self.page = if dense { self.page * 2 } else { self.page / 2 }.clamp(PAGE_FIRST, PAGE);
         self.used = 0;
         self.scans += 1;
-        let after = keys::extents_after(self.ino, self.known.end);
+        let after = keys::extents_after(self.ino, self.map, self.known.end);
         let (page, more) = self.txn.scan(after, self.page).await?;
         for (key, value) in &page {
             self.known.end = end_of(self.ino, key)?;
@@ -224,23 +239,27 @@ impl<'t, 'm> Editor<'t, 'm> {
 
 fn end_of(ino: Ino, key: &[u8]) -> Result<u64, DataError> {
     keys::parse_extent(key)
+        .map(|(_, end)| end)
         .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))
 }
 
-/// The live extents that touch `range`, in order, each with its whole span.
+/// The live extents of a content that touch `range`, in order, each with its whole span.
 pub async fn live_extents<L: Lookup>(
     meta: &L,
     ino: Ino,
+    content: &ContentRec,
     range: Range<u64>,
-    drop_gen: u64,
 ) -> Result<Vec<(Range<u64>, ExtentRec)>, DataError> {
     let mut found = Vec::new();
+    if range.is_empty() || content.pieces == 0 {
+        return Ok(found);
+    }
     let mut from = range.start;
     let mut limit = PAGE_FIRST;
     loop {
-        let page = meta.scan(keys::extents_after(ino, from), limit).await?;
+        let page = meta.scan(keys::extents_after(ino, content.map, from), limit).await?;
         let full = page.len() >= limit;
-        limit = (limit * 2).min(PAGE);
+        limit = (limit * 4).min(LONG_PAGE);
         for (key, value) in &page {
             let end = end_of(ino, key)?;
             let rec: ExtentRec = decode(value)?;
@@ -248,7 +267,7 @@ pub async fn live_extents<L: Lookup>(
                 return Ok(found);
             }
             from = end;
-            if rec.generation > drop_gen {
+            if rec.generation > content.drop_gen {
                 found.push((rec.start..end, rec));
             }
         }

@@ -1,45 +1,155 @@
 //! What is no longer referenced: extents of removed or truncated files, segments without live bytes.
 //!
+//! Whoever takes content away gives up the file's whole map of extents by one dead record, whatever
+//! its shape. The collector drops the rows page by page; how far it is lies in that record, in the
+//! batch that dropped them, so that each row is counted off its segment once, and no page goes over what
+//! the pages before it left. It may be stopped at any moment, and goes on with the next mount.
+//!
 //! Order is everything here: an object is deleted only after the batch that dropped its last
 //! reference is durable, because until then a takeover could still bring the reference back.
 
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
+
 use super::{DataError, SegmentDelta, Volume};
-use crate::meta::records::{ContentRec, ExtentRec, decode};
-use crate::meta::{Logged, Txn, keys};
+use crate::meta::records::{ContentRec, DeadRec, ExtentRec, decode};
+use crate::meta::{Logged, MetaError, Pages, Txn, keys};
 use crate::store::{Listing, PutOutcome, Send};
 use crate::types::{Base, Ino};
 
-/// Records dropped in one batch.
+/// Rows looked at for one batch: everybody who changes something waits for it.
 const BATCH: usize = 1000;
-/// Inodes in one batch: everybody who changes something waits for it.
-const TOGETHER: usize = 64;
+/// Dead records of one batch.
+const TOGETHER: usize = 256;
+/// Segment objects deleted between two flushes, and how many at a time.
+const SEGMENTS: usize = 256;
+const DELETES: usize = 8;
+/// As many xattrs go with their inode; more are left to the collector.
+const FEW_XATTRS: usize = 16;
+/// Inodes removed in one batch.
+const ORPHANS: usize = 64;
 /// An upload takes minutes at the very most, so an hour leaves no doubt, milliseconds.
 const ORPHAN_AGE_MS: i64 = 3600 * 1000;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The extents of a file are dead, all of them: it goes on with a new map.
+pub fn give_up_map(txn: &mut Txn<'_>, ino: Ino, content: &mut ContentRec) {
+    content.data = 0;
+    if content.pieces > 0 {
+        txn.put(keys::dead(ino, content.map), &DeadRec::whole());
+        content.map += 1;
+        content.pieces = 0;
+    }
+}
+
+/// The extents up to this generation are dead, and newer ones lie among them.
+pub fn give_up_older(txn: &mut Txn<'_>, ino: Ino, content: &ContentRec) {
+    if content.pieces > 0 {
+        let dead = DeadRec { through: content.drop_gen, ..DeadRec::whole() };
+        txn.put(keys::dead(ino, content.map), &dead);
+    }
+}
+
+/// The xattrs of an inode that is being removed.
+pub(super) async fn give_up_xattrs(txn: &mut Txn<'_>, ino: Ino) -> Result<(), DataError> {
+    let (found, more) = txn.rows_of(keys::XATTR, ino, FEW_XATTRS).await?;
+    if more {
+        txn.put(keys::dead(ino, keys::XATTRS), &DeadRec::whole());
+        return Ok(());
+    }
+    for (key, _) in found {
+        txn.delete(key.to_vec());
+    }
+    Ok(())
+}
+
+/// Rows of one dead record that go in one batch.
+struct DeadPage {
+    ino: Ino,
+    map: u64,
+    rows: Vec<(bytes::Bytes, bytes::Bytes)>,
+    /// Whether there may be more behind them.
+    more: bool,
+}
+
 impl Volume {
-    /// Drops dead extents and xattrs of some inodes; whether there may be more.
+    /// Drops a page of dead extents and xattrs; whether there may be more.
     pub async fn collect_dead(&self) -> Result<bool, DataError> {
-        let dead = self.meta.scan(keys::below(keys::DEAD, &[]), BATCH).await?;
-        let inodes: Vec<Ino> = dead.iter().filter_map(|(key, _)| keys::parse_ino(key)).collect();
-        let mut rest = inodes.as_slice();
-        while !rest.is_empty() {
-            let mut txn = self.meta.begin().await?;
-            let (mut delta, mut dropped) = (SegmentDelta::default(), 0);
-            let mut done = 0;
-            for &ino in rest.iter().take(TOGETHER) {
-                if !drop_dead(&mut txn, ino, &mut delta, &mut dropped).await? {
-                    break;
-                }
-                done += 1;
-            }
-            delta.apply(&mut txn).await?;
-            txn.commit(Logged::Op { unique: 0 }, || {}).await?;
-            rest = &rest[done..];
+        // Two at once would count the same rows off their segments.
+        let _one = self.collecting.lock().await;
+        let queue = self.meta.queue(keys::DEAD, TOGETHER).await?;
+        if queue.is_empty() {
+            return Ok(false);
         }
-        Ok(dead.len() == BATCH)
+        // Dead maps and the xattrs of what is gone change no more: they are read while others work.
+        let (mut settled, mut pages) = (Vec::new(), Vec::new());
+        let mut left = BATCH;
+        for (key, value) in &queue {
+            let (ino, map) = keys::parse_dead(key)
+                .ok_or_else(|| DataError::Damaged("the key of a dead record".into()))?;
+            let dead: DeadRec = decode(value)?;
+            if left == 0 {
+                break;
+            }
+            if dead.through < u64::MAX {
+                settled.push((ino, map));
+                left = left.saturating_sub(BATCH / 4);
+                continue;
+            }
+            let rows = self.meta.scan(keys::dead_rows(ino, map, &dead.after), left).await?;
+            let more = rows.len() >= left;
+            left -= rows.len();
+            pages.push(DeadPage { ino, map, rows, more });
+        }
+        let more = left == 0 || queue.len() >= TOGETHER;
+        let mut txn = self.meta.begin_bulk().await?;
+        let mut delta = SegmentDelta::default();
+        for page in &pages {
+            drop_page(&mut txn, page, u64::MAX, &mut delta)?;
+        }
+        let mut shown = Vec::new();
+        let mut unfinished = false;
+        for (ino, map) in settled {
+            let (page, through) = match self.still_dead(&txn, ino, map).await? {
+                Some(found) => found,
+                None => continue,
+            };
+            unfinished |= page.more;
+            let dropped = drop_page(&mut txn, &page, through, &mut delta)?;
+            if let Some(mut content) = txn.get::<ContentRec>(&keys::content(ino)).await?
+                && content.map == map
+            {
+                content.pieces = content.pieces.saturating_sub(dropped);
+                txn.put(keys::content(ino), &content);
+                shown.push((ino, content.pieces));
+            }
+        }
+        delta.apply(&mut txn).await?;
+        txn.commit(Logged::Op { unique: 0 }, || {
+            for (ino, pieces) in shown {
+                if let Some(inode) = self.inodes.get(ino) {
+                    inode.live().content.pieces = pieces;
+                }
+            }
+        })
+        .await?;
+        Ok(more || unfinished)
+    }
+
+    /// Rows of a map that is still in use, read within the change: others rewrite them.
+    async fn still_dead(
+        &self,
+        txn: &Txn<'_>,
+        ino: Ino,
+        map: u64,
+    ) -> Result<Option<(DeadPage, u64)>, DataError> {
+        let Some(dead): Option<DeadRec> = txn.get(&keys::dead(ino, map)).await? else {
+            return Ok(None);
+        };
+        let rows = keys::dead_rows(ino, map, &dead.after);
+        let (rows, more) = txn.scan(rows, BATCH / 4).await?;
+        Ok(Some((DeadPage { ino, map, rows, more }, dead.through)))
     }
 
     /// Nothing shows through this base any more: a parked copy becomes garbage.
@@ -56,25 +166,32 @@ impl Volume {
         u128::from_str_radix(id, 16).ok()
     }
 
-    /// Deletes segment objects whose last reference is durably gone. The caller has flushed since it
-    /// was dropped: only what is in `garbage` before the flush may be passed on.
+    /// Deletes segment objects whose last reference is durably gone, a page of them; returns how many. Only
+    /// what is in `garbage` before the flush may be passed on.
     pub async fn collect_segments(&self, flush_timeout: Duration) -> Result<usize, DataError> {
-        let garbage = self.meta.scan(keys::below(keys::GARBAGE, &[]), BATCH).await?;
+        let garbage = self.meta.queue(keys::GARBAGE, SEGMENTS).await?;
         if garbage.is_empty() {
             return Ok(0);
         }
         let _receipt = self.meta.flush(flush_timeout).await?;
-        let mut gone = Vec::new();
-        for (key, _) in garbage {
-            let Some(id) = keys::parse_id(&key) else { continue };
-            let send = Send::plain(DELETE_TIMEOUT);
-            match self.state_store.delete(&self.segment_key(id), send).await {
-                PutOutcome::Won(_) | PutOutcome::Lost => gone.push(key),
-                PutOutcome::Ambiguous(error) => {
-                    tracing::debug!(%error, "a dead segment stays for the next round");
+        let deletes = garbage.into_iter().filter_map(|(key, _)| {
+            let id = keys::parse_id(&key)?;
+            Some(async move {
+                let send = Send::plain(DELETE_TIMEOUT);
+                match self.state_store.delete(&self.segment_key(id), send).await {
+                    PutOutcome::Won(_) | PutOutcome::Lost => Some(key),
+                    PutOutcome::Ambiguous(error) => {
+                        tracing::debug!(%error, "a dead segment stays for the next round");
+                        None
+                    }
                 }
-            }
-        }
+            })
+        });
+        let gone: Vec<_> = stream::iter(deletes)
+            .buffer_unordered(DELETES)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
         let count = gone.len();
         let mut txn = self.meta.begin().await?;
         for key in gone {
@@ -124,73 +241,59 @@ impl Volume {
     /// more, and what its last close could not remove.
     pub async fn remove_orphans(&self) -> Result<usize, DataError> {
         let mut removed = 0;
-        loop {
+        // Raises the queue's floor over those that went before.
+        if self.meta.queue(keys::ORPHAN, 1).await?.is_empty() {
+            return Ok(0);
+        }
+        let mut pages = Pages::new(self.meta.queued(keys::ORPHAN), ORPHANS);
+        while let Some(page) = pages.next(&self.meta.engine).await.map_err(MetaError::from)? {
             let mut tx = self.begin().await?;
-            let page = self.meta.scan(keys::below(keys::ORPHAN, &[]), BATCH).await?;
-            let mut closed = Vec::new();
             for (key, _) in &page {
                 let Some(ino) = keys::parse_ino(key) else { continue };
-                match self.inodes.get(ino) {
-                    Some(inode) if inode.is_open() => {}
-                    _ => closed.push(ino),
+                let in_use = self.inodes.get(ino).is_some_and(|inode| inode.is_open());
+                if in_use || tx.kv.get_raw(key).await?.is_none() {
+                    continue;
                 }
-            }
-            if closed.is_empty() {
-                return Ok(removed);
-            }
-            for ino in closed {
                 tx.remove(ino).await?;
                 removed += 1;
             }
             tx.commit(0).await?;
         }
+        Ok(removed)
     }
 }
 
-/// Drops what is dead of one inode, until `dropped` records went in this batch; true when nothing is left.
-async fn drop_dead(
+/// Takes rows off, as far as they are dead, and says where the next page begins; returns how many
+/// extents went.
+fn drop_page(
     txn: &mut Txn<'_>,
-    ino: Ino,
+    page: &DeadPage,
+    through: u64,
     delta: &mut SegmentDelta,
-    dropped: &mut usize,
-) -> Result<bool, DataError> {
-    let content: Option<ContentRec> = txn.get(&keys::content(ino)).await?;
-    let gone = txn.get_raw(&keys::inode(ino)).await?.is_none();
-    let drop_gen = match &content {
-        Some(content) => content.drop_gen,
-        None => u64::MAX,
-    };
-    let mut from = 0;
-    loop {
-        if *dropped >= BATCH {
-            return Ok(false);
-        }
-        let (page, more) = txn.scan(keys::extents_after(ino, from), BATCH).await?;
-        for (key, value) in &page {
-            let end = keys::parse_extent(key)
-                .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))?;
-            from = end;
-            let extent: ExtentRec = decode(value)?;
-            if extent.generation <= drop_gen {
-                delta.sub(&extent.place, end - extent.start);
-                txn.delete(key.to_vec());
-                *dropped += 1;
-            }
-        }
-        if !more {
-            break;
-        }
-    }
-    if gone {
-        let (page, more) = txn.scan(keys::of_inode(keys::XATTR, ino), BATCH).await?;
-        *dropped += page.len();
-        for (key, _) in &page {
+) -> Result<u64, DataError> {
+    let mut dropped = 0;
+    for (key, value) in &page.rows {
+        if page.map == keys::XATTRS {
             txn.delete(key.to_vec());
+            continue;
         }
-        if more {
-            return Ok(false);
+        let (_, end) = keys::parse_extent(key)
+            .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {}", page.ino)))?;
+        let extent: ExtentRec = decode(value)?;
+        if extent.generation <= through {
+            delta.sub(&extent.place, end - extent.start);
+            txn.delete(key.to_vec());
+            dropped += 1;
         }
     }
-    txn.delete(keys::dead(ino));
-    Ok(true)
+    txn.superblock.extents = txn.superblock.extents.saturating_sub(dropped);
+    let dead = keys::dead(page.ino, page.map);
+    match page.rows.last() {
+        Some((last, _)) if page.more => {
+            let after = last.slice_ref(keys::dead_row_id(page.map, last));
+            txn.put(dead, &DeadRec { through, after });
+        }
+        _ => txn.delete(dead),
+    }
+    Ok(dropped)
 }

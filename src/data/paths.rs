@@ -123,7 +123,18 @@ impl Volume {
         dir: Ino,
         memo: &mut PathMemo,
     ) -> Result<Option<String>, DataError> {
-        dir_key(&self.meta, &self.prefix, dir, memo).await
+        if let Some(known) = self.dir_keys.get(dir) {
+            return Ok(Some(known));
+        }
+        // What the memo has may be older than the ticket.
+        let fresh = memo.dirs.is_empty();
+        let ticket = self.dir_keys.ticket();
+        let found = dir_key(&self.meta, &self.prefix, dir, memo).await?;
+        if fresh && found.is_some() {
+            let chain = memo.dirs.iter().filter_map(|(dir, key)| Some((*dir, key.as_deref()?)));
+            self.dir_keys.keep(ticket, chain);
+        }
+        Ok(found)
     }
 
     /// The key of a name in a directory, whatever its length.

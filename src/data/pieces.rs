@@ -49,7 +49,7 @@ pub async fn pieces<L: Lookup>(
             wanted.push((start..to, Source::Zero));
         }
     };
-    for (span, extent) in live_extents(meta, ino, range.clone(), content.drop_gen).await? {
+    for (span, extent) in live_extents(meta, ino, content, range.clone()).await? {
         let span = span.start..span.end.min(content.size);
         if span.is_empty() {
             continue;
@@ -71,9 +71,98 @@ pub fn segment_key(state: &KeyPrefix, id: u128) -> ObjectKey {
     state.key(&format!("segments/{id:032x}"))
 }
 
-/// The bytes of `span`, which the extent covers; `None` is zeros.
-pub async fn read_extent(
+/// What one request brings: pieces that lie beside each other in one segment, or one piece alone.
+#[derive(Debug)]
+pub enum Fetch {
+    Run(Vec<(Range<u64>, ExtentRec)>),
+    One(Range<u64>, Source),
+}
+
+/// A gap in a segment that is fetched and thrown away rather than costing a request, bytes.
+const GAP: u64 = 64 << 10;
+
+/// Puts pieces together that one request can bring. A file written in small pieces has each of them in
+/// its own extent, and they lie in the order of the file in few segments.
+pub fn fetches(wanted: Vec<(Range<u64>, Source)>) -> Vec<Fetch> {
+    let mut fetches: Vec<Fetch> = Vec::new();
+    // The last run, and what of its segment it takes; holes in the file may lie in between.
+    let mut open: Option<(usize, u128, Range<u64>)> = None;
+    for (span, source) in wanted {
+        let Source::Extent(extent) = source else {
+            fetches.push(Fetch::One(span, source));
+            continue;
+        };
+        let Place::Segment { id, crc_offset, crc_len, .. } = extent.place else {
+            fetches.push(Fetch::One(span, Source::Extent(extent)));
+            continue;
+        };
+        let end = crc_offset + u64::from(crc_len);
+        if let Some((index, segment, taken)) = &mut open
+            && *segment == id
+            && (taken.start..=taken.end + GAP).contains(&crc_offset)
+            && end.max(taken.end) - taken.start <= CHUNK
+            && let Some(Fetch::Run(run)) = fetches.get_mut(*index)
+        {
+            taken.end = taken.end.max(end);
+            run.push((span, extent));
+            continue;
+        }
+        open = Some((fetches.len(), id, crc_offset..end));
+        fetches.push(Fetch::Run(vec![(span, extent)]));
+    }
+    fetches
+}
+
+/// The bytes of a run, piece by piece.
+pub async fn read_run(
     (store, state): (&dyn StoreBackend, &KeyPrefix),
+    ino: Ino,
+    run: Vec<(Range<u64>, ExtentRec)>,
+) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
+    let mut whole: Option<(u128, Range<u64>)> = None;
+    for (_, extent) in &run {
+        if let Place::Segment { id, crc_offset, crc_len, .. } = extent.place {
+            let end = crc_offset + u64::from(crc_len);
+            let (_, whole) = whole.get_or_insert((id, crc_offset..end));
+            *whole = whole.start.min(crc_offset)..whole.end.max(end);
+        }
+    }
+    let Some((id, whole)) = whole else { return Ok(Vec::new()) };
+    let key = segment_key(state, id);
+    let found = store.get(&key, Some(whole.clone()), None, GET_TIMEOUT).await?.data;
+    // Of a piece that was overwritten in the middle both ends are here.
+    let mut checked = None;
+    let mut pieces = Vec::with_capacity(run.len());
+    for (span, extent) in run {
+        let Place::Segment { offset, crc, crc_offset, crc_len, .. } = extent.place else {
+            continue;
+        };
+        let damaged = || {
+            DataError::Damaged(format!(
+                "segment {key}, bytes {crc_offset}..{}: checksum of inode {ino} does not match",
+                crc_offset + u64::from(crc_len)
+            ))
+        };
+        let slice = |from: u64, len: u64| {
+            let from = usize::try_from(from.checked_sub(whole.start)?).ok()?;
+            let to = from.checked_add(usize::try_from(len).ok()?)?;
+            (to <= found.len()).then(|| found.slice(from..to))
+        };
+        if checked != Some(crc_offset) {
+            let piece = slice(crc_offset, u64::from(crc_len)).ok_or_else(damaged)?;
+            if crc32c::crc32c(&piece) != crc {
+                return Err(damaged());
+            }
+            checked = Some(crc_offset);
+        }
+        let bytes = slice(offset, span.end - span.start).ok_or_else(damaged)?;
+        pieces.push((span, Some(bytes)));
+    }
+    Ok(pieces)
+}
+
+/// The bytes that an extent holds itself; `None` is zeros.
+pub fn read_inline(
     ino: Ino,
     span: &Range<u64>,
     extent: &ExtentRec,
@@ -82,19 +171,8 @@ pub async fn read_extent(
     match &extent.place {
         Place::Zero => Ok(None),
         Place::Inline(bytes) if bytes.len() >= len => Ok(Some(bytes.slice(..len))),
-        Place::Inline(_) => Err(DataError::Damaged(format!("an inline extent of {ino}"))),
-        Place::Segment { id, offset, crc, crc_offset, crc_len } => {
-            let key = segment_key(state, *id);
-            let whole = *crc_offset..*crc_offset + u64::from(*crc_len);
-            let found = store.get(&key, Some(whole.clone()), None, GET_TIMEOUT).await?;
-            if crc32c::crc32c(&found.data) != *crc {
-                return Err(DataError::Damaged(format!(
-                    "segment {key}, bytes {}..{}: checksum of inode {ino} does not match",
-                    whole.start, whole.end
-                )));
-            }
-            let from = (offset - crc_offset) as usize;
-            Ok(Some(found.data.slice(from..from + len)))
+        Place::Inline(_) | Place::Segment { .. } => {
+            Err(DataError::Damaged(format!("an inline extent of {ino}")))
         }
     }
 }

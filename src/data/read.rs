@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::pieces::{GET_TIMEOUT, PARALLEL, Source, pieces, read_extent};
+use super::pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run};
 use super::{DataError, Inode, Volume};
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
@@ -21,6 +21,53 @@ const LARGEST_WINDOW: u64 = 16 << 20;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
 const ATTEMPTS: usize = 50;
 
+/// Holes at least so long are punched into the cache file; shorter ones are written with what lies
+/// around them, bytes.
+const HOLE: u64 = 64 << 10;
+/// Pieces are put together to blocks of at most this size, bytes.
+const BLOCK: u64 = 1 << 20;
+
+/// A piece of content; `None` is zeros.
+type Piece = (Range<u64>, Option<Bytes>);
+
+/// Small neighbours put together: a file of thousands of pieces costs no more calls than any other.
+fn blocks(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut blocks: Vec<Vec<Piece>> = Vec::new();
+    for piece in pieces {
+        let len = piece.0.end - piece.0.start;
+        let alone = piece.1.is_none() && len >= HOLE;
+        match blocks.last_mut().map(|block| (block[0].0.start, block.len(), block)) {
+            Some((start, count, block))
+                if !alone
+                    && block[count - 1].0.end == piece.0.start
+                    && piece.0.end - start <= BLOCK
+                    && !(count == 1 && block[0].1.is_none() && piece.0.start - start >= HOLE) =>
+            {
+                block.push(piece);
+            }
+            _ => blocks.push(vec![piece]),
+        }
+    }
+    blocks.into_iter().map(joined).collect()
+}
+
+fn joined(mut block: Vec<Piece>) -> Piece {
+    if block.len() == 1 || block.iter().all(|(_, bytes)| bytes.is_none()) {
+        let end = block.last().map_or(0, |(range, _)| range.end);
+        let (range, bytes) = block.swap_remove(0);
+        return (range.start..end, bytes);
+    }
+    let whole = block[0].0.start..block[block.len() - 1].0.end;
+    let mut all = BytesMut::with_capacity((whole.end - whole.start) as usize);
+    for (range, bytes) in block {
+        match bytes {
+            Some(bytes) => all.extend_from_slice(&bytes),
+            None => all.resize(all.len() + (range.end - range.start) as usize, 0),
+        }
+    }
+    (whole, Some(all.freeze()))
+}
+
 /// How the base of one inode is being read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadAhead {
@@ -30,6 +77,11 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
+    /// Whether the last reads went on from each other.
+    fn is_stream(&self) -> bool {
+        self.window > RANDOM_WINDOW
+    }
+
     /// `most` keeps a small cache from being filled by one reader.
     pub fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
         let len = range.end - range.start;
@@ -133,12 +185,15 @@ impl Volume {
                     return Ok(());
                 }
                 let range = range.start..range.end.min(limit);
-                let window = match &content.base {
-                    Some(_) if range.start < content.base_limit => {
-                        live.ahead.window(&range, limit, self.options.cache_size / 8)
-                    }
-                    _ => range.clone(),
+                let most = self.options.cache_size / 8;
+                let window = live.ahead.window(&range, limit, most);
+                // Extents are fetched whole anyway. Of those that nobody reads in order only what was
+                // asked for.
+                let ahead = match &content.base {
+                    Some(_) if range.start < content.base_limit => true,
+                    _ => live.ahead.is_stream(),
                 };
+                let window = if ahead { window } else { range };
                 Some((content, live.version, window, limit))
             }
         };
@@ -147,11 +202,12 @@ impl Volume {
             return Ok(());
         };
         let pieces = self.read_committed(inode, &content, window).await?;
-        let mut live = inode.live();
-        if live.version != version || live.changing > 0 || live.removed {
-            return Ok(());
-        }
-        for (range, bytes) in pieces {
+        for (range, bytes) in blocks(pieces) {
+            // Once a block: whoever writes to the file or removes it waits no longer than for one.
+            let mut live = inode.live();
+            if live.version != version || live.changing > 0 || live.removed {
+                return Ok(());
+            }
             // An extent may reach past an uncommitted truncation, where it no longer shows.
             let visible = range.start..range.end.min(limit);
             for part in live.pending.ranges.gaps(visible) {
@@ -170,7 +226,6 @@ impl Volume {
                 }
             }
         }
-        drop(live);
         self.evict_if_full(inode, range);
         Ok(())
     }
@@ -181,20 +236,30 @@ impl Volume {
         inode: &Arc<Inode>,
         content: &ContentRec,
         range: Range<u64>,
-    ) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
-        let wanted = pieces(&self.meta, inode.ino, content, range).await?;
-        let reads = wanted.into_iter().map(|(span, source)| async move {
-            let bytes = match source {
-                Source::Zero => None,
-                Source::Extent(extent) => {
+    ) -> Result<Vec<Piece>, DataError> {
+        let wanted = fetches(pieces(&self.meta, inode.ino, content, range).await?);
+        let reads = wanted.into_iter().map(|fetch| async move {
+            let piece = match fetch {
+                Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
-                    read_extent(state, inode.ino, &span, &extent).await?
+                    return read_run(state, inode.ino, run).await;
                 }
-                Source::Base => Some(self.read_base(inode, content, span.clone()).await?),
+                Fetch::One(span, Source::Zero) => (span, None),
+                Fetch::One(span, Source::Extent(extent)) => {
+                    let bytes = read_inline(inode.ino, &span, &extent)?;
+                    (span, bytes)
+                }
+                Fetch::One(span, Source::Base) => {
+                    let bytes = self.read_base(inode, content, span.clone()).await?;
+                    (span, Some(bytes))
+                }
             };
-            Ok::<_, DataError>((span, bytes))
+            Ok::<_, DataError>(vec![piece])
         });
-        stream::iter(reads).buffered(PARALLEL).try_collect().await
+        let mut found: Vec<Piece> =
+            stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();
+        found.sort_by_key(|(span, _)| span.start);
+        Ok(found)
     }
 
     async fn read_base(
@@ -271,6 +336,29 @@ mod tests {
         assert_eq!(ahead.window(&(131_072..262_144), end, LARGEST_WINDOW), 131_072..262_144);
         let next = ahead.window(&(FIRST_WINDOW..FIRST_WINDOW + 4096), end, LARGEST_WINDOW);
         assert_eq!(next, FIRST_WINDOW..3 * FIRST_WINDOW);
+    }
+
+    #[test]
+    fn small_neighbours_become_blocks_and_large_holes_stay_holes() {
+        let data = |range: Range<u64>, byte: u8| {
+            let len = (range.end - range.start) as usize;
+            (range, Some(Bytes::from(vec![byte; len])))
+        };
+        let pieces = vec![
+            data(0..10, 1),
+            (10..20, None),
+            data(20..30, 2),
+            (30..30 + HOLE, None),
+            data(30 + HOLE..40 + HOLE, 3),
+            data(50 + HOLE..60 + HOLE, 4),
+        ];
+        let found = blocks(pieces);
+        let ranges: Vec<_> = found.iter().map(|(range, _)| range.clone()).collect();
+        assert_eq!(ranges, [0..30, 30..30 + HOLE, 30 + HOLE..40 + HOLE, 50 + HOLE..60 + HOLE]);
+        let first = [[1; 10], [0; 10], [2; 10]].concat();
+        assert_eq!(found[0].1.as_deref(), Some(first.as_slice()));
+        assert_eq!(found[1].1, None);
+        assert_eq!(found[3].1.as_deref(), Some(&[4; 10][..]));
     }
 
     #[test]

@@ -43,18 +43,22 @@ impl Volume {
         }
         let mut pages = Pages::new(keys::below(keys::EXTENT, &[]), PAGE);
         while let Some(page) = pages.next(&self.meta.engine).await? {
-            let mut found: Vec<(Ino, Range<u64>)> = Vec::new();
+            let mut found: Vec<((Ino, u64), Range<u64>)> = Vec::new();
             for (key, value) in &page {
-                let (Some(ino), Some(end)) = (keys::parse_ino(key), keys::parse_extent(key)) else {
+                let (Some(ino), Some((map, end))) = (keys::parse_ino(key), keys::parse_extent(key))
+                else {
                     continue;
                 };
                 let extent: ExtentRec = decode(value)?;
                 if matches!(extent.place, Place::Segment { id, .. } if chosen.contains(&id)) {
-                    found.push((ino, extent.start..end));
+                    found.push(((ino, map), extent.start..end));
                 }
             }
             for file in found.chunk_by(|a, b| a.0 == b.0) {
-                done.bytes += self.store_again(file).await?;
+                let ranges: Vec<_> = file.iter().map(|(_, range)| range.clone()).collect();
+                if let Some(((ino, map), _)) = file.first() {
+                    done.bytes += self.store_again(*ino, *map, ranges).await?;
+                }
             }
         }
         Ok(done)
@@ -90,22 +94,29 @@ impl Volume {
     }
 
     /// Marks ranges of one file as changed and commits them. What is gone, cut or newly written
-    /// meanwhile is nothing to store.
-    async fn store_again(&self, ranges: &[(Ino, Range<u64>)]) -> Result<u64, DataError> {
-        let Some((ino, _)) = ranges.first() else { return Ok(0) };
-        let inode = match self.inode(*ino).await {
+    /// meanwhile is nothing to store, and neither is what lies in a map that was given up.
+    pub(super) async fn store_again(
+        &self,
+        ino: Ino,
+        map: u64,
+        ranges: Vec<Range<u64>>,
+    ) -> Result<u64, DataError> {
+        let inode = match self.inode(ino).await {
             Ok(inode) => inode,
             Err(DataError::Gone(_)) => return Ok(0),
             Err(error) => return Err(error),
         };
         let mut bytes = 0;
-        for (_, range) in ranges {
+        for range in ranges {
+            if inode.live().content.map != map {
+                break;
+            }
             let len = range.end - range.start;
             self.room_for(len, ROOM).await?;
             self.read(&inode, range.start, usize::try_from(len).unwrap_or(usize::MAX)).await?;
             // No commit may be between its snapshot and its end: it would take the marks for its own.
             let _commit = inode.commit.lock().await;
-            bytes += self.mark_changed(&inode, range.clone());
+            bytes += self.mark_changed(&inode, range);
         }
         self.mark_dirty(&inode);
         self.commit(vec![inode]).await?;

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::garbage::{give_up_map, give_up_xattrs};
 use super::paths::own_name;
 use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
+
+/// As many keys where an inode rests are found by one look.
+const FEW_RESTS: usize = 16;
 
 type Edit = Box<dyn Fn(&mut InodeRec) + Send + Sync>;
 
@@ -25,6 +29,8 @@ pub struct Tx<'v> {
     touched: Vec<Ino>,
     /// Directories in which a name came or went.
     names: Vec<Ino>,
+    /// What the names lead or led to.
+    named: Vec<Ino>,
 }
 
 /// A content record that a change puts in the place of another one.
@@ -55,6 +61,7 @@ impl<'v> Tx<'v> {
             removed: Vec::new(),
             touched: Vec::new(),
             names: Vec::new(),
+            named: Vec::new(),
         }
     }
 
@@ -146,26 +153,29 @@ impl<'v> Tx<'v> {
     /// Removes an inode and leaves what hangs on it to the collector.
     pub async fn remove(&mut self, ino: Ino) -> Result<(), DataError> {
         let content: Option<ContentRec> = self.kv.get(&keys::content(ino)).await?;
-        if let Some(base) = content.as_ref().and_then(|content| content.base.as_ref()) {
+        let mut content = content.unwrap_or_default();
+        if let Some(base) = &content.base {
             self.volume.release_parked(&mut self.kv, base);
         }
-        let size = content.map_or(0, |content| content.size);
+        let size = content.size;
+        give_up_map(&mut self.kv, ino, &mut content);
+        give_up_xattrs(&mut self.kv, ino).await?;
         self.kv.superblock.bytes = self.kv.superblock.bytes.saturating_sub(size);
         self.kv.superblock.inodes = self.kv.superblock.inodes.saturating_sub(1);
         self.kv.delete(keys::inode(ino));
         self.kv.delete(keys::content(ino));
         self.kv.delete(keys::orphan(ino));
         self.kv.delete(keys::work(ino));
-        self.kv.put_raw(keys::dead(ino), Vec::new());
-        let seen = self.kv.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
+        let (mut seen, more) = self.kv.rows_of(keys::RESTS, ino, FEW_RESTS).await?;
+        if more {
+            seen = self.kv.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
+        }
         for (key, _) in seen {
             if let Some(key) = keys::parse_rests(&key) {
                 self.needs_tidying(&key);
             }
         }
         self.removed.push(ino);
-        // Its extents are collected with the keys to tidy.
-        self.touched.push(Ino(0));
         Ok(())
     }
 
@@ -183,6 +193,7 @@ impl<'v> Tx<'v> {
         self.kv.put(keys::dirent(parent, name), &DirentRec { ino, kind });
         self.kv.put_raw(keys::parent(ino, parent, name), Vec::new());
         self.names.push(parent);
+        self.named.push(ino);
     }
 
     /// Adds a name that shows the object of another name, which is a directory's.
@@ -196,6 +207,7 @@ impl<'v> Tx<'v> {
         self.kv.delete(keys::dirent(parent, name));
         self.kv.delete(keys::parent(ino, parent, name));
         self.names.push(parent);
+        self.named.push(ino);
         if own_name(name).is_some() {
             self.kv.delete(keys::beside(parent, name));
         }
@@ -219,10 +231,11 @@ impl<'v> Tx<'v> {
 
     /// Hands the change over; see [`Txn::commit`].
     pub async fn commit(self, unique: u64) -> Result<(), DataError> {
-        let Tx { volume, kv, working, held, edits, created, contents, removed, touched, names } =
-            self;
+        let Tx { volume, kv, working, held, edits, created, contents, .. } = self;
+        let (removed, touched, names, named) = (self.removed, self.touched, self.names, self.named);
         kv.commit(Logged::Op { unique }, || {
             volume.churn.note(&names);
+            volume.dir_keys.changed(&named);
             for (ino, content) in created {
                 if let Some(rec) = working.get(&ino)
                     && !removed.contains(&ino)
@@ -277,8 +290,9 @@ impl Volume {
             live.pending = Default::default();
             self.dirty_less(dirty);
             self.cached_less(live.cache.present.total());
-            if let Err(error) = live.cache.remove() {
-                tracing::warn!(%ino, %error, "a cache file could not be deleted");
+            match live.cache.take_away() {
+                Ok(leaving) => leaving.drop_beside(),
+                Err(error) => tracing::warn!(%ino, %error, "a cache file could not be deleted"),
             }
         }
         self.meta.journal.lock().removed(ino);

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use super::dir_keys::DirKeys;
 use super::{CacheFile, Churn, DataError, Inode, InodeTable, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
@@ -82,6 +83,11 @@ pub struct Volume {
     pub settle_wanted: Notify,
     /// Changes of names, for settling.
     pub churn: Churn,
+    pub(super) dir_keys: DirKeys,
+    /// Files with many rows that were committed since they were last looked at.
+    pub(super) scattered: Mutex<HashSet<Ino>>,
+    /// Held by whoever drops dead rows.
+    pub(super) collecting: AsyncMutex<()>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -131,6 +137,9 @@ impl Volume {
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),
             churn: Churn::default(),
+            dir_keys: DirKeys::default(),
+            scattered: Mutex::default(),
+            collecting: AsyncMutex::new(()),
             last_error: Mutex::new(None),
         });
         volume.clear_cache_except(&recovered.pending)?;
@@ -152,7 +161,7 @@ impl Volume {
 
     /// The counters of a volume that has none yet.
     pub fn first_superblock() -> SuperRec {
-        SuperRec { next_ino: Ino::ROOT.0 + 1, bytes: 0, inodes: 0 }
+        SuperRec { next_ino: Ino::ROOT.0 + 1, ..SuperRec::default() }
     }
 
     async fn make_root(self: &Arc<Self>) -> Result<(), DataError> {
@@ -283,9 +292,10 @@ impl Volume {
         self.settle_wanted.notify_one();
     }
 
-    /// Tells settling that there are keys to tidy or garbage to collect.
+    /// Tells settling that there may be keys to tidy, and the collector that there may be orphans.
     pub fn wants_tidying(&self) {
         self.wants_settling([Ino(0)]);
+        self.meta.garbage.notify_one();
     }
 
     /// What changed since the last call.

@@ -8,9 +8,11 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::ReadFs;
 use super::cache::{Found, Piece};
 use super::newest::Failed;
-use crate::data::{DataError, GET_TIMEOUT, PARALLEL, Source, live_extents, pieces, read_extent};
+use crate::data::{
+    DataError, Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run, seek,
+};
 use crate::fs::{FsError, Opened};
-use crate::meta::records::{ContentRec, IntentOp, IntentRec, Place};
+use crate::meta::records::{ContentRec, IntentOp, IntentRec};
 use crate::meta::{Lookup, RangeMap, View, keys};
 use crate::settle::is_put;
 use crate::store::{ObjectInfo, StoreErrorKind};
@@ -82,19 +84,29 @@ impl ReadFs {
         content: &ContentRec,
         range: Range<u64>,
     ) -> Result<Vec<Piece>, Failed> {
-        let wanted = pieces(view, ino, content, range).await?;
-        let reads = wanted.into_iter().map(|(span, source)| async move {
-            let bytes = match source {
-                Source::Zero => None,
-                Source::Extent(extent) => {
+        let wanted = fetches(pieces(view, ino, content, range).await?);
+        let reads = wanted.into_iter().map(|fetch| async move {
+            let piece = match fetch {
+                Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
-                    read_extent(state, ino, &span, &extent).await?
+                    return Ok(read_run(state, ino, run).await?);
                 }
-                Source::Base => Some(self.read_base(view, ino, content, span.clone()).await?),
+                Fetch::One(span, Source::Zero) => (span, None),
+                Fetch::One(span, Source::Extent(extent)) => {
+                    let bytes = read_inline(ino, &span, &extent)?;
+                    (span, bytes)
+                }
+                Fetch::One(span, Source::Base) => {
+                    let bytes = self.read_base(view, ino, content, span.clone()).await?;
+                    (span, Some(bytes))
+                }
             };
-            Ok::<_, Failed>((span, bytes))
+            Ok::<_, Failed>(vec![piece])
         });
-        stream::iter(reads).buffered(PARALLEL).try_collect().await
+        let mut found: Vec<Piece> =
+            stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();
+        found.sort_by_key(|(span, _)| span.start);
+        Ok(found)
     }
 
     async fn read_base(
@@ -156,22 +168,12 @@ impl ReadFs {
             if offset >= content.size {
                 return Err(FsError::NoSeek.into());
             }
-            let mut data = RangeMap::default();
-            data.insert(offset..content.size.min(content.base_limit).max(offset), ());
-            let all = offset..content.size;
-            for (range, extent) in live_extents(&*view, ino, all.clone(), content.drop_gen).await? {
-                let range = range.start.max(offset)..range.end.min(content.size);
-                match extent.place {
-                    _ if range.start >= range.end => {}
-                    Place::Zero => data.remove(range),
-                    Place::Inline(_) | Place::Segment { .. } => data.insert(range, ()),
-                }
+            let nothing = RangeMap::default();
+            let found = seek(&*view, ino, &content, &nothing, offset..content.size, hole).await?;
+            match found {
+                None if hole => Ok(content.size),
+                found => Ok(found.ok_or(FsError::NoSeek)?),
             }
-            if hole {
-                return Ok(data.gaps(all).first().map_or(content.size, |gap| gap.start));
-            }
-            let first = data.overlapping(all).next().map(|(range, ())| range.start);
-            Ok(first.ok_or(FsError::NoSeek)?)
         })
         .await
     }

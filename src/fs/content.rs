@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::core::{SYNC_TIMEOUT, count_less};
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
-use crate::data::{Inode, live_extents};
-use crate::meta::records::{Place, WorkRec};
-use crate::meta::{Change, RangeMap, Receipt, Record};
+use crate::data::Inode;
+use crate::meta::records::WorkRec;
+use crate::meta::{Receipt, Record};
 use crate::types::{Caller, FileKind, FileName, Ino};
 
 /// The largest file, bytes: what an i64 offset can name.
@@ -289,38 +289,7 @@ impl Fs {
         hole: bool,
     ) -> Result<u64, FsError> {
         let inode = self.inode(ino).await?;
-        let (size, content, pending) = {
-            let live = inode.live();
-            (live.size, live.content.clone(), live.pending.clone())
-        };
-        if offset >= size {
-            return Err(FsError::NoSeek);
-        }
-        let mut data = RangeMap::default();
-        let committed = size.min(content.size).min(pending.limit());
-        data.insert(offset..committed.min(content.base_limit).max(offset), ());
-        for (range, extent) in
-            live_extents(&self.volume.meta, ino, offset..committed.max(offset), content.drop_gen)
-                .await?
-        {
-            let range = range.start.max(offset)..range.end.min(committed);
-            match extent.place {
-                _ if range.start >= range.end => {}
-                Place::Zero => data.remove(range),
-                Place::Inline(_) | Place::Segment { .. } => data.insert(range, ()),
-            }
-        }
-        for (range, (_, change)) in pending.ranges.overlapping(offset..size) {
-            match change {
-                Change::Data => data.insert(range, ()),
-                Change::Zero => data.remove(range),
-            }
-        }
-        if hole {
-            Ok(data.gaps(offset..size).first().map_or(size, |gap| gap.start))
-        } else {
-            data.overlapping(offset..size).next().map(|(r, ())| r.start).ok_or(FsError::NoSeek)
-        }
+        Ok(self.volume.seek(&inode, offset, hole).await?.ok_or(FsError::NoSeek)?)
     }
 
     pub async fn copy_range(

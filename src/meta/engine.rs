@@ -14,7 +14,9 @@
 //! at any await. What survives a crash is what a flush covered, and the local log's batches.
 
 mod batch;
+mod costs;
 mod error;
+mod filter;
 mod handle;
 mod home;
 mod kept;
@@ -38,7 +40,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, RESERVED_KEY};
+pub use costs::Costs;
 pub use error::EngineError;
+pub(super) use filter::filters;
 pub use handle::Applied;
 pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub use home::EngineHome;
@@ -54,6 +58,9 @@ use handle::{Backend, Claim};
 
 /// Batches not yet durable may hold this much; then writers wait for a flush.
 const MAX_KEPT_BYTES: usize = 32 << 20;
+
+/// And so much before those wait who hand over batch after batch.
+const BULK_KEPT_BYTES: usize = 8 << 20;
 
 /// How often one lookup may meet a failing handle before the data itself is to blame.
 const MAX_READ_ATTEMPTS: u32 = 5;
@@ -156,6 +163,7 @@ pub(super) enum Slot {
 /// The engine of one volume. Share it by `Arc`; close it, or it is abandoned when dropped.
 pub struct Engine {
     inner: Arc<Inner>,
+    meter: costs::Meter,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -237,7 +245,7 @@ impl Engine {
         if l0 >= maintenance::URGENT_L0 {
             inner.maintain_soon.notify_one();
         }
-        Ok(Engine { inner, tasks: Mutex::new(tasks) })
+        Ok(Engine { inner, meter: costs::Meter::default(), tasks: Mutex::new(tasks) })
     }
 
     /// The epoch that is ours now. It grows when the handle is replaced.
@@ -273,11 +281,22 @@ impl Engine {
         self.inner.kept.lock().bytes() as u64
     }
 
+    /// What was asked of this engine so far.
+    pub fn costs(&self) -> Costs {
+        self.meter.costs()
+    }
+
+    /// From now on [`Costs::tombstones`] counts what scans go over. Takes memory for every deleted key.
+    pub fn watch_tombstones(&self) {
+        self.meter.watch_tombstones();
+    }
+
     /// The value of a key, the batches handed over included.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         if key.is_empty() {
             return Err(EngineError::BadKey);
         }
+        self.meter.got();
         let mut attempts = 0;
         loop {
             let handle = self.inner.handle().await?;
@@ -303,7 +322,10 @@ impl Engine {
         loop {
             let handle = self.inner.handle().await?;
             match handle::scan(&handle.db, &from, &to, limit).await {
-                Ok(pairs) => return Ok(pairs),
+                Ok(pairs) => {
+                    self.meter.scanned(&from, &to, &pairs, pairs.len() >= limit);
+                    return Ok(pairs);
+                }
                 Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
             }
         }
@@ -328,8 +350,18 @@ impl Engine {
 
     /// Returns when not too much is waiting to become durable.
     pub async fn room(&self) -> Result<(), EngineError> {
+        self.room_below(MAX_KEPT_BYTES).await
+    }
+
+    /// The same for those who bring much and in whose way nobody should wait: they leave most of the
+    /// room to others.
+    pub async fn room_for_bulk(&self) -> Result<(), EngineError> {
+        self.room_below(BULK_KEPT_BYTES).await
+    }
+
+    async fn room_below(&self, most: usize) -> Result<(), EngineError> {
         let bytes = self.inner.kept.lock().bytes();
-        if bytes > MAX_KEPT_BYTES {
+        if bytes > most {
             let _receipt = self.inner.join_flush().await?;
         }
         Ok(())
@@ -340,6 +372,7 @@ impl Engine {
             return Err(EngineError::BadKey);
         }
         self.inner.alive()?;
+        self.meter.changed(&batch);
         self.inner.kept.lock().push(lsn, batch)
     }
 

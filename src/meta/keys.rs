@@ -10,13 +10,13 @@
 //! | `12` | parent, hash(name), name | [`super::DirentRec`] | a directory is one range, in cookie order |
 //! | `13` | ino, parent, name | nothing | from an inode to its names |
 //! | `14` | ino, name | value of an xattr | |
-//! | `15` | ino, end offset | [`super::ExtentRec`] | the first extent that reaches past an offset is one seek |
+//! | `15` | ino, map, end offset | [`super::ExtentRec`] | the first extent that reaches past an offset is one seek; a whole map is given up at once |
 //! | `16` | ino | nothing | unlinked while open |
 //! | `20` | object key | [`super::RestRec`] | what we know lies at a key |
 //! | `21` | ino | [`super::WorkRec`] | inodes whose rest differs from the tree |
 //! | `22` | object key | nothing | keys that may have to go |
 //! | `23` | put-id | [`super::IntentRec`] | announced requests without an outcome |
-//! | `24` | ino | nothing | extents and xattrs left to drop |
+//! | `24` | ino, map | [`super::DeadRec`] | extents or xattrs left to drop |
 //! | `25` | segment id | [`super::SegmentRec`] | live bytes of a segment |
 //! | `26` | segment id | nothing | segments whose object may be deleted |
 //! | `27` | ino, object key | nothing | from an inode to the keys where it was last seen |
@@ -139,22 +139,29 @@ pub fn parse_ino(key: &[u8]) -> Option<Ino> {
     Some(Ino(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
 }
 
-/// The key of the extent that ends at `end` (exclusive).
-pub fn extent(ino: Ino, end: u64) -> Vec<u8> {
-    with_ino(EXTENT, ino, &end.to_be_bytes())
+/// The extents of one map of an inode. A file whose content goes begins a new one, and the old one is
+/// dropped later, row by row.
+fn extent_map(prefix: u8, ino: Ino, map: u64, rest: &[u8]) -> Vec<u8> {
+    let mut tail = map.to_be_bytes().to_vec();
+    tail.extend_from_slice(rest);
+    with_ino(prefix, ino, &tail)
 }
 
-/// End offset of an extent's key.
-pub fn parse_extent(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?))
+/// The key of the extent of a map that ends at `end` (exclusive).
+pub fn extent(ino: Ino, map: u64, end: u64) -> Vec<u8> {
+    extent_map(EXTENT, ino, map, &end.to_be_bytes())
 }
 
-/// The extents of `ino` that end after `offset`.
-pub fn extents_after(ino: Ino, offset: u64) -> Range {
-    (
-        Bound::Included(extent(ino, offset.saturating_add(1))),
-        Bound::Excluded(with_ino(EXTENT, Ino(ino.0 + 1), &[])),
-    )
+/// Map and end offset of an extent's key.
+pub fn parse_extent(key: &[u8]) -> Option<(u64, u64)> {
+    let map = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+    Some((map, u64::from_be_bytes(key.get(17..25)?.try_into().ok()?)))
+}
+
+/// The extents of a map that end after `offset`.
+pub fn extents_after(ino: Ino, map: u64, offset: u64) -> Range {
+    let (_, to) = below(EXTENT, &extent_map(EXTENT, ino, map, &[])[1..]);
+    (Bound::Included(extent(ino, map, offset.saturating_add(1))), to)
 }
 
 pub fn orphan(ino: Ino) -> Vec<u8> {
@@ -201,8 +208,36 @@ pub fn intent(put_id: PutId) -> Vec<u8> {
     with_bytes(INTENT, &put_id.0.to_be_bytes())
 }
 
-pub fn dead(ino: Ino) -> Vec<u8> {
-    with_ino(DEAD, ino, &[])
+/// What is left to drop of an inode: a map of extents, or its xattrs ([`XATTRS`]).
+pub fn dead(ino: Ino, map: u64) -> Vec<u8> {
+    extent_map(DEAD, ino, map, &[])
+}
+
+/// Inode and map of a dead key.
+pub fn parse_dead(key: &[u8]) -> Option<(Ino, u64)> {
+    Some((parse_ino(key)?, u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)))
+}
+
+/// Stands for the xattrs in a dead key; no map has this number.
+pub const XATTRS: u64 = u64::MAX;
+
+/// The rows that a dead key speaks of, from behind the last one that was dropped.
+pub fn dead_rows(ino: Ino, map: u64, after: &[u8]) -> Range {
+    let prefix = match map {
+        XATTRS => with_ino(XATTR, ino, &[]),
+        _ => extent_map(EXTENT, ino, map, &[]),
+    };
+    let (from, to) = below(prefix[0], &prefix[1..]);
+    if after.is_empty() {
+        (from, to)
+    } else {
+        (Bound::Excluded([prefix.as_slice(), after].concat()), to)
+    }
+}
+
+/// What [`dead_rows`] goes on behind, of one of its keys.
+pub fn dead_row_id(map: u64, key: &[u8]) -> &[u8] {
+    key.get(if map == XATTRS { 9 } else { 17 }..).unwrap_or_default()
 }
 
 pub fn segment(id: u128) -> Vec<u8> {
@@ -239,4 +274,70 @@ pub fn below(prefix: u8, rest: &[u8]) -> Range {
 /// All keys of `prefix` that belong to `ino`.
 pub fn of_inode(prefix: u8, ino: Ino) -> Range {
     below(prefix, &ino.0.to_be_bytes())
+}
+
+/// Bytes of a table's prefix and an inode.
+const OF_INODE: usize = 9;
+
+/// How much of a key names its table and inode, where rows are looked for by inode.
+pub fn inode_prefix(key: &[u8]) -> Option<usize> {
+    let table = *key.first()?;
+    let by_inode = matches!(table, INODE..=ORPHAN | DEAD | RESTS | BESIDE);
+    (by_inode && key.len() >= OF_INODE).then_some(OF_INODE)
+}
+
+/// Table and inode of a range that lies within the rows of one inode, and whether it goes on to
+/// their end.
+pub fn within_inode(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> Option<(Vec<u8>, bool)> {
+    let (Bound::Included(from) | Bound::Excluded(from)) = from else { return None };
+    let (Bound::Included(end) | Bound::Excluded(end)) = to else { return None };
+    let prefix = &from[..inode_prefix(from)?];
+    if end.starts_with(prefix) {
+        return Some((prefix.to_vec(), false));
+    }
+    let next = with_ino(prefix[0], Ino(parse_ino(prefix)?.0.checked_add(1)?), &[]);
+    let bare = |key: &[u8]| key.len() - key.iter().rev().take_while(|byte| **byte == 0).count();
+    let ends = matches!(to, Bound::Excluded(_)) && end[..bare(end)] == next[..bare(&next)];
+    ends.then(|| (prefix.to_vec(), true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_one_inode_is_known_as_one() {
+        for number in [7, 0xff, 0xffff, 1 << 40] {
+            let ino = Ino(number);
+            let prefix = xattr(ino, b"");
+            let (from, to) = of_inode(XATTR, ino);
+            assert_eq!(within_inode(&from, &to), Some((prefix.clone(), true)), "{number:x}");
+            let (from, to) = dirents_after(ino, 12);
+            assert!(within_inode(&from, &to).is_some_and(|(_, whole)| whole), "{number:x}");
+            let (from, to) = extents_after(ino, 3, 12);
+            assert!(within_inode(&from, &to).is_some_and(|(_, whole)| !whole), "{number:x}");
+            let two = Bound::Excluded(xattr(Ino(number + 2), b""));
+            assert_eq!(within_inode(&Bound::Included(prefix), &two), None);
+        }
+        let (from, to) = below(EXTENT, &[]);
+        assert_eq!(within_inode(&from, &to), None);
+        let (from, to) = below(TIDY, b"a long object key");
+        assert_eq!(within_inode(&from, &to), None);
+    }
+
+    #[test]
+    fn the_rows_of_a_map_are_its_own() {
+        let ino = Ino(7);
+        let (from, to) = dead_rows(ino, 3, &[]);
+        let inside =
+            |key: Vec<u8>| std::ops::RangeBounds::contains(&(from.clone(), to.clone()), &key);
+        assert!(inside(extent(ino, 3, 1)) && inside(extent(ino, 3, u64::MAX)));
+        assert!(!inside(extent(ino, 2, u64::MAX)) && !inside(extent(ino, 4, 1)));
+        let row = extent(ino, 3, 9);
+        let (from, _) = dead_rows(ino, 3, dead_row_id(3, &row));
+        assert_eq!(from, Bound::Excluded(row));
+        let name = xattr(ino, b"user.a");
+        let (from, _) = dead_rows(ino, XATTRS, dead_row_id(XATTRS, &name));
+        assert_eq!(from, Bound::Excluded(name));
+    }
 }

@@ -18,7 +18,7 @@ use slatedb::config::{
 };
 use slatedb::{CompactorBuilder, VersionedManifest};
 
-use super::engine::{EngineError, Handle, Inner, WatchedStore};
+use super::engine::{EngineError, Handle, Inner, WatchedStore, filters};
 use super::hybrid_clock::HybridClock;
 
 /// So many files in L0 start maintenance even if nobody asked.
@@ -168,6 +168,7 @@ async fn compact(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
     };
     let compactor = CompactorBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
         .with_system_clock(Arc::clone(&inner.backend.clock) as _)
+        .with_filter_policies(filters())
         .with_options(compactor_options())
         .with_expected_epoch(compactor_epoch)
         .build();

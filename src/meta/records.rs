@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::types::{Base, FileKind, Ino, ObjectKey, PutId, StoreTime, Timestamp, Version};
 
 /// Counters of the volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuperRec {
     /// The next inode number to give.
     pub next_ino: u64,
@@ -14,6 +14,11 @@ pub struct SuperRec {
     pub bytes: u64,
     /// Inodes, the root included.
     pub inodes: u64,
+    /// Rows of extents, the dead ones included that the collector has not dropped yet.
+    pub extents: u64,
+    /// Rows of the two queues of settling: inodes with work, and keys to tidy.
+    pub work: u64,
+    pub tidy: u64,
 }
 
 /// Attributes of an inode.
@@ -55,6 +60,10 @@ pub struct ContentRec {
     /// Bytes that extents hold, for `st_blocks`. Extents that a publish made dead may be counted until
     /// the next publish; never too few.
     pub data: u64,
+    /// The map that its extents are rows of. Counts up; no number is used again.
+    pub map: u64,
+    /// Rows of this map.
+    pub pieces: u64,
 }
 
 /// What a publish under way will leave of itself.
@@ -162,6 +171,22 @@ pub enum IntentOp {
 pub struct SegmentRec {
     pub total: u64,
     pub live: u64,
+}
+
+/// Rows that nothing shows any more, and how far the collector is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadRec {
+    /// Extents of this generation or an older one are dead.
+    pub through: u64,
+    /// The last part of the key of the last row that was looked at; empty before the first.
+    pub after: Bytes,
+}
+
+impl DeadRec {
+    /// All rows.
+    pub fn whole() -> Self {
+        DeadRec { through: u64::MAX, after: Bytes::new() }
+    }
 }
 
 /// What an inode was that somebody else removed, for the case that its key returns.

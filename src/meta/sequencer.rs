@@ -18,10 +18,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify};
 
+use super::floors::Floors;
 use super::journal::{Journal, Record};
 use super::kvcache::KvCache;
+use super::newborn::Newborn;
 use super::records::{RecordError, RestRec, SuperRec, decode, encode};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
 use crate::clock::Deadline;
@@ -60,6 +62,10 @@ pub struct Meta {
     pub engine: Engine,
     pub journal: Arc<Mutex<Journal>>,
     cache: KvCache,
+    floors: Floors,
+    newborn: Newborn,
+    /// Rung when rows were put that only the collector looks at.
+    pub garbage: Notify,
     sequencer: AsyncMutex<SuperRec>,
     /// The sequencer's counters, for readers that must not wait for a change under way. A leaf.
     counters: Mutex<SuperRec>,
@@ -100,6 +106,9 @@ impl Meta {
             engine,
             journal,
             cache: KvCache::new(CACHE_BYTES),
+            floors: Floors::default(),
+            newborn: Newborn::from(superblock.next_ino),
+            garbage: Notify::new(),
             counters: Mutex::new(superblock.clone()),
             sequencer: AsyncMutex::new(superblock),
             connection,
@@ -139,6 +148,9 @@ impl Meta {
 
     /// The value of a key as of the last change.
     pub async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        if key.first() == Some(&keys::EXTENT) {
+            return Ok(in_time(self.patience, self.engine.get(key)).await??);
+        }
         if let Some(hit) = self.cache.get(key) {
             return Ok(hit);
         }
@@ -163,6 +175,34 @@ impl Meta {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
         Ok(in_time(self.patience, self.engine.scan(from, to, limit)).await??)
+    }
+
+    /// The first rows of a queue, at most `limit`, without going over what was taken off it before.
+    pub async fn queue(&self, queue: u8, limit: usize) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        let look = self.floors.look(queue);
+        let (from, to) = keys::below(queue, &[]);
+        let from = if look.floor.is_empty() { from } else { Bound::Included(look.floor.clone()) };
+        let page = self.scan((from, to.clone()), limit).await?;
+        match (page.first(), to) {
+            (Some((first, _)), _) => look.found(first.to_vec()),
+            (None, Bound::Excluded(end)) => look.found(end),
+            (None, _) => {}
+        }
+        Ok(page)
+    }
+
+    /// The range of a queue, for a walk over all of it.
+    pub fn queued(&self, queue: u8) -> keys::Range {
+        let (from, to) = keys::below(queue, &[]);
+        let floor = self.floors.floor(queue);
+        (if floor.is_empty() { from } else { Bound::Included(floor) }, to)
+    }
+
+    /// As [`Meta::begin`], for one of many batches in a row: waits much earlier for what was handed over
+    /// to become durable, so that nobody else has to.
+    pub async fn begin_bulk(&self) -> Result<Txn<'_>, MetaError> {
+        in_time(self.patience, self.engine.room_for_bulk()).await??;
+        self.begin().await
     }
 
     /// Begins a change; others wait until it is committed or dropped. All waiting for the bucket is
@@ -292,11 +332,26 @@ impl Txn<'_> {
         }
     }
 
+    /// The rows of one inode in a table where most inodes have none, at most `limit`, and whether there
+    /// may be more.
+    pub async fn rows_of(
+        &self,
+        table: u8,
+        ino: Ino,
+        limit: usize,
+    ) -> Result<(Vec<(Bytes, Bytes)>, bool), MetaError> {
+        match self.meta.newborn.may_have(table, ino) {
+            true => self.scan(keys::of_inode(table, ino), limit).await,
+            false => Ok((Vec::new(), false)),
+        }
+    }
+
     pub fn put<T: Serialize>(&mut self, key: Vec<u8>, record: &T) {
-        self.writes.insert(key, Some(encode(record)));
+        self.put_raw(key, encode(record));
     }
 
     pub fn put_raw(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.meta.newborn.put(&key);
         self.writes.insert(key, Some(value));
     }
 
@@ -333,6 +388,23 @@ impl Txn<'_> {
         self.writes.is_empty() && self.superblock == *self.guard
     }
 
+    /// Counts the rows that come to the queues of settling or leave them.
+    async fn count_queues(&mut self) -> Result<(), MetaError> {
+        let (mut work, mut tidy) = (0_i64, 0_i64);
+        for (key, value) in &self.writes {
+            let counter = match key.first() {
+                Some(&keys::WORK) => &mut work,
+                Some(&keys::TIDY) => &mut tidy,
+                _ => continue,
+            };
+            let was = self.meta.get_raw(key).await?.is_some();
+            *counter += i64::from(value.is_some()) - i64::from(was);
+        }
+        self.superblock.work = self.superblock.work.saturating_add_signed(work);
+        self.superblock.tidy = self.superblock.tidy.saturating_add_signed(tidy);
+        Ok(())
+    }
+
     /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
     /// in order. An error before the log took it changes nothing. An error of the engine after that
     /// leaves the change in the log: the volume is then fenced or closed, and serves nothing.
@@ -340,6 +412,7 @@ impl Txn<'_> {
     /// May be dropped at any time: what the log took is shown to readers all the same, because the
     /// engine has it from the first poll on and hands it over.
     pub async fn commit(mut self, logged: Logged, applied: impl FnOnce()) -> Result<(), MetaError> {
+        self.count_queues().await?;
         if self.superblock != *self.guard {
             let superblock = encode(&self.superblock);
             self.writes.insert(keys::superblock(), Some(superblock));
@@ -397,7 +470,19 @@ impl<A: FnOnce()> Drop for InLog<'_, A> {
         let txn = &mut self.txn;
         *txn.guard = txn.superblock.clone();
         *txn.meta.counters.lock() = txn.superblock.clone();
-        txn.meta.cache.wrote(txn.writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())));
+        // Nobody looks extents up one by one, and a batch may hold thousands.
+        let single = txn.writes.iter().filter(|(key, _)| key.first() != Some(&keys::EXTENT));
+        txn.meta.cache.wrote(single.map(|(k, v)| (k.as_slice(), v.as_deref())));
+        let mut garbage = false;
+        for (key, value) in &txn.writes {
+            if value.is_some() {
+                txn.meta.floors.put(key);
+                garbage |= matches!(key.first(), Some(&keys::DEAD | &keys::GARBAGE));
+            }
+        }
+        if garbage {
+            txn.meta.garbage.notify_one();
+        }
         applied();
     }
 }

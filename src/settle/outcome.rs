@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::settler::{ROUND, Settler, TIDY};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
-use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume};
+use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, give_up_older};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::store::{ObjectInfo, StoreError};
@@ -192,9 +192,10 @@ impl Settler {
         if content.drop_gen < intent.generation {
             content.drop_gen = intent.generation;
             if content.generation == intent.generation {
-                content.data = 0;
+                give_up_map(txn, intent.ino, &mut content);
+            } else {
+                give_up_older(txn, intent.ino, &content);
             }
-            txn.put_raw(keys::dead(intent.ino), Vec::new());
         }
         content.publishing = None;
         txn.put(keys::content(intent.ino), &content);

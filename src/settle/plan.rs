@@ -164,9 +164,7 @@ impl Settler {
         if wanted.is_empty() {
             return Ok(Plan::Done);
         }
-        if kind == FileKind::File
-            && content.size > SPARSE
-            && self.mostly_holes(ino, &content).await?
+        if kind == FileKind::File && content.size > SPARSE && content.allocated() < content.size / 2
         {
             let why = format!("{}: more than half of it is holes", wanted[0].0);
             return Ok(self.stays_in_motion(ino, why));
@@ -270,20 +268,6 @@ impl Settler {
             tracing::info!(%ino, %why, "a file stays in motion");
         }
         Plan::Later(LONGEST_PACE)
-    }
-
-    async fn mostly_holes(&self, ino: Ino, content: &ContentRec) -> Result<bool, SettleError> {
-        let base = content.base.as_ref().map_or(0, |b| b.version.size.min(content.base_limit));
-        let mut data = base;
-        let extents =
-            crate::data::live_extents(&self.volume.meta, ino, 0..content.size, content.drop_gen)
-                .await?;
-        for (range, extent) in extents {
-            if extent.place != crate::meta::records::Place::Zero {
-                data += range.end - range.start;
-            }
-        }
-        Ok(data < content.size / 2)
     }
 
     /// The keys at which an inode belongs: one a name; a directory's marker ends in `/`.

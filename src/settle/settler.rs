@@ -33,7 +33,7 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 pub(super) const ROUND: usize = 256;
 /// Bodies held in memory by one round, bytes.
 pub(super) const ROUND_BYTES: u64 = 64 << 20;
-/// Stands for "keys to tidy and garbage to collect" in the schedule.
+/// Stands for "keys to tidy" in the schedule.
 pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -92,7 +92,7 @@ impl Settler {
         host: String,
     ) -> Result<Arc<Self>, SettleError> {
         // Files that never settle stay queued; what else waits among them settles when it is used.
-        let queue = Pages::new(keys::below(keys::WORK, &[]), BACKLOG);
+        let queue = Pages::new(volume.meta.queued(keys::WORK), BACKLOG);
         let backlog = (volume.options.settle != SettleMode::Never).then_some(queue);
         let settler = Arc::new(Settler {
             volume,
@@ -232,7 +232,7 @@ impl Settler {
         while !deadline.passed() && self.take_backlog().await? {}
         loop {
             self.take_queue();
-            let before = self.unsettled().await?;
+            let before = self.unsettled();
             self.schedule.hurry();
             // In a task of its own: a round that was cut off between announcing and resolving would
             // leave requests that nobody in this process remembers.
@@ -243,11 +243,11 @@ impl Settler {
                 Ok(Ok(result)) => result?,
                 Ok(Err(panicked)) => {
                     tracing::error!(%panicked, "settling panicked");
-                    return self.unsettled().await;
+                    return Ok(self.unsettled());
                 }
-                Err(_) => return self.unsettled().await,
+                Err(_) => return Ok(self.unsettled()),
             }
-            let now = self.unsettled().await?;
+            let now = self.unsettled();
             let stuck = now == before && !self.take_queue() && !self.ripens(deadline).await;
             if now == 0 || stuck || deadline.passed() {
                 return Ok(now);
@@ -272,19 +272,15 @@ impl Settler {
         true
     }
 
-    async fn unsettled(&self) -> Result<u64, SettleError> {
-        let work = self.volume.meta.scan(keys::below(keys::WORK, &[]), 100_000).await?.len();
-        let tidy = self.volume.meta.scan(keys::below(keys::TIDY, &[]), 100_000).await?.len();
-        Ok((work + tidy) as u64)
+    /// Inodes with work, and keys to tidy.
+    fn unsettled(&self) -> u64 {
+        let counters = self.volume.meta.superblock();
+        counters.work + counters.tidy
     }
 
-    pub async fn status(&self) -> SettleStatus {
+    pub fn status(&self) -> SettleStatus {
         SettleStatus {
-            // While the engine waits for the bucket the queue in memory has to do.
-            unsettled: match tokio::time::timeout(STATUS, self.unsettled()).await {
-                Ok(Ok(n)) => n,
-                Ok(Err(_)) | Err(_) => self.schedule.len() as u64,
-            },
+            unsettled: self.unsettled(),
             open_intents: self.hot.len() as u64,
             unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
@@ -380,11 +376,6 @@ impl Settler {
         if due.contains(&TIDY) {
             self.tidy_round().await?;
             self.sweep_tombs().await?;
-            if self.volume.collect_dead().await? {
-                self.schedule.by(TIDY, boottime());
-            }
-            self.volume.collect_segments(FLUSH_TIMEOUT).await?;
-            self.volume.remove_orphans().await?;
         }
         Ok(())
     }

@@ -32,7 +32,11 @@ enum Verdict {
 impl Settler {
     /// Looks at every queued key; deletes the objects that nothing needs any more.
     pub(super) async fn tidy_round(&self) -> Result<(), SettleError> {
-        let mut pages = Pages::new(keys::below(keys::TIDY, &[]), ROUND);
+        // Raises the queue's floor over what the rounds before took off it.
+        if self.volume.meta.queue(keys::TIDY, 1).await?.is_empty() {
+            return Ok(());
+        }
+        let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), ROUND);
         let mut waiting = false;
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?

@@ -18,7 +18,7 @@ use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
 use crate::clock::Deadline;
-use crate::meta::{Batch, Engine, Pages};
+use crate::meta::{Batch, Engine, Meta, Pages};
 use crate::store::{Attributes, Listing, Properties, Send, StoreBackend, StoreErrorKind};
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey};
 
@@ -30,7 +30,9 @@ const SCAN: usize = 1000;
 /// What a close writes without being asked, bytes: less than a second of a slow line.
 pub(super) const SMALL: u64 = 8 << 20;
 /// And only if there are no more inodes than this, so that nothing large is read in vain.
-pub(super) const FEW: u64 = 20_000;
+const FEW: u64 = 20_000;
+/// Nor more rows of extents, and what was deleted since the mount: a walk goes over that as well.
+const FEW_ROWS: u64 = 200_000;
 const REQUEST: Duration = Duration::from_secs(30);
 
 /// `index.json`.
@@ -69,6 +71,12 @@ fn of_epoch(state: &KeyPrefix, epoch: Epoch) -> KeyPrefix {
 
 fn page_key(state: &KeyPrefix, epoch: Epoch, number: usize) -> ObjectKey {
     of_epoch(state, epoch).key(&format!("{number:06}"))
+}
+
+/// Whether an export takes so little that an unmount does not feel it.
+pub(super) fn is_small(meta: &Meta) -> bool {
+    let counters = meta.superblock();
+    counters.inodes <= FEW && counters.extents + meta.engine.costs().deletes <= FEW_ROWS
 }
 
 /// Opens a volume that nobody uses, writes its export whatever its size, and closes it. Returns how many

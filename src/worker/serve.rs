@@ -28,7 +28,7 @@ const LEASE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(5);
 /// Uploading what was not synced when another host took over.
 const SAVE: Duration = Duration::from_secs(60);
-/// Writing the export of a small volume.
+/// Writing the export of a small volume: most of it is sending [`export::SMALL`].
 const EXPORT: Duration = Duration::from_secs(10);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -143,7 +143,7 @@ impl Shared {
     }
 
     pub async fn status(&self) -> WorkerStatus {
-        let settle = self.settler.status().await;
+        let settle = self.settler.status();
         let counters = self.volume.meta.superblock();
         let lease = self.keeper.status().borrow().clone();
         WorkerStatus {
@@ -176,7 +176,7 @@ impl Shared {
             return DrainReply {
                 committed: false,
                 uncommitted_bytes: self.volume.uncommitted_bytes(),
-                unsettled_files: self.settler.status().await.unsettled,
+                unsettled_files: self.settler.status().unsettled,
                 error: Some(error.to_string()),
             };
         }
@@ -185,7 +185,7 @@ impl Shared {
             Ok(left) => left,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
-                self.settler.status().await.unsettled
+                self.settler.status().unsettled
             }
         };
         // What settling found out must be durable too: an intent without its outcome would make the
@@ -324,7 +324,7 @@ impl Shared {
             Ok(left) => left,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
-                self.settler.status().await.unsettled
+                self.settler.status().unsettled
             }
         };
         self.settler.rest(Deadline::after(ROUND.min(settle))).await;
@@ -349,7 +349,7 @@ impl Shared {
     /// Leaves the records of a small volume in a format of our own, for a later version of this program.
     async fn export(&self) {
         let volume = &self.volume;
-        if volume.meta.superblock().inodes > export::FEW {
+        if !export::is_small(&volume.meta) {
             return;
         }
         let store = volume.state_store.as_ref();

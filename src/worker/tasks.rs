@@ -1,4 +1,4 @@
-//! What runs beside the file system: commits, settling, maintenance, the kernel's notices, the watch
+//! What runs beside the file system: commits, settling, collecting, maintenance, the kernel's notices, the watch
 //! over lease and engine.
 
 use std::sync::Arc;
@@ -10,16 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::commits::{self, FLUSH};
 use super::serve::Shared;
-use super::{VolumeState, recovery};
+use super::{VolumeState, collector, recovery};
 use crate::clock::Deadline;
-use crate::data::{DataError, SLACK, Volume};
+use crate::data::Volume;
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::{Changed, Changes, Settler};
-use crate::types::Lsn;
 
 /// How often compaction is considered. It does nothing on an idle volume.
-const MAINTENANCE: Duration = Duration::from_secs(60);
+pub(super) const MAINTENANCE: Duration = Duration::from_secs(60);
 /// How long the end waits for what the tasks have under way.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -35,42 +34,13 @@ pub(super) fn start(
     tasks.spawn(commits::on_time(Arc::clone(shared), Arc::clone(&large), stop.clone()));
     tasks.spawn(commits::beside(Arc::clone(shared), large, stop.clone()));
     tasks.spawn(Arc::clone(&shared.settler).run(stop.clone()));
+    tasks.spawn(collector::run(Arc::clone(shared), stop.clone()));
     let (engine, token) = (Arc::clone(shared), stop.clone());
     tasks.spawn(async move {
-        let mut orphans_collected = false;
-        let mut looked_at = Lsn::default();
-        let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
-        loop {
-            tokio::select! {
-                () = token.cancelled() => return,
-                () = tokio::time::sleep(pace) => {}
-            }
-            if !orphans_collected {
-                match engine.volume.collect_orphan_segments().await {
-                    Ok(deleted) => {
-                        tracing::debug!(deleted, "orphan segments");
-                        orphans_collected = true;
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "orphan segments");
-                    }
-                }
-            }
-            // An idle volume is left alone.
-            let durable = engine.volume.meta.engine.durable_lsn();
-            if durable != looked_at {
-                looked_at = durable;
-                if let Err(error) = collect(&engine.volume).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "collecting garbage");
-                }
-            }
-            match engine.volume.meta.engine.maintain(false).await {
-                Ok(done) => tracing::debug!(?done, "maintenance"),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
-                }
-            }
-            crate::sys::trim_heap();
+        // What is cut off half-way leaves nothing worse than garbage.
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = maintain(&engine.volume) => {}
         }
     });
     let (saved, token) = (Arc::clone(shared), stop.clone());
@@ -127,15 +97,31 @@ pub(super) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
     ended
 }
 
-/// What nothing refers to any more. The settler collects as well, but only when files come to rest.
-async fn collect(volume: &Volume) -> Result<(), DataError> {
-    while volume.collect_dead().await? {}
-    let repacked = volume.repack(SLACK).await?;
-    if repacked.segments > 0 {
-        tracing::info!(?repacked, "half-dead segments were written anew");
+/// Keeps the engine's tables few, for ever.
+async fn maintain(volume: &Volume) {
+    let mut orphans_collected = false;
+    let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
+    loop {
+        tokio::time::sleep(pace).await;
+        if !orphans_collected {
+            match volume.collect_orphan_segments().await {
+                Ok(deleted) => {
+                    tracing::debug!(deleted, "orphan segments");
+                    orphans_collected = true;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "orphan segments");
+                }
+            }
+        }
+        match volume.meta.engine.maintain(false).await {
+            Ok(done) => tracing::debug!(?done, "maintenance"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "maintenance")
+            }
+        }
+        crate::sys::trim_heap();
     }
-    volume.collect_segments(FLUSH).await?;
-    Ok(())
 }
 
 async fn watch(shared: &Shared, stop: &CancellationToken) {

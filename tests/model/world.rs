@@ -142,7 +142,7 @@ impl World {
             "work {:?}, tidy {:?}, {:?}",
             work.iter().filter_map(|(k, _)| keys::parse_ino(k)).collect::<Vec<_>>(),
             tidy.iter().filter_map(|(k, _)| keys::parse_object(k)).collect::<Vec<_>>(),
-            self.mounted().settler.status().await
+            self.mounted().settler.status()
         )
     }
 

@@ -74,9 +74,14 @@ fn place(op: &Op, generation: u64, start: u64, end: u64) -> Place {
     }
 }
 
+/// A content with one map, of which everything up to a generation is dead.
+fn content(drop_gen: u64) -> ContentRec {
+    ContentRec { drop_gen, map: 3, pieces: u64::MAX, ..ContentRec::default() }
+}
+
 async fn shown(meta: &Meta, drop_gen: u64) -> Vec<Option<At>> {
     let mut bytes = vec![None; SIZE as usize];
-    for (range, extent) in live_extents(meta, INO, 0..SIZE, drop_gen).await.unwrap() {
+    for (range, extent) in live_extents(meta, INO, &content(drop_gen), 0..SIZE).await.unwrap() {
         for at in range.clone() {
             let skip = at - range.start;
             let byte = &mut bytes[at as usize];
@@ -104,11 +109,11 @@ async fn run(ops: Vec<Op>, together: usize) -> Result<(), TestCaseError> {
     let meta = meta(&dir).await;
     let mut model: Vec<Option<(u64, At)>> = vec![None; SIZE as usize];
     let mut drop_gen = 0;
-    let mut index = 0;
+    let (mut index, mut rows) = (0, 0);
     for group in ops.chunks(together) {
         let mut txn = meta.begin().await.unwrap();
         let mut delta = SegmentDelta::default();
-        let mut editor = Editor::new(&mut txn, INO, drop_gen);
+        let mut editor = Editor::new(&mut txn, INO, &content(drop_gen));
         for op in group {
             index += 1;
             let generation = index;
@@ -136,8 +141,11 @@ async fn run(ops: Vec<Op>, together: usize) -> Result<(), TestCaseError> {
                 }
             }
         }
+        rows += delta.take_rows();
         delta.apply(&mut txn).await.unwrap();
         txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+        let all = meta.scan(keys::of_inode(keys::EXTENT, INO), 1000).await.unwrap();
+        prop_assert_eq!(all.len() as i64, rows, "rows are counted");
         let expected: Vec<Option<At>> = model.iter().map(|b| b.map(|(_, at)| at)).collect();
         prop_assert_eq!(shown(&meta, drop_gen).await, expected);
     }
@@ -180,19 +188,19 @@ async fn many_ranges_in_one_change_are_one_pass_over_the_extents() {
     for (step, allowed) in [(1, 1), (3, 30), (5, 30)] {
         let mut txn = meta.begin().await.unwrap();
         let mut delta = SegmentDelta::default();
-        let mut editor = Editor::new(&mut txn, INO, 0);
+        let mut editor = Editor::new(&mut txn, INO, &content(0));
         for at in (0..EXTENTS).step_by(step as usize).map(|page| page * 10) {
             editor.overlay(at..at + 10, Place::Zero, step, &mut delta).await.unwrap();
         }
         assert!(editor.scans <= allowed, "every {step}th extent: {} scans", editor.scans);
         txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
     }
-    let found = live_extents(&meta, INO, 0..u64::MAX, 0).await.unwrap();
+    let found = live_extents(&meta, INO, &content(0), 0..u64::MAX).await.unwrap();
     assert_eq!(found.len() as u64, EXTENTS);
     // Few ranges far from each other do not read what lies between them.
     let mut txn = meta.begin().await.unwrap();
     let mut delta = SegmentDelta::default();
-    let mut editor = Editor::new(&mut txn, INO, 0);
+    let mut editor = Editor::new(&mut txn, INO, &content(0));
     for at in [100, 5_000, 10_000, 19_000] {
         editor.clear(at..at + 10, &mut delta).await.unwrap();
     }

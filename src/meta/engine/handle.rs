@@ -15,6 +15,7 @@ use slatedb::{CloseReason, Db, DbReadOps, ErrorKind, WriteBatch};
 
 use super::super::hybrid_clock::HybridClock;
 use super::{Batch, EngineError, EngineState, Inner, Mirror, RESERVED_KEY, Slot, WatchedStore};
+use crate::meta::keys;
 use crate::types::{Epoch, Lsn};
 
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
@@ -127,7 +128,15 @@ pub(in crate::meta) async fn scan(
         ScanOptions { read_ahead_bytes: SCAN_AHEAD, ..ScanOptions::default() }
     };
     let mut pairs = Vec::new();
-    let mut found = db.scan_with_options((from.clone(), to.clone()), &options).await?;
+    let mut found = match keys::within_inode(from, to) {
+        Some((prefix, to_the_end)) => {
+            let rest =
+                |bound: &Bound<Vec<u8>>| bound.clone().map(|key| key[prefix.len()..].to_vec());
+            let end = if to_the_end { Bound::Unbounded } else { rest(to) };
+            db.scan_prefix_with_options(&prefix, (rest(from), end), &options).await?
+        }
+        None => db.scan_with_options((from.clone(), to.clone()), &options).await?,
+    };
     while pairs.len() < limit
         && let Some(pair) = found.next().await?
     {
@@ -291,6 +300,7 @@ impl Backend {
         let builder = Db::builder(self.path.clone(), self.object_store())
             .with_settings(settings())
             .with_db_cache(cache(), 0)
+            .with_filter_policies(super::filters())
             .with_system_clock(Arc::clone(&self.clock) as _)
             .with_expected_epoch(expected.0.saturating_sub(self.after.0));
         let (send, receive) = tokio::sync::oneshot::channel();

@@ -17,7 +17,7 @@ use slatedb::object_store::ObjectStore;
 use slatedb::{DbReader, DbReaderMode, VersionedManifest};
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
 
-use crate::meta::engine::{EngineError, scan};
+use crate::meta::engine::{EngineError, filters, scan};
 
 /// Attempts of one request by the reader; the store below has its own, with deadlines.
 const RETRIES: u32 = 2;
@@ -47,6 +47,7 @@ impl Tables {
             .with_reader_mode(DbReaderMode::FollowLatest)
             .with_options(options)
             .with_db_cache(Arc::clone(cache), 0)
+            .with_filter_policies(filters())
             .with_system_clock(Arc::new(ReaderClock))
             .build()
             .await

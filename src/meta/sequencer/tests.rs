@@ -22,7 +22,7 @@ impl World {
         let engine = open(&store).await;
         let log =
             LocalLog::open(dir.path(), Header::here(VolumeId::random()).unwrap()).unwrap().log;
-        let superblock = SuperRec { next_ino: 2, bytes: 0, inodes: 0 };
+        let superblock = SuperRec { next_ino: 2, ..SuperRec::default() };
         let mut meta = Meta::new(engine, Journal::new(log, Fold::default()), superblock, 0);
         meta.patience = Duration::from_millis(300);
         World { store, meta, _dir: dir }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::heads::modified;
 use super::{Changed, Reconciler};
-use crate::data::{Tx, beside, escape_name};
+use crate::data::{Tx, beside, escape_name, give_up_map};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
@@ -249,8 +249,7 @@ impl Reconciler {
             base_limit: version.size,
             generation: 1,
             drop_gen: 1,
-            publishing: None,
-            data: 0,
+            ..ContentRec::default()
         };
         let mut rec = self.adopted(FileKind::File, Some(version));
         if returns {
@@ -343,17 +342,18 @@ impl Reconciler {
             return Ok(false);
         }
         let generation = content.generation + 1;
-        let next = ContentRec {
+        let before = content.size;
+        let mut next = ContentRec {
             size: version.size,
             base: Some(base(key, version)),
             base_limit: version.size,
             generation,
             drop_gen: generation,
             publishing: None,
-            data: 0,
+            ..content
         };
-        tx.kv.superblock.bytes =
-            (tx.kv.superblock.bytes + version.size).saturating_sub(content.size);
+        give_up_map(&mut tx.kv, ino, &mut next);
+        tx.kv.superblock.bytes = (tx.kv.superblock.bytes + version.size).saturating_sub(before);
         tx.replace_content(ino, next).await?;
         tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
         let (time, now) = (modified(version), crate::clock::now());

@@ -83,7 +83,10 @@ impl Settler {
             }
             *swept = Some(boottime());
         }
-        let mut pages = Pages::new(keys::below(keys::TOMB, &[]), PAGE);
+        if self.volume.meta.queue(keys::TOMB, 1).await?.is_empty() {
+            return Ok(());
+        }
+        let mut pages = Pages::new(self.volume.meta.queued(keys::TOMB), PAGE);
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
         {

@@ -100,13 +100,13 @@ impl Lost {
 
     /// Content that a batch committed. It also holds older extents, cut to what is left of them.
     fn committed(&mut self, batch: &crate::meta::Batch) {
-        let mut generations: HashMap<Ino, u64> = HashMap::new();
+        let mut current: HashMap<Ino, (u64, u64)> = HashMap::new();
         for (key, value) in batch.iter() {
             if let (Some(&keys::CONTENT), Some(value)) = (key.first(), value)
                 && let (Some(ino), Ok(content)) =
                     (keys::parse_ino(key), decode::<ContentRec>(value))
             {
-                generations.insert(ino, content.generation);
+                current.insert(ino, (content.map, content.generation));
                 let file = self.files.entry(ino).or_default();
                 file.size = content.size;
                 file.ranges.remove(content.size..u64::MAX);
@@ -114,9 +114,9 @@ impl Lost {
         }
         for (key, value) in batch.iter() {
             if let (Some(&keys::EXTENT), Some(value)) = (key.first(), value)
-                && let (Some(ino), Some(end), Ok(extent)) =
+                && let (Some(ino), Some((map, end)), Ok(extent)) =
                     (keys::parse_ino(key), keys::parse_extent(key), decode::<ExtentRec>(value))
-                && generations.get(&ino) == Some(&extent.generation)
+                && current.get(&ino) == Some(&(map, extent.generation))
                 && extent.start < end
             {
                 let source = match extent.place {

@@ -1,0 +1,350 @@
+//! Collecting what nothing refers to any more: how much of the engine's work it takes, by count, and what
+//! a stop half-way leaves.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3vol::clock::Deadline;
+use s3vol::config::VolumeOptions;
+use s3vol::data::{Inode, NothingOutside, Volume};
+use s3vol::fs::{Fs, RenameMode};
+use s3vol::meta::{Costs, keys};
+use s3vol::settle::{Permit, Settler};
+use s3vol::types::{Caller, FileName, Ino};
+use support::s3server::{Op, TestS3};
+use support::volume::volume_with;
+
+const LONG: Duration = Duration::from_secs(60);
+const BLOCK: u64 = 512;
+/// Blocks of the small and the large file: what depends on the shape differs by a factor of four.
+const SMALL: u64 = 3_000;
+const LARGE: u64 = 12_000;
+
+struct World {
+    server: TestS3,
+    fs: Fs,
+    volume: Arc<Volume>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        World::on(TestS3::start()).await
+    }
+
+    async fn on(server: TestS3) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = opened(&server, dir.path()).await;
+        let fs = Fs::new(Arc::clone(&volume), Arc::new(NothingOutside));
+        World { server, fs, volume, _dir: dir }
+    }
+
+    /// Another process takes over what this one made durable, and nothing else.
+    async fn crash(self) -> Self {
+        let World { server, volume, .. } = self;
+        volume.meta.engine.abandon();
+        World::on(server).await
+    }
+
+    async fn create(&self, name: &str) -> Arc<Inode> {
+        let made = self.fs.mknod(Caller::ROOT, Ino::ROOT, named(name), libc::S_IFREG | 0o644, 0);
+        self.volume.inode(made.await.unwrap().ino).await.unwrap()
+    }
+
+    /// A committed file of so many blocks, with a hole between any two.
+    async fn scattered(&self, name: &str, blocks: u64) -> Arc<Inode> {
+        let file = self.create(name).await;
+        self.scatter(&file, blocks).await;
+        file
+    }
+
+    async fn scatter(&self, file: &Arc<Inode>, blocks: u64) {
+        for block in 0..blocks {
+            let data = [block as u8; BLOCK as usize];
+            self.volume.write(file, block * 2 * BLOCK, &data).await.unwrap();
+        }
+        self.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+
+    async fn unlink(&self, name: &str) {
+        self.fs.unlink(Caller::ROOT, Ino::ROOT, named(name)).await.unwrap();
+    }
+
+    async fn cost_of(&self, work: impl Future<Output = ()>) -> Costs {
+        let before = self.volume.meta.engine.costs();
+        work.await;
+        self.volume.meta.engine.costs() - before
+    }
+
+    async fn collect(&self) {
+        while self.volume.collect_dead().await.unwrap() {}
+    }
+
+    fn segments(&self) -> usize {
+        self.server.keys("").iter().filter(|key| key.contains("/segments/")).count()
+    }
+
+    /// GETs while `work` was done.
+    async fn fetched(&self, work: impl Future<Output = ()>) -> usize {
+        self.volume.evict_all().unwrap();
+        self.server.clear_log();
+        work.await;
+        self.server.log().iter().filter(|request| request.op == Op::Get).count()
+    }
+
+    async fn read_all(&self, file: &Arc<Inode>) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let found = self.volume.read(file, all.len() as u64, 128 << 10).await.unwrap();
+            if found.is_empty() {
+                return all;
+            }
+            all.extend_from_slice(&found);
+        }
+    }
+}
+
+async fn opened(server: &TestS3, dir: &Path) -> Arc<Volume> {
+    volume_with(server, dir, VolumeOptions::default()).await
+}
+
+fn named(name: &str) -> FileName {
+    FileName::new(name).unwrap()
+}
+
+/// What the file of [`World::scattered`] holds.
+fn blocks(count: u64) -> Vec<u8> {
+    let mut all = Vec::new();
+    for block in 0..count {
+        all.extend_from_slice(&[block as u8; BLOCK as usize]);
+        all.extend_from_slice(&[0; BLOCK as usize]);
+    }
+    all.truncate((count * 2 * BLOCK - BLOCK) as usize);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn taking_content_away_costs_the_same_whatever_its_shape() {
+    const MOST: u64 = 40;
+    let world = World::new().await;
+    let mut removed = Vec::new();
+    let mut truncated = Vec::new();
+    let mut replaced = Vec::new();
+    for blocks in [1, SMALL, LARGE] {
+        world.scattered("gone", blocks).await;
+        removed.push(world.cost_of(world.unlink("gone")).await.total());
+
+        let file = world.scattered("cut", blocks).await;
+        let cut = async {
+            world.volume.set_size(&file, 0).await.unwrap();
+            world.volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+        };
+        truncated.push(world.cost_of(cut).await.total());
+        drop(file);
+        world.unlink("cut").await;
+
+        world.scattered("over", blocks).await;
+        world.create("new").await;
+        let rename = async {
+            let (fs, mode) = (&world.fs, RenameMode::Replace);
+            let root = Ino::ROOT;
+            fs.rename(Caller::ROOT, root, named("new"), root, named("over"), mode).await.unwrap();
+        };
+        replaced.push(world.cost_of(rename).await.total());
+        world.unlink("over").await;
+    }
+    for costs in [removed, truncated, replaced] {
+        assert!(costs.iter().all(|cost| *cost <= MOST), "{costs:?}");
+        // A lookup that a cache answers or not is no shape.
+        assert!(costs[2] <= costs[1] + 3 && costs[1] <= costs[0] + 3, "{costs:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collecting_is_linear_and_goes_over_nothing_twice() {
+    let world = World::new().await;
+    world.volume.meta.engine.watch_tombstones();
+    for blocks in [SMALL, LARGE] {
+        world.scattered("gone", blocks).await;
+        world.unlink("gone").await;
+        let cost = world.cost_of(world.collect()).await;
+        // A row that is found and one that is deleted, and a little for each page.
+        assert_eq!(cost.rows / blocks, 1, "{cost:?}");
+        assert!(cost.total() <= blocks * 2 + blocks / 10 + 100, "{cost:?} for {blocks}");
+        assert!(cost.tombstones <= 20, "{cost:?} for {blocks}");
+        // Nothing is left to look through.
+        let cost = world.cost_of(world.collect()).await;
+        assert!(cost.total() <= 2, "{cost:?}");
+        assert_eq!(world.volume.meta.superblock().extents, 0);
+    }
+    while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
+    assert_eq!(world.segments(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_collector_goes_on_where_it_was() {
+    let mut world = World::new().await;
+    let kept = world.scattered("kept", SMALL).await.ino;
+    // Both are of one commit, so that they share segments.
+    let shared = [world.create("shared").await, world.create("gone").await];
+    for file in &shared {
+        for block in 0..SMALL {
+            let data = [block as u8; BLOCK as usize];
+            world.volume.write(file, block * 2 * BLOCK, &data).await.unwrap();
+        }
+    }
+    world.volume.commit(shared.to_vec()).await.unwrap();
+    let shared = shared[0].ino;
+    world.unlink("gone").await;
+    let mut rows = SMALL;
+    // Stopped after each page, with what it did durable, and once with it not durable.
+    while world.volume.collect_dead().await.unwrap() {
+        let left = world.volume.meta.superblock().extents;
+        assert!(left < 2 * SMALL + rows, "{left}");
+        rows = left - 2 * SMALL;
+        let _receipt = world.volume.meta.flush(LONG).await.unwrap();
+        world = world.crash().await;
+        assert_eq!(world.volume.meta.superblock().extents, left);
+        let cost = world.cost_of(async {
+            let page = world.volume.meta.queue(keys::DEAD, 10).await.unwrap();
+            assert_eq!(page.len(), 1);
+        });
+        assert!(cost.await.total() <= 3);
+        if rows < SMALL / 2 {
+            assert!(rows == 0 || world.volume.collect_dead().await.is_ok());
+            world = world.crash().await;
+            assert_eq!(world.volume.meta.superblock().extents, left, "what was not durable");
+        }
+    }
+    assert_eq!(world.volume.meta.superblock().extents, 2 * SMALL);
+    while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
+    for ino in [kept, shared] {
+        let file = world.volume.inode(ino).await.unwrap();
+        assert!(world.read_all(&file).await == blocks(SMALL), "{ino}");
+    }
+    world.unlink("kept").await;
+    world.unlink("shared").await;
+    world.collect().await;
+    while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
+    assert_eq!(world.segments(), 0, "each row was counted off its segment once");
+}
+
+#[derive(Debug)]
+struct Always;
+
+impl Permit for Always {
+    fn may_publish(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ending_a_volume_does_nothing_about_its_garbage() {
+    let world = World::new().await;
+    let volume = &world.volume;
+    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    world.scattered("gone", LARGE).await;
+    world.unlink("gone").await;
+    let cost = world.cost_of(async {
+        assert_eq!(settler.settle_all(Deadline::after(LONG)).await.unwrap(), 0);
+        volume.meta.engine.close(Deadline::after(LONG)).await.unwrap();
+    });
+    let cost = cost.await;
+    assert!(cost.total() <= 60, "{cost:?}");
+    assert_eq!(volume.meta.superblock().extents, LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_removals_cost_the_same_each() {
+    let world = World::new().await;
+    world.volume.meta.engine.watch_tombstones();
+    let mut each = Vec::new();
+    for count in [300, 1200] {
+        let mut files = Vec::new();
+        for number in 0..count {
+            let file = world.create(&format!("file-{number}")).await;
+            world.volume.write(&file, 0, b"content").await.unwrap();
+            files.push(file);
+        }
+        world.volume.commit(std::mem::take(&mut files)).await.unwrap();
+        let cost = world.cost_of(async {
+            for number in 0..count {
+                world.unlink(&format!("file-{number}")).await;
+            }
+            world.collect().await;
+        });
+        let cost = cost.await;
+        assert!(cost.total() <= count * 50, "{cost:?} for {count}");
+        assert!(cost.tombstones <= count * 4, "{cost:?} for {count}");
+        each.push(cost.total() / count);
+        assert_eq!(world.volume.meta.superblock().extents, 0);
+    }
+    assert!(each[1] <= each[0] + 2, "{each:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_a_scattered_file_takes_few_requests_and_rows() {
+    let world = World::new().await;
+    let scattered = world.scattered("scattered", LARGE).await;
+    let plain = world.create("plain").await;
+    let bytes = vec![7; (LARGE * BLOCK) as usize];
+    world.volume.write(&plain, 0, &bytes).await.unwrap();
+    world.volume.commit(vec![Arc::clone(&plain)]).await.unwrap();
+    let mut found = Vec::new();
+    let requests = world.fetched(async { found = world.read_all(&plain).await }).await;
+    assert!(found == bytes);
+    let cost = world.volume.meta.engine.costs();
+    let more = world.fetched(async { found = world.read_all(&scattered).await }).await;
+    let cost = world.volume.meta.engine.costs() - cost;
+    assert!(found == blocks(LARGE));
+    assert!(more <= 2 * requests + 2, "{more} requests, {requests} of a plain file");
+    assert!(cost.rows <= LARGE * 3 / 2 && cost.scans <= LARGE / 50, "{cost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn walking_from_hole_to_hole_is_linear() {
+    let world = World::new().await;
+    let file = world.scattered("holes", SMALL).await;
+    let cost = world.cost_of(async {
+        let mut at = 0;
+        for block in 0..SMALL - 1 {
+            let hole = world.volume.seek(&file, at, true).await.unwrap();
+            assert_eq!(hole, Some((2 * block + 1) * BLOCK));
+            at = world.volume.seek(&file, hole.unwrap(), false).await.unwrap().unwrap();
+            assert_eq!(at, (2 * block + 2) * BLOCK);
+        }
+    });
+    // A look goes over what lies within the next 64 KiB, whatever follows.
+    let cost = cost.await;
+    let in_reach = (64 << 10) / (2 * BLOCK) + 100;
+    assert!(cost.rows <= 2 * SMALL * in_reach, "{cost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_many_commits_is_put_in_order() {
+    const STRIPES: u64 = 40;
+    let world = World::new().await;
+    let file = world.create("rewritten").await;
+    let size = STRIPES * 100 * 4096;
+    // Neighbours are of different commits, and so of different segments.
+    for stripe in 0..STRIPES {
+        for row in 0..100 {
+            let at = (row * STRIPES + stripe) * 4096;
+            world.volume.write(&file, at, &[stripe as u8 + 1; 4096]).await.unwrap();
+        }
+        world.volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+    }
+    let wanted: Vec<u8> = (0..size).map(|at| (at / 4096 % STRIPES) as u8 + 1).collect();
+    let mut found = Vec::new();
+    let before = world.fetched(async { found = world.read_all(&file).await }).await;
+    assert!(found == wanted);
+    let stored = world.volume.repack_scattered().await.unwrap();
+    assert_eq!(stored, size);
+    let after = world.fetched(async { found = world.read_all(&file).await }).await;
+    assert!(found == wanted);
+    assert!(after * 10 < before, "{before} requests before, {after} after");
+    assert_eq!(world.volume.repack_scattered().await.unwrap(), 0, "it is in order now");
+}
