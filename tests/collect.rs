@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
-use s3vol::data::{Inode, NothingOutside, Volume};
+use s3vol::data::{DataError, Inode, NothingOutside, Volume};
 use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::{Costs, keys};
 use s3vol::settle::{Permit, Settler};
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::{Op, TestS3};
+use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::volume_with;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -347,4 +347,26 @@ async fn a_file_of_many_commits_is_put_in_order() {
     assert!(found == wanted);
     assert!(after * 10 < before, "{before} requests before, {after} after");
     assert_eq!(world.volume.repack_scattered().await.unwrap(), 0, "it is in order now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_what_is_removed_meanwhile_ends_at_once() {
+    let world = World::new().await;
+    let file = world.scattered("gone", SMALL).await;
+    world.volume.evict_all().unwrap();
+    world.server.clear_log();
+    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+    // As settling reads it.
+    let reading = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.read(&file, 0, 1 << 20).await }
+    });
+    let held = || async { (world.server.held() == 1).then_some(()) };
+    support::wait_for_async("the fetch", LONG, held).await;
+    world.unlink("gone").await;
+    world.server.release();
+    let error = reading.await.unwrap().unwrap_err();
+    assert!(matches!(error, DataError::Gone(_)), "{error}");
+    let gets = world.server.log().iter().filter(|request| request.op == Op::Get).count();
+    assert!(gets <= 2, "{gets} requests");
 }

@@ -176,6 +176,10 @@ impl Volume {
     async fn fetch(&self, inode: &Arc<Inode>, range: Range<u64>) -> Result<(), DataError> {
         let snapshot = {
             let mut live = inode.live();
+            if live.removed {
+                // What it held is being collected.
+                return Err(DataError::Gone(inode.ino));
+            }
             if live.changing > 0 {
                 None
             } else {
@@ -201,11 +205,24 @@ impl Volume {
             inode.calm().await;
             return Ok(());
         };
-        let pieces = self.read_committed(inode, &content, window).await?;
+        let pieces = match self.read_committed(inode, &content, window).await {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                let live = inode.live();
+                return match live.version == version && live.changing == 0 && !live.removed {
+                    true => Err(error),
+                    // What it wanted may have been collected: the caller looks again.
+                    false => Ok(()),
+                };
+            }
+        };
         for (range, bytes) in blocks(pieces) {
             // Once a block: whoever writes to the file or removes it waits no longer than for one.
             let mut live = inode.live();
-            if live.version != version || live.changing > 0 || live.removed {
+            if live.removed {
+                return Err(DataError::Gone(inode.ino));
+            }
+            if live.version != version || live.changing > 0 {
                 return Ok(());
             }
             // An extent may reach past an uncommitted truncation, where it no longer shows.

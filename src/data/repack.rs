@@ -113,7 +113,11 @@ impl Volume {
             }
             let len = range.end - range.start;
             self.room_for(len, ROOM).await?;
-            self.read(&inode, range.start, usize::try_from(len).unwrap_or(usize::MAX)).await?;
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            match self.read(&inode, range.start, len).await {
+                Err(DataError::Gone(_)) => break,
+                read => drop(read?),
+            }
             // No commit may be between its snapshot and its end: it would take the marks for its own.
             let _commit = inode.commit.lock().await;
             bytes += self.mark_changed(&inode, range);

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::SettleError;
 use super::settler::Settler;
-use crate::data::Inode;
+use crate::data::{DataError, Inode};
 use crate::meta::records::ContentRec;
 use crate::store::{Attributes, Properties, UploadId};
 use crate::types::ObjectKey;
@@ -112,9 +112,12 @@ impl Settler {
         let mut at = start;
         while at < start + len {
             let want = STEP.min(start + len - at) as usize;
-            let bytes = self.volume.read(inode, at, want).await?;
+            let bytes = match self.volume.read(inode, at, want).await {
+                Err(DataError::Gone(_)) => Bytes::new(),
+                read => read?,
+            };
             if bytes.is_empty() {
-                // Truncated meanwhile: the caller's check of the write sequence refuses this copy.
+                // Truncated or removed meanwhile: the caller's check refuses this copy.
                 break;
             }
             at += bytes.len() as u64;
