@@ -24,7 +24,7 @@ pub use parse::VolumeHome;
 pub use plugin::PluginConfig;
 pub use reference::reference_page;
 pub use values::{parse_bool, parse_duration, parse_size};
-pub use volume::{OnRemove, SettleMode, VolumeOptions};
+pub use volume::{ContentType, OnRemove, SettleMode, VolumeOptions};
 
 /// The exit code for wrong usage and wrong settings (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;

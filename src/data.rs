@@ -5,6 +5,7 @@
 //! base object, zeros. Uncommitted changes survive the process (local log and cache file); committed
 //! ones survive the host once flushed. Clean cached bytes survive nothing.
 
+mod borne;
 mod cache_file;
 mod churn;
 mod commit;
@@ -25,6 +26,7 @@ mod tx;
 mod volume;
 mod write;
 
+pub use borne::{BORNE, Borne, Slot, guessed, is_attribute, is_encoded};
 pub use cache_file::CacheFile;
 pub use churn::Churn;
 pub use error::DataError;

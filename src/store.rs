@@ -33,7 +33,9 @@ pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
 pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
-pub use properties::{Encryption, Header, Properties, STANDARD, Tags, Unfit, is_archived};
+pub use properties::{
+    Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
+};
 
 /// What a provider does beyond the objects' verbs.
 #[async_trait]

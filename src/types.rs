@@ -8,7 +8,9 @@ mod name;
 mod secret;
 mod time;
 
-pub use content::{ATTR_KEY, ATTR_PUT, ATTR_VOLUME, Base, Caller, FileKind, PutId, Version};
+pub use content::{
+    ATTR_KEY, ATTR_PUT, ATTR_TYPE, ATTR_VOLUME, Base, Caller, FileKind, NO_TYPE, PutId, Version,
+};
 pub use key::{KeyPrefix, ObjectKey};
 pub use name::{FileName, NameError, VolumeName};
 pub use secret::Secret;

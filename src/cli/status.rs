@@ -86,6 +86,9 @@ pub(super) fn paragraph(status: &WorkerStatus) -> String {
     if status.conflicts > 0 {
         line("conflicts", status.conflicts.to_string());
     }
+    for right in &status.missing_rights {
+        line("no right", right.clone());
+    }
     for reason in &status.unsettleable {
         line("in motion", reason.clone());
     }

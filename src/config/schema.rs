@@ -6,8 +6,8 @@
 use super::address::BucketUrl;
 use super::object;
 use super::values::{
-    parse_bool, parse_choice, parse_duration, parse_limit, parse_mode, parse_number, parse_size,
-    parse_text,
+    parse_bool, parse_choice, parse_content_type, parse_duration, parse_limit, parse_mode,
+    parse_number, parse_size, parse_text,
 };
 use super::volume::{OnRemove, SettleMode, VolumeOptions};
 
@@ -183,6 +183,16 @@ pub const SETTINGS: &[Setting] = &[
         scope: Scope::Default,
         meaning: "Permissions of directories that carry none.",
         apply: |d, v| parse_mode(v).map(|mode| d.options.dir_mode = mode),
+    },
+    Setting {
+        name: "content_type",
+        kind: "auto, none or a type",
+        default: "auto",
+        example: "application/octet-stream",
+        scope: Scope::Default,
+        meaning: "The `Content-Type` of files to which nobody gave one. `auto`: by the ending of the \
+                  file's name, `text/...` types with `charset=utf-8`; `none`: the store's own.",
+        apply: |d, v| parse_content_type(v).map(|given| d.options.content_type = given),
     },
     Setting {
         name: "commit",

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::volume::ContentType;
+
 /// `true`, `1`, `yes`, `on` and the empty text (a flag given without a value) are true; `false`,
 /// `0`, `no` and `off` are false.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
@@ -89,6 +91,25 @@ pub(super) fn parse_choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             format!("{text:?} is not one of {}", words.join(", "))
         })
+}
+
+/// `auto`, `none` or a media type.
+pub(super) fn parse_content_type(text: &str) -> Result<ContentType, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(ContentType::Auto);
+    }
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(ContentType::None);
+    }
+    let halves = text.split_once('/').is_some_and(|(kind, rest)| {
+        kind.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && rest.starts_with(|c: char| c.is_ascii_alphanumeric())
+    });
+    let plain = text.bytes().all(|b| (b' '..=b'~').contains(&b)) && !text.contains("  ");
+    if halves && plain && text.len() <= 255 && !text.ends_with(' ') {
+        return Ok(ContentType::Always(text.to_owned()));
+    }
+    Err(format!("{text:?} is no content type; write auto, none or for example image/png"))
 }
 
 /// Any text but the empty one.

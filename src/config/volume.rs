@@ -13,6 +13,17 @@ pub enum SettleMode {
     Never,
 }
 
+/// The `Content-Type` of objects to which nobody gave one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContentType {
+    /// By the name of the file.
+    Auto,
+    /// The store's own.
+    None,
+    Always(String),
+}
+
 /// What `docker volume rm` does with the objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +52,7 @@ pub struct VolumeOptions {
     pub gid: u32,
     pub file_mode: u32,
     pub dir_mode: u32,
+    pub content_type: ContentType,
     /// Longest time between a change and its commit without fsync.
     pub commit: Duration,
     pub settle: SettleMode,
@@ -77,6 +89,7 @@ impl Default for VolumeOptions {
             gid: 0,
             file_mode: 0o644,
             dir_mode: 0o755,
+            content_type: ContentType::Auto,
             commit: Duration::from_secs(5),
             settle: SettleMode::Auto,
             settle_after: Duration::from_secs(2),

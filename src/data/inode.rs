@@ -271,6 +271,7 @@ mod tests {
             ctime: crate::clock::now(),
             btime: crate::clock::now(),
             attr_gen: 1,
+            borne_gen: 0,
             known: true,
             target: None,
         };

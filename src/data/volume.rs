@@ -178,6 +178,7 @@ impl Volume {
             ctime: now,
             btime: now,
             attr_gen: 1,
+            borne_gen: 0,
             known: true,
             target: None,
         };

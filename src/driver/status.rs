@@ -82,6 +82,9 @@ impl Driver {
                 put("unsettled_files", json!(worker.unsettled_files));
                 put("unsettleable", json!(worker.unsettleable));
                 put("conflicts", json!(worker.conflicts));
+                if !worker.missing_rights.is_empty() {
+                    put("missing_rights", json!(worker.missing_rights));
+                }
                 put("last_error", json!(worker.last_error));
             }
             None => {

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use super::ReadFs;
 use super::core::TTL;
 use super::newest::Failed;
+use crate::data::{Slot, escape_name, guessed};
 use crate::fs::{
     Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, listed_xattrs,
     supported_xattr,
 };
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, SuperRec};
 use crate::meta::{Lookup, View, keys};
-use crate::types::{FileKind, FileName, Ino};
+use crate::store::Header;
+use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
 /// The generation of a file grows between two looks; so often in a row it does not.
 const ATTEMPTS: usize = 10;
@@ -155,9 +157,28 @@ impl ReadFs {
                 Some(all) => all.into_iter().find(|(n, _)| n == name).map(|(_, value)| value),
                 None => Lookup::get_raw(&*view, key).await?,
             };
-            Ok(value.ok_or(FsError::NoXattr)?)
+            match value {
+                Some(value) => Ok(value),
+                None => Ok(self.guess(&view, ino, name).await?.ok_or(FsError::NoXattr)?),
+            }
         })
         .await
+    }
+
+    /// The content type of a file to which nobody gave one; see [`crate::fs::Fs::getxattr`].
+    async fn guess(&self, view: &View, ino: Ino, name: &Bytes) -> Result<Option<Bytes>, Failed> {
+        if Slot::parse(name) != Some(Ok(Slot::Header(Header::ContentType))) {
+            return Ok(None);
+        }
+        let rec: Option<InodeRec> = view.get(&keys::inode(ino)).await?;
+        if rec.is_none_or(|rec| rec.kind != FileKind::File) {
+            return Ok(None);
+        }
+        let names = view.scan_all(keys::of_inode(keys::PARENT, ino)).await?;
+        let name = names.last().and_then(|(key, _)| keys::parse_parent(key));
+        let key = name.map(|(_, name)| ObjectKey::new(escape_name(&name)));
+        let guess = key.and_then(|key| guessed(&self.options.content_type, &key));
+        Ok(guess.map(Bytes::from))
     }
 
     /// Names, each ended by a NUL.

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::ReadFs;
 use super::newest::Failed;
-use crate::data::{GET_TIMEOUT, PathMemo, dir_key};
+use crate::data::{Borne, GET_TIMEOUT, PathMemo, dir_key};
 use crate::meta::View;
 use crate::meta::records::{ContentRec, InodeRec};
-use crate::settle::from_object;
+use crate::settle::{borne_by, from_object, is_ours, same_bytes};
+use crate::store::{ObjectInfo, StoreError, StoreErrorKind};
 use crate::types::{FileKind, Ino, ObjectKey};
 
 /// Inodes remembered.
@@ -35,6 +36,21 @@ pub(super) struct ByObject {
 pub(super) struct Unknown(Mutex<HashMap<Ino, (u64, ByObject)>>);
 
 impl ReadFs {
+    async fn borne_by(&self, key: &ObjectKey, info: &ObjectInfo) -> Result<Borne, StoreError> {
+        let mut borne = borne_by(&self.options, info, is_ours(&info.attributes, key, self.id));
+        if info.tag_count.is_some_and(|count| count > 0) {
+            match self.store.get_tags(key, GET_TIMEOUT).await {
+                Ok(tags) => borne.set_tags(tags.unwrap_or_default()),
+                // Without the right to read them they do not show.
+                Err(error) if error.kind == StoreErrorKind::TagsDenied => {
+                    tracing::debug!(%key, %error, "tags cannot be read");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(borne)
+    }
+
     /// `rec` with what the object itself says.
     pub(super) async fn shown_by_object(
         &self,
@@ -79,11 +95,20 @@ impl ReadFs {
             };
             rec.target = Some(body);
         }
+        let mut xattrs = shown.xattrs;
+        // Of another version than the record's the writer will tell.
+        let base = content.and_then(|content| content.base.as_ref());
+        let same =
+            |info: &&ObjectInfo| base.is_none_or(|base| same_bytes(&base.version, &info.version));
+        if let Some(info) = info.as_ref().filter(same) {
+            xattrs.extend(self.borne_by(&key, info).await?.rows());
+            xattrs.sort();
+        }
         let mut known = self.unknown.0.lock();
         if known.len() >= KEEP {
             known.clear();
         }
-        let found = ByObject { rec, xattrs: shown.xattrs };
+        let found = ByObject { rec, xattrs };
         known.insert(ino, (generation, found.clone()));
         Ok(found)
     }

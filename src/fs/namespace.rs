@@ -134,6 +134,7 @@ impl Fs {
             ctime: now,
             btime: now,
             attr_gen: 1,
+            borne_gen: 0,
             known: true,
             target: new.target,
         };

@@ -1,18 +1,22 @@
 //! Extended attributes, any size that ext4 takes. They live in the index; the objects carry them too
-//! where they fit into metadata.
+//! where they fit into metadata. Those named `user.s3.…` are what the object itself bears.
 
 use bytes::Bytes;
 
 use super::acl::{ACCESS, Acl, DEFAULT};
 use super::attributes::in_group;
 use super::{Fs, FsError, XattrMode};
+use crate::data::{Borne, Slot, guessed};
 use crate::meta::records::WorkRec;
 use crate::meta::{Lookup, keys};
-use crate::types::{Caller, FileKind, Ino};
+use crate::store::{Header, Unfit};
+use crate::types::{Caller, FileKind, Ino, ObjectKey};
 
 /// Linux's limits (XATTR_NAME_MAX, XATTR_SIZE_MAX), bytes.
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 65_536;
+/// What S3 answers for an object whose content type nobody said.
+const UNTYPED: &str = "binary/octet-stream";
 
 impl Fs {
     pub async fn setxattr(
@@ -43,6 +47,7 @@ impl Fs {
                 return Err(FsError::AccessDenied);
             }
         }
+        let slot = Slot::parse(&name).transpose().map_err(unfit)?;
         let key = keys::xattr(ino, &name);
         let mut tx = self.volume.begin().await?;
         match (mode, tx.kv.get_raw(&key).await?) {
@@ -52,17 +57,35 @@ impl Fs {
             (_, Some(there)) if there == value => return Ok(()),
             _ => {}
         }
+        let bears = slot.is_some();
+        if let Some(slot) = slot {
+            let mut borne = Borne::of_rows(&self.volume.meta.xattrs(ino).await?);
+            borne.change(slot, &value).map_err(unfit)?;
+        }
         tx.kv.put_raw(key, value.to_vec());
-        self.changed_attributes(&mut tx, ino).await?;
+        self.changed_attributes(&mut tx, ino, bears).await?;
         tx.commit(caller.unique).await?;
         Ok(())
     }
 
+    /// A content type that nobody gave shows as what the object has by its name when it is asked for;
+    /// listed, and so copied with the file, is only what somebody gave.
     pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
         supported(&name)?;
-        self.known(ino).await?;
+        let inode = self.known(ino).await?;
         let key = keys::xattr(ino, &name);
-        self.volume.meta.get_raw(&key).await?.ok_or(FsError::NoXattr)
+        if let Some(value) = self.volume.meta.get_raw(&key).await? {
+            return Ok(value);
+        }
+        let is_file = inode.live().attr.kind == FileKind::File;
+        if !is_file || Slot::parse(&name) != Some(Ok(Slot::Header(Header::ContentType))) {
+            return Err(FsError::NoXattr);
+        }
+        let mut names = self.volume.names_of(ino).await?;
+        let Some((parent, name)) = names.pop() else { return Err(FsError::NoXattr) };
+        let segment = self.volume.segment_of(parent, &name).await?;
+        let guess = guessed(&self.volume.options.content_type, &ObjectKey::new(segment));
+        guess.map(Bytes::from).ok_or(FsError::NoXattr)
     }
 
     /// Names, each ended by a NUL.
@@ -85,7 +108,8 @@ impl Fs {
             return if list { Ok(()) } else { Err(FsError::NoXattr) };
         }
         tx.kv.delete(key);
-        self.changed_attributes(&mut tx, ino).await?;
+        let bears = matches!(Slot::parse(&name), Some(Ok(_)));
+        self.changed_attributes(&mut tx, ino, bears).await?;
         tx.commit(caller.unique).await?;
         Ok(())
     }
@@ -123,12 +147,16 @@ impl Fs {
         &self,
         tx: &mut crate::data::Tx<'_>,
         ino: Ino,
+        bears: bool,
     ) -> Result<(), FsError> {
         let now = crate::clock::now();
         let rec = tx.inode(ino).await?;
         tx.edit(ino, move |rec| {
             rec.ctime = now;
             rec.attr_gen += 1;
+            if bears {
+                rec.borne_gen = rec.attr_gen;
+            }
         })
         .await?;
         if rec.nlink > 0 {
@@ -138,10 +166,25 @@ impl Fs {
     }
 }
 
-/// The names as listxattr(2) gives them, each ended by a NUL.
+/// What a store cannot hold beside the object.
+fn unfit(why: Unfit) -> FsError {
+    match why {
+        Unfit::Syntax => FsError::Invalid("a store cannot hold this attribute of an object"),
+        Unfit::TooLong => FsError::TooBig,
+        Unfit::TooMuch => FsError::NoSpace(why.to_string()),
+    }
+}
+
+/// The names as listxattr(2) gives them, each ended by a NUL. One that is longer than a name may be (a
+/// tag's) cannot be asked for either, and the content type that S3 gives where nobody said one is not
+/// listed, so that no copy of the file insists on it.
 pub fn listed(xattrs: &[(Bytes, Bytes)]) -> Bytes {
+    let content_type = Slot::Header(Header::ContentType).xattr();
+    let shows = |(name, value): &&(Bytes, Bytes)| {
+        name.len() <= MAX_NAME && !(*name == content_type && value == UNTYPED)
+    };
     let mut names = Vec::new();
-    for (name, _) in xattrs {
+    for (name, _) in xattrs.iter().filter(shows) {
         names.extend_from_slice(name);
         names.push(0);
     }

@@ -37,6 +37,9 @@ pub struct InodeRec {
     pub btime: Timestamp,
     /// Grows with every change that an object's metadata shows.
     pub attr_gen: u64,
+    /// The value of `attr_gen` that came with the last change made here of what its object bears
+    /// (`user.s3.…`); 0: none since that was read.
+    pub borne_gen: u64,
     /// Whether the object's own attributes were read (false: adopted from a listing).
     pub known: bool,
     /// A symlink's target.

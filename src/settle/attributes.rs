@@ -13,8 +13,9 @@ use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use crate::data::BORNE;
 use crate::meta::records::InodeRec;
-use crate::store::Attributes;
+use crate::store::{Attributes, METADATA_MAX};
 use crate::types::{
     ATTR_KEY, ATTR_PUT, ATTR_VOLUME, FileKind, ObjectKey, PutId, Timestamp, VolumeId,
 };
@@ -34,8 +35,8 @@ pub struct Shown {
 /// Name and value of an extended attribute.
 pub type Xattr = (Bytes, Bytes);
 
-/// What extended attributes may take of an object's metadata, encoded; AWS allows 2 KB for everything.
-/// More than that lives in the index alone.
+/// What extended attributes may take of an object's metadata at most, encoded. More than that lives in
+/// the index alone.
 const MAX_XATTRS: usize = 1200;
 const XATTR: &str = "xattr";
 
@@ -46,14 +47,8 @@ pub fn key_mark(key: &ObjectKey) -> String {
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Metadata of an object that we publish.
-pub fn to_object(
-    rec: &InodeRec,
-    xattrs: &[Xattr],
-    key: &ObjectKey,
-    volume: VolumeId,
-    put_id: PutId,
-) -> Attributes {
+/// What every object that we publish tells.
+pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert("mode".into(), (rec.kind.mode_bits() | rec.perm).to_string());
     attributes.insert("uid".into(), rec.uid.to_string());
@@ -62,20 +57,31 @@ pub fn to_object(
     if matches!(rec.kind, FileKind::CharDevice | FileKind::BlockDevice) {
         attributes.insert("rdev".into(), rec.rdev.to_string());
     }
-    if let Some(encoded) = encode_xattrs(xattrs) {
-        attributes.insert(XATTR.into(), encoded);
-    }
     attributes.insert(ATTR_VOLUME.into(), volume.to_string());
     attributes.insert(ATTR_PUT.into(), put_id.to_string());
     attributes.insert(ATTR_KEY.into(), key_mark(key));
     attributes
 }
 
+/// Adds extended attributes, where they fit beside the rest.
+pub(super) fn add_xattrs(attributes: &mut Attributes, xattrs: &[Xattr]) {
+    let taken: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let room = METADATA_MAX.saturating_sub(taken + XATTR.len()).min(MAX_XATTRS);
+    if let Some(encoded) = encode_xattrs(xattrs).filter(|encoded| encoded.len() <= room) {
+        attributes.insert(XATTR.into(), encoded);
+    }
+}
+
+/// Whether we published what lies at `key`, whatever somebody changed of its headers since.
+pub fn is_ours(attributes: &Attributes, key: &ObjectKey, volume: VolumeId) -> bool {
+    attributes.get(ATTR_VOLUME) == Some(&volume.to_string())
+        && attributes.get(ATTR_KEY) == Some(&key_mark(key))
+}
+
 /// Whether the object at `key` bears this put-id and belongs there.
 pub fn is_put(attributes: &Attributes, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> bool {
     attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text)) == Some(put_id)
-        && attributes.get(ATTR_VOLUME) == Some(&volume.to_string())
-        && attributes.get(ATTR_KEY) == Some(&key_mark(key))
+        && is_ours(attributes, key, volume)
 }
 
 fn seconds(time: Timestamp) -> String {
@@ -117,15 +123,14 @@ pub fn from_object(attributes: &Attributes, is_dir: bool) -> Shown {
     }
 }
 
-/// `None` when there are none, or too many, or one whose name is not text.
+/// `None` when there are none, or one whose name is not text.
 fn encode_xattrs(xattrs: &[Xattr]) -> Option<String> {
     let map: Option<BTreeMap<&str, String>> = xattrs
         .iter()
         .map(|(name, value)| Some((std::str::from_utf8(name).ok()?, BASE64.encode(value))))
         .collect();
     let text = serde_json::to_string(&map.filter(|map| !map.is_empty())?).ok()?;
-    let encoded = utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string();
-    (encoded.len() <= MAX_XATTRS).then_some(encoded)
+    Some(utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string())
 }
 
 /// What others wrote may be anything: what makes no sense is left out.
@@ -136,11 +141,12 @@ fn decode_xattrs(text: &str) -> Vec<Xattr> {
         .filter_map(|(name, value)| {
             let value = BASE64.decode(value).ok()?;
             let acl = name == "system.posix_acl_access" || name == "system.posix_acl_default";
-            let kept = match name.split_once('.') {
-                Some(("user" | "trusted" | "security", rest)) => !rest.is_empty(),
-                // The kernel refuses every access to a file whose list it cannot read.
-                _ => acl && value.starts_with(&[2, 0, 0, 0]) && value.len() % 8 == 4,
-            };
+            let kept = !name.starts_with(BORNE)
+                && match name.split_once('.') {
+                    Some(("user" | "trusted" | "security", rest)) => !rest.is_empty(),
+                    // The kernel refuses every access to a file whose list it cannot read.
+                    _ => acl && value.starts_with(&[2, 0, 0, 0]) && value.len() % 8 == 4,
+                };
             (kept && name.len() <= 255).then(|| (Bytes::from(name), Bytes::from(value)))
         })
         .collect()
@@ -198,7 +204,12 @@ mod tests {
         assert!(encoded.is_ascii() && !encoded.contains(['"', ' ', '\n']));
         assert_eq!(decode_xattrs(&encoded), all);
         assert_eq!(encode_xattrs(&[]), None);
-        assert_eq!(encode_xattrs(&[pair("user.big", &[0; 2000])]), None);
+        let carried = |mut attributes: Attributes, size: usize| {
+            add_xattrs(&mut attributes, &[pair("user.big", &vec![0; size])]);
+            attributes.contains_key(XATTR)
+        };
+        assert!(carried(Attributes::new(), 500) && !carried(Attributes::new(), 2000));
+        assert!(!carried(map(&[("theirs", &"x".repeat(1800))]), 500));
         assert_eq!(encode_xattrs(&[(Bytes::from_static(b"user.\xff"), Bytes::new())]), None);
         // As s3fs writes them.
         let s3fs = "%7B%22user.a%22%3A%22YmFy%22%2C%22user.b%22%3A%22%22%7D";

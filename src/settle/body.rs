@@ -7,11 +7,13 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::SettleError;
+use super::dress::Dress;
 use super::settler::Settler;
-use crate::data::{DataError, Inode};
+use crate::data::{DataError, Inode, PathMemo};
+use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
-use crate::store::{Attributes, Properties, UploadId};
-use crate::types::ObjectKey;
+use crate::store::{UploadId, Verb};
+use crate::types::{FileKind, Ino, ObjectKey, Version};
 
 /// Bodies up to this are copied before they are sent; larger ones are uploaded in parts, bytes.
 const IN_MEMORY: u64 = 8 << 20;
@@ -21,6 +23,8 @@ const MOST_PARTS: u64 = 10_000;
 const PARALLEL: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const PART_ATTEMPTS: u32 = 5;
+/// S3's limit for one server-side copy, bytes.
+const COPY_LIMIT: u64 = 5 << 30;
 
 /// What is ready to be published.
 pub(super) enum Body {
@@ -30,6 +34,11 @@ pub(super) enum Body {
         id: UploadId,
         parts: Vec<String>,
         size: u64,
+    },
+    /// The bytes of an object that lies in the store already.
+    Copy {
+        from: ObjectKey,
+        expect: Version,
     },
 }
 
@@ -42,8 +51,7 @@ impl Settler {
         key: &ObjectKey,
         content: &ContentRec,
         write_seq: u64,
-        attributes: &Attributes,
-        properties: &Properties,
+        dress: &Dress,
     ) -> Result<Option<Body>, SettleError> {
         if content.size <= IN_MEMORY {
             let bytes = self.copy(inode, 0, content.size).await?;
@@ -51,7 +59,7 @@ impl Settler {
         }
         let part = PART.max(content.size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20));
         let store = &self.volume.store;
-        let id = store.create_upload(key, attributes, properties, TIMEOUT).await?;
+        let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
         let count = content.size.div_ceil(part);
         let sends = (0..count).map(|index| {
             let id = &id;
@@ -82,6 +90,56 @@ impl Settler {
                 self.abort(key, &id).await;
                 Ok(None)
             }
+        }
+    }
+
+    /// A copy on the server, for what bears tags that nobody here can read and lies in the store whole:
+    /// only such a copy takes them along. Where the store does not hold to conditions of copies it might
+    /// take other bytes than those that were looked at.
+    pub(super) async fn copy_on_server(
+        &self,
+        inode: &Inode,
+        content: &ContentRec,
+        dress: &Dress,
+        memo: &mut PathMemo,
+    ) -> Result<Option<Body>, SettleError> {
+        let can = |verb| self.volume.capabilities.has(verb);
+        let unknown = dress.properties.tags.is_none() && self.tags.travel_with_copies();
+        if !unknown || !can(Verb::Copy) || !can(Verb::CopyConditional) {
+            return Ok(None);
+        }
+        let kind = inode.live().attr.kind;
+        let at = match kind {
+            FileKind::File => content
+                .base
+                .as_ref()
+                .filter(|base| !base.parked && content.at_rest())
+                .map(|base| (base.key.clone(), base.version.clone())),
+            kind => self.resting(inode.ino, kind, memo).await?,
+        };
+        let fits = at.filter(|(_, version)| version.size <= COPY_LIMIT);
+        Ok(fits.map(|(from, expect)| Body::Copy { from, expect }))
+    }
+
+    /// Whether an object bears what its upload was begun with, which may be hours ago.
+    pub(super) async fn still_bears(
+        &self,
+        ino: Ino,
+        body: &Body,
+        xattrs: &[(Bytes, Bytes)],
+    ) -> Result<bool, SettleError> {
+        if !matches!(body, Body::Upload { .. }) {
+            return Ok(true);
+        }
+        // What cannot be looked at now was looked at before.
+        self.learn([ino], true).await?;
+        Ok(self.volume.meta.xattrs(ino).await? == xattrs)
+    }
+
+    /// Drops a body that will not be sent.
+    pub(super) async fn drop_body(&self, key: &ObjectKey, body: &Body) {
+        if let Body::Upload { id, .. } = body {
+            self.abort(key, id).await;
         }
     }
 

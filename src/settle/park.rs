@@ -10,7 +10,7 @@ use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo, escape_name, own_name};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
-use crate::store::{Attributes, Condition, Properties, PutOutcome, Send, Verb};
+use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{Base, Ino, ObjectKey, Version};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,6 +32,9 @@ impl Settler {
             Err(e) => return Err(e.into()),
         };
         self.own_key_only(rest.ino, key).await?;
+        if !self.hot.inode_is_hot(rest.ino) && !self.know_before_it_goes(rest.ino, key).await? {
+            return Ok(false);
+        }
         let base = {
             let live = inode.live();
             live.content.base.clone().filter(|base| !base.parked && base.key == *key)
@@ -45,6 +48,22 @@ impl Settler {
                 Ok(true)
             }
         }
+    }
+
+    /// Looks at what an inode's object at `key` bears, because afterwards it is not there any more. False:
+    /// something else lies there, which has its own way into the tree.
+    async fn know_before_it_goes(&self, ino: Ino, key: &ObjectKey) -> Result<bool, SettleError> {
+        let mut learned = self.learn([ino], true).await?;
+        if let Some(error) = learned.failed.remove(&ino) {
+            return Err(error.into());
+        }
+        let replaced = learned.replaced.remove(&ino).is_some_and(|there| there == *key);
+        if replaced
+            && let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade)
+        {
+            reconciler.recheck_key(key).await?;
+        }
+        Ok(!replaced)
     }
 
     /// A file that shows the object of a key which another file is about to take rests at the key of
@@ -117,7 +136,7 @@ impl Settler {
         let size = base.version.size;
         if volume.same_bucket && volume.capabilities.has(Verb::Copy) && size <= COPY_LIMIT {
             let send = Send { condition: Condition::None, not_after: None, timeout: TIMEOUT };
-            let (none, plain) = (Attributes::new(), Properties::default());
+            let (none, plain) = Default::default();
             match volume.store.copy(&base.key, &base.version, to, &none, &plain, send).await {
                 PutOutcome::Won(version) if version.size == size => return Ok(version),
                 PutOutcome::Won(_) | PutOutcome::Lost => {}
@@ -130,7 +149,7 @@ impl Settler {
             volume.store.get(&base.key, Some(from..to), Some(&base.version), TIMEOUT)
         };
         let to_store = &volume.state_store;
-        let (none, plain) = (Attributes::new(), Properties::default());
+        let (none, plain) = Default::default();
         if size <= PART {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
             return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::SettleError;
 use super::body::Body;
+use super::dress::Dress;
 use super::settler::{ROUND, ROUND_BYTES, Settler};
-use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::config::SettleMode;
 use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
@@ -16,7 +17,6 @@ use crate::meta::records::{
     ContentRec, DirentRec, InodeRec, IntentOp, IntentRec, RestRec, WorkRec, decode,
 };
 use crate::meta::{Lookup, Txn, keys};
-use crate::store::{Attributes, Properties};
 use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
 
 /// Attribute-only changes wait this long: a recursive chown would otherwise rewrite every object.
@@ -38,6 +38,8 @@ pub(super) enum Plan {
     /// There is nothing to do for it, now or later.
     Gone,
     Later(Duration),
+    /// Its object is to be replaced: what that bears now must be looked at first.
+    Look,
     Publish(Vec<Item>),
 }
 
@@ -46,8 +48,7 @@ pub(super) struct Item {
     pub inode: Arc<Inode>,
     pub put_id: PutId,
     pub intent: IntentRec,
-    pub attributes: Attributes,
-    pub properties: Properties,
+    pub dress: Dress,
     pub body: Body,
     /// The inode's write sequence that the body shows.
     pub write_seq: u64,
@@ -59,13 +60,19 @@ impl Item {
     pub fn bytes_held(&self) -> u64 {
         match &self.body {
             Body::Bytes(bytes) => bytes.len() as u64,
-            Body::Upload { .. } => 0,
+            Body::Upload { .. } | Body::Copy { .. } => 0,
         }
     }
 }
 
 impl Settler {
-    pub(super) async fn plan(&self, ino: Ino, memo: &mut PathMemo) -> Result<Plan, SettleError> {
+    /// `looked`: what its object bears was looked at just now.
+    pub(super) async fn plan(
+        &self,
+        ino: Ino,
+        memo: &mut PathMemo,
+        looked: bool,
+    ) -> Result<Plan, SettleError> {
         let volume = &self.volume;
         let Some(work) = volume.meta.get::<WorkRec>(&keys::work(ino)).await? else {
             return Ok(Plan::Gone);
@@ -91,7 +98,7 @@ impl Settler {
         if kind == FileKind::File {
             volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
         }
-        self.plan_keys(&inode, kind, memo).await
+        self.plan_keys(&inode, memo, looked).await
     }
 
     /// How long this inode should be left alone.
@@ -121,8 +128,8 @@ impl Settler {
     async fn plan_keys(
         &self,
         inode: &Arc<Inode>,
-        kind: FileKind,
         memo: &mut PathMemo,
+        looked: bool,
     ) -> Result<Plan, SettleError> {
         let volume = &self.volume;
         let ino = inode.ino;
@@ -131,6 +138,7 @@ impl Settler {
             let clean = live.pending.is_clean();
             (live.attr.clone(), live.content.clone(), live.write_seq, clean)
         };
+        let kind = attr.kind;
         if !clean {
             return Ok(Plan::Later(volume.options.settle_after.max(Duration::from_millis(50))));
         }
@@ -176,6 +184,12 @@ impl Settler {
                 return Ok(Plan::Later(ready - now));
             }
         }
+        if !looked && self.has_source(ino).await? {
+            return Ok(Plan::Look);
+        }
+        if self.drop_false_encoding(inode, &attr, &content).await? {
+            return Box::pin(self.plan_keys(inode, memo, looked)).await;
+        }
         for (key, rest) in &wanted {
             if let Some(rest) = rest
                 && rest.ino != ino
@@ -203,33 +217,39 @@ impl Settler {
                 break;
             }
             let put_id = PutId::random();
-            let properties = Properties::default();
-            let attributes = attributes::to_object(&attr, &xattrs, &key, volume.id, put_id);
+            let dress = self.dress(&attr, &xattrs, &key, put_id);
+            if let Some(why) = dress.too_much(&key) {
+                self.give_up(items).await;
+                return Ok(self.stays_in_motion(ino, why));
+            }
             let began = boottime();
-            let body = match kind {
-                FileKind::File => {
-                    match self
-                        .body(inode, &key, &content, write_seq, &attributes, &properties)
-                        .await
-                    {
-                        Ok(Some(body)) => body,
-                        // It changed under the copy.
-                        Ok(None) => {
-                            self.give_up(items).await;
-                            return Ok(Plan::Later(volume.options.settle_after));
-                        }
-                        Err(error) => {
-                            self.give_up(items).await;
-                            return Err(error);
+            let body = match self.copy_on_server(inode, &content, &dress, memo).await? {
+                Some(copy) => copy,
+                None => match kind {
+                    FileKind::File => {
+                        match self.body(inode, &key, &content, write_seq, &dress).await {
+                            Ok(Some(body)) if self.still_bears(ino, &body, &xattrs).await? => body,
+                            // It changed under the copy, or what its object bears did.
+                            Ok(body) => {
+                                if let Some(body) = body {
+                                    self.drop_body(&key, &body).await;
+                                }
+                                self.give_up(items).await;
+                                return Ok(Plan::Later(volume.options.settle_after));
+                            }
+                            Err(error) => {
+                                self.give_up(items).await;
+                                return Err(error);
+                            }
                         }
                     }
-                }
-                FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),
-                _ => Body::Bytes(Bytes::new()),
+                    FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),
+                    _ => Body::Bytes(Bytes::new()),
+                },
             };
             let upload = match &body {
                 Body::Upload { id, .. } => Some(id.clone()),
-                Body::Bytes(_) => None,
+                Body::Bytes(_) | Body::Copy { .. } => None,
             };
             let intent = IntentRec {
                 key,
@@ -247,8 +267,7 @@ impl Settler {
                 inode: Arc::clone(inode),
                 put_id,
                 intent,
-                attributes,
-                properties,
+                dress,
                 body,
                 write_seq,
                 prepared: boottime().saturating_sub(began),

@@ -123,7 +123,7 @@ impl Reconciler {
     }
 
     /// The kernel will hear of these changes at the end of the caller's scope.
-    fn telling(&self, changes: Vec<Changed>) -> Telling<'_> {
+    pub(super) fn telling(&self, changes: Vec<Changed>) -> Telling<'_> {
         self.tell.at_end(changes)
     }
 

@@ -6,6 +6,7 @@ use futures::stream::{self, StreamExt};
 
 use super::SettleError;
 use super::body::{Body, unchanged};
+use super::dress::Dress;
 use super::hot::NOT_AFTER;
 use super::outcome::Outcome;
 use super::pace::Pace;
@@ -75,9 +76,7 @@ impl Settler {
 
     pub(super) async fn give_up(&self, items: Vec<Item>) {
         for item in items {
-            if let Body::Upload { id, .. } = &item.body {
-                self.abort(&item.intent.key, id).await;
-            }
+            self.drop_body(&item.intent.key, &item.body).await;
             self.schedule.by(item.inode.ino, boottime() + self.volume.options.settle_after);
         }
     }
@@ -148,6 +147,7 @@ impl Settler {
         }
         let verb = match item.body {
             Body::Upload { .. } => Verb::CompleteConditional,
+            Body::Copy { .. } => Verb::CopyConditional,
             Body::Bytes(_) if item.intent.expected.is_some() => Verb::PutIfMatch,
             Body::Bytes(_) => Verb::CreateIfAbsent,
         };
@@ -158,12 +158,16 @@ impl Settler {
         };
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
         let key = &item.intent.key;
+        let Dress { attributes, properties } = &item.dress;
         let outcome = match &item.body {
             Body::Bytes(bytes) => {
-                volume.store.put(key, bytes.clone(), &item.attributes, &item.properties, send).await
+                volume.store.put(key, bytes.clone(), attributes, properties, send).await
             }
             Body::Upload { id, parts, size } => {
                 volume.store.complete_upload(key, id, parts, *size, send).await
+            }
+            Body::Copy { from, expect } => {
+                volume.store.copy(from, expect, key, attributes, properties, send).await
             }
         };
         match outcome {
@@ -171,6 +175,9 @@ impl Settler {
             PutOutcome::Lost => Outcome::Refused,
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
+                if let Body::Copy { .. } = item.body {
+                    self.tags.copy_failed(&error);
+                }
                 tracing::warn!(%key, %error, "a publish has no known outcome yet");
                 Outcome::Open
             }

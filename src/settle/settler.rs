@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::churn::Churning;
 use super::hot::{Hot, time_left};
+use super::learn::Learned;
 use super::pace::Paces;
 use super::plan::{Item, Plan};
 use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
+use super::tags::TagSight;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::config::SettleMode;
-use crate::data::{DataError, Volume};
+use crate::data::{DataError, PathMemo, Volume};
 use crate::meta::records::{IntentRec, WorkRec, decode};
 use crate::meta::{MetaError, Pages, keys};
 use crate::types::{FileKind, Ino};
@@ -55,6 +57,8 @@ pub struct SettleStatus {
     pub open_intents: u64,
     pub unsettleable: Vec<String>,
     pub conflicts: u64,
+    /// Rights without which something is left out.
+    pub missing_rights: Vec<String>,
 }
 
 /// Settles one volume. Everything it must remember lies in the engine.
@@ -70,6 +74,7 @@ pub struct Settler {
     pub(super) churning: Churning,
     pub(super) unsettleable: Mutex<Reasons>,
     pub(super) conflicts: AtomicU64,
+    pub(super) tags: TagSight,
     /// When expired tombs were looked for, boot time.
     pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
@@ -82,6 +87,15 @@ pub struct Settler {
     sends_nothing: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
+}
+
+/// What is gathered to be published together.
+#[derive(Default)]
+struct Round {
+    items: Vec<Item>,
+    bytes: u64,
+    memo: PathMemo,
+    parents: HashMap<Ino, Option<Ino>>,
 }
 
 impl Settler {
@@ -104,6 +118,7 @@ impl Settler {
             churning: Churning::default(),
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
+            tags: TagSight::default(),
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
@@ -284,6 +299,7 @@ impl Settler {
             open_intents: self.hot.len() as u64,
             unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
+            missing_rights: self.tags.missing_right().into_iter().collect(),
         }
     }
 
@@ -344,32 +360,34 @@ impl Settler {
     }
 
     async fn round(&self, due: &[Ino]) -> Result<(), SettleError> {
-        let mut items: Vec<Item> = Vec::new();
-        let mut bytes = 0;
-        let mut memo = crate::data::PathMemo::default();
-        let mut parents = HashMap::new();
-        for &ino in due {
-            if ino == TIDY {
-                continue;
+        let mut round = Round::default();
+        let mut to_look = Vec::new();
+        for &ino in due.iter().filter(|ino| **ino != TIDY) {
+            if let Plan::Look = self.plan_one(ino, false, &mut round).await? {
+                to_look.push(ino);
             }
-            if bytes > ROUND_BYTES || items.len() >= ROUND {
-                self.schedule.by(ino, boottime());
-                continue;
-            }
-            let plan = match self.look_at(ino, &mut memo, &mut parents).await {
-                // One file that cannot be read must not keep all others from resting.
-                Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
-                other => other?,
-            };
-            match plan {
-                Plan::Done | Plan::Gone => {}
-                Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
-                Plan::Publish(planned) => {
-                    bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
-                    items.extend(planned);
+        }
+        // All at once: each is a request.
+        let mut learned = match to_look.is_empty() {
+            true => Learned::default(),
+            false => self.learn(to_look.iter().copied(), true).await?,
+        };
+        for ino in to_look {
+            match learned.failed.remove(&ino).map(SettleError::from) {
+                Some(error) if error.is_of_one() => {
+                    let Plan::Later(wait) = self.cannot_settle(ino, &error) else { continue };
+                    self.schedule.by(ino, boottime() + wait);
+                }
+                Some(error) => {
+                    self.give_up(round.items).await;
+                    return Err(error);
+                }
+                None => {
+                    self.plan_one(ino, true, &mut round).await?;
                 }
             }
         }
+        let items = round.items;
         if !items.is_empty() {
             self.publish(items).await?;
         }
@@ -380,17 +398,46 @@ impl Settler {
         Ok(())
     }
 
+    /// Adds what one inode needs to the round, unless that is full. Returns what is to be done besides.
+    async fn plan_one(
+        &self,
+        ino: Ino,
+        looked: bool,
+        round: &mut Round,
+    ) -> Result<Plan, SettleError> {
+        if round.bytes > ROUND_BYTES || round.items.len() >= ROUND {
+            self.schedule.by(ino, boottime());
+            return Ok(Plan::Later(Duration::ZERO));
+        }
+        let plan = match self.look_at(ino, looked, round).await {
+            // One file that cannot be read must not keep all others from resting.
+            Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
+            other => other?,
+        };
+        match plan {
+            Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
+            Plan::Publish(planned) => {
+                round.bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
+                round.items.extend(planned);
+                return Ok(Plan::Done);
+            }
+            Plan::Done | Plan::Gone | Plan::Look => {}
+        }
+        Ok(plan)
+    }
+
     /// What one inode needs now; what needs nothing more is taken off the queue.
     async fn look_at(
         &self,
         ino: Ino,
-        memo: &mut crate::data::PathMemo,
-        parents: &mut HashMap<Ino, Option<Ino>>,
+        looked: bool,
+        round: &mut Round,
     ) -> Result<Plan, SettleError> {
+        let Round { memo, parents, .. } = round;
         if let Some(wait) = self.churn_wait(ino, parents).await? {
             return Ok(Plan::Later(wait));
         }
-        let plan = match self.plan(ino, memo).await {
+        let plan = match self.plan(ino, memo, looked).await {
             // Removed meanwhile.
             Err(SettleError::Data(DataError::Gone(gone))) if gone == ino => Plan::Gone,
             other => other?,
@@ -398,7 +445,7 @@ impl Settler {
         if matches!(plan, Plan::Done) {
             self.work_done(ino).await?;
         }
-        if !matches!(plan, Plan::Later(_)) {
+        if !matches!(plan, Plan::Later(_) | Plan::Look) {
             self.unsettleable.lock().remove(ino);
         }
         Ok(plan)
@@ -416,7 +463,7 @@ impl Settler {
     async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
         let mut txn = self.volume.meta.begin().await?;
         let Some(_) = txn.get::<WorkRec>(&keys::work(ino)).await? else { return Ok(()) };
-        let mut memo = crate::data::PathMemo::default();
+        let mut memo = PathMemo::default();
         if !self.at_rest(&txn, ino, &mut memo).await? {
             drop(txn);
             self.schedule.by(ino, boottime() + Duration::from_millis(100));

@@ -9,6 +9,10 @@ use super::{ObjectKey, StoreTime};
 pub const ATTR_VOLUME: &str = "s3volid";
 pub const ATTR_PUT: &str = "s3volput";
 pub const ATTR_KEY: &str = "s3volkey";
+/// The content type that we gave an object by ourselves, or [`NO_TYPE`]. As long as the object has that
+/// one, nobody has said anything else.
+pub const ATTR_TYPE: &str = "s3voltype";
+pub const NO_TYPE: &str = "none";
 
 /// The kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

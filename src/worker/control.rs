@@ -129,6 +129,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         unsettled_files: 0,
         unsettleable: Vec::new(),
         conflicts: 0,
+        missing_rights: Vec::new(),
         last_error: failed,
         requests: Default::default(),
     })

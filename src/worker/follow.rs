@@ -94,6 +94,7 @@ impl Followed {
             unsettled_files: 0,
             unsettleable: Vec::new(),
             conflicts: 0,
+            missing_rights: Vec::new(),
             last_error: trouble,
             requests: self.fs.requests(),
         }

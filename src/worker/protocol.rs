@@ -81,6 +81,8 @@ pub struct WorkerStatus {
     /// Why some files cannot settle, with one example each.
     pub unsettleable: Vec<String>,
     pub conflicts: u64,
+    /// Rights that the credentials lack and without which something is left out.
+    pub missing_rights: Vec<String>,
     pub last_error: Option<String>,
     pub requests: crate::store::RequestCounts,
 }

@@ -161,6 +161,7 @@ impl Shared {
             unsettled_files: settle.unsettled,
             unsettleable: settle.unsettleable,
             conflicts: settle.conflicts,
+            missing_rights: settle.missing_rights,
             last_error: self.volume.last_error(),
             requests: self.volume.store.requests(),
         }

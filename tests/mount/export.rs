@@ -63,6 +63,7 @@ fn volume(server: &TestS3) {
     std::fs::hard_link(place.file("dir/file"), place.file("link")).unwrap();
     std::os::unix::fs::symlink("dir/file", place.file("symlink")).unwrap();
     xattr::set(place.file("dir/file"), "user.large", &[7; 4000]).unwrap();
+    xattr::set(place.file("dir/file"), "user.s3.cache-control", b"no-cache").unwrap();
     mount.end_well();
 }
 
@@ -75,6 +76,7 @@ fn check(place: &Place) {
         place.file("link").metadata().unwrap().ino()
     );
     assert_eq!(xattr::get(&file, "user.large").unwrap(), Some(vec![7; 4000]));
+    assert_eq!(xattr::get(&file, "user.s3.cache-control").unwrap(), Some(b"no-cache".to_vec()));
 }
 
 fn refused(server: &TestS3, options: &[&str]) -> String {

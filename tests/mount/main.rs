@@ -6,6 +6,7 @@ mod support;
 
 mod adopted;
 mod bad_input;
+mod borne;
 mod export;
 mod foreground;
 mod helper;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod azurite;
+pub mod boto;
 pub mod dockerd;
 pub mod gcs;
 pub mod host;

@@ -91,6 +91,7 @@ fn anybody() -> InodeRec {
         ctime: now,
         btime: now,
         attr_gen: 1,
+        borne_gen: 0,
         known: true,
         target: None,
     }

@@ -153,6 +153,7 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
         unsettled_files: 1,
         unsettleable: Vec::new(),
         conflicts: 0,
+        missing_rights: Vec::new(),
         last_error: None,
         requests: RequestCounts::default(),
     };

@@ -9,6 +9,7 @@ use crate::data::{Tx, beside, escape_name, give_up_map};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
+use crate::settle::learn::same_bytes;
 use crate::settle::outcome::other_copy;
 use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
 
@@ -132,6 +133,7 @@ impl Reconciler {
             ctime: time,
             btime: time,
             attr_gen: 1,
+            borne_gen: 0,
             known: false,
             target: None,
         }
@@ -234,7 +236,9 @@ impl Reconciler {
                 tx.remove(dirent.ino).await?;
             }
             Some(dirent) => {
-                if self.replace_clean(tx, dirent.ino, &key, version).await? {
+                if self.replace_clean(tx, dirent.ino, &key, version).await?
+                    || self.reheaded(tx, dirent.ino, &key, version).await?
+                {
                     changed.push(Changed::Inode { ino: dirent.ino });
                     return Ok(());
                 }
@@ -355,15 +359,70 @@ impl Reconciler {
         give_up_map(&mut tx.kv, ino, &mut next);
         tx.kv.superblock.bytes = (tx.kv.superblock.bytes + version.size).saturating_sub(before);
         tx.replace_content(ino, next).await?;
-        tx.kv.put_rest(key, &rest_of(ino, version, generation)).await?;
+        self.keep_unpublished(tx, ino, key, rest_of(ino, version, generation)).await?;
         let (time, now) = (modified(version), crate::clock::now());
         tx.edit(ino, move |rec| {
             rec.mtime = time;
             rec.ctime = now;
-            rec.known = false;
-            rec.attr_gen = 1;
         })
         .await?;
+        Ok(true)
+    }
+
+    /// Records somebody's object at the key of a file. What it says is read when it is asked for; but what
+    /// was changed here and is not published yet counts more, and is published over it.
+    async fn keep_unpublished(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        key: &ObjectKey,
+        mut rest: RestRec,
+    ) -> Result<(), SettleError> {
+        let shown: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
+        let shown = shown.filter(|shown| shown.ino == ino).map(|shown| shown.attr_gen);
+        let rec = tx.inode(ino).await?;
+        if rec.known && shown.is_some_and(|shown| shown != rec.attr_gen) {
+            let theirs = shown.is_some_and(|shown| rec.borne_gen <= shown);
+            tx.edit(ino, move |rec| rec.borne_gen = if theirs { 0 } else { rec.borne_gen }).await?;
+            rest.attr_gen = 0;
+            tx.needs_rest(ino, WorkRec::Inode).await?;
+        } else {
+            tx.edit(ino, |rec| {
+                rec.known = false;
+                rec.attr_gen = 1;
+                rec.borne_gen = 0;
+            })
+            .await?;
+            rest.attr_gen = 1;
+        }
+        tx.kv.put_rest(key, &rest).await?;
+        Ok(())
+    }
+
+    /// Others changed what an object bears, and not its bytes: that is no conflict with what was written
+    /// here.
+    async fn reheaded(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        key: &ObjectKey,
+        version: &Version,
+    ) -> Result<bool, SettleError> {
+        let content: Option<ContentRec> = tx.kv.get(&keys::content(ino)).await?;
+        let Some(mut content) = content else { return Ok(false) };
+        let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
+        let Some(rest) = rest.filter(|rest| rest.ino == ino) else { return Ok(false) };
+        let here =
+            |base: &Base| !base.parked && base.key == *key && same_bytes(&base.version, version);
+        // An empty object is like any other that is empty: somebody may well have made it anew.
+        if version.size == 0 || !content.base.as_ref().is_some_and(here) {
+            return Ok(false);
+        }
+        content.base = Some(base(key, version));
+        tx.move_content(ino, content).await?;
+        let rest = RestRec { put_id: None, version: version.clone(), ..rest };
+        self.keep_unpublished(tx, ino, key, rest).await?;
+        tx.needs_rest(ino, WorkRec::Inode).await?;
         Ok(true)
     }
 

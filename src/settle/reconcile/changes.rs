@@ -52,7 +52,7 @@ pub fn changes() -> (Tell, Changes) {
 /// up on its way may have happened all the same.
 #[must_use = "it tells when it is dropped"]
 #[derive(Debug)]
-pub(super) struct Telling<'t> {
+pub(in crate::settle) struct Telling<'t> {
     tell: &'t Tell,
     changes: Vec<Changed>,
 }

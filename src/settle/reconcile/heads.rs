@@ -1,150 +1,102 @@
 //! The attributes of adopted objects, read when they are first asked for.
 
-use std::time::Duration;
-
-use futures::stream::{self, StreamExt, TryStreamExt};
-
 use super::{Changed, Reconciler};
-use crate::data::{DataError, PathMemo};
+use crate::data::DataError;
 use crate::meta::keys;
 use crate::meta::records::{DirentRec, InodeRec, RestRec, decode};
-use crate::settle::{SettleError, attributes, from_object};
-use crate::store::ObjectInfo;
-use crate::types::{FileKind, Ino, ObjectKey, Timestamp};
+use crate::settle::SettleError;
+use crate::types::{Ino, ObjectKey, Timestamp, Version};
 
-/// Siblings read along with the one that was asked for, and how many at a time.
+/// Siblings read along with the one that was asked for.
 const SIBLINGS: usize = 256;
-const PARALLEL: usize = 64;
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bodies of symlinks are read whole; a target cannot be longer.
-const TARGET: u64 = 4096;
+/// Looks at an object that somebody replaces again and again.
+const TRIES: u32 = 3;
 
 impl Reconciler {
     pub(super) async fn read_attributes(&self, ino: Ino) -> Result<(), DataError> {
         let _turn = self.one_at_a_time.lock().await;
-        let unknown = self.unknown_siblings(ino).await?;
-        let found: Result<Vec<_>, SettleError> = stream::iter(unknown)
-            .map(|(ino, key)| async move {
-                let info = self.volume.store.head(&key, TIMEOUT).await?;
-                let target = match &info {
-                    Some(info) if is_symlink(info) => {
-                        let range = 0..info.version.size.min(TARGET);
-                        let body =
-                            self.volume.store.get(&key, Some(range), None, TIMEOUT).await?.data;
-                        Some(body)
-                    }
-                    _ => None,
-                };
-                Ok::<_, SettleError>((ino, key, info, target))
-            })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await;
-        let found = match found {
-            Ok(found) => found,
-            Err(SettleError::Data(e) | SettleError::Commit(e)) => return Err(e),
-            Err(SettleError::Store(e)) => return Err(e.into()),
-            Err(SettleError::NoAuthority) => return Ok(()),
-        };
-        let mut changed = Vec::new();
-        let mut tx = self.volume.begin().await?;
-        for (ino, key, info, target) in found {
-            let Some(rec) = tx.kv.get::<InodeRec>(&keys::inode(ino)).await? else { continue };
-            if rec.known {
-                continue;
-            }
-            let is_dir = rec.kind == FileKind::Dir;
-            let shown = info.as_ref().map(|info| from_object(&info.attributes, is_dir));
-            let shown = shown.unwrap_or_default();
-            let kind = shown.kind.filter(|kind| *kind != FileKind::Dir).unwrap_or(rec.kind);
-            if kind != rec.kind {
-                for (parent, name) in self.volume.names_of(ino).await? {
-                    tx.kv.put(keys::dirent(parent, &name), &DirentRec { ino, kind });
-                    changed.push(Changed::Entry { parent, name });
-                }
-                if rec.kind == FileKind::File {
-                    tx.kv.delete(keys::content(ino));
-                }
-            }
-            if let (Some(info), true) = (&info, is_dir) {
-                let rest = RestRec {
-                    ino,
-                    put_id: None,
-                    version: info.version.clone(),
-                    generation: 0,
-                    attr_gen: rec.attr_gen,
-                };
-                tx.kv.put_rest(&key, &rest).await?;
-            }
-            for (name, value) in &shown.xattrs {
-                tx.kv.put_raw(keys::xattr(ino, name), value.to_vec());
-            }
-            let target = if kind == FileKind::Symlink { target } else { None };
-            tx.edit(ino, move |rec| {
-                rec.known = true;
-                rec.kind = kind;
-                rec.perm = shown.perm.unwrap_or(rec.perm);
-                rec.uid = shown.uid.unwrap_or(rec.uid);
-                rec.gid = shown.gid.unwrap_or(rec.gid);
-                rec.rdev = shown.rdev.unwrap_or(rec.rdev);
-                if let Some(time) = shown.mtime {
-                    rec.mtime = time;
-                    rec.ctime = rec.ctime.max(time);
-                }
-                rec.target = target.clone();
-            })
-            .await?;
-            if let Some(inode) = self.volume.inodes.get(ino)
-                && kind == FileKind::Symlink
-            {
-                let size = info.map_or(0, |info| info.version.size);
-                inode.live().size = size;
-            }
+        match self.read_unknown(ino).await {
+            Ok(()) | Err(SettleError::NoAuthority) => Ok(()),
+            Err(SettleError::Data(error) | SettleError::Commit(error)) => Err(error),
+            Err(SettleError::Store(error)) => Err(error.into()),
         }
-        let _told = self.telling(changed);
-        tx.commit(0).await?;
+    }
+
+    async fn read_unknown(&self, ino: Ino) -> Result<(), SettleError> {
+        for _ in 0..TRIES {
+            let unknown = self.unknown_siblings(ino).await?;
+            let mut learned = self.settler.learn(unknown, false).await?;
+            if let Some(error) = learned.failed.remove(&ino) {
+                return Err(error.into());
+            }
+            // A newer object than the one that was listed: the tree gets that first.
+            let Some(key) = learned.replaced.remove(&ino) else { return Ok(()) };
+            self.check_key(&key).await?;
+        }
         Ok(())
     }
 
-    /// The inode and others of its directory whose attributes are not known, each with its key.
-    async fn unknown_siblings(&self, ino: Ino) -> Result<Vec<(Ino, ObjectKey)>, DataError> {
-        let mut memo = PathMemo::default();
-        let mut found: Vec<(Ino, ObjectKey)> = Vec::new();
+    /// The inode and others of its directory whose attributes are not known.
+    async fn unknown_siblings(&self, ino: Ino) -> Result<Vec<Ino>, DataError> {
+        let mut found = Vec::new();
+        if self.is_unknown(ino).await? {
+            found.push(ino);
+        }
         let names = self.volume.names_of(ino).await?;
-        let Some((parent, name)) = names.into_iter().next() else { return Ok(found) };
-        let own = self.unknown_key(ino, parent, &name, &mut memo).await?;
-        found.extend(own);
+        let Some((parent, _)) = names.into_iter().next() else { return Ok(found) };
         let page = self.volume.meta.scan(keys::dirents_after(parent, 0), SIBLINGS).await?;
-        for (key, value) in &page {
-            let Some((_, name)) = keys::parse_dirent(key) else { continue };
-            let dirent: DirentRec = decode(value)?;
-            if dirent.ino != ino {
-                found.extend(self.unknown_key(dirent.ino, parent, &name, &mut memo).await?);
+        for (_, value) in &page {
+            let sibling = decode::<DirentRec>(value)?.ino;
+            if sibling != ino && self.is_unknown(sibling).await? {
+                found.push(sibling);
             }
         }
         Ok(found)
     }
 
-    async fn unknown_key(
-        &self,
-        ino: Ino,
-        parent: Ino,
-        name: &crate::types::FileName,
-        memo: &mut PathMemo,
-    ) -> Result<Option<(Ino, ObjectKey)>, DataError> {
+    async fn is_unknown(&self, ino: Ino) -> Result<bool, DataError> {
         let rec: Option<InodeRec> = self.volume.meta.get(&keys::inode(ino)).await?;
-        let Some(rec) = rec.filter(|rec| !rec.known) else { return Ok(None) };
-        let Some(key) = self.volume.key_of(parent, name, memo).await? else { return Ok(None) };
-        let key = match rec.kind {
-            FileKind::Dir => ObjectKey::new(format!("{key}/")),
-            _ => key,
-        };
-        Ok(Some((ino, key)))
+        Ok(rec.is_some_and(|rec| !rec.known))
     }
-}
 
-fn is_symlink(info: &ObjectInfo) -> bool {
-    attributes::from_object(&info.attributes, false).kind == Some(FileKind::Symlink)
+    /// The marker of a directory, as a listing sent at `sent` showed it. What it says is read when the
+    /// directory is looked at, or when it moves: then it must be known where it lay.
+    pub(super) async fn marker_seen(
+        &self,
+        dir: Ino,
+        key: &ObjectKey,
+        version: &Version,
+        sent: std::time::Duration,
+    ) -> Result<(), SettleError> {
+        let known = |rest: &Option<RestRec>| {
+            rest.as_ref().is_some_and(|rest| rest.ino != dir || rest.version.same(version))
+        };
+        let rest: Option<RestRec> = self.volume.meta.get(&keys::rest(key)).await?;
+        if dir == Ino::ROOT || known(&rest) || self.settler.hot.touched_since(key, sent) {
+            return Ok(());
+        }
+        let mut tx = self.volume.begin().await?;
+        let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
+        let Some(rec) = tx.kv.get::<InodeRec>(&keys::inode(dir)).await? else { return Ok(()) };
+        if known(&rest) || self.settler.hot.touched_since(key, sent) {
+            return Ok(());
+        }
+        let shown = match &rest {
+            Some(rest) => rest.attr_gen,
+            // Made here as well, and not published yet.
+            None if tx.kv.get_raw(&keys::work(dir)).await?.is_some() => 0,
+            None => rec.attr_gen,
+        };
+        let (put_id, version) = (None, version.clone());
+        let marker = RestRec { ino: dir, put_id, version, generation: 0, attr_gen: shown };
+        tx.kv.put_rest(key, &marker).await?;
+        if rec.known && shown == rec.attr_gen {
+            tx.edit(dir, |rec| rec.known = false).await?;
+        }
+        let _told = self.telling(vec![Changed::Inode { ino: dir }]);
+        tx.commit(0).await?;
+        Ok(())
+    }
 }
 
 /// The time that a new inode of an object starts with, until its own attributes are read.

@@ -58,6 +58,7 @@ impl Reconciler {
             let page = self.page(&prefix, token).await?;
             pages += 1;
             token = page.next.clone();
+            self.marker_of(dir, &prefix, &page, sent).await?;
             collect(&prefix, page, &mut seen);
             if token.is_none() {
                 break;
@@ -80,10 +81,25 @@ impl Reconciler {
         let page = self.page(&prefix, None).await?;
         let whole = page.next.is_none();
         let mut seen = BTreeMap::new();
+        self.marker_of(dir, &prefix, &page, sent).await?;
         collect(&prefix, page, &mut seen);
         self.differences(dir, &prefix, sent, &seen, whole).await?;
         self.learned(dir, sent, if whole { 1 } else { 2 }, whole);
         if whole { Ok(()) } else { self.check_name(dir, name).await }
+    }
+
+    /// The marker of the listed directory itself, which is the first of its keys.
+    async fn marker_of(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        page: &ListPage,
+        sent: Duration,
+    ) -> Result<(), SettleError> {
+        match page.entries.first().filter(|entry| entry.key.as_str() == prefix) {
+            Some(marker) => self.marker_seen(dir, &marker.key, &marker.version, sent).await,
+            None => Ok(()),
+        }
     }
 
     /// Looks at one name: its object, and whether keys lie below it.
@@ -139,6 +155,9 @@ impl Reconciler {
         }
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
+        if let Some(dirent) = dirent.filter(|_| is_dir) {
+            self.marker_of(dirent.ino, &format!("{key}/"), &below, sent).await?;
+        }
         if !seen.below
             && (is_dir || seen.object.is_none())
             && self.was_at_rest(dir, prefix, name).await?
