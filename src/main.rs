@@ -14,7 +14,9 @@ fn main() -> ExitCode {
         Ok(Command::Driver) => {
             cli::drive(|volumes| Arc::new(worker::EnginePurge::new().with_local(volumes)))
         }
-        Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
+        Ok(Command::Umount { path, dead }) => {
+            supervisor::umount_helper(&path, dead).map_err(Into::into)
+        }
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),

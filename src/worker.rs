@@ -1,8 +1,8 @@
 //! One process for one mounted volume: opens it, serves it, drains it, gives it back.
 //!
 //! `Opening -> Active <-> Degraded`, `Active -> Draining -> Closed`, or `Fenced`, `Damaged`, `Failed`.
-//! The control socket listens before anything else, so that whoever started the process can always
-//! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
+//! Who has the lock of the state folder has the control socket, which listens before the volume is opened, so
+//! that whoever started the process can always ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
 mod collector;
 mod commits;

@@ -57,7 +57,12 @@ pub enum Command {
     Worker,
     /// Takes the mounts at a path away.
     #[command(hide = true)]
-    Umount { path: PathBuf },
+    Umount {
+        path: PathBuf,
+        /// Nobody serves them any more.
+        #[arg(long)]
+        dead: bool,
+    },
 }
 
 /// `s3vol mount`.
