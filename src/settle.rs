@@ -30,4 +30,4 @@ pub use attributes::{Shown, from_object, is_put, key_mark, to_object};
 pub use error::SettleError;
 pub use hot::{NOT_AFTER, hot_time};
 pub use reconcile::{Changed, Changes, Reconciler, Tell, changes};
-pub use settler::{Permit, SettleStatus, Settler};
+pub use settler::{Permit, SettleStatus, Settler, Unsettled};

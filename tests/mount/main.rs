@@ -9,6 +9,7 @@ mod bad_input;
 mod export;
 mod foreground;
 mod helper;
+mod leave;
 mod plugin;
 mod purge;
 mod rig;
