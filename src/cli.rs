@@ -6,6 +6,7 @@
 
 mod args;
 mod driver;
+mod enter;
 mod export;
 mod mount;
 mod plugin;

@@ -19,6 +19,9 @@ pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 /// this file exists; it is removed first.
 pub const DIE_LOGGED: &str = "S3VOL_TEST_DIE_LOGGED";
 
+/// The process aborts after it has claimed an epoch and before anything else says so, likewise.
+pub const DIE_CLAIMED: &str = "S3VOL_TEST_DIE_CLAIMED";
+
 /// Ends the process as a crash would, if a test asked for it here.
 pub fn die_if_asked(name: &str) {
     if let Some(file) = text(name)

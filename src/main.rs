@@ -14,12 +14,17 @@ fn main() -> ExitCode {
         Ok(Command::Driver) => {
             cli::drive(|volumes| Arc::new(worker::EnginePurge::new().with_local(volumes)))
         }
-        Ok(Command::Umount { path }) => supervisor::umount_helper(&path).map_err(Into::into),
+        Ok(Command::Umount { path, dead }) => {
+            supervisor::umount_helper(&path, dead).map_err(Into::into)
+        }
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Recovered(command)) => cli::recovered(command),
-        Ok(Command::Mount(args)) => cli::prepare_mount(args).and_then(serve_mount),
+        Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Ok(Command::Worker) => return serve_volume(),
     };
     match done {
@@ -31,19 +36,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<()> {
+/// The last line says what is left; the exit code, too.
+fn serve_mount(mount: cli::PreparedMount) -> anyhow::Result<ExitCode> {
     match &mount.background {
-        Some(command) => worker::serve_detached(&mount.spec, command),
+        Some(command) => {
+            worker::serve_detached(&mount.spec, command)?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => {
             cli::start_log()?;
-            worker::serve_foreground(
+            let left = worker::serve_foreground(
                 mount.spec.clone(),
                 FuseMount {
                     readonly: mount.spec.options.readonly,
                     flags: mount.flags,
                     ..FuseMount::of(&mount.source)
                 },
-            )
+            )?;
+            eprintln!("s3vol: {left}");
+            Ok(ExitCode::from(left.code()))
         }
     }
 }

@@ -34,4 +34,4 @@ pub use error::SettleError;
 pub use hot::{NOT_AFTER, hot_time};
 pub use learn::{borne_by, same_bytes};
 pub use reconcile::{Changed, Changes, Reconciler, Tell, changes};
-pub use settler::{Permit, SettleStatus, Settler};
+pub use settler::{Permit, SettleStatus, Settler, Unsettled};

@@ -6,7 +6,8 @@
 //! on one is done by a helper process (`s3vol umount PATH`).
 //!
 //! Invariants: one thread; every child is spawned by it and reaped by it; a volume's FUSE descriptor
-//! is dropped only when its mount is being taken away. Nothing here survives a crash; the next
+//! is dropped only when its mount is being taken away. A worker has a successor when nothing of it is left
+//! that could touch the volume ([`volume`]). Nothing here survives a crash; the next
 //! start detaches the mounts that were left, before the driver serves.
 
 mod channel;
@@ -84,9 +85,10 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> SupervisorError {
     move |source| SupervisorError::System { what, source }
 }
 
-/// The helper process: takes every mount of ours at `path` away, without waiting for its users.
-pub fn umount_helper(path: &Path) -> io::Result<()> {
-    sys::detach_all(path)
+/// The helper process: takes every mount of ours at `path` away, without waiting for its users. Where its
+/// server is `dead`, what waits for it ends, too.
+pub fn umount_helper(path: &Path, dead: bool) -> io::Result<()> {
+    if dead { sys::detach_dead(path) } else { sys::detach_all(path) }
 }
 
 /// Runs until SIGTERM or SIGINT. Must be called from the main thread of a process that has no
@@ -153,7 +155,11 @@ impl Supervisor {
             if self.finished() {
                 return Ok(());
             }
-            self.wait()?;
+            for name in self.wait()? {
+                if let Some(volume) = self.volumes.get_mut(&name) {
+                    volume.on_closed();
+                }
+            }
             while let Ok(Some(signal)) = self.signals.read_signal() {
                 if signal.ssi_signo != Signal::SIGCHLD as u32 {
                     self.shut_down();
@@ -166,8 +172,9 @@ impl Supervisor {
         }
     }
 
-    /// Sleeps until a signal, a line from the driver, or the next deadline.
-    fn wait(&self) -> Result<(), SupervisorError> {
+    /// Sleeps until a signal, a line from the driver, the end of a worker, or the next deadline. Returns the
+    /// volumes whose workers have no descriptors any more.
+    fn wait(&self) -> Result<Vec<String>, SupervisorError> {
         let deadlines = self.volumes.values().filter_map(Volume::deadline);
         let driver = match &self.driver {
             Driver::Waiting { until, .. } => Some(*until),
@@ -184,10 +191,18 @@ impl Supervisor {
         if let Driver::Running { channel: Some(channel), .. } = &self.driver {
             fds.push(PollFd::new(channel.as_fd(), channel.interest()));
         }
+        let others = fds.len();
+        let inputs = || self.volumes.iter().filter_map(|(name, v)| Some((name, v.input()?)));
+        // An error is told without being asked for.
+        fds.extend(inputs().map(|(_, input)| PollFd::new(input, PollFlags::empty())));
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(e) => Err(system("cannot wait for events")(e.into())),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(e) => return Err(system("cannot wait for events")(e.into())),
         }
+        let has_error = |fd: &PollFd<'_>| fd.revents().is_some_and(|e| !e.is_empty());
+        let closed = inputs().zip(&fds[others..]).filter(|(_, fd)| has_error(fd));
+        Ok(closed.map(|((name, _), _)| name.clone()).collect())
     }
 
     fn timers(&mut self) {
@@ -205,7 +220,7 @@ impl Supervisor {
             .collect();
         for name in due {
             if let Some(volume) = self.volumes.get_mut(&name) {
-                let next = volume.on_deadline(&self.settings);
+                let next = volume.on_deadline(&self.settings, self.ending.is_some());
                 self.apply(&name, next);
             }
         }

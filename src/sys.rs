@@ -9,14 +9,15 @@ mod host;
 mod mount;
 mod process;
 
-pub use fd::{Inherited, close_on_exec, inherited, replace, reserve_low_fds};
+pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname};
 pub use mount::{
-    FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, cover, detach_all, make_mountpoint,
-    mount_fuse, mount_table, open_fuse_device, parse_mount_table, remove_mountpoint,
+    Answers, FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, answers, cover, detach_all,
+    detach_dead, detach_one, make_mountpoint, mount_fuse, mount_table, open_fuse_device,
+    parse_mount_table, remove_mountpoint, top_mount,
 };
 pub use process::{
-    ChildFds, Exit, add_oom_score, block_signals, prepare_child, raise_open_files, reap,
-    send_signal,
+    ChildFds, Exit, add_oom_score, block_signals, leader_exit, prepare_child, raise_open_files,
+    reap, send_signal,
 };

@@ -1,9 +1,10 @@
 //! One process for one mounted volume: opens it, serves it, drains it, gives it back.
 //!
 //! `Opening -> Active <-> Degraded`, `Active -> Draining -> Closed`, or `Fenced`, `Damaged`, `Failed`.
-//! The control socket listens before anything else, so that whoever started the process can always
-//! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
+//! Who has the lock of the state folder has the control socket, which listens before the volume is opened, so
+//! that whoever started the process can always ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod claim;
 mod collector;
 mod commits;
 mod control;
@@ -14,6 +15,8 @@ mod export;
 mod follow;
 mod foreground;
 mod format;
+mod give_back;
+mod leave;
 mod open;
 mod places;
 mod protocol;
@@ -26,6 +29,7 @@ mod tasks;
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};
+pub use give_back::Left;
 pub use open::{Mounted, Successor, open};
 pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;

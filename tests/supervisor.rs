@@ -20,6 +20,7 @@ work = os.environ["TEST_DIR"]
 def log(line):
     with open(work + "/log", "a") as f: f.write(line + "\n")
 if role == "umount":
+    if "--dead" in sys.argv: os.environ["TEST_DEAD"] = "1"
     os.execv(os.environ["TEST_EXE"], ["t", "--ignored", "--exact", "helper_process", "--nocapture", "--quiet"]) \
         if os.environ.setdefault("TEST_PATH", sys.argv[2]) else None
 if role == "driver":
@@ -44,7 +45,34 @@ if role == "worker":
         spec["name"], os.getpid(), os.environ.get("S3VOL_SUCCESSOR"),
         stat.S_ISCHR(device.st_mode) and os.minor(device.st_rdev) == 229,
         len([f for f in fds if f > 3]) - 1, open("/proc/self/oom_score_adj").read().strip()))
+    if spec["name"] == "stuck": exec(open(work + "/stuck.py").read())
     while True: time.sleep(60)
+"#;
+
+/// A worker that speaks just enough FUSE. The first one never answers a lookup, and tells the kernel meanwhile
+/// that a name of the same directory is void, by a thread that has no other descriptor, as the real one
+/// does: the kernel makes that thread wait for the lookup, whatever kills the worker. The successor asks for what
+/// was not answered, and answers.
+const STUCK: &str = r#"
+import ctypes, struct, threading
+def answer(unique, error, body=b""): os.write(3, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+def notify():
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x400) == 0
+    os.close(0); os.closerange(4, 1024)
+    os.write(3, struct.pack("<IiQQII", 34, 3, 0, 1, 1, 0) + b"x\0")
+first = "S3VOL_SUCCESSOR" not in os.environ
+if not first: os.write(3, struct.pack("<IiQ", 16, 7, 0))
+attributes = struct.pack("<QII" + "6Q10I", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+while True:
+    try: request = os.read(3, 1 << 20)
+    except InterruptedError: continue
+    length, opcode, unique, node = struct.unpack_from("<IIQQ", request)
+    if opcode == 26: answer(unique, 0, struct.pack("<IIIIHHIIHHI28x", 7, 31, 1 << 16, 0, 16, 12, 1 << 16, 1, 0, 0, 0))
+    elif opcode == 3: answer(unique, 0, attributes)
+    elif opcode == 1 and first:
+        threading.Thread(target=notify).start()
+        log("notifies")
+    elif opcode not in (2, 42, 36): answer(unique, -2 if opcode == 1 else -38)
 "#;
 
 /// Not a test: the process that the tests start as the supervisor.
@@ -63,7 +91,8 @@ fn supervisor_process() {
 #[ignore = "started by the supervisor"]
 fn helper_process() {
     let Some(path) = std::env::var_os("TEST_PATH") else { return };
-    let code = if umount_helper(Path::new(&path)).is_ok() { 0 } else { 1 };
+    let dead = std::env::var_os("TEST_DEAD").is_some();
+    let code = if umount_helper(Path::new(&path), dead).is_ok() { 0 } else { 1 };
     std::process::exit(code);
 }
 
@@ -78,6 +107,7 @@ impl Rig {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("children.py"), CHILDREN).unwrap();
+        std::fs::write(dir.path().join("stuck.py"), STUCK).unwrap();
         let relay = UnixListener::bind(dir.path().join("relay")).unwrap();
         let supervisor = spawn(dir.path());
         let driver = accept(&relay);
@@ -150,7 +180,7 @@ impl Drop for Rig {
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
         let _ = std::fs::read_dir(self.dir.path().join("vol"))
-            .map(|entries| entries.flatten().for_each(|e| drop(umount_helper(&e.path()))));
+            .map(|entries| entries.flatten().for_each(|e| drop(umount_helper(&e.path(), true))));
     }
 }
 
@@ -334,4 +364,55 @@ fn termination_lets_workers_finish_and_leaves_nothing() {
     assert!(status.success(), "{status}");
     assert!(start.elapsed() < Duration::from_secs(9));
     assert!(rig.mounts("one").is_empty() && rig.mounts("two").is_empty());
+}
+
+/// A worker with a thread that no signal ends, and the program whose lookup it waits for.
+fn stuck(rig: &mut Rig) -> (i32, Child) {
+    let spec = rig.spec("stuck");
+    rig.ask(json!({"id": 1, "op": "start", "spec": spec}));
+    rig.log_line(|line| line.starts_with("worker stuck"));
+    let pid = rig.worker_pid();
+    let lookup = Command::new("stat")
+        .arg(rig.volume("stuck").join("held"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    rig.log_line(|line| line == "notifies");
+    eventually("a thread in the kernel", || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat"));
+        tasks.flatten().filter_map(|task| stat(task).ok()).any(|stat| stat.contains(") D "))
+    });
+    (pid, lookup)
+}
+
+fn ends(child: &mut Child) {
+    eventually("the lookup to return", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_killed_worker_whose_thread_waits_for_an_answer_of_its_own_has_a_successor() {
+    let mut rig = Rig::start();
+    let (pid, mut lookup) = stuck(&mut rig);
+    signal(pid, libc::SIGKILL);
+    let event = rig.read();
+    assert_eq!(event, json!({"event": "exit", "name": "stuck", "code": 137, "restarting": true}));
+    rig.log_line(|line| line.contains("worker stuck") && line.contains("successor 1"));
+    // It answers, so that the lookup returns, and the thread, and the dead worker is gone as a whole.
+    ends(&mut lookup);
+    eventually("the dead worker to be gone", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(rig.mounts("stuck").len(), 2);
+}
+
+#[test]
+fn a_stop_ends_what_waits_for_a_worker_that_cannot_end() {
+    let mut rig = Rig::start();
+    let (pid, mut lookup) = stuck(&mut rig);
+    rig.send(json!({"id": 2, "op": "stop", "name": "stuck", "grace_ms": 200}));
+    assert_eq!(rig.read()["restarting"], false);
+    assert_eq!(rig.read(), json!({"id": 2, "ok": true}));
+    ends(&mut lookup);
+    eventually("the worker to be gone", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert!(rig.mounts("stuck").is_empty() && !rig.volume("stuck").exists());
 }

@@ -32,6 +32,11 @@ struct CommandLine {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve one volume in the foreground until SIGTERM, SIGINT or umount.
+    ///
+    /// At its end the last line says what is left, and the exit code: 0 everything is at rest, or in the bucket
+    /// and left to a mount that follows; 3 everything is in the bucket, and some files are not plain objects
+    /// yet; 4 something is not in the bucket, and is kept for the next mount on this host; 5 another host took
+    /// the volume before.
     Mount(MountArgs),
     /// Show the volumes that are served here.
     Status(StatusArgs),
@@ -57,7 +62,12 @@ pub enum Command {
     Worker,
     /// Takes the mounts at a path away.
     #[command(hide = true)]
-    Umount { path: PathBuf },
+    Umount {
+        path: PathBuf,
+        /// Nobody serves them any more.
+        #[arg(long)]
+        dead: bool,
+    },
 }
 
 /// `s3vol mount`.

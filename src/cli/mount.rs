@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::args::{MountArgs, mount_options};
-use super::settings;
+use super::{enter, settings};
 use crate::catalog::{Stores, incarnate};
 use crate::config::{PluginConfig, VolumeOptions};
-use crate::driver::{ControlClient, DriverSettings};
-use crate::sys::{self, MountFlags};
+use crate::driver::DriverSettings;
+use crate::sys::MountFlags;
 use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
 
@@ -32,23 +32,20 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     let config = settings(args.state.clone())?;
     let (given, flags) = mount_options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
-    let mountpoint = free_of_dead_mount(&args.mountpoint)
-        .and_then(|()| std::fs::canonicalize(&args.mountpoint))
-        .with_context(|| {
-            format!("the mount point {} (an existing directory)", args.mountpoint.display())
-        })?;
-    if !mountpoint.is_dir() {
-        bail!("the mount point {} is not a directory", mountpoint.display());
-    }
-    let table = sys::mount_table()?;
-    if let Some(there) = table.iter().rfind(|entry| entry.path == mountpoint)
-        && there.kind == sys::FUSE_TYPE
-    {
-        bail!("{} is mounted at {}; unmount it first", there.source, mountpoint.display());
-    }
+    let place = std::fs::canonicalize(&args.mountpoint).with_context(|| {
+        format!("the mount point {} (an existing directory)", args.mountpoint.display())
+    });
+    let mountpoint = place?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
-        let found = incarnate(&Stores::default(), &volume).await?;
+        // Before anything is asked of the bucket: whoever is ending here may be waiting for it.
+        let left = enter::make_way(&config.state, &volume, &mountpoint).await?;
+        enter::free_place(&config.state, &mountpoint)?;
+        let found = incarnate(&Stores::default(), &volume).await.map_err(anyhow::Error::from);
+        let found = match left {
+            Some(left) => found.context(left)?,
+            None => found?,
+        };
         volume.state_url = found.state_url;
         local_spec(&config, &args.url, found.id, volume, mountpoint).await
     })?;
@@ -77,25 +74,11 @@ pub(super) async fn local_spec(
         control_socket: sockets.join(format!("{local}.sock")),
         mountpoint,
     };
-    refuse_second(&spec).await?;
+    enter::vacate(&spec.control_socket, &spec.state_dir).await?;
     for folder in [&spec.state_dir, &sockets] {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     Ok(spec)
-}
-
-/// Takes away what a process of ours left here when it was killed: nobody can use it any more.
-fn free_of_dead_mount(path: &Path) -> std::io::Result<()> {
-    match std::fs::metadata(path) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {}
-        _ => return Ok(()),
-    }
-    let path = std::path::absolute(path)?;
-    let table = sys::mount_table()?;
-    match table.iter().any(|entry| entry.path == path && entry.kind == sys::FUSE_TYPE) {
-        true => sys::detach_all(&path),
-        false => Ok(()),
-    }
 }
 
 /// The same mount without `--detach`.
@@ -113,25 +96,6 @@ fn foreground_again(args: &MountArgs) -> Vec<OsString> {
     command.push((&args.url).into());
     command.push((&args.mountpoint).into());
     command
-}
-
-/// Two workers on one local state would write one log.
-async fn refuse_second(spec: &WorkerSpec) -> anyhow::Result<()> {
-    let client = ControlClient::new(&spec.control_socket);
-    if let Ok(status) = client.status(std::time::Duration::from_secs(2)).await {
-        bail!(
-            "the volume is already served by process {} at {}; use that mount, or give another \
-             --state",
-            status.pid,
-            status.mountpoint.display()
-        );
-    }
-    match std::fs::remove_file(&spec.control_socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| spec.control_socket.display().to_string())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What messages call the volume: the last part of its URL where that is a name.

@@ -51,7 +51,7 @@ pub fn status(args: StatusArgs) -> anyhow::Result<()> {
     if silent.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(silent.join("\n"))) }
 }
 
-fn sockets(folder: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
+pub(super) fn sockets(folder: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -55,7 +55,14 @@ fn wrong_usage_is_told_from_help() {
 fn roles_of_the_plugin() {
     assert_eq!(parse("s3vol driver").unwrap(), Command::Driver);
     assert_eq!(parse("s3vol worker").unwrap(), Command::Worker);
-    assert_eq!(parse("s3vol umount /m").unwrap(), Command::Umount { path: "/m".into() });
+    assert_eq!(
+        parse("s3vol umount /m").unwrap(),
+        Command::Umount { path: "/m".into(), dead: false }
+    );
+    assert_eq!(
+        parse("s3vol umount /m --dead").unwrap(),
+        Command::Umount { path: "/m".into(), dead: true }
+    );
     let Command::Plugin(plugin) = parse("s3vol plugin").unwrap() else { panic!("not the plugin") };
     assert_eq!(plugin.socket.to_str(), Some("/run/docker/plugins/s3vol.sock"));
 }

@@ -84,6 +84,15 @@ impl ControlClient {
         }
     }
 
+    /// Asks a process that is ending to leave the volume at once; `false` when it stays.
+    pub async fn leave(&self, timeout: Duration) -> Result<bool, ControlError> {
+        match self.send(Method::POST, "/leave", timeout).await {
+            Ok(_) => Ok(true),
+            Err(ControlError::Refused { status: 409, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn send(
         &self,
         method: Method,

@@ -5,6 +5,11 @@
 //! loop, a task, or under one of our locks. The order is: first make the new state visible, then
 //! notify.
 //!
+//! A worker that is killed while its notification waits for a directory cannot end: a program has the
+//! directory, and waits for an answer of this worker. So the thread that writes has no descriptor but the
+//! FUSE device, and does nothing else: the locks, sockets and files of the worker are free when its other
+//! threads are gone, and a successor may answer.
+//!
 //! Nothing is dropped: what is about the same inode or name is merged, and a caller waits while the
 //! queue is full. Does not survive a crash of the worker, which is why whoever reads outside changes
 //! must notify about the last ones again after a restart.
@@ -12,8 +17,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
 
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
@@ -72,17 +80,23 @@ pub(super) struct Range {
 }
 
 impl Notifier {
-    pub(super) fn start(kernel: fuser::Notifier) -> io::Result<Self> {
+    /// `device` is the number of the descriptor that `kernel` writes to. The thread ends after
+    /// [`Notifier::close`].
+    pub(super) fn start(
+        kernel: fuser::Notifier,
+        device: RawFd,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             work: Condvar::new(),
             room: tokio::sync::Notify::new(),
         });
+        let writer = Writer::start(kernel, device)?;
         let served = Arc::clone(&shared);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("fuse-notify".to_owned())
-            .spawn(move || served.run(&kernel))?;
-        Ok(Notifier { shared })
+            .spawn(move || served.run(writer))?;
+        Ok((Notifier { shared }, thread))
     }
 
     /// The kernel forgets what `name` in `parent` is.
@@ -135,13 +149,14 @@ impl Shared {
         }
     }
 
-    fn run(&self, kernel: &fuser::Notifier) {
+    fn run(&self, writer: Writer) {
         loop {
             let (key, item, waiting) = {
                 let mut queue = self.queue.lock();
                 loop {
                     if queue.closed {
-                        return;
+                        drop(queue);
+                        return writer.end();
                     }
                     if let Some((key, item)) = queue.take() {
                         let waiting = queue.waiting.remove(&key).unwrap_or_default();
@@ -151,7 +166,7 @@ impl Shared {
                 }
             };
             self.room.notify_waiters();
-            match send(kernel, &key, &item) {
+            match writer.send(&key, item) {
                 Ok(()) => {}
                 // The kernel keeps a name that is a mount point or a directory in use.
                 Err(error) if is_refusal(&error) => {
@@ -164,6 +179,45 @@ impl Shared {
                 let _ = waiter.send(());
             }
         }
+    }
+}
+
+/// The thread that is in the kernel. It wakes no task and logs nothing, because that takes descriptors.
+struct Writer {
+    items: Sender<(Key, Item)>,
+    sent: Receiver<io::Result<()>>,
+    thread: JoinHandle<fuser::Notifier>,
+}
+
+impl Writer {
+    fn start(kernel: fuser::Notifier, device: RawFd) -> io::Result<Self> {
+        let (items, asked) = std::sync::mpsc::channel::<(Key, Item)>();
+        let (tell, sent) = std::sync::mpsc::channel();
+        let thread =
+            std::thread::Builder::new().name("fuse-kernel".to_owned()).spawn(move || {
+                // Where that is not to be had it shares the worker's descriptors, as any other thread.
+                let _ = crate::sys::keep_only(device);
+                for (key, item) in asked {
+                    if tell.send(send(&kernel, &key, &item)).is_err() {
+                        break;
+                    }
+                }
+                kernel
+            })?;
+        Ok(Writer { items, sent, thread })
+    }
+
+    fn send(&self, key: &Key, item: Item) -> io::Result<()> {
+        let gone = || io::Error::other("the thread that notifies the kernel has ended");
+        self.items.send((key.clone(), item)).map_err(|_| gone())?;
+        self.sent.recv().map_err(|_| gone())?
+    }
+
+    /// The last copy of the descriptor's owner is dropped here: the writer can only close its own.
+    fn end(self) {
+        drop(self.items);
+        // Its panic was printed by its hook.
+        drop(self.thread.join());
     }
 }
 

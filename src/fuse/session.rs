@@ -16,6 +16,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Filesystem, Session, SessionACL};
@@ -57,7 +58,8 @@ pub struct Serving {
     notifier: Notifier,
     handoff: HandoffFiles,
     ended: oneshot::Receiver<io::Result<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+    notifying: Option<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -73,6 +75,10 @@ impl Serving {
         if let Some(thread) = self.thread.take() {
             // It has sent its result or panicked: it ends by itself, at once. The panic's own words
             // were printed by its hook.
+            thread.join().map_err(|_| FuseError::Panicked)?;
+        }
+        if let Some(thread) = self.notifying.take() {
+            // There is nothing left in the kernel that it could wait for.
             thread.join().map_err(|_| FuseError::Panicked)?;
         }
         match ended {
@@ -236,7 +242,9 @@ fn start<F: Filesystem>(
     handoff: HandoffFiles,
     tell: impl FnOnce(&Notifier),
 ) -> Result<Serving, FuseError> {
-    let notifier = Notifier::start(session.notifier()).map_err(FuseError::Thread)?;
+    let device = session.as_fd().as_raw_fd();
+    let (notifier, notifying) =
+        Notifier::start(session.notifier(), device).map_err(FuseError::Thread)?;
     tell(&notifier);
     let (sender, ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
@@ -247,7 +255,7 @@ fn start<F: Filesystem>(
         })
         .inspect_err(|_| notifier.close())
         .map_err(FuseError::Thread)?;
-    Ok(Serving { notifier, handoff, ended, thread: Some(thread) })
+    Ok(Serving { notifier, handoff, ended, thread: Some(thread), notifying: Some(notifying) })
 }
 
 /// The INIT of a new mount.

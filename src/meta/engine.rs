@@ -25,6 +25,7 @@ mod watched_store;
 #[cfg(test)]
 pub(super) mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -216,12 +217,13 @@ impl Engine {
         )
         .await?;
         let Claim { db, epoch, applied } = backend.claim_first(config.expected).await?;
-        let l0 = db.manifest().l0().len();
-        tracing::info!(epoch = epoch.0, l0, "metadata engine opened");
+        let manifest = db.manifest();
+        let (l0, log) = (manifest.l0().len(), maintenance::log_read(&manifest));
+        tracing::info!(epoch = epoch.0, l0, log, "metadata engine opened");
         let durable = applied.map_or(Lsn::default(), |a| a.lsn);
         let handle = Handle { generation: 1, epoch, db };
         let inner = Arc::new(Inner {
-            meter: Meter::new(&backend.store),
+            meter: Meter::new(&backend.store, &manifest),
             backend,
             on_epoch: config.on_epoch,
             slot: watch::Sender::new(Slot::Open(handle)),
@@ -242,7 +244,7 @@ impl Engine {
             tokio::spawn(flusher::run(Arc::clone(&inner))),
             tokio::spawn(maintenance::run(Arc::clone(&inner))),
         ];
-        if l0 >= maintenance::URGENT_L0 {
+        if maintenance::is_urgent(&manifest) {
             inner.maintain_soon.notify_one();
         }
         Ok(Engine { inner, meter: costs::Meter::default(), tasks: Mutex::new(tasks) })
@@ -289,6 +291,11 @@ impl Engine {
     /// From now on [`Costs::tombstones`] counts what scans go over. Takes memory for every deleted key.
     pub fn watch_tombstones(&self) {
         self.meter.watch_tombstones();
+    }
+
+    /// The keys of all changes that are not known to be durable.
+    pub fn undurable_keys(&self) -> BTreeSet<Vec<u8>> {
+        self.inner.kept.lock().keys()
     }
 
     /// The value of a key, the batches handed over included.

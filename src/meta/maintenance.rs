@@ -30,6 +30,11 @@ const DUE_WAL_BYTES: u64 = 8 << 20;
 
 /// A log of more than this goes to a table when the engine is closed, bytes: the next open reads it all.
 const LONG_WAL_BYTES: u64 = 1 << 20;
+/// So does one of more objects than this, whoever wrote them: each is a request for the next open.
+const LONG_WAL_OBJECTS: u64 = 32;
+/// A log of more objects than this, as processes leave it that were killed again and again, goes to a table
+/// when the engine is opened.
+const TOO_LONG_WAL_OBJECTS: u64 = 64;
 /// With more files in L0 than this it stays in the log: closing compacts nothing.
 const CLOSING_L0: usize = 16;
 
@@ -64,12 +69,35 @@ pub(super) struct Meter {
     /// One run at a time.
     running: tokio::sync::Mutex<()>,
     last: Mutex<(u64, u64)>,
+    /// The number of the log's next object when the engine was opened, and how many were written by then.
+    opened: (u64, u64),
 }
 
 impl Meter {
-    pub(super) fn new(store: &WatchedStore) -> Self {
-        Meter { running: tokio::sync::Mutex::default(), last: Mutex::new(store.wal_written()) }
+    pub(super) fn new(store: &WatchedStore, opened: &VersionedManifest) -> Self {
+        let written = store.wal_written();
+        Meter {
+            running: tokio::sync::Mutex::default(),
+            last: Mutex::new(written),
+            opened: (opened.next_wal_sst_id(), written.0),
+        }
     }
+
+    /// How many objects of the log the next open would read, about.
+    fn log_objects(&self, store: &WatchedStore, manifest: &VersionedManifest) -> u64 {
+        let next = self.opened.0 + (store.wal_written().0 - self.opened.1);
+        next.saturating_sub(manifest.replay_after_wal_id() + 1)
+    }
+}
+
+/// How many objects of the log this open has read.
+pub(super) fn log_read(opened: &VersionedManifest) -> u64 {
+    opened.next_wal_sst_id().saturating_sub(opened.replay_after_wal_id() + 1)
+}
+
+/// Whether an opened engine has something to do at once.
+pub(super) fn is_urgent(opened: &VersionedManifest) -> bool {
+    opened.l0().len() >= URGENT_L0 || log_read(opened) >= TOO_LONG_WAL_OBJECTS
 }
 
 /// Runs maintenance whenever it is urgent. Ends with the engine.
@@ -101,7 +129,12 @@ pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, E
         let last = inner.meter.last.lock();
         (written.0 - last.0, written.1 - last.1)
     };
-    let due = l0_before >= DUE_L0 || objects >= DUE_WAL_OBJECTS || bytes >= DUE_WAL_BYTES;
+    let opened_with =
+        inner.meter.opened.0.saturating_sub(handle.db.manifest().replay_after_wal_id());
+    let due = l0_before >= DUE_L0
+        || opened_with > TOO_LONG_WAL_OBJECTS
+        || objects >= DUE_WAL_OBJECTS
+        || bytes >= DUE_WAL_BYTES;
     if !due && !force {
         return Ok(Maintained { l0_before, l0_after: l0_before, ..Maintained::default() });
     }
@@ -124,7 +157,10 @@ pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, E
 pub(super) async fn shorten_log(inner: &Inner) -> Result<(), EngineError> {
     let handle = inner.handle().await?;
     let written = inner.backend.store.wal_written().1 - inner.meter.last.lock().1;
-    if written < LONG_WAL_BYTES || handle.db.manifest().l0().len() > CLOSING_L0 {
+    let manifest = handle.db.manifest();
+    let objects = inner.meter.log_objects(&inner.backend.store, &manifest);
+    let long = written >= LONG_WAL_BYTES || objects > LONG_WAL_OBJECTS;
+    if !long || handle.db.manifest().l0().len() > CLOSING_L0 {
         return Ok(());
     }
     flush_memtable(inner, &handle).await

@@ -22,7 +22,7 @@ use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::config::SettleMode;
 use crate::data::{DataError, PathMemo, Volume};
-use crate::meta::records::{IntentRec, WorkRec, decode};
+use crate::meta::records::{ContentRec, IntentRec, WorkRec, decode};
 use crate::meta::{MetaError, Pages, keys};
 use crate::types::{FileKind, Ino};
 
@@ -47,8 +47,27 @@ const SCHEDULED: usize = 20_000;
 
 /// Between two pages of the queue: others want the engine, too.
 const BETWEEN_PAGES: Duration = Duration::from_millis(5);
+/// Files whose sizes are added up for the last words of a mount.
+const MOST_SIZED: usize = 1000;
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
+
+/// What becomes of names whose last request may still arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Awaited,
+    /// They stay as they are.
+    Left,
+}
+
+/// What is committed and not at rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Files and directories, and names whose objects are to be deleted.
+    pub files: u64,
+    /// What the files hold; `None` when they were too many to look at.
+    pub bytes: Option<u64>,
+}
 
 /// Numbers for the status.
 #[derive(Debug, Clone, Default)]
@@ -214,13 +233,31 @@ impl Settler {
         Some(next.saturating_sub(now).max(Duration::from_millis(5)))
     }
 
-    /// Settles what can be settled until `deadline`; returns how many inodes are left, roughly when the
-    /// engine does not say.
+    /// Settles what can be settled until `deadline`, and waits for requests that may still arrive where names
+    /// wait for them; returns how many inodes are left, roughly when the engine does not say.
     pub async fn settle_all(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
+        self.settle_hurried(deadline, Late::Awaited).await
+    }
+
+    /// As [`settle_all`](Self::settle_all), but leaves those names to the next owner.
+    pub async fn settle_now(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
+        self.settle_hurried(deadline, Late::Left).await
+    }
+
+    /// Whether requests are open that may still arrive, and can be decided later.
+    pub fn has_late(&self) -> bool {
+        self.hot.ripens(boottime()).is_some()
+    }
+
+    async fn settle_hurried(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        late: Late,
+    ) -> Result<u64, SettleError> {
         self.hurried.store(true, Ordering::SeqCst);
         // A round that is under way is in a task of its own, and goes on.
-        let late = deadline.left() + STATUS;
-        let result = tokio::time::timeout(late, self.settle_until(deadline)).await;
+        let limit = deadline.left() + STATUS;
+        let result = tokio::time::timeout(limit, self.settle_until(deadline, late)).await;
         self.hurried.store(false, Ordering::SeqCst);
         result.unwrap_or_else(|_| Ok(self.schedule.len() as u64))
     }
@@ -243,7 +280,11 @@ impl Settler {
         drop(tokio::time::timeout(deadline.left(), self.one_round.lock()).await);
     }
 
-    async fn settle_until(self: &Arc<Self>, deadline: Deadline) -> Result<u64, SettleError> {
+    async fn settle_until(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        late: Late,
+    ) -> Result<u64, SettleError> {
         while !deadline.passed() && self.take_backlog().await? {}
         loop {
             self.take_queue();
@@ -263,7 +304,7 @@ impl Settler {
                 Err(_) => return Ok(self.unsettled()),
             }
             let now = self.unsettled();
-            let stuck = now == before && !self.take_queue() && !self.ripens(deadline).await;
+            let stuck = now == before && !self.take_queue() && !self.ripens(deadline, late).await;
             if now == 0 || stuck || deadline.passed() {
                 return Ok(now);
             }
@@ -272,10 +313,13 @@ impl Settler {
 
     /// Waits until an open request can be decided; `false`, at once, when none can before `deadline`:
     /// then waiting longer would not help.
-    async fn ripens(&self, deadline: Deadline) -> bool {
+    async fn ripens(&self, deadline: Deadline, late: Late) -> bool {
         let now = boottime();
         if !self.hot.ripe(now).0.is_empty() {
             return true;
+        }
+        if late == Late::Left {
+            return false;
         }
         let Some(wait) =
             self.hot.ripens(now).map(|at| at - now).filter(|wait| *wait < deadline.left())
@@ -291,6 +335,24 @@ impl Settler {
     fn unsettled(&self) -> u64 {
         let counters = self.volume.meta.superblock();
         counters.work + counters.tidy
+    }
+
+    /// What is not at rest, with its size.
+    pub async fn left(&self) -> Result<Unsettled, SettleError> {
+        let files = self.unsettled();
+        let work = self.volume.meta.scan(keys::below(keys::WORK, &[]), MOST_SIZED + 1).await?;
+        if work.len() > MOST_SIZED {
+            return Ok(Unsettled { files, bytes: None });
+        }
+        let mut bytes = 0;
+        for ino in work.iter().filter_map(|(key, _)| keys::parse_ino(key)) {
+            let content = self.volume.meta.get_raw(&keys::content(ino)).await?;
+            bytes += match content {
+                Some(content) => decode::<ContentRec>(&content)?.size,
+                None => 0,
+            };
+        }
+        Ok(Unsettled { files, bytes: Some(bytes) })
     }
 
     pub fn status(&self) -> SettleStatus {

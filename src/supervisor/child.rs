@@ -31,13 +31,21 @@ pub(super) fn driver(settings: &Settings, socket: &UnixListener) -> io::Result<(
     Ok((pid, Channel::new(near)?))
 }
 
+/// A worker that was started.
+pub(super) struct Worker {
+    pub(super) pid: u32,
+    /// The writing end of its standard input. It has an error (POLLERR) from when nothing of the worker is
+    /// left that could use a descriptor of it but the FUSE device: see [`crate::sys::keep_only`].
+    pub(super) input: OwnedFd,
+}
+
 /// A worker: the FUSE device is its descriptor 3, its spec one line on standard input.
 pub(super) fn worker(
     settings: &Settings,
     spec: &WorkerSpec,
     device: &OwnedFd,
     successor: bool,
-) -> io::Result<u32> {
+) -> io::Result<Worker> {
     let mut line = serde_json::to_vec(spec)?;
     line.push(b'\n');
     if line.len() > MAX_SPEC {
@@ -48,7 +56,6 @@ pub(super) fn worker(
     }
     let (reader, mut writer) = io::pipe()?;
     writer.write_all(&line)?;
-    drop(writer);
     let mut command = command(settings, "worker")?;
     command.stdin(reader);
     if successor {
@@ -59,13 +66,17 @@ pub(super) fn worker(
     let fds = ChildFds { first: Some(device.try_clone()?), second: None };
     // A worker that outlives its supervisor finishes what it has and ends.
     sys::prepare_child(&mut command, fds, Signal::SIGTERM);
-    spawn(command)
+    // With the command goes our copy of the reading end.
+    Ok(Worker { pid: spawn(command)?, input: writer.into() })
 }
 
-/// The helper that takes the mounts at `path` away.
-pub(super) fn umount(settings: &Settings, path: &Path) -> io::Result<u32> {
+/// The helper that takes the mounts at `path` away; those of a `dead` worker with all that waits for them.
+pub(super) fn umount(settings: &Settings, path: &Path, dead: bool) -> io::Result<u32> {
     let mut command = command(settings, "umount")?;
     command.arg(path).stdin(Stdio::null());
+    if dead {
+        command.arg("--dead");
+    }
     sys::prepare_child(&mut command, ChildFds { first: None, second: None }, Signal::SIGKILL);
     spawn(command)
 }

@@ -34,7 +34,8 @@ pub(super) fn sweep(settings: &Settings, signals: &SignalFd) {
     let mut helpers = Vec::new();
     for path in &left {
         tracing::info!(path = %path.display(), "detaching a mount of an earlier run");
-        match child::umount(settings, path) {
+        // Not by force: its worker may still be bringing in what programs wrote.
+        match child::umount(settings, path, false) {
             Ok(pid) => helpers.push(pid),
             Err(error) => tracing::warn!(%error, "cannot start the helper that unmounts"),
         }

@@ -3,16 +3,22 @@
 //! `Running -> Waiting -> Running` on crashes, `Running -> (Stopping ->) Unmounting -> gone`
 //! otherwise. The FUSE descriptor lives until `Unmounting` begins, so a request of a container
 //! waits for a successor instead of failing.
+//!
+//! A worker that is killed while it tells the kernel about a name may not end: its last thread waits in the
+//! kernel for the directory, which a program has that waits for an answer of this worker. The answer can only
+//! come from a successor, so such a worker counts as ended when all that could touch the volume is gone:
+//! its first thread has ended, and its descriptors are closed but for that thread's FUSE device.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::child::{self, Worker};
 use super::protocol::{EXIT_CANNOT_OPEN, Event, Phase, WorkerEntry};
-use super::{Backoff, HEALTHY, Settings, child};
+use super::{Backoff, HEALTHY, Settings};
 use crate::clock::Deadline;
 use crate::sys::{self, Exit, FuseMount, MountPoint};
 use crate::worker::WorkerSpec;
@@ -21,6 +27,8 @@ use crate::worker::WorkerSpec;
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// The helper only makes system calls that return at once.
 const UNMOUNT: Duration = Duration::from_secs(10);
+/// A worker whose descriptors are closed is reaped within this time, unless a thread of it is stuck.
+const REAPED: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(50), most: Duration::from_secs(10) };
 
@@ -59,10 +67,25 @@ pub(super) struct Volume {
 }
 
 enum State {
-    Running { pid: u32, device: OwnedFd, healthy: Deadline },
+    Running { process: Process, device: OwnedFd, healthy: Deadline },
     Waiting { device: OwnedFd, until: Deadline },
-    Stopping { pid: u32, _device: OwnedFd, kill_at: Option<Deadline> },
+    Stopping { process: Process, _device: OwnedFd, kill_at: Option<Deadline> },
     Unmounting { helper: Option<u32>, limit: Deadline },
+}
+
+/// A worker's process.
+struct Process {
+    pid: u32,
+    /// Until it is known to be closed.
+    input: Option<OwnedFd>,
+    /// From then on: when it is looked at whether it has ended although nobody could reap it.
+    look_at: Option<Deadline>,
+}
+
+impl From<Worker> for Process {
+    fn from(Worker { pid, input }: Worker) -> Self {
+        Process { pid, input: Some(input), look_at: None }
+    }
 }
 
 impl Volume {
@@ -91,9 +114,10 @@ impl Volume {
             child::worker(settings, &spec, &device, false).map_err(StartError::Spawn)
         })();
         match started {
-            Ok(pid) => {
-                tracing::info!(volume = spec.name, pid, "mounted");
-                let state = State::Running { pid, device, healthy: Deadline::after(HEALTHY) };
+            Ok(worker) => {
+                tracing::info!(volume = spec.name, pid = worker.pid, "mounted");
+                let (process, healthy) = (worker.into(), Deadline::after(HEALTHY));
+                let state = State::Running { process, device, healthy };
                 let (stops, queued) = (Vec::new(), None);
                 Ok(Volume { spec, at, state, failures: 0, restarts: 0, stops, queued })
             }
@@ -107,30 +131,81 @@ impl Volume {
     /// The process whose end this volume waits for.
     pub(super) fn pid(&self) -> Option<u32> {
         match &self.state {
-            State::Running { pid, .. } | State::Stopping { pid, .. } => Some(*pid),
+            State::Running { process, .. } | State::Stopping { process, .. } => Some(process.pid),
             State::Waiting { .. } => None,
             State::Unmounting { helper, .. } => *helper,
         }
     }
 
+    fn process(&mut self) -> Option<&mut Process> {
+        match &mut self.state {
+            State::Running { process, .. } | State::Stopping { process, .. } => Some(process),
+            State::Waiting { .. } | State::Unmounting { .. } => None,
+        }
+    }
+
+    /// Has an error when the worker's descriptors are closed.
+    pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Running { process, .. } | State::Stopping { process, .. } => {
+                process.input.as_ref().map(AsFd::as_fd)
+            }
+            State::Waiting { .. } | State::Unmounting { .. } => None,
+        }
+    }
+
+    /// What [`Self::input`] leads to is closed.
+    pub(super) fn on_closed(&mut self) {
+        if let Some(process) = self.process() {
+            process.input = None;
+            process.look_at = Some(Deadline::after(REAPED));
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Deadline> {
         match &self.state {
-            State::Running { .. } => None,
+            State::Running { process, .. } => process.look_at,
             State::Waiting { until, .. } => Some(*until),
-            State::Stopping { kill_at, .. } => *kill_at,
+            State::Stopping { process, kill_at, .. } => {
+                [process.look_at, *kill_at].into_iter().flatten().min()
+            }
             State::Unmounting { limit, .. } => Some(*limit),
         }
     }
 
-    pub(super) fn on_deadline(&mut self, settings: &Settings) -> Next {
+    pub(super) fn on_deadline(&mut self, settings: &Settings, ending: bool) -> Next {
+        if let Some(process) = self.process()
+            && process.look_at.is_some_and(Deadline::passed)
+        {
+            let pid = process.pid;
+            process.look_at = Some(Deadline::after(REAPED));
+            match sys::leader_exit(pid) {
+                Ok(Some(exit)) => {
+                    tracing::warn!(
+                        volume = self.spec.name,
+                        pid,
+                        "the worker has ended, but a thread of it still waits in the kernel"
+                    );
+                    return self.on_exit(exit, settings, ending);
+                }
+                // It closed its input by itself.
+                Ok(None) => {}
+                Err(error) => tracing::debug!(pid, %error, "cannot look at the worker"),
+            }
+            return Next::default();
+        }
         match std::mem::replace(&mut self.state, nothing()) {
             State::Waiting { device, .. } => {
                 match child::worker(settings, &self.spec, &device, true) {
-                    Ok(pid) => {
+                    Ok(worker) => {
                         self.restarts += 1;
-                        tracing::info!(volume = self.spec.name, pid, "successor started");
-                        let healthy = Deadline::after(HEALTHY);
-                        self.state = State::Running { pid, device, healthy };
+                        tracing::info!(
+                            volume = self.spec.name,
+                            pid = worker.pid,
+                            "successor started"
+                        );
+                        let (process, healthy) = (worker.into(), Deadline::after(HEALTHY));
+                        self.state = State::Running { process, device, healthy };
                     }
                     Err(error) => {
                         tracing::error!(volume = self.spec.name, %error, "cannot start a successor");
@@ -141,11 +216,12 @@ impl Volume {
                 }
                 Next::default()
             }
-            State::Stopping { pid, _device, .. } => {
+            State::Stopping { process, _device, .. } => {
+                let pid = process.pid;
                 tracing::warn!(volume = self.spec.name, pid, "did not end in time; killed");
                 let _ = sys::send_signal(pid, Signal::SIGKILL);
                 // A process stuck in the kernel may need long to die even then; its end is awaited.
-                self.state = State::Stopping { pid, _device, kill_at: None };
+                self.state = State::Stopping { process, _device, kill_at: None };
                 Next::default()
             }
             State::Unmounting { helper, .. } => {
@@ -210,15 +286,15 @@ impl Volume {
     /// Asks the worker to end, killing it after `grace`. The earlier of two limits counts.
     pub(super) fn end(&mut self, grace: Duration, settings: &Settings) -> Next {
         match std::mem::replace(&mut self.state, nothing()) {
-            State::Running { pid, device, .. } => {
-                let _ = sys::send_signal(pid, Signal::SIGTERM);
+            State::Running { process, device, .. } => {
+                let _ = sys::send_signal(process.pid, Signal::SIGTERM);
                 let kill_at = Some(Deadline::after(grace));
-                self.state = State::Stopping { pid, _device: device, kill_at };
+                self.state = State::Stopping { process, _device: device, kill_at };
                 Next::default()
             }
-            State::Stopping { pid, _device, kill_at } => {
+            State::Stopping { process, _device, kill_at } => {
                 let kill_at = kill_at.map(|at| at.min(Deadline::after(grace)));
-                self.state = State::Stopping { pid, _device, kill_at };
+                self.state = State::Stopping { process, _device, kill_at };
                 Next::default()
             }
             State::Waiting { .. } => self.unmount(settings),
@@ -242,9 +318,9 @@ impl Volume {
 
     pub(super) fn entry(&self) -> WorkerEntry {
         let (phase, pid) = match &self.state {
-            State::Running { pid, .. } => (Phase::Running, Some(*pid)),
+            State::Running { process, .. } => (Phase::Running, Some(process.pid)),
             State::Waiting { .. } => (Phase::Waiting, None),
-            State::Stopping { pid, .. } => (Phase::Stopping, Some(*pid)),
+            State::Stopping { process, .. } => (Phase::Stopping, Some(process.pid)),
             State::Unmounting { .. } => (Phase::Unmounting, None),
         };
         WorkerEntry {
@@ -263,7 +339,7 @@ impl Volume {
     }
 
     fn unmount(&mut self, settings: &Settings) -> Next {
-        let helper = match child::umount(settings, &self.at.path()) {
+        let helper = match child::umount(settings, &self.at.path(), true) {
             Ok(pid) => Some(pid),
             Err(error) => {
                 tracing::error!(volume = self.spec.name, %error, "cannot start the helper that unmounts");

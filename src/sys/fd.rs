@@ -1,7 +1,7 @@
 //! Descriptors that pass from one process to the next.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -55,6 +55,44 @@ pub fn replace(target: &impl AsFd, source: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives this thread a table of descriptors of its own, with nothing in it but standard output, standard
+/// error and the descriptor `kept`. Whatever else the process has open is then closed when its other
+/// threads are gone, although this one may still wait in the kernel.
+pub fn keep_only(kept: RawFd) -> io::Result<()> {
+    const FIRST: RawFd = 3;
+    // SAFETY: from here on this thread has a table of its own; no other thread sees what follows.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    close_range(0, 0);
+    close_range(FIRST, kept - 1);
+    close_range(kept.max(FIRST - 1) + 1, RawFd::MAX);
+    Ok(())
+}
+
+/// Closes every open number from `first` to `last`, in this thread's table.
+fn close_range(first: RawFd, last: RawFd) {
+    if first > last {
+        return;
+    }
+    // SAFETY: plain integers. The caller made the table this thread's own, and what it closes here nobody
+    // uses by this thread.
+    let closed = unsafe {
+        libc::syscall(libc::SYS_close_range, first as u32, last as u32, 0 as libc::c_uint)
+    };
+    if closed == 0 {
+        return;
+    }
+    // Linux before 5.9.
+    let Ok(open) = std::fs::read_dir("/proc/thread-self/fd") else { return };
+    let open: Vec<RawFd> =
+        open.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for number in open.into_iter().filter(|number| (first..=last).contains(number)) {
+        // SAFETY: as above. One that is closed already (the listing's own) fails with EBADF.
+        unsafe { libc::close(number) };
+    }
+}
+
 /// Keeps the numbers that children inherit from being used for anything else in this process, so
 /// that no pipe of the spawning code can lie where a child expects its descriptor.
 pub fn reserve_low_fds() -> io::Result<Vec<OwnedFd>> {
@@ -85,6 +123,42 @@ mod tests {
         let mut byte = [0];
         (&target).read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn a_thread_with_a_table_of_its_own_keeps_one_descriptor_and_nothing_else() {
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut beside, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = far.as_raw_fd();
+        let (closed, wait) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            keep_only(number).unwrap();
+            let mut kept: Vec<i32> = std::fs::read_dir("/proc/thread-self/fd")
+                .unwrap()
+                .filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok())
+                .collect();
+            kept.sort_unstable();
+            closed.send(kept).unwrap();
+            ended.recv().unwrap_err();
+        });
+        let kept = wait.recv().unwrap();
+        // The last one is the listing itself.
+        assert!(
+            kept.iter().all(|n| [1, 2, number].contains(n) || n == kept.last().unwrap()),
+            "{kept:?}"
+        );
+        assert!(kept.contains(&number));
+        // Closed here, both: the thread holds only the one that it kept.
+        drop((far, other));
+        let mut byte = [0];
+        assert_eq!(beside.read(&mut byte).unwrap(), 0);
+        near.set_nonblocking(true).unwrap();
+        assert_eq!(near.read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        near.set_nonblocking(false).unwrap();
+        drop(end);
+        thread.join().unwrap();
+        assert_eq!(near.read(&mut byte).unwrap(), 0);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Mounting, covering and detaching, by mount(2) itself: the plugin's root has no fusermount.
 //!
 //! A volume's place is one directory directly below a mount root. It is reached through a
-//! descriptor of the root and never through a symlink. Under every FUSE mount lies an empty
-//! read-only tmpfs, so that what shows when FUSE is gone is never the host's disk.
+//! descriptor of the root and never through a symlink. Under every FUSE mount of the
+//! plugin lies an empty read-only tmpfs, so that what shows when FUSE is gone is never the host's disk; a mount made by hand
+//! has none, so that its place is free as soon as it is unmounted.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -128,7 +129,7 @@ pub fn open_fuse_device() -> io::Result<OwnedFd> {
     }
 }
 
-/// Mounts FUSE over a covered mount point. Returns at once: the kernel's first request waits in
+/// Mounts FUSE over a mount point. Returns at once: the kernel's first request waits in
 /// `device` for whoever serves it.
 pub fn mount_fuse(at: &MountPoint, device: &OwnedFd, how: FuseMount<'_>) -> io::Result<()> {
     let mut flags = MsFlags::MS_NODEV;
@@ -161,9 +162,7 @@ fn mount_on(
 pub fn detach_all(path: &Path) -> io::Result<()> {
     // More layers than this can only be somebody mounting faster than we detach.
     for _ in 0..16 {
-        let table = mount_table()?;
-        // The last entry for a path is the one on top.
-        match table.iter().rfind(|entry| entry.path == path) {
+        match top_mount(path)? {
             None => return Ok(()),
             Some(entry) if entry.is_ours() => {
                 umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
@@ -178,6 +177,95 @@ pub fn detach_all(path: &Path) -> io::Result<()> {
         }
     }
     Err(io::Error::other(format!("{} keeps being mounted again", path.display())))
+}
+
+/// As [`detach_all`], for mounts whose server is dead: what still waits for it fails at once, also where
+/// something in the kernel keeps the connection.
+pub fn detach_dead(path: &Path) -> io::Result<()> {
+    let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    for _ in 0..16 {
+        let on_top = top_mount(path)?.is_some_and(|top| top.kind == FUSE_TYPE);
+        // Who may not force it only detaches it.
+        if !on_top || umount2(path, flags).is_err() {
+            break;
+        }
+    }
+    detach_all(path)
+}
+
+/// Detaches the FUSE mount of `device` at `path` if it is the topmost there, and no other: somebody else may
+/// have mounted at that path since.
+pub fn detach_one(path: &Path, device: &str) -> io::Result<()> {
+    match top_mount(path)? {
+        Some(top) if top.kind == FUSE_TYPE && top.device == device => {
+            umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+            Ok(())
+        }
+        Some(top) if mount_table()?.iter().any(|e| e.path == path && e.device == device) => {
+            let (path, kind) = (path.display(), top.kind);
+            Err(io::Error::other(format!("a {kind} mount lies over the volume at {path}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What lies on top at exactly `path`, if anything is mounted there.
+pub fn top_mount(path: &Path) -> io::Result<Option<MountEntry>> {
+    // The last entry for a path is the one on top.
+    Ok(mount_table()?.into_iter().rfind(|entry| entry.path == path))
+}
+
+/// Whether somebody serves a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    Yes,
+    /// The connection has ended.
+    Never,
+    /// Not in time.
+    NotNow,
+}
+
+/// Asks the server of the mount at `path` for its attributes, in a thread that may have to stay behind.
+pub fn answers(path: &Path, within: std::time::Duration) -> Answers {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else {
+        return Answers::Never;
+    };
+    let ask = move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(fresh_attributes(&path));
+    };
+    if std::thread::Builder::new().name("mount-asked".to_owned()).spawn(ask).is_err() {
+        return Answers::NotNow;
+    }
+    match told.recv_timeout(within) {
+        Ok(Err(e)) if matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
+            Answers::Never
+        }
+        // Any other error is an answer, too.
+        Ok(_) => Answers::Yes,
+        Err(_) => Answers::NotNow,
+    }
+}
+
+/// stat(2) that does not believe what the kernel remembers.
+fn fresh_attributes(path: &std::ffi::CStr) -> io::Result<()> {
+    const AT_STATX_FORCE_SYNC: libc::c_int = 0x2000;
+    const BASIC: libc::c_uint = 0x7ff;
+    // Larger than any statx so far.
+    let mut into = [0u64; 64];
+    // SAFETY: the path is a C string and the buffer is writable and large enough, both for the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            AT_STATX_FORCE_SYNC,
+            BASIC,
+            into.as_mut_ptr(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// One line of a mount table.

@@ -99,6 +99,30 @@ pub fn reap() -> io::Result<Option<(u32, Exit)>> {
     }
 }
 
+/// How the first thread of a child has ended, while other threads of it are still in the kernel, so that
+/// [`reap`] does not tell of it. `None` while it runs.
+pub fn leader_exit(pid: u32) -> io::Result<Option<Exit>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_leader_exit(&stat).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has another form")
+    })
+}
+
+/// From the text of `/proc/PID/stat`, whose second field may hold anything, parentheses included.
+fn parse_leader_exit(stat: &str) -> Option<Option<Exit>> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    if !matches!(*fields.first()?, "Z" | "X") {
+        return Some(None);
+    }
+    // The 52nd of all, in the form of wait(2).
+    let status: i32 = fields.get(49)?.parse().ok()?;
+    Some(Some(match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal(signal),
+    }))
+}
+
 /// Sends a signal to a child of this process that has not been reaped yet.
 pub fn send_signal(pid: u32, signal: Signal) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
@@ -120,4 +144,24 @@ pub fn raise_open_files() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(state: &str, status: i32) -> String {
+        let between = vec!["0"; 48].join(" ");
+        format!("17 (a) Z (b) {state} {between} {status}\n")
+    }
+
+    #[test]
+    fn the_end_of_a_first_thread_is_told_by_proc() {
+        assert_eq!(parse_leader_exit(&stat("S", 0)), Some(None));
+        assert_eq!(parse_leader_exit(&stat("Z", 9)), Some(Some(Exit::Signal(9))));
+        assert_eq!(parse_leader_exit(&stat("Z", 75 << 8)), Some(Some(Exit::Code(75))));
+        assert_eq!(parse_leader_exit(&stat("Z", 0)), Some(Some(Exit::Code(0))));
+        assert_eq!(parse_leader_exit("nonsense"), None);
+        assert_eq!(leader_exit(std::process::id()).unwrap(), None);
+    }
 }

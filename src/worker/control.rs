@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
 use super::follow::Followed;
+use super::leave::Ending;
 use super::serve::Shared;
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 
@@ -65,9 +66,11 @@ pub(super) struct Control {
     pub exit: Arc<Notify>,
     /// Bumped by drain and resume: the linger timer starts and stops with it.
     pub drained: watch::Sender<Option<bool>>,
+    pub ending: Ending,
 }
 
-/// Listens at `path` and serves in the background until the process ends.
+/// Listens at `path` and serves in the background until the process ends. The caller has the lock of the
+/// volume's state folder: what lies there is of a process that has ended.
 pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
     let what = || format!("the control socket {}", path.display());
     if let Some(parent) = path.parent() {
@@ -88,6 +91,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         .route("/drain", post(drain))
         .route("/resume", post(resume))
         .route("/exit", post(exit))
+        .route("/leave", post(leave))
         .with_state(control);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -179,6 +183,14 @@ async fn resume(State(control): State<Control>) -> Response {
 async fn exit(State(control): State<Control>) -> Response {
     control.exit.notify_one();
     StatusCode::OK.into_response()
+}
+
+async fn leave(State(control): State<Control>) -> Response {
+    if control.ending.ask().await {
+        tracing::info!("another process of this host waits for the volume");
+        return StatusCode::OK.into_response();
+    }
+    (StatusCode::CONFLICT, "the volume is in use here").into_response()
 }
 
 fn not_serving() -> Response {

@@ -33,6 +33,8 @@ pub enum WorkerError {
     Stalled(Duration),
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
+    #[error("it was told to leave the volume at once")]
+    Left,
     #[error(
         "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host"
     )]

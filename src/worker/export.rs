@@ -13,7 +13,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::format::applied;
-use super::open::{Successor, open};
+use super::leave;
+use super::open::{Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
@@ -88,7 +89,8 @@ pub fn export_volume(
     let (runtime, span) = runtime_of(spec)?;
     let _entered = span.enter();
     runtime.block_on(async {
-        let mounted = open(spec, Successor::No).await?;
+        let lock = leave::lock(&spec.state_dir).await?;
+        let mounted = open_locked(spec, Successor::No, &lock).await?;
         let shared = Shared::new(spec.clone(), &mounted);
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         let volume = &shared.volume;

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Served, Stage, listen};
 use super::engine_change::unreadable;
+use super::foreground::Signals;
 use super::format::Format;
+use super::give_back::Left;
+use super::leave::Ending;
 use super::open::{Successor, clear_local, mirror};
 use super::places::places;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
@@ -35,15 +37,11 @@ const OPEN: Duration = Duration::from_secs(60);
 pub(super) struct Followed {
     spec: WorkerSpec,
     fs: Arc<ReadFs>,
-    lock: StateDirLock,
 }
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
 async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
     let dir = &spec.state_dir;
-    std::fs::create_dir_all(dir)
-        .map_err(WorkerError::local(format!("the state folder {}", dir.display())))?;
-    let lock = StateDirLock::acquire(dir)?;
     let places = places(spec.id, &spec.options)?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
@@ -69,7 +67,7 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         FsError::NotFound => unwritten(),
         other => other.into(),
     })?;
-    Ok(Arc::new(Followed { spec: spec.clone(), fs, lock }))
+    Ok(Arc::new(Followed { spec: spec.clone(), fs }))
 }
 
 impl Followed {
@@ -106,21 +104,22 @@ impl Followed {
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
-    fn clear_local(&self) {
+    fn clear_local(&self, lock: &StateDirLock) {
         let dir = &self.spec.state_dir;
         clear_local(dir);
         if let Err(error) = HandoffFiles::new(dir).clear() {
             tracing::warn!(path = %dir.display(), %error, "local state could not be removed");
         }
-        self.lock.remove(dir);
-        let _ = std::fs::remove_dir(dir);
-        // A socket that stays is removed by the next worker of this volume.
+        // Before the lock: whoever has that next makes a socket of its own. One that stays is removed then.
         let _ = std::fs::remove_file(&self.spec.control_socket);
+        lock.remove(dir);
+        let _ = std::fs::remove_dir(dir);
     }
 }
 
 /// What asks a served volume to end.
 struct Ends {
+    ending: Ending,
     exit: Arc<Notify>,
     drained: watch::Receiver<Option<bool>>,
     stage: watch::Sender<Stage>,
@@ -130,14 +129,16 @@ fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drain, drained) = watch::channel(None);
     let exit = Arc::new(Notify::new());
+    let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         drained: drain,
+        ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { exit, drained, stage })
+    Ok(Ends { ending, exit, drained, stage })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -147,8 +148,7 @@ async fn serve_until_end(
     handoff: HandoffFiles,
     mut ends: Ends,
 ) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let (handle, fs) = (tokio::runtime::Handle::current(), Arc::clone(&followed.fs));
     let serving =
         tokio::task::spawn_blocking(move || serve_following(device, fs, handle, &handoff, LOOPS));
@@ -167,8 +167,8 @@ async fn serve_until_end(
             }
         };
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = signals.any() => break,
+            () = ends.ending.hurried() => break,
             () = ends.exit.notified() => break,
             () = lingering => break,
             ended = serving.wait() => {
@@ -181,9 +181,14 @@ async fn serve_until_end(
                 changed?;
                 let drained = ends.drained.borrow_and_update().is_some();
                 linger = drained.then(|| tokio::time::Instant::now() + LINGER);
+                match drained {
+                    true => ends.ending.begin(),
+                    false => ends.ending.call_off(),
+                }
             }
         }
     }
+    ends.ending.begin();
     stop.cancel();
     // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
     following.abort();
@@ -195,10 +200,11 @@ pub(super) async fn run_supervised(
     spec: WorkerSpec,
     device: OwnedFd,
     successor: Successor,
+    lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
     let ends = control(&spec)?;
     let stage = ends.stage.clone();
-    match open_and_serve(&spec, device, successor, ends).await {
+    match open_and_serve(&spec, device, successor, ends, lock).await {
         Ok(()) => Ok(0),
         Err(error) => {
             let why = crate::telemetry::with_causes(&error);
@@ -215,6 +221,7 @@ async fn open_and_serve(
     device: OwnedFd,
     successor: Successor,
     ends: Ends,
+    lock: &StateDirLock,
 ) -> anyhow::Result<()> {
     let followed = open(spec, successor).await?;
     let handoff = HandoffFiles::new(&spec.state_dir);
@@ -222,27 +229,30 @@ async fn open_and_serve(
         handoff.clear()?;
     }
     let served = serve_until_end(&followed, device, handoff, ends).await;
-    followed.clear_local();
+    followed.clear_local(lock);
     served
 }
 
 /// As [`super::serve_foreground`], for a volume that is only read.
-pub(super) async fn run_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
-    let ends = control(&spec)?;
-    let followed = open(&spec, Successor::No).await?;
+pub(super) async fn run_foreground(
+    spec: &WorkerSpec,
+    how: FuseMount<'_>,
+    lock: &StateDirLock,
+) -> anyhow::Result<Left> {
+    let ends = control(spec)?;
+    let followed = open(spec, Successor::No).await?;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;
-    let device = super::foreground::mount(&spec.mountpoint, how)
+    let mounted = super::foreground::mount(&spec.mountpoint, how, lock)
         .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
-    let served = match device {
-        Ok(device) => {
+    let served = match mounted {
+        Ok((device, mounted)) => {
             let served = serve_until_end(&followed, device, handoff, ends).await;
-            let mountpoint = spec.mountpoint.clone();
-            tokio::task::spawn_blocking(move || crate::sys::detach_all(&mountpoint)).await??;
+            super::foreground::detach(&spec.mountpoint, &mounted).await;
             served
         }
         Err(error) => Err(error),
     };
-    followed.clear_local();
-    served
+    followed.clear_local(lock);
+    served.map(|()| Left::ReadOnly)
 }

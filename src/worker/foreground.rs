@@ -1,5 +1,6 @@
 //! `s3vol mount`: one volume served by this process, without Docker.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,175 +12,208 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
-use super::open::{Mounted, Successor, open};
+use super::give_back::{Left, Waited, give_back};
+use super::leave::{self, Ending};
+use super::open::{Mounted, Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::{runtime, runtime_of};
-use super::{VolumeState, WorkerSpec, tasks};
-use crate::config::SettleMode;
+use super::supervised::{LOOPS, runtime, runtime_of};
+use super::{VolumeState, WorkerSpec, WorkerStatus, tasks};
 use crate::fuse::{HandoffFiles, serve};
+use crate::meta::log::StateDirLock;
 use crate::sys::{self, FuseMount, MountPoint};
 
-/// How long bringing everything into the bucket may take after the end was asked for. Nobody waits
-/// with a limit of his own here, and what does not fit waits for the next mount on this host.
-const COMMIT: Duration = Duration::from_secs(600);
-/// Less than this within one attempt is no progress (lease renewals and refused requests), bytes.
-const PROGRESS: u64 = 1 << 20;
-/// How long settling may take after the end was asked for. Requests of an earlier process, which was
-/// killed, may arrive for 80 s.
-const SETTLE: Duration = Duration::from_secs(90);
 /// An opening that is no longer wanted has this long to come to its end, so that others do not have to
 /// wait for a lease that never began.
 const HALF_OPEN: Duration = Duration::from_secs(5);
-const LOOPS: usize = 2;
+/// Taking the mount away waits for nobody; whoever hangs in it all the same is left behind.
+const DETACH: Duration = Duration::from_secs(5);
+/// How often a background process is asked whether it serves.
+const PACE: Duration = Duration::from_millis(20);
 
-/// Serves until SIGTERM, SIGINT or umount. Returns once everything is committed and settled; the error
-/// says what is left.
-pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
+/// Serves until SIGTERM, SIGINT or umount, and gives the volume back. The caller ends the process then.
+pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<Left> {
     let (runtime, span) = runtime_of(&spec)?;
     let _entered = span.enter();
-    match spec.options.readonly {
-        true => runtime.block_on(super::follow::run_foreground(spec, how)),
-        false => runtime.block_on(run(spec, how)),
-    }
+    // Before the socket, so that no two processes ever have that.
+    let lock = runtime.block_on(leave::lock(&spec.state_dir))?;
+    let left = match spec.options.readonly {
+        true => runtime.block_on(super::follow::run_foreground(&spec, how, &lock)),
+        false => runtime.block_on(run(&spec, how, &lock)),
+    };
+    // Before the lock goes: whoever has that next makes a socket of its own. One that stays is removed then.
+    let _ = std::fs::remove_file(&spec.control_socket);
+    // Nobody waits for requests that hang. Tasks may so be cut off anywhere: the kernel gives the lock away
+    // with the last of them, when the process ends.
+    runtime.shutdown_background();
+    std::mem::forget(lock);
+    left
 }
 
-async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
+async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyhow::Result<Left> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, _) = watch::channel(None);
     let exit = Arc::new(Notify::new());
+    let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         drained,
+        ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mounted = {
-        let mut opening = std::pin::pin!(open(&spec, Successor::No));
-        tokio::select! {
-            mounted = &mut opening => mounted?,
-            () = asked_to_end(&mut terminate, &mut interrupt) => {
-                if let Ok(opened) = tokio::time::timeout(HALF_OPEN, opening).await {
-                    Shared::new(spec.clone(), &opened?).close(COMMIT_BUDGET, Duration::ZERO).await?;
-                }
-                bail!("it was ended before the volume was open");
+    let mut signals = Signals::new()?;
+    let mounted = open_unless_ended(spec, lock, &mut signals, &ending).await?;
+    let shared = Shared::new(spec.clone(), &mounted);
+    let Mounted { fs, changes, .. } = mounted;
+    let handoff = HandoffFiles::new(&spec.state_dir);
+    let served = async {
+        handoff.clear()?;
+        let (device, mounted) = mount(&spec.mountpoint, how, lock)
+            .with_context(|| format!("mounting at {}", spec.mountpoint.display()))?;
+        let runtime = tokio::runtime::Handle::current();
+        let serve = move || serve(device, fs, runtime, &handoff, LOOPS);
+        match tokio::task::spawn_blocking(serve).await? {
+            Ok(serving) => Ok((serving, mounted)),
+            Err(error) => {
+                detach(&spec.mountpoint, &mounted).await;
+                Err(anyhow::Error::from(error))
             }
         }
     };
-    let shared = Shared::new(spec.clone(), &mounted);
-    let Mounted { fs, changes, _lock: lock, .. } = mounted;
-    let handoff = HandoffFiles::new(&spec.state_dir);
-    handoff.clear()?;
-    let device = match mount(&spec.mountpoint, how) {
-        Ok(device) => device,
+    let (mut serving, mounted) = match served.await {
+        Ok(served) => served,
         Err(error) => {
-            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
-            return Err(error)
-                .with_context(|| format!("mounting at {}", spec.mountpoint.display()));
-        }
-    };
-    let handle = tokio::runtime::Handle::current();
-    let served =
-        tokio::task::spawn_blocking(move || serve(device, fs, handle, &handoff, LOOPS)).await?;
-    let mut serving = match served {
-        Ok(serving) => serving,
-        Err(error) => {
-            sys::detach_all(&spec.mountpoint)?;
-            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
-            return Err(error.into());
+            ending.begin();
+            if let Err(error) = shared.close(COMMIT_BUDGET, Duration::ZERO).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not given back in order");
+            }
+            return Err(error);
         }
     };
     let stop = CancellationToken::new();
-    let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
+    let running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
-    tokio::select! {
-        () = asked_to_end(&mut terminate, &mut interrupt) => {}
-        () = exit.notified() => {}
+    let waited = tokio::select! {
+        () = signals.any() => Waited::For,
+        () = exit.notified() => Waited::For,
         ended = serving.wait() => {
             if let Err(error) = ended {
                 tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
             }
+            Waited::Not
         }
-    }
+    };
     shared.closes();
+    ending.begin();
+    shared.set_state(VolumeState::Draining);
     tracing::info!("unmounting; what was written goes to the bucket");
-    let mountpoint = spec.mountpoint.clone();
-    tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
+    detach(&spec.mountpoint, &mounted).await;
     stop.cancel();
-    shared.end_content();
-    if let Err(error) = commit_while_it_moves(&shared).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
-    }
-    // What does not end goes on beside; it has no longer than settling has.
-    tasks::ended(&mut running, &shared.settler).await;
-    let closed = shared.close(COMMIT_BUDGET, SETTLE).await;
-    if closed.is_err() && shared.state() == VolumeState::Fenced {
-        shared.save_lost().await;
-    }
-    drop(lock);
-    // A socket that stays is removed by the next mount of this volume.
-    let _ = std::fs::remove_file(&spec.control_socket);
-    match closed {
-        Ok(0) => Ok(()),
-        Ok(_) if spec.options.settle == SettleMode::Never => Ok(()),
-        Ok(left) => bail!(
-            "everything is in the bucket, but {left} changes are not plain objects yet; the next mount goes on settling"
-        ),
-        Err(error) if shared.state() == VolumeState::Fenced => Err(error).with_context(|| {
-            format!(
-                "another host has the volume now; what did not reach the bucket before is kept in {}",
-                spec.state_dir.display()
-            )
-        }),
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "{} bytes are not in the bucket; they are kept in {} and go up with the next mount on this host",
-                shared.volume.uncommitted_bytes(),
-                spec.state_dir.display()
-            )
-        }),
-    }
-}
-
-async fn asked_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    let given_back = give_back(&shared, running, &ending, waited);
+    let mut given_back = std::pin::pin!(given_back);
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
-/// gone must not keep a command or a shutdown of the machine waiting.
-async fn commit_while_it_moves(shared: &Shared) -> Result<(), super::WorkerError> {
-    let end = crate::clock::Deadline::after(COMMIT);
-    let volume = &shared.volume;
-    loop {
-        let (left, sent) = (volume.uncommitted_bytes(), volume.state_store.requests().bytes_up);
-        let result = commit_all(volume, COMMIT_BUDGET).await;
-        let moved = volume.uncommitted_bytes() < left
-            || volume.state_store.requests().bytes_up > sent + PROGRESS;
-        match result {
-            Err(_) if moved && !end.passed() => {}
-            done => return done,
+        left = &mut given_back => Ok(left),
+        // From now on somebody waits.
+        () = signals.any() => {
+            tracing::info!("told to end while it was unmounting; the next mount goes on");
+            ending.hurry();
+            Ok(given_back.await)
         }
     }
 }
 
-pub(super) fn mount(path: &Path, how: FuseMount<'_>) -> std::io::Result<std::os::fd::OwnedFd> {
+/// Opens the volume. An end that is asked for meanwhile is an error.
+async fn open_unless_ended(
+    spec: &WorkerSpec,
+    lock: &StateDirLock,
+    signals: &mut Signals,
+    ending: &Ending,
+) -> anyhow::Result<Mounted> {
+    let mut opening = std::pin::pin!(open_locked(spec, Successor::No, lock));
+    tokio::select! {
+        mounted = &mut opening => return Ok(mounted?),
+        () = signals.any() => {}
+    }
+    ending.begin();
+    let end = async {
+        if let Ok(opened) = tokio::time::timeout(HALF_OPEN, opening).await {
+            Shared::new(spec.clone(), &opened?).close(COMMIT_BUDGET, Duration::ZERO).await?;
+        }
+        Ok::<(), super::WorkerError>(())
+    };
+    let ended = tokio::select! {
+        ended = end => ended,
+        () = ending.hurried() => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(error = &error as &dyn std::error::Error, "not given back in order");
+    }
+    bail!("it was ended before the volume was open");
+}
+
+/// The signals that end a mount.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A mount made by hand, by its device in the mount table. Nothing covers its place: that is free at once
+/// when the mount is gone.
+pub(super) fn mount(
+    path: &Path,
+    how: FuseMount<'_>,
+    lock: &StateDirLock,
+) -> std::io::Result<(OwnedFd, String)> {
     let root = path.parent().unwrap_or(Path::new("/"));
     let at = MountPoint::new(root, path)?;
     let device = sys::open_fuse_device()?;
-    sys::cover(&at)?;
-    if let Err(error) = sys::mount_fuse(&at, &device, how) {
-        sys::detach_all(path)?;
-        return Err(error);
+    sys::mount_fuse(&at, &device, how)?;
+    let noted = sys::top_mount(path).and_then(|top| {
+        let gone = || std::io::Error::other("it was taken away at once");
+        let mounted = top.filter(|top| top.kind == sys::FUSE_TYPE).ok_or_else(gone)?.device;
+        lock.note_mount(&mounted)?;
+        Ok(mounted)
+    });
+    match noted {
+        Ok(mounted) => Ok((device, mounted)),
+        Err(error) => {
+            sys::detach_all(path)?;
+            Err(error)
+        }
     }
-    Ok(device)
+}
+
+/// Takes the mount away, if it is still there: by now somebody else's may lie at that place. What is wrong
+/// with it keeps nothing from the bucket.
+pub(super) async fn detach(path: &Path, mounted: &str) {
+    let (at, device) = (path.to_owned(), mounted.to_owned());
+    let detach = tokio::task::spawn_blocking(move || sys::detach_one(&at, &device));
+    let error = match tokio::time::timeout(DETACH, detach).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it takes too long".to_owned(),
+    };
+    tracing::warn!(path = %path.display(), error, "the mount could not be taken away");
 }
 
 /// Starts this command again in the background, with `--detach` taken back, and returns once the
@@ -194,12 +228,15 @@ pub fn serve_detached(spec: &WorkerSpec, command: &[std::ffi::OsString]) -> anyh
     let mut child = Command::new("/proc/self/exe");
     child.arg0("s3vol").args(command).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     child.process_group(0);
+    let before = log_path.metadata().map_or(0, |log| log.len());
     let mut child = child.spawn().context("starting the background process")?;
-    let client_socket = spec.control_socket.clone();
+    let socket = spec.control_socket.clone();
     runtime()?.block_on(async move {
         loop {
             if let Some(status) = child.try_wait()? {
-                let text = std::fs::read_to_string(&log_path).unwrap_or_default();
+                // Of this run alone. What cannot be read explains nothing.
+                let log = std::fs::read(&log_path).unwrap_or_default();
+                let text = String::from_utf8_lossy(log.get(before as usize..).unwrap_or_default());
                 let last = text.lines().rev().find(|line| line.starts_with("s3vol: "));
                 bail!(
                     "{}",
@@ -209,26 +246,24 @@ pub fn serve_detached(spec: &WorkerSpec, command: &[std::ffi::OsString]) -> anyh
                     )
                 );
             }
-            if is_ready(&client_socket).await {
+            if serving_process(&socket).await == Some(child.id()) {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PACE).await;
         }
     })
 }
 
-async fn is_ready(socket: &Path) -> bool {
+/// Who serves at a control socket. Somebody else's may be there for a moment.
+async fn serving_process(socket: &Path) -> Option<u32> {
     use http_body_util::{BodyExt, Empty};
     use hyper_util::client::legacy::Client;
     use hyperlocal::{UnixClientExt, UnixConnector, Uri};
     let client: Client<UnixConnector, Empty<bytes::Bytes>> = Client::unix();
-    match client.get(Uri::new(socket, "/ready").into()).await {
-        Ok(answer) => {
-            let ok = answer.status().is_success();
-            // Only the status matters.
-            let _ = answer.into_body().collect().await;
-            ok
-        }
-        Err(_) => false,
-    }
+    let ask = |path: &'static str| client.get(Uri::new(socket, path).into());
+    let status = ask("/status").await.ok()?.into_body().collect().await.ok()?.to_bytes();
+    let status: WorkerStatus = serde_json::from_slice(&status).ok()?;
+    // It comes when the volume is served, or cannot be.
+    ask("/ready").await.ok().filter(|ready| ready.status().is_success())?;
+    Some(status.pid)
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::claim::Claiming;
 use super::engine_change::to_ours;
 use super::epochs::EpochLog;
 use super::format::Format;
 use super::places::{Places, places};
-use super::{WorkerError, WorkerSpec, recovery};
+use super::{WorkerError, WorkerSpec, leave, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Volume, VolumeParts};
 use crate::fs::Fs;
@@ -31,6 +32,9 @@ const MIN_MIRROR: usize = 64 << 20;
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
+/// Whoever claimed an epoch writes down who he is at once. Where a killed process of this host may have
+/// claimed it, this long is enough to see that nobody does.
+const UNSAID: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(10);
 /// An opening during which nothing moves between here and the bucket ends after this long.
 const STALLED: Duration = Duration::from_secs(120);
@@ -54,7 +58,8 @@ pub struct Mounted {
     pub keeper: Arc<Keeper>,
     pub fs: Arc<Fs>,
     pub changes: Changes,
-    pub(super) _lock: StateDirLock,
+    /// Where the caller does not keep it.
+    _lock: Option<StateDirLock>,
 }
 
 /// The settle permit that a lease gives.
@@ -78,10 +83,18 @@ impl Permit for LeasePermit {
 /// for some minutes. Dropped half-way it may leave a claimed epoch without a lease, which makes others
 /// wait until a lease would have run out.
 pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, WorkerError> {
-    let state_dir = &spec.state_dir;
-    std::fs::create_dir_all(state_dir)
-        .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
-    let lock = StateDirLock::acquire(state_dir)?;
+    let lock = leave::lock(&spec.state_dir).await?;
+    let opened = open_locked(spec, successor, &lock).await?;
+    Ok(Mounted { _lock: Some(lock), ..opened })
+}
+
+/// As [`open`], for a process that has the lock and keeps it until it has ended: tasks that are cut off
+/// then cannot meet the next owner of the folder.
+pub(super) async fn open_locked(
+    spec: &WorkerSpec,
+    successor: Successor,
+    _lock: &StateDirLock,
+) -> Result<Mounted, WorkerError> {
     let places = places(spec.id, &spec.options)?;
     let store = places.state_store.backend();
     let moved = || {
@@ -89,7 +102,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
         requests.bytes_up + requests.bytes_down
     };
     tokio::select! {
-        opened = open_at(spec, successor, places, lock) => opened,
+        opened = open_at(spec, successor, places) => opened,
         stalled = stalled(moved, STALLED) => Err(stalled),
     }
 }
@@ -112,7 +125,6 @@ async fn open_at(
     spec: &WorkerSpec,
     successor: Successor,
     places: Places,
-    lock: StateDirLock,
 ) -> Result<Mounted, WorkerError> {
     let state_dir = &spec.state_dir;
     let format = Arc::new(Format::of(&places, spec.id));
@@ -127,14 +139,18 @@ async fn open_at(
     if let Some(epoch) = found
         && !local.epochs.contains(&epoch)
     {
-        wait_until_free(&places, home, epoch).await?;
+        let ours = Claiming::of(state_dir).may_have_made(epoch);
+        wait_until_free(&places, home, epoch, ours).await?;
     }
     let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
     config.mirror = Some(mirror(spec));
+    let claiming = Claiming::from(found.unwrap_or(home.after));
+    claiming.note(state_dir)?;
     let engine = Engine::open(config).await?;
+    crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();
 
     let applied = engine.applied();
@@ -149,6 +165,7 @@ async fn open_at(
     recovery::goes_on(state_dir)?;
     let journal = Arc::new(Mutex::new(Journal::new(local.log, Fold::default())));
     epochs.log_to(&journal, claimed)?;
+    Claiming::done(state_dir);
     let durable = applied.map(|applied| applied.lsn).unwrap_or_default();
     let fold = replay(&engine, local.replayed, durable, successor).await?;
     let superblock: SuperRec = match engine.get(&keys::superblock()).await? {
@@ -218,7 +235,7 @@ async fn open_at(
     let (tell, changes) = crate::settle::changes();
     let reconciler = Reconciler::new(Arc::clone(&settler), tell);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
-    Ok(Mounted { volume, settler, keeper, fs, changes, _lock: lock })
+    Ok(Mounted { volume, settler, keeper, fs, changes, _lock: None })
 }
 
 /// Metadata takes an eighth of what content may take, so that one option bounds both.
@@ -301,14 +318,22 @@ async fn wait_until_free(
     places: &Places,
     home: &EngineHome,
     epoch: Epoch,
+    may_be_ours: bool,
 ) -> Result<(), WorkerError> {
     let deadline = Deadline::after(HELD_BUDGET);
+    let unsaid = Deadline::after(UNSAID);
     let store = places.state_store.backend();
     let mut observation = Observation::default();
     loop {
         match judge(&*store, &places.state, epoch, &mut observation, REQUEST).await? {
             Judgement::Free(why) => {
                 tracing::info!(%epoch, ?why, "the volume is free");
+                return Ok(());
+            }
+            Judgement::Held(holder)
+                if holder.record.is_none() && may_be_ours && unsaid.passed() =>
+            {
+                tracing::info!(%epoch, "claimed here, by a process that was killed; the volume is free");
                 return Ok(());
             }
             Judgement::Held(holder)
@@ -322,7 +347,7 @@ async fn wait_until_free(
             }
             Judgement::Held(holder) => tracing::info!(%holder, "waiting for the volume"),
         }
-        tokio::time::sleep(HELD_PACE).await;
+        tokio::time::sleep(if may_be_ours { UNSAID } else { HELD_PACE }).await;
     }
 }
 

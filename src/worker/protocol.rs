@@ -5,7 +5,8 @@
 //! when another host holds it);
 //! `POST /drain` commits everything and yields the lease → [`DrainReply`]; `POST /resume` takes a
 //! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
-//! what fits, releases the lease and ends the process.
+//! what fits, releases the lease and ends the process; `POST /leave` does so at once where the process is
+//! ending anyway (200), and is refused where the volume is in use (409).
 
 use std::path::PathBuf;
 
@@ -29,14 +30,27 @@ pub struct WorkerSpec {
     pub mountpoint: PathBuf,
 }
 
+/// In local names, before the place of a volume that is only read.
+const READER: &str = "-ro-";
+
 impl WorkerSpec {
     /// The name of a volume's local folder and socket. A volume that is only read has its own for each
     /// `place` (a name or a path) where this host shows it, beside that of a writer.
     pub fn local_name(id: VolumeId, readonly: bool, place: &[u8]) -> String {
-        match readonly {
-            false => id.to_string(),
-            true => format!("{id}-ro-{:08x}", crc32c::crc32c(place)),
+        match Self::place_name(readonly, place) {
+            None => id.to_string(),
+            Some(place) => format!("{id}{READER}{place}"),
         }
+    }
+
+    /// What tells apart the places of a volume that is only read.
+    pub fn place_name(readonly: bool, place: &[u8]) -> Option<String> {
+        readonly.then(|| format!("{:08x}", crc32c::crc32c(place)))
+    }
+
+    /// The [`place_name`](Self::place_name) in a local name.
+    pub fn place_of(local_name: &str) -> Option<&str> {
+        local_name.split_once(READER).map(|(_, place)| place)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(6);
 /// Changing the lease's record.
 const LEASE: Duration = Duration::from_secs(10);
 /// Waiting for the round of settling that is under way.
-const ROUND: Duration = Duration::from_secs(5);
+pub(super) const ROUND: Duration = Duration::from_secs(5);
 /// Uploading what was not synced when another host took over.
 const SAVE: Duration = Duration::from_secs(60);
 /// Writing the export of a small volume: most of it is sending [`export::SMALL`].
@@ -181,14 +181,7 @@ impl Shared {
                 error: Some(error.to_string()),
             };
         }
-        let settle = Deadline::after(SETTLE_BUDGET.min(deadline.left()));
-        let unsettled = match self.settler.settle_all(settle).await {
-            Ok(left) => left,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
-                self.settler.status().unsettled
-            }
-        };
+        let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
         // What settling found out must be durable too: an intent without its outcome would make the
         // next host wait for requests that cannot arrive any more.
         if self.volume.meta.undurable()
@@ -196,19 +189,39 @@ impl Shared {
         {
             self.volume.note_error(&error);
         }
-        self.yielded.store(true, Ordering::SeqCst);
-        if let Err(error) = self.set_lease(LeaseState::Yielding).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the lease could not be yielded; it runs out"
-            );
-        }
+        self.yield_lease().await;
         DrainReply {
             committed: true,
             uncommitted_bytes: 0,
             unsettled_files: unsettled,
             error: None,
         }
+    }
+
+    /// Settles what can be settled now; returns how many are left. Names whose requests may still arrive wait,
+    /// and nobody else waits for them.
+    pub async fn settle(&self, deadline: Deadline) -> u64 {
+        match self.settler.settle_now(deadline).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
+                self.settler.status().unsettled
+            }
+        }
+    }
+
+    /// From now on anyone may have the volume: everything is in the bucket. False when the record could not
+    /// be written yet.
+    pub async fn yield_lease(&self) -> bool {
+        self.yielded.store(true, Ordering::SeqCst);
+        let result = self.set_lease(LeaseState::Yielding).await;
+        if let Err(error) = &result {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the lease could not be yielded; it runs out"
+            );
+        }
+        result.is_ok()
     }
 
     /// The worker ends because nobody came back; false when somebody just does.
@@ -302,40 +315,40 @@ impl Shared {
     /// says what is left; it then lies in the local log.
     pub async fn close(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
         let closed = async {
-            let left = self.seal(commit, settle).await?;
+            self.end_content();
+            commit_all(&self.volume, commit).await?;
+            let left = self.settle(Deadline::after(settle)).await;
+            self.seal(commit, ROUND.min(settle)).await?;
             self.export().await;
             self.release().await?;
             Ok(left)
         }
         .await;
-        // Whoever watches the engine has ended by now.
-        let engine = *self.volume.meta.engine.state().borrow();
-        if closed.is_err() && engine == EngineState::Fenced {
-            self.set_state(VolumeState::Fenced);
+        if closed.is_err() {
+            self.see_engine();
         }
         closed
     }
 
-    /// Commits within `commit`, settles within `settle`, and takes no more changes. Returns how many
-    /// are not settled.
-    pub async fn seal(&self, commit: Duration, settle: Duration) -> Result<u64, WorkerError> {
+    /// At the end, when nobody watches the engine any more: whether another host has the volume.
+    pub fn see_engine(&self) {
+        if *self.volume.meta.engine.state().borrow() == EngineState::Fenced {
+            self.set_state(VolumeState::Fenced);
+        }
+    }
+
+    /// Commits within `commit`, the round of settling that is under way within `round`, and takes no more
+    /// changes.
+    pub async fn seal(&self, commit: Duration, round: Duration) -> Result<(), WorkerError> {
         self.end_content();
-        commit_all(&self.volume, commit).await?;
-        let left = match self.settler.settle_all(Deadline::after(settle)).await {
-            Ok(left) => left,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "not everything settled");
-                self.settler.status().unsettled
-            }
-        };
-        self.settler.rest(Deadline::after(ROUND.min(settle))).await;
+        self.settler.rest(Deadline::after(round)).await;
         commit_all(&self.volume, commit).await?;
         let sealed = tokio::time::timeout(CLOSE, self.volume.meta.seal()).await;
         if !sealed.unwrap_or(false) {
             let why = "changes were still on their way when the volume was to be closed";
             return Err(crate::data::DataError::Late(why.to_owned()).into());
         }
-        Ok(left)
+        Ok(())
     }
 
     /// Closes the engine and releases the lease of a volume that is sealed.
@@ -348,7 +361,7 @@ impl Shared {
     }
 
     /// Leaves the records of a small volume in a format of our own, for a later version of this program.
-    async fn export(&self) {
+    pub async fn export(&self) {
         let volume = &self.volume;
         if !export::is_small(&volume.meta) {
             return;

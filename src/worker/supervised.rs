@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
-use super::open::{Mounted, Successor, open};
+use super::leave::{self, Ending};
+use super::open::{Mounted, Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
 use super::{VolumeState, WorkerError, WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, Serving, serve};
+use crate::meta::log::StateDirLock;
 
 /// The volume could not be opened: starting again will not help by itself.
 pub const EXIT_NOT_OPENED: u8 = 75;
@@ -41,10 +43,28 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     };
     let (runtime, span) = runtime_of(&spec)?;
     let _entered = span.enter();
-    match spec.options.readonly {
-        true => runtime.block_on(super::follow::run_supervised(spec, device, successor)),
-        false => runtime.block_on(run(spec, device, successor)),
-    }
+    // Before the socket, so that no two processes ever have that. A worker that this one succeeds is gone.
+    let lock = match runtime.block_on(leave::lock(&spec.state_dir)) {
+        Ok(lock) => lock,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the volume cannot be opened"
+            );
+            return Ok(EXIT_NOT_OPENED);
+        }
+    };
+    let socket = spec.control_socket.clone();
+    let code = match spec.options.readonly {
+        true => runtime.block_on(super::follow::run_supervised(spec, device, successor, &lock)),
+        false => runtime.block_on(run(spec, device, successor, &lock)),
+    };
+    // Before the lock goes: whoever has that next makes a socket of its own. One that stays is removed then.
+    let _ = std::fs::remove_file(socket);
+    // Tasks may so be cut off anywhere: the kernel gives the lock away with the last of them.
+    runtime.shutdown_background();
+    std::mem::forget(lock);
+    code
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -70,15 +90,22 @@ fn runtime_builder() -> tokio::runtime::Builder {
     builder
 }
 
-async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow::Result<u8> {
+async fn run(
+    spec: WorkerSpec,
+    device: OwnedFd,
+    successor: Successor,
+    lock: &StateDirLock,
+) -> anyhow::Result<u8> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
+    let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         drained,
+        ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
     let handoff = HandoffFiles::new(&spec.state_dir);
@@ -86,7 +113,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         handoff.clear()?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
-    let mounted = match open(&spec, successor).await {
+    let mounted = match open_locked(&spec, successor, lock).await {
         Ok(mounted) => mounted,
         Err(error) => {
             let text = chain(&error);
@@ -103,7 +130,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         }
     };
     let shared = Shared::new(spec.clone(), &mounted);
-    let Mounted { fs, changes, _lock: lock, .. } = mounted;
+    let Mounted { fs, changes, .. } = mounted;
     let handle = tokio::runtime::Handle::current();
     let serving: Result<Serving, _> =
         tokio::task::spawn_blocking(move || serve(device, fs, handle, &handoff, LOOPS)).await?;
@@ -112,7 +139,9 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         Err(error) => {
             let error = WorkerError::from(error);
             let _ = stage.send(Stage::Failed(chain(&error)));
-            shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
+            if let Err(error) = shared.close(COMMIT_BUDGET, Duration::ZERO).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not given back in order");
+            }
             tokio::time::sleep(LAST_WORDS).await;
             return Ok(EXIT_NOT_OPENED);
         }
@@ -154,12 +183,22 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
                     Some(true) | None => linger = None,
                 }
             }
+            // Only a volume that nobody uses is left, and only if nobody just takes it back.
+            () = ending.hurried() => match shared.closes_unused() {
+                true => break,
+                false => ending.call_off(),
+            },
             changed = drain_seen.changed() => {
                 changed?;
-                linger = drain_seen.borrow_and_update().map(|committed| {
+                let drained = *drain_seen.borrow_and_update();
+                linger = drained.map(|committed| {
                     let wait = if committed { LINGER } else { Duration::ZERO };
                     tokio::time::Instant::now() + wait
                 });
+                match drained {
+                    Some(true) => ending.begin(),
+                    Some(false) | None => ending.call_off(),
+                }
             }
         }
         if shared.state() == VolumeState::Fenced && linger.is_some() {
@@ -171,6 +210,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
     shared.closes();
+    ending.begin();
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
@@ -178,6 +218,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
     let settle = match tasks::ended(&mut running, &shared.settler).await {
+        _ if ending.is_hurried() => Duration::ZERO,
         true => SETTLE_BUDGET.min(Duration::from_secs(5)),
         // It would wait for the round that is under way.
         false => Duration::ZERO,
@@ -192,9 +233,6 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     if result.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;
     }
-    drop(lock);
-    // A socket that stays is removed by the next worker of this volume.
-    let _ = std::fs::remove_file(&spec.control_socket);
     match result {
         Ok(left) => {
             tracing::info!(unsettled = left, "the volume is given back");

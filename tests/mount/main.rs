@@ -10,6 +10,7 @@ mod borne;
 mod export;
 mod foreground;
 mod helper;
+mod leave;
 mod plugin;
 mod purge;
 mod rig;

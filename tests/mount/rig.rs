@@ -83,6 +83,13 @@ pub struct Mount {
     pub child: Child,
     log: PathBuf,
     at: PathBuf,
+    /// How often it was mounted by then, by the log: what a killed one leaves looks like a mount.
+    mounted: usize,
+}
+
+fn mounted_so_far(log: &Path) -> usize {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.matches("the volume is mounted").count() + text.matches("the volume is followed").count()
 }
 
 impl Mount {
@@ -97,7 +104,8 @@ impl Mount {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended with {status}: {}", self.said());
             }
-            mount_of(&self.at).filter(|(kind, _)| kind == "fuse.s3vol")
+            let there = mount_of(&self.at).filter(|(kind, _)| kind == "fuse.s3vol");
+            there.filter(|_| mounted_so_far(&self.log) > self.mounted)
         });
         self
     }
@@ -109,15 +117,27 @@ impl Mount {
 
     /// The same by a command with an environment of its own.
     pub fn begin_as(command: &mut Command, place: &Place, url: &str, options: &[&str]) -> Mount {
+        Mount::begin_at(command, place, &place.at, url, options)
+    }
+
+    /// With the state folder of `place`, at another one.
+    pub fn begin_at(
+        command: &mut Command,
+        place: &Place,
+        at: &Path,
+        url: &str,
+        options: &[&str],
+    ) -> Mount {
         let log = place.dir.path().join("log");
         let out = File::options().create(true).append(true).open(&log).unwrap();
         command.arg("mount").arg("--state").arg(place.state());
         for option in options {
             command.args(["-o", option]);
         }
-        command.arg(url).arg(&place.at).stdin(Stdio::null());
+        command.arg(url).arg(at).stdin(Stdio::null());
         command.stdout(out.try_clone().unwrap()).stderr(out);
-        Mount { child: command.spawn().unwrap(), log, at: place.at.clone() }
+        let mounted = mounted_so_far(&log);
+        Mount { child: command.spawn().unwrap(), log, at: at.to_owned(), mounted }
     }
 
     pub fn signal(&self, signal: i32) {

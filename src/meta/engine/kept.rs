@@ -4,7 +4,7 @@
 //! replaced without its callers noticing. Handing one over twice in a row is harmless: nothing
 //! else lies between the two.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{Batch, EngineError};
@@ -67,6 +67,14 @@ impl Kept {
 
     pub(in crate::meta) fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    pub(super) fn keys(&self) -> BTreeSet<Vec<u8>> {
+        self.batches
+            .iter()
+            .flat_map(|(_, batch)| batch.iter())
+            .map(|(key, _)| key.to_vec())
+            .collect()
     }
 
     pub(super) fn bytes(&self) -> usize {
