@@ -4,6 +4,7 @@
 //! The control socket listens before anything else, so that whoever started the process can always
 //! ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod bill;
 mod collector;
 mod commits;
 mod control;
@@ -22,6 +23,7 @@ mod recovery;
 mod serve;
 mod supervised;
 mod tasks;
+mod trial;
 
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};

@@ -11,6 +11,7 @@ use super::settings;
 use crate::catalog::{Stores, incarnate};
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::{ControlClient, DriverSettings};
+use crate::store::Known;
 use crate::sys::{self, MountFlags};
 use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
@@ -48,7 +49,8 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
-        let found = incarnate(&Stores::default(), &volume).await?;
+        let known = Known::of_host(&config.state);
+        let found = incarnate(&Stores::knowing(known), &volume).await?;
         volume.state_url = found.state_url;
         local_spec(&config, &args.url, found.id, volume, mountpoint).await
     })?;
@@ -75,6 +77,7 @@ pub(super) async fn local_spec(
         options,
         state_dir: config.state.join("volumes").join(&local),
         control_socket: sockets.join(format!("{local}.sock")),
+        stores: Known::folder(&config.state),
         mountpoint,
     };
     refuse_second(&spec).await?;

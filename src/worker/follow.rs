@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::Bill;
 use super::control::{Control, Served, Stage, listen};
 use super::engine_change::unreadable;
 use super::format::Format;
@@ -44,7 +45,7 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
     std::fs::create_dir_all(dir)
         .map_err(WorkerError::local(format!("the state folder {}", dir.display())))?;
     let lock = StateDirLock::acquire(dir)?;
-    let places = places(spec.id, &spec.options)?;
+    let places = places(spec.id, &spec.options, &spec.known())?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
         return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
@@ -123,6 +124,7 @@ struct Ends {
     exit: Arc<Notify>,
     drained: watch::Receiver<Option<bool>>,
     stage: watch::Sender<Stage>,
+    mounting: Bill,
 }
 
 fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
@@ -136,7 +138,7 @@ fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
         drained: drain,
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { exit, drained, stage })
+    Ok(Ends { exit, drained, stage, mounting: Bill::begin() })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -157,6 +159,7 @@ async fn serve_until_end(
     let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
+    ends.mounting.log("mount", followed.fs.requests());
     let mut linger: Option<tokio::time::Instant> = None;
     loop {
         let lingering = async {
@@ -183,9 +186,11 @@ async fn serve_until_end(
             }
         }
     }
+    let bill = Bill::begin_with(followed.fs.requests());
     stop.cancel();
     // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
     following.abort();
+    bill.log("unmount", followed.fs.requests());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::{Bill, requests};
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
@@ -46,6 +47,7 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
 }
 
 async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
+    let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, _) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -97,6 +99,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
+    bill.log("mount", requests(&shared.volume));
     tokio::select! {
         () = asked_to_end(&mut terminate, &mut interrupt) => {}
         () = exit.notified() => {}
@@ -107,6 +110,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
         }
     }
     shared.closes();
+    let bill = Bill::begin_with(requests(&shared.volume));
     tracing::info!("unmounting; what was written goes to the bucket");
     let mountpoint = spec.mountpoint.clone();
     tokio::task::spawn_blocking(move || sys::detach_all(&mountpoint)).await??;
@@ -121,6 +125,7 @@ async fn run(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<()> {
     if closed.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;
     }
+    bill.log("unmount", requests(&shared.volume));
     drop(lock);
     // A socket that stays is removed by the next mount of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

@@ -10,6 +10,7 @@ use super::engine_change::to_ours;
 use super::epochs::EpochLog;
 use super::format::Format;
 use super::places::{Places, places};
+use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Volume, VolumeParts};
@@ -82,7 +83,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
     std::fs::create_dir_all(state_dir)
         .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
     let lock = StateDirLock::acquire(state_dir)?;
-    let places = places(spec.id, &spec.options)?;
+    let places = places(spec.id, &spec.options, &spec.known())?;
     let store = places.state_store.backend();
     let moved = || {
         let requests = store.requests();
@@ -118,6 +119,7 @@ async fn open_at(
     let format = Arc::new(Format::of(&places, spec.id));
     let known = format.open(&places).await?;
     let known = to_ours(&places, &format, known, spec.options.single_host).await?;
+    let known = essentials(&places, known, spec.options.single_host).await?;
 
     let epochs: Arc<EpochLog> = Arc::default();
     let object_store = places.state_store.engine(&places.state)?.into_inner();

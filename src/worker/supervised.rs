@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::{Bill, requests};
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::open::{Mounted, Successor, open};
@@ -71,6 +72,7 @@ fn runtime_builder() -> tokio::runtime::Builder {
 }
 
 async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow::Result<u8> {
+    let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -121,6 +123,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(id = %spec.id, "the volume is served");
+    bill.log("mount", requests(&shared.volume));
 
     let mut linger: Option<tokio::time::Instant> = None;
     let mut broke = None;
@@ -171,6 +174,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
     shared.closes();
+    let bill = Bill::begin_with(requests(&shared.volume));
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
@@ -192,6 +196,7 @@ async fn run(spec: WorkerSpec, device: OwnedFd, successor: Successor) -> anyhow:
     if result.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;
     }
+    bill.log("giving the volume back", requests(&shared.volume));
     drop(lock);
     // A socket that stays is removed by the next worker of this volume.
     let _ = std::fs::remove_file(&spec.control_socket);

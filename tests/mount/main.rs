@@ -8,6 +8,7 @@ mod adopted;
 mod bad_input;
 mod export;
 mod foreground;
+mod gateway;
 mod helper;
 mod plugin;
 mod purge;
