@@ -1,6 +1,6 @@
 //! The test S3 server as a program, to try volumes without an account anywhere.
 //!
-//! `cargo run --example demo-s3 -- --port 9000 --bucket demo [--latency-ms 20] [--log]`
+//! `cargo run --example demo-s3 -- --port 9000 --bucket demo [--latency-ms 20] [--gateway] [--log]`
 //!
 //! Objects live in memory and are gone when it ends.
 
@@ -31,6 +31,9 @@ struct Arguments {
     /// Every request waits this long, as if the store were far away.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
+    /// Speak as Ceph RGW 16 does.
+    #[arg(long)]
+    gateway: bool,
     /// Print each request.
     #[arg(long)]
     log: bool,
@@ -46,6 +49,9 @@ async fn main() -> anyhow::Result<()> {
         print: arguments.log,
     })?;
     server.set_latency(Duration::from_millis(arguments.latency_ms));
+    if arguments.gateway {
+        server.speak_as_gateway();
+    }
     for (name, value) in server.env() {
         println!("export {name}={value}");
     }

@@ -1,7 +1,7 @@
 //! Volume definitions in the bucket and their local mirror.
 //!
 //! Owns the keys `<home>/.s3vol/volumes/<name>.json` (one definition a volume, created with
-//! put-if-absent), `<state>/.s3vol/by-prefix/<hashes>/volume.json` (from a volume's URL to its uuid, so that
+//! put-if-absent), `<state>/.s3vol/stores/<hash>.json` (what a probe found of a store), `<state>/.s3vol/by-prefix/<hashes>/volume.json` (from a volume's URL to its uuid, so that
 //! one prefix never gets two states) and the first write of `<state>/.s3vol/v/<uuid>/format.json`.
 //!
 //! Invariants:
@@ -18,6 +18,7 @@ mod create;
 mod definition;
 mod error;
 mod file;
+mod ground;
 mod incarnation;
 mod lookup;
 mod mirror;
@@ -25,6 +26,7 @@ mod objects;
 mod overlap;
 mod remove;
 mod site;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,6 +44,7 @@ pub use incarnation::{Incarnation, find_state, incarnate};
 pub use lookup::Keep;
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site, Stores};
+pub use stores::record;
 
 use lookup::Breaker;
 use mirror::Mirror;
@@ -86,6 +89,13 @@ impl Catalog {
             asked: AtomicBool::new(true),
             listed: tokio::sync::Notify::new(),
         })
+    }
+
+    /// The home, before a record there is changed: with what is known of its store.
+    async fn home_to_change(&self) -> Result<Arc<dyn Site>, CatalogError> {
+        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        stores::look_up(home.as_ref(), home.as_ref()).await;
+        Ok(home)
     }
 
     /// Whether the home is the embedded store, which `docker plugin rm` deletes.

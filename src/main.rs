@@ -12,7 +12,8 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
         Ok(Command::Plugin(args)) => cli::supervise(args),
         Ok(Command::Driver) => {
-            cli::drive(|volumes| Arc::new(worker::EnginePurge::new().with_local(volumes)))
+            let purge = worker::EnginePurge::new();
+            cli::drive(|volumes, known| Arc::new(purge.with_local(volumes).knowing(known)))
         }
         Ok(Command::Umount { path, dead }) => {
             supervisor::umount_helper(&path, dead).map_err(Into::into)

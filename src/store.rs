@@ -10,12 +10,14 @@ mod cloud;
 mod engine;
 mod error;
 mod file;
+mod known;
 mod listing;
 mod location;
 mod meter;
 mod probe;
 mod properties;
 mod s3;
+mod trial;
 mod wire;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub use api::{
 };
 pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use known::{Finding, Knowledge, Known};
 pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
 pub use properties::{
@@ -42,18 +45,20 @@ pub use properties::{
 trait Backend: StoreBackend {
     fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError>;
 
-    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError>;
+    /// See [`Store::check`].
+    async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError>;
 
     /// Sends a DELETE that has expired already. `Ok` whatever the store did with it.
     async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError>;
-
-    /// Sets how ETags are written in conditions; only S3 has a choice.
-    fn spell_etags_bare(&self, _bare: bool) {}
 }
 
-/// One bucket through one endpoint; clones share the connections, counts and clock.
+/// One bucket through one endpoint; clones share the connections, counts and clock, and what is known of
+/// the bucket.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<dyn Backend>);
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    known: Arc<Knowledge>,
+}
 
 impl Store {
     /// Makes the handle. Sends nothing.
@@ -61,19 +66,20 @@ impl Store {
     /// # Errors
     /// Settings that cannot work, with cause and cure.
     pub fn open(location: &Location, settings: &StoreSettings) -> Result<Store, StoreError> {
-        Ok(Store(match location.scheme {
+        let backend: Arc<dyn Backend> = match location.scheme {
             Scheme::S3 => Arc::new(s3::S3Store::open(location, settings)?),
-
             Scheme::File => Arc::new(file::FileStore::open(location)?),
             Scheme::Azure | Scheme::Google => {
                 Arc::new(cloud::CloudStore::open(location, settings)?)
             }
-        }))
+        };
+        let known = settings.known.of(&location.store(), backend.endpoint());
+        Ok(Store { backend, known })
     }
 
     /// The objects' side, to be shared.
     pub fn backend(&self) -> Arc<dyn StoreBackend> {
-        Arc::clone(&self.0) as Arc<dyn StoreBackend>
+        Arc::clone(&self.backend) as Arc<dyn StoreBackend>
     }
 
     /// The store of one prefix for the metadata engine, with its own kill switch.
@@ -81,32 +87,38 @@ impl Store {
     /// # Errors
     /// A `file://` directory that cannot be made; settings that cannot work.
     pub fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError> {
-        self.0.engine(prefix)
+        self.backend.engine(prefix)
     }
 
     /// Tells within ten seconds whether the bucket can be used: wrong key, missing bucket, another
     /// region, unreachable endpoint, unknown name, clock that is off, refused certificate, access
-    /// denied. Sends one LIST, changes nothing.
+    /// denied. Sends one LIST, changes nothing. Returns the first two names below `prefix`.
     ///
     /// # Errors
     /// Each of these with cause and cure.
-    pub async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
-        self.0.check(prefix).await
+    pub async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
+        self.backend.check(prefix).await
     }
 
     /// Tries out what the store honours with own keys under `scratch`, which are removed again
-    /// (after a crash some may be left). About 50 requests. Remembers how ETags are spelled.
+    /// (after a crash some may be left). About 50 requests. What it finds is known from then on.
     ///
     /// # Errors
     /// When a plain write or read fails; a verb that is not honoured is no error.
     pub async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
-        probe::probe(self.0.as_ref(), scratch).await
+        let found = probe::probe(self.backend.as_ref(), &self.known, scratch).await?;
+        self.known.found(&found);
+        Ok(found)
     }
 
-    /// Takes over what an earlier probe found. Without it conditions on ETags are sent in the
-    /// usual spelling, which at worst loses them.
-    pub fn remember(&self, capabilities: &Capabilities) {
-        self.0.spell_etags_bare(capabilities.has(Verb::UnquotedEtag));
+    /// What was found out about it, by whomever.
+    pub fn known(&self) -> &Arc<Knowledge> {
+        &self.known
+    }
+
+    /// Learns what other processes of this host have found since it was opened.
+    pub fn look_up(&self) {
+        self.known.read_again();
     }
 }
 
@@ -114,6 +126,6 @@ impl std::ops::Deref for Store {
     type Target = dyn StoreBackend;
 
     fn deref(&self) -> &Self::Target {
-        self.0.as_ref()
+        self.backend.as_ref()
     }
 }

@@ -3,30 +3,157 @@
 #[path = "support/memory.rs"]
 mod memory;
 
-use std::sync::Arc;
+#[path = "support/s3server/mod.rs"]
+mod s3server;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use memory::{Memory, MemoryOpener};
 use parking_lot::Mutex;
-use s3vol::catalog::{Catalog, CatalogError, Definition, Purge, Purged, RetainAll};
+use s3server::{Logged, Op, Options, Rule, TestS3};
+use s3vol::catalog::{Catalog, CatalogError, Definition, Opener, Purge, Purged, RetainAll, Stores};
 use s3vol::config::PluginConfig;
+use s3vol::store::Known;
 use s3vol::types::VolumeName;
 
-async fn catalog(dir: &tempfile::TempDir, memory: &Arc<Memory>) -> Catalog {
-    catalog_with(dir, memory, &[]).await
+/// The bucket `bkt`: in memory, or behind a Ceph gateway.
+enum World {
+    Memory(Arc<Memory>),
+    Gateway(TestS3),
 }
 
-async fn catalog_with(
-    dir: &tempfile::TempDir,
-    memory: &Arc<Memory>,
-    more: &[(&str, &str)],
-) -> Catalog {
-    let state = dir.path().display().to_string();
-    let own = [("S3VOL_URL", "s3://b/team"), ("S3VOL_STATE", &state)];
-    let env = own.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string()));
-    let config = PluginConfig::parse(&env.collect()).unwrap();
-    let opener = Arc::new(MemoryOpener(Arc::clone(memory)));
-    Catalog::open(&config, opener, "test".to_owned()).await.unwrap()
+/// Runs a test in both.
+macro_rules! in_both {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn in_memory() {
+                super::$name(super::World::memory()).await;
+            }
+
+            #[tokio::test]
+            async fn behind_a_gateway() {
+                super::$name(super::World::gateway()).await;
+            }
+        }
+    )*};
+}
+
+in_both!(
+    overlapping_writers_are_refused,
+    a_careless_store_is_refused_unless_promised_alone,
+    removal_waits_for_the_grace_and_spares_what_was_there,
+    the_mirror_survives_and_follows_the_bucket,
+    a_host_may_read_only_what_others_write,
+    a_change_that_was_refused_says_what_differs_and_who_did_it,
+);
+
+impl World {
+    fn memory() -> Self {
+        World::Memory(Arc::default())
+    }
+
+    fn gateway() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let env = [
+                ("AWS_ACCESS_KEY_ID", s3server::ACCESS_KEY),
+                ("AWS_SECRET_ACCESS_KEY", s3server::SECRET_KEY),
+                ("AWS_EC2_METADATA_DISABLED", "true"),
+            ];
+            for (name, value) in env {
+                // SAFETY: all tests reach the environment through the standard library, which locks it.
+                unsafe { std::env::set_var(name, value) };
+            }
+        });
+        let server =
+            TestS3::with(Options { bucket: "bkt".to_owned(), ..Options::default() }).unwrap();
+        server.speak_as_gateway();
+        World::Gateway(server)
+    }
+
+    fn server(&self) -> &TestS3 {
+        match self {
+            World::Memory(_) => panic!("only behind a gateway"),
+            World::Gateway(server) => server,
+        }
+    }
+
+    fn put_object(&self, key: &str, body: &'static str) {
+        match self {
+            World::Memory(memory) => memory.put_object(&format!("bkt/{key}"), body),
+            World::Gateway(server) => server.put_foreign(key, body, &[]),
+        }
+    }
+
+    fn remove(&self, key: &str) {
+        match self {
+            World::Memory(memory) => memory.remove(&format!("bkt/{key}")),
+            World::Gateway(server) => assert!(server.delete_foreign(key)),
+        }
+    }
+
+    fn keys(&self) -> Vec<String> {
+        match self {
+            World::Memory(memory) => memory
+                .keys()
+                .iter()
+                .map(|key| key.strip_prefix("bkt/").unwrap().to_owned())
+                .collect(),
+            World::Gateway(server) => server.keys(""),
+        }
+    }
+
+    /// From now on every condition is overlooked.
+    fn be_careless(&self) {
+        match self {
+            World::Memory(memory) => memory.careless.store(true, Ordering::SeqCst),
+            World::Gateway(server) => {
+                server.fault(Rule::always(Some(Op::Put), "", s3server::Action::IgnoreConditions));
+            }
+        }
+    }
+
+    fn be_careful(&self) {
+        match self {
+            World::Memory(memory) => memory.careless.store(false, Ordering::SeqCst),
+            World::Gateway(server) => server.clear_faults(),
+        }
+    }
+
+    fn be_reachable(&self, reachable: bool) {
+        match (self, reachable) {
+            (World::Memory(memory), _) => memory.unreachable.store(!reachable, Ordering::SeqCst),
+            (World::Gateway(server), true) => server.restart(),
+            (World::Gateway(server), false) => server.stop(),
+        }
+    }
+}
+
+async fn catalog(dir: &tempfile::TempDir, world: &World) -> Catalog {
+    catalog_with(dir, world, &[]).await
+}
+
+/// On the host whose state folder is `dir`, as a process that has just started.
+async fn catalog_with(dir: &tempfile::TempDir, world: &World, more: &[(&str, &str)]) -> Catalog {
+    let mut env = BTreeMap::from([
+        ("S3VOL_URL".to_owned(), "s3://bkt/team".to_owned()),
+        ("S3VOL_STATE".to_owned(), dir.path().display().to_string()),
+    ]);
+    env.extend(more.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+    let opener: Arc<dyn Opener> = match world {
+        World::Memory(memory) => Arc::new(MemoryOpener(Arc::clone(memory))),
+        World::Gateway(server) => {
+            env.insert("S3VOL_ENDPOINT".to_owned(), server.endpoint());
+            Arc::new(Stores::knowing(Known::of_host(dir.path())))
+        }
+    };
+    let config = PluginConfig::parse(&env).unwrap();
+    let host = more.iter().find(|(name, _)| *name == "S3VOL_TEST_HOST").map_or("test", |(_, h)| h);
+    Catalog::open(&config, opener, host.to_owned()).await.unwrap()
 }
 
 fn name(text: &str) -> VolumeName {
@@ -40,6 +167,21 @@ async fn create(
 ) -> Result<Definition, CatalogError> {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     catalog.create(&name(volume), &options).await
+}
+
+/// Removes the volume on another host in the moment between a look at it and its change.
+struct Overtaking(Catalog);
+
+#[async_trait::async_trait]
+impl Purge for Overtaking {
+    async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
+        self.0.remove(&volume.name, &RetainAll).await?;
+        Ok(None)
+    }
+
+    async fn purge(&self, _volume: &Definition) -> Result<Purged, CatalogError> {
+        Ok(Purged::Done)
+    }
 }
 
 /// Notes what it is asked to purge.
@@ -58,40 +200,40 @@ impl Purge for Noting {
     }
 }
 
-#[tokio::test]
-async fn overlapping_writers_are_refused() {
-    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    let catalog = catalog(&dir, &memory).await;
+async fn overlapping_writers_are_refused(world: World) {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = catalog(&dir, &world).await;
     create(&catalog, "web", &[]).await.unwrap();
-    for url in ["s3://b/team/web", "s3://b/team/web/below"] {
+    for url in ["s3://bkt/team/web", "s3://bkt/team/web/below"] {
         let error = create(&catalog, "x", &[("url", url)]).await.unwrap_err().to_string();
         assert!(error.contains("overlaps"), "{url}: {error}");
     }
-    let same = [("url", "s3://b/team/web"), ("readonly", "true")];
+    let same = [("url", "s3://bkt/team/web"), ("readonly", "true")];
     let reader = create(&catalog, "reader", &same).await.unwrap();
     assert_eq!(reader.uuid, catalog.known(&name("web")).unwrap().uuid);
-    memory.put_object("b/other/.s3vol/v/1/format.json", "{}");
-    let around = [("url", "s3://b/other"), ("state_url", "s3://b/team")];
+    world.put_object("other/.s3vol/v/1/format.json", "{}");
+    let around = [("url", "s3://bkt/other"), ("state_url", "s3://bkt/team")];
     let error = create(&catalog, "around", &around).await.unwrap_err().to_string();
     assert!(error.contains("holds the state of volumes"), "{error}");
 }
 
-#[tokio::test]
-async fn a_careless_store_is_refused_unless_promised_alone() {
-    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    memory.careless.store(true, Ordering::SeqCst);
-    let catalog = catalog(&dir, &memory).await;
+async fn a_careless_store_is_refused_unless_promised_alone(world: World) {
+    let dir = tempfile::tempdir().unwrap();
+    world.be_careless();
+    let catalog = catalog(&dir, &world).await;
     let error = create(&catalog, "v", &[]).await.unwrap_err().to_string();
     assert!(error.contains("create-if-absent") && error.contains("single_host=true"), "{error}");
-    assert!(memory.keys().is_empty(), "{:?}", memory.keys());
+    assert!(world.keys().is_empty(), "{:?}", world.keys());
     create(&catalog, "v", &[("single_host", "")]).await.unwrap();
+    // A store that was mended is not refused by what was known.
+    world.be_careful();
+    create(&catalog, "w", &[]).await.unwrap();
 }
 
-#[tokio::test]
-async fn removal_waits_for_the_grace_and_spares_what_was_there() {
-    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    memory.put_object("b/team/old/photo.jpg", "x");
-    let catalog = catalog(&dir, &memory).await;
+async fn removal_waits_for_the_grace_and_spares_what_was_there(world: World) {
+    let dir = tempfile::tempdir().unwrap();
+    world.put_object("team/old/photo.jpg", "x");
+    let catalog = catalog(&dir, &world).await;
     let purge = Noting::default();
     let old = create(&catalog, "old", &[]).await.unwrap();
     let new = create(&catalog, "new", &[]).await.unwrap();
@@ -101,7 +243,7 @@ async fn removal_waits_for_the_grace_and_spares_what_was_there() {
     assert!(error.contains("in use on beta (9)"), "{error}");
 
     catalog.remove(&name("old"), &purge).await.unwrap();
-    assert!(!memory.keys().contains(&"b/team/.s3vol/volumes/old.json".to_owned()));
+    assert!(!world.keys().contains(&"team/.s3vol/volumes/old.json".to_owned()));
     // Its state is found again.
     assert_eq!(create(&catalog, "old", &[]).await.unwrap().uuid, old.uuid);
 
@@ -109,7 +251,8 @@ async fn removal_waits_for_the_grace_and_spares_what_was_there() {
     catalog.sweep(&purge).await.unwrap();
     assert_eq!(create(&catalog, "new", &[]).await.unwrap().uuid, new.uuid);
     catalog.remove(&name("new"), &purge).await.unwrap();
-    memory.clock.store(25 * 3600 * 1000, Ordering::SeqCst);
+    drop(catalog);
+    let catalog = catalog_with(&dir, &world, &[("S3VOL_GRACE", "0s")]).await;
     let error = create(&catalog, "new", &[]).await.unwrap_err().to_string();
     assert!(error.contains("being deleted"), "{error}");
     catalog.sweep(&purge).await.unwrap();
@@ -117,54 +260,52 @@ async fn removal_waits_for_the_grace_and_spares_what_was_there() {
     assert_ne!(create(&catalog, "new", &[]).await.unwrap().uuid, new.uuid);
 }
 
-#[tokio::test]
-async fn the_mirror_survives_and_follows_the_bucket() {
-    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    let here = catalog(&dir, &memory).await;
+async fn the_mirror_survives_and_follows_the_bucket(world: World) {
+    let dir = tempfile::tempdir().unwrap();
+    let here = catalog(&dir, &world).await;
     create(&here, "a", &[]).await.unwrap();
     drop(here);
-    let again = catalog(&dir, &memory).await;
-    memory.unreachable.store(true, Ordering::SeqCst);
+    let again = catalog(&dir, &world).await;
+    world.be_reachable(false);
     assert!(again.known(&name("a")).is_some());
-    memory.unreachable.store(false, Ordering::SeqCst);
+    world.be_reachable(true);
 
     let other_dir = tempfile::tempdir().unwrap();
-    let there = catalog(&other_dir, &memory).await;
+    let there = catalog(&other_dir, &world).await;
     create(&there, "b", &[]).await.unwrap();
-    memory.put_object("b/team/.s3vol/volumes/broken.json", "{");
+    world.put_object("team/.s3vol/volumes/broken.json", "{");
     again.refresh(&|_| false).await.unwrap();
     assert_eq!(again.all().len(), 2);
     there.remove(&name("b"), &RetainAll).await.unwrap();
     again.refresh(&|_| false).await.unwrap();
     assert_eq!(again.all().len(), 1);
     // A definition that vanished stays while the volume is in use.
-    memory.remove("b/team/.s3vol/volumes/a.json");
+    world.remove("team/.s3vol/volumes/a.json");
     again.refresh(&|_| true).await.unwrap();
     assert!(again.known(&name("a")).is_some());
     again.refresh(&|_| false).await.unwrap();
     assert!(again.known(&name("a")).is_none());
 }
 
-#[tokio::test]
-async fn a_host_may_read_only_what_others_write() {
-    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    let writer = catalog(&dir, &memory).await;
+async fn a_host_may_read_only_what_others_write(world: World) {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = catalog(&dir, &world).await;
     let reads = [("readonly", "true")];
     let error = create(&writer, "web", &reads).await.unwrap_err().to_string();
     assert!(error.contains("mount it once without readonly"), "{error}");
-    assert!(memory.keys().is_empty(), "{:?}", memory.keys());
+    assert!(world.keys().is_empty(), "{:?}", world.keys());
     let web = create(&writer, "web", &[]).await.unwrap();
     assert!(!web.options.readonly);
 
     let other = tempfile::tempdir().unwrap();
-    let reader = catalog(&other, &memory).await;
-    let before = memory.keys();
+    let reader = catalog(&other, &world).await;
+    let before = world.keys();
     let followed = create(&reader, "web", &reads).await.unwrap();
     assert_eq!(followed.uuid, web.uuid);
     let here = |catalog: &Catalog| catalog.known(&name("web")).unwrap().options.readonly;
     assert!(followed.options.readonly && here(&reader));
     drop(reader);
-    let reader = catalog(&other, &memory).await;
+    let reader = catalog(&other, &world).await;
     reader.refresh(&|_| true).await.unwrap();
     assert!(here(&reader), "it is remembered");
     assert!(create(&reader, "web", &[]).await.unwrap().options.readonly, "nothing else was said");
@@ -175,12 +316,104 @@ async fn a_host_may_read_only_what_others_write() {
     create(&reader, "web", &reads).await.unwrap();
     // A host that reads everything only removes nothing either.
     let env = [("S3VOL_READONLY", "true")];
-    let all = catalog_with(&other, &memory, &env).await;
+    let all = catalog_with(&other, &world, &env).await;
     assert!(here(&all));
     all.remove(&name("web"), &Noting::default()).await.unwrap();
     drop(all);
     assert!(!create(&reader, "web", &[("readonly", "false")]).await.unwrap().options.readonly);
-    assert_eq!(memory.keys(), before);
+    assert_eq!(world.keys(), before);
     writer.refresh(&|_| true).await.unwrap();
     assert!(!here(&writer));
+}
+
+async fn a_change_that_was_refused_says_what_differs_and_who_did_it(world: World) {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let here = catalog(&dir, &world).await;
+    let there = catalog_with(&other, &world, &[("S3VOL_TEST_HOST", "beta")]).await;
+    create(&here, "web", &[]).await.unwrap();
+    let error = here.remove(&name("web"), &Overtaking(there)).await.unwrap_err().to_string();
+    assert!(
+        error.contains("it was removed by beta") && error.contains("written by beta"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_every_version_keeps_no_volume_for_ever() {
+    let (world, dir) = (World::memory(), tempfile::tempdir().unwrap());
+    let catalog = catalog(&dir, &world).await;
+    create(&catalog, "web", &[]).await.unwrap();
+    let World::Memory(memory) = &world else { panic!("in memory") };
+    memory.refuses_versions.store(true, Ordering::SeqCst);
+    catalog.remove(&name("web"), &Noting::default()).await.unwrap();
+    assert!(catalog.known(&name("web")).is_none());
+}
+
+/// The requests that were refused for their condition.
+fn refused(log: &[Logged]) -> Vec<&Logged> {
+    log.iter().filter(|entry| entry.status == 412).collect()
+}
+
+/// Wherever it is looked for: on the host that probed, on one that did not, and where nobody knows.
+#[tokio::test]
+async fn what_a_probe_found_is_known_to_every_process_from_its_first_request() {
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    let first = catalog(&dir, &world).await;
+    for volume in ["a", "b", "c"] {
+        create(&first, volume, &[]).await.unwrap();
+    }
+    drop(first);
+    let other = tempfile::tempdir().unwrap();
+    for (host, volume) in [(&dir, "a"), (&other, "b")] {
+        let process = catalog(host, &world).await;
+        server.clear_log();
+        process.remove(&name(volume), &RetainAll).await.unwrap();
+        let log = server.log();
+        assert!(refused(&log).is_empty(), "{volume}: {log:#?}");
+    }
+    let stores = server.keys("team/.s3vol/stores/");
+    assert_eq!(stores.len(), 1);
+    world.remove(&stores[0]);
+    let stranger = tempfile::tempdir().unwrap();
+    let process = catalog(&stranger, &world).await;
+    server.clear_log();
+    process.remove(&name("c"), &RetainAll).await.unwrap();
+    assert_eq!(refused(&server.log()).len(), 2, "with quotes, and for a version that is stale");
+    // What it learned by that is known there, too.
+    create(&process, "c", &[]).await.unwrap();
+    drop(process);
+    let process = catalog(&stranger, &world).await;
+    server.clear_log();
+    process.remove(&name("c"), &RetainAll).await.unwrap();
+    assert!(refused(&server.log()).is_empty());
+}
+
+/// Groups of requests of which each waited for the ones before.
+fn rounds(log: &[Logged]) -> usize {
+    let (mut rounds, mut until) = (0, None);
+    for entry in log {
+        if until.is_none_or(|until| entry.time >= until) {
+            rounds += 1;
+            until = None;
+        }
+        let end = entry.time + entry.took;
+        until = Some(until.map_or(end, |until: std::time::SystemTime| until.min(end)));
+    }
+    rounds
+}
+
+#[tokio::test]
+async fn a_create_on_a_known_store_takes_eight_requests_in_four_rounds() {
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    let catalog = catalog(&dir, &world).await;
+    create(&catalog, "first", &[]).await.unwrap();
+    server.set_latency(Duration::from_millis(300));
+    server.clear_log();
+    create(&catalog, "second", &[]).await.unwrap();
+    let log = server.log();
+    let shown: Vec<_> = log.iter().map(|entry| (entry.op, &entry.key, entry.status)).collect();
+    assert!(log.len() <= 8, "{} requests: {shown:#?}", log.len());
+    assert!(rounds(&log) <= 4, "{} rounds: {shown:#?}", rounds(&log));
 }

@@ -119,6 +119,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
             options,
             state_dir: self.dir.path().join("state"),
             control_socket: self.dir.path().join("control"),
+            stores: self.dir.path().join("stores"),
             mountpoint: self.path(""),
         }
     }

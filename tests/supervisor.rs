@@ -146,6 +146,7 @@ impl Rig {
             options,
             state_dir: self.dir.path().join("state"),
             control_socket: self.dir.path().join("control"),
+            stores: self.dir.path().join("stores"),
             mountpoint: self.volume(name),
         }
     }

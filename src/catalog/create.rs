@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::definition::{Definition, FORMAT, definition_key};
-use super::objects::{self, REQUEST};
-use super::{Catalog, CatalogError, Site, incarnate};
+use super::incarnation::{Prepared, prepare};
+use super::objects::{self, REQUEST, Replaced};
+use super::remove::changed;
+use super::{Catalog, CatalogError, Site, stores};
 use crate::config::{BucketUrl, VolumeOptions};
-use crate::store::Condition;
 use crate::types::VolumeName;
 
 impl Catalog {
@@ -20,16 +21,52 @@ impl Catalog {
         let mut options = self.parse(given, name)?;
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         let key = definition_key(home.prefix(), name);
-        home.check().await?;
-        if let Some((found, version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
-        {
-            return self.confirm(home.as_ref(), found, version, given).await;
+        // The usual case is a new volume, or one that this host knows.
+        let likely_new = self.mirror.get(name).is_none() && !options.readonly;
+        if !likely_new {
+            home.check().await?;
+            if let Some((found, version)) = objects::read(home.store(), &key, REQUEST).await? {
+                return self.confirm(home.as_ref(), found, version, given).await;
+            }
         }
-        // Volumes that other hosts created since the last refresh count too.
-        self.refresh(&|_| true).await?;
-        self.refuse_overlap(name, &options)?;
-        let incarnation = incarnate(self.opener.as_ref(), &options).await?;
+        let prepared = {
+            let mut preparing = std::pin::pin!(prepare(self.opener.as_ref(), &options, likely_new));
+            // Volumes that other hosts created since the last refresh count too.
+            let mut refreshing = std::pin::pin!(self.refresh(&|_| true));
+            let (prepared, refreshed) = tokio::select! {
+                prepared = &mut preparing => match prepared {
+                    // What keeps us from the bucket takes longer to be told there.
+                    Err(error @ CatalogError::Store(_)) => return Err(error),
+                    prepared => (prepared, refreshing.await),
+                },
+                refreshed = &mut refreshing => (preparing.await, refreshed),
+            };
+            let exists = match likely_new && self.mirror.get(name).is_some() {
+                true => objects::read(home.store(), &key, REQUEST).await,
+                false => Ok(None),
+            };
+            if let Ok(Some((found, version))) = exists {
+                if let Ok(prepared) = &prepared {
+                    prepared.undo().await;
+                }
+                return self.confirm(home.as_ref(), found, version, given).await;
+            }
+            let judged = exists.and(refreshed).and_then(|()| self.refuse_overlap(name, &options));
+            match (prepared, judged) {
+                (Ok(prepared), Ok(())) => prepared,
+                (Ok(prepared), Err(error)) => {
+                    prepared.undo().await;
+                    return Err(error);
+                }
+                // It names the other volume.
+                (Err(_), Err(error @ CatalogError::Refused(_))) => return Err(error),
+                (Err(error), _) => return Err(error),
+            }
+        };
+        let incarnation = match prepared {
+            Prepared::Found(found) => found,
+            Prepared::Free(draft) => draft.claim(self.opener.as_ref(), &options).await?,
+        };
         options.state_url = incarnation.state_url;
         let definition = Definition {
             format: FORMAT,
@@ -38,16 +75,17 @@ impl Catalog {
             created_at: rfc3339_now(),
             options,
             adopted: incarnation.adopted,
+            written_by: self.host.clone(),
             removing: None,
         };
-        if objects::write(home.store(), &key, &definition, Condition::Absent).await? {
+        if let Some(at) = objects::create(home.store(), &key, &definition).await? {
             tracing::info!(volume = %name, url = %definition.options.url, id = %definition.uuid,
                 adopted = definition.adopted, "volume created");
             if self.home.embedded {
                 tracing::warn!(volume = %name,
                     "kept inside the plugin; docker plugin rm deletes it");
             }
-            self.mirror.learn(definition.clone(), None, true).await?;
+            self.mirror.learn(definition.clone(), Some(at), true).await?;
             return Ok(definition);
         }
         match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
@@ -104,16 +142,16 @@ impl Catalog {
             )));
         }
         self.refuse_overlap(&name, &found.options)?;
-        let back = Definition { removing: None, ..found };
+        let back = Definition { removing: None, written_by: self.host.clone(), ..found.clone() };
         let key = definition_key(home.prefix(), &name);
-        if objects::write(home.store(), &key, &back, Condition::Is(version)).await? {
-            tracing::info!(volume = %name, "brought back within the grace of its removal");
-            self.mirror.learn(back.clone(), None, true).await?;
-            Ok(back)
-        } else {
-            Err(CatalogError::Refused(format!(
-                "volume {name} was changed by another host at the same time; try again"
-            )))
+        stores::look_up(home, home).await;
+        match objects::replace(home.store(), &key, (&found, version), &back).await? {
+            Replaced::Yes(at) => {
+                tracing::info!(volume = %name, "brought back within the grace of its removal");
+                self.mirror.learn(back.clone(), Some(at), true).await?;
+                Ok(back)
+            }
+            Replaced::No(now) => Err(changed(&found, now)),
         }
     }
 

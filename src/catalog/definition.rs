@@ -15,6 +15,9 @@ pub(super) const FORMAT: u32 = 1;
 const DEEPEST: usize = 20;
 const HASHED: usize = 6;
 
+/// The name of a by-prefix entry in its folder.
+pub(super) const ENTRY: &str = "volume.json";
+
 /// `<home>/.s3vol/volumes/<name>.json`: one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
@@ -26,6 +29,8 @@ pub struct Definition {
     pub options: VolumeOptions,
     /// Objects were there before the volume was: they are not ours to delete.
     pub adopted: bool,
+    /// The host that wrote this record last.
+    pub written_by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removing: Option<Removing>,
 }
@@ -43,6 +48,30 @@ pub struct Removing {
 }
 
 impl Definition {
+    /// What another host made of this one meanwhile, and which host, for a person.
+    pub fn changed_to(&self, now: &Definition) -> String {
+        let mut what = Vec::new();
+        if self.uuid != now.uuid {
+            what.push(format!("it is another volume of that name, {}", now.uuid));
+        }
+        what.extend(match (&self.removing, &now.removing) {
+            (None, Some(removing)) => Some(format!("it was removed by {}", removing.by)),
+            (Some(_), None) => Some("it was brought back".to_owned()),
+            (Some(before), Some(removing)) if before.purging != removing.purging => {
+                Some("its objects are being deleted".to_owned())
+            }
+            (Some(before), Some(removing)) if before != removing => {
+                Some(format!("it was brought back and removed again by {}", removing.by))
+            }
+            _ => None,
+        });
+        what.extend(now.options.differences(&self.options));
+        if what.is_empty() {
+            what.push("in its notes only".to_owned());
+        }
+        format!("{} (written by {})", what.join(", "), now.written_by)
+    }
+
     /// Whether `docker volume rm` deletes objects, or only forgets the volume.
     pub fn deletes(&self) -> bool {
         match self.options.on_remove {
@@ -103,7 +132,13 @@ pub(super) fn definition_key(home: &KeyPrefix, name: &VolumeName) -> ObjectKey {
 }
 
 pub(super) fn prefix_key(base: &KeyPrefix, url: &BucketUrl) -> ObjectKey {
-    prefix_folder(base, url).key("volume.json")
+    prefix_folder(base, url).key(ENTRY)
+}
+
+/// Below it are the entries of the whole bucket of `url`.
+pub(super) fn prefix_root(base: &KeyPrefix, url: &BucketUrl) -> KeyPrefix {
+    let root = BucketUrl { prefix: KeyPrefix::new(""), ..url.clone() };
+    prefix_folder(base, &root)
 }
 
 /// Below it are the entries of `url` and of everything inside it, as the places themselves lie: each

@@ -1,14 +1,13 @@
 //! From a place to the one state it has: found, or made.
 
-use std::sync::Arc;
-
 use super::definition::{FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder};
+use super::ground::Ground;
 use super::objects::{self, REQUEST};
 use super::overlap::refuse_nested;
-use super::{CatalogError, Opener, Site};
-use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use super::{CatalogError, Opener, stores};
+use crate::config::VolumeOptions;
 use crate::meta::EngineHome;
-use crate::store::{Condition, ListRequest, Verb};
+use crate::store::{Capabilities, Finding, Send, Verb};
 use crate::types::VolumeId;
 
 /// The state that belongs to a prefix.
@@ -27,58 +26,9 @@ pub async fn incarnate(
     opener: &dyn Opener,
     options: &VolumeOptions,
 ) -> Result<Incarnation, CatalogError> {
-    let url = parsed("url", &options.url)?;
-    let state_url = parsed("state_url", &options.state_url)?;
-    let volume = opener.open(&url, options).await?;
-    volume.check().await?;
-    let state = opener.open(&state_url, options).await?;
-    if !state_url.same_bucket(&url) {
-        state.check().await?;
-    }
-    if let Some(found) = find(opener, options, &url, &state_url, &state).await? {
-        return Ok(found);
-    }
-    if options.readonly {
-        return Err(CatalogError::Refused(format!(
-            "there is no volume at {url} yet that could be followed: mount it once without readonly, \
-             on any host, with credentials that may write"
-        )));
-    }
-    refuse_foreign_state(volume.as_ref(), &url).await?;
-    for (place, site) in places(opener, options, &url, &state_url, &state).await? {
-        match refuse_nested(&site, &url).await {
-            // A folder above a file:// volume need not be a store of ours at all.
-            Err(CatalogError::Store(_)) if place != state_url && is_local(&place) => {}
-            judged => judged?,
-        }
-    }
-    let adopted = !is_empty(volume.as_ref(), "").await?;
-    let id = VolumeId::random();
-    let entry = PrefixEntry {
-        format: FORMAT,
-        url: url.to_string(),
-        uuid: id,
-        state_url: state_url.to_string(),
-        adopted,
-    };
-    write_format(volume.as_ref(), state.as_ref(), &url, &state_url, id, options.single_host)
-        .await?;
-    let key = prefix_key(state.prefix(), &url);
-    if objects::write(state.store(), &key, &entry, Condition::Absent).await? {
-        // Once more: whoever made one around or inside meanwhile sees ours, or is seen.
-        if let Err(error) = refuse_nested(&state, &url).await {
-            drop(state.store().delete(&key, plain()).await);
-            drop(state.store().delete(&format_key(state.prefix(), id), plain()).await);
-            return Err(error);
-        }
-        tracing::info!(%url, %id, adopted, "new volume state");
-        return Ok(Incarnation { id, state_url: entry.state_url, adopted });
-    }
-    // Somebody else was first: theirs counts, ours was never used.
-    drop(state.store().delete(&format_key(state.prefix(), id), plain()).await);
-    match find(opener, options, &url, &state_url, &state).await? {
-        Some(found) => Ok(found),
-        None => Err(CatalogError::Unknown(key.to_string())),
+    match prepare(opener, options, false).await? {
+        Prepared::Found(found) => Ok(found),
+        Prepared::Free(draft) => draft.claim(opener, options).await,
     }
 }
 
@@ -87,169 +37,237 @@ pub async fn find_state(
     opener: &dyn Opener,
     options: &VolumeOptions,
 ) -> Result<Option<Incarnation>, CatalogError> {
-    let url = parsed("url", &options.url)?;
-    let state_url = parsed("state_url", &options.state_url)?;
-    let state = opener.open(&state_url, options).await?;
-    find(opener, options, &url, &state_url, &state).await
+    Ground::open(opener, options).await?.find(opener, options).await
 }
 
-/// Looks for the by-prefix entry of `url` where it is written now and where a host with another
-/// home would have written it: beside any folder above it.
-async fn find(
-    opener: &dyn Opener,
-    options: &VolumeOptions,
-    url: &BucketUrl,
-    state_url: &BucketUrl,
-    state: &Arc<dyn Site>,
-) -> Result<Option<Incarnation>, CatalogError> {
-    let places = places(opener, options, url, state_url, state).await?;
-    for (place, site) in places {
-        let key = prefix_key(site.prefix(), url);
-        let read = objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await;
-        let entry = match read {
-            Ok(Some((entry, _))) if entry.url == url.to_string() => entry,
-            Ok(Some((entry, _))) => {
-                return Err(CatalogError::Refused(format!(
-                    "{url} and {} cannot be told apart by their hashes; use another prefix",
-                    entry.url
-                )));
-            }
-            Ok(None) => continue,
-            // A folder above a file:// volume need not be a store of ours at all.
-            Err(CatalogError::Store(_)) if place != *state_url && is_local(&place) => continue,
-            Err(error) => return Err(error),
-        };
-        let held_at = parsed("state_url", &entry.state_url)?;
-        let site = opener.open(&held_at, options).await?;
-        check_endpoint(opener, options, url, site.as_ref(), entry.uuid).await?;
-        return Ok(Some(Incarnation {
-            id: entry.uuid,
-            state_url: entry.state_url,
-            adopted: entry.adopted,
-        }));
-    }
-    Ok(None)
+/// What a place is.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    Found(Incarnation),
+    /// Nobody's. The state is there, and nothing leads to it yet.
+    Free(Draft),
 }
 
-/// Where the by-prefix entry of `url` may be: where it is written now, and where a host with another home
-/// would have written it.
-async fn places(
-    opener: &dyn Opener,
-    options: &VolumeOptions,
-    url: &BucketUrl,
-    state_url: &BucketUrl,
-    state: &Arc<dyn Site>,
-) -> Result<Vec<(BucketUrl, Arc<dyn Site>)>, CatalogError> {
-    let mut places = vec![(state_url.clone(), Arc::clone(state))];
-    let mut above = url.parent();
-    while let Some(place) = above {
-        above = place.parent();
-        // The root of the file system is not a store.
-        let is_disk_root =
-            place.scheme == crate::config::Scheme::File && place.prefix.as_str().is_empty();
-        if place != *state_url && !is_disk_root {
-            let site = opener.open(&place, options).await?;
-            places.push((place, site));
+impl Prepared {
+    /// Nothing is to be made there after all.
+    pub async fn undo(&self) {
+        if let Prepared::Free(draft) = self {
+            draft.undo().await;
         }
     }
-    Ok(places)
 }
 
-fn is_local(place: &BucketUrl) -> bool {
-    place.scheme == crate::config::Scheme::File
+/// A state that nothing leads to. It has to be claimed or undone.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Draft {
+    ground: Ground,
+    id: VolumeId,
+    adopted: bool,
+    /// `format.json` may be there.
+    written: bool,
+    /// What was found out just now, of the volume's store and of the state's.
+    findings: [Option<Finding>; 2],
 }
 
-/// Two endpoints may be two sites that replicate to each other, where each proves every condition
-/// alone; so one volume is used through one endpoint.
-async fn check_endpoint(
+/// Looks at the place of a volume and, unless it has a state, writes the first part of one.
+///
+/// `likely_new`: no state is expected to be found. Then everything is asked at once, and where the store
+/// is known `format.json` is written in the same moment: nothing leads to it, and it is deleted again if
+/// the place turns out to be taken.
+pub(super) async fn prepare(
     opener: &dyn Opener,
     options: &VolumeOptions,
-    url: &BucketUrl,
-    state: &dyn Site,
-    id: VolumeId,
-) -> Result<(), CatalogError> {
-    let key = format_key(state.prefix(), id);
-    let Some((format, _)) = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?
-    else {
-        // The worker judges damage, with the means to repair it.
-        return Ok(());
-    };
-    let volume = opener.open(url, options).await?;
-    let ours = volume.store().endpoint();
-    if format.endpoint == ours {
-        return Ok(());
+    likely_new: bool,
+) -> Result<Prepared, CatalogError> {
+    let ground = Ground::open(opener, options).await?;
+    let mut checked = None;
+    if !likely_new || options.readonly {
+        checked = Some(ground.check().await?);
+        if let Some(found) = ground.find(opener, options).await? {
+            return Ok(Prepared::Found(found));
+        }
+        if options.readonly {
+            return Err(CatalogError::Refused(format!(
+                "there is no volume at {} yet that could be followed: mount it once without readonly, \
+                 on any host, with credentials that may write",
+                ground.url
+            )));
+        }
     }
-    Err(CatalogError::Refused(format!(
-        "the volume at {url} is used through the endpoint {}, not {ours}; two endpoints may be two \
-         copies of the bucket, so give endpoint={}",
-        format.endpoint, format.endpoint
-    )))
-}
-
-async fn write_format(
-    volume: &dyn Site,
-    state: &dyn Site,
-    url: &BucketUrl,
-    state_url: &BucketUrl,
-    id: VolumeId,
-    single_host: bool,
-) -> Result<(), CatalogError> {
-    let scratch = state_folder(state.prefix(), id).join("probe/");
-    let state_capabilities = state.probe(&scratch).await?;
-    let capabilities = if state_url.same_bucket(url) {
-        state_capabilities.clone()
-    } else {
-        volume.probe(&volume.prefix().join(".s3vol-probe/")).await?
+    let mut draft = Draft {
+        ground,
+        id: VolumeId::random(),
+        adopted: false,
+        written: false,
+        findings: [None, None],
     };
-    if !state_capabilities.has(Verb::CreateIfAbsent) && !single_host {
-        return Err(CatalogError::Refused(format!(
-            "the store of {state_url} does not honour create-if-absent (If-None-Match: * on PUT), so \
-             two hosts could write one volume at once and lose data; use another store, or promise \
-             with -o single_host=true that only this host ever mounts the volume"
-        )));
+    let ahead = draft
+        .ground
+        .known()
+        .filter(|(_, state)| is_sound(state, options))
+        .filter(|_| likely_new && !draft.ground.state_is_inside());
+    draft.written = ahead.is_some();
+    let looked = async {
+        let ground = &draft.ground;
+        let checking = async {
+            match checked {
+                Some(page) => Ok(page),
+                None => ground.check().await,
+            }
+        };
+        let writing = async {
+            match ahead {
+                Some((volume, state)) => draft.write_format(volume, state, options).await,
+                None => Ok(()),
+            }
+        };
+        let (page, taken, written) = tokio::join!(checking, ground.taken(), writing);
+        let page = page?;
+        if taken? && let Some(found) = ground.find(opener, options).await? {
+            return Ok(Err(found));
+        }
+        let adopted = ground.refuse_foreign_state(&page).await?;
+        written?;
+        Ok(Ok(adopted))
     }
-    let record = VolumeFormat {
-        format: FORMAT,
-        uuid: id,
-        endpoint: volume.store().endpoint().to_owned(),
-        capabilities,
-        state_capabilities,
-        engine: EngineHome::first(),
-        switching: None,
-        deleting: None,
-    };
-    let key = format_key(state.prefix(), id);
-    match objects::write(state.store(), &key, &record, Condition::Absent).await? {
-        true => Ok(()),
-        false => Err(CatalogError::Unknown(key.to_string())),
+    .await;
+    match looked {
+        Ok(Ok(adopted)) => draft.adopted = adopted,
+        Ok(Err(found)) => {
+            draft.undo().await;
+            return Ok(Prepared::Found(found));
+        }
+        Err(error) => {
+            draft.undo().await;
+            return Err(error);
+        }
+    }
+    if !draft.written {
+        let (volume, state) = draft.find_out(options).await?;
+        draft.written = true;
+        if let Err(error) = draft.write_format(volume, state, options).await {
+            draft.undo().await;
+            return Err(error);
+        }
+    }
+    Ok(Prepared::Free(draft))
+}
+
+impl Draft {
+    /// What the two stores honour: known, recorded, or probed.
+    async fn find_out(
+        &mut self,
+        options: &VolumeOptions,
+    ) -> Result<(Capabilities, Capabilities), CatalogError> {
+        let Ground { volume, state, state_url, url, .. } = &self.ground;
+        let scratch = state_folder(state.prefix(), self.id).join("probe/");
+        let (state_honours, found) =
+            stores::capabilities(state.as_ref(), state.as_ref(), &scratch, |found| {
+                is_sound(found, options)
+            })
+            .await?;
+        self.findings[1] = found;
+        if state_url.same_bucket(url) {
+            return Ok((state_honours.clone(), state_honours));
+        }
+        let scratch = volume.prefix().join(".s3vol-probe/");
+        let (honours, found) =
+            stores::capabilities(volume.as_ref(), state.as_ref(), &scratch, |_| true).await?;
+        self.findings[0] = found;
+        Ok((honours, state_honours))
+    }
+
+    async fn write_format(
+        &self,
+        capabilities: Capabilities,
+        state_capabilities: Capabilities,
+        options: &VolumeOptions,
+    ) -> Result<(), CatalogError> {
+        let Ground { volume, state, state_url, .. } = &self.ground;
+        if !is_sound(&state_capabilities, options) {
+            return Err(CatalogError::Refused(format!(
+                "the store of {state_url} does not honour create-if-absent (If-None-Match: * on PUT), so \
+                 two hosts could write one volume at once and lose data; use another store, or promise \
+                 with -o single_host=true that only this host ever mounts the volume"
+            )));
+        }
+        let record = VolumeFormat {
+            format: FORMAT,
+            uuid: self.id,
+            endpoint: volume.store().endpoint().to_owned(),
+            capabilities,
+            state_capabilities,
+            engine: EngineHome::first(),
+            switching: None,
+            deleting: None,
+        };
+        let key = format_key(state.prefix(), self.id);
+        match objects::create_unique(state.store(), &key, &record).await? {
+            Some(_) => Ok(()),
+            None => Err(CatalogError::Unknown(key.to_string())),
+        }
+    }
+
+    /// Makes it the state of the place, unless somebody else was first: theirs counts then.
+    pub async fn claim(
+        self,
+        opener: &dyn Opener,
+        options: &VolumeOptions,
+    ) -> Result<Incarnation, CatalogError> {
+        let Ground { url, state_url, state, .. } = &self.ground;
+        let entry = PrefixEntry {
+            format: FORMAT,
+            url: url.to_string(),
+            uuid: self.id,
+            state_url: state_url.to_string(),
+            adopted: self.adopted,
+        };
+        let key = prefix_key(state.prefix(), url);
+        match objects::create(state.store(), &key, &entry).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                self.undo().await;
+                return match self.ground.find(opener, options).await? {
+                    Some(found) => Ok(found),
+                    None => Err(CatalogError::Unknown(key.to_string())),
+                };
+            }
+            // It may be there, and then leads to what was written.
+            Err(error) => return Err(error),
+        }
+        // Once more: whoever made one around or inside meanwhile sees ours, or is seen.
+        if let Err(error) = refuse_nested(state.as_ref(), url).await {
+            drop(state.store().delete(&key, Send::plain(REQUEST)).await);
+            self.undo().await;
+            return Err(error);
+        }
+        self.record().await;
+        let Draft { id, adopted, .. } = self;
+        tracing::info!(%url, %id, adopted, "new volume state");
+        Ok(Incarnation { id, state_url: entry.state_url, adopted })
+    }
+
+    /// Takes away what was written. What cannot be taken away is one small object that nothing names.
+    pub async fn undo(&self) {
+        if self.written {
+            let state = &self.ground.state;
+            let key = format_key(state.prefix(), self.id);
+            drop(state.store().delete(&key, Send::plain(REQUEST)).await);
+        }
+    }
+
+    async fn record(&self) {
+        let Ground { volume, state, .. } = &self.ground;
+        for (site, found) in [volume, state].into_iter().zip(&self.findings) {
+            if let Some(found) = found {
+                stores::record(site.as_ref(), state.as_ref(), found).await;
+            }
+        }
     }
 }
 
-/// A volume around the state of others would show and settle it as files.
-async fn refuse_foreign_state(volume: &dyn Site, url: &BucketUrl) -> Result<(), CatalogError> {
-    if is_empty(volume, ".s3vol/").await? {
-        return Ok(());
-    }
-    Err(CatalogError::Refused(format!(
-        "{url}.s3vol/ holds the state of volumes, so a volume at {url} would lie around them; use a \
-         prefix beside them"
-    )))
-}
-
-async fn is_empty(site: &dyn Site, below: &str) -> Result<bool, CatalogError> {
-    let request = ListRequest {
-        prefix: format!("{}{below}", site.prefix()),
-        delimiter: false,
-        token: None,
-        max_keys: 1,
-    };
-    Ok(site.store().list(request, REQUEST).await?.entries.is_empty())
-}
-
-fn plain() -> crate::store::Send {
-    crate::store::Send::plain(REQUEST)
-}
-
-fn parsed(name: &str, text: &str) -> Result<BucketUrl, CatalogError> {
-    BucketUrl::parse(text).map_err(|problem| ConfigErrors::one(name, problem).into())
+/// Whether one host alone can have a volume whose state is on a store that honours this.
+fn is_sound(state: &Capabilities, options: &VolumeOptions) -> bool {
+    state.has(Verb::CreateIfAbsent) || options.single_host
 }

@@ -31,39 +31,123 @@ pub(super) async fn read<T: DeserializeOwned>(
     }
 }
 
-/// Writes `record` if the key is in the state that `condition` says; `false` when it is not.
-pub(super) async fn write<T: Serialize>(
+/// Writes `record` where nothing is; `None` when something is there.
+pub(super) async fn create<T: Serialize>(
     store: &dyn StoreBackend,
     key: &ObjectKey,
     record: &T,
-    condition: Condition,
-) -> Result<bool, CatalogError> {
-    let body = serde_json::to_vec_pretty(record)
-        .map_err(|source| CatalogError::Damaged { key: key.to_string(), source })?;
-    // A request that we gave up on must not arrive later and undo somebody's work.
-    let expires = store.now(REQUEST).await?.plus(REQUEST.as_millis() as i64);
-    let send = Send { condition, not_after: Some(expires), timeout: REQUEST };
-    match store
-        .put(key, Bytes::from(body.clone()), &Attributes::new(), &Properties::default(), send)
-        .await
-    {
-        PutOutcome::Won(_) => Ok(true),
-        PutOutcome::Lost => Ok(false),
-        PutOutcome::Ambiguous(error) => {
-            tracing::warn!(%key, %error, "a write has an unknown outcome; reading it back");
-            match store.get(key, None, None, REQUEST).await {
-                Ok(got) if got.data == body => Ok(true),
-                Ok(_) => Ok(false),
-                Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => {
-                    if error.is_transient() {
-                        Err(CatalogError::Unknown(key.to_string()))
-                    } else {
-                        Err(error.into())
-                    }
-                }
-                Err(_) => Err(error.into()),
-            }
+) -> Result<Option<Version>, CatalogError> {
+    let body = bytes_of(key, record)?;
+    let send = expiring(store, Condition::Absent).await?;
+    put(store, key, body, send).await
+}
+
+/// The same for a name that is used once, so that nobody minds when it arrives.
+pub(super) async fn create_unique<T: Serialize>(
+    store: &dyn StoreBackend,
+    key: &ObjectKey,
+    record: &T,
+) -> Result<Option<Version>, CatalogError> {
+    let send = Send { condition: Condition::Absent, ..Send::plain(REQUEST) };
+    put(store, key, bytes_of(key, record)?, send).await
+}
+
+/// What became of a replacement.
+#[must_use]
+pub(super) enum Replaced<T> {
+    Yes(Version),
+    /// It is another record by now, or none.
+    No(Option<T>),
+}
+
+/// Writes `new` if the record at `key` still is `old` of this version.
+///
+/// A refusal is looked into: who rewrote the same record changed nothing, and a store that refuses every
+/// condition on a version gets the request without one, right after that look.
+pub(super) async fn replace<T: Serialize + DeserializeOwned + PartialEq>(
+    store: &dyn StoreBackend,
+    key: &ObjectKey,
+    (old, version): (&T, Version),
+    new: &T,
+) -> Result<Replaced<T>, CatalogError> {
+    let body = bytes_of(key, new)?;
+    let mut condition = Condition::Is(version.clone());
+    loop {
+        let send = expiring(store, condition.clone()).await?;
+        let unsure = match plain_put(store, key, body.clone(), send).await {
+            PutOutcome::Won(version) => return Ok(Replaced::Yes(version)),
+            PutOutcome::Lost => None,
+            PutOutcome::Ambiguous(error) => Some(error),
+        };
+        let (now, at) = match read::<T>(store, key, REQUEST).await {
+            Ok(Some(now)) => now,
+            Ok(None) => return Ok(Replaced::No(None)),
+            Err(error) => return Err(unsure.map_or(error, Into::into)),
+        };
+        match (now == *new, now == *old) {
+            (true, _) => return Ok(Replaced::Yes(at)),
+            (_, false) => return Ok(Replaced::No(Some(now))),
+            _ => {}
         }
+        // Nothing was changed by anybody.
+        condition = match (&condition, unsure) {
+            (_, Some(error)) if error.kind != StoreErrorKind::Unsupported => {
+                return Err(error.into());
+            }
+            (Condition::Is(asked), None) if !at.same(asked) => Condition::Is(at),
+            (Condition::Is(_), refused) => {
+                tracing::warn!(%key, error = refused.map(|e| e.to_string()),
+                    "the store refuses a condition that holds (If-Match); the record is replaced \
+                     without it, because it was just seen to be unchanged");
+                Condition::None
+            }
+            (_, Some(error)) => return Err(error.into()),
+            (_, None) => return Err(CatalogError::Unknown(key.to_string())),
+        };
+    }
+}
+
+fn bytes_of<T: Serialize>(key: &ObjectKey, record: &T) -> Result<Bytes, CatalogError> {
+    match serde_json::to_vec_pretty(record) {
+        Ok(body) => Ok(Bytes::from(body)),
+        Err(source) => Err(CatalogError::Damaged { key: key.to_string(), source }),
+    }
+}
+
+/// A request that we gave up on must not arrive later and undo somebody's work.
+async fn expiring(store: &dyn StoreBackend, condition: Condition) -> Result<Send, CatalogError> {
+    let expires = store.now(REQUEST).await?.plus(REQUEST.as_millis() as i64);
+    Ok(Send { condition, not_after: Some(expires), timeout: REQUEST })
+}
+
+async fn plain_put(
+    store: &dyn StoreBackend,
+    key: &ObjectKey,
+    body: Bytes,
+    send: Send,
+) -> PutOutcome {
+    store.put(key, body, &Attributes::new(), &Properties::default(), send).await
+}
+
+async fn put(
+    store: &dyn StoreBackend,
+    key: &ObjectKey,
+    body: Bytes,
+    send: Send,
+) -> Result<Option<Version>, CatalogError> {
+    let error = match plain_put(store, key, body.clone(), send).await {
+        PutOutcome::Won(version) => return Ok(Some(version)),
+        PutOutcome::Lost => return Ok(None),
+        PutOutcome::Ambiguous(error) => error,
+    };
+    tracing::warn!(%key, %error, "a write has an unknown outcome; reading it back");
+    match store.get(key, None, None, REQUEST).await {
+        Ok(got) if got.data == body => Ok(Some(got.info.version)),
+        Ok(_) => Ok(None),
+        Err(StoreError { kind: StoreErrorKind::NotFound, .. }) if error.is_transient() => {
+            Err(CatalogError::Unknown(key.to_string()))
+        }
+        Err(_) => Err(error.into()),
     }
 }
 
@@ -79,8 +163,7 @@ pub(super) async fn delete(
         Some(now) if !now.version.same(version) => return Ok(false),
         Some(_) => {}
     }
-    let expires = store.now(REQUEST).await?.plus(REQUEST.as_millis() as i64);
-    let send = Send { condition: Condition::None, not_after: Some(expires), timeout: REQUEST };
+    let send = expiring(store, Condition::None).await?;
     match store.delete(key, send).await {
         PutOutcome::Won(_) => Ok(true),
         PutOutcome::Lost => Ok(false),

@@ -1,20 +1,43 @@
 //! No volume inside another one: each would take what the other settles for changes from outside.
 
-use std::sync::Arc;
-
-use super::definition::{PrefixEntry, prefix_folder, prefix_key};
+use super::definition::{ENTRY, PrefixEntry, prefix_folder, prefix_key, prefix_root};
 use super::objects::{self, REQUEST};
 use super::{CatalogError, Site};
 use crate::config::BucketUrl;
 use crate::store::ListRequest;
 use crate::types::ObjectKey;
 
+/// As many entries of a bucket are looked at all together, by their keys; of more, those are asked for
+/// that could be in the way.
+const FEW: u32 = 100;
+
 /// Refuses `url` if an entry in `state` is of a volume around it or inside it. Entries of volumes that
-/// were only forgotten count: their state is kept.
-pub(super) async fn refuse_nested(
-    state: &Arc<dyn Site>,
-    url: &BucketUrl,
-) -> Result<(), CatalogError> {
+/// were only forgotten count: their state is kept. Returns whether there is one of `url` itself.
+pub(super) async fn refuse_nested(state: &dyn Site, url: &BucketUrl) -> Result<bool, CatalogError> {
+    let of_bucket = ListRequest {
+        prefix: prefix_root(state.prefix(), url).as_str().to_owned(),
+        delimiter: false,
+        token: None,
+        max_keys: FEW,
+    };
+    let page = state.store().list(of_bucket, REQUEST).await?;
+    if page.next.is_some() {
+        return refuse_among_many(state, url).await;
+    }
+    let own = prefix_folder(state.prefix(), url);
+    let mut taken = false;
+    for entry in page.entries {
+        let Some(folder) = entry.key.as_str().strip_suffix(ENTRY) else { continue };
+        if folder == own.as_str() {
+            taken = true;
+        } else if folder.starts_with(own.as_str()) || own.as_str().starts_with(folder) {
+            refuse_entry(state, &entry.key, url).await?;
+        }
+    }
+    Ok(taken)
+}
+
+async fn refuse_among_many(state: &dyn Site, url: &BucketUrl) -> Result<bool, CatalogError> {
     let mut around = url.parent();
     while let Some(outer) = around {
         around = outer.parent();
@@ -28,16 +51,18 @@ pub(super) async fn refuse_nested(
         // Our own may be one of them.
         max_keys: 2,
     };
+    let mut taken = false;
     for entry in state.store().list(inside, REQUEST).await?.entries {
-        if entry.key != own {
-            refuse_entry(state, &entry.key, url).await?;
+        match entry.key == own {
+            true => taken = true,
+            false => refuse_entry(state, &entry.key, url).await?,
         }
     }
-    Ok(())
+    Ok(taken)
 }
 
 async fn refuse_entry(
-    state: &Arc<dyn Site>,
+    state: &dyn Site,
     key: &ObjectKey,
     url: &BucketUrl,
 ) -> Result<(), CatalogError> {

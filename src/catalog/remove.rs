@@ -3,10 +3,9 @@
 use async_trait::async_trait;
 
 use super::definition::{Definition, Removing, definition_key, prefix_key};
-use super::objects::{self, REQUEST};
+use super::objects::{self, REQUEST, Replaced};
 use super::{Catalog, CatalogError, Site};
 use crate::config::BucketUrl;
-use crate::store::Condition;
 use crate::types::{StoreTime, VolumeName};
 
 /// How far a purge came.
@@ -68,7 +67,7 @@ impl Catalog {
                 })
                 .await;
         }
-        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let home = self.home_to_change().await?;
         let key = definition_key(home.prefix(), name);
         let Some((found, version)) =
             objects::read::<Definition>(home.store(), &key, REQUEST).await?
@@ -83,15 +82,11 @@ impl Catalog {
                 "volume {name} is in use on {holder}; stop its containers there first"
             )));
         }
-        let lost = || {
-            CatalogError::Refused(format!(
-                "volume {name} was changed by another host at the same time; try again"
-            ))
-        };
         if !found.deletes() {
             // The by-prefix entry and the state stay: what is still in motion lives there.
             if !objects::delete(home.store(), &key, &version).await? {
-                return Err(lost());
+                let now = objects::read::<Definition>(home.store(), &key, REQUEST).await?;
+                return Err(changed(&found, now.map(|(now, _)| now)));
             }
             tracing::info!(volume = %name, url = %found.options.url,
                 "volume forgotten; its objects stay");
@@ -100,18 +95,20 @@ impl Catalog {
         let since = home.store().now(REQUEST).await?;
         let marked = Definition {
             removing: Some(Removing { since, by: self.host.clone(), purging: false }),
-            ..found
+            written_by: self.host.clone(),
+            ..found.clone()
         };
-        if !objects::write(home.store(), &key, &marked, Condition::Is(version)).await? {
-            return Err(lost());
-        }
+        let at = match objects::replace(home.store(), &key, (&found, version), &marked).await? {
+            Replaced::Yes(at) => at,
+            Replaced::No(now) => return Err(changed(&found, now)),
+        };
         tracing::info!(volume = %name, grace = ?self.grace,
             "volume removed; its objects are deleted after the grace");
         self.mirror
             .change(|volumes| {
                 if let Some(entry) = volumes.get_mut(name) {
                     entry.definition = marked;
-                    entry.version = None;
+                    entry.version = Some(at);
                     // Capture off: it is no longer one of ours.
                     entry.declared = false;
                 }
@@ -136,7 +133,7 @@ impl Catalog {
         if removing.is_empty() {
             return Ok(());
         }
-        let home = self.opener.open(&self.home.url, &self.defaults).await?;
+        let home = self.home_to_change().await?;
         let now = home.store().now(REQUEST).await?;
         for known in removing {
             let name = known.name.clone();
@@ -166,7 +163,7 @@ impl Catalog {
         let name = known.name;
         let key = definition_key(home.prefix(), &name);
         // The mirror may be behind a revival on another host.
-        let Some((mut found, mut version)) =
+        let Some((found, mut version)) =
             objects::read::<Definition>(home.store(), &key, REQUEST).await?
         else {
             return self.mirror.change(|v| v.remove(&name).is_some()).await;
@@ -175,16 +172,24 @@ impl Catalog {
             return self.mirror.learn(found, Some(version), false).await;
         }
         // A revival that read the entry within the grace must not win after its objects are gone.
-        if let Some(removing) = found.removing.as_mut().filter(|r| !r.purging) {
+        let mut purging = Definition { written_by: self.host.clone(), ..found.clone() };
+        if let Some(removing) = purging.removing.as_mut().filter(|r| !r.purging) {
             removing.purging = true;
-            if !objects::write(home.store(), &key, &found, Condition::Is(version)).await? {
+            let replaced =
+                objects::replace(home.store(), &key, (&found, version), &purging).await?;
+            if let Replaced::No(now) = replaced {
+                let error = changed(&found, now);
+                tracing::info!(volume = %name, %error, "not deleted");
                 return Ok(());
             }
             match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
-                Some((now, at)) if now == found => version = at,
+                Some((now, at)) if now == purging => version = at,
                 _ => return Ok(()),
             }
+        } else {
+            purging = found;
         }
+        let found = purging;
         match purge.purge(&found).await? {
             Purged::Later(why) => tracing::info!(volume = %name, why, "not deleted yet"),
             Purged::Done => {
@@ -215,4 +220,18 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// Why a record was not changed, as it was looked at after that.
+pub(super) fn changed(before: &Definition, now: Option<Definition>) -> CatalogError {
+    let name = &before.name;
+    CatalogError::Refused(match now {
+        Some(now) => format!(
+            "volume {name} was changed by another host at the same time: {}; try again",
+            before.changed_to(&now)
+        ),
+        None => format!(
+            "volume {name} was taken out of the catalog by another host at the same time; try again"
+        ),
+    })
 }

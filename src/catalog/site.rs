@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{
-    Capabilities, Encryption, Location, Store, StoreBackend, StoreError, StoreSettings,
+    Capabilities, Encryption, Knowledge, Known, ListPage, Location, Store, StoreBackend,
+    StoreError, StoreSettings,
 };
 use crate::types::KeyPrefix;
 
@@ -21,11 +22,14 @@ pub trait Site: std::fmt::Debug + Send + Sync + 'static {
     fn prefix(&self) -> &KeyPrefix;
 
     /// Whether the place can be used: bucket, credentials, clock, certificate, each with its own
-    /// error, within 10 s.
-    async fn check(&self) -> Result<(), StoreError>;
+    /// error, within 10 s. Returns the first two names there.
+    async fn check(&self) -> Result<ListPage, StoreError>;
 
-    /// What the store honours, tried verb by verb with objects below `scratch`.
+    /// What the store honours, tried verb by verb with objects below `scratch`. It is known from then on.
     async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError>;
+
+    /// What is known of the store.
+    fn known(&self) -> &Knowledge;
 }
 
 /// Opens places; the options give endpoint, region and path style, the environment the
@@ -43,13 +47,23 @@ pub trait Opener: std::fmt::Debug + Send + Sync + 'static {
 /// The real stores. Keeps one handle a bucket, because a handle holds connections and the store's
 /// clock.
 #[derive(Debug, Default)]
-pub struct Stores(Mutex<HashMap<StoreKey, Store>>);
+pub struct Stores {
+    handles: Mutex<HashMap<StoreKey, Store>>,
+    known: Known,
+}
 
 /// Scheme and bucket, endpoint, region, path style, encryption, whether the requester pays.
 type StoreKey = (String, Option<String>, Option<String>, Option<bool>, Option<Encryption>, bool);
 
 /// More buckets than this are a sign of changing options, not of use.
 const HANDLES: usize = 64;
+
+impl Stores {
+    /// With what this host knows of stores.
+    pub fn knowing(known: Known) -> Self {
+        Stores { known, ..Stores::default() }
+    }
+}
 
 #[async_trait]
 impl Opener for Stores {
@@ -67,11 +81,13 @@ impl Opener for Stores {
             Encryption::of(options),
             options.requester_pays,
         );
-        if let Some(store) = self.0.lock().get(&key) {
+        if let Some(store) = self.handles.lock().get(&key) {
+            store.look_up();
             return Ok(Arc::new(Place { store: store.clone(), prefix: location.prefix }));
         }
-        let store = Store::open(&location, &StoreSettings::of(options))?;
-        let mut handles = self.0.lock();
+        let settings = StoreSettings { known: self.known.clone(), ..StoreSettings::of(options) };
+        let store = Store::open(&location, &settings)?;
+        let mut handles = self.handles.lock();
         if handles.len() >= HANDLES {
             handles.clear();
         }
@@ -96,11 +112,15 @@ impl Site for Place {
         &self.prefix
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<ListPage, StoreError> {
         self.store.check(&self.prefix).await
     }
 
     async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
         self.store.probe(scratch).await
+    }
+
+    fn known(&self) -> &Knowledge {
+        self.store.known()
     }
 }

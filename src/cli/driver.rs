@@ -10,12 +10,14 @@ use super::environment;
 use crate::catalog::{Catalog, Purge, Stores};
 use crate::config::{ConfigErrors, PluginConfig};
 use crate::driver::{Driver, DriverSettings, SupervisorChannel, Workers, serve};
+use crate::store::Known;
 use crate::sys::{self, Inherited};
 use crate::telemetry;
 
 /// Serves the inherited plugin socket until SIGTERM or until the supervisor is gone. `purge`
-/// deletes removed volumes; it is made with the folder of this host's volumes.
-pub fn drive(purge: impl FnOnce(PathBuf) -> Arc<dyn Purge>) -> anyhow::Result<()> {
+/// deletes removed volumes; it is made with the folder of this host's volumes and with what the host
+/// knows of stores.
+pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Result<()> {
     let listener =
         UnixListener::from(sys::inherited(Inherited::First).context("the plugin socket")?);
     let channel =
@@ -29,10 +31,11 @@ pub fn drive(purge: impl FnOnce(PathBuf) -> Arc<dyn Purge>) -> anyhow::Result<()
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let channel = Arc::new(SupervisorChannel::new(channel)?);
         let workers: Arc<dyn Workers> = Arc::<SupervisorChannel>::clone(&channel);
-        let opener = Arc::new(Stores::default());
+        let known = Known::of_host(&config.state);
+        let opener = Arc::new(Stores::knowing(known.clone()));
         let catalog = Arc::new(Catalog::open(&config, opener, sys::hostname()).await?);
         let settings = DriverSettings::new(&config.state, &config.mounts);
-        let purge = purge(DriverSettings::volumes(&config.state));
+        let purge = purge(DriverSettings::volumes(&config.state), known);
         let driver = Driver::start(settings, catalog, workers, purge).await?;
         tracing::info!(home = %config.home.url, state = %config.state.display(), "driver serves");
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -10,6 +10,7 @@ use super::mount::local_spec;
 use super::settings;
 use crate::catalog::{Stores, find_state};
 use crate::config::VolumeOptions;
+use crate::store::Known;
 use crate::worker::{Progress, export_volume};
 
 /// Holds the volume while it works, as a mount would.
@@ -22,7 +23,8 @@ pub fn export(args: ExportArgs) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
-        let Some(found) = find_state(&Stores::default(), &volume).await? else {
+        let known = Known::of_host(&config.state);
+        let Some(found) = find_state(&Stores::knowing(known), &volume).await? else {
             bail!("there is no volume at {}", args.url);
         };
         volume.state_url = found.state_url;

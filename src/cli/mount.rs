@@ -11,6 +11,7 @@ use super::{enter, settings};
 use crate::catalog::{Stores, incarnate};
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::DriverSettings;
+use crate::store::Known;
 use crate::sys::MountFlags;
 use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
@@ -41,7 +42,8 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
         // Before anything is asked of the bucket: whoever is ending here may be waiting for it.
         let left = enter::make_way(&config.state, &volume, &mountpoint).await?;
         enter::free_place(&config.state, &mountpoint)?;
-        let found = incarnate(&Stores::default(), &volume).await.map_err(anyhow::Error::from);
+        let stores = Stores::knowing(Known::of_host(&config.state));
+        let found = incarnate(&stores, &volume).await.map_err(anyhow::Error::from);
         let found = match left {
             Some(left) => found.context(left)?,
             None => found?,
@@ -72,6 +74,7 @@ pub(super) async fn local_spec(
         options,
         state_dir: config.state.join("volumes").join(&local),
         control_socket: sockets.join(format!("{local}.sock")),
+        stores: Known::folder(&config.state),
         mountpoint,
     };
     enter::vacate(&spec.control_socket, &spec.state_dir).await?;

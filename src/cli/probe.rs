@@ -6,9 +6,9 @@ use anyhow::bail;
 
 use super::args::{ProbeArgs, options};
 use super::settings;
-use crate::catalog::{Opener, Stores};
+use crate::catalog::{Opener, Stores, record};
 use crate::config::{BucketUrl, ConfigErrors, Scheme, VolumeOptions};
-use crate::store::Verb;
+use crate::store::{Known, Verb};
 use crate::types::VolumeId;
 
 const VERBS: &[(Verb, &str)] = &[
@@ -36,10 +36,17 @@ pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
     let volume = VolumeOptions::parse_for_url(&below, &given, &config.defaults)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let capabilities = runtime.block_on(async {
-        let site = Stores::default().open(&url, &volume).await?;
+        let stores = Stores::knowing(Known::of_host(&config.state));
+        let site = stores.open(&url, &volume).await?;
         site.check().await?;
         let scratch = site.prefix().join(&format!(".s3vol/probe/{}/", VolumeId::random()));
-        site.probe(&scratch).await
+        let found = site.probe(&scratch).await?;
+        if let (Ok(state), Some(finding)) =
+            (BucketUrl::parse(&volume.state_url), site.known().current())
+        {
+            record(site.as_ref(), stores.open(&state, &volume).await?.as_ref(), &finding).await;
+        }
+        anyhow::Ok(found)
     })?;
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let mut out = std::io::stdout().lock();

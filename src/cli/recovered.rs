@@ -8,6 +8,7 @@ use super::args::{RecoveredCommand, RecoveredVolume, options};
 use super::settings;
 use crate::catalog::{Stores, find_state};
 use crate::config::VolumeOptions;
+use crate::store::Known;
 use crate::worker::{Recovered, Shelf};
 
 /// Reads the bucket only; the volume may be in use anywhere.
@@ -60,11 +61,12 @@ async fn shelf(args: &RecoveredVolume) -> anyhow::Result<Shelf> {
     let config = settings(None)?;
     let given = options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
-    let Some(found) = find_state(&Stores::default(), &volume).await? else {
+    let known = Known::of_host(&config.state);
+    let Some(found) = find_state(&Stores::knowing(known.clone()), &volume).await? else {
         bail!("no volume was ever mounted from {}", args.url);
     };
     volume.state_url = found.state_url;
-    Ok(Shelf::of(found.id, &volume)?)
+    Ok(Shelf::of(found.id, &volume, &known)?)
 }
 
 async fn find(shelf: &Shelf, name: &str) -> anyhow::Result<Recovered> {

@@ -17,6 +17,7 @@ use super::lanes::{Attached, Lane, Phase};
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
+use crate::store::Known;
 use crate::types::VolumeName;
 use crate::worker::WorkerSpec;
 
@@ -352,6 +353,7 @@ impl Driver {
             state_dir: DriverSettings::volumes(state).join(&local),
             // Short: a socket's path has at most 107 bytes, a volume's name up to 128.
             control_socket: DriverSettings::control_sockets(state).join(format!("{local}.sock")),
+            stores: Known::folder(state),
             mountpoint: self.mountpoint(&volume.name),
         }
     }

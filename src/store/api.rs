@@ -128,6 +128,74 @@ pub struct RequestCounts {
     pub bytes_down: u64,
 }
 
+impl RequestCounts {
+    /// What was sent since `before`.
+    pub fn since(self, before: RequestCounts) -> RequestCounts {
+        RequestCounts {
+            get: self.get - before.get,
+            head: self.head - before.head,
+            put: self.put - before.put,
+            list: self.list - before.list,
+            delete: self.delete - before.delete,
+            copy: self.copy - before.copy,
+            multipart: self.multipart - before.multipart,
+            bytes_up: self.bytes_up - before.bytes_up,
+            bytes_down: self.bytes_down - before.bytes_down,
+        }
+    }
+
+    fn kinds(&self) -> [(&'static str, u64); 7] {
+        [
+            ("get", self.get),
+            ("head", self.head),
+            ("put", self.put),
+            ("list", self.list),
+            ("delete", self.delete),
+            ("copy", self.copy),
+            ("multipart", self.multipart),
+        ]
+    }
+}
+
+impl std::ops::Add for RequestCounts {
+    type Output = RequestCounts;
+
+    fn add(self, other: RequestCounts) -> RequestCounts {
+        RequestCounts {
+            get: self.get + other.get,
+            head: self.head + other.head,
+            put: self.put + other.put,
+            list: self.list + other.list,
+            delete: self.delete + other.delete,
+            copy: self.copy + other.copy,
+            multipart: self.multipart + other.multipart,
+            bytes_up: self.bytes_up + other.bytes_up,
+            bytes_down: self.bytes_down + other.bytes_down,
+        }
+    }
+}
+
+/// `5 requests (3 get, 2 put), 4 KiB up, 12 KiB down`.
+impl std::fmt::Display for RequestCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sent: Vec<String> = self
+            .kinds()
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        let all: u64 = self.kinds().into_iter().map(|(_, count)| count).sum();
+        let of = if sent.is_empty() { String::new() } else { format!(" ({})", sent.join(", ")) };
+        let kib = |bytes: u64| bytes.div_ceil(1024);
+        write!(
+            f,
+            "{all} requests{of}, {} KiB up, {} KiB down",
+            kib(self.bytes_up),
+            kib(self.bytes_down)
+        )
+    }
+}
+
 /// The verbs that the probe judges one by one.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,

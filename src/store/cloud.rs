@@ -36,7 +36,8 @@ use super::meter::{about, host_time};
 use super::s3::{CREDENTIALS_TIMEOUT, READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
-    ListRequest, Location, Scheme, StoreBackend, StoreError, StoreErrorKind, StoreSettings,
+    ListPage, ListRequest, Location, Scheme, StoreBackend, StoreError, StoreErrorKind,
+    StoreSettings,
 };
 use crate::clock::boottime;
 use crate::types::{KeyPrefix, ObjectKey, StoreTime};
@@ -459,12 +460,12 @@ impl super::Backend for CloudStore {
         Ok(EngineStore::new(store, gate, None))
     }
 
-    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+    async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
         let request = ListRequest {
             prefix: prefix.as_str().to_owned(),
             delimiter: true,
             token: None,
-            max_keys: 1,
+            max_keys: 2,
         };
         let listed = self.list(request, CHECK_TIME).await;
         if let Some(store) = self.wire.clock().now() {
@@ -482,7 +483,7 @@ impl super::Backend for CloudStore {
                 });
             }
         }
-        listed.map(|_| ())
+        listed
     }
 
     async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {

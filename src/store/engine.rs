@@ -25,7 +25,9 @@ use object_store::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Knowledge;
 use super::meter::{Kind, Meter};
+use super::s3::xml::unquote;
 use super::wire::{Fault, FaultKind, Progress, Wire};
 
 /// Longest time without a byte moving; a slow link that moves is not cut.
@@ -89,20 +91,27 @@ pub(super) struct Connector {
     /// `None` for clients that serve no engine.
     gate: Option<Gate>,
     idle: Duration,
+    /// How the store wants ETags in conditions, if it has a choice.
+    known: Option<Arc<Knowledge>>,
 }
 
 impl Connector {
     pub(super) fn for_engine(wire: &Wire, gate: &Gate) -> Self {
-        Connector { wire: wire.clone(), gate: Some(gate.clone()), idle: ENGINE_IDLE }
+        Connector { wire: wire.clone(), gate: Some(gate.clone()), idle: ENGINE_IDLE, known: None }
+    }
+
+    /// Conditions are written as is known of the store.
+    pub(super) fn spelling(self, known: &Arc<Knowledge>) -> Self {
+        Connector { known: Some(Arc::clone(known)), ..self }
     }
 
     /// For listings, whose caller has a deadline of its own.
     pub(super) fn for_listing(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE }
+        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE, known: None }
     }
 
     pub(super) fn for_credentials(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None, idle: CREDENTIALS_IDLE }
+        Connector { wire: wire.clone(), gate: None, idle: CREDENTIALS_IDLE, known: None }
     }
 }
 
@@ -145,6 +154,9 @@ impl Connector {
         *head.status_mut() = response.status();
         *head.headers_mut() = std::mem::take(response.headers_mut());
         let (mut head, ()) = head.into_parts();
+        if self.known.as_ref().is_some_and(|known| known.is_bare()) {
+            bare_etag(&mut head.headers);
+        }
         if head.status.is_client_error() && self.gate.is_some() {
             let mut text = Vec::new();
             while let Some(piece) =
@@ -190,6 +202,15 @@ impl hyper::body::Body for StreamedBody {
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, HttpError>>> {
         let next = self.get_mut().0.get_mut().poll_next_unpin(cx);
         next.map(|piece| piece.map(|piece| piece.map(hyper::body::Frame::data)))
+    }
+}
+
+/// `object_store` names an ETag in a condition as it was answered, and signs that, so it is the answer
+/// that gets the spelling that the store wants to see.
+fn bare_etag(headers: &mut http::HeaderMap) {
+    let etag = headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
+    if let Some(bare) = etag.and_then(|etag| unquote(etag).parse().ok()) {
+        headers.insert(http::header::ETAG, bare);
     }
 }
 

@@ -377,7 +377,7 @@ impl super::Backend for FileStore {
         Ok(EngineStore::new(store, Gate::new(), Some(Arc::clone(&self.meter))))
     }
 
-    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+    async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
         const CHECK_TIME: Duration = Duration::from_secs(9);
         let key = format!("{prefix}check");
         self.run(CHECK_TIME, move |disk| {
@@ -388,7 +388,10 @@ impl super::Backend for FileStore {
             disk.sweep(&place.own());
             Ok(())
         })
-        .await
+        .await?;
+        let prefix = prefix.as_str().to_owned();
+        let first = ListRequest { prefix, delimiter: true, token: None, max_keys: 2 };
+        self.list(first, CHECK_TIME).await
     }
 
     async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! Where a volume lies, as the user writes it: `s3://bucket/prefix` and its siblings.
 
-use super::{Encryption, StoreError, StoreErrorKind};
+use super::{Encryption, Known, StoreError, StoreErrorKind};
 use crate::config::VolumeOptions;
 use crate::types::{KeyPrefix, Secret};
 
@@ -98,6 +98,13 @@ impl Location {
     }
 }
 
+impl Location {
+    /// Scheme and bucket, without the prefix.
+    pub(super) fn store(&self) -> String {
+        format!("{}://{}", self.scheme.as_str(), self.bucket)
+    }
+}
+
 impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let slash = if self.bucket.ends_with('/') { "" } else { "/" };
@@ -171,6 +178,8 @@ pub struct StoreSettings {
     pub encryption: Option<Encryption>,
     /// S3: whoever asks pays, not the owner of the bucket.
     pub requester_pays: bool,
+    /// What this host knows of stores; by default nothing.
+    pub known: Known,
 }
 
 impl StoreSettings {
@@ -183,6 +192,7 @@ impl StoreSettings {
             keys: None,
             encryption: Encryption::of(options),
             requester_pays: options.requester_pays,
+            known: Known::default(),
         }
     }
 }

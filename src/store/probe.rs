@@ -6,11 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Attributes, Backend, Capabilities, Condition, Properties, PutOutcome, Send, StoreError,
-    StoreErrorKind, Verb,
+    Attributes, Backend, Capabilities, Condition, Knowledge, Properties, PutOutcome, Send,
+    StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
+/// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
+/// believed.
+pub(super) const VERSION: u32 = 1;
 /// For each request of the probe.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.
@@ -19,9 +22,11 @@ const RACERS: usize = 8;
 /// Tries every verb on keys of its own under `scratch` and removes them again.
 pub(super) async fn probe(
     store: &dyn Backend,
+    known: &Knowledge,
     scratch: &KeyPrefix,
 ) -> Result<Capabilities, StoreError> {
-    let run = Probe { store, keys: scratch.join(&format!("probe-{}", uuid::Uuid::new_v4())) };
+    let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
+    let run = Probe { store, known, keys };
     let found = run.verbs().await;
     run.clean().await;
     found
@@ -29,6 +34,8 @@ pub(super) async fn probe(
 
 struct Probe<'a> {
     store: &'a dyn Backend,
+    /// How ETags are spelled.
+    known: &'a Knowledge,
     keys: KeyPrefix,
 }
 
@@ -43,17 +50,22 @@ impl Probe<'_> {
                 caps.0.insert(verb);
             }
         };
-        note(Verb::CreateIfAbsent, self.create().await? && self.race().await?);
-        note(Verb::ReadAfterWrite, self.read_after_write().await?);
-        let bare = self.put_if_match().await?;
+        // The keys are different ones, so that only the order within a verb matters; but what names
+        // an ETag waits until it is known how. None is broken off: what it sent could arrive late.
+        let (create, race, matched) = futures::join!(self.create(), self.race(), self.matching());
+        note(Verb::CreateIfAbsent, create? && race?);
+        let (read, bare) = matched?;
+        note(Verb::ReadAfterWrite, read);
         note(Verb::PutIfMatch, bare.is_some());
         note(Verb::UnquotedEtag, bare == Some(true));
-        let (copy, conditional) = self.copy().await?;
+        let (copied, delete, complete, expiry) =
+            futures::join!(self.copy(), self.delete(), self.complete(), self.expiry());
+        let (copy, conditional) = copied?;
         note(Verb::Copy, copy);
         note(Verb::CopyConditional, conditional);
-        note(Verb::DeleteConditional, self.delete().await?);
-        note(Verb::CompleteConditional, self.complete().await?);
-        note(Verb::Expiry, self.expiry().await?);
+        note(Verb::DeleteConditional, delete?);
+        note(Verb::CompleteConditional, complete?);
+        note(Verb::Expiry, expiry?);
         Ok(caps)
     }
 
@@ -127,6 +139,11 @@ impl Probe<'_> {
         })
     }
 
+    /// The two that share a key.
+    async fn matching(&self) -> Result<(bool, Option<bool>), StoreError> {
+        Ok((self.read_after_write().await?, self.put_if_match().await?))
+    }
+
     async fn read_after_write(&self) -> Result<bool, StoreError> {
         let key = self.key("match");
         for body in ["first", "second"] {
@@ -153,8 +170,11 @@ impl Probe<'_> {
     /// whether the one that works is the bare one; `None` when neither does.
     async fn put_if_match(&self) -> Result<Option<bool>, StoreError> {
         let key = self.key("match");
-        for bare in [false, true] {
-            self.store.spell_etags_bare(bare);
+        // What is known is tried first: others may be using it now.
+        let usual = self.known.is_bare();
+        let trying = self.known.trying();
+        for bare in [usual, !usual] {
+            trying.spelling(bare);
             let old = self.write(&key, "a").await?;
             let new = self.write(&key, "bb").await?;
             let stale = self.put(&key, "ccc", Condition::Is(old)).await;
@@ -168,7 +188,7 @@ impl Probe<'_> {
                 return Ok(Some(bare));
             }
         }
-        self.store.spell_etags_bare(false);
+        trying.spelling(false);
         Ok(None)
     }
 
@@ -261,13 +281,15 @@ impl Probe<'_> {
     }
 
     async fn clean(&self) {
-        for name in KEYS {
+        let clean = KEYS.iter().map(|name| async {
+            let key = self.key(name);
             if let PutOutcome::Ambiguous(error) =
-                self.store.delete(&self.key(name), Send::plain(TIMEOUT)).await
+                self.store.delete(&key, Send::plain(TIMEOUT)).await
             {
-                tracing::warn!(key = %self.key(name), %error, "a key of the probe is left behind");
+                tracing::warn!(%key, %error, "a key of the probe is left behind");
             }
-        }
+        });
+        futures::future::join_all(clean).await;
     }
 }
 

@@ -6,12 +6,13 @@
 //! off can still work here.
 
 mod check;
+mod dialect;
 pub(super) mod objects;
 pub(super) mod properties;
 pub(super) mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ use url::Url;
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
 use super::wire::{Answer, Progress, Wire, authority};
-use super::{Encryption, Location, StoreError, StoreErrorKind, StoreSettings};
+use super::{Encryption, Knowledge, ListPage, Location, StoreError, StoreErrorKind, StoreSettings};
 use crate::clock::boottime;
 use crate::types::{KeyPrefix, StoreTime};
 
@@ -50,9 +51,8 @@ pub(super) struct S3Store {
     /// For objects that have none of their own.
     encryption: Option<Encryption>,
     requester_pays: bool,
-    /// Whether `If-Match` goes without quotes here (Ceph RGW 16). Only the probe may learn it: a
-    /// store that overlooks a malformed condition would apply the request.
-    bare_etags: AtomicBool,
+    /// Says how ETags are written in conditions: Ceph RGW 16 wants them without quotes.
+    known: Arc<Knowledge>,
     /// When (boot time, ms) an answer last proved that the bucket exists.
     proven: AtomicU64,
 }
@@ -64,7 +64,7 @@ impl std::fmt::Debug for S3Store {
 }
 
 /// One request before it is signed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Call<'a> {
     method: Method,
     /// `None`: the bucket itself.
@@ -197,6 +197,7 @@ impl S3Store {
         if let Some(credentials) = &credentials {
             builder = builder.with_credentials(Arc::clone(credentials));
         }
+        let known = settings.known.of(&location.store(), &endpoint_text);
         Ok(S3Store {
             wire,
             bucket,
@@ -205,7 +206,7 @@ impl S3Store {
             endpoint: endpoint_text,
             encryption: settings.encryption.clone(),
             requester_pays: settings.requester_pays,
-            bare_etags: AtomicBool::new(false),
+            known,
             proven: AtomicU64::new(0),
         })
     }
@@ -388,11 +389,6 @@ impl S3Store {
         !at.is_zero() && boottime().saturating_sub(at) < BUCKET_PROOF
     }
 
-    /// An ETag as this store wants it in a condition.
-    fn etag(&self, etag: &str) -> String {
-        if self.bare_etags.load(Ordering::Relaxed) { etag.to_owned() } else { quoted(etag) }
-    }
-
     fn doing(&self, call: &Call<'_>) -> String {
         match call.key {
             Some(key) => format!("{} of {:?} in bucket {:?}", call.method, key, self.bucket.name()),
@@ -413,7 +409,7 @@ impl super::Backend for S3Store {
         let store = self
             .builder
             .clone()
-            .with_http_connector(Connector::for_engine(&self.wire, &gate))
+            .with_http_connector(Connector::for_engine(&self.wire, &gate).spelling(&self.known))
             .build()
             .map_err(|e| StoreError {
                 kind: StoreErrorKind::Unsupported,
@@ -427,7 +423,7 @@ impl super::Backend for S3Store {
         Ok(EngineStore::new(store, gate, None))
     }
 
-    async fn check(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+    async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
         self.check_bucket(prefix).await
     }
 
@@ -448,10 +444,6 @@ impl super::Backend for S3Store {
             .await
             .map_err(|fault| fault.into_error("sending an expired request", &self.endpoint))?;
         Ok(())
-    }
-
-    fn spell_etags_bare(&self, bare: bool) {
-        self.bare_etags.store(bare, Ordering::Relaxed);
     }
 }
 

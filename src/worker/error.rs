@@ -39,6 +39,10 @@ pub enum WorkerError {
         "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host"
     )]
     OtherEndpoint { ours: String, theirs: String },
+    #[error(
+        "the store at {0} no longer honours create-if-absent (If-None-Match: * on PUT), so two hosts could write the volume at once and lose data; bring the store back to how it was, or promise with -o single_host=true that only this host mounts the volume"
+    )]
+    Careless(String),
     #[error("the volume's metadata cannot be opened: {0}")]
     Engine(#[from] EngineError),
     #[error(transparent)]

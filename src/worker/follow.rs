@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::Bill;
 use super::control::{Control, Served, Stage, listen};
 use super::engine_change::unreadable;
 use super::foreground::Signals;
@@ -42,7 +43,7 @@ pub(super) struct Followed {
 /// Opens the newest state of the volume. Writes nothing to the bucket.
 async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
     let dir = &spec.state_dir;
-    let places = places(spec.id, &spec.options)?;
+    let places = places(spec.id, &spec.options, &spec.known())?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
         return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
@@ -123,6 +124,7 @@ struct Ends {
     exit: Arc<Notify>,
     drained: watch::Receiver<Option<bool>>,
     stage: watch::Sender<Stage>,
+    mounting: Bill,
 }
 
 fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
@@ -138,7 +140,7 @@ fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
         ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { ending, exit, drained, stage })
+    Ok(Ends { ending, exit, drained, stage, mounting: Bill::begin() })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -158,6 +160,7 @@ async fn serve_until_end(
     let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
+    ends.mounting.log("mount", followed.fs.requests());
     let mut linger: Option<tokio::time::Instant> = None;
     loop {
         let lingering = async {
@@ -189,9 +192,11 @@ async fn serve_until_end(
         }
     }
     ends.ending.begin();
+    let bill = Bill::begin_with(followed.fs.requests());
     stop.cancel();
     // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
     following.abort();
+    bill.log("unmount", followed.fs.requests());
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::{Bill, requests};
 use super::control::{Control, Served, Stage, listen};
 use super::give_back::{Left, Waited, give_back};
 use super::leave::{self, Ending};
@@ -51,6 +52,7 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
 }
 
 async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyhow::Result<Left> {
+    let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, _) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -96,6 +98,7 @@ async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyh
     let running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
+    bill.log("mount", requests(&shared.volume));
     let waited = tokio::select! {
         () = signals.any() => Waited::For,
         () = exit.notified() => Waited::For,
@@ -107,12 +110,17 @@ async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyh
         }
     };
     shared.closes();
+    let bill = Bill::begin_with(requests(&shared.volume));
     ending.begin();
     shared.set_state(VolumeState::Draining);
     tracing::info!("unmounting; what was written goes to the bucket");
     detach(&spec.mountpoint, &mounted).await;
     stop.cancel();
-    let given_back = give_back(&shared, running, &ending, waited);
+    let given_back = async {
+        let left = give_back(&shared, running, &ending, waited).await;
+        bill.log("unmount", requests(&shared.volume));
+        left
+    };
     let mut given_back = std::pin::pin!(given_back);
     tokio::select! {
         left = &mut given_back => Ok(left),

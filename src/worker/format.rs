@@ -49,8 +49,7 @@ impl Format {
                 theirs: known.endpoint,
             });
         }
-        places.learn(&known);
-        Ok((known, version))
+        Ok((places.learn(known), version))
     }
 
     /// `None`: there is none.

@@ -11,6 +11,7 @@ use super::engine_change::to_ours;
 use super::epochs::EpochLog;
 use super::format::Format;
 use super::places::{Places, places};
+use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, leave, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Volume, VolumeParts};
@@ -95,7 +96,7 @@ pub(super) async fn open_locked(
     successor: Successor,
     _lock: &StateDirLock,
 ) -> Result<Mounted, WorkerError> {
-    let places = places(spec.id, &spec.options)?;
+    let places = places(spec.id, &spec.options, &spec.known())?;
     let store = places.state_store.backend();
     let moved = || {
         let requests = store.requests();
@@ -130,6 +131,7 @@ async fn open_at(
     let format = Arc::new(Format::of(&places, spec.id));
     let known = format.open(&places).await?;
     let known = to_ours(&places, &format, known, spec.options.single_host).await?;
+    let known = essentials(&places, known, spec.options.single_host).await?;
 
     let epochs: Arc<EpochLog> = Arc::default();
     let object_store = places.state_store.engine(&places.state)?.into_inner();

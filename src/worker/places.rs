@@ -3,7 +3,7 @@
 use super::WorkerError;
 use crate::catalog::VolumeFormat;
 use crate::config::VolumeOptions;
-use crate::store::{Location, Store, StoreSettings};
+use crate::store::{Known, Location, Store, StoreSettings};
 use crate::types::{KeyPrefix, VolumeId};
 
 pub(super) struct Places {
@@ -15,17 +15,29 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Takes over what the stores were proven to honour.
-    pub fn learn(&self, known: &VolumeFormat) {
-        self.store.remember(&known.capabilities);
-        if !self.same_bucket {
-            self.state_store.remember(&known.state_capabilities);
+    /// `format.json` with what is known by now of its stores, if a probe since then found something
+    /// else; where nothing is known, the stores learn what it says.
+    pub fn learn(&self, mut format: VolumeFormat) -> VolumeFormat {
+        for (store, honours) in [
+            (&self.store, &mut format.capabilities),
+            (&self.state_store, &mut format.state_capabilities),
+        ] {
+            match store.known().current() {
+                Some(known) => *honours = known.capabilities,
+                None => store.known().guess(honours),
+            }
         }
+        format
     }
 }
 
-pub(super) fn places(id: VolumeId, options: &VolumeOptions) -> Result<Places, WorkerError> {
-    let settings = StoreSettings::of(options);
+/// `known`: what this host knows of stores.
+pub(super) fn places(
+    id: VolumeId,
+    options: &VolumeOptions,
+    known: &Known,
+) -> Result<Places, WorkerError> {
+    let settings = StoreSettings { known: known.clone(), ..StoreSettings::of(options) };
     let location = Location::parse(&options.url)?;
     let state_location = Location::parse(&options.state_url)?;
     let same_bucket =

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VolumeOptions;
+use crate::store::Known;
 use crate::types::VolumeId;
 
 /// Everything that a worker needs besides credentials, which it takes from its environment. Sent as
@@ -26,6 +27,8 @@ pub struct WorkerSpec {
     /// This volume's folder on the local disk: log, cache, control socket.
     pub state_dir: PathBuf,
     pub control_socket: PathBuf,
+    /// Where this host keeps what it knows of stores.
+    pub stores: PathBuf,
     /// Where the volume is seen; for status and messages only.
     pub mountpoint: PathBuf,
 }
@@ -34,6 +37,11 @@ pub struct WorkerSpec {
 const READER: &str = "-ro-";
 
 impl WorkerSpec {
+    /// What this host knows of stores.
+    pub fn known(&self) -> Known {
+        Known::in_folder(&self.stores)
+    }
+
     /// The name of a volume's local folder and socket. A volume that is only read has its own for each
     /// `place` (a name or a path) where this host shows it, beside that of a writer.
     pub fn local_name(id: VolumeId, readonly: bool, place: &[u8]) -> String {

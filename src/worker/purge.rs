@@ -32,7 +32,7 @@ use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
-    Condition, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, Verb,
+    Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{Lsn, ObjectKey, PutId, Version, VolumeId};
 
@@ -60,6 +60,7 @@ pub struct EnginePurge {
     local: Option<PathBuf>,
     /// What was seen of the leases of volumes that are waited for.
     seen: Mutex<HashMap<VolumeId, Observation>>,
+    known: Known,
 }
 
 impl Default for EnginePurge {
@@ -76,6 +77,7 @@ impl EnginePurge {
             slice: SLICE,
             local: None,
             seen: Mutex::default(),
+            known: Known::default(),
         }
     }
 
@@ -88,6 +90,11 @@ impl EnginePurge {
     /// died is no other host's, and the folder of a deleted volume goes with it.
     pub fn with_local(self, volumes: PathBuf) -> Self {
         EnginePurge { local: Some(volumes), ..self }
+    }
+
+    /// With what this host knows of stores.
+    pub fn knowing(self, known: Known) -> Self {
+        EnginePurge { known, ..self }
     }
 
     /// Runs `work` on the volume's local folder, if there may be one.
@@ -112,7 +119,7 @@ impl EnginePurge {
     }
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
-        let places = places(volume.uuid, &volume.options)?;
+        let places = places(volume.uuid, &volume.options, &self.known)?;
         let Some((known, _)) = Format::of(&places, volume.uuid).read().await? else {
             return Ok(None);
         };
@@ -139,14 +146,14 @@ impl EnginePurge {
 
     async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
         let deadline = Deadline::after(self.slice);
-        let places = places(volume.uuid, &volume.options)?;
+        let places = places(volume.uuid, &volume.options, &self.known)?;
         let format = Format::of(&places, volume.uuid);
         let Some((known, version)) = format.read().await? else {
             // Deleted last, so the objects went before; or somebody else deleted it, and then
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
         };
-        places.learn(&known);
+        let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
             if let Some(holder) = self.judged(volume).await? {
                 return Ok(Purged::Later(holder.to_string()));

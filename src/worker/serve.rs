@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
@@ -169,6 +170,13 @@ impl Shared {
 
     /// Commits everything, settles what fits, and lets others have the volume.
     pub async fn drain(&self) -> DrainReply {
+        let bill = Bill::begin_with(requests(&self.volume));
+        let reply = self.drained().await;
+        bill.log("unmount", requests(&self.volume));
+        reply
+    }
+
+    async fn drained(&self) -> DrainReply {
         self.set_state(VolumeState::Draining);
         let deadline = Deadline::after(COMMIT_BUDGET);
         let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
@@ -239,7 +247,12 @@ impl Shared {
     /// Back into use after a drain; false when the volume is no longer ours, or the worker ends.
     pub async fn resume(&self) -> bool {
         let Some(resuming) = Resuming::begin(&self.turn) else { return false };
-        self.take_back().await && resuming.still()
+        let bill = Bill::begin_with(requests(&self.volume));
+        let ours = self.take_back().await && resuming.still();
+        if ours {
+            bill.log("mount, by going on,", requests(&self.volume));
+        }
+        ours
     }
 
     async fn take_back(&self) -> bool {

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bill::{Bill, requests};
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::leave::{self, Ending};
@@ -96,6 +97,7 @@ async fn run(
     successor: Successor,
     lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
+    let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
@@ -150,6 +152,7 @@ async fn run(
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
     tracing::info!(id = %spec.id, "the volume is served");
+    bill.log("mount", requests(&shared.volume));
 
     let mut linger: Option<tokio::time::Instant> = None;
     let mut broke = None;
@@ -211,6 +214,7 @@ async fn run(
     }
     shared.closes();
     ending.begin();
+    let bill = Bill::begin_with(requests(&shared.volume));
     stop.cancel();
     shared.end_content();
     // Before waiting for the round of settling that is under way: whoever asked may not wait for us.
@@ -233,6 +237,7 @@ async fn run(
     if result.is_err() && shared.state() == VolumeState::Fenced {
         shared.save_lost().await;
     }
+    bill.log("giving the volume back", requests(&shared.volume));
     match result {
         Ok(left) => {
             tracing::info!(unsettled = left, "the volume is given back");

@@ -1,10 +1,11 @@
-//! Containers, the plugin and the daemon end and come back.
+//! Containers, the plugin and the daemon end and come back, all of it on a Ceph gateway: what was found out
+//! about the store must be known to every process that comes.
 
 use std::time::{Duration, Instant};
 
 use crate::support::dockerd::{Dockerd, PLUGIN};
 use crate::support::{wait_for, watchdog};
-use crate::{alone, engine, listed, outside};
+use crate::{alone, engine_behind_a_gateway, listed, outside};
 
 /// How often the volume was opened since the daemon started.
 fn opened(engine: &Dockerd) -> usize {
@@ -14,7 +15,7 @@ fn opened(engine: &Dockerd) -> usize {
 #[test]
 fn a_stopped_container_gives_the_volume_back_quickly_and_another_resumes_it() {
     let _alone = alone();
-    let (engine, server) = engine();
+    let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.start_container(
         "box",
@@ -49,7 +50,7 @@ fn a_stopped_container_gives_the_volume_back_quickly_and_another_resumes_it() {
 #[test]
 fn volumes_survive_the_plugin_and_the_daemon_restarting() {
     let _alone = alone();
-    let (mut engine, server) = engine();
+    let (mut engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.run("data", "echo kept >/d/file");
     engine.docker(&["plugin", "disable", "-f", PLUGIN]);
@@ -69,12 +70,15 @@ fn volumes_survive_the_plugin_and_the_daemon_restarting() {
     let script = "cat /d/file /d/running; echo again >/d/file; cat /d/file";
     assert_eq!(engine.run("data", script), "kept\nrunning\nagain\n");
     outside::rests(&server, "team/data", &[("file", "again\n"), ("running", "running\n")]);
+    // By a process that never probed.
+    engine.docker(&["volume", "rm", "data"]);
+    assert!(!listed(&engine, "data"));
 }
 
 #[test]
 fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
     let _alone = alone();
-    let (engine, server) = engine();
+    let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.start_container("box", "data", "echo synced >/d/file; sync; sleep 600");
     wait_for("the file", Duration::from_secs(20), || {

@@ -26,7 +26,15 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// An engine with the plugin on a server of ours, and the test image.
 fn engine() -> (Dockerd, TestS3) {
-    let server = TestS3::start();
+    engine_on(TestS3::start())
+}
+
+/// The same on a server that speaks as a Ceph gateway.
+fn engine_behind_a_gateway() -> (Dockerd, TestS3) {
+    engine_on(TestS3::gateway())
+}
+
+fn engine_on(server: TestS3) -> (Dockerd, TestS3) {
     let engine = Dockerd::start(&Options::default());
     engine.import_busybox(|_| ());
     engine.install_plugin(&rootfs(), &settings(&server));

@@ -1,12 +1,12 @@
-//! `docker volume create, ls, inspect, rm`, and options.
+//! `docker volume create, ls, inspect, rm`, and options, on a Ceph gateway.
 
 use crate::support::dockerd::PLUGIN;
-use crate::{alone, engine, listed, outside};
+use crate::{alone, engine_behind_a_gateway, listed, outside};
 
 #[test]
 fn a_volume_is_created_listed_inspected_used_removed_and_brought_back() {
     let _alone = alone();
-    let (engine, server) = engine();
+    let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     assert!(listed(&engine, "data"));
     let inspected = engine.docker(&["volume", "inspect", "data"]);
@@ -46,7 +46,7 @@ fn a_volume_is_created_listed_inspected_used_removed_and_brought_back() {
 #[test]
 fn wrong_options_are_refused_at_create_with_cause_and_cure() {
     let _alone = alone();
-    let (engine, _server) = engine();
+    let (engine, _server) = engine_behind_a_gateway();
     let create = |options: &[&str], name: &str| {
         let mut args = vec!["volume", "create", "-d", PLUGIN];
         args.extend(options.iter().flat_map(|option| ["-o", option]));
@@ -69,7 +69,7 @@ fn wrong_options_are_refused_at_create_with_cause_and_cure() {
 #[test]
 fn df_in_a_container_shows_the_quota_and_a_full_volume_can_be_read_and_emptied() {
     let _alone = alone();
-    let (engine, _server) = engine();
+    let (engine, _server) = engine_behind_a_gateway();
     let create = ["volume", "create", "-d", PLUGIN, "-o", "size=1m", "-o", "inodes=5", "small"];
     engine.docker(&create);
     let df = "df -k /d | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2-4; \

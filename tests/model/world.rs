@@ -71,6 +71,7 @@ impl World {
                 options,
                 state_dir: PathBuf::new(),
                 control_socket: PathBuf::new(),
+                stores: local.path().join("stores"),
                 mountpoint: PathBuf::new(),
             },
             mounted: None,

@@ -9,6 +9,7 @@ mod bad_input;
 mod borne;
 mod export;
 mod foreground;
+mod gateway;
 mod helper;
 mod leave;
 mod plugin;

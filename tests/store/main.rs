@@ -9,6 +9,7 @@ mod credentials;
 mod directory;
 mod engine;
 mod faults;
+mod gateway;
 mod google;
 mod keys;
 mod objects;

@@ -17,6 +17,10 @@ pub struct Traits {
     pub parallel_creates: bool,
     /// Refuses a request after its expiry.
     pub expiry: bool,
+    /// Who loses a race of creations may be answered an error that says nothing.
+    pub vague_races: bool,
+    /// `If-Match` on a DELETE.
+    pub conditional_delete: bool,
     /// Conditions on the target of a copy.
     pub conditional_copy: bool,
     /// A copy is refused when its source is no longer the expected version.
@@ -52,6 +56,8 @@ impl Traits {
     pub const FULL: Traits = Traits {
         parallel_creates: true,
         expiry: true,
+        vague_races: false,
+        conditional_delete: true,
         conditional_copy: true,
         conditional_source: true,
         complete_if_absent: true,
@@ -78,6 +84,17 @@ impl Traits {
         conditional_source: false,
         complete_if_match: false,
         uploads_end: false,
+        ..Traits::FULL
+    };
+
+    /// Ceph RGW 16.
+    pub const GATEWAY: Traits = Traits {
+        vague_races: true,
+        conditional_delete: false,
+        conditional_copy: false,
+        conditional_source: false,
+        complete_if_absent: false,
+        complete_if_match: false,
         ..Traits::FULL
     };
 

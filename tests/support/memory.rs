@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use s3vol::catalog::{Opener, Site};
 use s3vol::config::{BucketUrl, VolumeOptions};
 use s3vol::store::{
-    Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo,
-    Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags,
-    UploadId, Verb,
+    Attributes, Capabilities, Condition, Entry, GetResult, Knowledge, Known, ListPage, ListRequest,
+    ObjectInfo, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError,
+    StoreErrorKind, Tags, UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -32,8 +32,11 @@ pub struct Memory {
     pub unreachable: AtomicBool,
     /// The probe finds create-if-absent ignored.
     pub careless: AtomicBool,
+    /// Every condition on a version is refused, whether it holds or not.
+    pub refuses_versions: AtomicBool,
     /// The store's clock, milliseconds.
     pub clock: AtomicI64,
+    known: Known,
 }
 
 impl Memory {
@@ -69,6 +72,7 @@ impl Opener for MemoryOpener {
         _options: &VolumeOptions,
     ) -> Result<Arc<dyn Site>, StoreError> {
         Ok(Arc::new(MemorySite {
+            known: self.0.known.of(&format!("s3://{}", url.bucket), "memory"),
             prefix: url.prefix.clone(),
             bucket: MemoryBucket { name: url.bucket.clone(), memory: Arc::clone(&self.0) },
         }))
@@ -77,6 +81,7 @@ impl Opener for MemoryOpener {
 
 #[derive(Debug)]
 struct MemorySite {
+    known: Arc<Knowledge>,
     prefix: KeyPrefix,
     bucket: MemoryBucket,
 }
@@ -91,12 +96,17 @@ impl Site for MemorySite {
         &self.prefix
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
-        self.bucket.memory.request().await;
+    async fn check(&self) -> Result<ListPage, StoreError> {
         if self.bucket.name == "missing" {
             return Err(StoreError::new(StoreErrorKind::NoBucket, "there is no bucket missing"));
         }
-        Ok(())
+        let prefix = self.prefix.as_str().to_owned();
+        let first = ListRequest { prefix, delimiter: true, token: None, max_keys: 2 };
+        self.bucket.list(first, Duration::from_secs(9)).await
+    }
+
+    fn known(&self) -> &Knowledge {
+        &self.known
     }
 
     async fn probe(&self, _scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
@@ -105,6 +115,7 @@ impl Site for MemorySite {
         if !self.bucket.memory.careless.load(Ordering::SeqCst) {
             capabilities.0.insert(Verb::CreateIfAbsent);
         }
+        self.known.found(&capabilities);
         Ok(capabilities)
     }
 }
@@ -165,6 +176,7 @@ impl StoreBackend for MemoryBucket {
         let allowed = match &send.condition {
             Condition::None => true,
             Condition::Absent => there.is_none(),
+            Condition::Is(_) if self.memory.refuses_versions.load(Ordering::SeqCst) => false,
             Condition::Is(wanted) => there.is_some_and(|v| v.same(wanted)),
         };
         if !allowed {

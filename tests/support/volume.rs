@@ -34,7 +34,6 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
     };
     let store = Store::open(&location, &settings).unwrap();
     let capabilities = store.probe(&KeyPrefix::new("scratch")).await.unwrap();
-    store.remember(&capabilities);
     let state = KeyPrefix::new(".s3vol/v/test");
     let engine_store = store.engine(&state).unwrap().into_inner();
     let found = Engine::writer_epoch(&engine_store, "meta", Epoch(0)).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::S3Store;
 use crate::store::meter::{about, host_time};
-use crate::store::{ListRequest, StoreBackend, StoreError, StoreErrorKind};
+use crate::store::{ListPage, ListRequest, StoreBackend, StoreError, StoreErrorKind};
 use crate::types::KeyPrefix;
 
 /// Whoever waits for `docker volume create` gets an answer within ten seconds.
@@ -14,12 +14,12 @@ const CHECK_TIME: Duration = Duration::from_secs(9);
 const MAX_SKEW_MS: i64 = 14 * 60 * 1000;
 
 impl S3Store {
-    pub(super) async fn check_bucket(&self, prefix: &KeyPrefix) -> Result<(), StoreError> {
+    pub(super) async fn check_bucket(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
         let request = ListRequest {
             prefix: prefix.as_str().to_owned(),
             delimiter: true,
             token: None,
-            max_keys: 1,
+            max_keys: 2,
         };
         let listed = match tokio::time::timeout(CHECK_TIME, self.list(request, CHECK_TIME)).await {
             Ok(listed) => listed,
@@ -49,6 +49,6 @@ impl S3Store {
                 });
             }
         }
-        listed.map(|_| ())
+        listed
     }
 }

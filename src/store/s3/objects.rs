@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use super::dialect::Spelling;
 use super::properties::{about_tags, dressed, info_of, tags_of};
 use super::xml::{ErrorBody, Written, hides_error, list_page, unquote};
 use super::{Call, S3Store, quoted};
@@ -21,14 +22,25 @@ impl S3Store {
     /// Sends a changing request once and judges its answer. `won` reads the version of a success.
     async fn change(
         &self,
+        call: Call<'_>,
+        send: &Send,
+        won: impl FnOnce(&Answer) -> Version,
+    ) -> PutOutcome {
+        self.change_as(call, send, self.spelling(), won).await
+    }
+
+    /// The same with ETags in this spelling.
+    pub(super) async fn change_as(
+        &self,
         mut call: Call<'_>,
         send: &Send,
+        spelling: Spelling,
         won: impl FnOnce(&Answer) -> Version,
     ) -> PutOutcome {
         match &send.condition {
             Condition::None => {}
             Condition::Absent => call = call.header("if-none-match", "*"),
-            Condition::Is(version) => call = call.header("if-match", self.etag(&version.etag)),
+            Condition::Is(version) => call = call.header("if-match", spelling.write(&version.etag)),
         }
         call.not_after = send.not_after;
         let answer = match self.send(&call, &Progress::new(send.timeout)).await {
@@ -39,6 +51,9 @@ impl S3Store {
             return PutOutcome::Won(won(&answer));
         }
         let error = self.refusal_of_change(&call, &answer);
+        if answer.status == StatusCode::NOT_IMPLEMENTED {
+            self.known.contradicted();
+        }
         let copies = call.headers.iter().any(|(n, _)| n == "x-amz-copy-source-if-match");
         let wants_version = copies || matches!(send.condition, Condition::Is(_));
         match error.kind {
@@ -103,7 +118,7 @@ impl StoreBackend for S3Store {
         let size = body.len() as u64;
         let mut call = self.dressed(Call::new(Method::PUT, key.as_str()), attributes, properties);
         call.body = body;
-        self.change(call, &send, |answer| version_of(answer, size)).await
+        self.put_matching(call, &send, |answer| version_of(answer, size)).await
     }
 
     async fn get(
@@ -282,7 +297,7 @@ impl StoreBackend for S3Store {
         let mut call = self
             .dressed(Call::new(Method::PUT, to.as_str()), attributes, properties)
             .header("x-amz-copy-source", source)
-            .header("x-amz-copy-source-if-match", self.etag(&expect.etag))
+            .header("x-amz-copy-source-if-match", self.spelling().write(&expect.etag))
             .header("x-amz-metadata-directive", "REPLACE");
         if properties.tags.is_some() {
             call = call.header("x-amz-tagging-directive", "REPLACE");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, covered};
 use crate::config::VolumeOptions;
 use crate::data::unescape_name;
-use crate::store::{Listing, StoreBackend, StoreErrorKind};
+use crate::store::{Known, Listing, StoreBackend, StoreErrorKind};
 use crate::types::{KeyPrefix, VolumeId};
 use crate::worker::WorkerError;
 use crate::worker::places::places;
@@ -55,8 +55,8 @@ pub struct Shelf {
 
 impl Shelf {
     /// Sends no request.
-    pub fn of(id: VolumeId, options: &VolumeOptions) -> Result<Shelf, WorkerError> {
-        let places = places(id, options)?;
+    pub fn of(id: VolumeId, options: &VolumeOptions, known: &Known) -> Result<Shelf, WorkerError> {
+        let places = places(id, options, known)?;
         Ok(Shelf { store: places.state_store.backend(), folder: places.state.join("recovered/") })
     }
 

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{IgnoreConditions, made_up};
+use super::backend::{IgnoreConditions, LiteralEtags, made_up};
 use super::clock;
 use super::fault::{Action, Area, Logged, Op};
 use super::state::State;
@@ -89,10 +89,32 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
     state.log.lock().push(entry.clone());
 
     let latency = state.latency.load(Ordering::Relaxed);
+    let gateway = state.gateway.load(Ordering::Relaxed);
+    let mut parts = parts;
+    let mut creation = None;
+    match entry.op {
+        Op::Put if gateway => {
+            parts.extensions.insert(LiteralEtags);
+            if parts.headers.contains_key(http::header::IF_NONE_MATCH) {
+                creation = Some(state.begin_create(&entry.key));
+            }
+        }
+        Op::Delete | Op::DeleteMany | Op::Copy | Op::CompleteUpload if gateway => {
+            parts.extensions.insert(IgnoreConditions);
+        }
+        _ => {}
+    }
     if latency > 0 {
         tokio::time::sleep(Duration::from_micros(latency)).await;
     }
-    let reply = act(&state, service, parts, body, entry.fault.clone()).await;
+    let mut reply = act(&state, service, parts, body, entry.fault.clone()).await;
+    if let Some(met) = creation {
+        state.end_create(&entry.key, &met);
+        let lost = reply.as_ref().is_some_and(|(reply, _)| reply.status() == 412);
+        if lost && met.load(Ordering::Relaxed) {
+            reply = Some(refuse(&state, made_up(500)).await);
+        }
+    }
 
     entry.took = began.elapsed();
     if let Some((reply, size)) = &reply {

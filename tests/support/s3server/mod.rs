@@ -93,6 +93,13 @@ impl TestS3 {
         Self::with(Options::default()).expect("a loopback port can be bound")
     }
 
+    /// The same as a Ceph gateway.
+    pub fn gateway() -> Self {
+        let server = Self::start();
+        server.speak_as_gateway();
+        server
+    }
+
     /// A server as `options` say.
     pub fn with(options: Options) -> io::Result<Self> {
         let state = Arc::new(State::new(options.keys.iter().cloned().collect(), options.print));
@@ -278,6 +285,18 @@ impl TestS3 {
         if let Some(bucket) = buckets.removed.remove(self.bucket()) {
             buckets.live.insert(self.bucket().to_owned(), bucket);
         }
+    }
+
+    /// From now on it speaks as Ceph RGW 16: `If-Match` on PUT holds only without quotes; conditions on
+    /// DELETE, COPY and the completion of an upload are overlooked without a word; who loses a race of
+    /// creations is answered 500.
+    pub fn speak_as_gateway(&self) {
+        self.state.gateway.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it speaks as S3 does.
+    pub fn speak_as_s3(&self) {
+        self.state.gateway.store(false, Ordering::Relaxed);
     }
 
     // --- The bucket itself, without HTTP and without a log entry ---

@@ -1,6 +1,7 @@
 //! What all parts of the server share: the buckets under their mutex, the log, the faults, the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +42,10 @@ pub struct State {
     pub released: tokio::sync::watch::Sender<u64>,
     /// Requests that are held now.
     pub held: AtomicU64,
+    /// It speaks as a Ceph gateway.
+    pub gateway: AtomicBool,
+    /// Creations (`If-None-Match: *`) under way by key, each with a mark that another one met it.
+    pub creating: Mutex<BTreeMap<String, Vec<Arc<AtomicBool>>>>,
     /// Print each request to standard output.
     pub print: bool,
 }
@@ -60,7 +65,29 @@ impl State {
             next_id: AtomicU64::new(1),
             released: tokio::sync::watch::Sender::new(0),
             held: AtomicU64::new(0),
+            gateway: AtomicBool::new(false),
+            creating: Mutex::default(),
             print,
+        }
+    }
+
+    /// A creation begins; the mark says in the end whether another one ran beside it.
+    pub fn begin_create(&self, key: &str) -> Arc<AtomicBool> {
+        let mut creating = self.creating.lock();
+        let others = creating.entry(key.to_owned()).or_default();
+        let met = Arc::new(AtomicBool::new(!others.is_empty()));
+        others.iter().for_each(|other| other.store(true, Ordering::Relaxed));
+        others.push(Arc::clone(&met));
+        met
+    }
+
+    pub fn end_create(&self, key: &str, met: &Arc<AtomicBool>) {
+        let mut creating = self.creating.lock();
+        if let Some(others) = creating.get_mut(key) {
+            others.retain(|other| !Arc::ptr_eq(other, met));
+            if others.is_empty() {
+                creating.remove(key);
+            }
         }
     }
 

@@ -16,6 +16,10 @@ use super::super::model::{self, Conditions, Refused};
 #[derive(Debug, Clone, Copy)]
 pub struct IgnoreConditions;
 
+/// Marks a request whose ETags in conditions count with their quotes (an extension of the request).
+#[derive(Debug, Clone, Copy)]
+pub struct LiteralEtags;
+
 pub type Reply<T> = S3Result<S3Response<T>>;
 
 pub fn ok<T>(output: T) -> Reply<T> {
@@ -53,8 +57,10 @@ pub fn conditions<T>(req: &S3Request<T>) -> Conditions {
     if req.extensions.get::<IgnoreConditions>().is_some() {
         return Conditions::default();
     }
+    let literal = req.extensions.get::<LiteralEtags>().is_some();
+    let etag = |text: &str| if literal { text.trim().to_owned() } else { unquote(text) };
     Conditions {
-        matches: header(&req.headers, "if-match").map(unquote),
+        matches: header(&req.headers, "if-match").map(etag),
         none_match: header(&req.headers, "if-none-match").map(unquote),
     }
 }
