@@ -196,7 +196,7 @@ impl Fs {
     /// Removes an inode without a name, unless it was opened again meanwhile, or removed by another
     /// last close.
     async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
         if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
             tx.live(ino).await?;

@@ -209,7 +209,7 @@ impl Fs {
             return Ok(());
         }
         self.outside.name(parent, &name).await?;
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind == FileKind::Dir {
             return Err(FsError::IsDir);
@@ -237,7 +237,7 @@ impl Fs {
         {
             self.outside.directory(dirent.ino).await?;
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind != FileKind::Dir {
             return Err(FsError::NotDir);

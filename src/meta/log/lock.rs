@@ -34,8 +34,14 @@ impl StateDirLock {
             .map_err(io_error)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
-                lock.set_len(0).map_err(io_error)?;
-                lock.write_all(std::process::id().to_string().as_bytes()).map_err(io_error)?;
+                let holder = std::process::id().to_string();
+                // In place: on a full disk an emptied file would stay so. It serves a message only.
+                let named = lock
+                    .write_all(holder.as_bytes())
+                    .and_then(|()| lock.set_len(holder.len() as u64));
+                if let Err(error) = named {
+                    tracing::debug!(%error, "the lock does not say who holds it");
+                }
                 Ok(StateDirLock(lock))
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
