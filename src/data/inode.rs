@@ -272,6 +272,7 @@ mod tests {
             btime: crate::clock::now(),
             attr_gen: 1,
             known: true,
+            reserved: 0,
             target: None,
         };
         let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());

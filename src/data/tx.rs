@@ -134,6 +134,9 @@ impl<'v> Tx<'v> {
         ino: Ino,
         content: ContentRec,
     ) -> Result<(), DataError> {
+        if self.inode(ino).await?.reserved > 0 {
+            self.edit(ino, |rec| rec.reserved = 0).await?;
+        }
         self.set_content(ino, content, true).await
     }
 

@@ -163,6 +163,7 @@ impl Volume {
             btime: now,
             attr_gen: 1,
             known: true,
+            reserved: 0,
             target: None,
         };
         let mut tx = self.begin().await?;

@@ -149,6 +149,9 @@ impl Volume {
             live.pending.cut(lsn, size);
             self.dirty_adjust(before, live.pending.weight());
             unless_freed(inode.ino, live.cache.cut(size));
+            if size <= live.size {
+                live.attr.reserved = live.attr.reserved.min(size);
+            }
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;

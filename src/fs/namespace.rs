@@ -135,6 +135,7 @@ impl Fs {
             btime: now,
             attr_gen: 1,
             known: true,
+            reserved: 0,
             target: new.target,
         };
         let ino = tx.new_ino();

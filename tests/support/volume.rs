@@ -92,6 +92,7 @@ fn anybody() -> InodeRec {
         btime: now,
         attr_gen: 1,
         known: true,
+        reserved: 0,
         target: None,
     }
 }

@@ -133,6 +133,7 @@ impl Reconciler {
             btime: time,
             attr_gen: 1,
             known: false,
+            reserved: 0,
             target: None,
         }
     }
