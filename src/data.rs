@@ -20,6 +20,7 @@ mod paths;
 mod pieces;
 mod read;
 mod repack;
+mod room;
 mod scatter;
 mod seek;
 mod tx;
@@ -38,6 +39,7 @@ pub use paths::{MAX_KEY, PathMemo, beside, dir_key, escape_name, own_name, unesc
 pub use pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run};
 pub use read::ReadAhead;
 pub use repack::{Repacked, SLACK};
+pub use room::{Room, Taken};
 pub use seek::seek;
 pub use tx::Tx;
 pub use volume::{Recovered, Volume, VolumeParts};

@@ -20,7 +20,7 @@ pub use follower::{Follower, View};
 pub use journal::{Fold, Journal, Record};
 pub use lookup::Lookup;
 pub use pages::Pages;
-pub use pending::{Change, Pending};
+pub use pending::{Change, Pending, Weight};
 pub use ranges::RangeMap;
 pub use sequencer::{Logged, Meta, MetaError, Txn};
 mod engine;

@@ -10,6 +10,8 @@ mod content;
 mod ops;
 #[path = "posix/replay.rs"]
 mod replay;
+#[path = "posix/setid.rs"]
+mod setid;
 mod support;
 #[path = "posix/tools.rs"]
 mod tools;

@@ -243,7 +243,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "10g",
         example: "50g",
         scope: Scope::Default,
-        meaning: "Bytes of local disk for cached content.",
+        meaning: "Bytes of local disk for cached content, at most; on a small or full disk it is less.",
         apply: |d, v| match parse_size(v)? {
             size if size >= 1 << 20 => {
                 d.options.cache_size = size;

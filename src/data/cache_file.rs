@@ -3,19 +3,23 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::room::Taken;
+use super::write::{less, more};
 use crate::meta::RangeMap;
 use crate::types::Ino;
 
 /// A file that takes more (blocks of 512 bytes), or knows of more ranges, is dropped beside.
 const MANY_BLOCKS: u64 = 8192;
 const MANY_RANGES: usize = 4096;
+/// The unit of `st_blocks`.
+const BLOCK: u64 = 512;
 
 /// Cached bytes of one inode. `present` are clean ranges; uncommitted ones are the inode's pending
 /// ranges. Bytes outside both mean nothing. The descriptor opens on demand.
@@ -25,8 +29,10 @@ pub struct CacheFile {
     file: Option<File>,
     pub present: RangeMap<()>,
     exists: bool,
-    /// Of all files that exist.
-    count: Arc<AtomicUsize>,
+    /// What it takes on the disk, bytes.
+    size: u64,
+    /// What all of the volume's take.
+    taken: Arc<Taken>,
 }
 
 /// What is left of a cache file without a name. Dropping it frees its blocks.
@@ -51,9 +57,9 @@ impl Leaving {
 
 impl CacheFile {
     /// The cache file of `ino` below `dir`, not opened yet.
-    pub fn new(dir: &std::path::Path, ino: Ino, count: Arc<AtomicUsize>) -> Self {
+    pub fn new(dir: &std::path::Path, ino: Ino, taken: Arc<Taken>) -> Self {
         let path = Self::path_in(dir, ino);
-        CacheFile { path, file: None, present: RangeMap::default(), exists: false, count }
+        CacheFile { path, file: None, present: RangeMap::default(), exists: false, size: 0, taken }
     }
 
     /// Where the bytes of `ino` lie below `dir`.
@@ -87,7 +93,27 @@ impl CacheFile {
     }
 
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file()?.write_all_at(data, offset)
+        let written = self.file()?.write_all_at(data, offset);
+        self.weigh();
+        written
+    }
+
+    /// Counts what the file takes on the disk now.
+    fn weigh(&mut self) {
+        let now = match &self.file {
+            // One that cannot be asked counts as before.
+            Some(file) => file.metadata().map_or(self.size, |found| found.blocks() * BLOCK),
+            None => 0,
+        };
+        self.counts(now);
+    }
+
+    fn counts(&mut self, now: u64) {
+        let before = std::mem::replace(&mut self.size, now);
+        match now >= before {
+            true => more(&self.taken.bytes, now - before),
+            false => less(&self.taken.bytes, before - now),
+        }
     }
 
     /// Fills `buffer`; what lies past the file's end is zeros.
@@ -116,20 +142,12 @@ impl CacheFile {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let len = range.end.min(i64::MAX as u64) - range.start;
         let file = self.file()?;
-        match fallocate(file, flags, range.start as i64, len as i64) {
-            Err(nix::errno::Errno::EOPNOTSUPP) => {
-                let end = range.end.min(file.metadata()?.len());
-                let zeros = vec![0; 64 << 10];
-                let mut at = range.start;
-                while at < end {
-                    let n = zeros.len().min((end - at) as usize);
-                    file.write_all_at(&zeros[..n], at)?;
-                    at += n as u64;
-                }
-                Ok(())
-            }
+        let punched = match fallocate(file, flags, range.start as i64, len as i64) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => write_zeros(file, range),
             other => other.map_err(io::Error::from),
-        }
+        };
+        self.weigh();
+        punched
     }
 
     /// Forgets everything at and after `size`.
@@ -139,6 +157,7 @@ impl CacheFile {
             let file = self.file()?;
             if file.metadata()?.len() > size {
                 file.set_len(size)?;
+                self.weigh();
             }
         }
         Ok(())
@@ -147,6 +166,9 @@ impl CacheFile {
     /// The file of an earlier run is there and its pending ranges mean something.
     pub fn adopt(&mut self) {
         self.now_exists();
+        // What cannot be asked is met by whoever reads it.
+        let now = std::fs::metadata(&self.path).map_or(0, |found| found.blocks() * BLOCK);
+        self.counts(now);
     }
 
     pub fn exists(&self) -> bool {
@@ -156,7 +178,7 @@ impl CacheFile {
     fn now_exists(&mut self) {
         if !self.exists {
             self.exists = true;
-            self.count.fetch_add(1, Ordering::Relaxed);
+            self.taken.files.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -181,10 +203,11 @@ impl CacheFile {
     /// Forgets and deletes everything.
     pub fn remove(&mut self) -> io::Result<()> {
         self.file = None;
+        self.weigh();
         self.present.clear();
         if self.exists {
             self.exists = false;
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.taken.files.fetch_sub(1, Ordering::Relaxed);
             match std::fs::remove_file(&self.path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -192,4 +215,17 @@ impl CacheFile {
         }
         Ok(())
     }
+}
+
+/// Where the file system makes no holes.
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let end = range.end.min(file.metadata()?.len());
+    let zeros = vec![0; 64 << 10];
+    let mut at = range.start;
+    while at < end {
+        let n = zeros.len().min((end - at) as usize);
+        file.write_all_at(&zeros[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::extents::{Editor, tail_of};
+use super::room::will_take;
 use super::{DataError, Inode, SegmentDelta, Volume, give_up_map};
 use crate::clock::Deadline;
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
@@ -37,6 +38,8 @@ const PARALLEL: usize = 4;
 /// How long a commit goes on when a segment is refused again and again. It counts from the first
 /// failure: a slow uplink that makes progress is never cut off.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a commit waits for room in the log of a full disk, holding its files' locks.
+const LOG_PATIENCE: Duration = Duration::from_secs(10);
 /// One attempt of a segment without any progress.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -86,6 +89,10 @@ impl Volume {
         }
         let taken: Vec<_> = parts.iter().map(|part| Arc::clone(&part.inode)).collect();
         let done = async {
+            // Before anything is uploaded: what finds no room in the log would go up again and again.
+            let steps = parts.iter().flat_map(|part| &part.steps);
+            let ranges: usize = steps.map(|step| step.ranges.len() + 1).sum();
+            self.meta.log_fits(will_take(ranges as u64), Deadline::after(LOG_PATIENCE)).await?;
             self.place(&mut parts).await?;
             self.hand_over(parts).await
         }
@@ -122,7 +129,9 @@ impl Volume {
 
     /// Gives every changed range its place: zero, inline or in an uploaded segment.
     async fn place(&self, parts: &mut [Part]) -> Result<(), DataError> {
-        let mut inline_left = INLINE_GROUP;
+        // On a full disk the log has room for extents only.
+        let roomy = self.meta.journal.lock().has_room(INLINE_GROUP);
+        let mut inline_left = if roomy { INLINE_GROUP } else { 0 };
         let mut for_segments: Vec<(At, Range<u64>)> = Vec::new();
         for (index, part) in parts.iter_mut().enumerate() {
             let bytes: u64 = part.steps.iter().map(Step::data).sum();
@@ -245,7 +254,7 @@ impl Volume {
         let steps = parts.iter().map(|part| part.steps.len()).max().unwrap_or(0);
         for number in 0..steps {
             let mut txn = match steps {
-                1 => self.meta.begin().await?,
+                1 => self.meta.begin_owed().await?,
                 _ => self.meta.begin_bulk().await?,
             };
             let mut delta = SegmentDelta::default();
@@ -285,6 +294,7 @@ impl Volume {
         let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
         self.wants_settling(inos);
         self.evict_files();
+        self.make_room(0, None);
         self.committed.notify_waiters();
         Ok(())
     }
@@ -350,9 +360,9 @@ impl Volume {
 
     fn commit_applied(&self, part: &Part, step: &Step) {
         let mut live = part.inode.live();
-        let before = live.pending.data_bytes();
+        let before = live.pending.weight();
         live.pending.committed(step.through);
-        self.dirty_less(before - live.pending.data_bytes());
+        self.dirty_adjust(before, live.pending.weight());
         let limit = live.pending.limit();
         for (range, change) in &step.ranges {
             if *change != Change::Data {
@@ -361,7 +371,6 @@ impl Volume {
             let range = range.start..range.end.min(limit);
             for clean in live.pending.ranges.gaps(range) {
                 if !clean.is_empty() {
-                    self.cached_more(clean.end - clean.start);
                     live.cache.present.insert(clean, ());
                 }
             }

@@ -18,8 +18,10 @@ pub enum DataError {
         #[source]
         source: std::io::Error,
     },
-    #[error("no space left on the local disk that holds the cache")]
+    #[error("no space left on the local disk that holds the cache; free space there")]
     NoSpace,
+    #[error("the local disk takes no file as large as inode {0} would be")]
+    TooBig(Ino),
     #[error("inode {0} does not exist")]
     Gone(Ino),
     #[error("damaged content: {0}")]
@@ -49,10 +51,20 @@ impl From<crate::meta::EngineError> for DataError {
 }
 
 impl DataError {
+    /// Whether the local disk was full.
+    pub fn is_full(&self) -> bool {
+        use crate::meta::{LogError, MetaError};
+        matches!(
+            self,
+            DataError::NoSpace | DataError::Meta(MetaError::Log(LogError::NoSpace { .. }))
+        )
+    }
+
     /// A disk error, with a full disk told apart.
     pub fn disk(ino: Ino, source: std::io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::ENOSPC) | Some(libc::EDQUOT) => DataError::NoSpace,
+            Some(libc::EFBIG) => DataError::TooBig(ino),
             _ => DataError::Disk { ino, source },
         }
     }

@@ -2,71 +2,50 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{DataError, Inode, Volume};
 
+/// Bytes that are given back at a time; less of a small file is not worth two system calls.
+const STEP: u64 = 4 << 20;
+
 impl Volume {
-    /// Punches the least recently used clean ranges when the cache is over its size; in the end those
-    /// of `reader` itself, but for the range that it was just given.
-    pub(super) fn evict_if_full(&self, reader: &Arc<Inode>, keep: Range<u64>) {
-        self.evict_files();
-        let limit = self.options.cache_size;
-        let over = || self.cached_bytes.load(Ordering::Relaxed) > limit - limit / 10;
-        if self.cached_bytes.load(Ordering::Relaxed) <= limit {
-            return;
+    /// Whether the cache may take so many bytes more, after the least recently used clean ranges went, if
+    /// need be. Those of a `reader` go last, and the range that it waits for not at all.
+    pub(super) fn make_room(&self, bytes: u64, reader: Option<(&Arc<Inode>, Range<u64>)>) -> bool {
+        if self.room.fits(bytes) {
+            return true;
         }
-        let mut victims: Vec<_> = self
-            .inodes
-            .all()
-            .into_iter()
-            .filter(|inode| inode.ino != reader.ino)
-            .filter_map(|inode| {
-                let live = inode.live();
-                let used = (!live.cache.present.is_empty()).then_some(live.used_at);
-                drop(live);
-                used.map(|used| (used, inode))
-            })
-            .collect();
-        victims.sort_by_key(|(used, _)| *used);
-        for (_, inode) in victims {
-            if !over() {
-                return;
+        let _one_at_a_time = self.evicting.lock();
+        let limit = self.room.limit();
+        // A tenth more, so that not every write has to look for victims.
+        let target = (limit - limit / 10).min(limit.saturating_sub(bytes));
+        if self.room.taken().bytes() > target {
+            let reading = reader.as_ref().map(|(inode, _)| inode.ino);
+            for inode in self.least_used(|inode| Some(inode.ino) != reading) {
+                self.evict_until(&inode, target, 0..0);
+                if self.room.taken().bytes() <= target {
+                    break;
+                }
             }
-            if let Err(error) = self.evict(&inode) {
-                tracing::warn!(ino = %inode.ino, %error, "clean bytes could not be evicted");
+            if let Some((inode, keep)) = reader {
+                self.evict_until(inode, target, keep);
             }
         }
-        if over()
-            && let Err(error) = self.evict_but(reader, keep)
-        {
-            tracing::warn!(ino = %reader.ino, %error, "clean bytes could not be evicted");
-        }
+        self.room.fits(bytes)
     }
 
     /// Removes the cache files of the least recently used files that are in the bucket when there are
     /// too many: a million small files need not be a million local inodes.
     pub(super) fn evict_files(&self) {
-        let count = || self.cache_files.load(Ordering::Relaxed);
-        if count() <= self.most_cache_files {
+        let most = self.room.files();
+        let count = || self.room.taken().files();
+        if count() <= most {
             return;
         }
-        let mut victims: Vec<_> = self
-            .inodes
-            .all()
-            .into_iter()
-            .filter_map(|inode| {
-                let live = inode.live();
-                let clean = live.cache.exists() && live.pending.is_clean();
-                let used = clean.then_some(live.used_at);
-                drop(live);
-                used.map(|used| (used, inode))
-            })
-            .collect();
-        victims.sort_by_key(|(used, _)| *used);
-        for (_, inode) in victims {
+        let _one_at_a_time = self.evicting.lock();
+        for inode in self.least_used(|inode| inode.live().pending.is_clean()) {
             // A tenth more, so that not every commit has to look at all of them.
-            if count() <= self.most_cache_files - self.most_cache_files / 10 {
+            if count() <= most - most / 10 {
                 return;
             }
             if let Err(error) = self.evict(&inode) {
@@ -75,26 +54,73 @@ impl Volume {
         }
     }
 
-    fn evict_but(&self, inode: &Inode, keep: Range<u64>) -> Result<(), DataError> {
+    /// The inodes with something in the cache that may go, those first that were not used for longest.
+    fn least_used(&self, may: impl Fn(&Inode) -> bool) -> impl Iterator<Item = Arc<Inode>> {
+        let mut victims: Vec<_> = self
+            .inodes
+            .all()
+            .into_iter()
+            .filter(|inode| may(inode))
+            .filter_map(|inode| {
+                let live = inode.live();
+                let clean = !live.cache.present.is_empty()
+                    || live.cache.exists() && live.pending.is_clean();
+                let used = clean.then_some(live.used_at);
+                drop(live);
+                used.map(|used| (used, inode))
+            })
+            .collect();
+        victims.sort_by_key(|(used, _)| *used);
+        victims.into_iter().map(|(_, inode)| inode)
+    }
+
+    /// Gives back clean bytes outside of `keep` until the cache takes `target` or there are none.
+    fn evict_until(&self, inode: &Inode, target: u64, keep: Range<u64>) {
+        let small = inode.live().cache.present.total() <= STEP;
+        let evicted = match keep.is_empty() && small {
+            true => self.evict(inode),
+            false => self.punch_until(inode, target, keep),
+        };
+        if let Err(error) = evicted {
+            tracing::warn!(ino = %inode.ino, %error, "clean bytes could not be evicted");
+        }
+    }
+
+    fn punch_until(&self, inode: &Inode, target: u64, keep: Range<u64>) -> Result<(), DataError> {
         let mut live = inode.live();
-        live.version += 1;
-        for range in [0..keep.start, keep.end..u64::MAX] {
-            let old: Vec<_> = live.cache.present.overlapping(range).map(|(r, ())| r).collect();
-            for part in old {
-                self.cached_less(part.end - part.start);
+        live.evicted += 1;
+        let clean: Vec<_> = [0..keep.start, keep.end..u64::MAX]
+            .into_iter()
+            .flat_map(|side| live.cache.present.overlapping(side).collect::<Vec<_>>())
+            .map(|(range, ())| range)
+            .collect();
+        let mut punched = Ok(());
+        'ranges: for range in clean {
+            let mut at = range.start;
+            while at < range.end {
+                if self.room.taken().bytes() <= target {
+                    break 'ranges;
+                }
+                let part = at..range.end.min(at + STEP);
+                at = part.end;
                 live.cache.present.remove(part.clone());
-                live.cache.punch(part).map_err(|e| DataError::disk(inode.ino, e))?;
+                punched = live.cache.punch(part);
+                if punched.is_err() {
+                    break 'ranges;
+                }
             }
         }
-        Ok(())
+        if !inode.is_open() {
+            live.cache.close();
+        }
+        punched.map_err(|e| DataError::disk(inode.ino, e))
     }
 
     /// Drops all clean cached bytes of an inode.
     pub fn evict(&self, inode: &Inode) -> Result<(), DataError> {
         let mut live = inode.live();
-        live.version += 1;
+        live.evicted += 1;
         let present = std::mem::take(&mut live.cache.present);
-        self.cached_less(present.total());
         if live.pending.is_clean() {
             return live.cache.remove().map_err(|e| DataError::disk(inode.ino, e));
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
-use super::write::less;
 use super::{CacheFile, DataError};
 use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -44,6 +43,9 @@ pub struct Live {
     pub write_seq: u64,
     /// Grows when committed content changes shape: guards a fetch.
     pub version: u64,
+    /// Grows when clean bytes leave the cache: a fetch does not know of commits that came meanwhile, and
+    /// relies on finding their bytes there.
+    pub evicted: u64,
     /// Changes of the content record that are on their way through the engine: no fetch may start or
     /// end meanwhile.
     pub changing: u32,
@@ -82,6 +84,7 @@ impl Inode {
                 size,
                 write_seq: 0,
                 version: 0,
+                evicted: 0,
                 changing: 0,
                 cache,
                 attr_dirty: false,
@@ -155,12 +158,10 @@ impl Drop for ChangeGuard {
 const KEEP: usize = 16 << 10;
 
 /// All live inodes. Lock order: table, then an inode's state.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct InodeTable {
     map: Mutex<Map>,
     dropped: AtomicU64,
-    /// The volume's count of clean bytes in cache files.
-    cached_bytes: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -170,13 +171,13 @@ struct Map {
     full: usize,
 }
 
-impl InodeTable {
-    /// `cached_bytes` is lowered by what dropped inodes had in the cache.
-    pub(super) fn new(cached_bytes: Arc<AtomicU64>) -> Self {
-        let map = Map { inodes: HashMap::new(), full: KEEP };
-        InodeTable { map: Mutex::new(map), dropped: AtomicU64::new(0), cached_bytes }
+impl Default for Map {
+    fn default() -> Self {
+        Map { inodes: HashMap::new(), full: KEEP }
     }
+}
 
+impl InodeTable {
     pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
         self.map.lock().inodes.get(&ino).cloned()
     }
@@ -235,7 +236,6 @@ impl InodeTable {
             if !live.pending.is_clean() || live.attr_dirty {
                 return true;
             }
-            less(&self.cached_bytes, live.cache.present.total());
             // A cached copy that cannot be deleted is only garbage on the local disk.
             if let Err(error) = live.cache.remove() {
                 tracing::warn!(ino = %inode.ino, %error, "a cache file could not be deleted");
@@ -273,6 +273,7 @@ mod tests {
             attr_gen: 1,
             borne_gen: 0,
             known: true,
+            reserved: 0,
             target: None,
         };
         let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_table_of_inodes_in_use_is_looked_over_now_and_then_only() {
-        let table = InodeTable::new(Arc::default());
+        let table = InodeTable::default();
         let mut in_use = Vec::new();
         for number in 0..KEEP {
             let inode = inode(number);

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run};
-use super::{DataError, Inode, Volume};
+use super::{DataError, Inode, Live, Volume};
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
 use crate::store::{StoreBackend, StoreErrorKind};
@@ -102,6 +101,71 @@ impl ReadAhead {
     }
 }
 
+/// Committed content that was just fetched: pieces in order without gaps, `None` for zeros.
+#[derive(Debug)]
+struct Fetched {
+    pieces: Vec<Piece>,
+    /// Of the inode when the fetch began.
+    version: u64,
+    evicted: u64,
+    generation: u64,
+    /// An extent may reach past an uncommitted truncation, where it no longer shows.
+    limit: u64,
+}
+
+impl Fetched {
+    /// Whether this still is the content below uncommitted changes. What was committed meanwhile is not in
+    /// it, but in the cache, unless it was evicted.
+    fn holds(&self, live: &Live) -> bool {
+        live.version == self.version
+            && live.changing == 0
+            && (live.evicted == self.evicted || live.content.generation == self.generation)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pieces.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(|b| b.len() as u64).sum()
+    }
+
+    fn covers(&self, range: &Range<u64>) -> bool {
+        match (self.pieces.first(), self.pieces.last()) {
+            (Some((first, _)), Some((last, _))) => {
+                first.start <= range.start && range.end <= last.end.min(self.limit)
+            }
+            _ => false,
+        }
+    }
+
+    /// Fills `buffer` with the bytes of a range that it covers.
+    fn copy(&self, range: Range<u64>, buffer: &mut [u8]) {
+        for (span, bytes) in &self.pieces {
+            let part = span.start.max(range.start)..span.end.min(range.end);
+            let Some(bytes) = bytes.as_ref().filter(|_| !part.is_empty()) else { continue };
+            let from = (part.start - span.start) as usize..(part.end - span.start) as usize;
+            let to = (part.start - range.start) as usize..(part.end - range.start) as usize;
+            buffer[to].copy_from_slice(&bytes[from]);
+        }
+    }
+
+    /// Takes what the cache does not have of a piece.
+    fn cache(&self, (range, bytes): &Piece, live: &mut Live) -> std::io::Result<()> {
+        let visible = range.start..range.end.min(self.limit);
+        for part in live.pending.ranges.gaps(visible) {
+            for gap in live.cache.present.gaps(part) {
+                match bytes {
+                    Some(bytes) => {
+                        let from = (gap.start - range.start) as usize;
+                        let to = (gap.end - range.start) as usize;
+                        live.cache.write_at(gap.start, &bytes[from..to])?;
+                    }
+                    None => live.cache.punch(gap.clone())?,
+                }
+                live.cache.present.insert(gap, ());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Volume {
     /// At most `len` bytes from `offset`; fewer only at the end of the file.
     pub async fn read(
@@ -121,22 +185,24 @@ impl Volume {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, DataError> {
+        let mut fetched = None;
         for _ in 0..ATTEMPTS {
-            let missing = match self.read_cached(inode, offset, len)? {
+            let missing = match self.read_local(inode, offset, len, fetched.as_ref())? {
                 Ok(bytes) => return Ok(bytes),
                 Err(missing) => missing,
             };
-            self.fetch(inode, missing).await?;
+            fetched = self.fetch(inode, missing).await?;
         }
         Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
     }
 
-    /// The bytes if all of them are local, else the first range that is not.
-    fn read_cached(
+    /// The bytes if all of them are cached or were just fetched, else the first range that is not.
+    fn read_local(
         &self,
         inode: &Arc<Inode>,
         offset: u64,
         len: usize,
+        fetched: Option<&Fetched>,
     ) -> Result<Result<Bytes, Range<u64>>, DataError> {
         let mut live = inode.live();
         live.used_at = crate::clock::boottime();
@@ -145,16 +211,28 @@ impl Volume {
         }
         let end = live.size.min(offset + len as u64);
         let committed = live.content.size.min(live.pending.limit());
+        // The cache may have no room for it, or have given it to somebody else since.
+        let fetched = fetched.filter(|fetched| fetched.holds(&live));
+        let mut uncached: Vec<Range<u64>> = Vec::new();
         for gap in live.pending.ranges.gaps(offset..end) {
             let gap = gap.start..gap.end.min(committed);
             if gap.is_empty() {
                 continue;
             }
-            if let Some(first) = live.cache.present.gaps(gap.clone()).into_iter().next() {
-                return Ok(Err(first.start..gap.end));
+            for missing in live.cache.present.gaps(gap.clone()) {
+                if !fetched.is_some_and(|fetched| fetched.covers(&missing)) {
+                    return Ok(Err(missing.start..gap.end));
+                }
+                uncached.push(missing);
             }
         }
         let mut buffer = BytesMut::zeroed((end - offset) as usize);
+        if let Some(fetched) = fetched {
+            for range in uncached {
+                let at = (range.start - offset) as usize..(range.end - offset) as usize;
+                fetched.copy(range, &mut buffer[at]);
+            }
+        }
         let mut pieces: Vec<Range<u64>> = live
             .pending
             .ranges
@@ -172,8 +250,14 @@ impl Volume {
         Ok(Ok(buffer.freeze()))
     }
 
-    /// Makes `range` (and what reading ahead adds) local.
-    async fn fetch(&self, inode: &Arc<Inode>, range: Range<u64>) -> Result<(), DataError> {
+    /// Fetches `range` and what reading ahead adds, and caches it if there is room. `None` when the content
+    /// changed meanwhile.
+    async fn fetch(
+        &self,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+    ) -> Result<Option<Fetched>, DataError> {
+        let most = self.room.limit() / 8;
         let snapshot = {
             let mut live = inode.live();
             if live.removed {
@@ -186,10 +270,9 @@ impl Volume {
                 let content = live.content.clone();
                 let limit = content.size.min(live.pending.limit());
                 if range.start >= limit {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let range = range.start..range.end.min(limit);
-                let most = self.options.cache_size / 8;
                 let window = live.ahead.window(&range, limit, most);
                 // Extents are fetched whole anyway. Of those that nobody reads in order only what was
                 // asked for.
@@ -198,53 +281,52 @@ impl Volume {
                     _ => live.ahead.is_stream(),
                 };
                 let window = if ahead { window } else { range };
-                Some((content, live.version, window, limit))
+                Some((content, live.version, live.evicted, window, limit))
             }
         };
-        let Some((content, version, window, limit)) = snapshot else {
+        let Some((content, version, evicted, window, limit)) = snapshot else {
             inode.calm().await;
-            return Ok(());
+            return Ok(None);
         };
         let pieces = match self.read_committed(inode, &content, window).await {
-            Ok(pieces) => pieces,
+            Ok(pieces) => blocks(pieces),
             Err(error) => {
                 let live = inode.live();
                 return match live.version == version && live.changing == 0 && !live.removed {
                     true => Err(error),
                     // What it wanted may have been collected: the caller looks again.
-                    false => Ok(()),
+                    false => Ok(None),
                 };
             }
         };
-        for (range, bytes) in blocks(pieces) {
+        let generation = content.generation;
+        let fetched = Fetched { pieces, version, evicted, generation, limit };
+        self.evict_files();
+        let room = self.make_room(fetched.bytes(), Some((inode, range)));
+        for piece in &fetched.pieces {
             // Once a block: whoever writes to the file or removes it waits no longer than for one.
             let mut live = inode.live();
             if live.removed {
                 return Err(DataError::Gone(inode.ino));
             }
-            if live.version != version || live.changing > 0 {
-                return Ok(());
+            if !fetched.holds(&live) {
+                return Ok(None);
             }
-            // An extent may reach past an uncommitted truncation, where it no longer shows.
-            let visible = range.start..range.end.min(limit);
-            for part in live.pending.ranges.gaps(visible) {
-                for gap in live.cache.present.gaps(part) {
-                    let put = match &bytes {
-                        Some(bytes) => {
-                            let from = (gap.start - range.start) as usize;
-                            let to = (gap.end - range.start) as usize;
-                            live.cache.write_at(gap.start, &bytes[from..to])
-                        }
-                        None => live.cache.punch(gap.clone()),
-                    };
-                    put.map_err(|e| DataError::disk(inode.ino, e))?;
-                    self.cached_more(gap.end - gap.start);
-                    live.cache.present.insert(gap, ());
+            if !room {
+                break;
+            }
+            if let Err(error) = fetched.cache(piece, &mut live) {
+                match DataError::disk(inode.ino, error) {
+                    // The reader has the bytes all the same.
+                    full if full.is_full() => {
+                        self.room.met_full();
+                        break;
+                    }
+                    error => return Err(error),
                 }
             }
         }
-        self.evict_if_full(inode, range);
-        Ok(())
+        Ok(Some(fetched))
     }
 
     /// Committed content of `range`, in pieces; `None` is zeros. Pieces may reach past the range.
@@ -333,10 +415,6 @@ impl Volume {
     /// The bucket that a base lies in.
     pub fn base_store(&self, base: &Base) -> &Arc<dyn StoreBackend> {
         if base.parked { &self.state_store } else { &self.store }
-    }
-
-    pub(super) fn cached_more(&self, bytes: u64) {
-        self.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

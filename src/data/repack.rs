@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DataError, Inode, Volume};
+use crate::clock::Deadline;
 use crate::meta::records::{ExtentRec, Place, SegmentRec, decode};
 use crate::meta::{Change, Pages, keys};
 use crate::types::{Ino, Lsn};
@@ -112,7 +113,7 @@ impl Volume {
                 break;
             }
             let len = range.end - range.start;
-            self.room_for(len, ROOM).await?;
+            self.room_for(len, Deadline::after(ROOM)).await?;
             let len = usize::try_from(len).unwrap_or(usize::MAX);
             match self.read(&inode, range.start, len).await {
                 Err(DataError::Gone(_)) => break,
@@ -143,15 +144,14 @@ impl Volume {
             .filter(|range| !range.is_empty())
             .collect();
         let lsn = Lsn(self.meta.journal.lock().next_lsn().0.saturating_sub(1));
-        let (before, size) = (live.pending.data_bytes(), live.size);
+        let (before, size) = (live.pending.weight(), live.size);
         let mut bytes = 0;
         for range in clean {
             bytes += range.end - range.start;
-            self.cached_less(live.cache.present.covered(range.clone()));
             live.cache.present.remove(range.clone());
             live.pending.changed(lsn, range.start, range.end, Change::Data, size);
         }
-        self.dirty_adjust(before, live.pending.data_bytes());
+        self.dirty_adjust(before, live.pending.weight());
         bytes
     }
 }

@@ -7,7 +7,7 @@ use super::garbage::{give_up_map, give_up_xattrs};
 use super::paths::own_name;
 use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
-use crate::meta::{Logged, Txn, keys};
+use crate::meta::{Logged, Txn, Weight, keys};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
 /// As many keys where an inode rests are found by one look.
@@ -134,6 +134,9 @@ impl<'v> Tx<'v> {
         ino: Ino,
         content: ContentRec,
     ) -> Result<(), DataError> {
+        if self.inode(ino).await?.reserved > 0 {
+            self.edit(ino, |rec| rec.reserved = 0).await?;
+        }
         self.set_content(ino, content, true).await
     }
 
@@ -286,10 +289,8 @@ impl Volume {
         if let Some(inode) = held.cloned().or(from_table) {
             let mut live = inode.live();
             live.removed = true;
-            let dirty = live.pending.data_bytes();
-            live.pending = Default::default();
-            self.dirty_less(dirty);
-            self.cached_less(live.cache.present.total());
+            let pending = std::mem::take(&mut live.pending);
+            self.dirty_adjust(pending.weight(), Weight::default());
             match live.cache.take_away() {
                 Ok(leaving) => leaving.drop_beside(),
                 Err(error) => tracing::warn!(%ino, %error, "a cache file could not be deleted"),

@@ -3,17 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
-use super::{CacheFile, Churn, DataError, Inode, InodeTable, Tx};
+use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
-use crate::meta::{Fold, Meta, Pending, keys};
+use crate::meta::{Fold, Meta, Pending, Weight, keys};
 use crate::store::{Capabilities, StoreBackend};
 use crate::types::{FileKind, Ino, KeyPrefix, Timestamp, VolumeId};
 
@@ -67,13 +66,14 @@ pub struct Volume {
     pub(super) cache_dir: PathBuf,
     /// Inodes with uncommitted changes, pinned.
     pub(super) dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
-    /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once).
+    /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once), and
+    /// in how many ranges they are.
     pub(super) dirty_bytes: AtomicU64,
-    /// Clean bytes in cache files, roughly.
-    pub(super) cached_bytes: Arc<AtomicU64>,
-    /// Cache files on the local disk, and how many there may be.
-    pub(super) cache_files: Arc<AtomicUsize>,
-    pub(super) most_cache_files: usize,
+    pub(super) dirty_ranges: AtomicU64,
+    /// The cache's share of the local disk.
+    pub(super) room: Room,
+    /// Held by whoever looks for victims. Taken before inodes' states.
+    pub(super) evicting: Mutex<()>,
     /// Somebody waits for dirty data to shrink, or there is much of it.
     pub commit_wanted: Notify,
     /// A commit was handed over.
@@ -91,29 +91,13 @@ pub struct Volume {
     last_error: Mutex<Option<String>>,
 }
 
-/// Cache files that a volume has at most, whatever the local disk could hold.
-const MOST_FILES: u64 = 64 << 10;
-/// And at least.
-const LEAST_FILES: u64 = 64;
-
-/// A part of the inodes that the local file system has left: others live there, too.
-fn most_files(cache_dir: &std::path::Path) -> Result<usize, DataError> {
-    let disk = |source| DataError::disk(Ino::ROOT, source);
-    std::fs::create_dir_all(cache_dir).map_err(disk)?;
-    let free = crate::sys::disk_space(cache_dir).map_err(disk)?.inodes_available;
-    let most = if free == 0 { MOST_FILES } else { (free / 4).clamp(LEAST_FILES, MOST_FILES) };
-    Ok(most as usize)
-}
-
-/// Uncommitted data that a volume holds at most before writers wait, bytes.
-const DIRTY_LIMIT: u64 = 1 << 30;
-
 impl Volume {
     /// Puts the parts together and loads what a crash left uncommitted. The root directory is made on
     /// a volume's first day.
     pub async fn open(parts: VolumeParts, recovered: Recovered) -> Result<Arc<Self>, DataError> {
-        let most_cache_files = most_files(&parts.cache_dir)?;
-        let cached_bytes = Arc::<AtomicU64>::default();
+        let disk = |source| DataError::disk(Ino::ROOT, source);
+        std::fs::create_dir_all(&parts.cache_dir).map_err(disk)?;
+        let room = Room::new(&parts.cache_dir, parts.options.cache_size);
         let volume = Arc::new(Volume {
             id: parts.id,
             name: parts.name,
@@ -125,13 +109,13 @@ impl Volume {
             same_bucket: parts.same_bucket,
             options: parts.options,
             capabilities: parts.capabilities,
-            inodes: InodeTable::new(Arc::clone(&cached_bytes)),
+            inodes: InodeTable::default(),
             cache_dir: parts.cache_dir,
             dirty: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
-            cached_bytes,
-            cache_files: Arc::default(),
-            most_cache_files,
+            dirty_ranges: AtomicU64::new(0),
+            room,
+            evicting: Mutex::default(),
             commit_wanted: Notify::new(),
             committed: Notify::new(),
             settle_queue: Mutex::default(),
@@ -180,6 +164,7 @@ impl Volume {
             attr_gen: 1,
             borne_gen: 0,
             known: true,
+            reserved: 0,
             target: None,
         };
         let mut tx = self.begin().await?;
@@ -213,7 +198,7 @@ impl Volume {
                 live.attr.mtime = time;
                 live.attr.ctime = live.attr.ctime.max(time);
             }
-            self.dirty_bytes.fetch_add(pending.data_bytes(), Ordering::Relaxed);
+            self.dirty_adjust(Weight::default(), pending.weight());
             live.pending = pending;
         }
         self.dirty.lock().insert(ino, inode);
@@ -271,20 +256,23 @@ impl Volume {
     }
 
     fn cache_file(&self, ino: Ino) -> CacheFile {
-        CacheFile::new(&self.cache_dir, ino, Arc::clone(&self.cache_files))
+        CacheFile::new(&self.cache_dir, ino, Arc::clone(self.room.taken()))
     }
 
     /// Files that programs can still make, as far as the local disk is concerned: each needs an inode
     /// there until it is in the bucket. `None` when that is not what runs out first.
     pub fn local_files_free(&self) -> Option<u64> {
-        let free = crate::sys::disk_space(&self.cache_dir).ok()?.inodes_available;
-        // Some file systems have no such limit and say 0.
-        (free > 0 && free < self.most_cache_files as u64).then_some(free)
+        self.room.inodes_left().filter(|left| *left < self.room.files())
     }
 
     /// Begins a change of the namespace or of attributes; see [`Meta::begin`].
     pub async fn begin(&self) -> Result<Tx<'_>, DataError> {
         Ok(Tx::new(self, self.meta.begin().await?))
+    }
+
+    /// The same for a removal, which a full local disk does not keep waiting; see [`Meta::begin_owed`].
+    pub async fn begin_owed(&self) -> Result<Tx<'_>, DataError> {
+        Ok(Tx::new(self, self.meta.begin_owed().await?))
     }
 
     /// Tells settling that these inodes (or keys below them) may need work.
@@ -318,26 +306,6 @@ impl Volume {
     /// Inodes with uncommitted changes.
     pub fn dirty_inodes(&self) -> Vec<Arc<Inode>> {
         self.dirty.lock().values().cloned().collect()
-    }
-
-    /// Waits while the volume holds too much uncommitted data.
-    pub(super) async fn room_for(&self, bytes: u64, timeout: Duration) -> Result<(), DataError> {
-        let limit = DIRTY_LIMIT.min(self.options.cache_size / 2).max(1 << 20);
-        let deadline = crate::clock::Deadline::after(timeout);
-        loop {
-            let committed = self.committed.notified();
-            let dirty = self.dirty_bytes.load(Ordering::Relaxed);
-            // Their cache files cannot be evicted.
-            let many = self.dirty.lock().len() > self.most_cache_files / 2;
-            if !many && (dirty == 0 || dirty + bytes <= limit) {
-                return Ok(());
-            }
-            self.commit_wanted.notify_one();
-            if tokio::time::timeout(deadline.left(), committed).await.is_err() {
-                let error = self.last_error().unwrap_or_else(|| "the bucket is too slow".into());
-                return Err(DataError::Late(error));
-            }
-        }
     }
 
     /// Remembers the latest trouble for the status.

@@ -2,19 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::{DataError, Inode, Live, Volume};
-use crate::meta::{Change, Record};
+use crate::clock::Deadline;
+use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
-
-/// How long a writer waits for room before it gets EIO. Longer than a restart of a store, shorter
-/// than the kernel's hung-task warning (120 s).
-const ROOM_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Uncommitted data of one inode that starts a commit by itself, bytes: long streams then overlap
-/// with their upload.
-const EAGER_COMMIT: u64 = 64 << 20;
 
 impl Volume {
     /// Writes `data` at `offset`. It survives the process once this returns.
@@ -30,7 +22,10 @@ impl Volume {
         if data.is_empty() {
             return Ok(());
         }
-        self.room_for(data.len() as u64, ROOM_TIMEOUT).await?;
+        self.with_room(data.len() as u64, || self.write_now(inode, offset, data)).await
+    }
+
+    fn write_now(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<(), DataError> {
         let end = offset + data.len() as u64;
         let time = crate::clock::now();
         let (eager, ino) = {
@@ -43,11 +38,11 @@ impl Volume {
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
             let lsn = logged.inspect_err(|_| {
                 // What was clean there may be half of this write now.
-                self.cached_less(live.cache.present.covered(offset..end));
+                live.evicted += 1;
                 live.cache.present.remove(offset..end);
             })?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
-            (live.pending.data_bytes() >= EAGER_COMMIT, inode.ino)
+            (live.pending.data_bytes() >= self.eager_commit(), inode.ino)
         };
         inode.close_unused();
         self.mark_dirty(inode);
@@ -58,8 +53,39 @@ impl Volume {
         Ok(())
     }
 
+    /// Makes a change that needs `bytes` in the cache as soon as there is room for it. A disk may be
+    /// fuller than it looked.
+    async fn with_room(
+        &self,
+        bytes: u64,
+        change: impl Fn() -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let deadline = Deadline::after(self.meta.patience());
+        loop {
+            self.room_for(bytes, deadline).await?;
+            match change() {
+                Err(error) if error.is_full() && !deadline.passed() => {
+                    tracing::debug!(%error, "waiting for room");
+                    self.room.met_full();
+                    self.evict_files();
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Makes `start..end` read as zeros; the file then has `size` bytes.
     pub async fn zero(
+        &self,
+        inode: &Arc<Inode>,
+        start: u64,
+        end: u64,
+        keep_size: bool,
+    ) -> Result<(), DataError> {
+        self.with_room(0, || self.zero_now(inode, start, end, keep_size)).await
+    }
+
+    fn zero_now(
         &self,
         inode: &Arc<Inode>,
         start: u64,
@@ -94,10 +120,9 @@ impl Volume {
         size: u64,
         time: Timestamp,
     ) {
-        let before = live.pending.data_bytes();
+        let before = live.pending.weight();
         live.pending.changed(lsn, range.start, range.end, change, size);
-        self.dirty_adjust(before, live.pending.data_bytes());
-        self.cached_less(live.cache.present.covered(range.clone()));
+        self.dirty_adjust(before, live.pending.weight());
         live.cache.present.remove(range);
         live.size = size;
         live.attr.mtime = time;
@@ -110,17 +135,23 @@ impl Volume {
     /// Sets the size: truncates or extends with zeros. Enters the engine with the next commit, so that
     /// a file rewritten after O_TRUNC keeps its old content until the new one is committed.
     pub async fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<(), DataError> {
+        self.with_room(0, || self.cut_now(inode, size)).await
+    }
+
+    fn cut_now(&self, inode: &Arc<Inode>, size: u64) -> Result<(), DataError> {
         let time = crate::clock::now();
         {
             let mut live = inode.live();
             live.in_use(inode.ino)?;
             let record = Record::Cut { ino: inode.ino, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
-            let before = live.pending.data_bytes();
+            let before = live.pending.weight();
             live.pending.cut(lsn, size);
-            self.dirty_adjust(before, live.pending.data_bytes());
-            self.cached_less(live.cache.present.covered(size..u64::MAX));
+            self.dirty_adjust(before, live.pending.weight());
             unless_freed(inode.ino, live.cache.cut(size));
+            if size <= live.size {
+                live.attr.reserved = live.attr.reserved.min(size);
+            }
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;
@@ -144,20 +175,14 @@ impl Volume {
         dirty.entry(inode.ino).or_insert_with(|| Arc::clone(inode));
     }
 
-    pub(super) fn dirty_adjust(&self, before: u64, after: u64) {
-        if after >= before {
-            self.dirty_bytes.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.dirty_less(before - after);
-        }
-    }
-
-    pub(super) fn dirty_less(&self, bytes: u64) {
-        less(&self.dirty_bytes, bytes);
-    }
-
-    pub(super) fn cached_less(&self, bytes: u64) {
-        less(&self.cached_bytes, bytes);
+    /// Counts what is uncommitted of one inode.
+    pub(super) fn dirty_adjust(&self, before: Weight, after: Weight) {
+        let adjust = |counter, before: u64, after: u64| match after >= before {
+            true => more(counter, after - before),
+            false => less(counter, before - after),
+        };
+        adjust(&self.dirty_bytes, before.bytes, after.bytes);
+        adjust(&self.dirty_ranges, before.ranges, after.ranges);
     }
 }
 
@@ -167,6 +192,10 @@ fn unless_freed(ino: Ino, freed: std::io::Result<()>) {
     if let Err(error) = freed {
         tracing::warn!(%ino, %error, "space in a cache file was not given back");
     }
+}
+
+pub(super) fn more(counter: &AtomicU64, bytes: u64) {
+    counter.fetch_add(bytes, Ordering::Relaxed);
 }
 
 /// A counter that would go below zero only shows a counting slip; it must not wrap.

@@ -8,14 +8,13 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use crate::clock::boottime;
-use crate::data::{CacheFile, ReadAhead};
+use crate::data::{CacheFile, ReadAhead, Room};
 use crate::types::Ino;
 
 /// Files remembered; more are dropped when nobody reads them.
@@ -24,11 +23,7 @@ const KEEP: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Cache {
     dir: PathBuf,
-    /// Bytes, roughly.
-    limit: u64,
-    held: AtomicU64,
-    /// Cache files that exist.
-    existing: Arc<AtomicUsize>,
+    room: Room,
     files: Mutex<HashMap<Ino, Arc<Mutex<Cached>>>>,
 }
 
@@ -61,13 +56,8 @@ impl Cache {
             _ => {}
         }
         std::fs::create_dir_all(&dir)?;
-        Ok(Cache {
-            dir,
-            limit,
-            held: AtomicU64::new(0),
-            existing: Arc::default(),
-            files: Mutex::default(),
-        })
+        let room = Room::new(&dir, limit);
+        Ok(Cache { dir, room, files: Mutex::default() })
     }
 
     fn of(&self, ino: Ino, generation: u64) -> Arc<Mutex<Cached>> {
@@ -77,7 +67,7 @@ impl Cache {
         }
         let new = || Cached {
             generation,
-            file: CacheFile::new(&self.dir, ino, Arc::clone(&self.existing)),
+            file: CacheFile::new(&self.dir, ino, Arc::clone(self.room.taken())),
             ahead: ReadAhead::default(),
             used: boottime(),
         };
@@ -105,41 +95,55 @@ impl Cache {
         cached.used = boottime();
         if let Some(gap) = cached.file.present.gaps(range.clone()).into_iter().next() {
             let missing = gap.start..range.end;
-            return Ok(Found::Missing(cached.ahead.window(&missing, size, self.limit / 8)));
+            return Ok(Found::Missing(cached.ahead.window(&missing, size, self.room.limit() / 8)));
         }
         let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
         cached.file.read_at(range.start, &mut buffer)?;
         Ok(Found::All(buffer.freeze()))
     }
 
-    /// Takes pieces of a generation, unless a newer one came meanwhile.
-    pub fn fill(&self, ino: Ino, generation: u64, pieces: Vec<Piece>, size: u64) -> io::Result<()> {
+    /// Takes pieces of a generation, unless a newer one came meanwhile. False when the local disk has no
+    /// room for them, and nothing that could go instead.
+    pub fn fill(&self, ino: Ino, generation: u64, pieces: &[Piece], size: u64) -> io::Result<bool> {
+        let bytes = pieces.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(|b| b.len() as u64);
+        let bytes = bytes.sum();
+        if !self.fits(bytes) {
+            self.shrink(ino, bytes);
+        }
+        if !self.fits(bytes) {
+            return Ok(false);
+        }
         let cached = self.of(ino, generation);
-        {
-            let mut cached = cached.lock();
-            if cached.generation != generation {
-                return Ok(());
-            }
-            for (range, bytes) in pieces {
-                for gap in cached.file.present.gaps(range.start..range.end.min(size)) {
-                    match &bytes {
-                        Some(bytes) => {
-                            let from = (gap.start - range.start) as usize;
-                            let to = (gap.end - range.start) as usize;
-                            let Some(part) = bytes.get(from..to) else { continue };
-                            cached.file.write_at(gap.start, part)?;
-                        }
-                        None => cached.file.punch(gap.clone())?,
+        let mut cached = cached.lock();
+        if cached.generation != generation {
+            return Ok(true);
+        }
+        for (range, bytes) in pieces {
+            for gap in cached.file.present.gaps(range.start..range.end.min(size)) {
+                let put = match bytes {
+                    Some(bytes) => {
+                        let from = (gap.start - range.start) as usize;
+                        let to = (gap.end - range.start) as usize;
+                        let Some(part) = bytes.get(from..to) else { continue };
+                        cached.file.write_at(gap.start, part)
                     }
-                    self.held.fetch_add(gap.end - gap.start, Ordering::Relaxed);
-                    cached.file.present.insert(gap, ());
+                    None => cached.file.punch(gap.clone()),
+                };
+                match put {
+                    Ok(()) => cached.file.present.insert(gap, ()),
+                    Err(error) if is_full(&error) => {
+                        self.room.met_full();
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
-        if self.held.load(Ordering::Relaxed) > self.limit {
-            self.shrink(ino);
-        }
-        Ok(())
+        Ok(true)
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.room.fits(bytes) && self.room.taken().files() <= self.room.files()
     }
 
     /// Lets the descriptor of a file go; the next read opens it again.
@@ -151,12 +155,16 @@ impl Cache {
     }
 
     fn empty(&self, cached: &mut Cached) -> io::Result<()> {
-        self.held.fetch_sub(cached.file.present.total(), Ordering::Relaxed);
         cached.file.remove()
     }
 
-    /// Empties the files that were not used for longest; in the end `reader` too.
-    fn shrink(&self, reader: Ino) {
+    /// Empties the files that were not used for longest, in the end `reader` too, until there is room for
+    /// so many bytes.
+    fn shrink(&self, reader: Ino, bytes: u64) {
+        let (limit, files) = (self.room.limit(), self.room.files());
+        let target = (limit - limit / 10).min(limit.saturating_sub(bytes));
+        let taken = self.room.taken();
+        let enough = || taken.bytes() <= target && taken.files() <= files - files / 10;
         let files: Vec<_> = self.files.lock().iter().map(|(i, c)| (*i, Arc::clone(c))).collect();
         let mut by_age: Vec<_> = files
             .into_iter()
@@ -167,7 +175,7 @@ impl Cache {
             .collect();
         by_age.sort_by_key(|(age, _)| *age);
         for (_, cached) in by_age {
-            if self.held.load(Ordering::Relaxed) <= self.limit - self.limit / 10 {
+            if enough() {
                 return;
             }
             if let Err(error) = self.empty(&mut cached.lock()) {
@@ -190,6 +198,10 @@ impl Cache {
             false
         });
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -215,15 +227,16 @@ mod tests {
     fn bytes_count_for_their_generation_alone() {
         let (_dir, cache) = cache();
         let one = vec![(0..4, Some(Bytes::from_static(b"aaaa"))), (4..8, None)];
-        cache.fill(FILE, 1, one.clone(), 6).expect("room");
+        assert!(cache.fill(FILE, 1, &one, 6).expect("a disk"));
         let read = |generation, range| cache.read(FILE, generation, range, 8).expect("a look");
         assert_eq!(all(read(1, 2..6)).expect("it"), b"aa\0\0"[..]);
         assert!(matches!(read(1, 4..8), Found::Missing(gap) if gap.contains(&6)));
         assert!(matches!(read(2, 0..4), Found::Missing(_)));
-        cache.fill(FILE, 1, one, 6).expect("a late fill");
+        assert!(cache.fill(FILE, 1, &one, 6).expect("a late fill"));
         assert!(matches!(read(2, 0..4), Found::Missing(_)), "old bytes under a new generation");
         assert!(matches!(read(1, 0..4), Found::Newer));
-        cache.fill(FILE, 2, vec![(0..4, Some(Bytes::from_static(b"bbbb")))], 4).expect("room");
+        let two = [(0..4, Some(Bytes::from_static(b"bbbb")))];
+        assert!(cache.fill(FILE, 2, &two, 4).expect("a disk"));
         assert_eq!(all(read(2, 0..4)).expect("it"), b"bbbb"[..]);
     }
 
@@ -232,8 +245,8 @@ mod tests {
         let (_dir, cache) = cache();
         for n in 0..40 {
             let piece = vec![(0..1 << 20, Some(Bytes::from(vec![n; 1 << 20])))];
-            cache.fill(Ino(u64::from(n)), 1, piece, 1 << 20).expect("room");
-            assert!(cache.held.load(Ordering::Relaxed) <= 8 << 20);
+            assert!(cache.fill(Ino(u64::from(n)), 1, &piece, 1 << 20).expect("a disk"));
+            assert!(cache.room.taken().bytes() <= 8 << 20);
         }
         let last = cache.read(Ino(39), 1, 0..10, 1 << 20).expect("a look");
         assert_eq!(all(last).expect("the newest stays"), vec![39; 10]);

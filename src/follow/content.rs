@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::ReadFs;
@@ -64,9 +64,15 @@ impl ReadFs {
                     Found::All(bytes) => return Ok(bytes),
                     Found::Missing(range) => {
                         let pieces = self.fetch(&view, ino, &content, range).await?;
-                        self.cache
-                            .fill(ino, content.generation, pieces, content.size)
+                        let cached = self
+                            .cache
+                            .fill(ino, content.generation, &pieces, content.size)
                             .map_err(|e| DataError::disk(ino, e))?;
+                        if !cached {
+                            // The local disk is full: this read goes without.
+                            let pieces = self.fetch(&view, ino, &content, offset..end).await?;
+                            return Ok(joined(pieces, offset..end));
+                        }
                     }
                     Found::Newer => break,
                 }
@@ -177,4 +183,17 @@ impl ReadFs {
         })
         .await
     }
+}
+
+/// The bytes of a range that the pieces cover.
+fn joined(pieces: Vec<Piece>, range: Range<u64>) -> Bytes {
+    let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+    for (span, bytes) in pieces {
+        let part = span.start.max(range.start)..span.end.min(range.end);
+        let Some(bytes) = bytes.filter(|_| !part.is_empty()) else { continue };
+        let from = (part.start - span.start) as usize..(part.end - span.start) as usize;
+        let to = (part.start - range.start) as usize..(part.end - range.start) as usize;
+        buffer[to].copy_from_slice(&bytes[from]);
+    }
+    buffer.freeze()
 }

@@ -38,6 +38,10 @@ impl Attr {
             FileKind::Dir => 4096,
             _ => 0,
         };
+        let bytes = match rec.kind {
+            FileKind::File => size.min(data).max(rec.reserved),
+            _ => size,
+        };
         Attr {
             ino,
             kind: rec.kind,
@@ -47,7 +51,7 @@ impl Attr {
             gid: rec.gid,
             rdev: rec.rdev,
             size,
-            blocks: if rec.kind == FileKind::File { size.min(data) } else { size }.div_ceil(512),
+            blocks: bytes.div_ceil(512),
             atime: rec.atime,
             mtime: rec.mtime,
             ctime: rec.ctime,
@@ -157,10 +161,13 @@ pub struct StatFs {
     pub files_free: u64,
 }
 
+/// What `df` shows of a volume without a limit, bytes: 32 PiB.
+const ENDLESS: u64 = 1 << 55;
+
 impl StatFs {
     /// The quota where there is one, else more than anybody will fill.
     pub fn of(options: &VolumeOptions, used: u64, inodes: u64) -> Self {
-        let total = options.size.unwrap_or((1 << 50).max(used.saturating_mul(2)));
+        let total = options.size.unwrap_or(ENDLESS.max(used.saturating_mul(2)));
         let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
         StatFs {
             total,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::core::{SYNC_TIMEOUT, count_less};
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
-use crate::data::Inode;
+use crate::data::{Inode, Live};
 use crate::meta::records::WorkRec;
 use crate::meta::{Receipt, Record};
 use crate::types::{Caller, FileKind, FileName, Ino};
@@ -196,7 +196,7 @@ impl Fs {
     /// Removes an inode without a name, unless it was opened again meanwhile, or removed by another
     /// last close.
     async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
         if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
             tx.live(ino).await?;
@@ -243,16 +243,25 @@ impl Fs {
         let inode = self.inode(ino).await?;
         match mode {
             Fallocate::Allocate { keep_size } => {
-                let size = inode.live().size;
-                if !keep_size && end > size {
+                self.may_reserve(&inode, end)?;
+                let reserved = reserved(&inode.live(), offset, end);
+                if !keep_size && end > inode.live().size {
                     self.resize(&inode, end).await?;
+                    inode.live().attr.reserved = reserved;
                 } else {
                     self.may_grow(&inode, end)?;
-                    self.touch(&inode).await?;
+                    self.touch(&inode, Some(reserved)).await?;
                 }
             }
-            _ if keeps_size(mode) && offset >= inode.live().size => self.touch(&inode).await?,
-            Fallocate::PunchHole => self.volume.zero(&inode, offset, end, true).await?,
+            _ if keeps_size(mode) && offset >= inode.live().size => {
+                self.touch(&inode, None).await?;
+            }
+            Fallocate::PunchHole => {
+                self.volume.zero(&inode, offset, end, true).await?;
+                let mut live = inode.live();
+                let punched = end.min(live.size).saturating_sub(offset);
+                live.attr.reserved = live.attr.reserved.saturating_sub(punched);
+            }
             Fallocate::ZeroRange { keep_size } => {
                 if !keep_size {
                     self.may_grow(&inode, end)?;
@@ -264,13 +273,14 @@ impl Fs {
     }
 
     /// What fallocate does to a file that it leaves as it is: as on ext4 its times move.
-    async fn touch(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
+    async fn touch(&self, inode: &Arc<Inode>, reserved: Option<u64>) -> Result<(), FsError> {
         let now = crate::clock::now();
         let mut tx = self.volume.begin().await?;
         tx.edit(inode.ino, move |rec| {
             rec.mtime = now;
             rec.ctime = now;
             rec.attr_gen += 1;
+            rec.reserved = reserved.unwrap_or(rec.reserved);
         })
         .await?;
         if inode.live().attr.nlink > 0 {
@@ -289,7 +299,7 @@ impl Fs {
         hole: bool,
     ) -> Result<u64, FsError> {
         let inode = self.inode(ino).await?;
-        Ok(self.volume.seek(&inode, offset, hole).await?.ok_or(FsError::NoSeek)?)
+        self.volume.seek(&inode, offset, hole).await?.ok_or(FsError::NoSeek)
     }
 
     pub async fn copy_range(
@@ -320,6 +330,16 @@ impl Fs {
         }
         Ok(done)
     }
+}
+
+/// Bytes that a file takes when `offset..end` is reserved, too. Where its holes are is not looked up: what
+/// is reserved inside of it twice may count once only, and what lies behind its end twice.
+fn reserved(live: &Live, offset: u64, end: u64) -> u64 {
+    let data = live.content.allocated().saturating_add(live.pending.data_bytes());
+    let known = live.size.min(data).max(live.attr.reserved);
+    let inside = end.min(live.size).saturating_sub(offset);
+    let beyond = end.saturating_sub(offset.max(live.size));
+    (known.max(inside) + beyond).min(known.max(live.size).max(end))
 }
 
 fn keeps_size(mode: Fallocate) -> bool {

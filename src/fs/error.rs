@@ -72,15 +72,13 @@ impl From<crate::meta::MetaError> for FsError {
 impl From<crate::data::DataError> for FsError {
     fn from(e: crate::data::DataError) -> Self {
         use crate::data::DataError;
-        use crate::meta::{LogError, MetaError};
         match e {
-            DataError::NoSpace => FsError::NoSpace(e.to_string()),
-            DataError::Meta(MetaError::Log(LogError::NoSpace { .. })) => {
-                FsError::NoSpace(e.to_string())
-            }
+            full if full.is_full() => FsError::NoSpace(full.to_string()),
+            DataError::TooBig(_) => FsError::FileTooBig,
             DataError::Gone(_) => FsError::NotFound,
             DataError::Meta(_)
             | DataError::Store(_)
+            | DataError::NoSpace
             | DataError::Disk { .. }
             | DataError::Damaged(_)
             | DataError::BaseGone { .. }

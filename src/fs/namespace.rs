@@ -136,6 +136,7 @@ impl Fs {
             attr_gen: 1,
             borne_gen: 0,
             known: true,
+            reserved: 0,
             target: new.target,
         };
         let ino = tx.new_ino();
@@ -210,7 +211,7 @@ impl Fs {
             return Ok(());
         }
         self.outside.name(parent, &name).await?;
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind == FileKind::Dir {
             return Err(FsError::IsDir);
@@ -238,7 +239,7 @@ impl Fs {
         {
             self.outside.directory(dirent.ino).await?;
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.volume.begin_owed().await?;
         let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
         if dirent.kind != FileKind::Dir {
             return Err(FsError::NotDir);

@@ -53,6 +53,19 @@ impl Fs {
         self.quota.charge(&self.volume, limit, end.saturating_sub(size.max(committed)))
     }
 
+    /// Before room up to `end` is reserved in a file: no more than `df` shows, also where nothing limits the
+    /// volume. Where something does, growth is refused anyway.
+    pub(super) fn may_reserve(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
+        if self.volume.options.size.is_some() {
+            return Ok(());
+        }
+        let free = StatFs::of(&self.volume.options, used(&self.volume), 0).free;
+        match end.saturating_sub(inode.live().size) > free {
+            true => Err(FsError::NoSpace(format!("the volume has {free} bytes left"))),
+            false => Ok(()),
+        }
+    }
+
     /// Before an inode is made, in a volume that holds `inodes`.
     pub(super) fn may_add_inode(&self, inodes: u64) -> Result<(), FsError> {
         match self.volume.options.inodes {

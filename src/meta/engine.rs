@@ -57,7 +57,7 @@ use crate::clock::Deadline;
 use crate::types::{Epoch, Lsn};
 use handle::{Backend, Claim};
 
-/// Batches not yet durable may hold this much; then writers wait for a flush.
+/// The most that [`EngineConfig::most_kept`] may be, and what it is unless the local disk is small.
 const MAX_KEPT_BYTES: usize = 32 << 20;
 
 /// And so much before those wait who hand over batch after batch.
@@ -93,6 +93,8 @@ pub struct EngineConfig {
     pub on_epoch: Option<EpochHook>,
     /// Whether the store was proven to honour If-Match. Without it old manifests are kept longer.
     pub if_match: bool,
+    /// Batches not yet durable may hold this much, bytes; then writers wait for a flush.
+    pub most_kept: usize,
     /// Where the database's immutable files are kept on this host, if anywhere.
     pub mirror: Option<Mirror>,
     /// The host's clock; replaced in tests.
@@ -122,6 +124,7 @@ impl EngineConfig {
             expected,
             on_epoch: None,
             if_match: true,
+            most_kept: MAX_KEPT_BYTES,
             mirror: None,
             wall: HybridClock::host_wall(),
         }
@@ -135,6 +138,7 @@ impl fmt::Debug for EngineConfig {
             .field("after", &self.after)
             .field("expected", &self.expected)
             .field("if_match", &self.if_match)
+            .field("most_kept", &self.most_kept)
             .field("mirror", &self.mirror)
             .finish_non_exhaustive()
     }
@@ -182,6 +186,7 @@ pub(super) struct Inner {
     pub(super) first_epoch: Epoch,
     opened_with: Option<Applied>,
     pub(super) kept: Mutex<Kept>,
+    most_kept: usize,
     /// Held while batches go to the handle, so that they go in order, and while it is replaced.
     /// Taken before `kept`, which is a leaf.
     pub(super) order: tokio::sync::Mutex<()>,
@@ -234,6 +239,7 @@ impl Engine {
             first_epoch: epoch,
             opened_with: applied,
             kept: Mutex::default(),
+            most_kept: config.most_kept.min(MAX_KEPT_BYTES),
             order: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
             maintain_soon: Notify::new(),
@@ -368,7 +374,7 @@ impl Engine {
 
     async fn room_below(&self, most: usize) -> Result<(), EngineError> {
         let bytes = self.inner.kept.lock().bytes();
-        if bytes > most {
+        if bytes > most.min(self.inner.most_kept) {
             let _receipt = self.inner.join_flush().await?;
         }
         Ok(())

@@ -95,7 +95,7 @@ fn handle_of(unique: u64) -> u64 {
 }
 
 /// Requests remembered for the kernel's resending: far more than it can have unanswered.
-const ANSWERS: usize = 65_536;
+const ANSWERS: usize = 16_384;
 
 /// The FUSE requests of one connection that were carried out, the latest of them.
 #[derive(Debug, Clone, Default)]
@@ -232,6 +232,18 @@ impl Fold {
         self.batches = self.batches.split_off(&Lsn(durable.0 + 1));
     }
 
+    /// Bytes that [`Fold::snapshot`] takes in a log, roughly.
+    fn weight(&self) -> u64 {
+        let small = self.opens.values().map(|count| *count as usize).sum::<usize>()
+            + self.answers.order.len()
+            + self.pending.values().map(|p| p.ranges.len() + p.cuts.len()).sum::<usize>();
+        let batches = self.batches.values().map(|record| match record {
+            Record::Op { batch, .. } | Record::Commit { batch, .. } => batch.len_bytes() as u64,
+            _ => 0,
+        });
+        small as u64 * SMALL_RECORD + batches.sum::<u64>()
+    }
+
     /// The records that rebuild this fold, in log order. What has no place in it comes first, at
     /// position 0.
     fn snapshot(&self) -> Vec<(Lsn, Record)> {
@@ -276,9 +288,12 @@ impl Fold {
 pub struct Journal {
     log: LocalLog<Record>,
     fold: Fold,
-    /// The log is rewritten when it is longer than this and mostly forgotten, bytes.
+    /// The log is rewritten when it is longer than this, bytes: rewriting costs a pass over what is left, so
+    /// it waits until that is worth it.
     limit: u64,
     accepts: Accepts,
+    /// Whether the fold knows everything that the log holds.
+    replayed: bool,
 }
 
 /// What is still acknowledged.
@@ -290,12 +305,20 @@ enum Accepts {
     Nothing,
 }
 
-/// Rewriting costs a pass over what is left, so it waits until the log is worth it.
-const ROTATE_AT: u64 = 64 << 20;
+/// A record without a batch, in a frame, bytes.
+const SMALL_RECORD: u64 = 48;
+/// What a rotation has to give back where the disk is full, bytes.
+const WORTH: u64 = 64 << 10;
 
 impl Journal {
     pub fn new(log: LocalLog<Record>, fold: Fold) -> Self {
-        Journal { log, fold, limit: ROTATE_AT, accepts: Accepts::All }
+        let limit = log.long();
+        Journal { log, fold, limit, accepts: Accepts::All, replayed: true }
+    }
+
+    /// Takes a log whose records are not replayed yet; [`Journal::go_on_from`] comes before its first one.
+    pub fn before_replay(log: LocalLog<Record>) -> Self {
+        Journal { replayed: false, ..Journal::new(log, Fold::default()) }
     }
 
     /// Writes a record; it survives a crash of the process from here on.
@@ -307,14 +330,57 @@ impl Journal {
             Accepts::Batches if !content => {}
             Accepts::Batches | Accepts::Nothing => return Err(LogError::Ended),
         }
-        let lsn = self.log.append(record)?;
+        let lsn = match self.log.append(record) {
+            Err(LogError::NoSpace { .. }) if self.shorten() => self.log.append(record),
+            other => other,
+        }?;
         self.fold.apply(lsn, record);
         Ok(lsn)
+    }
+
+    /// Whether so many bytes of commits can be appended whatever happens to the local disk, and then some
+    /// more. Whoever asks for changes that have to be committed later waits until it is so.
+    pub fn has_room(&mut self, bytes: u64) -> bool {
+        self.log.has_room(bytes) || self.shorten() && self.log.has_room(bytes)
+    }
+
+    /// Whether so many bytes can be appended whatever happens to the local disk.
+    pub fn fits(&mut self, bytes: u64) -> bool {
+        self.log.fits(bytes) || self.shorten() && self.log.fits(bytes)
+    }
+
+    /// The error that there is no room.
+    pub fn full(&self) -> LogError {
+        self.log.full()
+    }
+
+    /// Rewrites the log of a full disk, if that gives something back.
+    fn shorten(&mut self) -> bool {
+        if !self.replayed || self.log.len_bytes() < self.fold.weight() + WORTH {
+            return false;
+        }
+        match self.rotate() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the local log stays long"
+                );
+                false
+            }
+        }
+    }
+
+    fn rotate(&mut self) -> Result<(), LogError> {
+        self.log.rotate(self.fold.snapshot().into_iter())?;
+        self.limit = self.log.long().max(self.log.len_bytes() * 2);
+        Ok(())
     }
 
     /// Goes on from what a replay left; the next record gets a number beyond `durable`.
     pub fn go_on_from(&mut self, fold: Fold, durable: Lsn) {
         self.fold = fold;
+        self.replayed = true;
         self.log.skip_to(Lsn(durable.0 + 1));
     }
 
@@ -374,11 +440,15 @@ impl Journal {
         let held = self.fold.batches.len();
         self.fold.durable(durable);
         if self.fold.batches.len() < held {
-            self.log.append(&Record::Durable { through: durable })?;
+            let noted = self.log.append(&Record::Durable { through: durable });
+            if let Err(error) = noted
+                && !self.shorten()
+            {
+                return Err(error);
+            }
         }
         if self.log.len_bytes() > self.limit {
-            self.log.rotate(self.fold.snapshot().into_iter())?;
-            self.limit = ROTATE_AT.max(self.log.len_bytes() * 2);
+            self.rotate()?;
         }
         Ok(())
     }

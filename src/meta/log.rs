@@ -12,27 +12,33 @@
 //! * Epochs stand in the log before the first batch of that epoch. The log belongs to the bucket's
 //!   state exactly if `applied.epoch` is one of [`Opened::epochs`]: then nobody else wrote between.
 //! * A log that cannot be trusted is moved aside whole, never deleted.
+//! * Blocks are allocated ahead of the log's end ([`Reserve`]): a full disk keeps nobody from bringing
+//!   content into the bucket.
 //!
 //! One process uses a state folder; [`StateDirLock`] sees to it.
 
 mod frame;
 mod lock;
 mod replay;
+mod reserve;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::types::{Epoch, Lsn, VolumeId};
 use frame::Kind;
+use reserve::Reserve;
 
 pub use lock::StateDirLock;
 pub use replay::{Damage, Opened, Void, VoidReason};
@@ -105,6 +111,8 @@ impl LogError {
 trait Media: Send {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
     fn set_len(&mut self, len: u64) -> io::Result<()>;
+    /// Blocks for a range that lies beyond the end, which stays where it is.
+    fn allocate(&mut self, range: Range<u64>) -> io::Result<()>;
 }
 
 impl Media for File {
@@ -115,6 +123,12 @@ impl Media for File {
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
     }
+
+    fn allocate(&mut self, range: Range<u64>) -> io::Result<()> {
+        let len = range.end - range.start;
+        fallocate(self, FallocateFlags::FALLOC_FL_KEEP_SIZE, range.start as i64, len as i64)?;
+        Ok(())
+    }
 }
 
 /// An open log. See the module.
@@ -124,6 +138,7 @@ pub struct LocalLog<R> {
     header: Header,
     epochs: Vec<Epoch>,
     len: u64,
+    reserve: Reserve,
     next: Lsn,
     broken: bool,
     /// Reused between appends.
@@ -152,10 +167,17 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         for epoch in &epochs {
             frame::write(&mut out, Kind::Epoch, next, &epoch.0.to_le_bytes())?;
         }
-        let mut media = File::create(&path).map_err(io_error)?;
+        let media = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let mut media = media.map_err(io_error)?;
+        // To cut off nothing would give away the blocks that wait here for this.
+        if media.metadata().map_err(io_error)?.len() > 0 {
+            media.set_len(0).map_err(io_error)?;
+        }
+        let reserve = Reserve::ahead_of(0, &mut media, dir);
         Media::write_all_at(&mut media, &out, 0).map_err(io_error)?;
         Ok(LocalLog {
             media: Box::new(media),
+            reserve,
             dir: dir.to_owned(),
             header,
             epochs,
@@ -210,6 +232,43 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         self.len
     }
 
+    /// Bytes beyond which a log that is mostly forgotten is worth a rotation on this disk.
+    pub fn long(&self) -> u64 {
+        self.reserve.long()
+    }
+
+    /// Whether so many bytes can be appended whatever happens to the disk, and as much again as has to
+    /// be there for the unforeseen.
+    pub fn has_room(&mut self, bytes: u64) -> bool {
+        self.reserve.ensure(&mut *self.media, self.len + bytes, true)
+    }
+
+    /// Whether so many bytes can be appended whatever happens to the disk.
+    pub fn fits(&mut self, bytes: u64) -> bool {
+        self.reserve.ensure(&mut *self.media, self.len + bytes, false)
+    }
+
+    /// The error that there is no room.
+    pub fn full(&self) -> LogError {
+        LogError::io(&self.dir.join(FILE), io::Error::from(io::ErrorKind::StorageFull))
+    }
+
+    /// Sees to it that there are blocks for the next log, too. What cannot be had now is tried again with
+    /// the next rotation.
+    fn keep_spare(&self) {
+        let path = self.dir.join(NEW_FILE);
+        let spare = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let kept = spare.and_then(|mut file| {
+            if file.metadata()?.len() > 0 {
+                file.set_len(0)?;
+            }
+            Ok(Reserve::ahead_of(0, &mut file, &self.dir))
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "no room is kept for the next local log");
+        }
+    }
+
     /// Replaces the log by the records that are still needed, with the numbers they have, in
     /// ascending order. If it fails the old log stays in use.
     pub fn rotate(&mut self, snapshot: impl Iterator<Item = (Lsn, R)>) -> Result<(), LogError> {
@@ -221,12 +280,11 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         match rotated {
             Ok(new) => {
                 *self = new;
+                self.keep_spare();
                 Ok(())
             }
             Err(error) => {
-                if let Err(error) = fs::remove_file(&from) {
-                    tracing::debug!(%error, "a half-written log could not be removed");
-                }
+                self.keep_spare();
                 Err(error)
             }
         }
@@ -249,11 +307,16 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         }
         self.buffer.clear();
         frame::write(&mut self.buffer, kind, lsn, payload)?;
+        // Nothing of a frame is written that might not fit.
+        if !self.reserve.ensure(&mut *self.media, self.len + self.buffer.len() as u64, false) {
+            return Err(self.full());
+        }
         if let Err(source) = self.media.write_all_at(&self.buffer, self.len) {
             if let Err(error) = self.media.set_len(self.len) {
                 tracing::error!(%error, "a failed append to the local log cannot be undone");
                 self.broken = true;
             }
+            self.reserve.cut(self.len);
             return Err(LogError::io(&self.dir.join(FILE), source));
         }
         self.len += self.buffer.len() as u64;

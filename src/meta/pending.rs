@@ -12,6 +12,13 @@ pub enum Change {
     Zero,
 }
 
+/// What uncommitted changes cost: bytes in the cache, and records of a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weight {
+    pub bytes: u64,
+    pub ranges: u64,
+}
+
 /// Uncommitted changes of one file, each with the position of the log record that made it. The
 /// newest record of a range wins; a cut hides everything older at and after its offset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +80,11 @@ impl Pending {
     /// Bytes of data that a commit will have to send.
     pub fn data_bytes(&self) -> u64 {
         self.data
+    }
+
+    /// What a commit of this costs.
+    pub fn weight(&self) -> Weight {
+        Weight { bytes: self.data, ranges: self.ranges.len() as u64 }
     }
 
     fn data_in(&self, start: u64, end: u64) -> u64 {

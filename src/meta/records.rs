@@ -42,6 +42,8 @@ pub struct InodeRec {
     pub borne_gen: u64,
     /// Whether the object's own attributes were read (false: adopted from a listing).
     pub known: bool,
+    /// Bytes that fallocate has reserved, for `st_blocks` alone: what is written into them takes no more.
+    pub reserved: u64,
     /// A symlink's target.
     pub target: Option<Bytes>,
 }

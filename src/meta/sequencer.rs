@@ -53,6 +53,9 @@ pub enum MetaError {
 /// the kernel's hung-task warning (120 s).
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// On a full disk the log is looked at again after this long: who has filled the disk may free it.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Bytes of engine values kept for readers.
 const CACHE_BYTES: u64 = 8 << 20;
 
@@ -117,6 +120,11 @@ impl Meta {
             patience: crate::fault::duration(crate::fault::SYNC_TIMEOUT, PATIENCE),
             refused: OnceLock::new(),
         }
+    }
+
+    /// How long a program waits for the bucket or for the local disk before it gets an error.
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// From now on nothing is acknowledged: the volume's state is not what it was.
@@ -202,14 +210,52 @@ impl Meta {
     /// to become durable, so that nobody else has to.
     pub async fn begin_bulk(&self) -> Result<Txn<'_>, MetaError> {
         in_time(self.patience, self.engine.room_for_bulk()).await??;
-        self.begin().await
+        self.begin_owed().await
     }
 
     /// Begins a change; others wait until it is committed or dropped. All waiting for the bucket is
     /// done here and by reading: what is refused for that has changed nothing, and a commit does not
     /// wait.
     pub async fn begin(&self) -> Result<Txn<'_>, MetaError> {
+        self.log_room(Deadline::after(self.patience)).await?;
+        self.begin_owed().await
+    }
+
+    /// [`Meta::begin`] for what brings others' changes into the bucket: it may use what the log keeps for
+    /// a full disk, because nothing else makes room.
+    pub async fn begin_owed(&self) -> Result<Txn<'_>, MetaError> {
         self.begin_within(self.patience).await
+    }
+
+    /// Returns when the log has room for more than what commits may need. Where the local disk is full it
+    /// gets shorter by what becomes durable.
+    pub async fn log_room(&self, deadline: Deadline) -> Result<(), MetaError> {
+        self.until_log(deadline, |journal| journal.has_room(0)).await
+    }
+
+    /// Returns when so many bytes of commits fit into the log, whatever happens to the local disk.
+    pub async fn log_fits(&self, bytes: u64, deadline: Deadline) -> Result<(), MetaError> {
+        self.until_log(deadline, |journal| journal.fits(bytes)).await
+    }
+
+    async fn until_log(
+        &self,
+        deadline: Deadline,
+        enough: impl Fn(&mut Journal) -> bool,
+    ) -> Result<(), MetaError> {
+        while !enough(&mut self.journal.lock()) {
+            let flushed = self.engine.flush(deadline).await;
+            self.forget_durable();
+            if enough(&mut self.journal.lock()) {
+                break;
+            }
+            let _receipt = flushed?;
+            if deadline.passed() {
+                return Err(self.journal.lock().full().into());
+            }
+            tokio::time::sleep(LOOK.min(deadline.left())).await;
+        }
+        Ok(())
     }
 
     async fn begin_within(&self, patience: Duration) -> Result<Txn<'_>, MetaError> {

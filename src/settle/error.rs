@@ -35,6 +35,7 @@ impl SettleError {
                 | DataError::Gone(_)
                 | DataError::Damaged(_)
                 | DataError::BaseGone { .. }
+                | DataError::TooBig(_)
                 | DataError::Late(_) => true,
             },
         }

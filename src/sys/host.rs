@@ -9,6 +9,8 @@ pub struct DiskSpace {
     pub total: u64,
     /// Free for processes without special rights.
     pub available: u64,
+    /// All that there can be; 0 where the file system has no such limit.
+    pub inodes: u64,
     pub inodes_available: u64,
 }
 
@@ -31,6 +33,7 @@ pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     Ok(DiskSpace {
         total: stat.blocks() as u64 * unit,
         available: stat.blocks_available() as u64 * unit,
+        inodes: stat.files() as u64,
         inodes_available: stat.files_available() as u64,
     })
 }

@@ -8,7 +8,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::WorkerError;
 use crate::types::Epoch;
 
 const FILE: &str = "claiming";
@@ -36,12 +35,13 @@ impl Claiming {
         self.0.is_some_and(|after| epoch > after && epoch.0 - after.0 <= IN_A_ROW)
     }
 
-    /// Survives the end of this process, as the log does.
-    pub fn note(self, state_dir: &Path) -> Result<(), WorkerError> {
-        let Some(after) = self.0 else { return Ok(()) };
-        let path = path(state_dir);
-        std::fs::write(&path, after.0.to_string())
-            .map_err(WorkerError::local(path.display().to_string()))
+    /// Survives the end of this process, as the log does. On a full disk it is left out: without it the next
+    /// opening only waits longer.
+    pub fn note(self, state_dir: &Path) {
+        let Some(after) = self.0 else { return };
+        if let Err(error) = std::fs::write(path(state_dir), after.0.to_string()) {
+            tracing::debug!(%error, "the claim of an epoch is not noted");
+        }
     }
 
     /// The epoch is in the log.
@@ -63,7 +63,7 @@ mod tests {
     fn a_claim_that_was_cut_short_may_have_made_the_next_epochs_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!Claiming::of(dir.path()).may_have_made(Epoch(1)));
-        Claiming::from(Epoch(6)).note(dir.path()).unwrap();
+        Claiming::from(Epoch(6)).note(dir.path());
         let left = Claiming::of(dir.path());
         assert!(!left.may_have_made(Epoch(6)));
         assert!(left.may_have_made(Epoch(7)));

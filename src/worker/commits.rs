@@ -190,6 +190,7 @@ fn is_of_one_file(error: &DataError) -> bool {
         DataError::Disk { .. }
         | DataError::Damaged(_)
         | DataError::BaseGone { .. }
+        | DataError::TooBig(_)
         | DataError::Gone(_) => true,
         DataError::Meta(error) => matches!(error, MetaError::Record(_)),
         DataError::Store(_) | DataError::NoSpace | DataError::Late(_) => false,

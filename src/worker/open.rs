@@ -29,7 +29,7 @@ use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
 const MIRROR: &str = "meta";
-const MIN_MIRROR: usize = 64 << 20;
+const MIN_MIRROR: u64 = 64 << 20;
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -149,8 +149,9 @@ async fn open_at(
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
     config.mirror = Some(mirror(spec));
-    let claiming = Claiming::from(found.unwrap_or(home.after));
-    claiming.note(state_dir)?;
+    // What is not durable must fit into the log twice: once while it is rewritten.
+    config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
+    Claiming::from(found.unwrap_or(home.after)).note(state_dir);
     let engine = Engine::open(config).await?;
     crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();
@@ -165,7 +166,7 @@ async fn open_at(
         }
     }
     recovery::goes_on(state_dir)?;
-    let journal = Arc::new(Mutex::new(Journal::new(local.log, Fold::default())));
+    let journal = Arc::new(Mutex::new(Journal::before_replay(local.log)));
     epochs.log_to(&journal, claimed)?;
     Claiming::done(state_dir);
     let durable = applied.map(|applied| applied.lsn).unwrap_or_default();
@@ -189,9 +190,10 @@ async fn open_at(
     // and no other of this volume has the number of this epoch.
     let taken_over = (successor == Successor::Yes).then(|| fold.connection()).filter(|c| *c != 0);
     let connection = taken_over.unwrap_or(claimed.0);
+    journal.lock().go_on_from(fold, durable);
+    make_log_room(&engine, &journal).await?;
     {
         let mut journal = journal.lock();
-        journal.go_on_from(fold, durable);
         if taken_over.is_none() {
             journal.append(&Record::Connected { conn: connection })?;
         }
@@ -240,10 +242,12 @@ async fn open_at(
     Ok(Mounted { volume, settler, keeper, fs, changes, _lock: None })
 }
 
-/// Metadata takes an eighth of what content may take, so that one option bounds both.
+/// Metadata takes an eighth of what content may take, so that one option bounds both, and of the disk.
 pub(super) fn mirror(spec: &WorkerSpec) -> Mirror {
-    let share = usize::try_from(spec.options.cache_size / 8).unwrap_or(usize::MAX);
-    Mirror { dir: spec.state_dir.join(MIRROR), max_bytes: share.max(MIN_MIRROR) }
+    let disk = crate::sys::disk_space(&spec.state_dir).map_or(u64::MAX, |space| space.total / 8);
+    let share = (spec.options.cache_size / 8).max(MIN_MIRROR).min(disk);
+    let max_bytes = usize::try_from(share).unwrap_or(usize::MAX);
+    Mirror { dir: spec.state_dir.join(MIRROR), max_bytes }
 }
 
 fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
@@ -308,9 +312,20 @@ async fn replay(
     Ok(fold)
 }
 
+/// On a full disk what was handed over again becomes durable before anything else is logged: the log of
+/// a process that died while the disk was full may have room for nothing more.
+async fn make_log_room(engine: &Engine, journal: &Mutex<Journal>) -> Result<(), WorkerError> {
+    if journal.lock().has_room(0) {
+        return Ok(());
+    }
+    let _receipt = engine.flush(Deadline::after(STALLED)).await?;
+    journal.lock().durable(engine.durable_lsn())?;
+    Ok(())
+}
+
 /// The first batch of an epoch: from here on the bucket says who wrote last.
 async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
-    let mut txn = meta.begin().await?;
+    let mut txn = meta.begin_owed().await?;
     txn.put(keys::owner(), &(epoch, crate::sys::hostname()));
     txn.commit(Logged::Op { unique: 0 }, || {}).await?;
     Ok(())
@@ -380,6 +395,7 @@ pub(super) fn clear_local(state_dir: &Path) {
     let (cache, mirror) = (state_dir.join("cache"), state_dir.join(MIRROR));
     for (path, removed) in [
         (state_dir.join("log/log"), std::fs::remove_file(state_dir.join("log/log"))),
+        (state_dir.join("log/log.new"), std::fs::remove_file(state_dir.join("log/log.new"))),
         (cache.clone(), std::fs::remove_dir_all(cache)),
         (mirror.clone(), std::fs::remove_dir_all(mirror)),
     ] {

@@ -19,6 +19,8 @@ use crate::settle::{Changed, Changes, Settler};
 
 /// How often compaction is considered. It does nothing on an idle volume.
 pub(super) const MAINTENANCE: Duration = Duration::from_secs(60);
+/// How often the cache looks whether others fill the local disk.
+const DISK: Duration = Duration::from_secs(1);
 /// How long the end waits for what the tasks have under way.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -60,6 +62,15 @@ pub(super) fn start(
             tokio::select! {
                 () = token.cancelled() => return,
                 () = tokio::time::sleep(MAINTENANCE) => {}
+            }
+        }
+    });
+    let (volume, token) = (Arc::clone(&shared.volume), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(DISK) => volume.keep_within_the_disk(),
             }
         }
     });

@@ -2,7 +2,7 @@
 //! the same errno, the trees look the same after every call, and the volume shows the same again from
 //! the bucket alone, as files and as plain objects.
 
-mod calls;
+pub mod calls;
 mod compare;
 mod judge;
 mod look;

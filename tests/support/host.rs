@@ -27,9 +27,14 @@ pub struct Host {
 impl Host {
     /// `options` as after `-o`.
     pub fn new(options: &str) -> Self {
+        Host::guarded(options, Duration::from_secs(300))
+    }
+
+    /// One whose mounts may last so long.
+    pub fn guarded(options: &str, limit: Duration) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(dir.path().join("mnt")).expect("the mount point");
-        let dog = Watchdog::guard(dir.path().join("mnt"), Duration::from_secs(300));
+        let dog = Watchdog::guard(dir.path().join("mnt"), limit);
         Host { dir, options: options.to_owned(), env: Vec::new(), child: None, _dog: dog }
     }
 

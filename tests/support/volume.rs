@@ -92,6 +92,7 @@ fn anybody() -> InodeRec {
         attr_gen: 1,
         borne_gen: 0,
         known: true,
+        reserved: 0,
         target: None,
     }
 }

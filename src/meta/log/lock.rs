@@ -38,7 +38,10 @@ impl StateDirLock {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if is_at(&lock, &path).map_err(io_error)? => {
                     let lock = StateDirLock(lock);
-                    lock.write(&format!("{}\n", std::process::id())).map_err(io_error)?;
+                    // It serves a message only, and a full disk is mounted all the same.
+                    if let Err(error) = lock.write(&format!("{}\n", std::process::id())) {
+                        tracing::debug!(%error, "the lock does not say who holds it");
+                    }
                     return Ok(lock);
                 }
                 Ok(_deleted) => {}
@@ -66,8 +69,9 @@ impl StateDirLock {
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
-        self.0.set_len(0)?;
-        self.0.write_all_at(text.as_bytes(), 0)
+        // In place: on a full disk an emptied file would stay so.
+        self.0.write_all_at(text.as_bytes(), 0)?;
+        self.0.set_len(text.len() as u64)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{self, Kind, Next};
+use super::reserve::Reserve;
 use super::{FILE, Header, LocalLog, LogError, MAGIC};
 use crate::types::{Epoch, Lsn};
 
@@ -99,8 +100,11 @@ pub(super) fn open<R: Serialize + DeserializeOwned>(
     if held.end < total {
         file.set_len(held.end).map_err(io_error)?;
     }
+    let mut file = file;
+    let reserve = Reserve::ahead_of(held.end, &mut file, dir);
     let log = LocalLog {
         media: Box::new(file),
+        reserve,
         dir: dir.to_owned(),
         header,
         epochs: held.epochs.clone(),
@@ -110,6 +114,7 @@ pub(super) fn open<R: Serialize + DeserializeOwned>(
         buffer: Vec::new(),
         record: std::marker::PhantomData,
     };
+    log.keep_spare();
     Ok(Opened {
         log,
         replayed: held.records,
@@ -224,6 +229,7 @@ fn begin_empty<R: Serialize + DeserializeOwned>(
     void: Option<Void>,
 ) -> Result<Opened<R>, LogError> {
     let log = LocalLog::begin(dir, header, FILE, Lsn(1), Vec::new())?;
+    log.keep_spare();
     Ok(Opened { log, replayed: Vec::new(), epoch: None, epochs: Vec::new(), void, damage: None })
 }
 

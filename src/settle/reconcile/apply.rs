@@ -135,6 +135,7 @@ impl Reconciler {
             attr_gen: 1,
             borne_gen: 0,
             known: false,
+            reserved: 0,
             target: None,
         }
     }

@@ -1,0 +1,272 @@
+//! How much of the local disk the cache may take, and waiting for room.
+//!
+//! A volume is as large as its bucket; the disk below the cache may be small, shared, and filled by others.
+//! So the cache takes at most seven times of what it leaves free, beyond a reserve: the volumes of one
+//! disk then get equal shares without knowing of each other, and all of them shrink when
+//! somebody else fills it. First clean content goes; where there is none, writers wait for commits.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{DataError, Volume};
+use crate::clock::{Deadline, boottime};
+use crate::sys::DiskSpace;
+
+/// What the disk has is believed for so long.
+const LOOK: Duration = Duration::from_millis(200);
+/// Of what can be had, the cache takes so many parts and leaves one.
+const PARTS: u64 = 7;
+/// Left to the log and the engine's mirror: a part of the disk, at most so many bytes.
+const RESERVE_PART: u64 = 64;
+const MOST_RESERVE: u64 = 64 << 20;
+/// Cache files that a volume has at most, whatever the local disk could hold, and at least.
+const MOST_FILES: u64 = 64 << 10;
+const LEAST_FILES: u64 = 64;
+/// A disk with fewer inodes left has run out of them, as far as a refused write tells.
+const FEW_INODES: u64 = 16;
+
+/// Uncommitted data that a volume holds at most before writers wait, bytes.
+const DIRTY_LIMIT: u64 = 1 << 30;
+/// Uncommitted data of one inode that starts a commit by itself, bytes: long streams then overlap
+/// with their upload.
+const EAGER_COMMIT: u64 = 64 << 20;
+const LEAST_EAGER: u64 = 1 << 20;
+/// What one changed range may add to a commit's record, bytes: two extents and what they replace.
+const RANGE_RECORD: u64 = 256;
+/// A commit of more comes in steps, and what they log becomes durable between them.
+const STEPS: u64 = 1536 << 10;
+
+/// Bytes that commits of so many ranges take in the log at a time.
+pub(super) fn will_take(ranges: u64) -> u64 {
+    (ranges * RANGE_RECORD).min(STEPS)
+}
+
+/// What cache files take on the local disk.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub(super) bytes: AtomicU64,
+    pub(super) files: AtomicUsize,
+}
+
+impl Taken {
+    /// Blocks, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed) as u64
+    }
+}
+
+/// The share of one cache in its disk.
+#[derive(Debug)]
+pub struct Room {
+    dir: PathBuf,
+    /// The most that the options allow, bytes.
+    most: u64,
+    taken: Arc<Taken>,
+    seen: Mutex<Seen>,
+}
+
+/// The disk as it was looked at last, and what the cache had then.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Duration,
+    /// `None` when it cannot be told: then only the options count.
+    space: Option<DiskSpace>,
+    bytes: u64,
+    files: u64,
+}
+
+impl Room {
+    /// For the cache in `dir`, which must exist.
+    pub fn new(dir: &Path, most: u64) -> Self {
+        let taken = Arc::<Taken>::default();
+        let seen = Mutex::new(Seen::now(dir, &taken));
+        Room { dir: dir.to_owned(), most, taken, seen }
+    }
+
+    /// What the cache's files count into.
+    pub fn taken(&self) -> &Arc<Taken> {
+        &self.taken
+    }
+
+    fn seen(&self) -> Seen {
+        let mut seen = self.seen.lock();
+        if boottime().saturating_sub(seen.at) >= LOOK {
+            *seen = Seen::now(&self.dir, &self.taken);
+        }
+        *seen
+    }
+
+    /// Bytes that the cache may take now.
+    pub fn limit(&self) -> u64 {
+        let seen = self.seen();
+        let Some(space) = seen.space else { return self.most };
+        let reserve = (space.total / RESERVE_PART).min(MOST_RESERVE);
+        // What it has now and what was free then, as far as it has not taken that itself since.
+        let all = (space.available + seen.bytes).saturating_sub(reserve);
+        self.most.min(all / (PARTS + 1) * PARTS)
+    }
+
+    /// Cache files that there may be now: a part of what the disk has, because others live there, too.
+    pub fn files(&self) -> u64 {
+        let seen = self.seen();
+        match seen.space {
+            Some(space) if space.inodes > 0 => {
+                ((space.inodes_available + seen.files) / 4).clamp(LEAST_FILES, MOST_FILES)
+            }
+            _ => MOST_FILES,
+        }
+    }
+
+    /// Whether so many bytes more would be within the limit.
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.taken.bytes().saturating_add(bytes) <= self.limit()
+    }
+
+    /// The disk refused a write: until the next look there is nothing free.
+    pub fn met_full(&self) {
+        let mut seen = self.seen.lock();
+        *seen = Seen::now(&self.dir, &self.taken);
+        if let Some(space) = &mut seen.space {
+            if space.inodes > 0 && space.inodes_available < FEW_INODES {
+                space.inodes_available = 0;
+            } else {
+                space.available = 0;
+            }
+        }
+    }
+
+    /// Inodes that the disk has left, if it has a limit.
+    pub fn inodes_left(&self) -> Option<u64> {
+        self.seen().space.filter(|space| space.inodes > 0).map(|space| space.inodes_available)
+    }
+}
+
+impl Seen {
+    fn now(dir: &Path, taken: &Taken) -> Self {
+        let space = crate::sys::disk_space(dir)
+            .inspect_err(
+                |error| tracing::warn!(%error, "the local disk does not say what it has left"),
+            )
+            .ok();
+        Seen { at: boottime(), space, bytes: taken.bytes(), files: taken.files() }
+    }
+}
+
+/// What keeps a writer waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    /// Too much is not committed yet.
+    Commits,
+    /// The local disk is full of it, or of what others have.
+    Disk,
+    /// The local log has no room.
+    Log,
+}
+
+impl Volume {
+    /// Waits while the volume holds too much uncommitted data, or the local disk has no room for `bytes`
+    /// more of it. The caller holds nothing that a commit needs.
+    pub(super) async fn room_for(&self, bytes: u64, deadline: Deadline) -> Result<(), DataError> {
+        loop {
+            let committed = self.committed.notified();
+            let Some(lack) = self.lacks(bytes) else { return Ok(()) };
+            self.commit_wanted.notify_one();
+            if deadline.passed() {
+                return Err(self.out_of(lack));
+            }
+            match lack {
+                Lack::Log => self.meta.log_room(deadline).await?,
+                // Whoever has filled the disk may free it without a sign.
+                Lack::Disk => {
+                    self.note_error(&DataError::NoSpace);
+                    let _ = tokio::time::timeout(LOOK.min(deadline.left()), committed).await;
+                }
+                Lack::Commits => {
+                    let _ = tokio::time::timeout(deadline.left(), committed).await;
+                }
+            }
+        }
+    }
+
+    fn lacks(&self, bytes: u64) -> Option<Lack> {
+        // Their cache files cannot be evicted.
+        if bytes > 0 && self.dirty.lock().len() as u64 > self.room.files() / 2 {
+            return Some(Lack::Commits);
+        }
+        let limit = DIRTY_LIMIT.min(self.room.limit() / 2).max(1 << 20);
+        let dirty = self.dirty_bytes.load(Ordering::Relaxed);
+        if dirty > 0 && bytes > 0 && dirty + bytes > limit {
+            return Some(Lack::Commits);
+        }
+        if bytes > 0 && !self.make_room(bytes, None) {
+            return Some(Lack::Disk);
+        }
+        let mut journal = self.meta.journal.lock();
+        match self.owed() {
+            owed if journal.has_room(owed) => None,
+            // Commits are what makes it less.
+            _ if journal.has_room(0) => Some(Lack::Commits),
+            _ => Some(Lack::Log),
+        }
+    }
+
+    fn out_of(&self, lack: Lack) -> DataError {
+        match lack {
+            Lack::Log => self.meta.journal.lock().full().into(),
+            Lack::Disk => DataError::NoSpace,
+            Lack::Commits => DataError::Late(
+                self.last_error().unwrap_or_else(|| "the bucket is too slow".into()),
+            ),
+        }
+    }
+
+    /// Bytes that the commits of what is uncommitted will take in the log.
+    fn owed(&self) -> u64 {
+        will_take(self.dirty_ranges.load(Ordering::Relaxed))
+    }
+
+    /// Uncommitted data of one inode that starts a commit by itself, bytes.
+    pub(super) fn eager_commit(&self) -> u64 {
+        EAGER_COMMIT.min(self.room.limit() / 8).max(LEAST_EAGER)
+    }
+
+    /// Gives back what the cache has too much since others filled the local disk. For every second or so.
+    pub fn keep_within_the_disk(&self) {
+        self.evict_files();
+        if !self.make_room(0, None) && self.dirty_bytes() > 0 {
+            self.commit_wanted.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_write_makes_the_share_smaller_than_what_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path(), 1 << 30);
+        assert!(room.fits(4096), "the disk of the tests has some room");
+        room.taken().bytes.store(512 << 20, Ordering::Relaxed);
+        assert!(room.fits(4096));
+        room.met_full();
+        assert!(room.limit() < 512 << 20 && !room.fits(0), "{}", room.limit());
+    }
+
+    #[test]
+    fn the_options_bound_it_on_a_large_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path(), 1 << 20);
+        assert_eq!(room.limit(), 1 << 20);
+        assert!(room.fits(1 << 20) && !room.fits((1 << 20) + 1));
+    }
+}
