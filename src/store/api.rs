@@ -65,7 +65,7 @@ pub enum PutOutcome {
 pub struct ObjectInfo {
     pub version: Version,
     pub attributes: Attributes,
-    /// All but the tags and the access list, which no HEAD tells.
+    /// All but the tags and the access list, which no HEAD tells. On Azure a GET tells no class.
     pub properties: Properties,
     /// How many tags it has; `None`: the store does not tell, or only those who may read tags.
     pub tag_count: Option<u32>,

@@ -122,13 +122,6 @@ pub const STANDARD: &str = "STANDARD";
 const ARCHIVED: [&str; 3] = ["GLACIER", "DEEP_ARCHIVE", "Archive"];
 
 impl Properties {
-    /// What a volume gives to objects that have nothing of their own. (Encryption is not here: the
-    /// store adds it to everything, see [`super::StoreSettings`].)
-    pub fn of_new(options: &VolumeOptions) -> Properties {
-        let (class, acl) = (options.storage_class.clone(), options.acl.clone());
-        Properties { class, acl, ..Properties::default() }
-    }
-
     /// Whether a store can hold all of it, beside this user metadata (ours included).
     ///
     /// # Errors

@@ -210,16 +210,11 @@ pub async fn requests_are_counted(under: &Under<'_>, _: Traits) {
     assert!(under.exists("k").await);
     under.list("", false, 10).await;
     let send = Send::plain(TIMEOUT);
+    // Azure would ask for tags that are not known.
+    let untagged = Properties { tags: Some(Default::default()), ..Properties::default() };
     let _ = won(under
         .store
-        .copy(
-            &under.key("k"),
-            &version,
-            &under.key("c"),
-            &Attributes::new(),
-            &Properties::default(),
-            send,
-        )
+        .copy(&under.key("k"), &version, &under.key("c"), &Attributes::new(), &untagged, send)
         .await);
     let _ = won(under.delete("k", Condition::None).await);
     let after = under.store.requests();

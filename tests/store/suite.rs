@@ -46,6 +46,8 @@ pub struct Traits {
     pub copies_headers: bool,
     /// A storage class that it keeps and tells.
     pub class: Option<&'static str>,
+    /// GET tells the class too, not HEAD alone.
+    pub get_tells_class: bool,
     /// Keeps and tells encryption.
     pub encryption: bool,
     /// A completed upload cannot be completed again.
@@ -71,6 +73,7 @@ impl Traits {
         tags: true,
         copies_headers: true,
         class: Some("STANDARD_IA"),
+        get_tells_class: true,
         encryption: true,
         uploads_end: true,
     };
@@ -121,6 +124,7 @@ impl Traits {
         redirects: false,
         copies_headers: false,
         class: Some("Cool"),
+        get_tells_class: false,
         encryption: false,
         ..Traits::FULL
     };
