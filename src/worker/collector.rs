@@ -18,6 +18,8 @@ use crate::types::Lsn;
 
 /// Removals come in swarms: the first one waits so long for the others.
 const GATHER: Duration = Duration::from_millis(300);
+/// After a mount it looks for the first time.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How much longer it rests than it worked, and the limits of one rest.
 const REST: u32 = 3;
 const LEAST_REST: Duration = Duration::from_millis(1);
@@ -36,11 +38,14 @@ async fn collect_for_ever(volume: &Volume) {
     let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
     let mut looked_at = Lsn::default();
     let mut left_behind = true;
+    // What an earlier mount left, also where none lasts as long as the usual pace.
+    let mut next = pace.min(FIRST_LOOK);
     loop {
         let asked = tokio::select! {
             () = volume.meta.garbage.notified() => true,
-            () = tokio::time::sleep(pace) => false,
+            () = tokio::time::sleep(next) => false,
         };
+        next = pace;
         // An idle volume is left alone.
         let durable = volume.meta.engine.durable_lsn();
         if !asked && !left_behind && durable == looked_at {
