@@ -32,8 +32,10 @@ const SCAN: usize = 1000;
 pub(super) const SMALL: u64 = 8 << 20;
 /// And only if there are no more inodes than this, so that nothing large is read in vain.
 const FEW: u64 = 20_000;
-/// Nor more rows of extents, and what was deleted since the mount: a walk goes over that as well.
-const FEW_ROWS: u64 = 200_000;
+/// Nor more rows of extents.
+const FEW_ROWS: u64 = 20_000;
+/// Nor more that was deleted since the mount: a walk goes over that as well, if faster.
+const FEW_DELETED: u64 = 200_000;
 const REQUEST: Duration = Duration::from_secs(30);
 
 /// `index.json`.
@@ -77,7 +79,9 @@ fn page_key(state: &KeyPrefix, epoch: Epoch, number: usize) -> ObjectKey {
 /// Whether an export takes so little that an unmount does not feel it.
 pub(super) fn is_small(meta: &Meta) -> bool {
     let counters = meta.superblock();
-    counters.inodes <= FEW && counters.extents + meta.engine.costs().deletes <= FEW_ROWS
+    counters.inodes <= FEW
+        && counters.extents <= FEW_ROWS
+        && meta.engine.costs().deletes <= FEW_DELETED
 }
 
 /// Opens a volume that nobody uses, writes its export whatever its size, and closes it. Returns how many
