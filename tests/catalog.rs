@@ -131,6 +131,14 @@ impl World {
             (World::Gateway(server), false) => server.stop(),
         }
     }
+
+    /// By the store's clock, which a new process reads in whole seconds.
+    fn pass_a_minute(&self) {
+        match self {
+            World::Memory(memory) => memory.clock.store(60_000, Ordering::SeqCst),
+            World::Gateway(server) => server.set_clock_offset(60),
+        }
+    }
 }
 
 async fn catalog(dir: &tempfile::TempDir, world: &World) -> Catalog {
@@ -252,6 +260,7 @@ async fn removal_waits_for_the_grace_and_spares_what_was_there(world: World) {
     assert_eq!(create(&catalog, "new", &[]).await.unwrap().uuid, new.uuid);
     catalog.remove(&name("new"), &purge).await.unwrap();
     drop(catalog);
+    world.pass_a_minute();
     let catalog = catalog_with(&dir, &world, &[("S3VOL_GRACE", "0s")]).await;
     let error = create(&catalog, "new", &[]).await.unwrap_err().to_string();
     assert!(error.contains("being deleted"), "{error}");
