@@ -22,7 +22,7 @@ use s3vol::types::VolumeName;
 /// The bucket `bkt`: in memory, or behind a Ceph gateway.
 enum World {
     Memory(Arc<Memory>),
-    Gateway(TestS3),
+    Gateway(Box<TestS3>),
 }
 
 /// Runs a test in both.
@@ -72,7 +72,7 @@ impl World {
         let server =
             TestS3::with(Options { bucket: "bkt".to_owned(), ..Options::default() }).unwrap();
         server.speak_as_gateway();
-        World::Gateway(server)
+        World::Gateway(Box::new(server))
     }
 
     fn server(&self) -> &TestS3 {

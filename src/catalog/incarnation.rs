@@ -45,7 +45,7 @@ pub async fn find_state(
 pub(super) enum Prepared {
     Found(Incarnation),
     /// Nobody's. The state is there, and nothing leads to it yet.
-    Free(Draft),
+    Free(Box<Draft>),
 }
 
 impl Prepared {
@@ -151,7 +151,7 @@ pub(super) async fn prepare(
             return Err(error);
         }
     }
-    Ok(Prepared::Free(draft))
+    Ok(Prepared::Free(Box::new(draft)))
 }
 
 impl Draft {
