@@ -45,7 +45,7 @@ fn a_site_edited_through_a_container_is_served_as_before() {
         "site",
         "cd /d && echo '<!-- two -->' >>index.html && chmod 600 css/style.css && touch -d @1000 page.html \
          && mv img/photo.jpg img/picture.jpg && mv img pictures && echo '<svg></svg>' >pictures/logo.svg \
-         && cat page.html page.html >/tmp/z && cat /tmp/z >page.html && echo x >new.js && cp new.js copy.txt",
+         && cat page.html page.html >twice && cat twice >page.html && rm twice && echo x >new.js && cp new.js copy.txt",
     );
     let index = server.get(&key("index.html")).unwrap();
     assert_eq!(index.body, b"<html>one</html>\n<!-- two -->\n"[..]);
