@@ -258,6 +258,11 @@ impl TestS3 {
         self.state.denied.lock().insert(right.to_owned());
     }
 
+    /// Copies on the server need no right to read tags from now on; AWS wants it for them, others do not.
+    pub fn copy_any_tags(&self) {
+        self.state.copies_any_tags.store(true, Ordering::Relaxed);
+    }
+
     pub fn allow_all(&self) {
         self.state.denied.lock().clear();
     }

@@ -33,6 +33,8 @@ pub struct State {
     pub denied: Mutex<BTreeSet<String>>,
     /// Requests without `x-amz-request-payer` are refused.
     pub requester_pays: AtomicBool,
+    /// A copy takes tags along for those who may not read them, too.
+    pub copies_any_tags: AtomicBool,
     /// Microseconds that every request waits before it is handled.
     pub latency: AtomicU64,
     /// Seconds that the server's clock is ahead of the host's.
@@ -60,6 +62,7 @@ impl State {
             readers: Mutex::default(),
             denied: Mutex::default(),
             requester_pays: AtomicBool::new(false),
+            copies_any_tags: AtomicBool::new(false),
             latency: AtomicU64::new(0),
             clock_offset: AtomicI64::new(0),
             next_id: AtomicU64::new(1),
