@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 # Seconds that the tests of `test`, and of one lane alone, may run before they are ended; building comes on top.
-TEST_SECONDS ?= 2400
+TEST_SECONDS ?= 3000
 LANE_SECONDS ?= 1500
 PREFIX ?= /usr/local
 
