@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
 use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
-use s3vol::fs::Fs;
+use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, InodeRec};
 use s3vol::settle::{Changed, Permit, Reconciler, Settler, changes};
@@ -160,6 +160,34 @@ async fn one_undecidable_request_keeps_no_other_file_from_resting() {
     assert!(tokio::time::timeout(PATIENCE, settle).await.expect("an end").unwrap() >= 1);
     assert_eq!(world.object("other").as_deref(), Some("content"));
     assert_eq!(world.settler.status().open_intents, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_file_in_motion_was_renamed_over_goes_though_its_directory_moves_on() {
+    let world = World::new().await;
+    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
+    let name = |name| FileName::new(name).unwrap();
+    let root = Ino::ROOT;
+    let rename = async |from, old, to, new| {
+        fs.rename(Caller::ROOT, from, name(old), to, name(new), RenameMode::Replace).await.unwrap();
+    };
+    let dir = fs.mkdir(Caller::ROOT, root, name("dir"), 0o755).await.unwrap().ino;
+    let _under = world.file("under", "under").await;
+    rename(root, "under", dir, "file").await;
+    let over = world.file("over", "over").await;
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("dir/file").as_deref(), Some("under"));
+    // It cannot be published for now: its bytes cannot be read.
+    world.write(&over, "O").await;
+    world.volume.evict_all().unwrap();
+    world.server.fault(Rule::always(Some(Op::Get), "data/over", Action::Status(403)));
+    rename(root, "over", dir, "file").await;
+    assert!(world.settle().await >= 1);
+    rename(root, "dir", root, "moved").await;
+    world.server.clear_faults();
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("moved/file").as_deref(), Some("Over"));
+    assert_eq!(world.object("dir/file"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 enum Verdict {
     /// Nothing of ours lies there, or a name leads there again.
     Drop(Option<Ino>),
+    /// Another file has the name and does not rest there yet: its publish replaces the object. The row stays
+    /// until then, because that file may be renamed before, its directory too, and then nobody replaces it.
+    Keep(Ino),
     Wait,
     /// The file has other names, and rests there as well.
     Move(Ino, ContentRec),
@@ -80,6 +83,13 @@ impl Settler {
                         Err(error) => return Err(error.into()),
                     }
                     touched.push(TIDY);
+                }
+                // Each publish has this queue looked at again, so no timer is needed.
+                Verdict::Keep(ino) => {
+                    if txn.get::<WorkRec>(&keys::work(ino)).await?.is_none() {
+                        txn.put(keys::work(ino), &WorkRec::Inode);
+                        touched.push(ino);
+                    }
                 }
                 Verdict::Drop(ino) => {
                     txn.delete(keys::tidy(&key));
@@ -152,7 +162,10 @@ impl Settler {
             return Ok(Verdict::Drop(None));
         };
         if let Some(ino) = self.volume.lookup_key(key).await? {
-            return Ok(Verdict::Drop(Some(ino)));
+            return Ok(match rest.ino == ino {
+                true => Verdict::Drop(Some(ino)),
+                false => Verdict::Keep(ino),
+            });
         }
         let content: Option<ContentRec> = txn.get(&keys::content(rest.ino)).await?;
         let needed = |content: &ContentRec| {
