@@ -11,11 +11,11 @@ cd "$ROOT"
 need_cc
 need_static_busybox
 need git=git python3=python3 ip=iproute2 dockerd=docker.io docker-compose=docker-compose rclone=rclone \
-  s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm
+  s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm rsync=rsync setfattr=attr
 for name in "$@"; do
   case $name in
   apps)
-    need rsync=rsync stress-ng=stress-ng setfattr=attr setfacl=acl setcap=libcap2-bin \
+    need stress-ng=stress-ng setfacl=acl setcap=libcap2-bin \
       setpriv=util-linux dpkg-deb=dpkg
     need_idle /usr/lib/postgresql/15/bin/postgres=postgresql-15 /usr/sbin/mariadbd=mariadb-server-core \
       mariadb=mariadb-client-core
@@ -76,7 +76,8 @@ lane() {
   local listed
   say "running the lane $1"
   if [ "$1" = core ]; then
-    bounded
+    # Most of its tests wait for deadlines, processes and leases, and keep no processor busy meanwhile.
+    RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}" bounded
     return
   fi
   listed=$(cargo test --locked --tests -- --list --ignored 2>/dev/null | grep -c "$1_.*: test" || true)

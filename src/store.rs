@@ -7,6 +7,7 @@
 
 mod api;
 mod cloud;
+mod confined;
 mod engine;
 mod error;
 mod file;
@@ -31,6 +32,7 @@ pub use api::{
     Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo,
     PutOutcome, RequestCounts, Send, StoreBackend, UploadId, Verb,
 };
+pub use confined::{confined, is_file_key};
 pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};
 pub use known::{Finding, Knowledge, Known};

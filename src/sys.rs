@@ -11,7 +11,7 @@ mod process;
 
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
-pub use host::{DiskSpace, boot_id, disk_space, hostname};
+pub use host::{DiskSpace, boot_id, disk_space, hostname, shown};
 pub use mount::{
     Answers, FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, answers, cover, detach_all,
     detach_dead, detach_one, make_mountpoint, mount_fuse, mount_table, open_fuse_device,

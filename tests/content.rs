@@ -518,3 +518,23 @@ async fn more_small_files_than_the_local_disk_has_inodes() {
     assert!(space.inodes_available > 0);
     committing.abort();
 }
+
+#[tokio::test]
+async fn a_damaged_segment_is_never_served() {
+    let world = World::new().await;
+    let wanted: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
+    world.write(0, &wanted).await;
+    world.commit().await;
+    let key = world.server.keys("").into_iter().find(|key| key.contains("/segments/")).unwrap();
+    let whole = world.server.get(&key).unwrap().body;
+    let mut flipped = whole.to_vec();
+    flipped[100] ^= 1;
+    for damaged in [&flipped[..], &whole[..1000], b""] {
+        world.volume.evict_all().unwrap();
+        world.server.put_foreign(&key, damaged.to_vec(), &[]);
+        let error = world.volume.read(&world.file, 0, 4096).await.unwrap_err();
+        assert!(error.to_string().contains("segment"), "{error}");
+    }
+    world.server.put_foreign(&key, whole, &[]);
+    assert!(world.read(0, 300_000).await == wanted);
+}

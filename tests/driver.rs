@@ -5,6 +5,9 @@
 mod held;
 #[path = "support/memory.rs"]
 mod memory;
+#[path = "foreign/random.rs"]
+#[allow(dead_code)]
+mod random;
 #[path = "support/workers.rs"]
 mod workers;
 
@@ -508,4 +511,28 @@ async fn another_host_sees_the_volume_at_once() {
     plugin_c.err("Get", json!({ "Name": "v" })).await;
     plugin_c.create("v").await;
     plugin_c.ok("Get", json!({ "Name": "v" })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_comes_over_the_socket_is_answered() {
+    let host = Host::new();
+    let plugin = host.start().await;
+    plugin.create("known").await;
+    let right =
+        json!({ "Name": "known", "ID": "1", "Opts": { "size": "1g", "mode": 7, "url": null } });
+    let right = right.to_string().into_bytes();
+    for seed in 0..200 {
+        let mut random = random::Random(seed);
+        let mut body = random.damaged(&right);
+        if random.below(2) == 0 {
+            body = random.damaged(&body);
+        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        for call in ["Create", "Get", "Path", "Unmount", "List", "Capabilities"] {
+            let (status, answer) = plugin.raw(&format!("VolumeDriver.{call}"), &body).await;
+            let said = answer["Err"].as_str().unwrap_or_default();
+            assert!(status == StatusCode::OK || !said.is_empty(), "{call} {body:?}: {answer}");
+        }
+    }
+    plugin.ok("Get", json!({ "Name": "known" })).await;
 }

@@ -224,9 +224,10 @@ fn a_holder_that_learns_of_its_loss_only_at_its_end_saves_what_it_had() {
     fsync(&new.path("theirs")).expect("a sync");
     old.signal(Signal::SIGTERM);
     old.signal(Signal::SIGCONT);
-    assert!(!old.unmount().success(), "what it had is not in the volume");
+    assert!(!old.ended().success(), "what it had is not in the volume");
     assert!(old.log().contains("another host has the volume now"), "{}", old.log());
-    let [name] = recovered(&new, &server).try_into().expect("one");
+    let found = recovered(&new, &server);
+    let [name] = found.try_into().unwrap_or_else(|found| panic!("{found:?}: {}", old.log()));
     let url = format!("s3://{}/vol", server.bucket());
     let into = new.dir.path().join("restored");
     let to = into.to_str().expect("a path");

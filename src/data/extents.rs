@@ -227,8 +227,9 @@ impl<'t, 'm> Editor<'t, 'm> {
         let after = keys::extents_after(self.ino, self.map, self.known.end);
         let (page, more) = self.txn.scan(after, self.page).await?;
         for (key, value) in &page {
-            self.known.end = end_of(self.ino, key)?;
-            self.ahead.insert(self.known.end, decode(value)?);
+            let (range, rec) = extent_of(self.ino, key, value)?;
+            self.known.end = range.end;
+            self.ahead.insert(range.end, rec);
         }
         if !more {
             self.known.end = u64::MAX;
@@ -237,10 +238,25 @@ impl<'t, 'm> Editor<'t, 'm> {
     }
 }
 
-fn end_of(ino: Ino, key: &[u8]) -> Result<u64, DataError> {
-    keys::parse_extent(key)
-        .map(|(_, end)| end)
-        .ok_or_else(|| DataError::Damaged(format!("an extent key of inode {ino}")))
+/// One row of a map of extents: which bytes of the file it is about, and what they are. It holds all of them, and
+/// where they lie in a segment overflows nowhere.
+pub(super) fn extent_of(
+    ino: Ino,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(Range<u64>, ExtentRec), DataError> {
+    let damaged = || DataError::Damaged(format!("an extent of inode {ino} cannot be right"));
+    let (_, end) = keys::parse_extent(key).ok_or_else(damaged)?;
+    let rec: ExtentRec = decode(value)?;
+    let len = end.checked_sub(rec.start).filter(|len| *len > 0).ok_or_else(damaged)?;
+    let there = match &rec.place {
+        Place::Zero => i64::MAX as u64 - rec.start,
+        Place::Inline(bytes) => bytes.len() as u64,
+        Place::Segment { offset, crc_offset, crc_len, .. } => {
+            crc_offset + u64::from(*crc_len) - offset
+        }
+    };
+    if len > there { Err(damaged()) } else { Ok((rec.start..end, rec)) }
 }
 
 /// The live extents of a content that touch `range`, in order, each with its whole span.
@@ -261,14 +277,13 @@ pub async fn live_extents<L: Lookup>(
         let full = page.len() >= limit;
         limit = (limit * 4).min(LONG_PAGE);
         for (key, value) in &page {
-            let end = end_of(ino, key)?;
-            let rec: ExtentRec = decode(value)?;
-            if rec.start >= range.end {
+            let (span, rec) = extent_of(ino, key, value)?;
+            if span.start >= range.end {
                 return Ok(found);
             }
-            from = end;
+            from = span.end;
             if rec.generation > content.drop_gen {
-                found.push((rec.start..end, rec));
+                found.push((span, rec));
             }
         }
         if !full {

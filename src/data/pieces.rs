@@ -41,7 +41,7 @@ pub async fn pieces<L: Lookup>(
         };
         let mut start = from;
         while start < to.min(base_end) {
-            let end = (start + CHUNK).min(to).min(base_end);
+            let end = start.saturating_add(CHUNK).min(to).min(base_end);
             wanted.push((start..end, Source::Base));
             start = end;
         }

@@ -11,9 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::extents::extent_of;
 use super::{DataError, Inode, Volume};
 use crate::clock::Deadline;
-use crate::meta::records::{ExtentRec, Place, SegmentRec, decode};
+use crate::meta::records::{Place, SegmentRec, decode};
 use crate::meta::{Change, Pages, keys};
 use crate::types::{Ino, Lsn};
 
@@ -46,13 +47,13 @@ impl Volume {
         while let Some(page) = pages.next(&self.meta.engine).await? {
             let mut found: Vec<((Ino, u64), Range<u64>)> = Vec::new();
             for (key, value) in &page {
-                let (Some(ino), Some((map, end))) = (keys::parse_ino(key), keys::parse_extent(key))
+                let (Some(ino), Some((map, _))) = (keys::parse_ino(key), keys::parse_extent(key))
                 else {
                     continue;
                 };
-                let extent: ExtentRec = decode(value)?;
+                let (range, extent) = extent_of(ino, key, value)?;
                 if matches!(extent.place, Place::Segment { id, .. } if chosen.contains(&id)) {
-                    found.push(((ino, map), extent.start..end));
+                    found.push(((ino, map), range));
                 }
             }
             for file in found.chunk_by(|a, b| a.0 == b.0) {

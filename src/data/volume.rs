@@ -13,7 +13,7 @@ use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
-use crate::store::{Capabilities, StoreBackend};
+use crate::store::{Capabilities, StoreBackend, confined};
 use crate::types::{FileKind, Ino, KeyPrefix, Timestamp, VolumeId};
 
 /// What a volume is made of.
@@ -98,13 +98,15 @@ impl Volume {
         let disk = |source| DataError::disk(Ino::ROOT, source);
         std::fs::create_dir_all(&parts.cache_dir).map_err(disk)?;
         let room = Room::new(&parts.cache_dir, parts.options.cache_size);
+        let confined = |store| confined(store, &parts.prefix, &parts.state);
+        let (store, state_store) = (confined(parts.store), confined(parts.state_store));
         let volume = Arc::new(Volume {
             id: parts.id,
             name: parts.name,
             meta: parts.meta,
-            store: parts.store,
+            store,
             prefix: parts.prefix,
-            state_store: parts.state_store,
+            state_store,
             state: parts.state,
             same_bucket: parts.same_bucket,
             options: parts.options,

@@ -17,7 +17,7 @@ use crate::config::VolumeOptions;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
 use crate::meta::{Follower, Lookup, View, keys};
-use crate::store::StoreBackend;
+use crate::store::{StoreBackend, confined};
 use crate::types::{Ino, KeyPrefix, VolumeId};
 
 /// How long the kernel may believe names and attributes.
@@ -90,12 +90,14 @@ impl ReadFs {
         let cache = Cache::open(parts.cache_dir, parts.options.cache_size)
             .map_err(|e| FsError::io("the folder of the cache", e))?;
         let now = millis(boottime());
+        let confined = |store| confined(store, &parts.prefix, &parts.state);
+        let (store, state_store) = (confined(parts.store), confined(parts.state_store));
         Ok(Arc::new(ReadFs {
             id: parts.id,
             follower: parts.follower,
-            store: parts.store,
+            store,
             prefix: parts.prefix,
-            state_store: parts.state_store,
+            state_store,
             state: parts.state,
             options: parts.options,
             cache,

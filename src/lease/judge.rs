@@ -126,8 +126,10 @@ pub(super) async fn judge_at(
         }
         Err(error) => return Err(LeaseError::Store(error)),
     };
-    let record: LeaseRecord = serde_json::from_slice(&found.data)
+    let mut record: LeaseRecord = serde_json::from_slice(&found.data)
         .map_err(|source| LeaseError::Unreadable { epoch, source })?;
+    // Messages show it, and terminals obey what is not text.
+    record.host = crate::sys::shown(&record.host);
     match record.state {
         LeaseState::Released => return Ok(Judgement::Free(Free::Released)),
         LeaseState::Yielding => return Ok(Judgement::Free(Free::Yielding)),

@@ -59,7 +59,8 @@ pub async fn last_epoch(
 }
 
 fn epoch_of(prefix: &KeyPrefix, key: &ObjectKey) -> Option<Epoch> {
-    prefix.strip(key)?.parse().ok().map(Epoch)
+    // What somebody else put there is no epoch that anybody could go on from.
+    prefix.strip(key)?.parse().ok().filter(|epoch| *epoch <= i64::MAX as u64).map(Epoch)
 }
 
 /// Deletes the records below `epoch - 1`, which nobody will judge again. Returns how many.

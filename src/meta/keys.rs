@@ -110,7 +110,7 @@ pub fn parse_dirent(key: &[u8]) -> Option<(u64, FileName)> {
 /// The dirents of `parent` whose cookie is greater than `after`.
 pub fn dirents_after(parent: Ino, after: u64) -> Range {
     let from = with_ino(DIRENT, parent, &(after.saturating_add(1)).to_be_bytes());
-    (Bound::Included(from), Bound::Excluded(with_ino(DIRENT, Ino(parent.0 + 1), &[])))
+    (Bound::Included(from), of_inode(DIRENT, parent).1)
 }
 
 pub fn parent(ino: Ino, parent: Ino, name: &FileName) -> Vec<u8> {

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
-use super::records::decode;
+use super::records::{Row, decode};
 use super::{Meta, MetaError, View, keys};
 use crate::types::Ino;
 
@@ -58,10 +57,7 @@ pub trait Lookup: Sync {
     }
 
     /// A record, if the key is there.
-    fn get<T: DeserializeOwned>(
-        &self,
-        key: &[u8],
-    ) -> impl Future<Output = Result<Option<T>, MetaError>> + Send {
+    fn get<T: Row>(&self, key: &[u8]) -> impl Future<Output = Result<Option<T>, MetaError>> + Send {
         async move {
             match self.get_raw(key).await? {
                 Some(bytes) => Ok(Some(decode(&bytes)?)),

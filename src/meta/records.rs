@@ -206,12 +206,107 @@ pub struct TombRec {
     pub xattrs: Vec<(Bytes, Bytes)>,
 }
 
+/// The longest file and the largest counter, so that no sum of two overflows. A file's size is an `off_t`.
+const MOST: u64 = i64::MAX as u64;
+
+/// A record that the engine holds. What lies in the bucket may have been edited by whoever can write there, so no
+/// number of it is believed before [`Row::fits`] has looked at it.
+pub trait Row: DeserializeOwned {
+    /// Whether all numbers are ones that s3vol can have written.
+    fn fits(&self) -> bool {
+        true
+    }
+}
+
+impl Row for DirentRec {
+    fn fits(&self) -> bool {
+        self.ino.0 <= MOST
+    }
+}
+
+impl Row for WorkRec {}
+impl Row for DeadRec {}
+
+impl Row for SuperRec {
+    fn fits(&self) -> bool {
+        let SuperRec { next_ino, bytes, inodes, extents, work, tidy } = *self;
+        [next_ino, bytes, inodes, extents, work, tidy].iter().all(|number| *number <= MOST)
+    }
+}
+
+impl Row for InodeRec {
+    fn fits(&self) -> bool {
+        let times = [self.atime, self.mtime, self.ctime, self.btime];
+        self.perm <= 0o7777
+            && self.nlink <= i32::MAX as u32
+            && times.iter().all(Timestamp::fits)
+            && [self.attr_gen, self.borne_gen, self.reserved].iter().all(|number| *number <= MOST)
+    }
+}
+
+impl Row for ContentRec {
+    fn fits(&self) -> bool {
+        let base = self.base.as_ref().map_or(0, |base| base.version.size);
+        let publishing = self.publishing.map_or([0, 0], |p| [p.generation, p.limit.min(MOST)]);
+        [self.size, self.generation, self.drop_gen, self.data, self.map, self.pieces, base]
+            .iter()
+            .chain(&publishing)
+            .all(|number| *number <= MOST)
+    }
+}
+
+impl Row for ExtentRec {
+    fn fits(&self) -> bool {
+        self.start <= MOST
+            && self.generation <= MOST
+            && match self.place {
+                Place::Inline(_) | Place::Zero => true,
+                Place::Segment { offset, crc_offset, crc_len, .. } => {
+                    crc_offset <= MOST
+                        && (crc_offset..=crc_offset + u64::from(crc_len)).contains(&offset)
+                }
+            }
+    }
+}
+
+impl Row for RestRec {
+    fn fits(&self) -> bool {
+        [self.ino.0, self.version.size, self.generation, self.attr_gen]
+            .iter()
+            .all(|number| *number <= MOST)
+    }
+}
+
+impl Row for IntentRec {
+    fn fits(&self) -> bool {
+        let expected = self.expected.as_ref().map_or(0, |version| version.size);
+        let replaces = self.replaces.as_ref().map_or(0, |base| base.version.size);
+        [self.ino.0, expected, replaces, self.generation, self.attr_gen]
+            .iter()
+            .all(|number| *number <= MOST)
+            && (i64::MIN / 2..=i64::MAX / 2).contains(&self.not_after.0)
+    }
+}
+
+impl Row for SegmentRec {
+    fn fits(&self) -> bool {
+        self.total <= MOST && self.live <= MOST
+    }
+}
+
+impl Row for TombRec {
+    fn fits(&self) -> bool {
+        self.perm <= 0o7777 && self.at.fits() && self.btime.fits()
+    }
+}
+
 /// A record that cannot be read: damage, or a newer version's format.
 #[derive(Debug, thiserror::Error)]
-#[error("a {what} record cannot be read: {source}")]
-pub struct RecordError {
-    pub what: &'static str,
-    pub source: postcard::Error,
+pub enum RecordError {
+    #[error("a {what} record cannot be read: {source}")]
+    Unreadable { what: &'static str, source: postcard::Error },
+    #[error("a {what} record holds a number that s3vol does not write")]
+    OutOfRange { what: &'static str },
 }
 
 /// Writes a record.
@@ -220,7 +315,9 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 }
 
 /// Reads a record.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
-    postcard::from_bytes(bytes)
-        .map_err(|source| RecordError { what: std::any::type_name::<T>(), source })
+pub fn decode<T: Row>(bytes: &[u8]) -> Result<T, RecordError> {
+    let what = std::any::type_name::<T>();
+    let record: T =
+        postcard::from_bytes(bytes).map_err(|source| RecordError::Unreadable { what, source })?;
+    if record.fits() { Ok(record) } else { Err(RecordError::OutOfRange { what }) }
 }

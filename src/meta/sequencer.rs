@@ -17,14 +17,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify};
 
 use super::floors::Floors;
 use super::journal::{Journal, Record};
 use super::kvcache::KvCache;
 use super::newborn::Newborn;
-use super::records::{RecordError, RestRec, SuperRec, decode, encode};
+use super::records::{RecordError, RestRec, Row, SuperRec, decode, encode};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
 use crate::clock::Deadline;
 use crate::types::{Ino, Lsn, ObjectKey};
@@ -169,7 +168,7 @@ impl Meta {
     }
 
     /// A record, if the key is there.
-    pub async fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
+    pub async fn get<T: Row>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
         match self.get_raw(key).await? {
             Some(bytes) => Ok(Some(decode(&bytes)?)),
             None => Ok(None),
@@ -325,7 +324,7 @@ impl Txn<'_> {
         }
     }
 
-    pub async fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
+    pub async fn get<T: Row>(&self, key: &[u8]) -> Result<Option<T>, MetaError> {
         match self.get_raw(key).await? {
             Some(bytes) => Ok(Some(decode(&bytes)?)),
             None => Ok(None),

@@ -233,6 +233,7 @@ fn http_error(fault: Fault) -> HttpError {
         FaultKind::Name | FaultKind::Connect | FaultKind::Tls => HttpErrorKind::Connect,
         FaultKind::Timeout => HttpErrorKind::Timeout,
         FaultKind::Cut => HttpErrorKind::Interrupted,
+        FaultKind::TooLong => HttpErrorKind::Unknown,
     };
     HttpError::new(kind, fault)
 }

@@ -27,6 +27,7 @@ use self::name::Place;
 use self::record::{About, Record, attributes_of, sidecar_base, version_of};
 use super::engine::{EngineStore, Gate};
 use super::meter::{Kind, Meter, host_time};
+use super::wire::ANSWER_MAX;
 use super::{
     Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, Properties, PutOutcome,
     RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
@@ -145,6 +146,10 @@ impl StoreBackend for FileStore {
                 let range = range.unwrap_or(0..version.size);
                 let end = range.end.min(version.size);
                 let start = range.start.min(end);
+                if end - start > ANSWER_MAX {
+                    let text = format!("{key:?} is too long to be read at once; who put it there?");
+                    return Err(StoreError::new(StoreErrorKind::Protocol, text));
+                }
                 let mut data = vec![0; (end - start) as usize];
                 match found.file.read_exact_at(&mut data, start) {
                     Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),

@@ -25,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_IDLE: Duration = Duration::from_secs(20);
 /// Bodies go out in pieces of this size, so that progress shows.
 const PIECE: usize = 64 << 10;
+/// The longest answer that is read at once. Nothing of ours comes near it: the longest read is 16 MiB, the longest
+/// object that is read whole is one of the engine's log, 40 MiB. What somebody else put there may be of any size.
+pub(super) const ANSWER_MAX: u64 = 128 << 20;
 
 /// One HTTP client and what it learned.
 #[derive(Debug, Clone)]
@@ -66,6 +69,8 @@ pub(super) enum FaultKind {
     Timeout,
     /// The connection broke; the request may have been applied.
     Cut,
+    /// The answer is longer than [`ANSWER_MAX`].
+    TooLong,
 }
 
 /// A request without an answer. Holds no URL, because URLs hold signatures.
@@ -80,6 +85,11 @@ impl Fault {
     pub(super) fn timeout(after: Duration) -> Self {
         let text = format!("no progress for {:.1} s", after.as_secs_f64());
         Fault { kind: FaultKind::Timeout, text }
+    }
+
+    fn too_long() -> Self {
+        let text = format!("more than {} MiB at once", ANSWER_MAX >> 20);
+        Fault { kind: FaultKind::TooLong, text }
     }
 
     fn of(error: reqwest::Error) -> Self {
@@ -128,6 +138,10 @@ impl Fault {
             FaultKind::Cut => {
                 (StoreErrorKind::Unreachable, "the connection broke before the answer was complete")
             }
+            FaultKind::TooLong => (
+                StoreErrorKind::Protocol,
+                "the answer is longer than anything that s3vol writes; look at the object, somebody else may have put it there",
+            ),
         };
         StoreError {
             kind,
@@ -320,10 +334,21 @@ impl Wire {
         body: Bytes,
         progress: &Progress,
     ) -> Result<Answer, Fault> {
+        let method_sends_body = method != Method::HEAD;
         let mut response = self.start(method, url, headers, vec![body], progress).await?;
+        // The answer to a HEAD tells the length of what is not sent.
+        let announced = response.content_length().filter(|_| method_sends_body);
+        if announced.is_some_and(|length| length > ANSWER_MAX) {
+            return Err(Fault::too_long());
+        }
         let mut body = BytesMut::new();
         let mut only = None;
+        let mut read = 0;
         while let Some(piece) = self.next(&mut response, progress).await? {
+            read += piece.len() as u64;
+            if read > ANSWER_MAX {
+                return Err(Fault::too_long());
+            }
             if body.is_empty() && only.is_none() {
                 only = Some(piece);
             } else {

@@ -26,6 +26,11 @@ pub fn hostname() -> String {
         .unwrap_or_else(|_| "unknown host".to_owned())
 }
 
+/// What somebody else wrote, for messages: without control characters, which terminals obey, and not without end.
+pub fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 /// Space left where `path` lies. Not for paths on a volume of our own: that would ask ourselves.
 pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     let stat = nix::sys::statvfs::statvfs(path)?;

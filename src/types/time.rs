@@ -11,6 +11,13 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+impl Timestamp {
+    /// Whether it is a time at all: the nanoseconds are less than a second.
+    pub fn fits(&self) -> bool {
+        self.nanos < 1_000_000_000
+    }
+}
+
 impl From<std::time::SystemTime> for Timestamp {
     fn from(t: std::time::SystemTime) -> Self {
         match t.duration_since(std::time::UNIX_EPOCH) {

@@ -130,6 +130,12 @@ impl Format {
                 self.key, format.uuid, self.id
             )));
         }
+        if !format.engine.is_sound() {
+            return Err(FormatTrouble::Damaged(format!(
+                "{} names a folder or an epoch that s3vol does not write",
+                self.key
+            )));
+        }
         *self.seen.lock() = Some(format.clone());
         Ok(Some((format, found.info.version)))
     }

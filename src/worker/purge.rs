@@ -32,9 +32,10 @@ use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
-    Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, Verb,
+    Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Verb, is_file_key,
 };
-use crate::types::{Lsn, ObjectKey, PutId, Version, VolumeId};
+use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
 /// `docker volume rm` waits for this, and dockerd gives up after 30 s.
@@ -202,6 +203,7 @@ impl EnginePurge {
         let mut objects = Objects {
             volume: volume.uuid,
             store: places.store.backend(),
+            prefix: &places.prefix,
             conditional: begun.capabilities.has(Verb::DeleteConditional),
             hot: hot_time(&begun.capabilities),
             engine: &engine,
@@ -289,6 +291,7 @@ enum Fate {
 struct Objects<'a> {
     volume: VolumeId,
     store: Arc<dyn StoreBackend>,
+    prefix: &'a KeyPrefix,
     conditional: bool,
     /// How long an announced request may still arrive.
     hot: Duration,
@@ -372,6 +375,9 @@ impl Objects<'_> {
     async fn intent(&self, key: &[u8], value: &[u8]) -> Result<Fate, WorkerError> {
         let intent: IntentRec = decode(value).map_err(MetaError::from)?;
         let Some(put_id) = keys::parse_id(key).map(PutId) else { return Ok(Fate::Gone) };
+        if !is_file_key(&intent.key, self.prefix) {
+            return Ok(Fate::Gone);
+        }
         let now = self.store.now(REQUEST).await?;
         if now.0 < intent.not_after.plus(self.hot.as_millis() as i64).0 {
             return Ok(Fate::Hot);
@@ -401,6 +407,10 @@ impl Objects<'_> {
         put_id: PutId,
         version: Option<&Version>,
     ) -> Result<Fate, WorkerError> {
+        // A record says so that somebody edited.
+        if !is_file_key(key, self.prefix) {
+            return Ok(Fate::Foreign);
+        }
         let Some(info) = self.store.head(key, REQUEST).await? else { return Ok(Fate::Gone) };
         // ETags alone prove nothing: they are equal for equal content.
         let ours = is_put(&info.attributes, key, self.volume, put_id);

@@ -168,6 +168,11 @@ impl Host {
         if in_use {
             self.signal(nix::sys::signal::Signal::SIGTERM);
         }
+        self.ended()
+    }
+
+    /// Waits for the end of a process that was told to end.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("mounted");
         let status = wait_for("the end", PATIENCE * 2, || child.try_wait().expect("a child"));
         release(&self.mnt());

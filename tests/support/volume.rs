@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, Recovered, Volume, VolumeParts};
+use s3vol::data::{CacheFile, DataError, Inode, Recovered, Volume, VolumeParts};
 use s3vol::meta::log::Header;
 use s3vol::meta::records::{ContentRec, InodeRec, decode};
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
@@ -20,6 +20,15 @@ pub async fn volume(server: &TestS3, dir: &Path) -> Arc<Volume> {
 
 /// The same with options.
 pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) -> Arc<Volume> {
+    try_volume(server, dir, options).await.unwrap()
+}
+
+/// The same; an error when its records do not let it be opened.
+pub async fn try_volume(
+    server: &TestS3,
+    dir: &Path,
+    options: VolumeOptions,
+) -> Result<Arc<Volume>, DataError> {
     let location = Location::parse(&format!("s3://{}/data", server.bucket())).unwrap();
     let settings = StoreSettings {
         endpoint: Some(server.endpoint()),
@@ -39,7 +48,7 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
     let found = Engine::writer_epoch(&engine_store, "meta", Epoch(0)).await.unwrap();
     let engine = Engine::open(EngineConfig::new(engine_store, "meta", found)).await.unwrap();
     let superblock = match engine.get(&keys::superblock()).await.unwrap() {
-        Some(bytes) => decode(&bytes).unwrap(),
+        Some(bytes) => decode(&bytes)?,
         None => Volume::first_superblock(),
     };
     let id = VolumeId::random();
@@ -59,7 +68,7 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
         capabilities,
         cache_dir: dir.join("cache"),
     };
-    Volume::open(parts, Recovered::default()).await.unwrap()
+    Volume::open(parts, Recovered::default()).await
 }
 
 /// Fills the table of inodes with ones that are in use: every other one leaves the memory.

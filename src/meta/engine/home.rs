@@ -38,6 +38,14 @@ impl EngineHome {
         EngineHome { folder: format!("meta/{FORMAT}-{unique}"), after, ..EngineHome::first() }
     }
 
+    /// Whether s3vol can have written it: the folder is one below the state, and epochs can go on.
+    pub fn is_sound(&self) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        let name = self.folder.strip_prefix("meta/");
+        name.is_some_and(|name| name.starts_with(|c| c != '.') && name.chars().all(plain))
+            && self.after.0 <= i64::MAX as u64
+    }
+
     /// Whether this program can open it.
     pub fn is_readable(&self) -> bool {
         self.format == FORMAT

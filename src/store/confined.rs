@@ -1,0 +1,189 @@
+//! A volume's view of its buckets: its own keys and its state, and nothing else.
+//!
+//! What a volume's records say comes from the bucket, and whoever may write there may have written it. A key that
+//! leads out of the volume is refused here, whoever asks, so that a record can harm no other volume.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
+    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
+};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
+
+/// The segment of a key below which states and catalogs lie; no file's key has it.
+const RESERVED: &str = ".s3vol";
+
+#[derive(Debug)]
+struct Confined {
+    inner: Arc<dyn StoreBackend>,
+    prefix: KeyPrefix,
+    state: KeyPrefix,
+}
+
+/// `inner`, of which only what lies below `prefix` and below `state` can be reached. Below `prefix`, what other
+/// volumes keep in `.s3vol/` cannot.
+pub fn confined(
+    inner: Arc<dyn StoreBackend>,
+    prefix: &KeyPrefix,
+    state: &KeyPrefix,
+) -> Arc<dyn StoreBackend> {
+    Arc::new(Confined { inner, prefix: prefix.clone(), state: state.clone() })
+}
+
+/// Whether a file of the volume at `prefix` may rest at `key`.
+pub fn is_file_key(key: &ObjectKey, prefix: &KeyPrefix) -> bool {
+    prefix.strip(key).is_some_and(|rest| !rest.split('/').any(|segment| segment == RESERVED))
+}
+
+impl Confined {
+    fn may(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        if self.state.strip(key).is_some() || is_file_key(key, &self.prefix) {
+            return Ok(());
+        }
+        let key = key.as_str();
+        Err(StoreError::new(
+            StoreErrorKind::Protocol,
+            format!(
+                "{key:?} is not a key of this volume, although a record of its state names it; the state is damaged, or somebody edited it: run s3vol fsck"
+            ),
+        ))
+    }
+}
+
+#[async_trait]
+impl StoreBackend for Confined {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        attributes: &Attributes,
+        properties: &Properties,
+        send: Send,
+    ) -> PutOutcome {
+        match self.may(key) {
+            Ok(()) => self.inner.put(key, body, attributes, properties, send).await,
+            Err(error) => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    async fn get(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        expect: Option<&Version>,
+        timeout: Duration,
+    ) -> Result<GetResult, StoreError> {
+        self.may(key)?;
+        self.inner.get(key, range, expect, timeout).await
+    }
+
+    async fn head(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<ObjectInfo>, StoreError> {
+        self.may(key)?;
+        self.inner.head(key, timeout).await
+    }
+
+    async fn get_tags(
+        &self,
+        key: &ObjectKey,
+        timeout: Duration,
+    ) -> Result<Option<Tags>, StoreError> {
+        self.may(key)?;
+        self.inner.get_tags(key, timeout).await
+    }
+
+    async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
+        // Prefixes come from names, not from records; a listing reads nothing of an object.
+        self.inner.list(request, timeout).await
+    }
+
+    async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
+        match self.may(key) {
+            Ok(()) => self.inner.delete(key, send).await,
+            Err(error) => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    async fn copy(
+        &self,
+        from: &ObjectKey,
+        expect: &Version,
+        to: &ObjectKey,
+        attributes: &Attributes,
+        properties: &Properties,
+        send: Send,
+    ) -> PutOutcome {
+        match self.may(from).and_then(|()| self.may(to)) {
+            Ok(()) => self.inner.copy(from, expect, to, attributes, properties, send).await,
+            Err(error) => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        properties: &Properties,
+        timeout: Duration,
+    ) -> Result<UploadId, StoreError> {
+        self.may(key)?;
+        self.inner.create_upload(key, attributes, properties, timeout).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        self.may(key)?;
+        self.inner.upload_part(key, upload, number, body, timeout).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[String],
+        size: u64,
+        send: Send,
+    ) -> PutOutcome {
+        match self.may(key) {
+            Ok(()) => self.inner.complete_upload(key, upload, parts, size, send).await,
+            Err(error) => PutOutcome::Ambiguous(error),
+        }
+    }
+
+    async fn abort_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        self.may(key)?;
+        self.inner.abort_upload(key, upload, timeout).await
+    }
+
+    async fn now(&self, timeout: Duration) -> Result<StoreTime, StoreError> {
+        self.inner.now(timeout).await
+    }
+
+    fn requests(&self) -> RequestCounts {
+        self.inner.requests()
+    }
+
+    fn endpoint(&self) -> &str {
+        self.inner.endpoint()
+    }
+}
