@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
 
 /// A descriptor that the supervisor hands to a child, by its agreed number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +59,18 @@ pub fn replace(target: &impl AsFd, source: &impl AsFd) -> io::Result<()> {
 /// Gives this thread a table of descriptors of its own, with nothing in it but standard output, standard
 /// error and the descriptor `kept`. Whatever else the process has open is then closed when its other
 /// threads are gone, although this one may still wait in the kernel.
+///
+/// No signal of the process is delivered to this thread from then on: the handlers tell the runtime by a descriptor
+/// that is not in this table, and a SIGTERM that came here would be lost. (The kernel hands it to any thread when the
+/// first one cannot take it, as after SIGSTOP and SIGCONT.)
 pub fn keep_only(kept: RawFd) -> io::Result<()> {
     const FIRST: RawFd = 3;
+    let mut signals = SigSet::all();
+    // Those are about what this thread itself does.
+    for own in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+        signals.remove(own);
+    }
+    signals.thread_block()?;
     // SAFETY: from here on this thread has a table of its own; no other thread sees what follows.
     if unsafe { libc::unshare(libc::CLONE_FILES) } < 0 {
         return Err(io::Error::last_os_error());
@@ -139,6 +150,8 @@ mod tests {
                 .filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok())
                 .collect();
             kept.sort_unstable();
+            let taken = SigSet::thread_get_mask().unwrap();
+            assert!(taken.contains(Signal::SIGTERM) && !taken.contains(Signal::SIGSEGV));
             closed.send(kept).unwrap();
             ended.recv().unwrap_err();
         });
