@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, Recovered, Volume, VolumeParts};
+use s3vol::data::{CacheFile, Inode, Recovered, Trash, Volume, VolumeParts};
 use s3vol::meta::log::Header;
 use s3vol::meta::records::{ContentRec, InodeRec, decode};
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
@@ -58,6 +58,7 @@ pub async fn volume_with(server: &TestS3, dir: &Path, options: VolumeOptions) ->
         options,
         capabilities,
         cache_dir: dir.join("cache"),
+        trash: Trash::within(dir),
     };
     Volume::open(parts, Recovered::default()).await.unwrap()
 }
