@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use s3vol::cli::{self, Command};
 use s3vol::sys::FuseMount;
-use s3vol::{supervisor, telemetry, worker};
+use s3vol::{data, supervisor, telemetry, worker};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
@@ -17,6 +17,10 @@ fn main() -> ExitCode {
         }
         Ok(Command::Umount { path, dead }) => {
             supervisor::umount_helper(&path, dead).map_err(Into::into)
+        }
+        Ok(Command::Empty { trash }) => {
+            data::Trash::at(trash).finish();
+            Ok(())
         }
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),

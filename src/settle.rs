@@ -32,6 +32,6 @@ mod tidy;
 pub use attributes::{Shown, from_object, is_ours, is_put, key_mark, to_object};
 pub use error::SettleError;
 pub use hot::{NOT_AFTER, hot_time};
-pub use learn::{borne_by, same_bytes};
+pub use learn::borne_by;
 pub use reconcile::{Changed, Changes, Reconciler, Tell, changes};
 pub use settler::{Permit, SettleStatus, Settler, Unsettled};

@@ -29,6 +29,7 @@ const OVERWRITE: Config = Config {
     pending: 2,
     namespace: false,
     foreign: false,
+    rejects: false,
     claims: false,
     list: false,
     truncate: true,
@@ -73,6 +74,9 @@ const LISTED: Config = Config {
     list: true,
     ..OVERWRITE
 };
+
+/// The store refuses some requests whatever their conditions.
+const REJECTED: Config = Config { writes: 2, truncate: false, rejects: true, ..OVERWRITE };
 
 /// Three hosts want the volume.
 const CLAIMS: Config =
@@ -130,6 +134,12 @@ fn breaks(name: &str, config: Config, property: &'static str) {
 
 fn mutant_breaks(name: &str, config: Config, mutant: Mutant, property: &'static str) {
     breaks(name, Config { mutant: Some(mutant), ..config }, property);
+}
+
+#[test]
+fn what_the_store_refuses_needs_no_wait() {
+    holds("rejected", REJECTED, &[|seen| &seen.rejected, |seen| &seen.resolved]);
+    mutant_breaks("rejected", REJECTED, TrustProxy, UNKNOWN);
 }
 
 #[test]

@@ -5,16 +5,17 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3vol::clock::Deadline;
+use s3vol::clock::{Deadline, boottime};
 use s3vol::config::VolumeOptions;
 use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
 use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, InodeRec};
-use s3vol::settle::{Changed, Permit, Reconciler, Settler, changes};
+use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, Settler, changes};
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume_with};
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -207,4 +208,92 @@ async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
         let told = tokio::time::timeout(PATIENCE, changes.recv()).await.expect("a notice");
         assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_refuses_is_in_nobodys_way_and_comes_again() {
+    let world = World::new().await;
+    let kept = world.file("kept", "content").await;
+    assert_eq!(world.settle().await, 0);
+    let refused = world.file("refused", "content").await;
+    world.server.fault(Rule::always(Some(Op::Put), "data/refused", Action::Status(403)));
+    world.server.fault(Rule::always(Some(Op::Delete), "data/kept", Action::Status(403)));
+    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
+    fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("kept").unwrap()).await.unwrap();
+    drop(kept);
+    let _other = world.file("other", "content").await;
+    // Nothing waits for requests that may still arrive, because there are none.
+    let began = boottime();
+    assert_eq!(world.settle().await, 2);
+    assert!(boottime() - began < NOT_AFTER / 2, "{:?}", boottime() - began);
+    assert_eq!(world.object("other").as_deref(), Some("content"));
+    let status = world.settler.status();
+    assert_eq!((status.open_intents, status.unsettleable.len()), (0, 1), "{status:?}");
+    let refusals = || {
+        world
+            .server
+            .log()
+            .iter()
+            .filter(|one| one.status == 403 && one.key.starts_with("data/"))
+            .count()
+    };
+    assert!(refusals() <= 4, "{}", refusals());
+    // It is left alone for a while, however often it changes, unless the volume is given up.
+    let before = refusals();
+    world.write(&refused, "changed").await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&world.settler).run(stop.clone()));
+    let _third = world.file("third", "content").await;
+    until("another file", || world.object("third").is_some()).await;
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(refusals(), before);
+    world.server.clear_faults();
+    let began = boottime();
+    assert_eq!(world.settle().await, 0);
+    assert!(boottime() - began < NOT_AFTER / 2, "{:?}", boottime() - began);
+    assert_eq!(world.object("refused").as_deref(), Some("changed"));
+    assert_eq!(world.object("kept"), None);
+    assert!(world.settler.status().unsettleable.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_refuses_may_have_been_applied() {
+    let world = World::new().await;
+    let file = world.file("file", "content").await;
+    world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::ApplyThenProxy(403)));
+    // Before the request expires, and the store itself would refuse every other one.
+    world.settler.settle_now(Deadline::after(PATIENCE / 10)).await.unwrap();
+    world.server.fault(Rule::always(Some(Op::Put), "data/file", Action::Status(403)));
+    world.write(&file, "changed").await;
+    assert!(world.settler.settle_now(Deadline::after(PATIENCE / 10)).await.unwrap() >= 1);
+    let puts = || {
+        let log = world.server.log();
+        log.iter().filter(|one| one.op == Op::Put && one.key == "data/file").count()
+    };
+    assert_eq!((puts(), world.settler.status().open_intents), (1, 1));
+    world.server.clear_faults();
+    // Once it can no longer arrive its object is found to be ours.
+    let settled = || async { (world.settle().await == 0).then_some(()) };
+    support::wait_for_async("the expiry of the request", PATIENCE, settled).await;
+    assert_eq!((puts(), world.object("file").as_deref()), (2, Some("changed")));
+    assert_eq!(world.settler.status().conflicts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
+    let world = World::new().await;
+    let file = world.file("file", "content").await;
+    assert_eq!(world.settle().await, 0);
+    // As AWS does: who may not read tags may not copy them either.
+    world.server.deny("s3:GetObjectTagging");
+    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
+    let [from, to] = ["file", "renamed"].map(|name| FileName::new(name).unwrap());
+    let mode = RenameMode::Replace;
+    fs.rename(Caller::ROOT, Ino::ROOT, from, Ino::ROOT, to, mode).await.unwrap();
+    drop(file);
+    let began = boottime();
+    assert_eq!(world.settle().await, 0);
+    assert!(boottime() - began < NOT_AFTER / 2, "{:?}", boottime() - began);
+    assert_eq!(world.object("renamed").as_deref(), Some("content"));
 }

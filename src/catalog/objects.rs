@@ -77,7 +77,7 @@ pub(super) async fn replace<T: Serialize + DeserializeOwned + PartialEq>(
         let unsure = match plain_put(store, key, body.clone(), send).await {
             PutOutcome::Won(version) => return Ok(Replaced::Yes(version)),
             PutOutcome::Lost => None,
-            PutOutcome::Ambiguous(error) => Some(error),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Some(error),
         };
         let (now, at) = match read::<T>(store, key, REQUEST).await {
             Ok(Some(now)) => now,
@@ -138,7 +138,7 @@ async fn put(
     let error = match plain_put(store, key, body.clone(), send).await {
         PutOutcome::Won(version) => return Ok(Some(version)),
         PutOutcome::Lost => return Ok(None),
-        PutOutcome::Ambiguous(error) => error,
+        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
     };
     tracing::warn!(%key, %error, "a write has an unknown outcome; reading it back");
     match store.get(key, None, None, REQUEST).await {
@@ -167,6 +167,6 @@ pub(super) async fn delete(
     match store.delete(key, send).await {
         PutOutcome::Won(_) => Ok(true),
         PutOutcome::Lost => Ok(false),
-        PutOutcome::Ambiguous(error) => Err(error.into()),
+        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
     }
 }

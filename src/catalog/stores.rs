@@ -66,7 +66,7 @@ pub async fn record(site: &dyn Site, base: &dyn Site, finding: &Finding) {
         }
         Err(error) => return tracing::warn!(%key, %error, "a finding cannot be written"),
     };
-    if let PutOutcome::Ambiguous(error) = outcome {
+    if let PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) = outcome {
         tracing::warn!(%key, %error, "other hosts do not learn what was found out about the store");
     }
 }

@@ -60,6 +60,9 @@ pub enum Command {
     /// The process of one mounted volume.
     #[command(hide = true)]
     Worker,
+    /// Gives back what ended processes have moved into a folder.
+    #[command(hide = true)]
+    Empty { trash: PathBuf },
     /// Takes the mounts at a path away.
     #[command(hide = true)]
     Umount {

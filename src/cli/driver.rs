@@ -3,16 +3,21 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use super::environment;
 use crate::catalog::{Catalog, Purge, Stores};
 use crate::config::{ConfigErrors, PluginConfig};
+use crate::data::Trash;
 use crate::driver::{Driver, DriverSettings, SupervisorChannel, Workers, serve};
 use crate::store::Known;
 use crate::sys::{self, Inherited};
 use crate::telemetry;
+
+/// How often the trash is looked at.
+const TRASH: Duration = Duration::from_secs(60);
 
 /// Serves the inherited plugin socket until SIGTERM or until the supervisor is gone. `purge`
 /// deletes removed volumes; it is made with the folder of this host's volumes and with what the host
@@ -34,8 +39,10 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
         let known = Known::of_host(&config.state);
         let opener = Arc::new(Stores::knowing(known.clone()));
         let catalog = Arc::new(Catalog::open(&config, opener, sys::hostname()).await?);
+        let volumes = DriverSettings::volumes(&config.state);
+        tokio::spawn(empty_trash(Trash::within(&volumes)));
         let settings = DriverSettings::new(&config.state, &config.mounts);
-        let purge = purge(DriverSettings::volumes(&config.state), known);
+        let purge = purge(volumes, known);
         let driver = Driver::start(settings, catalog, workers, purge).await?;
         tracing::info!(home = %config.home.url, state = %config.state.display(), "driver serves");
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -47,6 +54,14 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
         anyhow::Ok(())
     })?;
     // Calls in progress are repeated by dockerd; nothing they need is held only here.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(())
+}
+
+/// What workers leave at their end, for ever.
+async fn empty_trash(trash: Trash) {
+    loop {
+        trash.start();
+        tokio::time::sleep(TRASH).await;
+    }
 }

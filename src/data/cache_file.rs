@@ -7,17 +7,23 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::freeing::Freeing;
 use super::room::Taken;
 use super::write::{less, more};
+use crate::clock::Deadline;
 use crate::meta::RangeMap;
 use crate::types::Ino;
 
-/// A file that takes more (blocks of 512 bytes), or knows of more ranges, is dropped beside.
-const MANY_BLOCKS: u64 = 8192;
+/// Giving a file of more bytes back may take long: a few hundred pieces do on some disks.
+const LARGE: u64 = 1 << 20;
+/// More known ranges are forgotten beside.
 const MANY_RANGES: usize = 4096;
+/// Blocks that nobody needs any more are given back for so long, and otherwise with the file.
+pub(super) const MOMENT: Duration = Duration::from_millis(50);
 /// The unit of `st_blocks`.
 const BLOCK: u64 = 512;
 
@@ -33,26 +39,6 @@ pub struct CacheFile {
     size: u64,
     /// What all of the volume's take.
     taken: Arc<Taken>,
-}
-
-/// What is left of a cache file without a name. Dropping it frees its blocks.
-#[must_use]
-#[derive(Debug)]
-pub struct Leaving {
-    file: Option<File>,
-    present: RangeMap<()>,
-}
-
-impl Leaving {
-    /// Drops it on a thread where nobody waits, if there is much of it.
-    pub fn drop_beside(self) {
-        use std::os::unix::fs::MetadataExt;
-        let blocks =
-            self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |m| m.blocks());
-        if blocks > MANY_BLOCKS || self.present.len() > MANY_RANGES {
-            tokio::task::spawn_blocking(move || drop(self));
-        }
-    }
 }
 
 impl CacheFile {
@@ -150,15 +136,49 @@ impl CacheFile {
         punched
     }
 
-    /// Forgets everything at and after `size`.
+    /// Gives the blocks of a range back, whose bytes mean nothing any more, as far as that goes within a
+    /// moment.
+    pub fn give_back(&mut self, range: Range<u64>) -> io::Result<()> {
+        if self.size <= LARGE {
+            return self.punch(range);
+        }
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let file = self.file()?;
+        let end = range.end.min(file.metadata()?.len());
+        let punch = |part: Range<u64>| match fallocate(
+            file,
+            flags,
+            part.start as i64,
+            (part.end - part.start) as i64,
+        ) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            other => other.map_err(io::Error::from),
+        };
+        let freed = for_a_moment(file, range.start..end.max(range.start), punch);
+        self.weigh();
+        freed
+    }
+
+    /// Forgets everything at and after `size`. Blocks that cannot be given back within a moment stay; what
+    /// they hold means nothing.
     pub fn cut(&mut self, size: u64) -> io::Result<()> {
         self.present.remove(size..u64::MAX);
-        if self.exists || self.file.is_some() {
-            let file = self.file()?;
-            if file.metadata()?.len() > size {
-                file.set_len(size)?;
-                self.weigh();
-            }
+        if !self.exists && self.file.is_none() {
+            return Ok(());
+        }
+        if size == 0 && self.size > LARGE {
+            return self.remove();
+        }
+        let small = self.size <= LARGE;
+        let file = self.file()?;
+        let len = file.metadata()?.len();
+        if len > size {
+            let cut = match small {
+                true => file.set_len(size),
+                false => for_a_moment(file, size..len, |part| file.set_len(part.start)),
+            };
+            self.weigh();
+            cut?;
         }
         Ok(())
     }
@@ -187,33 +207,44 @@ impl CacheFile {
         self.file = None;
     }
 
-    /// As [`CacheFile::remove`], but leaves the work of giving the blocks back to the caller: a file of
-    /// thousands of pieces takes a while.
-    pub fn take_away(&mut self) -> io::Result<Leaving> {
-        if self.file.is_none() && self.exists {
-            // It may be gone already, and then nothing is left to do.
-            self.file = File::open(&self.path).ok();
-        }
-        let leaving =
-            Leaving { file: self.file.take(), present: std::mem::take(&mut self.present) };
-        self.remove()?;
-        Ok(leaving)
-    }
-
-    /// Forgets and deletes everything.
+    /// Forgets and deletes everything. Blocks of a large file are given back beside.
     pub fn remove(&mut self) -> io::Result<()> {
+        let large = self.size > LARGE;
         self.file = None;
         self.weigh();
-        self.present.clear();
+        forget(std::mem::take(&mut self.present));
         if self.exists {
             self.exists = false;
             self.taken.files.fetch_sub(1, Ordering::Relaxed);
-            match std::fs::remove_file(&self.path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
+            match &self.taken.trash {
+                Some(trash) if large => trash.take(&self.path)?,
+                _ => match std::fs::remove_file(&self.path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                },
             }
         }
         Ok(())
+    }
+}
+
+/// Frees the parts of a range, from its end, for a moment.
+fn for_a_moment(
+    file: &File,
+    range: Range<u64>,
+    free: impl Fn(Range<u64>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut freeing, end) = (Freeing::over(range), Deadline::after(MOMENT));
+    while freeing.go(file, &free)? && !end.passed() {}
+    Ok(())
+}
+
+/// A map of many ranges takes a while, too.
+fn forget(ranges: RangeMap<()>) {
+    if ranges.len() > MANY_RANGES
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        runtime.spawn_blocking(move || drop(ranges));
     }
 }
 

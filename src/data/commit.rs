@@ -232,7 +232,7 @@ impl Volume {
             let error = match self.state_store.put(&key, body.clone(), &none, &plain, send).await {
                 PutOutcome::Won(_) => return Ok(id),
                 PutOutcome::Lost => continue,
-                PutOutcome::Ambiguous(error) => error,
+                PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
             };
             self.note_error(&error);
             let left = patience.get_or_insert_with(|| Deadline::after(UPLOAD_PATIENCE)).left();

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cache_file::MOMENT;
 use super::{DataError, Inode, Volume};
+use crate::clock::Deadline;
 
 /// Bytes that are given back at a time; less of a small file is not worth two system calls.
 const STEP: u64 = 4 << 20;
@@ -95,16 +97,18 @@ impl Volume {
             .map(|(range, ())| range)
             .collect();
         let mut punched = Ok(());
+        // The file is locked meanwhile. Whoever needs more room looks again.
+        let moment = Deadline::after(MOMENT);
         'ranges: for range in clean {
             let mut at = range.start;
             while at < range.end {
-                if self.room.taken().bytes() <= target {
+                if self.room.taken().bytes() <= target || moment.passed() {
                     break 'ranges;
                 }
                 let part = at..range.end.min(at + STEP);
                 at = part.end;
                 live.cache.present.remove(part.clone());
-                punched = live.cache.punch(part);
+                punched = live.cache.give_back(part);
                 if punched.is_err() {
                     break 'ranges;
                 }
@@ -116,7 +120,7 @@ impl Volume {
         punched.map_err(|e| DataError::disk(inode.ino, e))
     }
 
-    /// Drops all clean cached bytes of an inode.
+    /// Drops all clean cached bytes of an inode. Blocks that take long to give back go with the file.
     pub fn evict(&self, inode: &Inode) -> Result<(), DataError> {
         let mut live = inode.live();
         live.evicted += 1;
@@ -124,7 +128,9 @@ impl Volume {
         if live.pending.is_clean() {
             return live.cache.remove().map_err(|e| DataError::disk(inode.ino, e));
         }
-        let punched = present.iter().try_for_each(|(range, ())| live.cache.punch(range));
+        let moment = Deadline::after(MOMENT);
+        let mut within = present.iter().take_while(|_| !moment.passed());
+        let punched = within.try_for_each(|(range, ())| live.cache.give_back(range));
         if !inode.is_open() {
             live.cache.close();
         }

@@ -181,7 +181,7 @@ impl Volume {
                 let send = Send::plain(DELETE_TIMEOUT);
                 match self.state_store.delete(&self.segment_key(id), send).await {
                     PutOutcome::Won(_) | PutOutcome::Lost => Some(key),
-                    PutOutcome::Ambiguous(error) => {
+                    PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                         tracing::debug!(%error, "a dead segment stays for the next round");
                         None
                     }
@@ -229,7 +229,7 @@ impl Volume {
                 }
                 match self.state_store.delete(&entry.key, Send::plain(DELETE_TIMEOUT)).await {
                     PutOutcome::Won(_) | PutOutcome::Lost => deleted += 1,
-                    PutOutcome::Ambiguous(error) => {
+                    PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                         tracing::debug!(%error, "an orphan segment stays for the next time");
                     }
                 }

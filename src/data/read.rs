@@ -10,7 +10,7 @@ use super::pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_
 use super::{DataError, Inode, Live, Volume};
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
-use crate::store::{StoreBackend, StoreErrorKind};
+use crate::store::{ObjectInfo, StoreBackend, StoreErrorKind};
 use crate::types::{ATTR_PUT, Base, PutId, Version};
 
 /// A first sequential read, a random one, and the largest window of read-ahead, bytes.
@@ -393,22 +393,24 @@ impl Volume {
             };
         }
         let ours = now.publishing.map(|p| p.put_id).or(base.put_id);
-        let version = self.version_of_put(base, ours).await?.ok_or_else(gone)?;
+        let version = self.version_now(base, ours).await?.ok_or_else(gone)?;
         Ok(store.get(&base.key, wanted, Some(&version), GET_TIMEOUT).await?.data)
     }
 
-    /// The version now at the base's key, if it bears this put-id.
-    async fn version_of_put(
+    /// The version now at the base's key, if it bears this put-id, or has the base's bytes: others changed
+    /// only what it bears besides them.
+    async fn version_now(
         &self,
         base: &Base,
         put_id: Option<PutId>,
     ) -> Result<Option<Version>, DataError> {
-        let Some(put_id) = put_id else { return Ok(None) };
         let head = self.base_store(base).head(&base.key, GET_TIMEOUT).await?;
+        let bears = |info: &ObjectInfo| {
+            put_id.is_some()
+                && info.attributes.get(ATTR_PUT).and_then(|id| PutId::parse(id)) == put_id
+        };
         Ok(head
-            .filter(|info| {
-                info.attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text)) == Some(put_id)
-            })
+            .filter(|info| bears(info) || info.version.same_bytes(&base.version))
             .map(|info| info.version))
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{DataError, Volume};
+use super::{DataError, Trash, Volume};
 use crate::clock::{Deadline, boottime};
 use crate::sys::DiskSpace;
 
@@ -45,11 +45,12 @@ pub(super) fn will_take(ranges: u64) -> u64 {
     (ranges * RANGE_RECORD).min(STEPS)
 }
 
-/// What cache files take on the local disk.
+/// What cache files take on the local disk, and where large ones go.
 #[derive(Debug, Default)]
 pub struct Taken {
     pub(super) bytes: AtomicU64,
     pub(super) files: AtomicUsize,
+    pub(super) trash: Option<Trash>,
 }
 
 impl Taken {
@@ -85,8 +86,8 @@ struct Seen {
 
 impl Room {
     /// For the cache in `dir`, which must exist.
-    pub fn new(dir: &Path, most: u64) -> Self {
-        let taken = Arc::<Taken>::default();
+    pub fn new(dir: &Path, most: u64, trash: Trash) -> Self {
+        let taken = Arc::new(Taken { trash: Some(trash), ..Taken::default() });
         let seen = Mutex::new(Seen::now(dir, &taken));
         Room { dir: dir.to_owned(), most, taken, seen }
     }
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn a_refused_write_makes_the_share_smaller_than_what_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::new(dir.path(), 1 << 30);
+        let room = Room::new(dir.path(), 1 << 30, Trash::within(dir.path()));
         assert!(room.fits(4096), "the disk of the tests has some room");
         room.taken().bytes.store(512 << 20, Ordering::Relaxed);
         assert!(room.fits(4096));
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn the_options_bound_it_on_a_large_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::new(dir.path(), 1 << 20);
+        let room = Room::new(dir.path(), 1 << 20, Trash::within(dir.path()));
         assert_eq!(room.limit(), 1 << 20);
         assert!(room.fits(1 << 20) && !room.fits((1 << 20) + 1));
     }

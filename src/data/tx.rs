@@ -291,9 +291,8 @@ impl Volume {
             live.removed = true;
             let pending = std::mem::take(&mut live.pending);
             self.dirty_adjust(pending.weight(), Weight::default());
-            match live.cache.take_away() {
-                Ok(leaving) => leaving.drop_beside(),
-                Err(error) => tracing::warn!(%ino, %error, "a cache file could not be deleted"),
+            if let Err(error) = live.cache.remove() {
+                tracing::warn!(%ino, %error, "a cache file could not be deleted");
             }
         }
         self.meta.journal.lock().removed(ino);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
-use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Tx};
+use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Trash, Tx};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
@@ -33,6 +33,8 @@ pub struct VolumeParts {
     pub options: VolumeOptions,
     pub capabilities: Capabilities,
     pub cache_dir: PathBuf,
+    /// On the same file system.
+    pub trash: Trash,
 }
 
 /// What the local log still knew after a crash of the process.
@@ -64,6 +66,7 @@ pub struct Volume {
     pub capabilities: Capabilities,
     pub inodes: InodeTable,
     pub(super) cache_dir: PathBuf,
+    pub trash: Trash,
     /// Inodes with uncommitted changes, pinned.
     pub(super) dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
     /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once), and
@@ -97,7 +100,7 @@ impl Volume {
     pub async fn open(parts: VolumeParts, recovered: Recovered) -> Result<Arc<Self>, DataError> {
         let disk = |source| DataError::disk(Ino::ROOT, source);
         std::fs::create_dir_all(&parts.cache_dir).map_err(disk)?;
-        let room = Room::new(&parts.cache_dir, parts.options.cache_size);
+        let room = Room::new(&parts.cache_dir, parts.options.cache_size, parts.trash.clone());
         let confined = |store| confined(store, &parts.prefix, &parts.state);
         let (store, state_store) = (confined(parts.store), confined(parts.state_store));
         let volume = Arc::new(Volume {
@@ -113,6 +116,7 @@ impl Volume {
             capabilities: parts.capabilities,
             inodes: InodeTable::default(),
             cache_dir: parts.cache_dir,
+            trash: parts.trash,
             dirty: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
             dirty_ranges: AtomicU64::new(0),
@@ -209,6 +213,9 @@ impl Volume {
 
     fn clear_cache_except(&self, keep: &HashMap<Ino, Pending>) -> Result<(), DataError> {
         let disk = |source| DataError::disk(Ino::ROOT, source);
+        if keep.is_empty() {
+            self.trash.take(&self.cache_dir).map_err(disk)?;
+        }
         std::fs::create_dir_all(&self.cache_dir).map_err(disk)?;
         for shard in std::fs::read_dir(&self.cache_dir).map_err(disk)? {
             let shard = shard.map_err(disk)?;
@@ -223,7 +230,7 @@ impl Volume {
                     .and_then(|name| name.parse().ok())
                     .is_some_and(|ino| keep.contains_key(&Ino(ino)));
                 if !needed {
-                    std::fs::remove_file(file.path()).map_err(disk)?;
+                    self.trash.take(&file.path()).map_err(disk)?;
                 }
             }
         }

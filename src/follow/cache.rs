@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use crate::clock::boottime;
-use crate::data::{CacheFile, ReadAhead, Room};
+use crate::data::{CacheFile, ReadAhead, Room, Trash};
 use crate::types::Ino;
 
 /// Files remembered; more are dropped when nobody reads them.
@@ -50,13 +50,10 @@ pub(super) type Piece = (Range<u64>, Option<Bytes>);
 
 impl Cache {
     /// What lies in `dir` is of an earlier process, and goes.
-    pub fn open(dir: PathBuf, limit: u64) -> io::Result<Self> {
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+    pub fn open(dir: PathBuf, limit: u64, trash: Trash) -> io::Result<Self> {
+        trash.take(&dir)?;
         std::fs::create_dir_all(&dir)?;
-        let room = Room::new(&dir, limit);
+        let room = Room::new(&dir, limit, trash);
         Ok(Cache { dir, room, files: Mutex::default() })
     }
 
@@ -212,7 +209,8 @@ mod tests {
 
     fn cache() -> (tempfile::TempDir, Cache) {
         let dir = tempfile::tempdir().expect("a folder");
-        let cache = Cache::open(dir.path().join("cache"), 8 << 20).expect("a cache");
+        let cache = Cache::open(dir.path().join("cache"), 8 << 20, Trash::within(dir.path()))
+            .expect("a cache");
         (dir, cache)
     }
 

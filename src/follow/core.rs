@@ -14,6 +14,7 @@ use super::pages::{KernelPages, Pages};
 use super::unknown::Unknown;
 use crate::clock::{Deadline, boottime};
 use crate::config::VolumeOptions;
+use crate::data::Trash;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
 use crate::meta::{Follower, Lookup, View, keys};
@@ -50,6 +51,8 @@ pub struct FollowParts {
     pub options: VolumeOptions,
     /// Removed and made anew.
     pub cache_dir: PathBuf,
+    /// On the same file system.
+    pub trash: Trash,
     /// The kernel's connection was made by a worker that died, so its pages may show anything.
     pub inherited: bool,
 }
@@ -87,7 +90,7 @@ impl ReadFs {
         if Lookup::get::<InodeRec>(&*view, &keys::inode(Ino::ROOT)).await?.is_none() {
             return Err(FsError::NotFound);
         }
-        let cache = Cache::open(parts.cache_dir, parts.options.cache_size)
+        let cache = Cache::open(parts.cache_dir, parts.options.cache_size, parts.trash)
             .map_err(|e| FsError::io("the folder of the cache", e))?;
         let now = millis(boottime());
         let confined = |store| confined(store, &parts.prefix, &parts.state);

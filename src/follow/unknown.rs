@@ -13,7 +13,7 @@ use super::newest::Failed;
 use crate::data::{Borne, GET_TIMEOUT, PathMemo, dir_key};
 use crate::meta::View;
 use crate::meta::records::{ContentRec, InodeRec};
-use crate::settle::{borne_by, from_object, is_ours, same_bytes};
+use crate::settle::{borne_by, from_object, is_ours};
 use crate::store::{ObjectInfo, StoreError, StoreErrorKind};
 use crate::types::{FileKind, Ino, ObjectKey};
 
@@ -99,7 +99,7 @@ impl ReadFs {
         // Of another version than the record's the writer will tell.
         let base = content.and_then(|content| content.base.as_ref());
         let same =
-            |info: &&ObjectInfo| base.is_none_or(|base| same_bytes(&base.version, &info.version));
+            |info: &&ObjectInfo| base.is_none_or(|base| base.version.same_bytes(&info.version));
         if let Some(info) = info.as_ref().filter(same) {
             xattrs.extend(self.borne_by(&key, info).await?.rows());
             xattrs.sort();

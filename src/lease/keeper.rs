@@ -313,7 +313,9 @@ impl Renewer {
         let plain = Properties::default();
         match self.config.store.put(&key, Bytes::from(body), &none, &plain, send).await {
             PutOutcome::Won(_) => {}
-            PutOutcome::Ambiguous(error) => return Err(LeaseError::Store(error)),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
+                return Err(LeaseError::Store(error));
+            }
             PutOutcome::Lost => {
                 return Err(LeaseError::Store(StoreError::new(
                     StoreErrorKind::Protocol,

@@ -80,7 +80,7 @@ pub async fn forget_older(
                 match store.delete(&entry.key, Send::plain(timeout)).await {
                     PutOutcome::Won(_) => deleted += 1,
                     PutOutcome::Lost => {}
-                    PutOutcome::Ambiguous(error) => return Err(error),
+                    PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => return Err(error),
                 }
             }
         }

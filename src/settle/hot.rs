@@ -48,6 +48,8 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Hot {
     by_key: Mutex<HashMap<ObjectKey, Open>>,
+    /// Keys whose deletion the store refused, and until when nobody tries again.
+    spared: Mutex<HashMap<ObjectKey, Duration>>,
     finished: Mutex<Finished>,
 }
 
@@ -139,6 +141,19 @@ impl Hot {
 
     pub fn inode_is_hot(&self, ino: Ino) -> bool {
         self.by_key.lock().values().any(|open| open.ino == ino)
+    }
+
+    pub fn spare(&self, key: &ObjectKey, until: Duration) {
+        self.spared.lock().insert(key.clone(), until);
+    }
+
+    pub fn is_spared(&self, key: &ObjectKey, now: Duration) -> bool {
+        let mut spared = self.spared.lock();
+        let waits = spared.get(key).is_some_and(|until| *until > now);
+        if !waits {
+            spared.remove(key);
+        }
+        waits
     }
 
     /// Whether a request of ours was under way at or after `since`.

@@ -205,7 +205,7 @@ impl Settler {
         };
         let version = &said.info.version;
         let is_dir = rec.kind == FileKind::Dir;
-        if !is_dir && !source.version.as_ref().is_some_and(|of| same_bytes(of, version)) {
+        if !is_dir && !source.version.as_ref().is_some_and(|of| of.same_bytes(version)) {
             learned.replaced.insert(ino, source.key);
             return Ok(());
         }
@@ -374,9 +374,4 @@ async fn still_speaks(
     Ok(content.base.is_some_and(|base| {
         !base.parked && base.key == source.key && Some(&base.version) == source.version.as_ref()
     }))
-}
-
-/// Whether both have the same content; their headers may differ.
-pub fn same_bytes(a: &Version, b: &Version) -> bool {
-    a.etag == b.etag && a.size == b.size
 }

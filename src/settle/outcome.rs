@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     Applied(Version),
     /// Never sent.
     Not,
+    /// Certainly not applied, and the same again would fare no better for now.
+    Failed,
     /// Refused by its condition: somebody else changed the key.
     Refused,
     /// Nobody knows yet.
@@ -58,7 +60,10 @@ impl Settler {
         let finished = boottime();
         for (_, intent, outcome) in &resolved {
             self.hot.resolved(&intent.key, finished);
-            if matches!(outcome, Outcome::Not | Outcome::Open) {
+            if let (IntentOp::Put, Outcome::Applied(_)) = (intent.op, outcome) {
+                self.unsettleable.lock().remove(intent.ino);
+            }
+            if matches!(outcome, Outcome::Not | Outcome::Failed) {
                 let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
                 self.schedule.by(intent.ino, finished + pause);
             }
@@ -125,6 +130,8 @@ impl Settler {
                     txn.delete_rest(&intent.key).await?;
                     txn.delete(keys::tidy(&intent.key));
                 }
+                // Its time comes by itself.
+                (IntentOp::Delete, Outcome::Failed) => {}
                 (IntentOp::Delete, _) => touched.push(TIDY),
             }
         }

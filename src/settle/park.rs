@@ -140,7 +140,7 @@ impl Settler {
             match volume.store.copy(&base.key, &base.version, to, &none, &plain, send).await {
                 PutOutcome::Won(version) if version.size == size => return Ok(version),
                 PutOutcome::Won(_) | PutOutcome::Lost => {}
-                PutOutcome::Ambiguous(error) => {
+                PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                     tracing::debug!(%error, "a server-side copy failed; copying through this host");
                 }
             }
@@ -154,7 +154,7 @@ impl Settler {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
             return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {
                 PutOutcome::Won(version) => Ok(version),
-                PutOutcome::Ambiguous(error) => Err(error.into()),
+                PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
                 PutOutcome::Lost => Err(unexpected_loss()),
             };
         }
@@ -170,7 +170,7 @@ impl Settler {
         }
         match to_store.complete_upload(to, &upload, &tags, size, Send::plain(TIMEOUT)).await {
             PutOutcome::Won(version) => Ok(version),
-            PutOutcome::Ambiguous(error) => Err(error.into()),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
             PutOutcome::Lost => Err(unexpected_loss()),
         }
     }

@@ -25,6 +25,8 @@ const ATTR_SETTLE: Duration = Duration::from_secs(5 * 60);
 const WRITER_PAUSE: Duration = Duration::from_secs(60);
 /// A growing file is rewritten at most at this rate, bytes a second.
 const PACE_RATE: u64 = 1 << 20;
+/// A file rests so many times as long as its publish took.
+pub(super) const TIMES_TOOK: u32 = 10;
 const LONGEST_PACE: Duration = Duration::from_secs(3600);
 /// Files above this that are mostly holes stay in motion, bytes.
 const SPARSE: u64 = 64 << 20;
@@ -116,7 +118,7 @@ impl Settler {
         };
         let mut ready = changed_at + self.volume.options.settle_after;
         if let Some(pace) = self.pace.lock().get(inode.ino) {
-            let rest = (pace.took * 10)
+            let rest = (pace.took * TIMES_TOOK)
                 .max(Duration::from_secs(size / PACE_RATE))
                 .max(self.volume.options.settle_after)
                 .min(LONGEST_PACE);

@@ -11,11 +11,12 @@ use super::hot::NOT_AFTER;
 use super::outcome::Outcome;
 use super::pace::Pace;
 use super::plan::Item;
-use super::settler::{FLUSH_TIMEOUT, Settler};
+use super::plan::TIMES_TOOK;
+use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler};
 use crate::clock::boottime;
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
-use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::store::{Condition, PutOutcome, Send, StoreError, Verb};
 use crate::types::{FileKind, PutId, StoreTime};
 
 /// A request that cannot leave this long before its expiry does not leave.
@@ -50,8 +51,12 @@ impl Settler {
                 let outcome = self.send(&item, not_after).await;
                 let took = match outcome {
                     Outcome::Applied(_) => item.prepared + (boottime() - began),
+                    Outcome::Failed => LONGEST_PAUSE / TIMES_TOOK,
                     _ => Duration::ZERO,
                 };
+                if matches!(outcome, Outcome::Not | Outcome::Failed | Outcome::Refused) {
+                    self.drop_body(&item.intent.key, &item.body).await;
+                }
                 (item.put_id, item.intent, outcome, took)
             })
             .buffer_unordered(PARALLEL)
@@ -60,7 +65,10 @@ impl Settler {
         let now = boottime();
         {
             let mut pace = self.pace.lock();
-            for (_, intent, _, took) in &sent {
+            for (_, intent, outcome, took) in &sent {
+                if matches!(outcome, Outcome::Not) {
+                    continue;
+                }
                 pace.insert(intent.ino, Pace { at: now, took: *took });
             }
         }
@@ -173,6 +181,7 @@ impl Settler {
         match outcome {
             PutOutcome::Won(version) => Outcome::Applied(version),
             PutOutcome::Lost => Outcome::Refused,
+            PutOutcome::Failed(error) => self.failed(item, error),
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
                 if let Body::Copy { .. } = item.body {
@@ -182,5 +191,23 @@ impl Settler {
                 Outcome::Open
             }
         }
+    }
+
+    /// The store did not do it: others are in nobody's way, and it comes again when that may help.
+    fn failed(&self, item: &Item, error: StoreError) -> Outcome {
+        let key = &item.intent.key;
+        if let Body::Copy { .. } = item.body
+            && self.tags.copy_failed(&error)
+        {
+            tracing::info!(%key, %error, "the store does not copy it; it is sent from here");
+            return Outcome::Not;
+        }
+        if error.is_transient() {
+            self.volume.note_error(&error);
+            tracing::warn!(%key, %error, "a publish was not sent");
+            return Outcome::Not;
+        }
+        self.cannot_settle(item.intent.ino, &error.into());
+        Outcome::Failed
     }
 }

@@ -40,7 +40,7 @@ pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failed round grows to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Rows of the queue that are read at a time, and how many inodes are scheduled before no more are.
 const BACKLOG: usize = 4000;
 const SCHEDULED: usize = 20_000;
@@ -507,13 +507,13 @@ impl Settler {
         if matches!(plan, Plan::Done) {
             self.work_done(ino).await?;
         }
-        if !matches!(plan, Plan::Later(_) | Plan::Look) {
+        if matches!(plan, Plan::Done | Plan::Gone) {
             self.unsettleable.lock().remove(ino);
         }
         Ok(plan)
     }
 
-    fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
+    pub(super) fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
         self.volume.note_error(error);
         if self.unsettleable.lock().insert(ino, &error.to_string()) {
             tracing::error!(%ino, error = error as &dyn std::error::Error, "a file cannot settle");

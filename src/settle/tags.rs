@@ -33,12 +33,11 @@ impl TagSight {
         !self.no_copies.load(Ordering::Relaxed)
     }
 
-    /// What was said to a copy.
-    pub fn copy_failed(&self, error: &StoreError) {
+    /// What was said to a copy. True when it means that no copy is made here, and that is news.
+    pub fn copy_failed(&self, error: &StoreError) -> bool {
         use StoreErrorKind::{Denied, TagsDenied, Unsupported};
-        if matches!(error.kind, Denied | TagsDenied | Unsupported) {
-            self.no_copies.store(true, Ordering::Relaxed);
-        }
+        matches!(error.kind, Denied | TagsDenied | Unsupported)
+            && !self.no_copies.swap(true, Ordering::Relaxed)
     }
 
     /// For the status.

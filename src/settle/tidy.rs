@@ -7,7 +7,7 @@ use futures::stream::{self, StreamExt};
 use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::SEND_TIMEOUT;
-use super::settler::{FLUSH_TIMEOUT, ROUND, Settler, TIDY};
+use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
@@ -155,7 +155,7 @@ impl Settler {
         txn: &crate::meta::Txn<'_>,
         key: &ObjectKey,
     ) -> Result<Verdict, SettleError> {
-        if self.hot.is_hot(key) {
+        if self.hot.is_hot(key) || !self.hurried() && self.hot.is_spared(key, boottime()) {
             return Ok(Verdict::Wait);
         }
         let Some(rest): Option<RestRec> = txn.get(&keys::rest(key)).await? else {
@@ -205,6 +205,13 @@ impl Settler {
                 Ok(Some(_)) => Outcome::Refused,
                 Err(_) => Outcome::Open,
             },
+            PutOutcome::Failed(error) => {
+                volume.note_error(&error);
+                tracing::warn!(key = %intent.key, %error, "an object is not deleted for now");
+                let pause = if error.is_transient() { PAUSE } else { LONGEST_PAUSE };
+                self.hot.spare(&intent.key, boottime() + pause);
+                Outcome::Failed
+            }
             PutOutcome::Ambiguous(error) => {
                 tracing::warn!(key = %intent.key, %error, "a deletion has no known outcome yet");
                 Outcome::Open

@@ -54,9 +54,11 @@ pub enum PutOutcome {
     Won(Version),
     /// Refused by its condition; nothing was changed by this request.
     Lost,
-    /// Nobody knows (timeout, cut connection, 409, 5xx): it may still be applied until it expires.
-    /// Also every refusal that is not about the condition; those have a kind that is not transient
-    /// (denied, no bucket, unsupported, ...).
+    /// Certainly not applied, and never will be: it was not sent, or the store itself refused it for
+    /// another reason than the condition (denied, unsupported, ...).
+    Failed(StoreError),
+    /// Nobody knows (timeout, cut connection, 409, 5xx, what a proxy answers): it may still be applied
+    /// until it expires.
     Ambiguous(StoreError),
 }
 

@@ -402,7 +402,10 @@ impl super::Backend for FileStore {
     async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
         let send = Send { not_after: Some(super::probe::LONG_AGO), ..Send::plain(timeout) };
         match self.delete(key, send).await {
-            PutOutcome::Won(_) | PutOutcome::Lost | PutOutcome::Ambiguous(_) => Ok(()),
+            PutOutcome::Won(_)
+            | PutOutcome::Lost
+            | PutOutcome::Failed(_)
+            | PutOutcome::Ambiguous(_) => Ok(()),
         }
     }
 }

@@ -90,7 +90,7 @@ impl Probe<'_> {
     async fn write(&self, key: &ObjectKey, body: &'static str) -> Result<Version, StoreError> {
         match self.put(key, body, Condition::None).await {
             PutOutcome::Won(version) => Ok(version),
-            PutOutcome::Ambiguous(e) => Err(e),
+            PutOutcome::Failed(e) | PutOutcome::Ambiguous(e) => Err(e),
             PutOutcome::Lost => Err(StoreError::new(
                 StoreErrorKind::Protocol,
                 format!("the store refused an unconditional write of {:?}", key.as_str()),
@@ -283,7 +283,7 @@ impl Probe<'_> {
     async fn clean(&self) {
         let clean = KEYS.iter().map(|name| async {
             let key = self.key(name);
-            if let PutOutcome::Ambiguous(error) =
+            if let PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) =
                 self.store.delete(&key, Send::plain(TIMEOUT)).await
             {
                 tracing::warn!(%key, %error, "a key of the probe is left behind");
@@ -297,7 +297,11 @@ impl Probe<'_> {
 /// header means "no", everything else ends the probe.
 fn unsupported(outcome: PutOutcome) -> Result<bool, StoreError> {
     match outcome {
-        PutOutcome::Ambiguous(e) if e.kind != StoreErrorKind::Unsupported => Err(e),
+        PutOutcome::Failed(e) | PutOutcome::Ambiguous(e)
+            if e.kind != StoreErrorKind::Unsupported =>
+        {
+            Err(e)
+        }
         _ => Ok(false),
     }
 }

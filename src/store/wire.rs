@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::meter::{Kind, Meter, StoreClock};
-use super::{StoreError, StoreErrorKind};
+use super::{PutOutcome, StoreError, StoreErrorKind};
 use crate::clock::boottime;
 use crate::types::StoreTime;
 
@@ -78,13 +78,15 @@ pub(super) enum FaultKind {
 #[error("{text}")]
 pub(super) struct Fault {
     pub kind: FaultKind,
+    /// Whether there was a connection that may have taken it.
+    sent: bool,
     text: String,
 }
 
 impl Fault {
     pub(super) fn timeout(after: Duration) -> Self {
         let text = format!("no progress for {:.1} s", after.as_secs_f64());
-        Fault { kind: FaultKind::Timeout, text }
+        Fault { kind: FaultKind::Timeout, sent: true, text }
     }
 
     fn too_long() -> Self {
@@ -113,7 +115,7 @@ impl Fault {
         } else {
             FaultKind::Cut
         };
-        Fault { kind, text }
+        Fault { kind, sent: !error.is_connect(), text }
     }
 
     /// The error for the caller: `doing` what, at which `endpoint`.
@@ -148,6 +150,16 @@ impl Fault {
             message: format!("{doing} at {endpoint}: {why} ({})", self.text),
             source: Some(Box::new(self)),
         }
+    }
+}
+
+/// What became of a changing request without an answer.
+pub(super) fn unanswered(error: StoreError) -> PutOutcome {
+    let fault = error.source.as_ref().and_then(|source| source.downcast_ref::<Fault>());
+    // What fails before there is anything to send is no fault of the wire.
+    match fault.is_some_and(|fault| fault.sent) {
+        true => PutOutcome::Ambiguous(error),
+        false => PutOutcome::Failed(error),
     }
 }
 

@@ -93,6 +93,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// Whether both have the same content; headers, tags and times may differ.
+    pub fn same_bytes(&self, other: &Version) -> bool {
+        self.etag == other.etag && self.size == other.size
+    }
+
     /// Whether both describe the same state of the object, as far as both know.
     pub fn same(&self, other: &Version) -> bool {
         self.etag == other.etag

@@ -18,11 +18,12 @@ use super::foreground::Signals;
 use super::format::Format;
 use super::give_back::Left;
 use super::leave::Ending;
-use super::open::{Successor, clear_local, mirror};
+use super::open::{LAST_STEPS, Successor, clear_local, mirror};
 use super::places::places;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
+use crate::data::Trash;
 use crate::follow::{FollowParts, ReadFs};
 use crate::fs::FsError;
 use crate::fuse::{HandoffFiles, Serving, serve_following};
@@ -38,11 +39,14 @@ const OPEN: Duration = Duration::from_secs(60);
 pub(super) struct Followed {
     spec: WorkerSpec,
     fs: Arc<ReadFs>,
+    trash: Trash,
 }
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
 async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
     let dir = &spec.state_dir;
+    let trash = Trash::beside(dir);
+    trash.start();
     let places = places(spec.id, &spec.options, &spec.known())?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
@@ -62,13 +66,14 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         state: places.state,
         options: spec.options.clone(),
         cache_dir: dir.join("cache"),
+        trash: trash.clone(),
         inherited: successor == Successor::Yes,
     };
     let fs = ReadFs::open(parts).await.map_err(|e| match e {
         FsError::NotFound => unwritten(),
         other => other.into(),
     })?;
-    Ok(Arc::new(Followed { spec: spec.clone(), fs }))
+    Ok(Arc::new(Followed { spec: spec.clone(), fs, trash }))
 }
 
 impl Followed {
@@ -107,7 +112,7 @@ impl Followed {
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
     fn clear_local(&self, lock: &StateDirLock) {
         let dir = &self.spec.state_dir;
-        clear_local(dir);
+        clear_local(dir, &self.trash);
         if let Err(error) = HandoffFiles::new(dir).clear() {
             tracing::warn!(path = %dir.display(), %error, "local state could not be removed");
         }
@@ -115,6 +120,7 @@ impl Followed {
         let _ = std::fs::remove_file(&self.spec.control_socket);
         lock.remove(dir);
         let _ = std::fs::remove_dir(dir);
+        self.trash.finish_within(LAST_STEPS);
     }
 }
 

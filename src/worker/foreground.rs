@@ -20,6 +20,7 @@ use super::open::{Mounted, Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::{LOOPS, runtime, runtime_of};
 use super::{VolumeState, WorkerSpec, WorkerStatus, tasks};
+use crate::data::Trash;
 use crate::fuse::{HandoffFiles, serve};
 use crate::meta::log::StateDirLock;
 use crate::sys::{self, FuseMount, MountPoint};
@@ -42,6 +43,7 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
         true => runtime.block_on(super::follow::run_foreground(&spec, how, &lock)),
         false => runtime.block_on(run(&spec, how, &lock)),
     };
+    empty_later(&spec.state_dir);
     // Before the lock goes: whoever has that next makes a socket of its own. One that stays is removed then.
     let _ = std::fs::remove_file(&spec.control_socket);
     // Nobody waits for requests that hang. Tasks may so be cut off anywhere: the kernel gives the lock away
@@ -49,6 +51,21 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
     runtime.shutdown_background();
     std::mem::forget(lock);
     left
+}
+
+/// Leaves what the trash still has to a process of its own: the next mount may come late.
+fn empty_later(state_dir: &Path) {
+    let trash = Trash::beside(state_dir);
+    if trash.is_empty() {
+        return;
+    }
+    let mut child = Command::new("/proc/self/exe");
+    child.arg0("s3vol").args(["empty".as_ref(), trash.folder().as_os_str()]).current_dir("/");
+    child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    if let Err(error) = child.spawn() {
+        tracing::warn!(folder = %trash.folder().display(), %error,
+            "what the volume had on the local disk goes with the next mount");
+    }
 }
 
 async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyhow::Result<Left> {

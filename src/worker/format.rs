@@ -90,7 +90,7 @@ impl Format {
             }
             PutOutcome::Lost => Ok(false),
             // Its engine's folder has a name of its own, so equal content is ours.
-            PutOutcome::Ambiguous(error) => match self.read().await? {
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => match self.read().await? {
                 Some((now, _)) if now == *format => Ok(true),
                 _ => Err(error.into()),
             },
@@ -172,7 +172,7 @@ impl FormatCheck for Format {
 pub(super) fn applied(outcome: PutOutcome) -> Result<(), WorkerError> {
     match outcome {
         PutOutcome::Won(_) => Ok(()),
-        PutOutcome::Ambiguous(error) => Err(error.into()),
+        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
         PutOutcome::Lost => Err(StoreError::new(
             StoreErrorKind::Protocol,
             "the store refused an unconditional request",

@@ -14,7 +14,7 @@ use super::places::{Places, places};
 use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, leave, recovery};
 use crate::clock::Deadline;
-use crate::data::{DataError, Recovered, Volume, VolumeParts};
+use crate::data::{DataError, Recovered, Trash, Volume, VolumeParts};
 use crate::fs::Fs;
 use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
@@ -30,6 +30,8 @@ use crate::types::{Epoch, Lsn};
 /// Local copies of the engine's files, in the volume's state folder.
 const MIRROR: &str = "meta";
 const MIN_MIRROR: u64 = 64 << 20;
+/// A process that ends waits so long for what it has put into the trash.
+pub(super) const LAST_STEPS: Duration = Duration::from_millis(300);
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -128,6 +130,8 @@ async fn open_at(
     places: Places,
 ) -> Result<Mounted, WorkerError> {
     let state_dir = &spec.state_dir;
+    let trash = Trash::beside(state_dir);
+    trash.start();
     let format = Arc::new(Format::of(&places, spec.id));
     let known = format.open(&places).await?;
     let known = to_ours(&places, &format, known, spec.options.single_host).await?;
@@ -161,7 +165,7 @@ async fn open_at(
         let records = std::mem::take(&mut local.replayed);
         if !records.is_empty() {
             drop(local);
-            recovery::set_aside(state_dir, &records, &engine).await?;
+            recovery::set_aside(state_dir, &records, &engine, &trash).await?;
             local = open_log(spec)?;
         }
     }
@@ -229,6 +233,7 @@ async fn open_at(
             options: spec.options.clone(),
             capabilities: known.capabilities,
             cache_dir: state_dir.join("cache"),
+            trash,
         },
         recovered,
     )
@@ -391,17 +396,10 @@ impl From<crate::fs::FsError> for WorkerError {
 
 /// Removes what a clean end leaves in the state folder: everything is in the bucket.
 /// Logs that were set aside stay: they may hold what no bucket has.
-pub(super) fn clear_local(state_dir: &Path) {
-    let (cache, mirror) = (state_dir.join("cache"), state_dir.join(MIRROR));
-    for (path, removed) in [
-        (state_dir.join("log/log"), std::fs::remove_file(state_dir.join("log/log"))),
-        (state_dir.join("log/log.new"), std::fs::remove_file(state_dir.join("log/log.new"))),
-        (cache.clone(), std::fs::remove_dir_all(cache)),
-        (mirror.clone(), std::fs::remove_dir_all(mirror)),
-    ] {
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+pub(super) fn clear_local(state_dir: &Path, trash: &Trash) {
+    for part in ["log/log", "log/log.new", "cache", MIRROR] {
+        let path = state_dir.join(part);
+        if let Err(error) = trash.take(&path) {
             tracing::warn!(path = %path.display(), %error, "local state could not be removed");
         }
     }

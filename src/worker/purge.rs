@@ -426,7 +426,7 @@ impl Objects<'_> {
         Ok(match self.store.delete(key, Send { condition, not_after, timeout: REQUEST }).await {
             PutOutcome::Won(_) => Fate::Gone,
             PutOutcome::Lost => Fate::Foreign,
-            PutOutcome::Ambiguous(error) => Fate::Open(error),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Fate::Open(error),
         })
     }
 }

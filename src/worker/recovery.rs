@@ -18,6 +18,7 @@ pub use restore::{Recovered, Shelf};
 pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;
+use crate::data::Trash;
 use crate::meta::log::{Header, StateDirLock};
 use crate::meta::{Engine, LocalLog, Record};
 use crate::types::{Epoch, Ino, Lsn, VolumeId};
@@ -34,6 +35,7 @@ pub(super) async fn set_aside(
     state_dir: &Path,
     records: &[(Lsn, Record)],
     engine: &Engine,
+    trash: &Trash,
 ) -> Result<(), WorkerError> {
     let lost = Lost::of(records);
     if lost.files.is_empty() {
@@ -46,7 +48,7 @@ pub(super) async fn set_aside(
                 "another host wrote this volume since this one crashed: changes of names and attributes that were not synced are gone"
             ),
         }
-        super::open::clear_local(state_dir);
+        super::open::clear_local(state_dir, trash);
         return Ok(());
     }
     let paths = lost.paths(Some(engine)).await;
@@ -110,7 +112,7 @@ pub(super) fn remove_folder(state_dir: &Path) -> io::Result<bool> {
             return Ok(false);
         }
     }
-    std::fs::remove_dir_all(state_dir)?;
+    Trash::beside(state_dir).take(state_dir)?;
     Ok(true)
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
+use super::open::{LAST_STEPS, clear_local};
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
 };
@@ -289,11 +290,17 @@ impl Shared {
         true
     }
 
+    fn clear_local(&self) {
+        let trash = &self.volume.trash;
+        clear_local(&self.spec.state_dir, trash);
+        trash.finish_within(LAST_STEPS);
+    }
+
     /// The end of a volume that another host has taken after it was given back.
     pub fn leave(&self) {
         self.volume.meta.engine.abandon();
         self.set_state(VolumeState::Closed);
-        super::open::clear_local(&self.spec.state_dir);
+        self.clear_local();
     }
 
     /// The end of a volume that was lost to another host: what only this host has of it goes to the
@@ -369,7 +376,7 @@ impl Shared {
         self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
-        super::open::clear_local(&self.spec.state_dir);
+        self.clear_local();
         Ok(())
     }
 

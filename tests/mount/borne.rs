@@ -281,6 +281,8 @@ fn what_others_change_just_before_a_publish_stays() {
         at_rest(&server, &format!("v/{name}"), name.as_bytes());
     }
     let source = |key: &str| json!({ "CopySource": format!("{}/{key}", server.bucket()) });
+    // So that the objects have another time, too.
+    server.set_clock_offset(3);
     for name in files {
         let key = format!("v/{name}");
         let mut copy = source(&key);
@@ -293,6 +295,10 @@ fn what_others_change_just_before_a_publish_stays() {
         let tags = json!({ "Tagging": { "TagSet": [{ "Key": "of", "Value": name }] } });
         boto.call("put_object_tagging", &key, tags);
     }
+    let follower = Place::new();
+    let reads = Mount::start(Some(&server), &follower, &url(&server), &["readonly=true"]);
+    assert_eq!(std::fs::read_to_string(follower.file("headed")).unwrap(), "headed");
+    reads.end_well();
     // Nobody looked at the bucket since.
     append(&place.file("tagged"), b"!");
     append(&place.file("headed"), b"!");
@@ -433,4 +439,78 @@ fn what_an_object_bears_outlives_the_host_and_shows_on_followers() {
     assert_eq!(object(&server, "v/both").as_deref(), Some("others wrote too"));
     assert_eq!(boto.bears("v/both"), bears(&[("content-type", "a/second")]));
     assert_eq!(boto.bears("v/ours"), bears(&[("content-type", "a/ours")]));
+}
+
+#[test]
+fn what_an_object_bears_survives_parking_links_conflicts_and_its_return() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let mut boto = Boto::new(&server);
+    for name in ["one", "two", "three", "theirs", "gone", "copied"] {
+        boto.put(&format!("v/{name}"), name.as_bytes(), everything(&format!("a/{name}")));
+    }
+    let options = ["settle_after=200ms", "refresh=200ms"];
+    let mount = Mount::start(Some(&server), &place, &url(&server), &options);
+    let at = |name: &str| place.file(name);
+    // A cycle, which parking breaks, each with a second name.
+    for name in ["one", "two", "three"] {
+        std::fs::hard_link(at(name), at(&format!("link to {name}"))).unwrap();
+    }
+    for (from, to) in [("one", "t"), ("two", "one"), ("three", "two"), ("t", "three")] {
+        std::fs::rename(at(from), at(to)).unwrap();
+    }
+    at_rest(&server, "v/one", b"two");
+    at_rest(&server, "v/two", b"three");
+    at_rest(&server, "v/three", b"one");
+    // And back, with other content.
+    append(&at("one"), b" and more");
+    for (from, to) in [("one", "t"), ("three", "one"), ("two", "three"), ("t", "two")] {
+        std::fs::rename(at(from), at(to)).unwrap();
+    }
+    // Gone and back: removed by others, copied back by a tool that keeps what it finds.
+    let copy = |from: &str| {
+        json!({
+            "CopySource": { "Bucket": server.bucket(), "Key": from },
+            // What a copy loses unless it is told.
+            "StorageClass": "STANDARD_IA",
+            "ServerSideEncryption": "AES256",
+            "WebsiteRedirectLocation": "/other",
+        })
+    };
+    boto.call("copy_object", "kept/gone", copy("v/gone"));
+    boto.call("delete_object", "v/gone", json!({}));
+    wait_for("its name goes", SOON, || (!at("gone").exists()).then_some(()));
+    boto.call("copy_object", "v/gone", copy("kept/gone"));
+    wait_for("its name returns", SOON, || at("gone").exists().then_some(()));
+    append(&at("gone"), b" and back");
+    // A conflict: both sides keep what is theirs.
+    std::fs::write(at("theirs"), "written here").unwrap();
+    boto.put("v/theirs", b"others wrote too", everything("a/others"));
+    let aside = wait_for("the conflict", SOON, || {
+        let names = std::fs::read_dir(&place.at).unwrap().map(|e| e.unwrap().file_name());
+        names.map(|n| n.into_string().unwrap()).find(|n| n.starts_with("theirs.s3vol-conflict-"))
+    });
+    // Whole trees and single files, by tools that copy extended attributes.
+    for name in ["tree", "synced"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    run_ok("cp", &["-a".as_ref(), at("copied").as_ref(), at("tree/copied").as_ref()]);
+    run_ok("rsync", &["-aHX".as_ref(), at("tree/").as_ref(), at("synced/").as_ref()]);
+    mount.end_well();
+
+    for (name, body) in [("one", "one"), ("two", "two and more"), ("three", "three")] {
+        for key in [format!("v/{name}"), format!("v/link to {name}")] {
+            assert_eq!(object(&server, &key).as_deref(), Some(body), "{key}");
+            assert_eq!(boto.bears(&key), all_of(&format!("a/{name}")), "{key}");
+        }
+    }
+    assert_eq!(object(&server, "v/gone").as_deref(), Some("gone and back"));
+    assert_eq!(boto.bears("v/gone"), all_of("a/gone"));
+    assert_eq!(object(&server, "v/theirs").as_deref(), Some("others wrote too"));
+    assert_eq!(boto.bears("v/theirs"), all_of("a/others"));
+    let aside = format!("v/{aside}");
+    assert_eq!(object(&server, &aside).as_deref(), Some("written here"));
+    assert_eq!(boto.bears(&aside), all_of("a/theirs"));
+    for key in ["v/copied", "v/tree/copied", "v/synced/copied"] {
+        assert_eq!(boto.bears(key), all_of("a/copied"), "{key}");
+    }
 }

@@ -42,6 +42,8 @@ pub enum Mutant {
     BlindClaim,
     /// The claim makes an epoch of its own count: the judged one plus one.
     OwnCounter,
+    /// A refusal counts as the store's, although something in between said it.
+    TrustProxy,
 }
 
 /// How a store takes the condition of a request.
@@ -79,6 +81,8 @@ pub struct Config {
     /// A crash, and a host that was fenced and does not know it, are states of their own. Without
     /// it a takeover stands for both: neither can do anything that others see.
     pub stale: bool,
+    /// The store refuses requests for other reasons than their conditions.
+    pub rejects: bool,
     /// Judging a lease and claiming the epoch are two steps.
     pub claims: bool,
     pub mutant: Option<Mutant>,
@@ -92,6 +96,7 @@ pub struct Seen {
     pub late_arrival: AtomicU32,
     pub decided_by_head: AtomicU32,
     pub refused: AtomicU32,
+    pub rejected: AtomicU32,
     pub copied: AtomicU32,
     pub deleted: AtomicU32,
     pub parked: AtomicU32,
@@ -122,6 +127,7 @@ pub enum Action {
     Park { host: usize, inode: u8 },
     Flush { host: usize },
     Arrive { put: u8, answered: bool },
+    Reject { put: u8 },
     Resolve { host: usize, put: u8 },
     List { host: usize },
     Reconcile { host: usize, key: u8 },
@@ -245,6 +251,19 @@ impl Publish {
                     _ => {}
                 }
             }
+            Action::Reject { put } => {
+                let at = state.requests.iter().position(|r| r.intent.put == put)?;
+                let intent = match self.mutant(Mutant::TrustProxy) {
+                    true => state.requests[at].intent,
+                    false => state.requests.remove(at).intent,
+                };
+                if intent.epoch != state.epoch {
+                    return None;
+                }
+                note(&self.seen.rejected);
+                let sender = state.hosts.iter_mut().find(|h| h.epoch == Some(intent.epoch))?;
+                sender.refused |= bit(put);
+            }
             Action::LeaseExpires => state.lease_held = false,
             Action::Judge { host } => state.hosts[host].judged = Some(state.epoch),
             Action::Claim { host } => {
@@ -324,6 +343,9 @@ impl Model for Publish {
         for request in &state.requests {
             actions.push(Action::Arrive { put: request.intent.put, answered: true });
             actions.push(Action::Arrive { put: request.intent.put, answered: false });
+            if self.config.rejects {
+                actions.push(Action::Reject { put: request.intent.put });
+            }
         }
         if self.config.claims && state.lease_held {
             actions.push(Action::LeaseExpires);
@@ -343,6 +365,7 @@ impl Model for Publish {
         let mut state = last.clone();
         let done = match action {
             Action::Arrive { .. }
+            | Action::Reject { .. }
             | Action::LeaseExpires
             | Action::Judge { .. }
             | Action::Claim { .. }

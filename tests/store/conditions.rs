@@ -7,7 +7,7 @@ use s3vol::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use s3vol::types::Version;
 
 use super::TIMEOUT;
-use super::suite::{Traits, Under, ambiguous, lost, won};
+use super::suite::{Traits, Under, lost, unapplied, won};
 
 fn when(condition: Condition) -> Send {
     Send { condition, ..Send::plain(TIMEOUT) }
@@ -115,8 +115,12 @@ async fn race(
         match under.put(key, &body, condition.clone()).await {
             PutOutcome::Won(version) => Some((body, version)),
             PutOutcome::Lost => None,
-            PutOutcome::Ambiguous(error) if traits.vague_races && error.is_transient() => None,
-            PutOutcome::Ambiguous(error) => panic!("{error}"),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error)
+                if traits.vague_races && error.is_transient() =>
+            {
+                None
+            }
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => panic!("{error}"),
         }
     });
     futures::future::join_all(racers).await.into_iter().flatten().collect()
@@ -166,9 +170,9 @@ pub async fn expiry(under: &Under<'_>, traits: Traits) {
     // Past already: never applied, and never `Won` or `Lost`.
     let not_after = Some(under.now().await.plus(-5_000));
     let send = || Send { not_after, ..Send::plain(Duration::from_secs(5)) };
-    ambiguous(
+    unapplied(
         under.store.put(&under.key("k"), "y".into(), &none, &Properties::default(), send()).await,
     );
-    ambiguous(under.store.delete(&under.key("k"), send()).await);
+    unapplied(under.store.delete(&under.key("k"), send()).await);
     assert_eq!(under.read("k").await.unwrap(), b"x");
 }

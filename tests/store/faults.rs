@@ -9,7 +9,7 @@ use s3vol::store::{
 };
 use s3vol::types::{ObjectKey, Version};
 
-use super::suite::{ambiguous, won};
+use super::suite::{ambiguous, unapplied, won};
 use super::support::s3server::{Action, Op, Rule, TestS3};
 use super::support::wait_for;
 use super::{TIMEOUT, store_of};
@@ -60,16 +60,22 @@ async fn upload(store: &Store) -> (UploadId, String) {
 
 #[tokio::test]
 async fn a_change_without_a_clear_answer_is_ambiguous_and_sent_once() {
+    use StoreErrorKind::{ClockSkew, Denied, Unsupported};
     let server = TestS3::start();
     let store = store_of(&server);
     for (action, kind, applied) in [
+        // What the store itself refuses is clear.
+        (Action::Status(400), None, false),
+        (Action::Status(501), Some(Unsupported), false),
+        (Action::ApplyThenProxy(403), Some(Denied), true),
+        (Action::ApplyThenProxy(501), None, true),
         (Action::Status(409), None, false),
         (Action::Status(500), Some(StoreErrorKind::Unreachable), false),
         (Action::Status(503), Some(StoreErrorKind::Unreachable), false),
         (Action::Status(429), Some(StoreErrorKind::Unreachable), false),
-        (Action::Status(403), Some(StoreErrorKind::Denied), false),
+        (Action::Status(403), Some(Denied), false),
         (Action::Status(404), Some(StoreErrorKind::NoBucket), false),
-        (Action::ClockSkewError, Some(StoreErrorKind::ClockSkew), false),
+        (Action::ClockSkewError, Some(ClockSkew), false),
         (Action::DropBeforeApply, Some(StoreErrorKind::Unreachable), false),
         (Action::ApplyThenDropReply, Some(StoreErrorKind::Unreachable), true),
         (Action::ApplyThenStatus(500), Some(StoreErrorKind::Unreachable), true),
@@ -91,8 +97,10 @@ async fn a_change_without_a_clear_answer_is_ambiguous_and_sent_once() {
                 let timeout = Duration::from_millis(500);
                 let send = Send { condition, not_after: None, timeout };
                 let outcome = change(&store, op, &source, &upload, send).await;
-                assert!(matches!(outcome, PutOutcome::Ambiguous(_)), "{at}: {outcome:?}");
-                let error = ambiguous(outcome);
+                let clear =
+                    matches!(action, Action::Status(400 | 403 | 501) | Action::ClockSkewError);
+                assert_eq!(matches!(outcome, PutOutcome::Failed(_)), clear, "{at}: {outcome:?}");
+                let error = unapplied(outcome);
                 if let Some(kind) = kind {
                     assert_eq!(error.kind, kind, "{at}: {error}");
                 }
@@ -252,7 +260,7 @@ async fn an_outage_ends_with_the_outage() {
     server.stop();
     let began = Instant::now();
     let send = Send::plain(Duration::from_secs(2));
-    let error = ambiguous(
+    let error = unapplied(
         store.put(&key("k"), "y".into(), &Attributes::new(), &Properties::default(), send).await,
     );
     assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");

@@ -13,7 +13,7 @@ use s3vol::types::{KeyPrefix, ObjectKey};
 
 use super::TIMEOUT;
 use super::probe::FULL;
-use super::suite::{self, ambiguous, lost, won};
+use super::suite::{self, failed, lost, won};
 use super::support::gcs::{BUCKET, EMAIL, TestGcs};
 
 /// A service account's file with a key of its own.
@@ -178,14 +178,14 @@ mod with_an_account {
         let not_after = Some(good.now(TIMEOUT).await.unwrap().plus(-5_000));
         let late = Send { not_after, ..Send::plain(Duration::from_secs(5)) };
         let error =
-            ambiguous(good.put(&key("k"), "x".into(), &none, &Properties::default(), late).await);
+            failed(good.put(&key("k"), "x".into(), &none, &Properties::default(), late).await);
         assert_eq!(error.kind, StoreErrorKind::Timeout, "{error}");
         // Google overlooks conditions there, so none is sent.
         let upload =
             good.create_upload(&key("k"), &none, &Properties::default(), TIMEOUT).await.unwrap();
         let tag = good.upload_part(&key("k"), &upload, 1, "new".into(), TIMEOUT).await.unwrap();
         let create = Send { condition: Condition::Absent, ..Send::plain(TIMEOUT) };
-        let error = ambiguous(good.complete_upload(&key("k"), &upload, &[tag], 3, create).await);
+        let error = failed(good.complete_upload(&key("k"), &upload, &[tag], 3, create).await);
         assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
         assert_eq!(server.names(), [""; 0]);
         good.abort_upload(&key("k"), &upload, TIMEOUT).await.unwrap();

@@ -6,7 +6,7 @@ use s3vol::store::{
 };
 use s3vol::types::{KeyPrefix, ObjectKey};
 
-use super::suite::{Traits, Under, ambiguous, lost, won};
+use super::suite::{Traits, Under, failed, lost, won};
 use super::support::s3server::{Op, TestS3};
 use super::{TIMEOUT, settings, store_of};
 
@@ -108,7 +108,7 @@ pub async fn foreign_names(under: &Under<'_>, traits: Traits) {
         let info = under.store.head(&key, TIMEOUT).await.unwrap().unwrap();
         assert_eq!(info.attributes, foreign);
     } else {
-        let error = ambiguous(put);
+        let error = failed(put);
         assert_eq!(error.kind, StoreErrorKind::Unsupported);
         assert!(error.message.contains("my-key.2"), "{error}");
     }
@@ -139,13 +139,13 @@ async fn without_the_right_to_tags_only_tags_are_refused() {
         async move { store.copy(key, version, to, none, &properties, plain()).await }
     };
     // A copy of tags needs the right too; one without them does not.
-    let error = ambiguous(copy(Properties::default()).await);
+    let error = failed(copy(Properties::default()).await);
     assert_eq!(error.kind, StoreErrorKind::TagsDenied, "{error}");
     let _ = won(copy(Properties { tags: Some(Tags::new()), ..Properties::default() }).await);
     server.allow_all();
     server.deny("s3:PutObjectTagging");
     let tagged = Properties { tags: tags(&[("a", "b")]), ..Properties::default() };
-    let PutOutcome::Ambiguous(error) = store.put(&to, "y".into(), &none, &tagged, plain()).await
+    let PutOutcome::Failed(error) = store.put(&to, "y".into(), &none, &tagged, plain()).await
     else {
         panic!("tags were taken without the right")
     };

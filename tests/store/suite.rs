@@ -282,3 +282,20 @@ pub fn ambiguous(outcome: PutOutcome) -> StoreError {
         other => panic!("expected Ambiguous, got {other:?}"),
     }
 }
+
+/// Of one that the store did not apply, whether that is certain or not.
+#[track_caller]
+pub fn unapplied(outcome: PutOutcome) -> StoreError {
+    match outcome {
+        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
+        other => panic!("expected an error, got {other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn failed(outcome: PutOutcome) -> StoreError {
+    match outcome {
+        PutOutcome::Failed(error) => error,
+        other => panic!("expected Failed, got {other:?}"),
+    }
+}

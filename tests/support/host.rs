@@ -65,7 +65,7 @@ impl Host {
     /// The local folders of volumes.
     pub fn local_folders(&self) -> impl Iterator<Item = PathBuf> {
         let volumes = std::fs::read_dir(self.state().join("volumes")).expect("volumes");
-        volumes.map(|e| e.expect("one").path())
+        volumes.map(|e| e.expect("one").path()).filter(|path| !path.ends_with("trash"))
     }
 
     fn volume_dir(&self) -> PathBuf {

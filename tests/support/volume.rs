@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, DataError, Inode, Recovered, Volume, VolumeParts};
+use s3vol::data::{CacheFile, DataError, Inode, Recovered, Trash, Volume, VolumeParts};
 use s3vol::meta::log::Header;
 use s3vol::meta::records::{ContentRec, InodeRec, decode};
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
@@ -67,6 +67,7 @@ pub async fn try_volume(
         options,
         capabilities,
         cache_dir: dir.join("cache"),
+        trash: Trash::within(dir),
     };
     Volume::open(parts, Recovered::default()).await
 }

@@ -9,7 +9,6 @@ use crate::data::{Tx, beside, escape_name, give_up_map};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
-use crate::settle::learn::same_bytes;
 use crate::settle::outcome::other_copy;
 use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
 
@@ -414,7 +413,7 @@ impl Reconciler {
         let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
         let Some(rest) = rest.filter(|rest| rest.ino == ino) else { return Ok(false) };
         let here =
-            |base: &Base| !base.parked && base.key == *key && same_bytes(&base.version, version);
+            |base: &Base| !base.parked && base.key == *key && base.version.same_bytes(version);
         // An empty object is like any other that is empty: somebody may well have made it anew.
         if version.size == 0 || !content.base.as_ref().is_some_and(here) {
             return Ok(false);

@@ -17,8 +17,8 @@ use super::{Call, CloudStore, Dialect, PLAIN_EXPIRY_MS, name};
 use crate::store::meter::host_time;
 use crate::store::s3::objects::{get_result, length, nothing, version_of};
 use crate::store::s3::properties::{about_tags, tags_of};
-use crate::store::s3::xml::{ErrorBody, Written, hides_error, unquote};
-use crate::store::wire::{Answer, Progress};
+use crate::store::s3::xml::{ErrorBody, Written, hides_error, is_rejection, unquote};
+use crate::store::wire::{Answer, Progress, unanswered};
 use crate::store::{
     Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Properties,
     PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
@@ -105,14 +105,14 @@ impl CloudStore {
                 call = match self.pinned(&call.key, version, send.timeout).await {
                     Ok(Some(version)) => self.is_version(call, &version, false),
                     Ok(None) => return PutOutcome::Lost,
-                    Err(e) => return PutOutcome::Ambiguous(e),
+                    Err(e) => return PutOutcome::Failed(e),
                 }
             }
         }
         call.not_after = send.not_after;
         let answer = match self.send(&call, &Progress::new(send.timeout)).await {
             Ok(answer) => answer,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return unanswered(e),
         };
         if answer.status.is_success() && !hides_error(&answer) {
             return PutOutcome::Won(won(&answer));
@@ -136,6 +136,7 @@ impl CloudStore {
             {
                 PutOutcome::Lost
             }
+            _ if is_rejection(&answer) => PutOutcome::Failed(error),
             _ => PutOutcome::Ambiguous(error),
         }
     }
@@ -165,7 +166,7 @@ impl StoreBackend for CloudStore {
         let size = body.len() as u64;
         let mut call = match self.dressed(Call::new(Method::PUT, key), attributes, properties) {
             Ok(call) => call,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return PutOutcome::Failed(e),
         };
         if self.dialect == Dialect::Azure {
             call = call.header("x-ms-blob-type", "BlockBlob");
@@ -352,7 +353,7 @@ impl StoreBackend for CloudStore {
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
         let call = Call::new(Method::DELETE, key);
         match self.change(call, &send, false, |_| nothing()).await {
-            PutOutcome::Ambiguous(e)
+            PutOutcome::Failed(e) | PutOutcome::Ambiguous(e)
                 if e.kind == StoreErrorKind::NotFound && send.condition == Condition::None =>
             {
                 PutOutcome::Won(nothing())
@@ -374,23 +375,23 @@ impl StoreBackend for CloudStore {
         let what = self.doing(&call);
         let properties = &match self.with_tags_of(from, properties, send.timeout).await {
             Ok(properties) => properties,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return PutOutcome::Failed(e),
         };
         let call = match dressed(self.dialect, call, attributes, properties, true) {
             Ok(call) => call,
-            Err(e) => return PutOutcome::Ambiguous(naming(&what, e)),
+            Err(e) => return PutOutcome::Failed(naming(&what, e)),
         };
         let call = match self.pinned(from.as_str(), expect, send.timeout).await {
             Ok(Some(expect)) => self.is_version(call, &expect, true),
             Ok(None) => return PutOutcome::Lost,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return PutOutcome::Failed(e),
         };
         let source = match self.sign(&Call::new(Method::GET, from), PLAIN_EXPIRY_MS).await {
             Ok((url, _)) => url,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return PutOutcome::Failed(e),
         };
         if self.dialect == Dialect::Azure && source.query().is_none_or(|q| !q.contains("sig=")) {
-            return PutOutcome::Ambiguous(StoreError::new(
+            return PutOutcome::Failed(StoreError::new(
                 StoreErrorKind::Unsupported,
                 format!("{from:?} cannot be copied by Azure, because its name needs encoding"),
             ));
@@ -486,7 +487,7 @@ impl StoreBackend for CloudStore {
         send: Send,
     ) -> PutOutcome {
         if self.dialect == Dialect::Google && send.condition != Condition::None {
-            return PutOutcome::Ambiguous(StoreError::new(
+            return PutOutcome::Failed(StoreError::new(
                 StoreErrorKind::Unsupported,
                 format!("{key:?}: Google overlooks conditions when an upload is completed"),
             ));
@@ -496,7 +497,7 @@ impl StoreBackend for CloudStore {
             Dialect::Azure => {
                 let upload = match azure_upload(key, upload) {
                     Ok(upload) => upload,
-                    Err(e) => return PutOutcome::Ambiguous(e),
+                    Err(e) => return PutOutcome::Failed(e),
                 };
                 body.push_str("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
                 for block in parts {
@@ -506,7 +507,7 @@ impl StoreBackend for CloudStore {
                 let call = Call::new(Method::PUT, key).query("comp", "blocklist");
                 match self.dressed(call, &upload.attributes, &upload.properties) {
                     Ok(call) => call,
-                    Err(e) => return PutOutcome::Ambiguous(e),
+                    Err(e) => return PutOutcome::Failed(e),
                 }
             }
             Dialect::Google => {

@@ -69,7 +69,7 @@ impl S3Store {
                     self.known.spelled(other == Spelling::Bare);
                 }
                 PutOutcome::Won(latest) => return PutOutcome::Won(latest),
-                PutOutcome::Lost | PutOutcome::Ambiguous(_) => {}
+                PutOutcome::Lost | PutOutcome::Failed(_) | PutOutcome::Ambiguous(_) => {}
             }
         }
         again

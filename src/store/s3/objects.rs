@@ -9,9 +9,9 @@ use http::{Method, StatusCode};
 
 use super::dialect::Spelling;
 use super::properties::{about_tags, dressed, info_of, tags_of};
-use super::xml::{ErrorBody, Written, hides_error, list_page, unquote};
+use super::xml::{ErrorBody, Written, hides_error, is_rejection, list_page, unquote};
 use super::{Call, S3Store, quoted};
-use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date};
+use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
     Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
     RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
@@ -45,7 +45,7 @@ impl S3Store {
         call.not_after = send.not_after;
         let answer = match self.send(&call, &Progress::new(send.timeout)).await {
             Ok(answer) => answer,
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return unanswered(e),
         };
         if answer.status.is_success() && !hides_error(&answer) {
             return PutOutcome::Won(won(&answer));
@@ -66,6 +66,7 @@ impl S3Store {
             {
                 PutOutcome::Lost
             }
+            _ if is_rejection(&answer) => PutOutcome::Failed(error),
             _ => PutOutcome::Ambiguous(error),
         }
     }
@@ -267,7 +268,7 @@ impl StoreBackend for S3Store {
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
         let call = Call::new(Method::DELETE, key.as_str());
         match self.change(call, &send, |answer| version_of(answer, 0)).await {
-            PutOutcome::Ambiguous(e)
+            PutOutcome::Failed(e) | PutOutcome::Ambiguous(e)
                 if e.kind == StoreErrorKind::NotFound && send.condition == Condition::None =>
             {
                 PutOutcome::Won(nothing())
@@ -292,7 +293,7 @@ impl StoreBackend for S3Store {
                 let base = self.bucket.base_url().path().len();
                 format!("/{}/{}", self.bucket.name(), &url.path()[base..])
             }
-            Err(e) => return PutOutcome::Ambiguous(e),
+            Err(e) => return PutOutcome::Failed(e),
         };
         let mut call = self
             .dressed(Call::new(Method::PUT, to.as_str()), attributes, properties)

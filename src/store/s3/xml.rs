@@ -32,6 +32,28 @@ impl ErrorBody {
     }
 }
 
+/// Of these nobody says that the request was not applied, whatever their status. Those about the parts of an
+/// upload are also the answer to a request that comes a second time, whoever sent it again.
+const VAGUE: [&str; 9] = [
+    "RequestTimeout",
+    "InternalError",
+    "SlowDown",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "NoSuchUpload",
+    "InvalidPart",
+    "InvalidPartOrder",
+    "InvalidBlockList",
+];
+
+/// Whether the store itself says that it did not do what was asked. What a proxy answers, or a filter that
+/// replaces answers, says nothing about a request that it may have passed on.
+pub(in crate::store) fn is_rejection(answer: &Answer) -> bool {
+    let refused = matches!(answer.status.as_u16(), 400 | 401 | 403 | 405 | 411 | 413 | 501);
+    let code = ErrorBody::of(answer).code;
+    refused && !code.is_empty() && !VAGUE.contains(&code.as_str())
+}
+
 /// Whether a 200 hides an error, as answers of COPY and Complete may.
 pub(in crate::store) fn hides_error(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body);

@@ -274,7 +274,7 @@ impl Sender<'_> {
             .await
         {
             PutOutcome::Won(_) => Ok(()),
-            PutOutcome::Ambiguous(error) => Err(error.into()),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
             PutOutcome::Lost => Err(StoreError::new(
                 StoreErrorKind::Protocol,
                 "the store refused an unconditional request for a fresh name",

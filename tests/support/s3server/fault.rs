@@ -83,6 +83,8 @@ pub enum Action {
     Status(u16),
     /// Applied, then answered with this status.
     ApplyThenStatus(u16),
+    /// Applied, then answered with this status by something in between that knows nothing of S3.
+    ApplyThenProxy(u16),
     /// Applied, then the connection is closed without a reply.
     ApplyThenDropReply,
     /// The connection is closed without a reply; not applied.

@@ -170,7 +170,12 @@ async fn act(
         Some(Action::IgnoreConditions) => {
             parts.extensions.insert(IgnoreConditions);
         }
-        Some(Action::ApplyThenStatus(_) | Action::ApplyThenDropReply | Action::CutBody(_))
+        Some(
+            Action::ApplyThenStatus(_)
+            | Action::ApplyThenProxy(_)
+            | Action::ApplyThenDropReply
+            | Action::CutBody(_),
+        )
         | None => {}
     }
     let pays = parts.headers.get("x-amz-request-payer").is_some_and(|who| who == "requester");
@@ -183,6 +188,12 @@ async fn act(
     let response = service.call(request).await;
     match fault {
         Some(Action::ApplyThenStatus(status)) => Some(refuse(state, made_up(status)).await),
+        Some(Action::ApplyThenProxy(status)) => {
+            let mut response =
+                http::Response::new(s3s::Body::from(Bytes::from("<html>no way</html>")));
+            *response.status_mut() = http::StatusCode::from_u16(status).ok()?;
+            Some(finish(state, response, None).await)
+        }
         Some(Action::ApplyThenDropReply) => None,
         Some(Action::CutBody(at)) => Some(finish(state, response.ok()?, Some(at)).await),
         _ => Some(finish(state, response.ok()?, None).await),
