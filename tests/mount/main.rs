@@ -15,3 +15,4 @@ mod leave;
 mod plugin;
 mod purge;
 mod rig;
+mod standing;
