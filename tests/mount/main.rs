@@ -7,6 +7,7 @@ mod support;
 mod adopted;
 mod bad_input;
 mod borne;
+mod by_hand;
 mod export;
 mod foreground;
 mod gateway;
