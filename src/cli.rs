@@ -11,8 +11,11 @@ mod export;
 mod mount;
 mod plugin;
 mod probe;
+mod reach;
 mod recovered;
+mod settle;
 mod status;
+mod takeover;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +27,7 @@ use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
     Command, ExportArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume,
-    StatusArgs, parse,
+    SettleArgs, StatusArgs, TakeoverArgs, parse,
 };
 pub use driver::drive;
 pub use export::export;
@@ -32,7 +35,9 @@ pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;
 pub use recovered::recovered;
+pub use settle::settle;
 pub use status::status;
+pub use takeover::takeover;
 
 /// Why a command failed, with the exit code that it deserves.
 pub fn exit_code(error: &anyhow::Error) -> u8 {

@@ -18,6 +18,7 @@
 
 mod accounts;
 mod answers;
+mod by_hand;
 mod caller;
 mod channel;
 mod control;

@@ -25,6 +25,11 @@ fn main() -> ExitCode {
         Ok(Command::Status(args)) => cli::status(args),
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),
+        Ok(Command::Takeover(args)) => cli::takeover(args),
+        Ok(Command::Settle(args)) => match cli::settle(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {
             Ok(code) => return code,

@@ -102,6 +102,13 @@ fn followers_see_what_the_writer_synced() {
     for host in both {
         shows(host, "before", b"overwritten, and longer than before");
         shows(host, "new", b"new");
+        // Whatever is seen here is in the bucket.
+        let told = |name| xattr::get(host.path("new"), name).expect("an answer").expect("a value");
+        let status = String::from_utf8(told("user.s3vol.status")).expect("text");
+        let known =
+            status.starts_with("committed: since commit 1") || status.starts_with("at rest: ");
+        assert!(known, "{status}");
+        assert_eq!(told("user.s3vol.durable"), b"1");
         shows(host, "link", b"deep");
         shows(host, "large", &version(1, 3 << 20));
         let note = || xattr::get(host.path("new"), "user.note").ok()?;

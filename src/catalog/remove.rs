@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::definition::{Definition, Removing, definition_key, prefix_key};
 use super::objects::{self, REQUEST, Replaced};
-use super::{Catalog, CatalogError, Site};
+use super::{Catalog, CatalogError, Hold, Site};
 use crate::config::BucketUrl;
 use crate::types::{StoreTime, VolumeName};
 
@@ -27,6 +27,20 @@ pub trait Purge: Send + Sync + 'static {
 
     /// Must be safe to repeat after a crash at any point.
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError>;
+
+    /// What is known of the holder, for somebody who wants the volume now; `None` when it is free.
+    async fn hold(&self, _volume: &Definition) -> Result<Option<Hold>, CatalogError> {
+        Err(cannot())
+    }
+
+    /// Ends that epoch of the volume's holder, whether it lives or not.
+    async fn take_over(&self, _volume: &Definition, _epoch: u64) -> Result<(), CatalogError> {
+        Err(cannot())
+    }
+}
+
+fn cannot() -> CatalogError {
+    CatalogError::Refused("this process takes no volume over".to_owned())
 }
 
 /// Deletes nothing: removed volumes stay marked and can be brought back. For a process that has no

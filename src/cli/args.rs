@@ -14,7 +14,7 @@ use crate::sys::MountFlags;
 const HELPER: &str = "mount.fuse.s3vol";
 
 /// Where Docker looks for the socket of a managed plugin and of one run by hand.
-const SOCKET: &str = "/run/docker/plugins/s3vol.sock";
+pub(super) const SOCKET: &str = "/run/docker/plugins/s3vol.sock";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -54,6 +54,17 @@ pub enum Command {
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
+    /// Settle a volume now, and wait until everything is a plain object.
+    ///
+    /// A volume of Docker's is named as Docker does and settled by the plugin of this host; a URL is settled by
+    /// the process that has it mounted here, or else opened for that, as a mount would. Exit code: 0 everything is
+    /// at rest, or stays in motion by choice (settle=never); 3 something is not at rest, and the text says why.
+    Settle(SettleArgs),
+    /// Take a volume from another host now, without waiting for its lease.
+    ///
+    /// Says who holds it and what could be lost, asks, and leaves it free for the next mount. A volume of
+    /// Docker's is named as Docker does and taken by the plugin of this host.
+    Takeover(TakeoverArgs),
     /// The driver process of the plugin.
     #[command(hide = true)]
     Driver,
@@ -113,6 +124,46 @@ pub struct StatusArgs {
     /// For programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `s3vol settle`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SettleArgs {
+    /// The folder that the volumes' processes were given.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// With a URL: an option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Wait no longer than this; what is under way goes on.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// A volume's name, or where its objects lie, such as s3://bucket/prefix.
+    #[arg(value_name = "NAME|URL")]
+    pub volume: String,
+}
+
+/// `s3vol takeover`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TakeoverArgs {
+    /// The folder that the volumes' processes were given.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// With a URL: an option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// A volume's name, or where its objects lie, such as s3://bucket/prefix.
+    #[arg(value_name = "NAME|URL")]
+    pub volume: String,
 }
 
 /// `s3vol plugin`.

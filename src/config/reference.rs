@@ -63,6 +63,12 @@ const VALUES: &str = "
 - Flags: `true`, `1`, `yes`, `on` or nothing; `false`, `0`, `no`, `off`.
 - Modes: permission bits in octal.
 
+## What is no option
+
+To settle at once and to take a volume from another host are commands, `s3vol settle` and `s3vol takeover`:
+Docker hands options to the plugin only with a name that it does not know yet.
+[OPERATION.md](OPERATION.md#bring-a-volume-to-rest-now) says how they reach Docker's volumes.
+
 ## Credentials
 
 Credentials are never options, because options are stored and shown. They come from the standard

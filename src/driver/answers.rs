@@ -30,6 +30,15 @@ pub(super) struct NameRequest {
     pub name: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct TakeOverRequest {
+    pub name: String,
+    /// The epoch of the holder, as an answer without it told; `None` only asks.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+}
+
 /// The request in `body`, or what to answer.
 pub(super) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     if body.iter().all(u8::is_ascii_whitespace) {

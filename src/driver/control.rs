@@ -8,9 +8,11 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector, Uri};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::clock::Deadline;
-use crate::worker::{DrainReply, WorkerStatus};
+use crate::worker::{DrainReply, SettleReply, WorkerStatus};
 
 /// No answer of a worker is longer.
 const LONGEST_ANSWER: usize = 1 << 20;
@@ -93,19 +95,43 @@ impl ControlClient {
         }
     }
 
+    /// Commits and settles for a slice of time.
+    pub async fn settle(&self, timeout: Duration) -> Result<SettleReply, ControlError> {
+        let body = self.send(Method::POST, "/settle", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// A call of the plugin's own socket.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, ControlError> {
+        let body = Bytes::from(serde_json::to_vec(body)?);
+        let call = self.exchange(Method::POST, path, body);
+        let answer = tokio::time::timeout(timeout, call).await;
+        Ok(serde_json::from_slice(&answer.map_err(|_| ControlError::Timeout)??)?)
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &str,
         timeout: Duration,
     ) -> Result<Bytes, ControlError> {
-        match tokio::time::timeout(timeout, self.exchange(method, path)).await {
+        match tokio::time::timeout(timeout, self.exchange(method, path, Bytes::new())).await {
             Ok(answer) => answer,
             Err(_) => Err(ControlError::Timeout),
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Bytes, ControlError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ControlError> {
         let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
             ControlError::Unreachable { path: self.socket.display().to_string(), source }
         };
@@ -113,7 +139,7 @@ impl ControlClient {
         let request = Request::builder()
             .method(method)
             .uri(uri)
-            .body(Full::new(Bytes::new()))
+            .body(Full::new(body))
             .map_err(|e| unreachable(Box::new(e)))?;
         let answer = self.client.request(request).await.map_err(|e| unreachable(Box::new(e)))?;
         let status = answer.status();

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::UnixListener;
 
 use super::Driver;
-use super::answers::{CreateRequest, MountRequest, NameRequest, request, volume};
+use super::answers::{CreateRequest, MountRequest, NameRequest, TakeOverRequest, request, volume};
 use super::caller::{Caller, Connection};
 use super::jobs::{Answer, guarded};
 
@@ -76,6 +76,8 @@ fn router(driver: Arc<Driver>) -> Router {
         .route("/VolumeDriver.Mount", post(mount))
         .route("/VolumeDriver.Unmount", post(unmount))
         .route("/VolumeDriver.Remove", post(remove))
+        .route("/S3vol.Settle", post(settle))
+        .route("/S3vol.TakeOver", post(take_over))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(driver)
@@ -156,6 +158,24 @@ async fn remove(
         Ok(name) => driver.remove(name, caller).await,
         Err(error) => Err(error),
     })
+}
+
+// The two that follow are no calls of Docker's: `s3vol settle` and `s3vol takeover` make them.
+
+async fn settle(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<NameRequest>(&body).and_then(|r| volume(r.name));
+    reply(guarded(async move { driver.settle(&asked?).await }).await)
+}
+
+async fn take_over(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<TakeOverRequest>(&body).and_then(|r| Ok((volume(r.name)?, r.epoch)));
+    reply(
+        guarded(async move {
+            let (name, epoch) = asked?;
+            driver.take_over(&name, epoch).await
+        })
+        .await,
+    )
 }
 
 async fn unknown() -> Response {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::ReadFs;
 use super::core::TTL;
 use super::newest::Failed;
-use crate::data::{Slot, escape_name, guessed};
+use crate::data::{Question, Slot, Standing, escape_name, guessed};
 use crate::fs::{
     Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, listed_xattrs,
     supported_xattr,
@@ -150,6 +150,9 @@ impl ReadFs {
 
     pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
         supported_xattr(&name)?;
+        if let Some(question) = Question::parse(&name) {
+            return Ok(question.answer(&self.standing(ino).await?).into());
+        }
         let key = keys::xattr(ino, &name);
         let (key, name) = (&key, &name);
         self.answer(self.fresh().await, |view| async move {
@@ -161,6 +164,17 @@ impl ReadFs {
                 Some(value) => Ok(value),
                 None => Ok(self.guess(&view, ino, name).await?.ok_or(FsError::NoXattr)?),
             }
+        })
+        .await
+    }
+
+    /// Where an inode is by now: whatever a follower knows of is in the bucket.
+    async fn standing(&self, ino: Ino) -> Result<Standing, FsError> {
+        self.answer(self.fresh().await, |view| async move {
+            let rec: Option<InodeRec> = view.get(&keys::inode(ino)).await?;
+            let rec = rec.ok_or(FsError::Stale)?;
+            let content = self.content_of(&view, ino).await?;
+            Ok(Standing::in_bucket(&*view, ino, &rec, &content).await?)
         })
         .await
     }

@@ -1,12 +1,13 @@
 //! Extended attributes, any size that ext4 takes. They live in the index; the objects carry them too
-//! where they fit into metadata. Those named `user.s3.…` are what the object itself bears.
+//! where they fit into metadata. Those named `user.s3.…` are what the object itself bears, and those named
+//! `user.s3vol.…` are kept nowhere: they tell where the file is by now.
 
 use bytes::Bytes;
 
 use super::acl::{ACCESS, Acl, DEFAULT};
 use super::attributes::in_group;
 use super::{Fs, FsError, XattrMode};
-use crate::data::{Borne, Slot, guessed};
+use crate::data::{Borne, Question, Slot, guessed};
 use crate::meta::records::WorkRec;
 use crate::meta::{Lookup, keys};
 use crate::store::{Header, Unfit};
@@ -30,7 +31,7 @@ impl Fs {
         if self.answered(&caller) {
             return Ok(());
         }
-        supported(&name)?;
+        settable(&name)?;
         if name.len() > MAX_NAME {
             return Err(FsError::Range);
         }
@@ -72,6 +73,10 @@ impl Fs {
     /// listed, and so copied with the file, is only what somebody gave.
     pub async fn getxattr(&self, ino: Ino, name: Bytes) -> Result<Bytes, FsError> {
         supported(&name)?;
+        if let Some(question) = Question::parse(&name) {
+            self.inode(ino).await?;
+            return Ok(question.answer(&self.volume.standing(ino).await?).into());
+        }
         let inode = self.known(ino).await?;
         let key = keys::xattr(ino, &name);
         if let Some(value) = self.volume.meta.get_raw(&key).await? {
@@ -98,7 +103,7 @@ impl Fs {
         if self.answered(&caller) {
             return Ok(());
         }
-        supported(&name)?;
+        settable(&name)?;
         self.known(ino).await?;
         let key = keys::xattr(ino, &name);
         let mut tx = self.volume.begin().await?;
@@ -181,7 +186,9 @@ fn unfit(why: Unfit) -> FsError {
 pub fn listed(xattrs: &[(Bytes, Bytes)]) -> Bytes {
     let content_type = Slot::Header(Header::ContentType).xattr();
     let shows = |(name, value): &&(Bytes, Bytes)| {
-        name.len() <= MAX_NAME && !(*name == content_type && value == UNTYPED)
+        name.len() <= MAX_NAME
+            && !Question::reserves(name)
+            && !(*name == content_type && value == UNTYPED)
     };
     let mut names = Vec::new();
     for (name, _) in xattrs.iter().filter(shows) {
@@ -195,4 +202,9 @@ pub fn listed(xattrs: &[(Bytes, Bytes)]) -> Bytes {
 pub fn supported(name: &[u8]) -> Result<(), FsError> {
     let refused = name.starts_with(b"system.") && name != ACCESS && name != DEFAULT;
     if refused { Err(FsError::Unsupported) } else { Ok(()) }
+}
+
+/// [`supported`], and none of those that only answer.
+fn settable(name: &[u8]) -> Result<(), FsError> {
+    if Question::reserves(name) { Err(FsError::Unsupported) } else { supported(name) }
 }

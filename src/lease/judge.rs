@@ -60,7 +60,7 @@ impl fmt::Display for Holder {
         write!(
             f,
             "; stop the containers that use it there, or, if that host is gone, try again in \
-             {seconds} s, when it is taken over by itself"
+             {seconds} s, when it is taken over by itself (`s3vol takeover` does that now)"
         )
     }
 }

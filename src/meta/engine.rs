@@ -299,6 +299,11 @@ impl Engine {
         self.meter.watch_tombstones();
     }
 
+    /// Goes over the keys of all changes that are not known to be durable, in no order.
+    pub fn each_undurable_key(&self, each: impl FnMut(&[u8])) {
+        self.inner.kept.lock().each_key(each);
+    }
+
     /// The keys of all changes that are not known to be durable.
     pub fn undurable_keys(&self) -> BTreeSet<Vec<u8>> {
         self.inner.kept.lock().keys()

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::follow::Followed;
 use super::leave::Ending;
 use super::serve::Shared;
-use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
@@ -46,6 +46,14 @@ impl Served {
         match self {
             Served::Writing(shared) => shared.drain().await,
             Served::Following(followed) => followed.drain(),
+        }
+    }
+
+    /// `None` where there is never anything to settle.
+    async fn settle(&self) -> Option<SettleReply> {
+        match self {
+            Served::Writing(shared) => Some(shared.settle_slice().await),
+            Served::Following(_) => None,
         }
     }
 
@@ -92,6 +100,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         .route("/resume", post(resume))
         .route("/exit", post(exit))
         .route("/leave", post(leave))
+        .route("/settle", post(settle))
         .with_state(control);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -183,6 +192,19 @@ async fn resume(State(control): State<Control>) -> Response {
 async fn exit(State(control): State<Control>) -> Response {
     control.exit.notify_one();
     StatusCode::OK.into_response()
+}
+
+async fn settle(State(control): State<Control>) -> Response {
+    let Some(served) = control.serving() else { return not_serving() };
+    // Detached, as a drain is.
+    match tokio::spawn(async move { served.settle().await }).await {
+        Ok(Some(reply)) => Json(reply).into_response(),
+        Ok(None) => {
+            (StatusCode::CONFLICT, "the volume is only read here; the host that writes it settles")
+                .into_response()
+        }
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
 }
 
 async fn leave(State(control): State<Control>) -> Response {

@@ -5,7 +5,9 @@
 //! when another host holds it);
 //! `POST /drain` commits everything and yields the lease → [`DrainReply`]; `POST /resume` takes a
 //! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
-//! what fits, releases the lease and ends the process; `POST /leave` does so at once where the process is
+//! what fits, releases the lease and ends the process; `POST /settle` commits and settles for some seconds
+//! → [`SettleReply`], and is repeated as long as the caller wants (409 for a volume that is only read);
+//! `POST /leave` does so at once where the process is
 //! ending anyway (200), and is refused where the volume is in use (409).
 
 use std::path::PathBuf;
@@ -116,5 +118,25 @@ pub struct DrainReply {
     pub committed: bool,
     pub uncommitted_bytes: u64,
     pub unsettled_files: u64,
+    pub error: Option<String>,
+}
+
+/// How far a slice of settling on demand came.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettleReply {
+    /// Written and not yet in the bucket.
+    pub uncommitted_bytes: u64,
+    /// In the bucket and not yet plain objects, and objects whose names are gone.
+    pub unsettled_files: u64,
+    /// What these files hold; `None` when they are too many to add up.
+    pub unsettled_bytes: Option<u64>,
+    /// Nothing of it could be settled now.
+    pub stuck: bool,
+    /// Requests of an earlier process may still arrive, and names wait for them.
+    pub late: bool,
+    /// `settle=never`.
+    pub never: bool,
+    /// Why some files cannot settle, with one example each.
+    pub unsettleable: Vec<String>,
     pub error: Option<String>,
 }

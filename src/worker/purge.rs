@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use super::engine_change::{Unchecked, to_ours};
 use super::format::{Format, applied};
 use super::places::{Places, places};
-use super::{WorkerError, recovery};
-use crate::catalog::{CatalogError, Definition, Deleting, Purge, Purged, VolumeFormat};
+use super::{WorkerError, recovery, takeover};
+use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::lease::{Holder, Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
@@ -35,7 +35,7 @@ use crate::store::{
     Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
     Verb, is_file_key,
 };
-use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
+use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
 /// `docker volume rm` waits for this, and dockerd gives up after 30 s.
@@ -253,6 +253,17 @@ impl Purge for EnginePurge {
             Some(record) => format!("{} ({})", record.host, record.instance),
             None => "a host that has just taken it".to_owned(),
         }))
+    }
+
+    async fn hold(&self, volume: &Definition) -> Result<Option<Hold>, CatalogError> {
+        let looked = takeover::look_at_hold(volume.uuid, &volume.options, &self.known);
+        let looked = tokio::time::timeout(HOLDER, looked).await;
+        looked.unwrap_or_else(|_| Err(late(volume))).map_err(failed)
+    }
+
+    async fn take_over(&self, volume: &Definition, epoch: u64) -> Result<(), CatalogError> {
+        let (id, options) = (volume.uuid, &volume.options);
+        takeover::take_over(id, options, &self.known, Epoch(epoch)).await.map_err(failed)
     }
 
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {

@@ -48,7 +48,7 @@ impl Plugin {
         plugin
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("plugin.sock")
     }
 

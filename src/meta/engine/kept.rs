@@ -69,6 +69,10 @@ impl Kept {
         self.batches.is_empty()
     }
 
+    pub(super) fn each_key(&self, mut each: impl FnMut(&[u8])) {
+        self.batches.iter().flat_map(|(_, batch)| batch.iter()).for_each(|(key, _)| each(key));
+    }
+
     pub(super) fn keys(&self) -> BTreeSet<Vec<u8>> {
         self.batches
             .iter()

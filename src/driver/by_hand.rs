@@ -1,0 +1,73 @@
+//! What somebody asks for by hand through the plugin's socket: settling now, and taking a volume over.
+//!
+//! Docker passes no options to a volume that it knows, so there is no volume option for either. Both calls
+//! are answered within the time of any other call; settling is asked for again and again.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Driver;
+use super::control::ControlClient;
+use super::jobs::Answer;
+use crate::types::VolumeName;
+
+/// One slice of settling, and what it takes to look what is left.
+const SETTLE: Duration = Duration::from_secs(20);
+
+impl Driver {
+    /// Settles for a slice of time; the answer is the worker's.
+    pub(super) async fn settle(&self, name: &VolumeName) -> Answer {
+        self.defined(name).await?;
+        let worker = self.lanes.enter(name).await.worker.clone();
+        let Some(worker) = worker else {
+            return Err(format!(
+                "volume {name} is not mounted on this host; it settles where it is, or here once a \
+                 container uses it"
+            ));
+        };
+        let reply = ControlClient::new(&worker.spec.control_socket).settle(SETTLE).await;
+        let reply = reply.map_err(|e| format!("volume {name}: {e}"))?;
+        serde_json::to_value(reply).map_err(|e| e.to_string())
+    }
+
+    /// Without an epoch: who holds the volume, and what would be at risk (`Hold`, null when it is free).
+    /// With the epoch of that answer: ends it.
+    pub(super) async fn take_over(&self, name: &VolumeName, epoch: Option<u64>) -> Answer {
+        let volume = self.defined(name).await?;
+        // While it is taken no worker of ours is started: it would be the one that is robbed.
+        let lane = self.lanes.enter(name).await;
+        if lane.worker.is_some() {
+            return Err(format!(
+                "volume {name} is used on this host, or is just being mounted; try again when it is not"
+            ));
+        }
+        let failed = |e: crate::catalog::CatalogError| format!("volume {name}: {e}");
+        match epoch {
+            None => {
+                drop(lane);
+                let hold = self.purge.hold(&volume).await.map_err(failed)?;
+                Ok(json!({ "Hold": hold, "Err": "" }))
+            }
+            Some(epoch) => {
+                let taken = self.purge.take_over(&volume, epoch);
+                match tokio::time::timeout(self.settings.budget, taken).await {
+                    Ok(taken) => taken.map_err(failed)?,
+                    Err(_) => {
+                        return Err(format!("volume {name}: the bucket was too slow; try again"));
+                    }
+                }
+                tracing::warn!(volume = %name, epoch, "taken over by hand");
+                Ok(json!({ "Hold": Value::Null, "Err": "" }))
+            }
+        }
+    }
+
+    async fn defined(&self, name: &VolumeName) -> Result<crate::catalog::Definition, String> {
+        match self.catalog.lookup(name).await {
+            Ok(Some(volume)) => Ok(volume),
+            Ok(None) => Err(format!("there is no volume {name}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
