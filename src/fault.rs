@@ -1,6 +1,11 @@
-//! Seams through which tests of the whole program shorten its patience. A release build ignores them.
+//! Seams through which tests of the whole program shorten its patience, and break it ([`Mutant`]). A release
+//! build ignores them.
+
+mod mutant;
 
 use std::time::Duration;
+
+pub use mutant::Mutant;
 
 /// How long an fsync waits, milliseconds.
 pub const SYNC_TIMEOUT: &str = "S3VOL_TEST_SYNC_TIMEOUT_MS";
@@ -14,6 +19,10 @@ pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
 pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
 /// Stands for the kernel's boot id.
 pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
+
+/// The engine keeps no local copies of its files, when this is set: its cache works on threads of its own,
+/// which a simulation has no place for.
+pub const NO_MIRROR: &str = "S3VOL_TEST_NO_MIRROR";
 
 /// The process aborts after a request is in the local log and before anything else happens, when
 /// this file exists; it is removed first.

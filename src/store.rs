@@ -18,6 +18,7 @@ mod meter;
 mod probe;
 mod properties;
 mod s3;
+mod stand_in;
 mod trial;
 mod wire;
 
@@ -41,6 +42,7 @@ pub use location::{Location, Scheme, StaticKeys, StoreSettings};
 pub use properties::{
     Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
 };
+pub use stand_in::StandIn;
 
 /// What a provider does beyond the objects' verbs.
 #[async_trait]

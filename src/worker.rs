@@ -4,6 +4,7 @@
 //! Who has the lock of the state folder has the control socket, which listens before the volume is opened, so
 //! that whoever started the process can always ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod bare;
 mod bill;
 mod claim;
 mod collector;
@@ -30,6 +31,7 @@ mod takeover;
 mod tasks;
 mod trial;
 
+pub use bare::Bare;
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};

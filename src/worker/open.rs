@@ -98,7 +98,15 @@ pub(super) async fn open_locked(
     successor: Successor,
     _lock: &StateDirLock,
 ) -> Result<Mounted, WorkerError> {
-    let places = places(spec.id, &spec.options, &spec.known())?;
+    open_in(spec, successor, places(spec.id, &spec.options, &spec.known())?).await
+}
+
+/// As [`open_locked`], where the stores are known already.
+pub(super) async fn open_in(
+    spec: &WorkerSpec,
+    successor: Successor,
+    places: Places,
+) -> Result<Mounted, WorkerError> {
     let store = places.state_store.backend();
     let moved = || {
         let requests = store.requests();
@@ -152,7 +160,7 @@ async fn open_at(
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
-    config.mirror = Some(mirror(spec));
+    config.mirror = crate::fault::text(crate::fault::NO_MIRROR).is_none().then(|| mirror(spec));
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     Claiming::from(found.unwrap_or(home.after)).note(state_dir);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::bill::{Bill, requests};
@@ -212,6 +213,30 @@ async fn run(
         // Whoever serves the mount next has it from the bucket.
         tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
     }
+    match end(&shared, &mut running, &stop, &ending).await {
+        Ok(left) => {
+            tracing::info!(unsettled = left, "the volume is given back");
+            Ok(0)
+        }
+        Err(error) if shared.state() == VolumeState::Fenced => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the volume was lost to another host"
+            );
+            Ok(0)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The end of a worker: brings into the bucket what is not there, and gives the volume back. Returns how many files
+/// are not at rest.
+pub(super) async fn end(
+    shared: &Arc<Shared>,
+    running: &mut JoinSet<()>,
+    stop: &CancellationToken,
+    ending: &Ending,
+) -> Result<u64, WorkerError> {
     shared.closes();
     ending.begin();
     let bill = Bill::begin_with(requests(&shared.volume));
@@ -221,7 +246,7 @@ async fn run(
     if let Err(error) = commit_all(&shared.volume, COMMIT_BUDGET).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "not everything is committed yet");
     }
-    let settle = match tasks::ended(&mut running, &shared.settler).await {
+    let settle = match tasks::ended(running, &shared.settler).await {
         _ if ending.is_hurried() => Duration::ZERO,
         true => SETTLE_BUDGET.min(Duration::from_secs(5)),
         // It would wait for the round that is under way.
@@ -238,20 +263,7 @@ async fn run(
         shared.save_lost().await;
     }
     bill.log("giving the volume back", requests(&shared.volume));
-    match result {
-        Ok(left) => {
-            tracing::info!(unsettled = left, "the volume is given back");
-            Ok(0)
-        }
-        Err(error) if shared.state() == VolumeState::Fenced => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the volume was lost to another host"
-            );
-            Ok(0)
-        }
-        Err(error) => Err(error.into()),
-    }
+    result
 }
 
 /// An error with its causes, for people.

@@ -1,0 +1,107 @@
+//! A volume without a mount, without a process of its own and without a control socket, for a simulation of
+//! whole hosts: what `supervised` does, one call a step.
+//!
+//! Dropped without [`Bare::close`], together with the runtime that it was opened on, it is what a process that
+//! was killed leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::leave::Ending;
+use super::open::{Mounted, Successor, open_in};
+use super::places::Places;
+use super::serve::Shared;
+use super::supervised::end;
+use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, commits, leave, tasks};
+use crate::data::Volume;
+use crate::fs::Fs;
+use crate::meta::log::StateDirLock;
+use crate::settle::Settler;
+use crate::store::{Location, Store};
+
+/// An open volume that nobody is served.
+#[derive(Debug)]
+pub struct Bare {
+    shared: Arc<Shared>,
+    fs: Arc<Fs>,
+    running: tokio::sync::Mutex<JoinSet<()>>,
+    stop: CancellationToken,
+    _lock: StateDirLock,
+}
+
+impl Bare {
+    /// Opens the volume over `store`, which has its objects and its state, and starts what runs beside it.
+    ///
+    /// # Errors
+    /// As for a mount.
+    pub async fn open(
+        spec: &WorkerSpec,
+        store: &Store,
+        successor: Successor,
+    ) -> Result<Bare, WorkerError> {
+        let lock = leave::lock(&spec.state_dir).await?;
+        let prefix = Location::parse(&spec.options.url)?.prefix;
+        let state = Location::parse(&spec.options.state_url)?.prefix;
+        let places = Places {
+            store: store.clone(),
+            state_store: store.clone(),
+            prefix,
+            state: state.join(&format!(".s3vol/v/{}/", spec.id)),
+            same_bucket: true,
+        };
+        let mounted = open_in(spec, successor, places).await?;
+        let shared = Shared::new(spec.clone(), &mounted);
+        let Mounted { fs, changes, .. } = mounted;
+        let stop = CancellationToken::new();
+        let running = tasks::start(&shared, changes, None, &stop);
+        let running = tokio::sync::Mutex::new(running);
+        Ok(Bare { shared, fs, running, stop, _lock: lock })
+    }
+
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.shared.volume
+    }
+
+    pub fn settler(&self) -> &Arc<Settler> {
+        &self.shared.settler
+    }
+
+    pub fn state(&self) -> VolumeState {
+        self.shared.state()
+    }
+
+    /// Commits everything, as the `commit` interval does.
+    ///
+    /// # Errors
+    /// The first one; it kept nothing else back.
+    pub async fn commit(&self, within: Duration) -> Result<(), WorkerError> {
+        commits::commit_all(&self.shared.volume, within).await
+    }
+
+    /// Docker's Unmount: commits, settles what fits, lets anybody have the volume.
+    pub async fn drain(&self) -> DrainReply {
+        self.shared.drain().await
+    }
+
+    /// Docker's Mount of a volume that was drained here; false when it is no longer ours.
+    pub async fn resume(&self) -> bool {
+        self.shared.resume().await
+    }
+
+    /// The end of the worker. Returns how many files are not at rest.
+    ///
+    /// # Errors
+    /// Not everything is in the bucket; what is not lies in the local log, or, if another host has the volume
+    /// ([`VolumeState::Fenced`]), is kept aside.
+    pub async fn close(&self) -> Result<u64, WorkerError> {
+        let mut running = self.running.lock().await;
+        end(&self.shared, &mut running, &self.stop, &Ending::default()).await
+    }
+}

@@ -1,0 +1,261 @@
+//! The bucket: one linearizable store of objects, and the network in front of it.
+//!
+//! What is asked of it arrives later, is applied when it arrives, whether or not the asker still lives, and is
+//! answered later still; or something of that goes wrong ([`Fate`]).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use md5::Digest;
+use s3vol::store::{Attributes, Properties};
+use s3vol::types::{StoreTime, Version};
+use tokio::sync::oneshot;
+
+use crate::random::Random;
+use crate::seam::{BEGAN, MICRO, MILLI, Machine, SECOND, Time};
+use crate::sim::sim;
+
+/// An object as it lies there.
+#[derive(Debug, Clone)]
+pub struct Object {
+    pub body: Bytes,
+    pub attributes: Attributes,
+    pub properties: Properties,
+    pub etag: String,
+    /// Milliseconds since 1970 by the bucket's clock.
+    pub modified: i64,
+}
+
+impl Object {
+    pub fn version(&self) -> Version {
+        Version {
+            etag: self.etag.clone(),
+            size: self.body.len() as u64,
+            modified: Some(StoreTime(self.modified)),
+            generation: None,
+        }
+    }
+}
+
+/// How often something goes wrong, in a thousand requests.
+#[derive(Debug, Clone, Default)]
+pub struct Rates {
+    /// Answered with a conflict, 500 or 503, without being applied.
+    pub refused: u64,
+    /// Never arrives.
+    pub lost: u64,
+    /// Applied, and never answered.
+    pub unanswered: u64,
+    /// Arrives when nobody waits any more.
+    pub late: u64,
+    /// Takes a hundred times as long as others.
+    pub slow: u64,
+    /// The body of an answer is cut off.
+    pub cut: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered { arrives: Time, answered: Time },
+    Refused { answered: Time, conflict: bool },
+    Lost,
+    Unanswered { arrives: Time },
+    Late { arrives: Time },
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// 500, 503, a connection that was refused or cut.
+    Unreachable,
+    /// 409.
+    Conflict,
+    Timeout,
+    /// Its signature had expired when it arrived.
+    Expired,
+    Denied,
+}
+
+/// What a request may do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Reads,
+    Writes,
+}
+
+pub struct Bucket {
+    pub objects: RefCell<BTreeMap<String, Object>>,
+    pub rates: RefCell<Rates>,
+    /// The fastest answer.
+    pub latency: Cell<Time>,
+    /// Nobody reaches it.
+    pub away: Cell<bool>,
+    /// These hosts do not reach it.
+    pub cut_off: RefCell<std::collections::BTreeSet<usize>>,
+    /// Credentials have expired.
+    pub denied: Cell<bool>,
+    /// How much the bucket's clock is ahead, milliseconds.
+    pub ahead: Cell<i64>,
+    pub requests: Cell<u64>,
+    random: Random,
+}
+
+// SAFETY: all of a simulation lives on one thread; futures only want to be told that they might move.
+unsafe impl Sync for Bucket {}
+
+impl Bucket {
+    pub fn new(seed: u64) -> Self {
+        Bucket {
+            objects: RefCell::default(),
+            rates: RefCell::default(),
+            latency: Cell::new(MILLI),
+            away: Cell::new(false),
+            cut_off: RefCell::default(),
+            denied: Cell::new(false),
+            ahead: Cell::new(0),
+            requests: Cell::new(0),
+            random: Random::new(seed, 2),
+        }
+    }
+
+    /// Milliseconds since 1970.
+    pub fn clock(&self) -> i64 {
+        BEGAN * 1000 + (sim().now() / MILLI) as i64 + self.ahead.get()
+    }
+
+    /// Everything goes well from now on.
+    pub fn heal(&self) {
+        *self.rates.borrow_mut() = Rates::default();
+        self.away.set(false);
+        self.cut_off.borrow_mut().clear();
+        self.denied.set(false);
+    }
+
+    fn reachable(&self, host: usize) -> bool {
+        !self.away.get() && !self.cut_off.borrow().contains(&host)
+    }
+
+    fn fate(&self) -> Fate {
+        let random = &self.random;
+        let rates = self.rates.borrow();
+        let mut pace = self.latency.get();
+        if random.chance(rates.slow) {
+            pace *= 100;
+        }
+        let way = || pace / 2 + random.below(pace + 50 * MICRO);
+        let mut luck = random.below(1000);
+        let mut hits = |rate: u64| {
+            let hit = luck < rate;
+            luck = luck.saturating_sub(rate);
+            hit
+        };
+        if hits(rates.refused) {
+            return Fate::Refused { answered: way() + way(), conflict: random.chance(300) };
+        }
+        if hits(rates.lost) {
+            return Fate::Lost;
+        }
+        if hits(rates.unanswered) {
+            return Fate::Unanswered { arrives: way() };
+        }
+        if hits(rates.late) {
+            return Fate::Late { arrives: random.between(10 * SECOND, 200 * SECOND) };
+        }
+        let arrives = way();
+        Fate::Answered { arrives, answered: arrives + way() }
+    }
+
+    /// Puts an object there, at once.
+    pub fn put(&self, key: &str, body: Bytes, attributes: Attributes, properties: Properties) {
+        let etag = md5::Md5::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let modified = self.clock();
+        let object = Object { body, attributes, properties, etag, modified };
+        self.objects.borrow_mut().insert(key.to_owned(), object);
+    }
+}
+
+/// Asks the bucket from the process that runs now, and waits for the answer for `timeout` at most.
+pub async fn ask<T: Send + 'static>(
+    host: usize,
+    access: Access,
+    what: &'static str,
+    key: &str,
+    not_after: Option<StoreTime>,
+    timeout: Duration,
+    apply: impl FnOnce(&Bucket) -> T + Send + 'static,
+) -> Result<T, Trouble> {
+    let sim = sim();
+    let machine: &'static Machine = sim.seam.running.get().expect("a process asks");
+    if machine.dead.get() {
+        std::future::pending::<()>().await;
+    }
+    let bucket = &sim.bucket;
+    bucket.requests.set(bucket.requests.get() + 1);
+    let fate = bucket.fate();
+    let (send, receive) = oneshot::channel::<Result<T, Trouble>>();
+    let label = format!("{what} {key}");
+    let arrive = move |answered: Option<Time>| {
+        let bucket = &crate::sim::sim().bucket;
+        if !bucket.reachable(host) {
+            return;
+        }
+        let expired = not_after.is_some_and(|end| bucket.clock() > end.0);
+        let result = if bucket.denied.get() {
+            Err(Trouble::Denied)
+        } else if expired {
+            Err(Trouble::Expired)
+        } else {
+            if access == Access::Writes {
+                crate::tell!("arrives: {label} of host {host}");
+            }
+            Ok(apply(bucket))
+        };
+        let Some(answered) = answered else { return };
+        crate::sim::sim().at(answered, move || {
+            if crate::sim::sim().bucket.reachable(host) {
+                let _ = send.send(result);
+            }
+        });
+    };
+    match fate {
+        Fate::Answered { arrives, answered } => {
+            sim.at(arrives, move || arrive(Some(answered - arrives)));
+        }
+        Fate::Unanswered { arrives } | Fate::Late { arrives } => {
+            crate::tell!("{fate:?}: {what} {key} of host {host}");
+            sim.at(arrives, move || arrive(None));
+        }
+        Fate::Refused { answered, conflict } => {
+            crate::tell!("{fate:?}: {what} {key} of host {host}");
+            let wait = Duration::from_nanos(answered).min(timeout);
+            tokio::time::sleep(wait).await;
+            let writes = access == Access::Writes;
+            return Err(if conflict && writes { Trouble::Conflict } else { Trouble::Unreachable });
+        }
+        Fate::Lost => {
+            crate::tell!("{fate:?}: {what} {key} of host {host}");
+            if bucket.random.chance(500) {
+                let soon = Duration::from_nanos(bucket.random.below(3 * SECOND));
+                tokio::time::sleep(soon.min(timeout)).await;
+                return Err(Trouble::Unreachable);
+            }
+            tokio::time::sleep(timeout).await;
+            return Err(Trouble::Timeout);
+        }
+    }
+    // Held, so that the answer is what is waited for, and not the end of its sender.
+    let answer = async {
+        match receive.await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let cut = bucket.random.chance(bucket.rates.borrow().cut);
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(Ok(_)) if cut => Err(Trouble::Unreachable),
+        Ok(answer) => answer,
+        Err(_) => Err(Trouble::Timeout),
+    }
+}

@@ -1,0 +1,477 @@
+//! A program that uses the volume: one operation after the other in a directory of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use s3vol::fs::{Fallocate, Fs, FsError, RenameMode, SetAttr, SetTime, Show};
+use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
+
+use crate::model::{History, Id, Node, Promise, Seen, State, Survey};
+use crate::random::Random;
+use crate::sim::sim;
+use crate::tell;
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, unique: 0, resent: false, umask: 0 };
+
+/// What a client may do; chosen so that it succeeds.
+#[derive(Debug, Clone)]
+pub enum Op {
+    Create { path: String },
+    Write { path: String, at: u64, bytes: Bytes },
+    Truncate { path: String, size: u64 },
+    Punch { path: String, at: u64, len: u64 },
+    Mkdir { path: String },
+    Remove { path: String },
+    Rename { from: String, to: String },
+    Exchange { one: String, other: String },
+    Link { from: String, to: String },
+    Symlink { path: String, target: String },
+    Chmod { path: String, perm: u32 },
+    Chown { path: String, uid: u32 },
+    Utimes { path: String, time: Timestamp },
+    Sync { path: String },
+    Read { path: String },
+}
+
+fn name_of(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn short(op: &Op) -> String {
+    match op {
+        Op::Write { path, at, bytes } => format!("write {path} {at}+{}", bytes.len()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Chooses an operation that the state allows.
+pub fn choose(random: &Random, state: &State) -> Op {
+    let of_kind = |kind: FileKind| -> Vec<String> {
+        let named = state.names.iter().filter(|(_, id)| state.nodes[*id].kind == kind);
+        named.map(|(name, _)| name.clone()).collect()
+    };
+    let (files, dirs) = (of_kind(FileKind::File), of_kind(FileKind::Dir));
+    let free = || -> String {
+        let mut places = dirs.clone();
+        places.push(String::new());
+        let place = random.of(&places).clone();
+        let name = format!("{}", ["a", "b", "c", "d"][random.below(4) as usize]);
+        if place.is_empty() { name } else { format!("{place}/{name}") }
+    };
+    for _ in 0..20 {
+        let path = free();
+        let taken = state.names.contains_key(&path);
+        let file = || (!files.is_empty()).then(|| random.of(&files).clone());
+        let any = || {
+            let all: Vec<&String> = state.names.keys().collect();
+            (!all.is_empty()).then(|| (*random.of(&all)).clone())
+        };
+        let op = match random.below(100) {
+            0..14 if !taken => Some(Op::Create { path }),
+            14..40 => file().map(|path| {
+                let at = match random.below(3) {
+                    0 => 0,
+                    _ => random.below(6000),
+                };
+                let len = match random.below(40) {
+                    0 => random.between(140_000, 200_000),
+                    1..6 => random.between(10_000, 40_000),
+                    _ => random.between(1, 3000),
+                };
+                let mut bytes = vec![0; len as usize];
+                random.fill(&mut bytes);
+                Op::Write { path, at, bytes: bytes.into() }
+            }),
+            40..44 => file().map(|path| Op::Truncate { path, size: random.below(5000) }),
+            44..46 => file().map(|path| Op::Punch {
+                path,
+                at: random.below(5000),
+                len: random.between(1, 4000),
+            }),
+            46..51 if !taken && path.len() < 8 => Some(Op::Mkdir { path }),
+            51..58 => {
+                let gone = |path: &String| {
+                    state.node(path).kind != FileKind::Dir || state.is_empty_dir(path)
+                };
+                any().filter(gone).map(|path| Op::Remove { path })
+            }
+            58..73 => any().and_then(|from| {
+                let inside = path.starts_with(&format!("{from}/")) || path == from;
+                let fits = !taken || {
+                    let (old, new) = (state.node(&path), state.node(&from));
+                    let same = state.names[&path] == state.names[&from];
+                    !same
+                        && (old.kind == FileKind::Dir) == (new.kind == FileKind::Dir)
+                        && (old.kind != FileKind::Dir || state.is_empty_dir(&path))
+                };
+                let deep = path.len() + from.len() > 14;
+                (!inside && fits && !deep).then(|| Op::Rename { from, to: path.clone() })
+            }),
+            73..75 => any().zip(any()).and_then(|(one, other)| {
+                let nested = one.starts_with(&format!("{other}/"))
+                    || other.starts_with(&format!("{one}/"));
+                let same = state.names[&one] == state.names[&other];
+                (!nested && !same).then(|| Op::Exchange { one, other })
+            }),
+            75..78 if !taken => file().map(|from| Op::Link { from, to: path }),
+            78..80 if !taken => {
+                Some(Op::Symlink { path, target: format!("to/{}", random.below(100)) })
+            }
+            80..83 => {
+                any().filter(|path| state.node(path).kind != FileKind::Symlink).map(|path| {
+                    Op::Chmod { path, perm: *random.of(&[0o600, 0o644, 0o755, 0o700]) }
+                })
+            }
+            83..85 => any().map(|path| Op::Chown { path, uid: random.below(5) as u32 }),
+            85..87 => file().map(|path| {
+                let secs = 1_000_000_000 + random.below(1_000_000) as i64;
+                Op::Utimes { path, time: Timestamp { secs, nanos: 0 } }
+            }),
+            87..94 => any().map(|path| Op::Sync { path }),
+            94.. => file().map(|path| Op::Read { path }),
+            _ => None,
+        };
+        if let Some(op) = op {
+            return op;
+        }
+    }
+    Op::Sync { path: String::new() }
+}
+
+/// The state that an operation leads to; `None` when it changes nothing.
+pub fn effect(history: &mut History, op: &Op) -> Option<State> {
+    let mut state = history.now().clone();
+    let new = |kind, perm| Node {
+        kind,
+        perm,
+        uid: 0,
+        mtime: None,
+        content: 0,
+        floor: 0,
+        target: Bytes::new(),
+    };
+    match op {
+        Op::Create { path } | Op::Mkdir { path } => {
+            let id = history.new_id();
+            let node = match op {
+                Op::Mkdir { .. } => new(FileKind::Dir, 0o755),
+                _ => new(FileKind::File, 0o644),
+            };
+            state.names.insert(path.clone(), id);
+            state.nodes.insert(id, node);
+        }
+        Op::Symlink { path, target } => {
+            let id = history.new_id();
+            state.names.insert(path.clone(), id);
+            let target = Bytes::from(target.clone());
+            state.nodes.insert(id, Node { target, ..new(FileKind::Symlink, 0o777) });
+        }
+        Op::Write { path, at, bytes } => {
+            let id = state.names[path];
+            let mut content = BytesMut::from(&history.content(id)[..]);
+            let end = *at as usize + bytes.len();
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            content[*at as usize..end].copy_from_slice(bytes);
+            history.rewrite(&mut state, id, content.freeze());
+        }
+        Op::Truncate { path, size } => {
+            let id = state.names[path];
+            let mut content = BytesMut::from(&history.content(id)[..]);
+            content.resize(*size as usize, 0);
+            history.rewrite(&mut state, id, content.freeze());
+        }
+        Op::Punch { path, at, len } => {
+            let id = state.names[path];
+            let mut content = BytesMut::from(&history.content(id)[..]);
+            let size = content.len();
+            content[(*at as usize).min(size)..((*at + *len) as usize).min(size)].fill(0);
+            history.rewrite(&mut state, id, content.freeze());
+        }
+        Op::Remove { path } => state.remove(path),
+        Op::Rename { from, to } => {
+            let id = state.names[from];
+            let over = state.names.contains_key(to);
+            state.rename(from, to);
+            if over && let Some(node) = state.nodes.get_mut(&id) {
+                node.floor = node.content;
+            }
+        }
+        Op::Exchange { one, other } => {
+            let spare = "\u{0}".to_owned();
+            let ids = [state.names[one], state.names[other]];
+            state.rename(one, &spare);
+            state.rename(other, one);
+            state.rename(&spare, other);
+            for id in ids {
+                if let Some(node) = state.nodes.get_mut(&id) {
+                    node.floor = node.content;
+                }
+            }
+        }
+        Op::Link { from, to } => {
+            let id = state.names[from];
+            state.names.insert(to.clone(), id);
+        }
+        Op::Chmod { path, perm } => {
+            let id = state.names[path];
+            state.nodes.get_mut(&id).expect("it is there").perm = *perm;
+        }
+        Op::Chown { path, uid } => {
+            let id = state.names[path];
+            state.nodes.get_mut(&id).expect("it is there").uid = *uid;
+        }
+        Op::Utimes { path, time } => {
+            let id = state.names[path];
+            state.nodes.get_mut(&id).expect("it is there").mtime = Some(*time);
+        }
+        Op::Sync { .. } | Op::Read { .. } => return None,
+    }
+    Some(state)
+}
+
+/// A client's hands.
+pub struct Hands {
+    pub fs: Arc<Fs>,
+    /// Its directory's name.
+    pub home: String,
+}
+
+impl Hands {
+    async fn dir(&self, path: &str) -> Result<Ino, FsError> {
+        let mut at = Ino::ROOT;
+        let whole = format!("{}/{path}", self.home);
+        for part in whole.split('/').filter(|part| !part.is_empty()) {
+            at = self.fs.lookup(at, name(part)).await?.ino;
+        }
+        Ok(at)
+    }
+
+    async fn place(&self, path: &str) -> Result<(Ino, FileName), FsError> {
+        let (dir, last) = name_of(path);
+        Ok((self.dir(dir).await?, name(last)))
+    }
+
+    pub async fn carry_out(&self, op: &Op) -> Result<Option<Bytes>, FsError> {
+        let fs = &self.fs;
+        match op {
+            Op::Create { path } => {
+                let (dir, name) = self.place(path).await?;
+                let (attr, opened) =
+                    fs.create(CALLER, dir, name, 0o644, libc::O_RDWR).await?;
+                fs.release(attr.ino, opened.fh).await?;
+            }
+            Op::Write { path, at, bytes } => {
+                let ino = self.dir(path).await?;
+                let opened = fs.open(CALLER, ino, libc::O_RDWR).await?;
+                let written = fs.write(ino, opened.fh, *at, bytes.clone(), false).await;
+                fs.release(ino, opened.fh).await?;
+                written?;
+            }
+            Op::Truncate { path, size } => {
+                let ino = self.dir(path).await?;
+                let change = SetAttr { size: Some(*size), ..SetAttr::default() };
+                fs.setattr(CALLER, ino, change).await?;
+            }
+            Op::Punch { path, at, len } => {
+                let ino = self.dir(path).await?;
+                let opened = fs.open(CALLER, ino, libc::O_RDWR).await?;
+                let punched =
+                    fs.fallocate(ino, opened.fh, Fallocate::PunchHole, *at, *len).await;
+                fs.release(ino, opened.fh).await?;
+                punched?;
+            }
+            Op::Mkdir { path } => {
+                let (dir, name) = self.place(path).await?;
+                fs.mkdir(CALLER, dir, name, 0o755).await?;
+            }
+            Op::Remove { path } => {
+                let (dir, name) = self.place(path).await?;
+                let kind = fs.lookup(dir, name.clone()).await?.kind;
+                match kind {
+                    FileKind::Dir => fs.rmdir(CALLER, dir, name).await?,
+                    _ => fs.unlink(CALLER, dir, name).await?,
+                }
+            }
+            Op::Rename { from, to } => {
+                let (from, to) = (self.place(from).await?, self.place(to).await?);
+                fs.rename(CALLER, from.0, from.1, to.0, to.1, RenameMode::Replace).await?;
+            }
+            Op::Exchange { one, other } => {
+                let (from, to) = (self.place(one).await?, self.place(other).await?);
+                fs.rename(CALLER, from.0, from.1, to.0, to.1, RenameMode::Exchange).await?;
+            }
+            Op::Link { from, to } => {
+                let (ino, to) = (self.dir(from).await?, self.place(to).await?);
+                fs.link(CALLER, ino, to.0, to.1).await?;
+            }
+            Op::Symlink { path, target } => {
+                let (dir, name) = self.place(path).await?;
+                fs.symlink(CALLER, dir, name, Bytes::from(target.clone())).await?;
+            }
+            Op::Chmod { path, perm } => {
+                let change = SetAttr { mode: Some(*perm), ..SetAttr::default() };
+                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+            }
+            Op::Chown { path, uid } => {
+                let change = SetAttr { uid: Some(*uid), ..SetAttr::default() };
+                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+            }
+            Op::Utimes { path, time } => {
+                let change = SetAttr { mtime: Some(SetTime::At(*time)), ..SetAttr::default() };
+                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+            }
+            Op::Sync { path } => {
+                let _receipt = fs.fsync(self.dir(path).await?, false).await?;
+            }
+            Op::Read { path } => {
+                let ino = self.dir(path).await?;
+                return Ok(Some(self.whole(ino).await?));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn whole(&self, ino: Ino) -> Result<Bytes, FsError> {
+        let opened = self.fs.open(CALLER, ino, libc::O_RDONLY).await?;
+        let mut all = BytesMut::new();
+        let read = async {
+            loop {
+                let piece = self.fs.read(ino, opened.fh, all.len() as u64, 128 << 10).await?;
+                if piece.is_empty() {
+                    return Ok(());
+                }
+                all.extend_from_slice(&piece);
+            }
+        }
+        .await;
+        self.fs.release(ino, opened.fh).await?;
+        read.map(|()| all.freeze())
+    }
+
+    /// Everything below the client's directory.
+    pub async fn survey(&self) -> Result<Survey, FsError> {
+        let mut seen = Survey::new();
+        let mut dirs = vec![String::new()];
+        while let Some(dir) = dirs.pop() {
+            let ino = self.dir(&dir).await?;
+            let fh = self.fs.opendir(CALLER, ino).await?;
+            let mut cookie = 0;
+            loop {
+                let page = self.fs.readdir(ino, fh, cookie, 7, Show::Attributes).await?;
+                let Some(last) = page.last() else { break };
+                cookie = last.cookie;
+                for entry in page.into_iter().filter(|entry| !entry.is_dot()) {
+                    let name = String::from_utf8_lossy(&entry.name).into_owned();
+                    let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+                    let attr = self.fs.getattr(entry.ino).await?;
+                    let bytes = match attr.kind {
+                        FileKind::File => self.whole(entry.ino).await?,
+                        FileKind::Symlink => self.fs.readlink(entry.ino).await?,
+                        _ => Bytes::new(),
+                    };
+                    if attr.kind == FileKind::File && bytes.len() as u64 != attr.size {
+                        sim().fail(format!("{path} says {} bytes and has {}", attr.size, bytes.len()));
+                    }
+                    if attr.kind == FileKind::Dir {
+                        dirs.push(path.clone());
+                    }
+                    let there = Seen {
+                        ino: entry.ino.0,
+                        kind: attr.kind,
+                        perm: attr.perm,
+                        uid: attr.uid,
+                        mtime: attr.mtime,
+                        links: attr.nlink,
+                        bytes,
+                    };
+                    seen.insert(path, there);
+                }
+            }
+            self.fs.releasedir(CALLER, ino, fh).await?;
+        }
+        Ok(seen)
+    }
+}
+
+fn name(text: &str) -> FileName {
+    FileName::new(text).expect("a name")
+}
+
+/// A file whose fsync is promised something.
+fn synced(state: &State, path: &str) -> Option<Id> {
+    let id = *state.names.get(path)?;
+    (state.nodes[&id].kind == FileKind::File).then_some(id)
+}
+
+/// Works until so many operations are done.
+pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Random) {
+    for _ in 0..ops {
+        let op = {
+            let model = sim().model.borrow();
+            choose(&random, model[line].clients[client].now())
+        };
+        let promise = {
+            let mut model = sim().model.borrow_mut();
+            let promise = match &op {
+                Op::Sync { path } => {
+                    let file = synced(model[line].clients[client].now(), path);
+                    Some(model[line].promise(client, file))
+                }
+                _ => None,
+            };
+            let history = &mut model[line].clients[client];
+            if let Some(state) = effect(history, &op) {
+                history.begin(state);
+            }
+            promise
+        };
+        tell!("{}: {}", hands.home, short(&op));
+        let done = hands.carry_out(&op).await;
+        tell!("{}: {}", hands.home, match &done {
+            Ok(_) => "done".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        answered(&hands.home, (line, client), &op, promise, done);
+        let pause = match random.below(20) {
+            0..10 => continue,
+            10..16 => Duration::from_millis(random.below(30)),
+            16..19 => Duration::from_millis(random.below(8000)),
+            _ => Duration::from_secs(random.below(90)),
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What an answer means for what may be there from now on.
+fn answered(
+    home: &str,
+    (line, client): (usize, usize),
+    op: &Op,
+    promise: Option<Promise>,
+    done: Result<Option<Bytes>, FsError>,
+) {
+    let mut model = sim().model.borrow_mut();
+    let history = &mut model[line].clients[client];
+    if history.under_way {
+        history.end(done.is_ok());
+    }
+    match (op, &done) {
+        (Op::Read { path }, Ok(Some(bytes))) => {
+            let id = history.now().names[path];
+            if history.content(id) != bytes {
+                sim().fail(format!("{home}/{path} is not what was written"));
+            }
+        }
+        (_, Err(FsError::Io { .. } | FsError::NoSpace(_))) => {}
+        (_, Err(error)) => sim().fail(format!("{home}: {}: {error}", short(op))),
+        _ => {}
+    }
+    if let (Some(promise), Ok(_)) = (&promise, &done)
+        && let Err(why) = model[line].keep(promise)
+    {
+        sim().fail(why);
+    }
+}

@@ -1,0 +1,91 @@
+//! The real code in simulated time over a simulated bucket and simulated disks: one seed, one schedule.
+//!
+//! `docs/SIMULATION.md` says how it works and how to use it.
+
+mod bucket;
+mod calls;
+mod client;
+mod engine_port;
+mod host;
+mod model;
+mod port;
+mod random;
+mod rest;
+mod run;
+mod schedule;
+mod seam;
+mod sim;
+
+use run::{Outcome, begin, describe, parse, shrink};
+use schedule::Plan;
+
+/// As many at a time as there are processors.
+fn many(plans: impl Iterator<Item = Plan>, mut each: impl FnMut(&Plan, Outcome)) {
+    let width = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut running = std::collections::VecDeque::new();
+    for plan in plans {
+        if running.len() == width
+            && let Some((plan, schedule)) = running.pop_front()
+        {
+            each(&plan, run::Running::end(schedule));
+        }
+        let schedule = begin(&plan, None, false);
+        running.push_back((plan, schedule));
+    }
+    for (plan, schedule) in running {
+        each(&plan, schedule.end());
+    }
+}
+
+/// Says how a failing schedule is repeated, after making it as small as it gets.
+fn report(plan: &Plan, outcome: &Outcome) -> String {
+    let small = shrink(plan, None, 60);
+    let again = begin(&small, None, false).end();
+    let (small, outcome) = match again.trouble {
+        Some(_) => (&small, &again),
+        None => (plan, outcome),
+    };
+    format!(
+        "{}\n{}\nrepeat it with: {}='{}' cargo test --test simulation -- --ignored --nocapture one_schedule\n",
+        outcome.trouble.as_deref().unwrap_or_default(),
+        outcome.story.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"),
+        run::VARIABLE,
+        describe(small),
+    )
+}
+
+#[test]
+fn the_same_seed_makes_the_same_schedule() {
+    for seed in [1, 2, 3, 4] {
+        let (one, two) = (begin(&Plan::of(seed), None, false), begin(&Plan::of(seed), None, false));
+        let (one, two) = (one.end(), two.end());
+        assert_eq!(one.story, two.story, "seed {seed}");
+        assert_eq!(one, two, "seed {seed}");
+    }
+}
+
+#[test]
+fn no_fixed_seed_loses_anything() {
+    let mut failed = Vec::new();
+    many((1..=FIXED).map(Plan::of), |plan, outcome| {
+        if outcome.trouble.is_some() {
+            failed.push((plan.clone(), outcome));
+        }
+    });
+    let reports: Vec<String> = failed.iter().take(3).map(|(plan, o)| report(plan, o)).collect();
+    assert!(failed.is_empty(), "{} of {FIXED} seeds failed\n{}", failed.len(), reports.join("\n\n"));
+}
+
+/// So many seeds fit into the time that the tests have.
+const FIXED: u64 = 100;
+
+/// Repeats what [`run::VARIABLE`] holds, and tells what happens.
+#[test]
+#[ignore = "repeats one schedule"]
+fn one_schedule() {
+    let Ok(text) = std::env::var(run::VARIABLE) else { return };
+    let plan = parse(&text).expect("a plan as it was printed");
+    let outcome = begin(&plan, None, true).end();
+    eprintln!("{} simulated seconds, {} requests", outcome.seconds, outcome.requests);
+    assert_eq!(outcome.trouble, None);
+}

@@ -1,0 +1,223 @@
+//! Schedules in processes of their own: each begins in the same state of this program, so that a seed always does
+//! the same, and none can harm another.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{FromRawFd, RawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use s3vol::fault::Mutant;
+
+use crate::schedule::{Kind, Plan, run};
+use crate::sim::Sim;
+
+/// A schedule that takes longer hangs in a loop without an end.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// What became of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Of everything that happened.
+    pub digest: u64,
+    /// Simulated seconds, and requests.
+    pub seconds: u64,
+    pub requests: u64,
+    pub trouble: Option<String>,
+    /// The last of what happened.
+    pub story: String,
+}
+
+/// A schedule that runs.
+pub struct Running {
+    child: libc::pid_t,
+    pipe: File,
+    began: Instant,
+    dir: PathBuf,
+}
+
+/// Begins one. `aloud`: it says on standard error what happens.
+pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
+    let shm = PathBuf::from("/dev/shm");
+    let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
+    let dir = tempfile::Builder::new().prefix("s3vol-sim-").tempdir_in(base).expect("a folder");
+    let dir = dir.keep();
+    let mut ends: [RawFd; 2] = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: the child runs this one thread, starts its own, and ends without returning from here.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "no process");
+    if child == 0 {
+        let plan = plan.clone();
+        let below = dir.clone();
+        let thread = std::thread::Builder::new().stack_size(64 << 20);
+        let outcome = thread.spawn(move || simulate(plan, below, mutant, aloud));
+        let outcome = outcome.expect("a thread").join();
+        let bytes = match outcome {
+            Ok(outcome) => outcome.to_text().into_bytes(),
+            Err(_) => b"0 0 0 1\nthe simulation itself panicked\n".to_vec(),
+        };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            // SAFETY: the bytes are there.
+            let n = unsafe { libc::write(ends[1], rest.as_ptr().cast(), rest.len()) };
+            if n <= 0 {
+                break;
+            }
+            rest = &rest[n as usize..];
+        }
+        // SAFETY: nothing of this copy of the process is to run any more.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: both are open, and nobody else has them.
+    let pipe = unsafe {
+        libc::close(ends[1]);
+        File::from_raw_fd(ends[0])
+    };
+    Running { child, pipe, began: Instant::now(), dir }
+}
+
+impl Running {
+    /// Waits for its end.
+    pub fn end(mut self) -> Outcome {
+        let child = self.child;
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let left = LONGEST.saturating_sub(self.began.elapsed());
+        let guard = std::thread::spawn(move || {
+            if receive.recv_timeout(left).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+                // SAFETY: it was not waited for yet, so the number is still its.
+                unsafe { libc::kill(child, libc::SIGKILL) };
+            }
+        });
+        let mut text = String::new();
+        let read = self.pipe.read_to_string(&mut text);
+        drop(send);
+        let _ = guard.join();
+        let mut status = 0;
+        // SAFETY: it is our child.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        let _ = std::fs::remove_dir_all(&self.dir);
+        match read.ok().and_then(|_| Outcome::parse(&text)) {
+            Some(outcome) => outcome,
+            None => Outcome {
+                digest: 0,
+                seconds: 0,
+                requests: 0,
+                trouble: Some(format!("it does not end, or died (status {status:#x})")),
+                story: text,
+            },
+        }
+    }
+}
+
+impl Outcome {
+    fn to_text(&self) -> String {
+        let Outcome { digest, seconds, requests, trouble, story } = self;
+        let failed = u8::from(trouble.is_some());
+        let trouble = trouble.as_deref().unwrap_or("").replace('\n', " ");
+        format!("{digest} {seconds} {requests} {failed}\n{trouble}\n{story}")
+    }
+
+    fn parse(text: &str) -> Option<Outcome> {
+        let (head, rest) = text.split_once('\n')?;
+        let (trouble, story) = rest.split_once('\n')?;
+        let numbers: Vec<u64> = head.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [digest, seconds, requests, failed] = numbers[..] else { return None };
+        let trouble = (failed == 1).then(|| trouble.to_owned());
+        Some(Outcome { digest, seconds, requests, trouble, story: story.to_owned() })
+    }
+}
+
+fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Outcome {
+    // SAFETY: no other thread of this process is left that could read it.
+    unsafe { std::env::set_var(s3vol::fault::NO_MIRROR, "1") };
+    if let Some(mutant) = mutant {
+        mutant.release();
+    }
+    let sim = Sim::begin(plan.seed, aloud);
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("something");
+        let at = info.location().map(ToString::to_string).unwrap_or_default();
+        crate::sim::sim().fail(format!("a panic at {at}: {what}"));
+    }));
+    let done = sim.run(run(plan, dir)).and_then(|done| done);
+    let trouble = sim.trouble.borrow().clone().or(done.err());
+    let story = sim.story.borrow();
+    Outcome {
+        digest: story.digest,
+        seconds: sim.now() / crate::seam::SECOND,
+        requests: sim.bucket.requests.get(),
+        trouble,
+        story: story.lines.iter().map(|line| format!("{line}\n")).collect(),
+    }
+}
+
+/// The plan as it is written in [`VARIABLE`].
+pub fn describe(plan: &Plan) -> String {
+    let Plan { seed, rounds, ops, clients, without } = plan;
+    let mut text = format!("{seed} rounds={rounds} ops={ops} clients={clients}");
+    if !without.is_empty() {
+        let names = Kind::ALL.iter().filter(|(kind, _)| without.contains(kind));
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        text.push_str(&format!(" without={}", names.join(",")));
+    }
+    text
+}
+
+pub fn parse(text: &str) -> Option<Plan> {
+    let mut words = text.split_whitespace();
+    let mut plan = Plan::of(words.next()?.parse().ok()?);
+    for word in words {
+        let (name, value) = word.split_once('=')?;
+        match name {
+            "rounds" => plan.rounds = value.parse().ok()?,
+            "ops" => plan.ops = value.parse().ok()?,
+            "clients" => plan.clients = value.parse().ok()?,
+            "without" => {
+                let kind = |name| Kind::ALL.iter().find(|(_, n)| *n == name).map(|(kind, _)| *kind);
+                plan.without = value.split(',').map(kind).collect::<Option<_>>()?;
+            }
+            _ => return None,
+        }
+    }
+    Some(plan)
+}
+
+/// Holds a plan to be run once more.
+pub const VARIABLE: &str = "S3VOL_SIMULATION";
+
+/// A smaller plan that fails, too, found within so many attempts.
+pub fn shrink(plan: &Plan, mutant: Option<Mutant>, attempts: u32) -> Plan {
+    let mut smallest = plan.clone();
+    let mut left = attempts;
+    let mut fails = |plan: &Plan| {
+        if left == 0 {
+            return false;
+        }
+        left -= 1;
+        begin(plan, mutant, false).end().trouble.is_some()
+    };
+    loop {
+        let mut smaller = Vec::new();
+        let Plan { rounds, ops, clients, ref without, .. } = smallest;
+        for rounds in [rounds / 2, rounds.saturating_sub(1)] {
+            smaller.push(Plan { rounds, ..smallest.clone() });
+        }
+        for ops in [ops / 2, ops.saturating_sub(1)] {
+            smaller.push(Plan { ops, ..smallest.clone() });
+        }
+        smaller.push(Plan { clients: clients.saturating_sub(1), ..smallest.clone() });
+        for (kind, _) in Kind::ALL {
+            if !without.contains(kind) {
+                let without = without.iter().chain([kind]).copied().collect();
+                smaller.push(Plan { without, ..smallest.clone() });
+            }
+        }
+        let fits = |p: &Plan| p.rounds > 0 && p.ops > 0 && p.clients > 0 && *p != smallest;
+        match smaller.into_iter().filter(fits).find(|plan| fails(plan)) {
+            Some(plan) => smallest = plan,
+            None => return smallest,
+        }
+    }
+}

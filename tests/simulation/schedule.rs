@@ -1,0 +1,472 @@
+//! One schedule: what a seed makes happen, from an empty bucket to a volume that is checked to the last byte.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3vol::catalog::Incarnation;
+use s3vol::clock::Deadline;
+use s3vol::fs::FsError;
+use s3vol::types::{Caller, FileName, Ino};
+use s3vol::worker::{Bare, WorkerError};
+
+use crate::bucket::Rates;
+use crate::client::{Hands, work};
+use crate::host::{self, END, Host};
+use crate::model::{Found, Line, Rule};
+use crate::random::Random;
+use crate::rest;
+use crate::seam::{MICRO, MILLI, SECOND};
+use crate::sim::{Process, sim};
+use crate::tell;
+
+/// What may happen in a schedule. A failing one is shrunk by taking of this away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub seed: u64,
+    /// Mounts before the last ones.
+    pub rounds: u64,
+    /// Operations of each client in each of them.
+    pub ops: u64,
+    pub clients: usize,
+    pub without: Vec<Kind>,
+}
+
+/// Kinds of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Refused,
+    Lost,
+    Unanswered,
+    Late,
+    Slow,
+    Cut,
+    Away,
+    Kill,
+    Power,
+    Move,
+    Partition,
+}
+
+impl Kind {
+    pub const ALL: &[(Kind, &str)] = &[
+        (Kind::Refused, "refused"),
+        (Kind::Lost, "lost"),
+        (Kind::Unanswered, "unanswered"),
+        (Kind::Late, "late"),
+        (Kind::Slow, "slow"),
+        (Kind::Cut, "cut"),
+        (Kind::Away, "away"),
+        (Kind::Kill, "kill"),
+        (Kind::Power, "power"),
+        (Kind::Move, "move"),
+        (Kind::Partition, "partition"),
+    ];
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Plan {
+        let random = Random::new(seed, 7);
+        Plan {
+            seed,
+            rounds: random.between(1, 6),
+            ops: random.between(3, 16),
+            clients: random.between(1, 4) as usize,
+            without: Vec::new(),
+        }
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        !self.without.contains(&kind)
+    }
+
+    fn rates(&self, random: &Random) -> Rates {
+        let rate = |kind, most: u64| match self.has(kind) && random.chance(400) {
+            true => random.below(most),
+            false => 0,
+        };
+        Rates {
+            refused: rate(Kind::Refused, 60),
+            lost: rate(Kind::Lost, 30),
+            unanswered: rate(Kind::Unanswered, 40),
+            late: rate(Kind::Late, 20),
+            slow: rate(Kind::Slow, 50),
+            cut: rate(Kind::Cut, 40),
+        }
+    }
+}
+
+/// A mounted volume.
+struct Mounted {
+    process: Arc<Process>,
+    bare: Arc<Bare>,
+}
+
+/// Who makes things happen.
+struct Director {
+    plan: Plan,
+    random: Random,
+    hosts: Vec<Host>,
+    dir: PathBuf,
+    /// The host whose local log goes on with the current line.
+    owner: Option<usize>,
+    /// Lines that end in the local log of a host which another one took the volume from.
+    old: BTreeMap<usize, usize>,
+    line: usize,
+    volume: Option<Incarnation>,
+}
+
+/// Runs the whole schedule below `dir`.
+pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
+    let random = Random::new(plan.seed, 3);
+    let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
+    sim().model.borrow_mut().push(Line::new(plan.clients));
+    let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
+    Director { plan, random, hosts, dir, owner, old, line, volume }.direct().await
+}
+
+impl Director {
+    async fn direct(mut self) -> Result<(), String> {
+        let latency = *self.random.of(&[100 * MICRO, MILLI, 5 * MILLI, 20 * MILLI]);
+        sim().bucket.latency.set(latency);
+        self.make().await?;
+        let mut host = 0;
+        for round in 0..self.plan.rounds {
+            *sim().bucket.rates.borrow_mut() = self.plan.rates(&self.random);
+            tell!("round {round} on host {host}: {:?}", sim().bucket.rates.borrow());
+            if let Some(mounted) = self.mount(host, true).await? {
+                self.serve(&mounted, round).await?;
+            }
+            if self.plan.has(Kind::Move) && self.random.chance(350) {
+                host = 1 - host;
+            }
+        }
+        self.finish(host).await
+    }
+
+    async fn make(&mut self) -> Result<(), String> {
+        let host = &mut self.hosts[0];
+        let process = host.process();
+        let made = host::make(host, &process, host::options()).await;
+        self.volume = Some(made.ok_or("the volume was not made")??);
+        sim().kill(&process);
+        Ok(())
+    }
+
+    /// Opens the volume on a host, and looks whether it is as it may be. `None`: that was not to be.
+    async fn mount(&mut self, number: usize, troubled: bool) -> Result<Option<Mounted>, String> {
+        let volume = self.volume.clone().expect("it was made");
+        for attempt in 0..60 {
+            let process = self.hosts[number].process();
+            let dies = troubled && self.plan.has(Kind::Kill) && self.random.chance(150);
+            if dies {
+                process.machine.dies_at.set(Some(self.random.below(60)));
+            }
+            let opened = host::mount(&self.hosts[number], &process, &volume, host::options()).await;
+            process.machine.dies_at.set(None);
+            let before = self.owner;
+            match opened {
+                None => {
+                    // It may have claimed the volume.
+                    if before != Some(number) {
+                        self.leaves(number);
+                    }
+                    continue;
+                }
+                Some(Ok(bare)) => {
+                    tell!("{} has the volume", process.name);
+                    let mounted = Mounted { process, bare };
+                    return match self.look(number, &mounted).await? {
+                        true => Ok(Some(mounted)),
+                        false => Ok(None),
+                    };
+                }
+                Some(Err(error)) => {
+                    tell!("{}: {error}", process.name);
+                    sim().kill(&process);
+                    if !matches!(error, WorkerError::Held(_)) && before != Some(number) {
+                        self.leaves(number);
+                    }
+                    if !troubled && attempt > 40 {
+                        return Err(format!("a healthy volume cannot be opened: {error}"));
+                    }
+                    if attempt == 20 {
+                        sim().bucket.heal();
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(self.random.between(1, 20))).await;
+        }
+        if troubled { Ok(None) } else { Err("a healthy volume cannot be opened".to_owned()) }
+    }
+
+    /// `number` may have the volume now: the log of the host before it may go on, or not.
+    fn leaves(&mut self, number: usize) {
+        if let Some(owner) = self.owner.take()
+            && owner != number
+        {
+            self.old.insert(owner, self.line);
+        }
+    }
+
+    /// Compares what a mount shows with what may be there, and goes on from that. False: it died meanwhile.
+    async fn look(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
+        let rule = if self.owner == Some(number) { Rule::Whole } else { Rule::Synced };
+        let fs = Arc::clone(mounted.bare.fs());
+        let clients = self.plan.clients;
+        let mut surveys = Vec::new();
+        for client in 0..clients {
+            let hands = Hands { fs: Arc::clone(&fs), home: home(client) };
+            let mut attempts = 0;
+            loop {
+                let at = Hands { fs: Arc::clone(&hands.fs), home: hands.home.clone() };
+                let survey = mounted.process.run(async move { at.survey().await }).await;
+                match survey {
+                    None => return Ok(false),
+                    Some(Ok(survey)) => break surveys.push(Some(survey)),
+                    Some(Err(FsError::NotFound)) if self.owner.is_none() && attempts < 3 => {
+                        break surveys.push(None);
+                    }
+                    Some(Err(error)) if attempts > 8 => {
+                        return Err(format!("the volume cannot be read: {error}"));
+                    }
+                    Some(Err(error)) => tell!("looking: {error}"),
+                }
+                attempts += 1;
+                if attempts == 5 {
+                    sim().bucket.heal();
+                }
+            }
+        }
+        if surveys.iter().all(Option::is_none) {
+            return self.homes(number, mounted).await;
+        }
+        let found = self.find(self.line, &surveys, rule);
+        let found = match (found, self.old.get(&number).copied()) {
+            (Err(why), Some(old)) if !sim().model.borrow()[self.line].synced => {
+                // Whoever came between made nothing durable: this host's log goes on.
+                tell!("not of the last host's line: {why}");
+                self.line = old;
+                self.find(old, &surveys, Rule::Synced)
+            }
+            (found, _) => found,
+        };
+        let found = found.map_err(|why| format!("on host {number}: {why}"))?;
+        let mut model = sim().model.borrow_mut();
+        if self.owner != Some(number) {
+            let next = model[self.line].clone();
+            model[self.line].found = Some(found.clone());
+            self.line = model.len();
+            model.push(Line { synced: false, ..next });
+        }
+        for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
+            history.go_on(found, rule);
+        }
+        drop(model);
+        if self.owner != Some(number) {
+            self.leaves(number);
+        }
+        self.old.remove(&number);
+        self.owner = Some(number);
+        Ok(true)
+    }
+
+    fn find(
+        &self,
+        line: usize,
+        surveys: &[Option<crate::model::Survey>],
+        rule: Rule,
+    ) -> Result<Vec<Found>, String> {
+        let model = sim().model.borrow();
+        let mut found = Vec::new();
+        for (client, (history, survey)) in model[line].clients.iter().zip(surveys).enumerate() {
+            let survey = survey.as_ref().ok_or("a client's directory is missing")?;
+            let is = history.find(survey, rule);
+            found.push(is.map_err(|why| format!("client {client}: {why}"))?);
+        }
+        Ok(found)
+    }
+
+    /// The first mount makes the directories of the clients.
+    async fn homes(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
+        let clients = self.plan.clients;
+        let fs = Arc::clone(mounted.bare.fs());
+        let made = mounted.process.run(async move {
+            for client in 0..clients {
+                let name = FileName::new(home(client)).expect("a name");
+                match fs.mkdir(Caller::ROOT, Ino::ROOT, name, 0o755).await {
+                    Ok(_) | Err(FsError::Exists) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            while fs.fsync(Ino::ROOT, false).await.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok(())
+        });
+        match made.await {
+            None => Ok(false),
+            Some(Err(error)) => Err(format!("a directory: {error}")),
+            Some(Ok(())) => {
+                self.owner = Some(number);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Clients work, things go wrong, and it ends somehow.
+    async fn serve(&mut self, mounted: &Mounted, round: u64) -> Result<(), String> {
+        let process = &mounted.process;
+        self.trouble(process);
+        let mut works = Vec::new();
+        for client in 0..self.plan.clients {
+            let hands = Hands { fs: Arc::clone(mounted.bare.fs()), home: home(client) };
+            let random = Random::new(self.plan.seed, 10_000 + round * 100 + client as u64);
+            let work = work(hands, self.line, client, self.plan.ops, random);
+            works.push(process.run(work));
+        }
+        let done = futures::future::join_all(works).await;
+        if done.iter().any(Option::is_none) || process.is_dead() {
+            return self.after_death(process);
+        }
+        match self.random.below(10) {
+            0..2 => {
+                let bare = Arc::clone(&mounted.bare);
+                let drained = process.run(async move { bare.drain().await }).await;
+                if let Some(reply) = &drained {
+                    tell!("drained: {reply:?}");
+                    if reply.committed {
+                        sim().model.borrow_mut()[self.line].keep_all();
+                    }
+                }
+                let pause = self.random.below(40 * SECOND);
+                tokio::time::sleep(Duration::from_nanos(pause)).await;
+                self.close(mounted).await
+            }
+            2..7 => self.close(mounted).await,
+            _ if self.plan.has(Kind::Kill) => {
+                sim().kill(process);
+                self.after_death(process)
+            }
+            _ => self.close(mounted).await,
+        }
+    }
+
+    /// What goes wrong while clients work.
+    fn trouble(&self, process: &Arc<Process>) {
+        let random = &self.random;
+        if self.plan.has(Kind::Kill) && random.chance(350) {
+            match random.chance(600) {
+                true => {
+                    let at = process.machine.changes.get() + random.below(150);
+                    process.machine.dies_at.set(Some(at));
+                }
+                false => {
+                    let process = Arc::clone(process);
+                    sim().at(random.below(40 * SECOND), move || sim().kill(&process));
+                }
+            }
+        }
+        if self.plan.has(Kind::Away) && random.chance(150) {
+            sim().at(random.below(20 * SECOND), || {
+                tell!("the bucket is away");
+                sim().bucket.away.set(true);
+            });
+            sim().at(random.between(20 * SECOND, 240 * SECOND), || {
+                tell!("the bucket is back");
+                sim().bucket.away.set(false);
+            });
+        }
+    }
+
+    fn after_death(&mut self, process: &Process) -> Result<(), String> {
+        let number = process.host;
+        if self.plan.has(Kind::Power) && self.random.chance(400) {
+            match self.random.chance(500) {
+                true => {
+                    tell!("host {number} loses its power");
+                    self.hosts[number].lose_power(&self.random);
+                }
+                false => {
+                    tell!("host {number} is wiped");
+                    self.hosts[number].wipe();
+                }
+            }
+            self.owner = None;
+            self.old.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// The worker ends. What it could not bring into the bucket is in its log.
+    async fn close(&mut self, mounted: &Mounted) -> Result<(), String> {
+        let bare = Arc::clone(&mounted.bare);
+        let closed = mounted.process.run(async move { bare.close().await }).await;
+        match closed {
+            None => return self.after_death(&mounted.process),
+            Some(Ok(left)) => {
+                tell!("closed, {left} unsettled");
+                sim().model.borrow_mut()[self.line].keep_all();
+            }
+            Some(Err(error)) => tell!("not closed: {error}"),
+        }
+        sim().kill(&mounted.process);
+        Ok(())
+    }
+
+    /// All is well; a new host has to find everything, and to bring it to rest.
+    async fn finish(&mut self, host: usize) -> Result<(), String> {
+        tell!("all is well from now on");
+        sim().bucket.heal();
+        if self.random.chance(600)
+            && let Some(mounted) = self.mount(host, false).await?
+        {
+            self.close(&mounted).await?;
+        }
+        let fresh = self.hosts.len();
+        self.hosts.push(Host::new(&self.dir, fresh));
+        let mounted = self.mount(fresh, false).await?.ok_or("the last mount died")?;
+        let settler = Arc::clone(mounted.bare.settler());
+        let settled = async move { settler.settle_all(Deadline::after(END)).await };
+        let left = mounted.process.run(settled).await.ok_or("the last mount died")?;
+        match left {
+            Ok(0) => {}
+            Ok(left) => return Err(format!("{left} files of a healthy volume do not come to rest")),
+            Err(error) => return Err(format!("a healthy volume does not settle: {error}")),
+        }
+        // Garbage is collected by and by.
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        let fs = Arc::clone(mounted.bare.fs());
+        let last = self.last_look(&mounted.process, fs).await?;
+        let bare = Arc::clone(&mounted.bare);
+        match mounted.process.run(async move { bare.close().await }).await {
+            Some(Ok(0)) => {}
+            other => return Err(format!("a healthy volume is not given back: {other:?}")),
+        }
+        rest::check(&last)
+    }
+
+    async fn last_look(
+        &self,
+        process: &Process,
+        fs: Arc<s3vol::fs::Fs>,
+    ) -> Result<BTreeMap<String, crate::model::Seen>, String> {
+        let mut all = BTreeMap::new();
+        for client in 0..self.plan.clients {
+            let hands = Hands { fs: Arc::clone(&fs), home: home(client) };
+            let survey = process.run(async move { hands.survey().await }).await;
+            let survey = survey.ok_or("the last mount died")?.map_err(|e| e.to_string())?;
+            let model = sim().model.borrow();
+            let history = &model[self.line].clients[client];
+            history.find(&survey, Rule::Whole).map_err(|why| format!("at the end: {why}"))?;
+            let home = home(client);
+            all.extend(survey.into_iter().map(|(path, seen)| (format!("{home}/{path}"), seen)));
+        }
+        Ok(all)
+    }
+}
+
+fn home(client: usize) -> String {
+    format!("c{client}")
+}
