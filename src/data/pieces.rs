@@ -81,12 +81,21 @@ pub enum Fetch {
 /// A gap in a segment that is fetched and thrown away rather than costing a request, bytes.
 const GAP: u64 = 64 << 10;
 
+/// Runs that go on side by side: neighbours in the file may lie in turns in so many segments.
+const OPEN: usize = 16;
+
+/// A run that may go on, and what of its segment it takes; others may lie in between.
+struct Open {
+    index: usize,
+    segment: u128,
+    taken: Range<u64>,
+}
+
 /// Puts pieces together that one request can bring. A file written in small pieces has each of them in
-/// its own extent, and they lie in the order of the file in few segments.
+/// its own extent, and those of one commit lie in the order of the file in few segments.
 pub fn fetches(wanted: Vec<(Range<u64>, Source)>) -> Vec<Fetch> {
     let mut fetches: Vec<Fetch> = Vec::new();
-    // The last run, and what of its segment it takes; holes in the file may lie in between.
-    let mut open: Option<(usize, u128, Range<u64>)> = None;
+    let mut open: Vec<Open> = Vec::new();
     for (span, source) in wanted {
         let Source::Extent(extent) = source else {
             fetches.push(Fetch::One(span, source));
@@ -97,8 +106,8 @@ pub fn fetches(wanted: Vec<(Range<u64>, Source)>) -> Vec<Fetch> {
             continue;
         };
         let end = crc_offset + u64::from(crc_len);
-        if let Some((index, segment, taken)) = &mut open
-            && *segment == id
+        let of_segment = open.iter().position(|open| open.segment == id);
+        if let Some(Open { index, taken, .. }) = of_segment.map(|at| &mut open[at])
             && (taken.start..=taken.end + GAP).contains(&crc_offset)
             && end.max(taken.end) - taken.start <= CHUNK
             && let Some(Fetch::Run(run)) = fetches.get_mut(*index)
@@ -107,7 +116,12 @@ pub fn fetches(wanted: Vec<(Range<u64>, Source)>) -> Vec<Fetch> {
             run.push((span, extent));
             continue;
         }
-        open = Some((fetches.len(), id, crc_offset..end));
+        match of_segment {
+            Some(at) => drop(open.remove(at)),
+            None if open.len() == OPEN => drop(open.remove(0)),
+            None => {}
+        }
+        open.push(Open { index: fetches.len(), segment: id, taken: crc_offset..end });
         fetches.push(Fetch::Run(vec![(span, extent)]));
     }
     fetches
@@ -173,6 +187,38 @@ pub fn read_inline(
         Place::Inline(bytes) if bytes.len() >= len => Ok(Some(bytes.slice(..len))),
         Place::Inline(_) | Place::Segment { .. } => {
             Err(DataError::Damaged(format!("an inline extent of {ino}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_that_lie_in_turns_in_a_few_segments_come_with_one_request_of_each() {
+        let extent = |segments: u64, number: u64| {
+            let at = number / segments * 4096;
+            let place = Place::Segment {
+                id: u128::from(number % segments),
+                offset: at,
+                crc: 0,
+                crc_offset: at,
+                crc_len: 4096,
+            };
+            let start = number * 4096;
+            let extent = ExtentRec { start, generation: 1, place };
+            (start..start + 4096, Source::Extent(extent))
+        };
+        for (segments, requests) in [(1, 1), (3, 3), (OPEN as u64, OPEN), (OPEN as u64 + 1, 340)] {
+            let wanted = (0..340).map(|number| extent(segments, number)).collect();
+            let fetches = fetches(wanted);
+            assert_eq!(fetches.len(), requests, "{segments} segments");
+            let pieces = fetches.iter().map(|fetch| match fetch {
+                Fetch::Run(run) => run.len(),
+                Fetch::One(..) => 1,
+            });
+            assert_eq!(pieces.sum::<usize>(), 340);
         }
     }
 }

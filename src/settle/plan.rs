@@ -142,6 +142,7 @@ impl Settler {
         };
         let kind = attr.kind;
         if !clean {
+            self.note_interruption(ino, "it was written");
             return Ok(Plan::Later(volume.options.settle_after.max(Duration::from_millis(50))));
         }
         let mut wanted: Vec<(ObjectKey, Option<RestRec>)> = Vec::new();
@@ -233,6 +234,7 @@ impl Settler {
                             Ok(Some(body)) if self.still_bears(ino, &body, &xattrs).await? => body,
                             // It changed under the copy, or what its object bears did.
                             Ok(body) => {
+                                self.note_interruption(ino, "its content changed");
                                 if let Some(body) = body {
                                     self.drop_body(&key, &body).await;
                                 }

@@ -1,5 +1,6 @@
 //! One round of publishing: announce, flush, send, resolve.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -17,7 +18,7 @@ use crate::clock::boottime;
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, StoreError, Verb};
-use crate::types::{FileKind, PutId, StoreTime};
+use crate::types::{FileKind, Ino, PutId, StoreTime};
 
 /// A request that cannot leave this long before its expiry does not leave.
 const MARGIN_MS: i64 = 2_000;
@@ -114,6 +115,7 @@ impl Settler {
                 && self.volume.lookup_key(&item.intent.key).await? == Some(ino)
                 && !self.hot.is_hot(&item.intent.key);
             if !right {
+                self.note_interruption(ino, "it changed before it was announced");
                 stale.push(item);
                 continue;
             }
@@ -151,7 +153,10 @@ impl Settler {
         let volume = &self.volume;
         match volume.store.now(SEND_TIMEOUT).await {
             Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.may_send() => {}
-            _ => return Outcome::Not,
+            _ => {
+                self.note_interruption(item.intent.ino, "it was not sent in time");
+                return Outcome::Not;
+            }
         }
         let verb = match item.body {
             Body::Upload { .. } => Verb::CompleteConditional,
@@ -193,6 +198,12 @@ impl Settler {
         }
     }
 
+    /// A publish came to nothing, and the same again may do.
+    pub(super) fn note_interruption(&self, ino: Ino, why: &str) {
+        tracing::debug!(%ino, why, "a publish was interrupted");
+        self.interrupted.store(true, Ordering::SeqCst);
+    }
+
     /// The store did not do it: others are in nobody's way, and it comes again when that may help.
     fn failed(&self, item: &Item, error: StoreError) -> Outcome {
         let key = &item.intent.key;
@@ -200,6 +211,7 @@ impl Settler {
             && self.tags.copy_failed(&error)
         {
             tracing::info!(%key, %error, "the store does not copy it; it is sent from here");
+            self.note_interruption(item.intent.ino, "no copies are made");
             return Outcome::Not;
         }
         if error.is_transient() {

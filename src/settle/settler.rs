@@ -45,6 +45,9 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const BACKLOG: usize = 4000;
 const SCHEDULED: usize = 20_000;
 
+/// How often a volume that is given up tries again what was interrupted.
+const RETRIES: u32 = 3;
+
 /// Between two pages of the queue: others want the engine, too.
 const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// Files whose sizes are added up for the last words of a mount.
@@ -98,6 +101,8 @@ pub struct Settler {
     pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
     pub(super) hurried: AtomicBool,
+    /// Something came in between of a publish: the same again may do.
+    pub(super) interrupted: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
     one_round: AsyncMutex<()>,
     /// No round begins any more.
@@ -140,6 +145,7 @@ impl Settler {
             tags: TagSight::default(),
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
             at_its_end: AtomicBool::new(false),
             sends_nothing: AtomicBool::new(false),
@@ -286,6 +292,7 @@ impl Settler {
         late: Late,
     ) -> Result<u64, SettleError> {
         while !deadline.passed() && self.take_backlog().await? {}
+        let mut retries = RETRIES;
         loop {
             self.take_queue();
             let before = self.unsettled();
@@ -304,7 +311,10 @@ impl Settler {
                 Err(_) => return Ok(self.unsettled()),
             }
             let now = self.unsettled();
-            let stuck = now == before && !self.take_queue() && !self.ripens(deadline, late).await;
+            let again = self.interrupted.swap(false, Ordering::SeqCst) && retries > 0;
+            retries -= u32::from(again);
+            let stuck =
+                now == before && !self.take_queue() && !again && !self.ripens(deadline, late).await;
             if now == 0 || stuck || deadline.passed() {
                 return Ok(now);
             }
