@@ -123,7 +123,10 @@ unsafe fn open_at(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -
     let Some((seam, machine)) = seam::running() else { return open(path) };
     let other = redirected(machine, name);
     let inside = OsStr::from_bytes(name.to_bytes());
-    if other.is_none() && !std::path::Path::new(inside).starts_with(&machine.root) && name.to_bytes().starts_with(b"/") {
+    if other.is_none()
+        && !std::path::Path::new(inside).starts_with(&machine.root)
+        && name.to_bytes().starts_with(b"/")
+    {
         return open(path);
     }
     if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
@@ -158,7 +161,12 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+unsafe extern "C" fn openat64(
+    dir: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: mode_t,
+) -> c_int {
     unsafe { open_at(dir, path, flags, mode) }
 }
 

@@ -56,7 +56,7 @@ pub fn choose(random: &Random, state: &State) -> Op {
         let mut places = dirs.clone();
         places.push(String::new());
         let place = random.of(&places).clone();
-        let name = format!("{}", ["a", "b", "c", "d"][random.below(4) as usize]);
+        let name = ["a", "b", "c", "d"][random.below(4) as usize].to_owned();
         if place.is_empty() { name } else { format!("{place}/{name}") }
     };
     for _ in 0..20 {
@@ -109,8 +109,8 @@ pub fn choose(random: &Random, state: &State) -> Op {
                 (!inside && fits && !deep).then(|| Op::Rename { from, to: path.clone() })
             }),
             73..75 => any().zip(any()).and_then(|(one, other)| {
-                let nested = one.starts_with(&format!("{other}/"))
-                    || other.starts_with(&format!("{one}/"));
+                let nested =
+                    one.starts_with(&format!("{other}/")) || other.starts_with(&format!("{one}/"));
                 let same = state.names[&one] == state.names[&other];
                 (!nested && !same).then(|| Op::Exchange { one, other })
             }),
@@ -118,11 +118,9 @@ pub fn choose(random: &Random, state: &State) -> Op {
             78..80 if !taken => {
                 Some(Op::Symlink { path, target: format!("to/{}", random.below(100)) })
             }
-            80..83 => {
-                any().filter(|path| state.node(path).kind != FileKind::Symlink).map(|path| {
-                    Op::Chmod { path, perm: *random.of(&[0o600, 0o644, 0o755, 0o700]) }
-                })
-            }
+            80..83 => any()
+                .filter(|path| state.node(path).kind != FileKind::Symlink)
+                .map(|path| Op::Chmod { path, perm: *random.of(&[0o600, 0o644, 0o755, 0o700]) }),
             83..85 => any().map(|path| Op::Chown { path, uid: random.below(5) as u32 }),
             85..87 => file().map(|path| {
                 let secs = 1_000_000_000 + random.below(1_000_000) as i64;
@@ -259,8 +257,7 @@ impl Hands {
         match op {
             Op::Create { path } => {
                 let (dir, name) = self.place(path).await?;
-                let (attr, opened) =
-                    fs.create(CALLER, dir, name, 0o644, libc::O_RDWR).await?;
+                let (attr, opened) = fs.create(CALLER, dir, name, 0o644, libc::O_RDWR).await?;
                 fs.release(attr.ino, opened.fh).await?;
             }
             Op::Write { path, at, bytes } => {
@@ -278,8 +275,7 @@ impl Hands {
             Op::Punch { path, at, len } => {
                 let ino = self.dir(path).await?;
                 let opened = fs.open(CALLER, ino, libc::O_RDWR).await?;
-                let punched =
-                    fs.fallocate(ino, opened.fh, Fallocate::PunchHole, *at, *len).await;
+                let punched = fs.fallocate(ino, opened.fh, Fallocate::PunchHole, *at, *len).await;
                 fs.release(ino, opened.fh).await?;
                 punched?;
             }
@@ -373,7 +369,11 @@ impl Hands {
                         _ => Bytes::new(),
                     };
                     if attr.kind == FileKind::File && bytes.len() as u64 != attr.size {
-                        sim().fail(format!("{path} says {} bytes and has {}", attr.size, bytes.len()));
+                        sim().fail(format!(
+                            "{path} says {} bytes and has {}",
+                            attr.size,
+                            bytes.len()
+                        ));
                     }
                     if attr.kind == FileKind::Dir {
                         dirs.push(path.clone());
@@ -430,10 +430,14 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
         };
         tell!("{}: {}", hands.home, short(&op));
         let done = hands.carry_out(&op).await;
-        tell!("{}: {}", hands.home, match &done {
-            Ok(_) => "done".to_owned(),
-            Err(error) => error.to_string(),
-        });
+        tell!(
+            "{}: {}",
+            hands.home,
+            match &done {
+                Ok(_) => "done".to_owned(),
+                Err(error) => error.to_string(),
+            }
+        );
         answered(&hands.home, (line, client), &op, promise, done);
         let pause = match random.below(20) {
             0..10 => continue,

@@ -93,7 +93,8 @@ impl EnginePort {
         let (own, start) = (self.prefix.clone(), after.map(|path| self.key(path)));
         let list = move |bucket: &Bucket| -> Vec<ObjectMeta> {
             let objects = bucket.objects.borrow();
-            let found = objects.range(below.clone()..).take_while(|(key, _)| key.starts_with(&below));
+            let found =
+                objects.range(below.clone()..).take_while(|(key, _)| key.starts_with(&below));
             found
                 .filter(|(key, _)| start.as_ref().is_none_or(|start| *key > start))
                 .map(|(key, object)| meta(&own, key, object))

@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use s3vol::catalog::{Incarnation, Opener, Site, incarnate};
 use s3vol::config::{BucketUrl, VolumeOptions};
-use s3vol::store::{Capabilities, Knowledge, Known, ListPage, Location, Store, StoreBackend, StoreError};
+use s3vol::store::{
+    Capabilities, Knowledge, Known, ListPage, Location, Store, StoreBackend, StoreError,
+};
 use s3vol::types::KeyPrefix;
 use s3vol::worker::{Bare, Successor, WorkerError, WorkerSpec};
 
@@ -68,7 +70,10 @@ impl Host {
             let len = fs::metadata(&path).map_or(0, |found| found.len());
             let done = match random.below(4) {
                 0 => fs::remove_file(&path),
-                1 => fs::File::options().write(true).open(&path).and_then(|file| file.set_len(random.below(len + 1))),
+                1 => fs::File::options()
+                    .write(true)
+                    .open(&path)
+                    .and_then(|file| file.set_len(random.below(len + 1))),
                 _ => Ok(()),
             };
             done.expect("a disk");
@@ -112,11 +117,13 @@ fn location() -> Location {
 }
 
 /// Makes the volume.
-pub async fn make(host: &Host, process: &Process, options: VolumeOptions) -> Option<Result<Incarnation, String>> {
+pub async fn make(
+    host: &Host,
+    process: &Process,
+    options: VolumeOptions,
+) -> Option<Result<Incarnation, String>> {
     let opener = PortOpener { host: host.number, known: host.known() };
-    let made = async move {
-        incarnate(&opener, &options).await.map_err(|error| error.to_string())
-    };
+    let made = async move { incarnate(&opener, &options).await.map_err(|error| error.to_string()) };
     process.run(made).await
 }
 
@@ -155,11 +162,7 @@ struct PortOpener {
 
 #[async_trait]
 impl Opener for PortOpener {
-    async fn open(
-        &self,
-        url: &BucketUrl,
-        _: &VolumeOptions,
-    ) -> Result<Arc<dyn Site>, StoreError> {
+    async fn open(&self, url: &BucketUrl, _: &VolumeOptions) -> Result<Arc<dyn Site>, StoreError> {
         let location = Location::parse(&url.to_string())?;
         let store = Store::stand_in(Port::new(self.host), &location, &self.known);
         Ok(Arc::new(PortSite { store, prefix: location.prefix }))

@@ -48,7 +48,16 @@ fn report(plan: &Plan, outcome: &Outcome) -> String {
     format!(
         "{}\n{}\nrepeat it with: {}='{}' cargo test --test simulation -- --ignored --nocapture one_schedule\n",
         outcome.trouble.as_deref().unwrap_or_default(),
-        outcome.story.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"),
+        outcome
+            .story
+            .lines()
+            .rev()
+            .take(60)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join("\n"),
         run::VARIABLE,
         describe(small),
     )
@@ -73,7 +82,12 @@ fn no_fixed_seed_loses_anything() {
         }
     });
     let reports: Vec<String> = failed.iter().take(3).map(|(plan, o)| report(plan, o)).collect();
-    assert!(failed.is_empty(), "{} of {FIXED} seeds failed\n{}", failed.len(), reports.join("\n\n"));
+    assert!(
+        failed.is_empty(),
+        "{} of {FIXED} seeds failed\n{}",
+        failed.len(),
+        reports.join("\n\n")
+    );
 }
 
 /// So many seeds fit into the time that the tests have.

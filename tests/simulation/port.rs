@@ -48,7 +48,8 @@ impl Port {
         let date = crate::sim::sim().bucket.clock().div_euclid(1000) * 1000;
         let at = boottime();
         let mut clock = self.clock.lock();
-        let projected = clock.map(|(then, since)| then + at.saturating_sub(since).as_millis() as i64);
+        let projected =
+            clock.map(|(then, since)| then + at.saturating_sub(since).as_millis() as i64);
         let now = projected.filter(|p| (0..5000).contains(&(p - date))).unwrap_or(date);
         *clock = Some((now, at));
     }
@@ -265,8 +266,7 @@ impl StoreBackend for Port {
                 return Applied::Lost;
             }
             let gone = bucket.objects.borrow_mut().remove(&at);
-            let none =
-                Version { etag: String::new(), size: 0, modified: None, generation: None };
+            let none = Version { etag: String::new(), size: 0, modified: None, generation: None };
             Applied::Won(gone.map_or(none, |object| object.version()))
         })
         .await

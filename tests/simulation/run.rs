@@ -85,7 +85,10 @@ impl Running {
         let (send, receive) = std::sync::mpsc::channel::<()>();
         let left = LONGEST.saturating_sub(self.began.elapsed());
         let guard = std::thread::spawn(move || {
-            if receive.recv_timeout(left).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if receive
+                .recv_timeout(left)
+                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 // SAFETY: it was not waited for yet, so the number is still its.
                 unsafe { libc::kill(child, libc::SIGKILL) };
             }

@@ -432,7 +432,9 @@ impl Director {
         let left = mounted.process.run(settled).await.ok_or("the last mount died")?;
         match left {
             Ok(0) => {}
-            Ok(left) => return Err(format!("{left} files of a healthy volume do not come to rest")),
+            Ok(left) => {
+                return Err(format!("{left} files of a healthy volume do not come to rest"));
+            }
             Err(error) => return Err(format!("a healthy volume does not settle: {error}")),
         }
         // Garbage is collected by and by.
