@@ -91,7 +91,7 @@ impl Fault {
 
     fn too_long() -> Self {
         let text = format!("more than {} MiB at once", ANSWER_MAX >> 20);
-        Fault { kind: FaultKind::TooLong, text, sent: true }
+        Fault { kind: FaultKind::TooLong, sent: true, text }
     }
 
     fn of(error: reqwest::Error) -> Self {
