@@ -8,11 +8,13 @@ mod args;
 mod driver;
 mod enter;
 mod export;
+mod fsck;
 mod mount;
 mod plugin;
 mod probe;
 mod recovered;
 mod status;
+mod tool;
 
 #[cfg(test)]
 mod tests;
@@ -23,16 +25,20 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, ExportArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume,
-    StatusArgs, parse,
+    Command, ExportArgs, FsckArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand,
+    RecoveredVolume, StatusArgs, parse,
 };
 pub use driver::drive;
 pub use export::export;
+pub use fsck::fsck;
 pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;
 pub use recovered::recovered;
 pub use status::status;
+
+/// The exit code of a tool that judges and could not.
+pub const EXIT_NOT_JUDGED: u8 = 8;
 
 /// Why a command failed, with the exit code that it deserves.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
