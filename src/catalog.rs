@@ -28,6 +28,7 @@ mod overlap;
 mod remove;
 mod site;
 mod stores;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,11 +43,12 @@ pub use definition::{Definition, Deleting, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use hold::Hold;
-pub use incarnation::{Incarnation, find_state, incarnate};
+pub use incarnation::{Incarnation, find_state, incarnate, new_state};
 pub use lookup::Keep;
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site, Stores};
 pub use stores::record;
+pub use trace::{Trace, lead_to, trace};
 
 use lookup::Breaker;
 use mirror::Mirror;

@@ -8,6 +8,7 @@ mod args;
 mod driver;
 mod enter;
 mod export;
+mod fsck;
 mod mount;
 mod plugin;
 mod probe;
@@ -16,6 +17,7 @@ mod recovered;
 mod settle;
 mod status;
 mod takeover;
+mod tool;
 
 #[cfg(test)]
 mod tests;
@@ -26,11 +28,12 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, ExportArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand, RecoveredVolume,
-    SettleArgs, StatusArgs, TakeoverArgs, parse,
+    Command, ExportArgs, FsckArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand,
+    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, parse,
 };
 pub use driver::drive;
 pub use export::export;
+pub use fsck::fsck;
 pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;
@@ -38,6 +41,9 @@ pub use recovered::recovered;
 pub use settle::settle;
 pub use status::status;
 pub use takeover::takeover;
+
+/// The exit code of a tool that judges and could not.
+pub const EXIT_NOT_JUDGED: u8 = 8;
 
 /// Why a command failed, with the exit code that it deserves.
 pub fn exit_code(error: &anyhow::Error) -> u8 {

@@ -24,6 +24,8 @@ pub mod fs;
 pub mod settle;
 
 pub mod follow;
+pub mod fsck;
+pub mod verify;
 
 pub mod fuse;
 

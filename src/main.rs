@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        Ok(Command::Fsck(args)) => return judged(cli::fsck(args)),
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {
             Ok(code) => return code,
@@ -42,6 +43,20 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("s3vol: {}", telemetry::with_causes(&error));
             ExitCode::from(cli::exit_code(&error))
+        }
+    }
+}
+
+/// The exit code of a tool that judges: an error is none of its judgements.
+fn judged(done: anyhow::Result<u8>) -> ExitCode {
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("s3vol: {}", telemetry::with_causes(&error));
+            match cli::exit_code(&error) {
+                1 => ExitCode::from(cli::EXIT_NOT_JUDGED),
+                code => ExitCode::from(code),
+            }
         }
     }
 }

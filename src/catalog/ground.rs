@@ -92,29 +92,30 @@ impl Ground {
         opener: &dyn Opener,
         options: &VolumeOptions,
     ) -> Result<Option<Incarnation>, CatalogError> {
+        let Some(entry) = self.entry().await? else { return Ok(None) };
+        let held_at = parsed("state_url", &entry.state_url)?;
+        let site = opener.open(&held_at, options).await?;
+        self.check_endpoint(site.as_ref(), entry.uuid).await?;
+        Ok(Some(entry.into()))
+    }
+
+    /// The by-prefix entry, whatever it leads to.
+    pub async fn entry(&self) -> Result<Option<PrefixEntry>, CatalogError> {
         let url = &self.url;
         for (place, site) in &self.places {
             let key = prefix_key(site.prefix(), url);
-            let entry = match objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await {
-                Ok(Some((entry, _))) if entry.url == url.to_string() => entry,
+            match objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await {
+                Ok(Some((entry, _))) if entry.url == url.to_string() => return Ok(Some(entry)),
                 Ok(Some((entry, _))) => {
                     return Err(CatalogError::Refused(format!(
                         "{url} and {} cannot be told apart by their hashes; use another prefix",
                         entry.url
                     )));
                 }
-                Ok(None) => continue,
-                Err(CatalogError::Store(_)) if self.may_be_no_store(place) => continue,
+                Ok(None) => {}
+                Err(CatalogError::Store(_)) if self.may_be_no_store(place) => {}
                 Err(error) => return Err(error),
-            };
-            let held_at = parsed("state_url", &entry.state_url)?;
-            let site = opener.open(&held_at, options).await?;
-            self.check_endpoint(site.as_ref(), entry.uuid).await?;
-            return Ok(Some(Incarnation {
-                id: entry.uuid,
-                state_url: entry.state_url,
-                adopted: entry.adopted,
-            }));
+            }
         }
         Ok(None)
     }

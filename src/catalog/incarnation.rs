@@ -19,6 +19,13 @@ pub struct Incarnation {
     pub adopted: bool,
 }
 
+impl From<PrefixEntry> for Incarnation {
+    fn from(entry: PrefixEntry) -> Self {
+        let PrefixEntry { uuid: id, state_url, adopted, .. } = entry;
+        Incarnation { id, state_url, adopted }
+    }
+}
+
 /// Finds the state of `options.url`, or makes it (never for a volume that is only read): checks the bucket, probes it, and writes
 /// `format.json` and the by-prefix entry. Refuses a store that would lose data. Errors come within
 /// about 10 s a bucket.
@@ -38,6 +45,23 @@ pub async fn find_state(
     options: &VolumeOptions,
 ) -> Result<Option<Incarnation>, CatalogError> {
     Ground::open(opener, options).await?.find(opener, options).await
+}
+
+/// Writes the first part of a new state for a place that has one, or had one: nothing leads to it yet.
+pub async fn new_state(
+    opener: &dyn Opener,
+    options: &VolumeOptions,
+) -> Result<Incarnation, CatalogError> {
+    let ground = Ground::open(opener, options).await?;
+    ground.check().await?;
+    let state_url = ground.state_url.to_string();
+    let id = VolumeId::random();
+    // Its objects were there before: they are not its to delete.
+    let mut draft = Draft { ground, id, adopted: true, written: false, findings: [None, None] };
+    let (volume, state) = draft.find_out(options).await?;
+    draft.write_format(volume, state, options).await?;
+    draft.record().await;
+    Ok(Incarnation { id, state_url, adopted: true })
 }
 
 /// What a place is.

@@ -51,6 +51,11 @@ pub enum Command {
     /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read. Small
     /// volumes do that at every unmount.
     Export(ExportArgs),
+    /// Check a volume: its records against each other and against the objects.
+    ///
+    /// Reads only, also while the volume is mounted; then it says what it could not judge. The exit code: 0 it is
+    /// clean; 1 it was mended; 4 something is left; 8 it could not be checked; 64 wrong usage.
+    Fsck(FsckArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
@@ -112,6 +117,31 @@ pub struct ExportArgs {
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
     /// Where the volume's objects lie, such as s3://bucket/prefix. Nobody may use it meanwhile.
+    pub url: String,
+}
+
+/// `s3vol fsck`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct FsckArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Read all content, too, and compare what carries a checksum.
+    #[arg(long)]
+    pub data: bool,
+    /// Mend what loses nothing, and ask for the rest. Nobody may use the volume meanwhile.
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: ask nothing.
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
 }
 

@@ -172,6 +172,13 @@ impl Follower {
         tokio::time::timeout(deadline.left(), open).await.unwrap_or(Err(EngineError::Deadline))
     }
 
+    /// How far the log goes: the number of the first object that was not there when it was looked for, and
+    /// that of the first one which the newest manifest does not know to be there.
+    pub async fn log_end(&self) -> (u64, u64) {
+        let next = self.cursor.lock().await.next;
+        (next, self.view().tables.log_ends_before())
+    }
+
     /// The newest state that was seen.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read())

@@ -68,7 +68,7 @@ impl StoreBackend for Confined {
     ) -> PutOutcome {
         match self.may(key) {
             Ok(()) => self.inner.put(key, body, attributes, properties, send).await,
-            Err(error) => PutOutcome::Ambiguous(error),
+            Err(error) => PutOutcome::Failed(error),
         }
     }
 
@@ -109,7 +109,7 @@ impl StoreBackend for Confined {
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
         match self.may(key) {
             Ok(()) => self.inner.delete(key, send).await,
-            Err(error) => PutOutcome::Ambiguous(error),
+            Err(error) => PutOutcome::Failed(error),
         }
     }
 
@@ -124,7 +124,7 @@ impl StoreBackend for Confined {
     ) -> PutOutcome {
         match self.may(from).and_then(|()| self.may(to)) {
             Ok(()) => self.inner.copy(from, expect, to, attributes, properties, send).await,
-            Err(error) => PutOutcome::Ambiguous(error),
+            Err(error) => PutOutcome::Failed(error),
         }
     }
 
@@ -161,7 +161,7 @@ impl StoreBackend for Confined {
     ) -> PutOutcome {
         match self.may(key) {
             Ok(()) => self.inner.complete_upload(key, upload, parts, size, send).await,
-            Err(error) => PutOutcome::Ambiguous(error),
+            Err(error) => PutOutcome::Failed(error),
         }
     }
 

@@ -31,6 +31,8 @@ pub enum WorkerError {
         .0.as_secs()
     )]
     Stalled(Duration),
+    #[error("there is no volume at {0}, and nothing that says that there was one")]
+    NoVolume(String),
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
     #[error("it was told to leave the volume at once")]
@@ -55,6 +57,10 @@ pub enum WorkerError {
     Settle(#[from] SettleError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Fsck(#[from] crate::fsck::FsckError),
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::CatalogError),
     #[error(transparent)]
     Fuse(#[from] crate::fuse::FuseError),
     #[error("{what}: {source}")]

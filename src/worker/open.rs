@@ -60,6 +60,8 @@ pub struct Mounted {
     pub settler: Arc<Settler>,
     pub keeper: Arc<Keeper>,
     pub fs: Arc<Fs>,
+    /// What `fs` looks at the bucket with.
+    pub reconciler: Arc<Reconciler>,
     pub changes: Changes,
     /// Where the caller does not keep it.
     _lock: Option<StateDirLock>,
@@ -251,8 +253,8 @@ async fn open_at(
     let settler = Settler::open(Arc::clone(&volume), permit, host).await?;
     let (tell, changes) = crate::settle::changes();
     let reconciler = Reconciler::new(Arc::clone(&settler), tell);
-    let fs = Arc::new(Fs::new(Arc::clone(&volume), reconciler));
-    Ok(Mounted { volume, settler, keeper, fs, changes, _lock: None })
+    let fs = Arc::new(Fs::new(Arc::clone(&volume), Arc::clone(&reconciler) as _));
+    Ok(Mounted { volume, settler, keeper, fs, reconciler, changes, _lock: None })
 }
 
 /// Metadata takes an eighth of what content may take, so that one option bounds both, and of the disk.

@@ -150,6 +150,17 @@ fn holds_anything(folder: &Path) -> io::Result<bool> {
     Ok(!Lost::of(&records).files.is_empty())
 }
 
+/// Whether the local log of a volume has changes that were not synced, names included.
+pub(super) fn has_unsynced(state_dir: &Path) -> io::Result<bool> {
+    let dir = state_dir.join("log");
+    if state_dir.join(UPLOADED).exists() || !dir.exists() {
+        return Ok(false);
+    }
+    let records = LocalLog::<Record>::read(&dir).map_err(io::Error::other)?;
+    let lost = Lost::of(&records);
+    Ok(lost.batches > 0 || !lost.files.is_empty())
+}
+
 /// The names that were found when a folder was set aside.
 fn known_paths(folder: &Path) -> BTreeMap<Ino, String> {
     let names: BTreeMap<u64, String> = match std::fs::read(folder.join(NAMES)) {

@@ -71,6 +71,11 @@ impl Tables {
         self.manifest.replay_after_wal_id()
     }
 
+    /// The log had no object of this number when the manifest was written.
+    pub fn log_ends_before(&self) -> u64 {
+        self.manifest.next_wal_sst_id()
+    }
+
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         match tokio::time::timeout(LIMIT, self.reader.get(key)).await {
             Ok(value) => value.map_err(EngineError::from_slate),
