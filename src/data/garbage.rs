@@ -14,6 +14,7 @@ use futures::stream::{self, StreamExt};
 
 use super::extents::extent_of;
 use super::{DataError, SegmentDelta, Volume};
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, DeadRec, decode};
 use crate::meta::{Logged, MetaError, Pages, Txn, keys};
 use crate::store::{Listing, PutOutcome, Send};
@@ -174,7 +175,9 @@ impl Volume {
         if garbage.is_empty() {
             return Ok(0);
         }
-        let _receipt = self.meta.flush(flush_timeout).await?;
+        if !Mutant::ReleasedBeforeDurable.lives() {
+            let _receipt = self.meta.flush(flush_timeout).await?;
+        }
         let deletes = garbage.into_iter().filter_map(|(key, _)| {
             let id = keys::parse_id(&key)?;
             Some(async move {
@@ -224,7 +227,7 @@ impl Volume {
                 let (true, Some(id)) = (old, id) else { continue };
                 let known = self.meta.get_raw(&keys::segment(id)).await?.is_some()
                     || self.meta.get_raw(&keys::garbage(id)).await?.is_some();
-                if known {
+                if known && !Mutant::GarbageByAge.lives() {
                     continue;
                 }
                 match self.state_store.delete(&entry.key, Send::plain(DELETE_TIMEOUT)).await {

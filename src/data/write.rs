@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::Deadline;
+use crate::fault::Mutant;
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
 
@@ -32,7 +33,10 @@ impl Volume {
             let mut live = inode.live();
             live.in_use(inode.ino)?;
             let size = live.size.max(end);
-            let record = Record::Wrote { ino: inode.ino, start: offset, end, size, time };
+            let record = match Mutant::ReplyBeforeLog.lives() {
+                true => Record::Durable { through: Lsn(0) },
+                false => Record::Wrote { ino: inode.ino, start: offset, end, size, time },
+            };
             let written =
                 live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mutant {
-    /// A change is answered before it is in the local log, and never gets there.
+    /// A write is answered before it is in the local log, and never gets there.
     ReplyBeforeLog = 1,
     /// An fsync is answered when its batch is handed over, not when it is durable.
     SyncWithoutFlush,
@@ -14,6 +14,38 @@ pub enum Mutant {
     RenameWithoutData,
     /// The log's replay leaves out the first batch that is not durable.
     ReplayStartsLate,
+    /// A key whose last request may still arrive is taken for any other.
+    HotKeyIgnored,
+    /// A mount does not look for requests that an earlier one has announced.
+    OpenIntentsForgotten,
+    /// Segments are deleted before the batch that gave them up is durable.
+    ReleasedBeforeDurable,
+    /// Old segments are garbage, whoever refers to them.
+    GarbageByAge,
+    /// A lease is judged by the clock of the challenger's host.
+    LeaseByWallClock,
+    /// A writer that another one has followed goes on.
+    NoFence,
+    /// The end of the log is not checked for being whole.
+    TornTailReplayed,
+    /// A hole that was punched is not replayed.
+    HoleForgotten,
+    /// A truncation is not replayed.
+    CutForgotten,
+    /// A commit also ends what was written while it was under way.
+    CommitForgetsLater,
+    /// The log forgets batches that are handed over, not those that are durable.
+    LogTrimmedEarly,
+    /// A local log is replayed, whoever wrote the volume since.
+    AnyLogGoesOn,
+    /// A body is published although its file was written to meanwhile.
+    BodyUnchecked,
+    /// A publish replaces whatever lies at its key.
+    PutUnconditional,
+    /// A deletion takes whatever lies at its key.
+    DeleteUnconditional,
+    /// Requests are sent before their announcement is durable.
+    UnannouncedSend,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -25,6 +57,22 @@ impl Mutant {
         Mutant::SyncWithoutFlush,
         Mutant::RenameWithoutData,
         Mutant::ReplayStartsLate,
+        Mutant::HotKeyIgnored,
+        Mutant::OpenIntentsForgotten,
+        Mutant::ReleasedBeforeDurable,
+        Mutant::GarbageByAge,
+        Mutant::LeaseByWallClock,
+        Mutant::NoFence,
+        Mutant::TornTailReplayed,
+        Mutant::HoleForgotten,
+        Mutant::CutForgotten,
+        Mutant::CommitForgetsLater,
+        Mutant::LogTrimmedEarly,
+        Mutant::AnyLogGoesOn,
+        Mutant::BodyUnchecked,
+        Mutant::PutUnconditional,
+        Mutant::DeleteUnconditional,
+        Mutant::UnannouncedSend,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.

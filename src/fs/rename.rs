@@ -3,6 +3,7 @@
 use super::namespace::touch;
 use super::{Fs, FsError, RenameMode};
 use crate::data::DataError;
+use crate::fault::Mutant;
 use crate::meta::keys;
 use crate::meta::records::{DirentRec, WorkRec};
 use crate::types::{Caller, FileKind, FileName, Ino};
@@ -35,7 +36,7 @@ impl Fs {
                 self.outside.subtree(dirent.ino).await?;
             }
         }
-        if target.is_some() {
+        if target.is_some() && !Mutant::RenameWithoutData.lives() {
             let mut to_commit = Vec::new();
             for dirent in [Some(source), target.filter(|_| mode == RenameMode::Exchange)] {
                 if let Some(dirent) = dirent

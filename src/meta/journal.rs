@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pending::{Change, Pending};
 use super::{Batch, LocalLog, LogError, keys};
+use crate::fault::Mutant;
 use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
 /// One record of the local log. A batch is shared with the engine, which keeps it as long.
@@ -157,6 +158,8 @@ impl Fold {
                 pending.changed(lsn, *start, *end, Change::Data, *size);
                 self.changed_at(*ino, *time);
             }
+            Record::Zeroed { .. } if Mutant::HoleForgotten.lives() => {}
+            Record::Cut { .. } if Mutant::CutForgotten.lives() => {}
             Record::Zeroed { ino, start, end, size, time } => {
                 let pending = self.pending.entry(*ino).or_default();
                 pending.changed(lsn, *start, *end, Change::Zero, *size);

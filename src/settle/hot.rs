@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::fault::Mutant;
 use crate::store::{Capabilities, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
@@ -136,11 +137,11 @@ impl Hot {
     }
 
     pub fn is_hot(&self, key: &ObjectKey) -> bool {
-        self.by_key.lock().contains_key(key)
+        self.by_key.lock().contains_key(key) && !Mutant::HotKeyIgnored.lives()
     }
 
     pub fn inode_is_hot(&self, ino: Ino) -> bool {
-        self.by_key.lock().values().any(|open| open.ino == ino)
+        self.by_key.lock().values().any(|open| open.ino == ino) && !Mutant::HotKeyIgnored.lives()
     }
 
     pub fn spare(&self, key: &ObjectKey, until: Duration) {

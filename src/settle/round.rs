@@ -15,6 +15,7 @@ use super::plan::Item;
 use super::plan::TIMES_TOOK;
 use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler};
 use crate::clock::boottime;
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, StoreError, Verb};
@@ -39,7 +40,11 @@ impl Settler {
         if announced.is_empty() {
             return Ok(());
         }
-        if let Err(e) = self.volume.meta.flush(FLUSH_TIMEOUT).await {
+        let flushed = match Mutant::UnannouncedSend.lives() {
+            true => Ok(()),
+            false => self.volume.meta.flush(FLUSH_TIMEOUT).await.map(drop),
+        };
+        if let Err(e) = flushed {
             // They may be durable or not; none was sent, and this process knows it.
             let unsent = announced.into_iter().map(|item| (item.put_id, item.intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;
@@ -165,7 +170,9 @@ impl Settler {
             Body::Bytes(_) => Verb::CreateIfAbsent,
         };
         let condition = match &item.intent.expected {
-            _ if !volume.capabilities.has(verb) => Condition::None,
+            _ if !volume.capabilities.has(verb) || Mutant::PutUnconditional.lives() => {
+                Condition::None
+            }
             Some(version) => Condition::Is(version.clone()),
             None => Condition::Absent,
         };

@@ -10,6 +10,7 @@ use super::round::SEND_TIMEOUT;
 use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::data::DataError;
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
@@ -186,8 +187,9 @@ impl Settler {
             _ => return Outcome::Not,
         }
         let Some(expected) = &intent.expected else { return Outcome::Not };
-        let conditional = volume.capabilities.has(Verb::DeleteConditional);
-        if !conditional {
+        let careless = Mutant::DeleteUnconditional.lives();
+        let conditional = volume.capabilities.has(Verb::DeleteConditional) && !careless;
+        if !conditional && !careless {
             // The store cannot compare: look first. A foreign PUT in between is the documented risk.
             match volume.store.head(&intent.key, SEND_TIMEOUT).await {
                 Ok(None) => return Outcome::Applied(absent()),

@@ -15,6 +15,7 @@ use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, leave, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Trash, Volume, VolumeParts};
+use crate::fault::Mutant;
 use crate::fs::Fs;
 use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
@@ -284,7 +285,8 @@ fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
 fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied>) -> bool {
     // A takeover may crash before its first batch is durable; its log then goes on from the
     // batches of another epoch.
-    found.is_none_or(|epoch| local.epochs.contains(&epoch))
+    Mutant::AnyLogGoesOn.lives()
+        || found.is_none_or(|epoch| local.epochs.contains(&epoch))
         || match (applied, local.epochs.first()) {
             // What is older than every epoch of the log is what the log goes on from.
             (Some(applied), Some(first)) => {
@@ -305,8 +307,12 @@ async fn replay(
 ) -> Result<Fold, WorkerError> {
     let mut fold = Fold::default();
     let mut handed = 0;
+    let mut late = Mutant::ReplayStartsLate.lives();
     for (lsn, record) in replayed {
         fold.apply(lsn, &record);
+        if lsn > durable && std::mem::take(&mut late) {
+            continue;
+        }
         match record {
             Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
                 engine.write(lsn, batch).await?;

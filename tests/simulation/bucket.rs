@@ -91,7 +91,9 @@ pub struct Bucket {
     /// The fastest answer.
     pub latency: Cell<Time>,
     /// Nobody reaches it.
-    pub away: Cell<bool>,
+    away: Cell<bool>,
+    /// And that does not change any more.
+    well: Cell<bool>,
     /// These hosts do not reach it.
     pub cut_off: RefCell<std::collections::BTreeSet<usize>>,
     /// Credentials have expired.
@@ -112,6 +114,7 @@ impl Bucket {
             rates: RefCell::default(),
             latency: Cell::new(MILLI),
             away: Cell::new(false),
+            well: Cell::new(false),
             cut_off: RefCell::default(),
             denied: Cell::new(false),
             ahead: Cell::new(0),
@@ -125,7 +128,21 @@ impl Bucket {
         BEGAN * 1000 + (sim().now() / MILLI) as i64 + self.ahead.get()
     }
 
-    /// Everything goes well from now on.
+    /// Everything goes well from now on, whatever was to come.
+    pub fn stay_well(&self) {
+        self.heal();
+        self.well.set(true);
+    }
+
+    /// Nobody reaches it any more, or again.
+    pub fn goes_away(&self, away: bool) {
+        if !self.well.get() {
+            crate::tell!("the bucket is {}", if away { "away" } else { "back" });
+            self.away.set(away);
+        }
+    }
+
+    /// Everything goes well now.
     pub fn heal(&self) {
         *self.rates.borrow_mut() = Rates::default();
         self.away.set(false);

@@ -56,7 +56,7 @@ pub fn choose(random: &Random, state: &State) -> Op {
         let mut places = dirs.clone();
         places.push(String::new());
         let place = random.of(&places).clone();
-        let name = ["a", "b", "c", "d"][random.below(4) as usize].to_owned();
+        let name = (*random.of(&["a", "b", "c", "d"])).to_owned();
         if place.is_empty() { name } else { format!("{place}/{name}") }
     };
     for _ in 0..20 {
@@ -430,6 +430,10 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
         };
         tell!("{}: {}", hands.home, short(&op));
         let done = hands.carry_out(&op).await;
+        if sim().is_dead() {
+            // Nobody hears the answer of a process that was killed.
+            std::future::pending::<()>().await;
+        }
         tell!(
             "{}: {}",
             hands.home,

@@ -14,54 +14,13 @@ mod rest;
 mod run;
 mod schedule;
 mod seam;
+mod series;
 mod sim;
+mod soak;
 
-use run::{Outcome, begin, describe, parse, shrink};
+use run::{begin, parse};
 use schedule::Plan;
-
-/// As many at a time as there are processors.
-fn many(plans: impl Iterator<Item = Plan>, mut each: impl FnMut(&Plan, Outcome)) {
-    let width = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut running = std::collections::VecDeque::new();
-    for plan in plans {
-        if running.len() == width
-            && let Some((plan, schedule)) = running.pop_front()
-        {
-            each(&plan, run::Running::end(schedule));
-        }
-        let schedule = begin(&plan, None, false);
-        running.push_back((plan, schedule));
-    }
-    for (plan, schedule) in running {
-        each(&plan, schedule.end());
-    }
-}
-
-/// Says how a failing schedule is repeated, after making it as small as it gets.
-fn report(plan: &Plan, outcome: &Outcome) -> String {
-    let small = shrink(plan, None, 60);
-    let again = begin(&small, None, false).end();
-    let (small, outcome) = match again.trouble {
-        Some(_) => (&small, &again),
-        None => (plan, outcome),
-    };
-    format!(
-        "{}\n{}\nrepeat it with: {}='{}' cargo test --test simulation -- --ignored --nocapture one_schedule\n",
-        outcome.trouble.as_deref().unwrap_or_default(),
-        outcome
-            .story
-            .lines()
-            .rev()
-            .take(60)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect::<Vec<_>>()
-            .join("\n"),
-        run::VARIABLE,
-        describe(small),
-    )
-}
+use series::{many, report};
 
 #[test]
 fn the_same_seed_makes_the_same_schedule() {
@@ -76,10 +35,11 @@ fn the_same_seed_makes_the_same_schedule() {
 #[test]
 fn no_fixed_seed_loses_anything() {
     let mut failed = Vec::new();
-    many((1..=FIXED).map(Plan::of), |plan, outcome| {
+    many((1..=FIXED).map(Plan::of), None, |plan, outcome| {
         if outcome.trouble.is_some() {
             failed.push((plan.clone(), outcome));
         }
+        true
     });
     let reports: Vec<String> = failed.iter().take(3).map(|(plan, o)| report(plan, o)).collect();
     assert!(

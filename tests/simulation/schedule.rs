@@ -115,6 +115,8 @@ struct Director {
     old: BTreeMap<usize, usize>,
     line: usize,
     volume: Option<Incarnation>,
+    /// A host was lost whose last changes were not synced.
+    lost: bool,
 }
 
 /// Runs the whole schedule below `dir`.
@@ -122,8 +124,8 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let random = Random::new(plan.seed, 3);
     let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
-    let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
-    Director { plan, random, hosts, dir, owner, old, line, volume }.direct().await
+    let (owner, old, line, volume, lost) = (None, BTreeMap::new(), 0, None, false);
+    Director { plan, random, hosts, dir, owner, old, line, volume, lost }.direct().await
 }
 
 impl Director {
@@ -255,6 +257,8 @@ impl Director {
         let found = found.map_err(|why| format!("on host {number}: {why}"))?;
         let mut model = sim().model.borrow_mut();
         if self.owner != Some(number) {
+            let last = model[self.line].clients.iter().zip(&found);
+            self.lost |= last.into_iter().any(|(history, found)| !history.has_all(found));
             let next = model[self.line].clone();
             model[self.line].found = Some(found.clone());
             self.line = model.len();
@@ -369,14 +373,9 @@ impl Director {
             }
         }
         if self.plan.has(Kind::Away) && random.chance(150) {
-            sim().at(random.below(20 * SECOND), || {
-                tell!("the bucket is away");
-                sim().bucket.away.set(true);
-            });
-            sim().at(random.between(20 * SECOND, 240 * SECOND), || {
-                tell!("the bucket is back");
-                sim().bucket.away.set(false);
-            });
+            sim().at(random.below(20 * SECOND), || sim().bucket.goes_away(true));
+            let back = random.between(20 * SECOND, 240 * SECOND);
+            sim().at(back, || sim().bucket.goes_away(false));
         }
     }
 
@@ -418,11 +417,16 @@ impl Director {
     /// All is well; a new host has to find everything, and to bring it to rest.
     async fn finish(&mut self, host: usize) -> Result<(), String> {
         tell!("all is well from now on");
-        sim().bucket.heal();
+        sim().bucket.stay_well();
         if self.random.chance(600)
             && let Some(mounted) = self.mount(host, false).await?
         {
             self.close(&mounted).await?;
+        }
+        // Segments that no batch names are left for an hour, and looked for once a mount.
+        let collected = self.random.chance(500);
+        if collected {
+            tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
         }
         let fresh = self.hosts.len();
         self.hosts.push(Host::new(&self.dir, fresh));
@@ -438,7 +442,7 @@ impl Director {
             Err(error) => return Err(format!("a healthy volume does not settle: {error}")),
         }
         // Garbage is collected by and by.
-        tokio::time::sleep(Duration::from_secs(400)).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
         let fs = Arc::clone(mounted.bare.fs());
         let last = self.last_look(&mounted.process, fs).await?;
         let bare = Arc::clone(&mounted.bare);
@@ -446,7 +450,7 @@ impl Director {
             Some(Ok(0)) => {}
             other => return Err(format!("a healthy volume is not given back: {other:?}")),
         }
-        rest::check(&last)
+        rest::check(&last, collected, !self.lost)
     }
 
     async fn last_look(

@@ -134,6 +134,11 @@ impl Sim {
         sim
     }
 
+    /// Whether the process that runs now was killed.
+    pub fn is_dead(&self) -> bool {
+        self.seam.running.get().is_some_and(|machine| machine.dead.get())
+    }
+
     pub fn now(&self) -> Time {
         self.seam.now.get()
     }
