@@ -18,8 +18,8 @@ fn main() -> ExitCode {
         Ok(Command::Umount { path, dead }) => {
             supervisor::umount_helper(&path, dead).map_err(Into::into)
         }
-        Ok(Command::Empty { trash }) => {
-            data::Trash::at(trash).finish();
+        Ok(Command::Empty { volumes }) => {
+            data::Trash::within(&volumes).finish();
             Ok(())
         }
         Ok(Command::Status(args)) => cli::status(args),

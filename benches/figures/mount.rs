@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::s3server::TestS3;
@@ -43,13 +43,19 @@ impl Mount {
     }
 
     /// SIGTERM, and until everything is at rest.
-    pub fn end(mut self) -> Duration {
+    pub fn end(self) -> Duration {
+        let (time, ended) = self.end_anyhow();
+        assert!(ended.success(), "unmounting left something behind: {ended}");
+        time
+    }
+
+    /// The same, and with what exit code.
+    pub fn end_anyhow(mut self) -> (Duration, ExitStatus) {
         let start = Instant::now();
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("SIGTERM");
         let ended = self.child.wait().expect("the end");
-        assert!(ended.success(), "unmounting left something behind: {ended}");
-        start.elapsed()
+        (start.elapsed(), ended)
     }
 
     /// Memory of the program.

@@ -12,7 +12,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const MIB: usize = 1 << 20;
 const LARGE: usize = 256 * MIB;
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 const SMALL_FILES: usize = 1_000;
 const SYNCS: usize = 100;
 const NAMES: usize = 10_000;
@@ -136,32 +136,58 @@ fn sync_median(dir: &Path) -> Duration {
     times[SYNCS / 2]
 }
 
-/// A file of many blocks; with a stride of their size they are one piece.
-pub fn write_blocks(dir: &Path, blocks: u64, stride: u64) -> Duration {
-    let block = [5; PAGE];
+/// How the blocks of a file lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// With a hole as large as a block behind each; as many bytes, and a file of twice the size.
+    Holes,
+    /// Without holes, every other one committed before its neighbours.
+    Woven,
+    /// One piece.
+    One,
+}
+
+/// A file of so many blocks.
+pub fn write_blocks(dir: &Path, blocks: u64, size: usize, shape: Shape) -> Duration {
+    let block = vec![5; size];
+    let stride = size.max(PAGE) as u64;
     timed(|| {
         let file = File::create(dir.join("blocks")).expect("create");
-        (0..blocks).for_each(|i| file.write_all_at(&block, i * stride).expect("write"));
+        let write = |i: u64| file.write_all_at(&block, i * stride).expect("write");
+        match shape {
+            Shape::Holes => (0..blocks).for_each(|i| write(i * 2)),
+            Shape::Woven => {
+                (0..blocks).step_by(2).for_each(write);
+                file.sync_all().expect("fsync");
+                (1..blocks).step_by(2).for_each(write);
+            }
+            Shape::One => {
+                let whole = block.repeat(MIB / size);
+                let bytes = blocks * size as u64;
+                let pieces = (0..bytes).step_by(MIB);
+                pieces.for_each(|at| {
+                    let len = MIB.min((bytes - at) as usize);
+                    file.write_all_at(&whole[..len], at).expect("write");
+                });
+            }
+        }
         file.sync_all().expect("fsync");
     })
 }
 
-pub fn read_blocks(dir: &Path, blocks: u64, stride: u64) -> Duration {
+pub fn read_blocks(dir: &Path) -> Duration {
     let mut buffer = vec![0; MIB];
     timed(|| {
         let mut file = File::open(dir.join("blocks")).expect("open");
-        let mut total = 0;
-        loop {
-            match file.read(&mut buffer).expect("read") {
-                0 => break,
-                n => total += n as u64,
-            }
-        }
-        assert_eq!(total, (blocks - 1) * stride + PAGE as u64);
+        while file.read(&mut buffer).expect("read") > 0 {}
     })
 }
 
+/// Without the pages that the kernel has of it: dropping those takes the kernel as long as there are pages.
 pub fn remove_blocks(dir: &Path) -> Duration {
+    let file = File::open(dir.join("blocks")).expect("open");
+    posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("fadvise");
+    drop(file);
     timed(|| fs::remove_file(dir.join("blocks")).expect("rm"))
 }
 

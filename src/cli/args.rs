@@ -76,9 +76,9 @@ pub enum Command {
     /// The process of one mounted volume.
     #[command(hide = true)]
     Worker,
-    /// Gives back what ended processes have moved into a folder.
+    /// Gives back what ended processes have moved into the trash of a folder of volumes.
     #[command(hide = true)]
-    Empty { trash: PathBuf },
+    Empty { volumes: PathBuf },
     /// Takes the mounts at a path away.
     #[command(hide = true)]
     Umount {

@@ -45,8 +45,8 @@ struct State {
 }
 
 impl Trash {
-    /// In `folder`, which need not exist.
-    pub fn at(folder: PathBuf) -> Self {
+    /// In `folder`, which need not exist, and holds nothing else.
+    fn at(folder: PathBuf) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
         Trash(Arc::new(Shared { folder, state, changed }))
     }
@@ -59,11 +59,6 @@ impl Trash {
     /// That of the folder which holds the volumes' state folders.
     pub fn within(volumes: &Path) -> Self {
         Self::at(volumes.join(FOLDER))
-    }
-
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.0.folder
     }
 
     /// Makes a file or folder disappear; one that is not there is fine. What cannot be moved is deleted
@@ -270,7 +265,7 @@ mod tests {
         }
         assert!(trash.finish_within(SOON));
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
-        assert!(trash.folder().starts_with(dir.path()) && trash.is_empty());
+        assert!(trash.0.folder.starts_with(dir.path()) && trash.is_empty());
         // And again.
         trash.take(&state).unwrap();
         assert!(trash.finish_within(SOON) && !state.exists());
@@ -280,10 +275,10 @@ mod tests {
     fn what_a_process_leaves_goes_on_with_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let trash = Trash::within(dir.path());
-        std::fs::create_dir(trash.folder()).unwrap();
-        scattered(&trash.folder().join("left"));
+        std::fs::create_dir(&trash.0.folder).unwrap();
+        scattered(&trash.0.folder.join("left"));
         // Nobody waits for longer while another process is at it.
-        let other = Flock::lock(File::open(trash.folder()).unwrap(), FlockArg::LockExclusive);
+        let other = Flock::lock(File::open(&trash.0.folder).unwrap(), FlockArg::LockExclusive);
         assert!(!trash.finish_within(Duration::from_millis(20)));
         drop(other);
         assert!(trash.finish_within(SOON));

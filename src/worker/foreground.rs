@@ -56,14 +56,12 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
 /// Leaves what the trash still has to a process of its own: the next mount may come late.
 fn empty_later(state_dir: &Path) {
     let trash = Trash::beside(state_dir);
-    if trash.is_empty() {
-        return;
-    }
+    let Some(volumes) = state_dir.parent().filter(|_| !trash.is_empty()) else { return };
     let mut child = Command::new("/proc/self/exe");
-    child.arg0("s3vol").args(["empty".as_ref(), trash.folder().as_os_str()]).current_dir("/");
+    child.arg0("s3vol").arg("empty").arg(volumes).current_dir("/");
     child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     if let Err(error) = child.spawn() {
-        tracing::warn!(folder = %trash.folder().display(), %error,
+        tracing::warn!(folder = %volumes.display(), %error,
             "what the volume had on the local disk goes with the next mount");
     }
 }

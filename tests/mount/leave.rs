@@ -1,8 +1,11 @@
 //! Leaving a mount and entering it again, by the program itself.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::rig::{GIVEN_BACK, Mount, Place, SOON, finish, mount_of, object, run_ok, s3vol};
 use super::support::s3server::{Action, Op, Rule, TestS3};
@@ -335,4 +338,34 @@ fn the_last_line_tells_what_stays_in_motion_by_choice_and_of_followers_and_in_th
             .any(|log| last_words(log).iter().any(|l| l.starts_with("everything is at rest")))
             .then_some(())
     });
+}
+
+#[test]
+fn nothing_waits_for_a_local_disk_that_takes_long_to_give_back_what_is_removed() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let trash = place.state().join("volumes/trash");
+    let left = || std::fs::read_dir(&trash).unwrap().count();
+    std::fs::create_dir_all(&trash).unwrap();
+    // Nobody else empties it meanwhile: as if each step took for ever.
+    let slow = Flock::lock(File::open(&trash).unwrap(), FlockArg::LockExclusive);
+    let slow = slow.map_err(|(_, errno)| errno).unwrap();
+    let mount = Mount::start(Some(&server), &place, &url(&server), &["settle_after=1h"]);
+    std::fs::write(place.file("large"), vec![7; 3 << 20]).unwrap();
+    let before = left();
+    std::fs::remove_file(place.file("large")).unwrap();
+    wait_for("the file in the trash", SOON, || (left() > before).then_some(()));
+    std::fs::write(place.file("cached"), vec![7; 3 << 20]).unwrap();
+    File::open(place.file("cached")).unwrap().sync_all().unwrap();
+    mount.kill();
+    // What the killed one had cached, too.
+    let mount = Mount::start(Some(&server), &place, &url(&server), &["settle_after=1h"]);
+    assert!(left() > before + 1, "{}", left());
+    assert!(std::fs::read(place.file("cached")).unwrap() == vec![7; 3 << 20]);
+    let began = Instant::now();
+    mount.end_well();
+    assert!(began.elapsed() < ENTERED, "{:?}", began.elapsed());
+    assert!(left() > before + 2, "{}", left());
+    // The process that goes on with it waits for its turn.
+    drop(slow);
+    wait_for("an empty trash", SOON, || (left() == 0).then_some(()));
 }
