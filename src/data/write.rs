@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::Deadline;
+use crate::fault::{at, points};
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
 
@@ -33,8 +34,10 @@ impl Volume {
             live.in_use(inode.ino)?;
             let size = live.size.max(end);
             let record = Record::Wrote { ino: inode.ino, start: offset, end, size, time };
+            at(points::PWRITE_BEFORE);
             let written =
                 live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
+            at(points::PWRITE_AFTER);
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
             let lsn = logged.inspect_err(|_| {
                 // What was clean there may be half of this write now.
