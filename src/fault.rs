@@ -1,8 +1,12 @@
-//! Seams through which tests of the whole program shorten its patience, and break it ([`Mutant`]). A release
-//! build ignores them.
+//! Seams through which tests of the whole program shorten its patience, break it ([`Mutant`]), and end it at a
+//! place of their choice ([`at`], [`points`]). A release build ignores them.
 
 mod mutant;
 
+pub mod points;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use mutant::Mutant;
@@ -17,6 +21,10 @@ pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
 pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
 /// How old unreferenced files of the engine must be to be deleted, milliseconds.
 pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
+/// Beyond how many bytes the local log is rewritten.
+pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
+/// The least time between two looks at the catalog, milliseconds.
+pub const LISTED: &str = "S3VOL_TEST_LISTED_MS";
 /// Stands for the kernel's boot id.
 pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 
@@ -45,7 +53,76 @@ pub fn duration(name: &str, default: Duration) -> Duration {
     text(name).and_then(|ms| ms.parse().ok()).map_or(default, Duration::from_millis)
 }
 
+/// What a test asks for instead of `default`.
+pub fn number(name: &str, default: u64) -> u64 {
+    text(name).and_then(|number| number.parse().ok()).unwrap_or(default)
+}
+
 /// A test's value of a seam.
 pub fn text(name: &str) -> Option<String> {
     if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+}
+
+/// The folder of orders to die; see [`at`].
+pub const POINTS: &str = "S3VOL_TEST_POINTS";
+
+/// What this process is called in orders.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Names this process: a worker as its volume. Only the first call counts.
+pub fn named(name: &str) {
+    if cfg!(debug_assertions) {
+        let _ = NAME.set(name.to_owned());
+    }
+}
+
+/// Dies here, as by SIGKILL, if a test ordered it: by a file `NAME.POINT` in the folder [`POINTS`], which is
+/// removed before. It may hold `skip=N`, to pass N times, and numbers of processes that die before this one. A
+/// second order beside it, `NAME.POINT.again`, is for the successor.
+#[inline(always)]
+pub fn at(point: &'static str) {
+    if cfg!(debug_assertions) {
+        obey(point);
+    }
+}
+
+fn obey(point: &str) {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| text(POINTS).map(PathBuf::from));
+    let (Some(folder), Some(name)) = (folder, NAME.get()) else { return };
+    for again in ["", ".again"] {
+        let order = folder.join(format!("{name}.{point}{again}"));
+        let Ok(text) = std::fs::read_to_string(&order) else { continue };
+        if passes(&order, &text) {
+            return;
+        }
+        // Of several threads one takes it.
+        if std::fs::remove_file(&order).is_ok() {
+            die(text.split_whitespace().filter_map(|word| word.parse().ok()));
+        }
+        return;
+    }
+}
+
+/// Whether it is not yet this time.
+fn passes(order: &Path, text: &str) -> bool {
+    let skip = text.split_whitespace().find_map(|word| word.strip_prefix("skip="));
+    match skip.and_then(|times| times.parse::<u32>().ok()) {
+        None | Some(0) => false,
+        Some(times) => {
+            let less = text.replace(&format!("skip={times}"), &format!("skip={}", times - 1));
+            std::fs::write(order, less).is_ok()
+        }
+    }
+}
+
+fn die(before: impl Iterator<Item = i32>) -> ! {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    for pid in before.map(Pid::from_raw) {
+        // It may have ended.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    let _ = kill(Pid::this(), Signal::SIGKILL);
+    std::process::abort()
 }

@@ -155,11 +155,12 @@ impl Catalog {
     /// due with `purge`. Runs until dropped.
     pub async fn keep_fresh(&self, keep: Keep<'_>, purge: &dyn super::Purge) {
         let mut first = true;
+        let listed = crate::fault::duration(crate::fault::LISTED, LISTED);
         loop {
             if !std::mem::take(&mut first) {
-                tokio::time::sleep(LISTED).await;
+                tokio::time::sleep(listed).await;
                 tokio::select! {
-                    () = tokio::time::sleep(REFRESH - LISTED) => {}
+                    () = tokio::time::sleep(REFRESH.saturating_sub(listed)) => {}
                     () = self.listed.notified() => {}
                 }
             }

@@ -10,6 +10,7 @@ use sha2::Digest;
 use super::CatalogError;
 use super::definition::{Definition, FORMAT};
 use super::file::write_durably;
+use crate::fault::{at, points};
 use crate::types::{Version, VolumeName};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -92,7 +93,10 @@ impl Mirror {
         let path = self.path.clone();
         let saved = tokio::task::spawn_blocking(move || {
             let bytes = serde_json::to_vec_pretty(&file).map_err(std::io::Error::other)?;
-            write_durably(&path, &bytes)
+            at(points::MIRROR_BEFORE);
+            write_durably(&path, &bytes)?;
+            at(points::MIRROR_AFTER);
+            Ok(())
         });
         saved
             .await

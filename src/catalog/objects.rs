@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::CatalogError;
+use crate::fault::{at, points};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
@@ -126,7 +127,10 @@ async fn plain_put(
     body: Bytes,
     send: Send,
 ) -> PutOutcome {
-    store.put(key, body, &Attributes::new(), &Properties::default(), send).await
+    at(points::CATALOG_WRITE_BEFORE);
+    let outcome = store.put(key, body, &Attributes::new(), &Properties::default(), send).await;
+    at(points::CATALOG_WRITE_AFTER);
+    outcome
 }
 
 async fn put(
@@ -164,7 +168,10 @@ pub(super) async fn delete(
         Some(_) => {}
     }
     let send = expiring(store, Condition::None).await?;
-    match store.delete(key, send).await {
+    at(points::CATALOG_DELETE_BEFORE);
+    let outcome = store.delete(key, send).await;
+    at(points::CATALOG_DELETE_AFTER);
+    match outcome {
         PutOutcome::Won(_) => Ok(true),
         PutOutcome::Lost => Ok(false),
         PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),

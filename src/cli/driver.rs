@@ -27,6 +27,7 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
         UnixListener::from(sys::inherited(Inherited::First).context("the plugin socket")?);
     let channel =
         UnixStream::from(sys::inherited(Inherited::Second).context("the supervisor's channel")?);
+    crate::fault::named("driver");
     let config = PluginConfig::parse(&environment())?;
     telemetry::init(&config.log).map_err(|problem| ConfigErrors::one("S3VOL_LOG", problem))?;
     let runtime =

@@ -17,7 +17,7 @@ use super::extents::{Editor, tail_of};
 use super::room::will_take;
 use super::{DataError, Inode, SegmentDelta, Volume, give_up_map};
 use crate::clock::Deadline;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, Txn, keys};
 use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
@@ -230,7 +230,10 @@ impl Volume {
             let key = self.segment_key(id);
             let send =
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
-            let error = match self.state_store.put(&key, body.clone(), &none, &plain, send).await {
+            at(points::SEGMENT_BEFORE);
+            let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
+            at(points::SEGMENT_AFTER);
+            let error = match outcome {
                 PutOutcome::Won(_) => return Ok(id),
                 PutOutcome::Lost => continue,
                 PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,

@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt};
 
 use super::extents::extent_of;
 use super::{DataError, SegmentDelta, Volume};
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, DeadRec, decode};
 use crate::meta::{Logged, MetaError, Pages, Txn, keys};
 use crate::store::{Listing, PutOutcome, Send};
@@ -182,7 +182,10 @@ impl Volume {
             let id = keys::parse_id(&key)?;
             Some(async move {
                 let send = Send::plain(DELETE_TIMEOUT);
-                match self.state_store.delete(&self.segment_key(id), send).await {
+                at(points::GARBAGE_BEFORE);
+                let outcome = self.state_store.delete(&self.segment_key(id), send).await;
+                at(points::GARBAGE_AFTER);
+                match outcome {
                     PutOutcome::Won(_) | PutOutcome::Lost => Some(key),
                     PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                         tracing::debug!(%error, "a dead segment stays for the next round");

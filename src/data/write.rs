@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::Deadline;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
 
@@ -37,8 +37,10 @@ impl Volume {
                 true => Record::Durable { through: Lsn(0) },
                 false => Record::Wrote { ino: inode.ino, start: offset, end, size, time },
             };
+            at(points::PWRITE_BEFORE);
             let written =
                 live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
+            at(points::PWRITE_AFTER);
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
             let lsn = logged.inspect_err(|_| {
                 // What was clean there may be half of this write now.

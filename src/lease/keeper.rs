@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{AUTHORITY, LeaseError, LeaseRecord, LeaseState, RENEW_EVERY, record_key};
 use crate::clock::{self, Deadline};
+use crate::fault::{at, points};
 use crate::store::{
     Attributes, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
@@ -311,7 +312,10 @@ impl Renewer {
         let key = record_key(&self.config.state, epoch);
         let (none, send) = (Attributes::new(), Send::plain(REQUEST_TIMEOUT));
         let plain = Properties::default();
-        match self.config.store.put(&key, Bytes::from(body), &none, &plain, send).await {
+        at(points::LEASE_BEFORE);
+        let outcome = self.config.store.put(&key, Bytes::from(body), &none, &plain, send).await;
+        at(points::LEASE_AFTER);
+        match outcome {
             PutOutcome::Won(_) => {}
             PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                 return Err(LeaseError::Store(error));

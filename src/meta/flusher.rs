@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::engine::{EngineError, Inner, Slot};
 use super::maintenance;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 
 /// Proof that everything handed to the engine before it was asked for is in the bucket. Only a
 /// finished flush makes one; the reply to fsync needs it.
@@ -85,7 +85,10 @@ impl Inner {
                 (handle, self.kept.lock().last_handed())
             };
             let Some(upto) = upto else { return Ok(()) };
-            match handle.db.flush().await {
+            at(points::FLUSH_BEFORE);
+            let flushed = handle.db.flush().await;
+            at(points::FLUSH_AFTER);
+            match flushed {
                 Ok(()) => {
                     self.kept.lock().drop_durable(upto);
                     self.durable.send_replace(upto);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pending::{Change, Pending};
 use super::{Batch, LocalLog, LogError, keys};
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::types::{Epoch, Ino, Lsn, Timestamp};
 
 /// One record of the local log. A batch is shared with the engine, which keeps it as long.
@@ -333,10 +333,12 @@ impl Journal {
             Accepts::Batches if !content => {}
             Accepts::Batches | Accepts::Nothing => return Err(LogError::Ended),
         }
+        at(points::LOG_APPEND_BEFORE);
         let lsn = match self.log.append(record) {
             Err(LogError::NoSpace { .. }) if self.shorten() => self.log.append(record),
             other => other,
         }?;
+        at(points::LOG_APPEND_AFTER);
         self.fold.apply(lsn, record);
         Ok(lsn)
     }

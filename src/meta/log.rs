@@ -36,6 +36,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::fault::{at, points};
 use crate::types::{Epoch, Lsn, VolumeId};
 use frame::Kind;
 use reserve::Reserve;
@@ -273,8 +274,11 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
     /// ascending order. If it fails the old log stays in use.
     pub fn rotate(&mut self, snapshot: impl Iterator<Item = (Lsn, R)>) -> Result<(), LogError> {
         let (from, to) = (self.dir.join(NEW_FILE), self.dir.join(FILE));
+        at(points::LOG_ROTATE_BEFORE);
         let rotated = self.write_rotated(snapshot).and_then(|new| {
+            at(points::LOG_ROTATE_WRITTEN);
             fs::rename(&from, &to).map_err(|source| LogError::io(&to, source))?;
+            at(points::LOG_ROTATE_AFTER);
             Ok(new)
         });
         match rotated {

@@ -26,7 +26,7 @@ use super::newborn::Newborn;
 use super::records::{RecordError, RestRec, Row, SuperRec, decode, encode};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
 use crate::clock::Deadline;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::types::{Ino, Lsn, ObjectKey};
 
 /// Why metadata could not be read or changed.
@@ -493,7 +493,10 @@ impl Txn<'_> {
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
         let meta = self.meta;
         let mut logged = InLog { txn: self, applied: Some(applied) };
-        match meta.engine.accept(lsn, batch).await {
+        at(points::BATCH_BEFORE);
+        let accepted = meta.engine.accept(lsn, batch).await;
+        at(points::BATCH_AFTER);
+        match accepted {
             Ok(()) => Ok(()),
             Err(error) => {
                 logged.applied = None;

@@ -8,6 +8,7 @@ use super::settler::{ROUND, Settler, TIDY};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, give_up_older};
+use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
 use crate::store::{ObjectInfo, StoreError};
@@ -144,6 +145,7 @@ impl Settler {
                 touched.push(ino);
             }
         }
+        at(points::RESOLVE_BEFORE);
         txn.commit(Logged::Op { unique: 0 }, || {
             for (ino, content) in contents {
                 if let Some((inode, _)) = live.get(&ino) {
@@ -152,6 +154,7 @@ impl Settler {
             }
         })
         .await?;
+        at(points::RESOLVE_AFTER);
         if !touched.is_empty() {
             self.volume.wants_settling(touched);
         }

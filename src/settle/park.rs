@@ -8,6 +8,7 @@ use super::SettleError;
 use super::outcome::forget_base;
 use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo, escape_name, own_name};
+use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
@@ -89,7 +90,9 @@ impl Settler {
     async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {
         let id = uuid::Uuid::new_v4().as_u128();
         let to = self.volume.segment_key(id);
+        at(points::PARK_BEFORE);
         let version = self.copy_away(base, &to).await?;
+        at(points::PARK_AFTER);
         let parked = Base { key: to, parked: true, version, put_id: None };
         let guard = inode.changing();
         let result = self.record_parked(inode, base, parked).await;

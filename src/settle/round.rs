@@ -15,7 +15,7 @@ use super::plan::Item;
 use super::plan::TIMES_TOOK;
 use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler};
 use crate::clock::boottime;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, StoreError, Verb};
@@ -136,6 +136,7 @@ impl Settler {
             txn.put(keys::intent(item.put_id), &item.intent);
             announced.push(item);
         }
+        at(points::ANNOUNCE_BEFORE);
         txn.commit(Logged::Op { unique: 0 }, || {
             for item in &announced {
                 self.hot.announce(&item.intent.key, item.intent.ino, item.put_id);
@@ -150,6 +151,7 @@ impl Settler {
             }
         })
         .await?;
+        at(points::ANNOUNCE_AFTER);
         self.give_up(stale).await;
         Ok(announced)
     }
@@ -179,6 +181,7 @@ impl Settler {
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
         let key = &item.intent.key;
         let Dress { attributes, properties } = &item.dress;
+        at(points::SEND_BEFORE);
         let outcome = match &item.body {
             Body::Bytes(bytes) => {
                 volume.store.put(key, bytes.clone(), attributes, properties, send).await
@@ -190,6 +193,7 @@ impl Settler {
                 volume.store.copy(from, expect, key, attributes, properties, send).await
             }
         };
+        at(points::SEND_AFTER);
         match outcome {
             PutOutcome::Won(version) => Outcome::Applied(version),
             PutOutcome::Lost => Outcome::Refused,

@@ -10,7 +10,7 @@ use super::round::SEND_TIMEOUT;
 use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::data::DataError;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
@@ -200,7 +200,10 @@ impl Settler {
         }
         let condition = if conditional { Condition::Is(expected.clone()) } else { Condition::None };
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
-        match volume.store.delete(&intent.key, send).await {
+        at(points::DELETE_BEFORE);
+        let outcome = volume.store.delete(&intent.key, send).await;
+        at(points::DELETE_AFTER);
+        match outcome {
             PutOutcome::Won(_) => Outcome::Applied(absent()),
             PutOutcome::Lost => match volume.store.head(&intent.key, SEND_TIMEOUT).await {
                 Ok(None) => Outcome::Applied(absent()),

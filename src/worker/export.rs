@@ -19,6 +19,7 @@ use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime_of;
 use super::{WorkerError, WorkerSpec};
 use crate::clock::Deadline;
+use crate::fault::{at, points};
 use crate::meta::{Batch, Engine, Meta, Pages};
 use crate::store::{Attributes, Listing, Properties, Send, StoreBackend, StoreErrorKind};
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey};
@@ -153,17 +154,10 @@ pub(super) async fn write(
     engine.check_epoch(Deadline::after(REQUEST)).await?;
     let body = serde_json::to_vec_pretty(&index).map_err(|e| unreadable(state, epoch, e))?;
     let key = of_epoch(state, epoch).key("index.json");
-    applied(
-        store
-            .put(
-                &key,
-                Bytes::from(body),
-                &Attributes::new(),
-                &Properties::default(),
-                Send::plain(REQUEST),
-            )
-            .await,
-    )?;
+    let (none, plain) = (Attributes::new(), Properties::default());
+    at(points::EXPORT_INDEX_BEFORE);
+    applied(store.put(&key, Bytes::from(body), &none, &plain, Send::plain(REQUEST)).await)?;
+    at(points::EXPORT_INDEX_AFTER);
     forget(store, state, Some(epoch)).await?;
     Ok(Some(index.records))
 }
@@ -177,17 +171,11 @@ async fn put_page(
     let body = postcard::to_stdvec(pairs).map_err(|e| unreadable(state, index.epoch, e))?;
     let key = page_key(state, index.epoch, index.pages.len());
     index.pages.push(Page { bytes: body.len() as u64, crc32c: crc32c::crc32c(&body) });
-    applied(
-        store
-            .put(
-                &key,
-                Bytes::from(body),
-                &Attributes::new(),
-                &Properties::default(),
-                Send::plain(REQUEST),
-            )
-            .await,
-    )
+    let (none, plain) = (Attributes::new(), Properties::default());
+    at(points::EXPORT_PAGE_BEFORE);
+    let outcome = store.put(&key, Bytes::from(body), &none, &plain, Send::plain(REQUEST)).await;
+    at(points::EXPORT_PAGE_AFTER);
+    applied(outcome)
 }
 
 /// Deletes every export but that of `keep`.

@@ -15,7 +15,7 @@ use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, leave, recovery};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Trash, Volume, VolumeParts};
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::fs::Fs;
 use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
@@ -167,7 +167,9 @@ async fn open_at(
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     Claiming::from(found.unwrap_or(home.after)).note(state_dir);
+    at(points::CLAIM_BEFORE);
     let engine = Engine::open(config).await?;
+    at(points::CLAIM_AFTER);
     crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();
 

@@ -27,6 +27,7 @@ use super::places::{Places, places};
 use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
+use crate::fault::{at, points};
 use crate::lease::{Holder, Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
@@ -371,10 +372,12 @@ impl Objects<'_> {
             }
         }
         if !batch.is_empty() {
+            at(points::PURGE_BATCH_BEFORE);
             self.engine.write(self.next, batch).await?;
             self.next = Lsn(self.next.0 + 1);
             // Also tells whether the volume is still ours.
             let _receipt = self.engine.flush(Deadline::after(REQUEST)).await?;
+            at(points::PURGE_BATCH_AFTER);
         }
         match failure {
             Some(error) => Err(error),
@@ -434,7 +437,11 @@ impl Objects<'_> {
             false => Condition::None,
         };
         let not_after = Some(self.store.now(REQUEST).await?.plus(EXPIRES_MS));
-        Ok(match self.store.delete(key, Send { condition, not_after, timeout: REQUEST }).await {
+        at(points::PURGE_OBJECT_BEFORE);
+        let send = Send { condition, not_after, timeout: REQUEST };
+        let outcome = self.store.delete(key, send).await;
+        at(points::PURGE_OBJECT_AFTER);
+        Ok(match outcome {
             PutOutcome::Won(_) => Fate::Gone,
             PutOutcome::Lost => Fate::Foreign,
             PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Fate::Open(error),
@@ -466,7 +473,12 @@ async fn delete_state(
         let outcomes: Vec<PutOutcome> = stream::iter(keys)
             .map(|key| {
                 let store = &store;
-                async move { store.delete(&key, Send::plain(REQUEST)).await }
+                async move {
+                    at(points::PURGE_STATE_BEFORE);
+                    let outcome = store.delete(&key, Send::plain(REQUEST)).await;
+                    at(points::PURGE_STATE_AFTER);
+                    outcome
+                }
             })
             .buffer_unordered(PARALLEL)
             .collect()
@@ -476,6 +488,8 @@ async fn delete_state(
             return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
         }
     }
+    at(points::PURGE_FORMAT_BEFORE);
     applied(store.delete(format, Send::plain(REQUEST)).await)?;
+    at(points::PURGE_FORMAT_AFTER);
     Ok(Purged::Done)
 }

@@ -79,6 +79,7 @@ pub(super) fn runtime_of(
     spec: &WorkerSpec,
 ) -> anyhow::Result<(tokio::runtime::Runtime, tracing::Span)> {
     crate::sys::bound_heap();
+    crate::fault::named(&spec.name);
     let span = tracing::info_span!("volume", name = %spec.name);
     let mut builder = runtime_builder();
     let inherited = span.clone();

@@ -5,6 +5,7 @@ mod build;
 mod container;
 mod files;
 mod git;
+mod killed;
 mod mariadb;
 mod postgres;
 mod sqlite;

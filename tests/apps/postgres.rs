@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::volume::Mounted;
 use crate::{Bucket, LIMIT, Server, shell_with};
 
 /// `$1` is the data directory, `$2` a folder on the local disk for the socket and the log.
@@ -29,42 +28,50 @@ pub fn transactions(row: &str) -> u64 {
     count.parse().unwrap()
 }
 
-struct Postgres {
+pub struct Postgres {
     data: PathBuf,
     local: PathBuf,
     _server: Server,
 }
 
 impl Postgres {
-    fn on(mounted: &Mounted, local: &Path) -> Self {
-        let data = mounted.path.join("data");
+    /// With its data below `volume`, and its socket and its log in `local`.
+    pub fn on(volume: &Path, local: &Path) -> Self {
+        let data = volume.join("data");
         let server = Server { pid_file: local.join("pid") };
         Postgres { data, local: local.to_owned(), _server: server }
     }
 
-    fn run(&self, script: &str) -> String {
+    pub fn run(&self, script: &str) -> String {
         shell_with(Path::new("/"), &format!("{TOOLS}\n{script}"), &[&self.data, &self.local])
     }
 
-    fn start(&self) {
+    pub fn create(&self) {
+        self.run(
+            "install -d -o postgres -g postgres -m 700 \"$1\"
+             as initdb -D \"$1\" -A trust --data-checksums >/dev/null",
+        );
+    }
+
+    pub fn start(&self) {
         self.run("start \"$@\"; head -1 \"$1/postmaster.pid\" >\"$2/pid\"");
     }
 
-    fn stop(&self, how: &str) {
+    pub fn stop(&self, how: &str) {
         self.run(&format!("stop \"$@\" {how}; rm \"$2/pid\""));
     }
 
     /// The sums, which must agree, and how many transactions there are.
-    fn transactions(&self) -> u64 {
+    pub fn transactions(&self) -> u64 {
         transactions(&self.run(&format!("sql \"$@\" '{SUMS}'")))
     }
 
     /// Every index against its table, and every page's checksum.
-    fn check(&self) {
+    pub fn check(&self) {
         self.run("as pg_amcheck -h \"$2\" --install-missing --heapallindexed --all");
     }
 
-    fn check_pages(&self) {
+    pub fn check_pages(&self) {
         self.run("as pg_checksums -D \"$1\" --check >/dev/null");
     }
 }
@@ -76,11 +83,8 @@ fn apps_postgresql_recovers_from_a_crash_and_moves_to_another_host() {
     let local = bucket.local("postgres");
     shell_with(&local, "chown postgres .", &[]);
     let mounted = bucket.mount(&[], LIMIT);
-    let server = Postgres::on(&mounted, &local);
-    server.run(
-        "install -d -o postgres -g postgres -m 700 \"$1\"
-         as initdb -D \"$1\" -A trust --data-checksums >/dev/null",
-    );
+    let server = Postgres::on(&mounted.path, &local);
+    server.create();
     server.start();
     server.run("as pgbench -h \"$2\" -i -q -s 3 postgres 2>/dev/null");
     server.run("as pgbench -n -h \"$2\" -c 4 -j 2 -t 250 postgres >/dev/null 2>&1");

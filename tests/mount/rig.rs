@@ -2,39 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::support::s3server::TestS3;
+pub use super::support::unmanaged::{clean, runs, s3vol_as};
 use super::support::wait_for;
 use super::support::watchdog::{Watchdog, mounted};
 
 pub const SOON: Duration = Duration::from_secs(30);
 /// A process that gives a volume back may take this long.
 pub const GIVEN_BACK: Duration = Duration::from_secs(120);
-
-/// The program under the name `name`, with the credentials for `server` and no others.
-pub fn s3vol_as(name: &str, server: Option<&TestS3>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
-    command.arg0(name);
-    clean(&mut command, server);
-    command
-}
-
-pub fn clean(command: &mut Command, server: Option<&TestS3>) {
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["AWS_", "S3VOL_", "SSL_CERT"].iter().any(|start| text.starts_with(start)) {
-            command.env_remove(&name);
-        }
-    }
-    command.env("AWS_EC2_METADATA_DISABLED", "true");
-    if let Some(server) = server {
-        command.envs(server.env().into_iter().filter(|(name, _)| name != "S3VOL_URL"));
-    }
-}
 
 pub fn s3vol(server: &TestS3) -> Command {
     s3vol_as("s3vol", Some(server))
@@ -163,6 +142,13 @@ impl Mount {
         assert!(!mounted(&self.at), "something is still mounted");
     }
 
+    /// SIGTERM, and everything in the bucket; names whose last request may still arrive need not be at rest.
+    pub fn end_committed(mut self) {
+        self.signal(libc::SIGTERM);
+        let status = self.ended(GIVEN_BACK);
+        assert!(matches!(status.code(), Some(0 | 3)), "{status}: {}", self.said());
+    }
+
     /// As a power cut would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -181,13 +167,6 @@ impl Drop for Mount {
 /// The body of an object as text.
 pub fn object(server: &TestS3, key: &str) -> Option<String> {
     server.get(key).map(|o| String::from_utf8_lossy(&o.body).into_owned())
-}
-
-/// Whether a process of this number runs.
-pub fn runs(pid: u64) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    // A zombie has ended; who reaps it depends on the machine.
-    stat.is_ok_and(|s| s.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
 }
 
 pub fn run_ok(program: impl AsRef<OsStr>, args: &[&OsStr]) {

@@ -8,10 +8,12 @@ pub mod dockerd;
 pub mod gcs;
 pub mod host;
 pub mod moto;
+pub mod orders;
 pub mod plugin;
 pub mod raw;
 pub mod s3server;
 pub mod stub;
+pub mod unmanaged;
 pub mod volume;
 pub mod watchdog;
 

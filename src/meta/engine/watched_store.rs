@@ -23,6 +23,8 @@ use slatedb::object_store::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::fault::{at, points};
+
 /// The attribute under which the engine marks its conditional writes, to recognise them.
 const PUT_ID: &str = "slatedbputid";
 
@@ -134,9 +136,13 @@ impl ObjectStore for WatchedStore {
         let manifest = manifest_id(location);
         if let Some(id) = manifest {
             self.note_attempt(location, id, &opts);
+            at(points::MANIFEST_BEFORE);
         }
         let bytes = payload.content_length() as u64;
         let result = self.alive(self.inner.put_opts(location, payload, opts)).await?;
+        if manifest.is_some() {
+            at(points::MANIFEST_AFTER);
+        }
         if let Some(id) = manifest
             && let Some(written) = self.manifests.lock().get_mut(&id)
         {

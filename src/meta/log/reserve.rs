@@ -43,6 +43,7 @@ impl Reserve {
         let total = crate::sys::disk_space(dir).map_or(u64::MAX, |space| space.total);
         let size = (total / PART).clamp(LEAST, MOST);
         let long = (total / LONG_PART).clamp(size, LONG);
+        let long = crate::fault::number(crate::fault::LONG_LOG, long);
         let mut reserve = Reserve { size, upto: end, supported: true, full_at: None, long };
         reserve.extend(media, end, size);
         reserve
