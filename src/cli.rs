@@ -15,6 +15,7 @@ mod probe;
 mod recovered;
 mod status;
 mod tool;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use plugin::supervise;
 pub use probe::probe;
 pub use recovered::recovered;
 pub use status::status;
+pub use verify::verify;
 
 /// The exit code of a tool that judges and could not.
 pub const EXIT_NOT_JUDGED: u8 = 8;

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Fsck(args)) => return judged(cli::fsck(args)),
+        Ok(Command::Verify(args)) => return judged(cli::verify(args)),
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {
             Ok(code) => return code,

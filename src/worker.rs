@@ -28,6 +28,7 @@ mod serve;
 mod supervised;
 mod tasks;
 mod trial;
+mod verify;
 
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
@@ -39,3 +40,4 @@ pub use protocol::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;
 pub use recovery::{Recovered, Shelf};
 pub use supervised::serve_supervised;
+pub use verify::{Verified, verify_places};
