@@ -18,6 +18,7 @@ mod settle;
 mod status;
 mod takeover;
 mod tool;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use recovered::recovered;
 pub use settle::settle;
 pub use status::status;
 pub use takeover::takeover;
+pub use verify::verify;
 
 /// The exit code of a tool that judges and could not.
 pub const EXIT_NOT_JUDGED: u8 = 8;

@@ -31,6 +31,7 @@ mod supervised;
 mod takeover;
 mod tasks;
 mod trial;
+mod verify;
 
 pub use bare::Bare;
 pub use error::WorkerError;
@@ -45,3 +46,4 @@ pub use recovery::{Recovered, Shelf};
 pub use settle_now::settle_volume;
 pub use supervised::serve_supervised;
 pub use takeover::{look_at_hold, take_over};
+pub use verify::{Verified, verify_places};

@@ -56,6 +56,12 @@ pub enum Command {
     /// Reads only, also while the volume is mounted; then it says what it could not judge. The exit code: 0 it is
     /// clean; 1 it was mended; 4 something is left; 8 it could not be checked; 64 wrong usage.
     Fsck(FsckArgs),
+    /// Prove what a volume holds against a list of hashes, without the file system.
+    ///
+    /// Reads the bucket only, by a reader of its own, also while the volume is mounted; what is not in the bucket
+    /// yet does not count. The exit code: 0 every path is as the list says; 4 some are not; 8 it could not be
+    /// looked at; 64 wrong usage.
+    Verify(VerifyArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
@@ -139,6 +145,31 @@ pub struct FsckArgs {
     #[arg(long, requires = "repair")]
     pub yes: bool,
     /// For programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
+    pub url: String,
+}
+
+/// `s3vol verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct VerifyArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Hashes and paths as sha256sum writes them, relative to the volume; - is the standard input.
+    #[arg(long, value_name = "FILE")]
+    pub manifest: PathBuf,
+    /// Only plain objects count: for a volume whose state is lost.
+    #[arg(long)]
+    pub plain: bool,
+    /// Show only what is not as the list says.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// For programs: one JSON object a line.
     #[arg(long)]
     pub json: bool,
     /// Where the volume's objects lie, such as s3://bucket/prefix.

@@ -60,6 +60,8 @@ pub enum WorkerError {
     #[error(transparent)]
     Fsck(#[from] crate::fsck::FsckError),
     #[error(transparent)]
+    Verify(#[from] crate::verify::VerifyError),
+    #[error(transparent)]
     Catalog(#[from] crate::catalog::CatalogError),
     #[error(transparent)]
     Fuse(#[from] crate::fuse::FuseError),

@@ -5,4 +5,5 @@ mod support;
 
 mod clean;
 mod damage;
+mod verify;
 mod world;

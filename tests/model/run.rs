@@ -199,9 +199,12 @@ impl Run {
     /// What holds at the end of every sequence.
     pub async fn finish(&mut self) -> Outcome {
         self.compare().await?;
+        self.world.commit().await?;
+        self.world.whole().await.map_err(|e| format!("in motion: {e}"))?;
         self.close_everything().await?;
         self.settle().await?;
         self.at_rest().await?;
+        self.world.whole().await.map_err(|e| format!("at rest: {e}"))?;
         self.world.reopen(true).await?;
         self.compare().await.map_err(|e| format!("from the bucket: {e}"))?;
         self.settle().await?;

@@ -9,8 +9,9 @@ use s3vol::catalog::{Stores, incarnate};
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
 use s3vol::fs::{Fs, FsError};
+use s3vol::fsck::{Finding, Mend};
 use s3vol::lease::LeaseState;
-use s3vol::worker::{Mounted, Successor, WorkerSpec, open};
+use s3vol::worker::{FsckHow, Mounted, Successor, VolumeAt, WorkerSpec, fsck, open};
 
 use crate::support::s3server::TestS3;
 
@@ -132,6 +133,21 @@ impl World {
         while volume.collect_dead().await.map_err(|e| format!("collect: {e}"))? {}
         volume.collect_segments(PATIENCE).await.map_err(|e| format!("collect: {e}"))?;
         Ok(left)
+    }
+
+    /// Whether the records say the same as each other and as the bucket, apart from what others did there.
+    pub async fn whole(&self) -> Result<(), String> {
+        let at = VolumeAt {
+            options: self.spec.options.clone(),
+            volumes: self.local.path().join("volumes"),
+            stores: self.spec.stores.clone(),
+        };
+        let how = FsckHow { data: true, repair: None };
+        let report = fsck(&at, how, &mut |_| {}).await.map_err(|e| format!("fsck: {e}"))?;
+        let by_others = |finding: &&Finding| matches!(finding.mend, Mend::Look(..));
+        let found: Vec<String> =
+            report.findings.iter().filter(|f| !by_others(f)).map(ToString::to_string).collect();
+        if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
     }
 
     pub async fn settle_report(&self) -> String {
