@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use s3vol::fault::points::{self, ALL};
+use s3vol::fault::{MUTANT, Mutant};
 use serde_json::json;
 
 use super::plugin::Plugin;
@@ -146,11 +147,18 @@ fn a_program_sees_no_error_when_its_worker_dies_anywhere() {
 }
 
 /// A mount by hand that dies at a point while a program writes; what the program knows.
-fn killed(server: &TestS3, place: &Place, orders: &Orders, url: &str, point: &str) -> Story {
+fn killed(
+    server: &TestS3,
+    place: &Place,
+    orders: &Orders,
+    url: &str,
+    point: &str,
+    fault: &str,
+) -> Story {
     let mut story = Story::default();
     let start = || {
         let mut command = s3vol_as("s3vol", Some(server));
-        command.envs([orders.env()]).envs(HASTE);
+        command.envs([orders.env(), (MUTANT, fault)]).envs(HASTE);
         Mount::begin_as(&mut command, place, url, &OPTIONS)
     };
     match when(point) {
@@ -201,11 +209,12 @@ enum Finder {
     Other,
 }
 
-fn found_by(finder: Finder, point: &'static str) {
+/// `fault`: the number of the fault that the program is given, "0" for none.
+fn found_by(finder: Finder, point: &'static str, fault: &str) {
     let (server, place) = (TestS3::start(), Place::new());
     let orders = Orders::below(place.dir.path());
     let url = format!("s3://{}/v", server.bucket());
-    let mut story = killed(&server, &place, &orders, &url, point);
+    let mut story = killed(&server, &place, &orders, &url, point, fault);
     let other = Place::new();
     let at = match finder {
         Finder::Same => &place,
@@ -221,7 +230,7 @@ fn found_by(finder: Finder, point: &'static str) {
     }
     let start = |at: &Place| {
         let mut command = s3vol_as("s3vol", Some(&server));
-        command.envs([orders.env()]).envs(HASTE);
+        command.envs([orders.env(), (MUTANT, fault)]).envs(HASTE);
         Mount::begin_as(&mut command, at, &url, &OPTIONS).up()
     };
     let mount = start(at);
@@ -248,7 +257,7 @@ fn all_found_by(finder: Finder, points: &[&'static str]) {
     side_by_side(3, points, |_, some| {
         for point in some {
             eprintln!("{finder:?}: {point}");
-            found_by(finder, point);
+            found_by(finder, point, "0");
         }
     });
 }
@@ -260,6 +269,26 @@ fn of_workers() -> Vec<&'static str> {
 #[test]
 fn a_mount_that_dies_while_it_gives_the_volume_back_has_lost_nothing() {
     all_found_by(Finder::Same, &points_of(When::Ending));
+}
+
+/// The points and finders that show each fault which the program can be given.
+#[test]
+#[ignore = "make soak"]
+fn soak_matrix_finds_a_program_that_is_broken() {
+    let shown = [
+        (Mutant::ReplyBeforeLog, Finder::Same, points::PWRITE_AFTER),
+        (Mutant::SyncWithoutFlush, Finder::Other, points::FLUSH_BEFORE),
+        (Mutant::ReplayStartsLate, Finder::Same, points::FLUSH_BEFORE),
+    ];
+    side_by_side(3, &shown, |_, some| {
+        for (mutant, finder, point) in some {
+            let fault = (*mutant as u64).to_string();
+            // One run may have luck.
+            let found = (0..8)
+                .any(|_| std::panic::catch_unwind(|| found_by(*finder, point, &fault)).is_err());
+            assert!(found, "{mutant:?} was not found");
+        }
+    });
 }
 
 #[test]
