@@ -13,6 +13,7 @@ mod mount;
 mod plugin;
 mod probe;
 mod reach;
+mod rebuild;
 mod recovered;
 mod settle;
 mod status;
@@ -29,8 +30,8 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, ExportArgs, FsckArgs, MountArgs, PluginArgs, ProbeArgs, RecoveredCommand,
-    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, parse,
+    Command, ExportArgs, FsckArgs, MountArgs, PluginArgs, ProbeArgs, RebuildArgs, RecoveredCommand,
+    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs, parse,
 };
 pub use driver::drive;
 pub use export::export;
@@ -38,6 +39,7 @@ pub use fsck::fsck;
 pub use mount::{PreparedMount, prepare_mount};
 pub use plugin::supervise;
 pub use probe::probe;
+pub use rebuild::rebuild;
 pub use recovered::recovered;
 pub use settle::settle;
 pub use status::status;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Ok(Command::Fsck(args)) => return judged(cli::fsck(args)),
+        Ok(Command::Rebuild(args)) => return judged(cli::rebuild(args)),
         Ok(Command::Verify(args)) => return judged(cli::verify(args)),
         Ok(Command::Recovered(command)) => cli::recovered(command),
         Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {

@@ -9,7 +9,8 @@ mod secret;
 mod time;
 
 pub use content::{
-    ATTR_KEY, ATTR_PUT, ATTR_TYPE, ATTR_VOLUME, Base, Caller, FileKind, NO_TYPE, PutId, Version,
+    ATTR_INODE, ATTR_KEY, ATTR_PUT, ATTR_TYPE, ATTR_VOLUME, Base, Caller, FileKind, NO_TYPE, PutId,
+    Version,
 };
 pub use key::{KeyPrefix, ObjectKey};
 pub use name::{FileName, NameError, VolumeName};

@@ -111,6 +111,9 @@ pub struct VolumeFormat {
     /// The volume was removed, and how far its deletion has come. Nobody may mount it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Deleting>,
+    /// The place has another state since, made from its objects. Nobody may mount this one any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<VolumeId>,
 }
 
 /// What of a removed volume is being deleted.

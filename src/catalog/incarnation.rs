@@ -225,6 +225,7 @@ impl Draft {
             engine: EngineHome::first(),
             switching: None,
             deleting: None,
+            replaced_by: None,
         };
         let key = format_key(state.prefix(), self.id);
         match objects::create_unique(state.store(), &key, &record).await? {

@@ -62,6 +62,11 @@ pub enum Command {
     /// yet does not count. The exit code: 0 every path is as the list says; 4 some are not; 8 it could not be
     /// looked at; 64 wrong usage.
     Verify(VerifyArgs),
+    /// Make a new state of a volume from its objects, after the old one was lost.
+    ///
+    /// Says what would be lost and asks. The old state is kept, and nobody may use the volume meanwhile. The exit code:
+    /// 0 all of it is there; 4 some files lost something, which is listed; 8 nothing was changed; 64 wrong usage.
+    Rebuild(RebuildArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
@@ -172,6 +177,22 @@ pub struct VerifyArgs {
     /// For programs: one JSON object a line.
     #[arg(long)]
     pub json: bool,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
+    pub url: String,
+}
+
+/// `s3vol rebuild`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RebuildArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Ask nothing.
+    #[arg(long)]
+    pub yes: bool,
     /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
 }

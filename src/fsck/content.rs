@@ -174,7 +174,9 @@ impl Check<'_> {
             let detail = "a publish is said to be under way, and nothing announces it";
             self.report.found(Kind::Content, what, detail, mend);
         }
-        if let Some(base) = content.base.as_ref().filter(|base| !base.parked) {
+        // Of a file that was removed while it was open nobody else reads anything.
+        let removed = inode.nlink == 0;
+        if let Some(base) = content.base.as_ref().filter(|base| !base.parked && !removed) {
             self.base(ino, &content, base).await?;
         }
         Ok(())

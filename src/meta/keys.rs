@@ -22,12 +22,13 @@
 //! | `27` | ino, object key | nothing | from an inode to the keys where it was last seen |
 //! | `28` | parent, name | nothing | names of objects that lie beside a directory of their own name |
 //! | `29` | object key | [`super::TombRec`] | attributes of what somebody else removed |
+//! | `2a` | volume, ino | the inode here | only while a volume is rebuilt: which file an object was of before |
 //!
 //! Numbers are big-endian, so that byte order is number order.
 
 use std::ops::Bound;
 
-use crate::types::{FileName, Ino, ObjectKey, PutId};
+use crate::types::{FileName, Ino, ObjectKey, PutId, VolumeId};
 
 pub const SUPER: u8 = 0x02;
 pub const OWNER: u8 = 0x03;
@@ -48,6 +49,7 @@ pub const GARBAGE: u8 = 0x26;
 pub const RESTS: u8 = 0x27;
 pub const BESIDE: u8 = 0x28;
 pub const TOMB: u8 = 0x29;
+pub const FORMER: u8 = 0x2a;
 
 /// Directory cookies 0 to 2 are the start, `.` and `..`.
 pub const FIRST_COOKIE: u64 = 3;
@@ -193,6 +195,11 @@ pub fn beside(parent: Ino, name: &FileName) -> Vec<u8> {
 
 pub fn tomb(key: &ObjectKey) -> Vec<u8> {
     with_bytes(TOMB, key.as_str().as_bytes())
+}
+
+/// The file that an object was of in another state.
+pub fn former(volume: VolumeId, ino: u64) -> Vec<u8> {
+    with_bytes(FORMER, &[&volume.0.as_bytes()[..], &ino.to_be_bytes()].concat())
 }
 
 /// The object key of a `rest`, `tidy` or `tomb` key.

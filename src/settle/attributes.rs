@@ -17,7 +17,8 @@ use crate::data::BORNE;
 use crate::meta::records::InodeRec;
 use crate::store::{Attributes, METADATA_MAX};
 use crate::types::{
-    ATTR_KEY, ATTR_PUT, ATTR_VOLUME, FileKind, ObjectKey, PutId, Timestamp, VolumeId,
+    ATTR_INODE, ATTR_KEY, ATTR_PUT, ATTR_VOLUME, FileKind, Ino, ObjectKey, PutId, Timestamp,
+    VolumeId,
 };
 
 /// What an object says about the file that it is; `None` where it says nothing.
@@ -48,7 +49,12 @@ pub fn key_mark(key: &ObjectKey) -> String {
 }
 
 /// What every object that we publish tells.
-pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutId) -> Attributes {
+pub fn to_object(
+    (ino, rec): (Ino, &InodeRec),
+    key: &ObjectKey,
+    volume: VolumeId,
+    put_id: PutId,
+) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert("mode".into(), (rec.kind.mode_bits() | rec.perm).to_string());
     attributes.insert("uid".into(), rec.uid.to_string());
@@ -60,6 +66,9 @@ pub fn to_object(rec: &InodeRec, key: &ObjectKey, volume: VolumeId, put_id: PutI
     attributes.insert(ATTR_VOLUME.into(), volume.to_string());
     attributes.insert(ATTR_PUT.into(), put_id.to_string());
     attributes.insert(ATTR_KEY.into(), key_mark(key));
+    if rec.kind != FileKind::Dir {
+        attributes.insert(ATTR_INODE.into(), ino.to_string());
+    }
     attributes
 }
 

@@ -10,7 +10,7 @@ use crate::data::{BORNE, Borne, Inode, Slot, guessed, is_encoded};
 use crate::meta::records::{ContentRec, InodeRec, RestRec};
 use crate::meta::{Lookup, keys};
 use crate::store::{Attributes, Header, METADATA_MAX, Properties};
-use crate::types::{ATTR_TYPE, FileKind, NO_TYPE, ObjectKey, PutId};
+use crate::types::{ATTR_INODE, ATTR_TYPE, FileKind, Ino, NO_TYPE, ObjectKey, PutId};
 
 /// Enough of a file's beginning to tell how it is encoded, bytes.
 const HEAD: usize = 4096;
@@ -74,7 +74,7 @@ impl Settler {
     /// For the object at `key` of an inode with these extended attributes.
     pub(super) fn dress(
         &self,
-        rec: &InodeRec,
+        (ino, rec): (Ino, &InodeRec),
         xattrs: &[Xattr],
         key: &ObjectKey,
         put_id: PutId,
@@ -88,7 +88,7 @@ impl Settler {
             ..Properties::default()
         };
         let mut properties = borne.properties().or(&defaults);
-        let mut attributes = attributes::to_object(rec, key, volume.id, put_id);
+        let mut attributes = attributes::to_object((ino, rec), key, volume.id, put_id);
         attributes.extend(borne.metadata());
         if rec.kind == FileKind::File && !properties.headers.contains_key(&Header::ContentType) {
             let guess = guessed(&volume.options.content_type, key);
@@ -106,6 +106,11 @@ impl Settler {
             .cloned()
             .collect();
         attributes::add_xattrs(&mut attributes, &others);
-        Dress { attributes, properties }
+        let mut dress = Dress { attributes, properties };
+        if dress.too_much(key).is_some() {
+            // The only one that nobody misses but a rebuild.
+            dress.attributes.remove(ATTR_INODE);
+        }
+        dress
     }
 }

@@ -297,6 +297,10 @@ impl Settler {
                 changed.push(Changed::Entry { parent, name });
             }
             if rec.kind == FileKind::File {
+                // Only files are counted by their bytes.
+                let content: Option<ContentRec> = tx.kv.get(&keys::content(ino)).await?;
+                let size = content.map_or(0, |content| content.size);
+                tx.kv.superblock.bytes = tx.kv.superblock.bytes.saturating_sub(size);
                 tx.kv.delete(keys::content(ino));
             }
         }

@@ -220,7 +220,7 @@ impl Settler {
                 break;
             }
             let put_id = PutId::random();
-            let dress = self.dress(&attr, &xattrs, &key, put_id);
+            let dress = self.dress((ino, &attr), &xattrs, &key, put_id);
             if let Some(why) = dress.too_much(&key) {
                 self.give_up(items).await;
                 return Ok(self.stays_in_motion(ino, why));

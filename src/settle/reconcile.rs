@@ -10,6 +10,7 @@ mod changes;
 mod heads;
 mod listing;
 mod tombs;
+mod whole;
 mod wipe;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::data::{DataError, Outside, Volume};
 use crate::types::{FileName, Ino, ObjectKey};
 use changes::Telling;
 pub use changes::{Changed, Changes, Tell, changes};
+pub use whole::TakenIn;
 
 /// When the bucket cannot be asked, what is known serves, and it is asked again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -9,6 +9,8 @@ use super::{ObjectKey, StoreTime};
 pub const ATTR_VOLUME: &str = "s3volid";
 pub const ATTR_PUT: &str = "s3volput";
 pub const ATTR_KEY: &str = "s3volkey";
+/// The number of the file that an object is of, so that the copies under its names are known as one.
+pub const ATTR_INODE: &str = "s3volino";
 /// The content type that we gave an object by ourselves, or [`NO_TYPE`]. As long as the object has that
 /// one, nobody has said anything else.
 pub const ATTR_TYPE: &str = "s3voltype";

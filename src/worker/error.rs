@@ -35,6 +35,10 @@ pub enum WorkerError {
     NoVolume(String),
     #[error("the volume was removed, and its objects are being deleted")]
     Removed,
+    #[error(
+        "the volume was rebuilt from its objects, and its state is {0} now; mount it by its URL or name, or run `s3vol rebuild` again if nothing leads there"
+    )]
+    Rebuilt(crate::types::VolumeId),
     #[error("it was told to leave the volume at once")]
     Left,
     #[error(

@@ -43,6 +43,9 @@ impl Format {
         if known.deleting.is_some() {
             return Err(WorkerError::Removed);
         }
+        if let Some(new) = known.replaced_by {
+            return Err(WorkerError::Rebuilt(new));
+        }
         if known.endpoint != places.store.endpoint() {
             return Err(WorkerError::OtherEndpoint {
                 ours: places.store.endpoint().to_owned(),
@@ -157,6 +160,9 @@ impl FormatCheck for Format {
         };
         if now.deleting.is_some() {
             return Err(FormatTrouble::Damaged(WorkerError::Removed.to_string()));
+        }
+        if let Some(new) = now.replaced_by {
+            return Err(FormatTrouble::Damaged(WorkerError::Rebuilt(new).to_string()));
         }
         match before {
             Some(before) if before != now.engine => Err(FormatTrouble::Damaged(format!(

@@ -323,7 +323,7 @@ impl Checked {
         if report.counts.contains_key(&Kind::Engine) || !report.findings.iter().any(mendable) {
             return Ok(report);
         }
-        let held = Held::claim(self, &known, epoch).await?;
+        let held = Held::claim(&self.places, &known, epoch).await?;
         let rows = self.mend_rows(&traced, &known, &held, agree, &mut *watch).await;
         held.release().await?;
         let (mut report, before, looks) = rows?;
@@ -427,19 +427,18 @@ async fn look_at(mounted: &Mounted, looks: &[Finding]) -> Result<(), WorkerError
 }
 
 /// The volume, held for changing rows.
-struct Held {
+pub(super) struct Held {
     engine: Engine,
     keeper: Keeper,
     next: parking_lot::Mutex<Lsn>,
 }
 
 impl Held {
-    async fn claim(
-        volume: &Checked,
+    pub async fn claim(
+        places: &Places,
         known: &VolumeFormat,
         epoch: Epoch,
     ) -> Result<Held, WorkerError> {
-        let places = &volume.places;
         let store = places.state_store.engine(&places.state)?.into_inner();
         let mut config = EngineConfig::new(store, known.engine.folder.clone(), Some(epoch));
         config.after = known.engine.after;
@@ -501,7 +500,7 @@ impl Held {
     }
 
     /// Not released before the engine is closed: another host may take the volume right after.
-    async fn release(self) -> Result<(), WorkerError> {
+    pub async fn release(self) -> Result<(), WorkerError> {
         let closed = self.engine.close(Deadline::after(CLOSE)).await;
         let released =
             self.keeper.set_state(LeaseState::Released, None, Deadline::after(REQUEST)).await;

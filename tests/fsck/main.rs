@@ -4,6 +4,8 @@
 mod support;
 
 mod clean;
+mod commands;
 mod damage;
+mod rebuild;
 mod verify;
 mod world;

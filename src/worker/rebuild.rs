@@ -1,0 +1,355 @@
+//! `s3vol rebuild`: a new state from the objects, after the old one was lost.
+//!
+//! The new state is made beside the old one, under an id of its own, and taken into use by its last step; so whatever
+//! cuts this short leaves the volume as it was. Invariants:
+//! * Nobody holds the old state meanwhile, and nobody mounts it afterwards: its `format.json` names the new one before
+//!   anything leads there.
+//! * Nothing of the old state is deleted, and no object is changed.
+//! * What is found is what an adopted bucket would show, and the objects are no longer the volume's own: a removal
+//!   leaves those that it has not published again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine_change::unreadable;
+use super::export::delete_below;
+use super::format::Format;
+use super::fsck::Held;
+use super::open::{Successor, open_locked};
+use super::places::{Places, places};
+use super::serve::{COMMIT_BUDGET, Shared};
+use super::{VolumeAt, WorkerError, leave};
+use crate::catalog::{Incarnation, VolumeFormat, lead_to, new_state, trace};
+use crate::clock::Deadline;
+use crate::data::{PathMemo, dir_key};
+use crate::lease::{Judgement, LEASE, LeaseError, Observation, judge, last_epoch, record_key};
+use crate::meta::records::{ContentRec, InodeRec, SuperRec, decode};
+use crate::meta::{Engine, EngineError, Follower, Lookup, MetaError, View, keys};
+use crate::settle::{Links, TakenIn};
+use crate::types::{Epoch, FileKind, Ino, KeyPrefix, VolumeId};
+
+const REQUEST: Duration = Duration::from_secs(15);
+const OPEN: Duration = Duration::from_secs(120);
+/// Files that are named of those that lost something.
+const NAMED: usize = 1000;
+/// Rows of the old records that are looked at together.
+const PAGE: usize = 500;
+
+/// A rebuild that was looked into, and has changed nothing yet.
+pub struct Rebuild {
+    at: VolumeAt,
+    old: Option<Old>,
+}
+
+impl std::fmt::Debug for Rebuild {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rebuild").field("url", &self.at.options.url).finish_non_exhaustive()
+    }
+}
+
+/// The state that there is.
+struct Old {
+    id: VolumeId,
+    places: Places,
+    /// `None`: there is no `format.json`, or it cannot be read.
+    known: Option<VolumeFormat>,
+    /// Its records, if they can be read.
+    view: Option<Arc<View>>,
+    counters: Option<SuperRec>,
+}
+
+/// What a rebuild made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuilt {
+    pub id: VolumeId,
+    /// Where the old state is kept.
+    pub kept: Option<String>,
+    pub found: TakenIn,
+    pub links: Links,
+    /// Paths, and what of them only the old records knew; the first ones.
+    pub lost: Vec<String>,
+    pub more_lost: u64,
+    /// Whether the old records could tell what was lost.
+    pub told: bool,
+}
+
+/// Where a rebuild is.
+pub type Told<'t> = &'t mut (dyn FnMut(&str, u64) + Send);
+
+/// Finds out what there is at a place.
+///
+/// # Errors
+/// When somebody uses the volume, or the bucket does not answer.
+pub async fn plan_rebuild(at: &VolumeAt) -> Result<Rebuild, WorkerError> {
+    let traced = trace(&at.opener(), &at.options).await?;
+    let mut at = at.clone();
+    let Some(found) = traced.state(&at.options) else {
+        return Ok(Rebuild { at, old: None });
+    };
+    at.options.state_url = found.state_url.clone();
+    let places = places(found.id, &at.options, &at.spec(found.id).known())?;
+    let known = match Format::of(&places, found.id).read().await {
+        Ok(known) => known.map(|(known, _)| known),
+        Err(WorkerError::Damaged(_)) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(known) = &known {
+        if known.deleting.is_some() {
+            return Err(WorkerError::Removed);
+        }
+        if !known.engine.is_readable() {
+            return Err(unreadable(&known.engine, "only that version can rebuild it"));
+        }
+    }
+    let mut old = Old { id: found.id, places, known, view: None, counters: None };
+    old.refuse_held().await?;
+    old.read().await;
+    Ok(Rebuild { at, old: Some(old) })
+}
+
+impl Old {
+    /// The last epoch that anything tells of.
+    async fn epoch(&self) -> Result<Option<Epoch>, WorkerError> {
+        if let Some(known) = &self.known {
+            let store = self.places.state_store.engine(&self.places.state)?.into_inner();
+            let (folder, after) = (&known.engine.folder, known.engine.after);
+            if let Ok(Some(epoch)) = Engine::writer_epoch(&store, folder, after).await {
+                return Ok(Some(epoch));
+            }
+        }
+        let store = self.places.state_store.backend();
+        Ok(last_epoch(&*store, &self.places.state, REQUEST).await?)
+    }
+
+    async fn refuse_held(&self) -> Result<(), WorkerError> {
+        let Some(epoch) = self.epoch().await? else { return Ok(()) };
+        let (store, state) = (self.places.state_store.backend(), &self.places.state);
+        let mut seen = Observation::default();
+        match judge(&*store, state, epoch, &mut seen, REQUEST).await {
+            Ok(Judgement::Free(_)) => Ok(()),
+            // Where its record is gone with the state, its owner cannot renew it either.
+            Ok(Judgement::Held(holder)) if holder.record.is_none() && self.known.is_none() => {
+                Ok(())
+            }
+            Ok(Judgement::Held(holder)) => Err(WorkerError::Held(holder.to_string())),
+            Err(LeaseError::Unreadable { .. }) => {
+                let key = record_key(state, epoch);
+                let written =
+                    store.head(&key, REQUEST).await?.and_then(|info| info.version.modified);
+                let age = store.now(REQUEST).await?.0 - written.map_or(0, |at| at.0);
+                match age >= LEASE.as_millis() as i64 {
+                    true => Ok(()),
+                    false => Err(WorkerError::Held(format!(
+                        "{key} cannot be read and was written just now; try again in a minute"
+                    ))),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Its records, as far as they can be read.
+    async fn read(&mut self) {
+        let Some(known) = &self.known else { return };
+        let Ok(store) = self.places.state_store.engine(&self.places.state) else { return };
+        let opened =
+            Follower::open(store.into_inner(), &known.engine.folder, None, Deadline::after(OPEN));
+        let Ok(Some(follower)) = opened.await else { return };
+        let view = follower.view();
+        if let Ok(Some(counters)) = Lookup::get::<SuperRec>(&*view, &keys::superblock()).await {
+            self.counters = Some(counters);
+            self.view = Some(view);
+        }
+    }
+
+    /// Holds the old state, if anybody can: nobody is to mount it meanwhile.
+    async fn hold(&self) -> Result<Option<Held>, WorkerError> {
+        let Some(known) = &self.known else { return Ok(None) };
+        let store = self.places.state_store.engine(&self.places.state)?.into_inner();
+        let (folder, after) = (&known.engine.folder, known.engine.after);
+        let Ok(Some(epoch)) = Engine::writer_epoch(&store, folder, after).await else {
+            return Ok(None);
+        };
+        match Held::claim(&self.places, known, epoch).await {
+            Ok(held) => Ok(Some(held)),
+            Err(WorkerError::Engine(error @ EngineError::Fenced { .. })) => Err(error.into()),
+            // Nor can anybody else open it.
+            Err(WorkerError::Engine(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says in the old state that it is not the volume's any more.
+    async fn close(&self, new: VolumeId) -> Result<(), WorkerError> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let replaced = VolumeFormat { replaced_by: Some(new), ..known.clone() };
+        Format::of(&self.places, self.id).write(&replaced).await
+    }
+}
+
+impl Rebuild {
+    /// What there is, and what would be done, for a person who is asked.
+    pub fn plan(&self) -> String {
+        let url = &self.at.options.url;
+        let Some(old) = &self.old else {
+            return format!("Nothing tells of a state of {url}; a new one is made of its objects.");
+        };
+        let what = match &old.counters {
+            None => "It cannot be read: what only it knew is lost.".to_owned(),
+            Some(counters) => format!(
+                "It can be read: {} files and directories, of which {} are not all at rest. What of those only the \
+                 state knows is lost; `s3vol fsck --repair` may be what you want.",
+                counters.inodes.saturating_sub(1),
+                counters.work
+            ),
+        };
+        format!(
+            "The volume at {url} has the state {}. {what} It is kept, and nobody mounts it any more; a new one is \
+             made of the objects.",
+            old.id
+        )
+    }
+
+    /// Makes the new state and takes it into use.
+    ///
+    /// # Errors
+    /// When somebody took the volume meanwhile or the bucket does not answer: then it is as it was.
+    pub async fn run(self, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
+        let held = match &self.old {
+            None => None,
+            Some(old) => {
+                old.refuse_held().await?;
+                old.hold().await?
+            }
+        };
+        let made = self.make(told).await;
+        // It stays the volume's if this did not come to its end.
+        if let Some(held) = held {
+            held.release().await?;
+        }
+        made
+    }
+
+    async fn make(&self, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
+        let opener = self.at.opener();
+        let new = new_state(&opener, &self.at.options).await?;
+        let (found, links) = match self.fill(&new, &mut *told).await {
+            Ok(filled) => filled,
+            Err(error) => {
+                self.undo(&new).await;
+                return Err(error);
+            }
+        };
+        let (mut lost, mut more_lost, mut named) = (Vec::new(), 0, false);
+        if let Some(old) = &self.old
+            && let Some(view) = &old.view
+        {
+            named = name_lost(view, &mut lost, &mut more_lost).await.is_ok();
+        }
+        let kept = self.old.as_ref().map(|old| {
+            format!("{}/{}", self.at.options.state_url.trim_end_matches('/'), state_of(old.id))
+        });
+        if let Some(old) = &self.old {
+            old.close(new.id).await?;
+        }
+        lead_to(&opener, &self.at.options, &new).await?;
+        tracing::info!(url = %self.at.options.url, id = %new.id, "rebuilt from its objects");
+        Ok(Rebuilt { id: new.id, kept, found, links, lost, more_lost, told: named })
+    }
+
+    /// Takes away what was begun: nothing leads to it, and its names are never used again.
+    async fn undo(&self, new: &Incarnation) {
+        let Ok(places) = places(new.id, &self.at.options, &self.at.spec(new.id).known()) else {
+            return;
+        };
+        let store = places.state_store.backend();
+        if let Err(error) = delete_below(&*store, &places.state, |_| true).await {
+            tracing::debug!(%error, id = %new.id, "a state that was begun stays in the bucket");
+        }
+    }
+
+    /// Opens the new state as a mount does, and brings all objects in.
+    async fn fill(
+        &self,
+        new: &Incarnation,
+        told: Told<'_>,
+    ) -> Result<(TakenIn, Links), WorkerError> {
+        let spec = self.at.spec(new.id);
+        let lock = leave::lock(&spec.state_dir).await?;
+        let mut mounted = open_locked(&spec, Successor::No, &lock).await?;
+        let (_, nothing) = crate::settle::changes();
+        let mut changes = std::mem::replace(&mut mounted.changes, nothing);
+        // No kernel is to be told.
+        let drained = tokio::spawn(async move { while changes.recv().await.is_some() {} });
+        let shared = Shared::new(spec, &mounted);
+        let filled = async {
+            let found = mounted.reconciler.take_in(|so_far| told("objects", so_far.all())).await?;
+            let links = mounted.settler.join_links(|done| told("hard links", done)).await?;
+            while mounted.volume.collect_dead().await? {}
+            Ok::<_, WorkerError>((found, links))
+        };
+        let filled = filled.await;
+        shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
+        shared.export().await;
+        shared.release().await?;
+        drained.abort();
+        filled
+    }
+}
+
+fn state_of(id: VolumeId) -> String {
+    format!(".s3vol/v/{id}/")
+}
+
+/// What was not at rest: each inode that the old records were about to settle.
+async fn name_lost(view: &View, lost: &mut Vec<String>, more: &mut u64) -> Result<(), MetaError> {
+    let (mut from, to) = keys::below(keys::WORK, &[]);
+    let mut memo = PathMemo::default();
+    loop {
+        let page = Lookup::scan(view, (from, to.clone()), PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        from = std::ops::Bound::Excluded(last.to_vec());
+        for (key, _) in &page {
+            let Some(ino) = keys::parse_ino(key) else { continue };
+            if lost.len() >= NAMED {
+                *more += 1;
+                continue;
+            }
+            if let Some(what) = what_is_lost(view, ino).await? {
+                let path = path_of(view, ino, &mut memo).await?;
+                lost.push(format!("{path}: {what}"));
+            }
+        }
+    }
+}
+
+async fn what_is_lost(view: &View, ino: Ino) -> Result<Option<String>, MetaError> {
+    let row = view.get_raw(&keys::inode(ino)).await?;
+    let Some(inode) = row.and_then(|value| decode::<InodeRec>(&value).ok()) else {
+        return Ok(None);
+    };
+    if inode.nlink == 0 {
+        return Ok(None);
+    }
+    let row = view.get_raw(&keys::content(ino)).await?;
+    let content = row.and_then(|value| decode::<ContentRec>(&value).ok());
+    Ok(Some(match content {
+        Some(content) if inode.kind == FileKind::File && !content.at_rest() => match content.base {
+            Some(_) => "its last changes; its object shows what was before".to_owned(),
+            None => format!("{} bytes that were in no object yet", content.size),
+        },
+        _ => "its last name or attributes; its object shows what was before".to_owned(),
+    }))
+}
+
+async fn path_of(view: &View, ino: Ino, memo: &mut PathMemo) -> Result<String, MetaError> {
+    if ino == Ino::ROOT {
+        return Ok("/".to_owned());
+    }
+    let page = Lookup::scan(view, keys::of_inode(keys::PARENT, ino), 1).await?;
+    let Some((dir, name)) = page.first().and_then(|(row, _)| keys::parse_parent(row)) else {
+        return Ok(format!("inode {ino}"));
+    };
+    let dir = dir_key(view, &KeyPrefix::new(""), dir, memo).await.ok().flatten();
+    Ok(format!("/{}{name}", dir.unwrap_or_else(|| "?/".to_owned())))
+}
