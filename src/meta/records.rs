@@ -225,6 +225,7 @@ impl Row for DirentRec {
 }
 
 impl Row for WorkRec {}
+impl Row for Ino {}
 impl Row for DeadRec {}
 
 impl Row for SuperRec {
