@@ -296,7 +296,7 @@ impl Director {
             let next = model[self.line].clone();
             model[self.line].found = Some(found.clone());
             self.line = model.len();
-            model.push(Line { synced: false, ..next });
+            model.push(Line { synced: false, found: None, ..next });
         }
         for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
             history.go_on(found, rule);
