@@ -5,6 +5,8 @@ CARGO ?= cargo
 # Seconds that the tests of `test`, and of one lane alone, may run before they are ended; building comes on top.
 TEST_SECONDS ?= 3000
 LANE_SECONDS ?= 1500
+# Seconds for which the soak runs simulated schedules.
+SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
@@ -42,8 +44,8 @@ test-posix: ## Only the POSIX suites, against a mounted volume
 test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 	./plugin/test.sh $(LANE_SECONDS) apps
 
-soak: ## Everything that takes long
-	./plugin/test.sh 86400 soak
+soak: ## Everything that takes long; SECONDS=600 for the simulation alone
+	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak
 
 plugin-rootfs: ## Lay out the managed plugin in build/plugin
 	./plugin/rootfs.sh

@@ -77,6 +77,11 @@ impl Bare {
         self.shared.state()
     }
 
+    /// Whether anybody may have the volume, because it was drained here.
+    pub fn is_yielded(&self) -> bool {
+        self.shared.state() == VolumeState::Draining
+    }
+
     /// Commits everything, as the `commit` interval does.
     ///
     /// # Errors

@@ -101,6 +101,8 @@ pub struct Bucket {
     /// How much the bucket's clock is ahead, milliseconds.
     pub ahead: Cell<i64>,
     pub requests: Cell<u64>,
+    /// When something went wrong last.
+    pub troubled: Cell<Time>,
     random: Random,
 }
 
@@ -119,6 +121,7 @@ impl Bucket {
             denied: Cell::new(false),
             ahead: Cell::new(0),
             requests: Cell::new(0),
+            troubled: Cell::new(0),
             random: Random::new(seed, 2),
         }
     }
@@ -211,11 +214,15 @@ pub async fn ask<T: Send + 'static>(
     let bucket = &sim.bucket;
     bucket.requests.set(bucket.requests.get() + 1);
     let fate = bucket.fate();
+    if !matches!(fate, Fate::Answered { .. }) {
+        bucket.troubled.set(sim.now());
+    }
     let (send, receive) = oneshot::channel::<Result<T, Trouble>>();
     let label = format!("{what} {key}");
     let arrive = move |answered: Option<Time>| {
         let bucket = &crate::sim::sim().bucket;
         if !bucket.reachable(host) {
+            bucket.troubled.set(crate::sim::sim().now());
             return;
         }
         let expired = not_after.is_some_and(|end| bucket.clock() > end.0);

@@ -8,6 +8,7 @@ mod client;
 mod engine_port;
 mod host;
 mod model;
+mod outside;
 mod port;
 mod random;
 mod rest;

@@ -139,6 +139,10 @@ fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Ou
         mutant.release();
     }
     let sim = Sim::begin(plan.seed, aloud);
+    if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
+        log.with_writer(std::io::stderr).with_ansi(false).init();
+    }
     std::panic::set_hook(Box::new(|info| {
         let what = info.payload_as_str().unwrap_or("something");
         let at = info.location().map(ToString::to_string).unwrap_or_default();

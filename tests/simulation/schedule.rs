@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use s3vol::catalog::Incarnation;
 use s3vol::clock::Deadline;
 use s3vol::fs::FsError;
@@ -15,6 +16,7 @@ use crate::bucket::Rates;
 use crate::client::{Hands, work};
 use crate::host::{self, END, Host};
 use crate::model::{Found, Line, Rule};
+use crate::outside;
 use crate::random::Random;
 use crate::rest;
 use crate::seam::{MICRO, MILLI, SECOND};
@@ -46,7 +48,12 @@ pub enum Kind {
     Kill,
     Power,
     Move,
-    Partition,
+    /// Another host takes the volume while one has it, or tries to.
+    Takeover,
+    /// Clocks are apart, and step.
+    Clocks,
+    /// Somebody with an S3 tool.
+    Outside,
 }
 
 impl Kind {
@@ -61,7 +68,9 @@ impl Kind {
         (Kind::Kill, "kill"),
         (Kind::Power, "power"),
         (Kind::Move, "move"),
-        (Kind::Partition, "partition"),
+        (Kind::Takeover, "takeover"),
+        (Kind::Clocks, "clocks"),
+        (Kind::Outside, "outside"),
     ];
 }
 
@@ -117,6 +126,10 @@ struct Director {
     volume: Option<Incarnation>,
     /// A host was lost whose last changes were not synced.
     lost: bool,
+    /// Somebody else uses the bucket.
+    outside: bool,
+    /// The clients' directories are made.
+    homes: bool,
 }
 
 /// Runs the whole schedule below `dir`.
@@ -125,20 +138,37 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
     let (owner, old, line, volume, lost) = (None, BTreeMap::new(), 0, None, false);
-    Director { plan, random, hosts, dir, owner, old, line, volume, lost }.direct().await
+    let (outside, homes) = (false, false);
+    Director { plan, random, hosts, dir, owner, old, line, volume, lost, outside, homes }
+        .direct()
+        .await
 }
 
 impl Director {
     async fn direct(mut self) -> Result<(), String> {
         let latency = *self.random.of(&[100 * MICRO, MILLI, 5 * MILLI, 20 * MILLI]);
         sim().bucket.latency.set(latency);
+        if self.plan.has(Kind::Clocks) && self.random.chance(400) {
+            let day = 24 * 3600 * SECOND;
+            for host in &mut self.hosts {
+                host.ahead = self.random.below(4 * day) as i64 - 2 * day as i64;
+            }
+            sim()
+                .bucket
+                .ahead
+                .set(self.random.below(4 * day / MILLI) as i64 - 2 * (day / MILLI) as i64);
+        }
+        self.outside = self.random.chance(400);
         self.make().await?;
         let mut host = 0;
         for round in 0..self.plan.rounds {
             *sim().bucket.rates.borrow_mut() = self.plan.rates(&self.random);
             tell!("round {round} on host {host}: {:?}", sim().bucket.rates.borrow());
             if let Some(mounted) = self.mount(host, true).await? {
-                self.serve(&mounted, round).await?;
+                self.serve(&mounted, round, false).await?;
+            }
+            if self.random.chance(80) {
+                tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
             }
             if self.plan.has(Kind::Move) && self.random.chance(350) {
                 host = 1 - host;
@@ -214,7 +244,11 @@ impl Director {
 
     /// Compares what a mount shows with what may be there, and goes on from that. False: it died meanwhile.
     async fn look(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
-        let rule = if self.owner == Some(number) { Rule::Whole } else { Rule::Synced };
+        let ours = self.owner == Some(number);
+        let rule = if ours { Rule::Whole } else { Rule::Synced };
+        if !ours {
+            self.leaves(number);
+        }
         let fs = Arc::clone(mounted.bare.fs());
         let clients = self.plan.clients;
         let mut surveys = Vec::new();
@@ -227,7 +261,7 @@ impl Director {
                 match survey {
                     None => return Ok(false),
                     Some(Ok(survey)) => break surveys.push(Some(survey)),
-                    Some(Err(FsError::NotFound)) if self.owner.is_none() && attempts < 3 => {
+                    Some(Err(FsError::NotFound)) if !self.homes && attempts < 3 => {
                         break surveys.push(None);
                     }
                     Some(Err(error)) if attempts > 8 => {
@@ -242,7 +276,7 @@ impl Director {
             }
         }
         if surveys.iter().all(Option::is_none) {
-            return self.homes(number, mounted).await;
+            return self.make_homes(number, mounted).await;
         }
         let found = self.find(self.line, &surveys, rule);
         let found = match (found, self.old.get(&number).copied()) {
@@ -256,21 +290,18 @@ impl Director {
         };
         let found = found.map_err(|why| format!("on host {number}: {why}"))?;
         let mut model = sim().model.borrow_mut();
-        if self.owner != Some(number) {
+        if !ours {
             let last = model[self.line].clients.iter().zip(&found);
             self.lost |= last.into_iter().any(|(history, found)| !history.has_all(found));
             let next = model[self.line].clone();
             model[self.line].found = Some(found.clone());
             self.line = model.len();
-            model.push(Line { synced: false, ..next });
+            model.push(Line { synced: false, found: None, ..next });
         }
         for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
             history.go_on(found, rule);
         }
         drop(model);
-        if self.owner != Some(number) {
-            self.leaves(number);
-        }
         self.old.remove(&number);
         self.owner = Some(number);
         Ok(true)
@@ -293,7 +324,7 @@ impl Director {
     }
 
     /// The first mount makes the directories of the clients.
-    async fn homes(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
+    async fn make_homes(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
         let clients = self.plan.clients;
         let fs = Arc::clone(mounted.bare.fs());
         let made = mounted.process.run(async move {
@@ -314,23 +345,48 @@ impl Director {
             Some(Err(error)) => Err(format!("a directory: {error}")),
             Some(Ok(())) => {
                 self.owner = Some(number);
+                self.homes = true;
                 Ok(true)
             }
         }
     }
 
     /// Clients work, things go wrong, and it ends somehow.
-    async fn serve(&mut self, mounted: &Mounted, round: u64) -> Result<(), String> {
+    async fn serve(&mut self, mounted: &Mounted, round: u64, beside: bool) -> Result<(), String> {
         let process = &mounted.process;
         self.trouble(process);
-        let mut works = Vec::new();
+        let (mut works, mut met) = (Vec::new(), Vec::new());
         for client in 0..self.plan.clients {
             let hands = Hands { fs: Arc::clone(mounted.bare.fs()), home: home(client) };
-            let random = Random::new(self.plan.seed, 10_000 + round * 100 + client as u64);
+            let stream = round * 100 + u64::from(beside) * 50 + client as u64;
+            let random = Random::new(self.plan.seed, 10_000 + stream);
             let work = work(hands, self.line, client, self.plan.ops, random);
             works.push(process.run(work));
         }
-        let done = futures::future::join_all(works).await;
+        if self.plan.has(Kind::Outside) && self.outside {
+            let name = format!("n{round}{}", u8::from(beside));
+            let random = Random::new(self.plan.seed, 20_000 + round * 2 + u64::from(beside));
+            let meets = outside::meet(Arc::clone(mounted.bare.fs()), name, random);
+            met.push(process.run(meets));
+            outside::visits(&self.random);
+        }
+        let works = async {
+            let (done, met) = futures::join!(join_all(works), join_all(met));
+            done.into_iter().chain(met).collect::<Vec<_>>()
+        };
+        let (done, intruded) = match beside {
+            true => (works.await, Ok(())),
+            false => futures::join!(works, Box::pin(self.intrude(mounted, round))),
+        };
+        intruded?;
+        if self.owner != Some(process.host) {
+            // What it still has it saves for people to find.
+            let bare = Arc::clone(&mounted.bare);
+            let closed = process.run(async move { bare.close().await }).await;
+            tell!("closed after it was taken: {closed:?}");
+            sim().kill(process);
+            return Ok(());
+        }
         if done.iter().any(Option::is_none) || process.is_dead() {
             return self.after_death(process);
         }
@@ -357,6 +413,59 @@ impl Director {
         }
     }
 
+    /// Another host wants the volume while one has it.
+    async fn intrude(&mut self, mounted: &Mounted, round: u64) -> Result<(), String> {
+        if !self.plan.has(Kind::Takeover) || !self.random.chance(250) {
+            return Ok(());
+        }
+        let since = sim().now();
+        let begins = self.random.below(10 * SECOND);
+        tokio::time::sleep(Duration::from_nanos(begins)).await;
+        let process = &mounted.process;
+        let (host, other) = (process.host, 1 - process.host);
+        let length = self.random.between(40 * SECOND, 300 * SECOND);
+        match self.random.below(3) {
+            0 => sim().pause(process, length),
+            1 => {
+                tell!("host {host} is cut off");
+                sim().bucket.cut_off.borrow_mut().insert(host);
+                sim().at(length, move || {
+                    tell!("host {host} is back");
+                    sim().bucket.cut_off.borrow_mut().remove(&host);
+                });
+            }
+            _ => return self.ask(mounted, other, since).await,
+        }
+        if let Some(mounted) = self.mount(other, true).await? {
+            self.serve(&mounted, round, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Another host asks for a volume whose holder is well.
+    async fn ask(&mut self, mounted: &Mounted, other: usize, since: u64) -> Result<(), String> {
+        let volume = self.volume.clone().expect("it was made");
+        let process = self.hosts[other].process();
+        let opened = host::mount(&self.hosts[other], &process, &volume, host::options()).await;
+        let well = sim().bucket.troubled.get() < since && !mounted.process.is_dead();
+        if let Some(Ok(bare)) = opened {
+            if well && !mounted.bare.is_yielded() {
+                return Err(format!("{} got a volume that another host uses", process.name));
+            }
+            let taken = Mounted { process, bare };
+            if self.look(other, &taken).await? {
+                sim().kill(&taken.process);
+            }
+            return Ok(());
+        }
+        if !matches!(opened, Some(Err(WorkerError::Held(_)))) {
+            // It may have claimed it.
+            self.leaves(other);
+        }
+        sim().kill(&process);
+        Ok(())
+    }
+
     /// What goes wrong while clients work.
     fn trouble(&self, process: &Arc<Process>) {
         let random = &self.random;
@@ -371,6 +480,13 @@ impl Director {
                     sim().at(random.below(40 * SECOND), move || sim().kill(&process));
                 }
             }
+        }
+        if self.plan.has(Kind::Clocks) && random.chance(100) {
+            let (machine, step) = (process.machine, 3600 * SECOND as i64);
+            let step = if random.chance(500) { step } else { -step };
+            sim().at(random.below(20 * SECOND), move || {
+                machine.ahead.set(machine.ahead.get() + step)
+            });
         }
         if self.plan.has(Kind::Away) && random.chance(150) {
             sim().at(random.below(20 * SECOND), || sim().bucket.goes_away(true));
@@ -431,16 +547,7 @@ impl Director {
         let fresh = self.hosts.len();
         self.hosts.push(Host::new(&self.dir, fresh));
         let mounted = self.mount(fresh, false).await?.ok_or("the last mount died")?;
-        let settler = Arc::clone(mounted.bare.settler());
-        let settled = async move { settler.settle_all(Deadline::after(END)).await };
-        let left = mounted.process.run(settled).await.ok_or("the last mount died")?;
-        match left {
-            Ok(0) => {}
-            Ok(left) => {
-                return Err(format!("{left} files of a healthy volume do not come to rest"));
-            }
-            Err(error) => return Err(format!("a healthy volume does not settle: {error}")),
-        }
+        self.settle(&mounted).await?;
         // Garbage is collected by and by.
         tokio::time::sleep(Duration::from_secs(200)).await;
         let fs = Arc::clone(mounted.bare.fs());
@@ -453,12 +560,44 @@ impl Director {
         rest::check(&last, collected, !self.lost)
     }
 
+    /// Everything comes to rest. What was refused, because somebody else had changed it, is looked at again soon.
+    async fn settle(&self, mounted: &Mounted) -> Result<(), String> {
+        let deadline = Deadline::after(END);
+        loop {
+            let settler = Arc::clone(mounted.bare.settler());
+            let settled = async move { settler.settle_all(deadline).await };
+            let left = mounted.process.run(settled).await.ok_or("the last mount died")?;
+            match left {
+                Ok(0) => return Ok(()),
+                Ok(_) if !deadline.passed() => tokio::time::sleep(Duration::from_secs(2)).await,
+                Ok(left) => {
+                    return Err(format!("{left} files of a healthy volume do not come to rest"));
+                }
+                Err(error) => return Err(format!("a healthy volume does not settle: {error}")),
+            }
+        }
+    }
+
     async fn last_look(
         &self,
         process: &Process,
         fs: Arc<s3vol::fs::Fs>,
     ) -> Result<BTreeMap<String, crate::model::Seen>, String> {
         let mut all = BTreeMap::new();
+        let mut others = BTreeMap::new();
+        for place in [outside::THEIRS, outside::SHARED] {
+            let hands = Hands { fs: Arc::clone(&fs), home: place.to_owned() };
+            let survey = process.run(async move { hands.survey().await }).await;
+            match survey.ok_or("the last mount died")? {
+                Ok(survey) => drop(others.insert(place, survey)),
+                Err(FsError::NotFound) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        outside::check(others.get(outside::THEIRS), others.get(outside::SHARED))?;
+        for (place, survey) in others {
+            all.extend(survey.into_iter().map(|(path, seen)| (format!("{place}/{path}"), seen)));
+        }
         for client in 0..self.plan.clients {
             let hands = Hands { fs: Arc::clone(&fs), home: home(client) };
             let survey = process.run(async move { hands.survey().await }).await;

@@ -13,6 +13,8 @@ use crate::random::Random;
 
 /// Nanoseconds.
 pub type Time = u64;
+/// What a look at a clock takes.
+pub const LOOK: Time = 50;
 pub const MICRO: Time = 1_000;
 pub const MILLI: Time = 1_000_000;
 pub const SECOND: Time = 1_000_000_000;
@@ -27,6 +29,8 @@ const UPTIME: Time = 5_000 * SECOND;
 pub struct Machine {
     /// The process was killed: nothing that it still does has any effect.
     pub dead: Cell<bool>,
+    /// The process was stopped, and knows nothing of it.
+    pub paused: Cell<bool>,
     /// How much its host's wall clock is ahead, nanoseconds.
     pub ahead: Cell<i64>,
     pub random: Random,
@@ -53,6 +57,7 @@ impl Machine {
     pub fn new(root: PathBuf, random: Random) -> Self {
         Machine {
             dead: Cell::new(false),
+            paused: Cell::new(false),
             ahead: Cell::new(0),
             random,
             root,

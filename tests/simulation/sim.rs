@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::bucket::Bucket;
 use crate::model::Line;
+use crate::outside::Outside;
 use crate::random::Random;
 use crate::seam::{Machine, Seam, Time};
 
@@ -87,6 +88,7 @@ pub struct Sim {
     /// What happened, for the comparison of two runs, and for people.
     pub story: RefCell<Story>,
     pub trouble: RefCell<Option<String>>,
+    pub outside: RefCell<Outside>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -129,6 +131,7 @@ impl Sim {
             story: RefCell::new(Story { aloud, ..Story::default() }),
             trouble: RefCell::default(),
             model: RefCell::default(),
+            outside: RefCell::default(),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim
@@ -200,6 +203,17 @@ impl Sim {
         }
     }
 
+    /// Stops a process, which knows nothing of it, for a while.
+    pub fn pause(&self, process: &Arc<Process>, length: Time) {
+        tell!("{} is stopped", process.name);
+        process.machine.paused.set(true);
+        let process = Arc::clone(process);
+        self.at(length, move || {
+            tell!("{} goes on", process.name);
+            process.machine.paused.set(false);
+        });
+    }
+
     /// Runs `director`, which no process is, until it is done.
     pub fn run<T: Send + 'static>(
         &self,
@@ -225,11 +239,12 @@ impl Sim {
             }
             let event = self.events.borrow().keys().next().map(|(at, _)| *at);
             let timers = self.processes.borrow();
-            let timers = timers.iter().filter_map(|p| p.machine.timer.get());
+            let awake = timers.iter().filter(|process| !process.machine.paused.get());
+            let timers = awake.filter_map(|process| process.machine.timer.get());
             let Some(next) = timers.chain(event).min() else {
                 return Err("nothing is left that could happen".to_owned());
             };
-            at_once = if next <= self.now() { at_once + 1 } else { 0 };
+            at_once = if next <= self.now() + crate::seam::MICRO { at_once + 1 } else { 0 };
             if next > LONGEST || at_once > MOST_AT_ONCE {
                 return Err(format!("the schedule does not end ({at_once} turns at one time)"));
             }
@@ -257,7 +272,7 @@ impl Sim {
             self.seam.met.set(false);
             let all = self.processes.borrow().clone();
             for process in &all {
-                if !process.is_dead() {
+                if !process.is_dead() && !process.machine.paused.get() {
                     self.turn(process);
                 }
                 if process.is_dead() && !process.buried.replace(true) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use s3vol::fault::Mutant;
 
+use crate::run::begin;
 use crate::schedule::Plan;
 use crate::series::{many, report};
 
@@ -60,7 +61,9 @@ fn soak_every_mutant_is_found() {
         }
         let mut found = None;
         many((1..=ENOUGH).map(Plan::of), Some(*mutant), |plan, outcome| {
-            found = outcome.trouble.map(|why| (plan.seed, why));
+            // A seed that fails by itself shows nothing.
+            let shows = |_: &String| begin(plan, None, false).end().trouble.is_none();
+            found = outcome.trouble.filter(shows).map(|why| (plan.seed, why));
             found.is_none()
         });
         match found {

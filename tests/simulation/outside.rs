@@ -1,0 +1,161 @@
+//! Somebody with an S3 tool: objects of his own in `x/`, and names in `y/` that he and the volume use at once.
+//!
+//! Each name in `y/` is written once by the volume and put once by the tool. Whatever the order, neither is lost:
+//! the tool's bytes are there in the end, and the volume's, if they were synced, unless the tool has replaced the
+//! object that held them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use s3vol::fs::{Fs, FsError};
+use s3vol::store::{Attributes, Properties};
+use s3vol::types::{Caller, FileName, Ino};
+
+use crate::host::PREFIX;
+use crate::model::Survey;
+use crate::random::Random;
+use crate::seam::{MILLI, SECOND};
+use crate::sim::sim;
+use crate::tell;
+
+/// The directories.
+pub const THEIRS: &str = "x";
+pub const SHARED: &str = "y";
+
+/// What the tool did, and what the volume did beside it.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// All that should lie in `x/`.
+    theirs: BTreeMap<String, Bytes>,
+    shared: BTreeMap<String, Pair>,
+}
+
+#[derive(Debug, Default)]
+struct Pair {
+    /// The volume's bytes, once they are synced.
+    ours: Option<Bytes>,
+    theirs: Option<Bytes>,
+    /// The tool has replaced an object that held the volume's bytes.
+    replaced: bool,
+}
+
+fn put(key: &str, bytes: &Bytes) {
+    sim().bucket.put(key, bytes.clone(), Attributes::new(), Properties::default());
+}
+
+fn some(random: &Random) -> Bytes {
+    let mut bytes = vec![0; random.between(8, 2000) as usize];
+    random.fill(&mut bytes);
+    bytes.into()
+}
+
+/// The tool does something in `x/` within the next minute.
+pub fn visits(random: &Random) {
+    let name = format!("f{}", random.below(3));
+    let bytes = (!random.chance(300)).then(|| some(random));
+    sim().at(random.below(60 * SECOND), move || {
+        let key = format!("{PREFIX}{THEIRS}/{name}");
+        tell!("outside: {} {key}", if bytes.is_some() { "put" } else { "delete" });
+        let mut outside = sim().outside.borrow_mut();
+        match bytes {
+            Some(bytes) => {
+                put(&key, &bytes);
+                outside.theirs.insert(name, bytes);
+            }
+            None => {
+                sim().bucket.objects.borrow_mut().remove(&key);
+                outside.theirs.remove(&name);
+            }
+        }
+    });
+}
+
+/// The volume and the tool write the same name, at about the same time.
+pub async fn meet(fs: Arc<Fs>, name: String, random: Random) {
+    let (ours, theirs) = (some(&random), some(&random));
+    let (key, at) = (format!("{PREFIX}{SHARED}/{name}"), name.clone());
+    let (there, mine) = (theirs.clone(), ours.clone());
+    sim().outside.borrow_mut().shared.insert(name.clone(), Pair::default());
+    sim().at(random.below(6 * SECOND), move || {
+        let was = sim().bucket.objects.borrow().get(&key).map(|object| object.body.clone());
+        tell!(
+            "outside: put {key}, where {} was",
+            if was.is_some() { "something" } else { "nothing" }
+        );
+        put(&key, &there);
+        if let Some(pair) = sim().outside.borrow_mut().shared.get_mut(&at) {
+            pair.replaced = was.as_ref() == Some(&mine);
+            pair.theirs = Some(there);
+        }
+    });
+    tokio::time::sleep(Duration::from_nanos(random.below(4000) * MILLI)).await;
+    let written = write(&fs, &name, &ours).await;
+    if sim().is_dead() {
+        std::future::pending::<()>().await;
+    }
+    match written {
+        Ok(()) => {
+            tell!("{SHARED}/{name} is synced");
+            if let Some(pair) = sim().outside.borrow_mut().shared.get_mut(&name) {
+                pair.ours = Some(ours);
+            }
+        }
+        Err(error) => tell!("{SHARED}/{name}: {error}"),
+    }
+}
+
+async fn write(fs: &Fs, text: &str, bytes: &Bytes) -> Result<(), FsError> {
+    let name = |text: &str| FileName::new(text).expect("a name");
+    let dir = match fs.lookup(Ino::ROOT, name(SHARED)).await {
+        Err(FsError::NotFound) => fs.mkdir(Caller::ROOT, Ino::ROOT, name(SHARED), 0o755).await?,
+        found => found?,
+    };
+    let made = fs.create(Caller::ROOT, dir.ino, name(text), 0o644, libc::O_RDWR).await?;
+    let (ino, fh) = (made.0.ino, made.1.fh);
+    let synced = async {
+        fs.write(ino, fh, 0, bytes.clone(), false).await?;
+        fs.fsync(ino, false).await.map(drop)
+    }
+    .await;
+    fs.release(ino, fh).await?;
+    synced
+}
+
+/// Whether the volume shows in the end what the tool did. `None`: it shows no such directory.
+pub fn check(theirs: Option<&Survey>, shared: Option<&Survey>) -> Result<(), String> {
+    let outside = sim().outside.borrow();
+    let none = Survey::new();
+    let theirs = theirs.unwrap_or(&none);
+    for (name, bytes) in &outside.theirs {
+        match theirs.get(name) {
+            Some(seen) if seen.bytes == *bytes => {}
+            Some(_) => return Err(format!("{THEIRS}/{name} does not show what the tool put")),
+            None => return Err(format!("{THEIRS}/{name} is not shown")),
+        }
+    }
+    if let Some(name) = theirs.keys().find(|name| !outside.theirs.contains_key(*name)) {
+        return Err(format!("{THEIRS}/{name} is shown, and not there"));
+    }
+    let shared = shared.unwrap_or(&none);
+    let has = |bytes: &Option<Bytes>| {
+        bytes.as_ref().is_none_or(|bytes| shared.values().any(|seen| seen.bytes == *bytes))
+    };
+    for (name, pair) in &outside.shared {
+        if !has(&pair.theirs) {
+            return Err(format!("{SHARED}/{name}: what the tool put is lost"));
+        }
+        if !pair.replaced && !has(&pair.ours) {
+            return Err(format!("{SHARED}/{name}: what the volume has synced is lost"));
+        }
+    }
+    let objects = sim().bucket.objects.borrow();
+    for (name, bytes) in &outside.theirs {
+        let object = objects.get(&format!("{PREFIX}{THEIRS}/{name}"));
+        if object.is_none_or(|object| object.body != *bytes || !object.attributes.is_empty()) {
+            return Err(format!("the object of {THEIRS}/{name} is not as the tool put it"));
+        }
+    }
+    Ok(())
+}
