@@ -74,10 +74,11 @@ async fn content_is_proven_at_rest_and_in_motion() {
             );
         }
     }
-    let [first, ..] = &world.segments()[..] else { panic!("no segments") };
-    let mut flipped = world.server.get(first).unwrap().body.to_vec();
-    flipped[10] ^= 1;
-    world.server.put_foreign(first, flipped, &[]);
+    for key in world.segments() {
+        let mut flipped = world.server.get(&key).unwrap().body.to_vec();
+        flipped[10] ^= 1;
+        world.server.put_foreign(&key, flipped, &[]);
+    }
     let files = [("moved/deep/large", large), ("moved/deep/new", noise(500_000))];
     let mut broken = 0;
     for (path, bytes) in &files {
@@ -89,7 +90,7 @@ async fn content_is_proven_at_rest_and_in_motion() {
             verdict => assert_eq!(verdict, OK),
         }
     }
-    assert_eq!(broken, 1);
+    assert!(broken > 0, "some of them begin a segment");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
