@@ -99,6 +99,8 @@ async fn what_others_did_is_said() {
     let file = world.file(Ino::ROOT, "theirs", b"ours").await;
     world.file(Ino::ROOT, "gone", b"gone").await;
     world.file(Ino::ROOT, "cut", b"cut").await;
+    let one = world.file(Ino::ROOT, "one", b"two names").await;
+    world.fs().link(Caller::ROOT, one, Ino::ROOT, named("two")).await.unwrap();
     world.settle().await;
     world.server.put_foreign("home/vol/theirs", "theirs", &[]);
     world.server.put_foreign("home/vol/new", "new", &[]);
@@ -109,8 +111,19 @@ async fn what_others_did_is_said() {
     };
     assert!(note(judged(&world, "theirs", b"theirs").await).contains("somebody else"));
     assert!(note(judged(&world, "new", b"new").await).contains("not seen"));
-    let gone = judged(&world, "gone", b"gone").await;
-    assert!(matches!(&gone, Verdict::Unreadable(why) if why.contains("is gone")), "{gone}");
+    assert_eq!(judged(&world, "gone", b"gone").await, Verdict::Missing);
+    // Of two names one is another file's now.
+    assert_eq!(judged(&world, "one", b"two names").await, OK);
+    for name in ["one", "two"] {
+        let key = format!("home/vol/{name}");
+        let before = world.server.get(&key).unwrap().body;
+        world.server.put_foreign(&key, "other", &[]);
+        assert!(note(judged(&world, name, b"other").await).contains("somebody else"));
+        assert!(world.server.delete_foreign(&key));
+        assert_eq!(judged(&world, name, b"two names").await, Verdict::Missing);
+        world.server.put_foreign(&key, before, &[]);
+        assert_eq!(judged(&world, name, b"two names").await, OK);
+    }
     world.write(file, 0, b"O").await;
     world.commit().await;
     let replaced = judged(&world, "theirs", b"Ours").await;
