@@ -71,10 +71,8 @@ impl Settler {
                     links.silent += 1;
                     continue;
                 };
-                let first = tx.kv.get_raw(&row).await?;
-                let first = first.and_then(|first| first.as_ref().try_into().ok());
-                match first.map(|first| Ino(u64::from_be_bytes(first))) {
-                    None => tx.kv.put_raw(row, rest.ino.0.to_be_bytes().to_vec()),
+                match tx.kv.get::<Ino>(&row).await? {
+                    None => tx.kv.put(row, &rest.ino),
                     Some(first) if first == rest.ino => {}
                     Some(first) if join(&mut tx, first, &key, &rest).await? => links.joined += 1,
                     Some(_) if links.apart.len() < NAMED => links.apart.push(key.to_string()),
