@@ -119,7 +119,9 @@ pub async fn verify(places: &Places, expected: &Expected) -> Result<Verdict, Ver
         let Some(found) = tree::find(places, &expected.path).await? else {
             return Ok(Verdict::Missing);
         };
-        let (hash, note) = content::hash(places, found).await?;
+        let Some((hash, note)) = content::hash(places, found).await? else {
+            return Ok(Verdict::Missing);
+        };
         Ok(match hash == expected.hash {
             true => Verdict::Ok(note),
             false => Verdict::Differs { found: hash, note },

@@ -71,7 +71,7 @@ pub fn play(ops: &[Op], refresh: Duration) -> Result<(), String> {
             }
         }
         if result.is_ok() {
-            let finish = tokio::time::timeout(STUCK, run.finish()).await;
+            let finish = tokio::time::timeout(STUCK * 3, run.finish()).await;
             result = finish
                 .unwrap_or_else(|_| Err("stuck".into()))
                 .map_err(|e| format!("at the end: {e}"));

@@ -18,8 +18,9 @@ const TOGETHER: usize = 256;
 const AT_ONCE: usize = 8;
 /// An object is read in parts of this size, bytes.
 const PART: u64 = 4 << 20;
-/// No piece that was ever uploaded is longer, bytes.
+/// No piece that was ever uploaded is longer, and no segment, bytes.
 const LONGEST: u32 = 64 << 20;
+const LARGEST: u64 = 5 << 40;
 
 impl Check<'_> {
     pub(super) async fn data(&mut self) -> Result<(), FsckError> {
@@ -100,6 +101,11 @@ impl Check<'_> {
                 }
                 // Found with the segments; of one that is in use it may have been stored again since.
                 Err(DataError::Store(error)) if error.kind == StoreErrorKind::NotFound => {}
+                Err(DataError::Store(error)) if !error.is_transient() => {
+                    let what = self.called(ino).await?;
+                    let cure = Mend::No("restore the file from a copy, or write these bytes again");
+                    self.report.found(Kind::Segment, what, error.to_string(), cure);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -113,7 +119,8 @@ impl Check<'_> {
             false => Arc::clone(&self.parts.store),
         };
         let size = base.version.size;
-        let parts = (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1) * PART));
+        let parts =
+            (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1).saturating_mul(PART)));
         let mut reads = stream::iter(parts)
             .map(|part| {
                 let store = &store;
@@ -167,6 +174,7 @@ fn is_sound(extent: &ExtentRec, end: u64) -> bool {
             let uploaded = crc_offset.checked_add(u64::from(*crc_len));
             let shown = offset.checked_add(len);
             *crc_len <= LONGEST
+                && *crc_offset <= LARGEST
                 && offset >= crc_offset
                 && shown.is_some_and(|shown| uploaded.is_some_and(|end| shown <= end))
         }

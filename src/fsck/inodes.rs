@@ -117,7 +117,10 @@ impl Check<'_> {
         if there {
             self.tally.inodes += 1;
             self.report.checked.inodes += 1;
-            self.tally.next_ino = self.tally.next_ino.max(ino.0.saturating_add(1));
+            // Numbers are given one by one: one from the upper half was never given.
+            if ino.0 < i64::MAX as u64 {
+                self.tally.next_ino = self.tally.next_ino.max(ino.0 + 1);
+            }
         }
         let row = tables.contents.of(ino).await?;
         let content_there = row.is_some();

@@ -151,7 +151,10 @@ impl Check<'_> {
         let rows = vec![
             Change::put(keys::dirent(Ino::ROOT, &name), &DirentRec { ino, kind }),
             Change::mark(keys::parent(ino, Ino::ROOT, &name)),
-            Change::put(keys::inode(ino), &InodeRec { attr_gen: inode.attr_gen + 1, ..inode }),
+            Change::put(
+                keys::inode(ino),
+                &InodeRec { attr_gen: inode.attr_gen.saturating_add(1), ..inode },
+            ),
             Change::put(keys::work(ino), &WorkRec::Inode),
         ];
         let detail = format!("no name leads to it; it gets the name /{name}");

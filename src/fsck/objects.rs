@@ -282,7 +282,7 @@ impl Check<'_> {
         if wrong.is_empty() || self.how.in_use && self.changed_since_shown(one).await? {
             return Ok(());
         }
-        let right = InodeRec { attr_gen: inode.attr_gen + 1, ..inode.clone() };
+        let right = InodeRec { attr_gen: inode.attr_gen.saturating_add(1), ..inode.clone() };
         let rows = vec![
             Change::put(keys::inode(rest.ino), &right),
             Change::put(keys::work(rest.ino), &WorkRec::Inode),

@@ -262,7 +262,8 @@ impl Check<'_> {
             if !missing.contains(&id) || self.has(&keys::dead(ino, map)).await? {
                 continue;
             }
-            lost.entry(ino).or_insert((0, id)).0 += end.saturating_sub(extent.start);
+            let bytes = &mut lost.entry(ino).or_insert((0, id)).0;
+            *bytes = bytes.saturating_add(end.saturating_sub(extent.start));
             if lost.len() > NAMED {
                 self.lost(std::mem::take(&mut lost)).await?;
             }

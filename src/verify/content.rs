@@ -6,11 +6,12 @@ use sha2::{Digest, Sha256};
 use super::rows::{key, record};
 use super::tree::Found;
 use super::{Places, REQUEST, Trouble};
-use crate::meta::records::{ContentRec, ExtentRec, IntentOp, IntentRec, Place};
+use crate::meta::records::{ContentRec, ExtentRec, IntentOp, IntentRec, Place, RestRec};
 use crate::store::{ObjectInfo, StoreErrorKind};
 use crate::types::{Base, ObjectKey, PutId, Version};
 
 const EXTENT: u8 = 0x15;
+const REST: u8 = 0x20;
 const INTENT: u8 = 0x23;
 
 /// An object is read in parts of this size, bytes.
@@ -19,28 +20,31 @@ const PART: u64 = 8 << 20;
 const WINDOW: u64 = 1 << 20;
 /// No piece that was ever uploaded is longer, bytes.
 const LONGEST: u64 = 64 << 20;
-/// What lies in a segment's object that is read beyond what was asked for.
+/// No file that a program can use is larger, bytes.
+const LARGEST: u64 = 1 << 60;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 const REPLACED: &str = "of an object that somebody else put in its place";
 const NOT_SEEN: &str = "of an object that the volume has not seen yet";
 
-/// The SHA-256 of a file, and from where, if that is not the usual place.
+/// The SHA-256 of a file, and from where, if that is not the usual place; `None` for one that is only a name
+/// without its object.
 pub(super) async fn hash(
     places: &Places,
     found: Found,
-) -> Result<(String, Option<&'static str>), Trouble> {
+) -> Result<Option<(String, Option<&'static str>)>, Trouble> {
     let mut hash = Sha256::new();
     let note = match found {
         Found::Object { key, version, known } => {
             object(places, &key, &version, 0..version.size, &mut hash).await?;
             (!known).then_some(NOT_SEEN)
         }
-        Found::File { ino, content } => match base_of(places, ino, &content).await? {
+        Found::File { ino, content, own } => match below(places, ino, &content, &own).await? {
             Below::Replaced(key, version) => {
                 object(places, &key, &version, 0..version.size, &mut hash).await?;
                 Some(REPLACED)
             }
+            Below::Removed => return Ok(None),
             below => {
                 file(places, ino, &content, below, &mut hash).await?;
                 None
@@ -48,7 +52,7 @@ pub(super) async fn hash(
         },
     };
     let digest = hash.finalize();
-    Ok((digest.iter().map(|byte| format!("{byte:02x}")).collect(), note))
+    Ok(Some((digest.iter().map(|byte| format!("{byte:02x}")).collect(), note)))
 }
 
 /// The object below a file's extents.
@@ -62,31 +66,72 @@ enum Below {
     },
     /// Nothing else is recorded of the file, and another object lies there now: that is the file.
     Replaced(ObjectKey, Version),
+    /// The same, and nothing lies there: the name goes on its next use.
+    Removed,
     Gone(String),
 }
 
-async fn base_of(places: &Places, ino: u64, content: &ContentRec) -> Result<Below, Trouble> {
+fn same_bytes(one: &Version, other: &Version) -> bool {
+    one.etag == other.etag && one.size == other.size
+}
+
+async fn below(
+    places: &Places,
+    ino: u64,
+    content: &ContentRec,
+    own: &ObjectKey,
+) -> Result<Below, Trouble> {
     let Some(base) = &content.base else { return Ok(Below::Nothing) };
     let shows = content.base_limit.min(base.version.size).min(content.size);
     let store = if base.parked { &places.state_store } else { &places.store };
     let at_rest = content.drop_gen >= content.generation
         && base.version.size == content.size
         && content.base_limit >= content.size;
+    if at_rest
+        && base.key != *own
+        && let Some(below) = copy(places, ino, own).await?
+    {
+        return Ok(below);
+    }
     let below = |version| Below::Object { base: base.clone(), version, shows };
     let Some(now) = store.head(&base.key, REQUEST).await? else {
-        return Ok(match shows {
-            0 => Below::Nothing,
+        return Ok(match (shows, at_rest && !base.parked && base.key == *own) {
+            (_, true) => Below::Removed,
+            (0, _) => Below::Nothing,
             _ => Below::Gone(format!("its object {} is gone", base.key)),
         });
     };
-    if base.parked || now.version.same(&base.version) || replaces(places, ino, base, &now).await? {
+    // The same bytes by the store's own word, whoever put them there.
+    let same = base.parked || same_bytes(&now.version, &base.version);
+    if same || replaces(places, ino, base, &now).await? {
         return Ok(below(now.version));
     }
-    Ok(match (at_rest, shows) {
+    Ok(match (at_rest && base.key == *own, shows) {
         (true, _) => Below::Replaced(base.key.clone(), now.version),
         (false, 0) => Below::Nothing,
         (false, _) => Below::Gone(format!("somebody else replaced its object {}", base.key)),
     })
+}
+
+/// A file of several names has a copy under each. Others may have replaced or removed that of this name,
+/// which is then no name of the file any more.
+async fn copy(places: &Places, ino: u64, own: &ObjectKey) -> Result<Option<Below>, Trouble> {
+    let Some(rows) = &places.rows else { return Ok(None) };
+    let row = key(REST, &[], own.as_str().as_bytes());
+    let rest: Option<RestRec> = rows.get_record(&row, "an object").await?;
+    let Some(rest) = rest.filter(|rest| rest.ino.0 == ino) else { return Ok(None) };
+    let now = places.store.head(own, REQUEST).await?;
+    Ok(match now {
+        Some(now) if same_bytes(&now.version, &rest.version) => None,
+        // One of ours, whose outcome is not recorded yet.
+        Some(now) if bears_our_mark(places, &now) => None,
+        Some(now) => Some(Below::Replaced(own.clone(), now.version)),
+        None => Some(Below::Removed),
+    })
+}
+
+fn bears_our_mark(places: &Places, now: &ObjectInfo) -> bool {
+    now.attributes.get("s3volid") == Some(&places.id.to_string())
 }
 
 /// Whether the object is one that the volume put there over the recorded one, without having recorded that
@@ -97,7 +142,7 @@ async fn replaces(
     base: &Base,
     now: &ObjectInfo,
 ) -> Result<bool, Trouble> {
-    let ours = now.attributes.get("s3volid") == Some(&places.id.to_string());
+    let ours = bears_our_mark(places, now);
     let put_id =
         now.attributes.get("s3volput").and_then(|text| u128::from_str_radix(text, 16).ok());
     let (true, Some(put_id), Some(rows)) = (ours, put_id, &places.rows) else { return Ok(false) };
@@ -122,6 +167,9 @@ async fn file(
     hash: &mut Sha256,
 ) -> Result<(), Trouble> {
     let Some(rows) = &places.rows else { return Ok(()) };
+    if content.size > LARGEST {
+        return Err(Trouble::This(format!("{} bytes are said, which no file has", content.size)));
+    }
     let mut segment = Window::default();
     let mut at = 0;
     let prefix = key(EXTENT, &[ino, content.map], b"");
@@ -166,7 +214,7 @@ async fn gap(
             end
         }
         Below::Gone(why) if !range.is_empty() => return Err(Trouble::This(why.clone())),
-        Below::Gone(_) | Below::Nothing | Below::Replaced(..) => range.start,
+        Below::Gone(_) | Below::Nothing | Below::Removed | Below::Replaced(..) => range.start,
     };
     zeros(range.end - covered, hash);
     Ok(())

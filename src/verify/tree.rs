@@ -19,7 +19,8 @@ const LINKS: u32 = 40;
 /// What a path names.
 pub(super) enum Found {
     /// A file that the records know.
-    File { ino: u64, content: ContentRec },
+    /// `own`: the key of this one of its names.
+    File { ino: u64, content: ContentRec, own: ObjectKey },
     /// An object that no record knows, or all there is where there are no records.
     Object { key: ObjectKey, version: Version, known: bool },
 }
@@ -77,7 +78,9 @@ pub(super) async fn find(places: &Places, path: &[u8]) -> Result<Option<Found>, 
                     .get_record(&key(CONTENT, &[ino], b""), "its content")
                     .await?
                     .ok_or_else(|| Trouble::This("its content has no record".to_owned()))?;
-                return Ok(Some(Found::File { ino, content }));
+                let mut names: Vec<Vec<u8>> = walked.into_iter().map(|(name, _)| name).collect();
+                names.push(name);
+                return Ok(Some(Found::File { ino, content, own: own_key(places, &names) }));
             }
             FileKind::File => return Ok(None),
             kind => return Err(Trouble::This(format!("it is no file but a {kind:?}"))),
@@ -118,8 +121,7 @@ async fn unseen(places: &Places, names: &[Vec<u8>]) -> Result<Option<Found>, Tro
 
 /// The plain object of a path.
 async fn plain(places: &Places, names: &[Vec<u8>], unseen: bool) -> Result<Option<Found>, Trouble> {
-    let segments: Vec<String> = names.iter().map(|name| segment(name)).collect();
-    let object = places.prefix.key(&segments.join("/"));
+    let object = own_key(places, names);
     let info: Option<ObjectInfo> = match places.store.head(&object, REQUEST).await {
         Ok(info) => info,
         // Longer than any key can be.
@@ -133,6 +135,11 @@ async fn plain(places: &Places, names: &[Vec<u8>], unseen: bool) -> Result<Optio
         Some(kind) => return Err(Trouble::This(format!("it is no file but a {kind:?}"))),
     }
     Ok(Some(Found::Object { key: object, version: info.version, known: !unseen }))
+}
+
+fn own_key(places: &Places, names: &[Vec<u8>]) -> ObjectKey {
+    let segments: Vec<String> = names.iter().map(|name| segment(name)).collect();
+    places.prefix.key(&segments.join("/"))
 }
 
 /// A name as a segment of a key.

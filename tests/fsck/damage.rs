@@ -364,3 +364,67 @@ async fn what_leads_to_a_volume_is_found_by_its_objects() {
     let report = world.check().await;
     assert_eq!(left(&report), ["engine: the records of the volume"]);
 }
+
+/// Damages random rows in random ways: whatever that is, it is found or harmless, and mending it comes to an end.
+async fn random_damage(rounds: u64, seed: u64) {
+    let mut world = World::new().await;
+    let dir = world.every_kind().await;
+    world.settle().await;
+    world.in_motion(dir).await;
+    world.close().await;
+    let mut random = seed;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % below.max(1)
+    };
+    for round in 0..rounds {
+        let (row, way, at) = (next(1 << 20), next(4), next(1 << 20));
+        world
+            .edit(async |engine, batch| {
+                let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+                let rows = engine.scan(all.0, all.1, 10_000).await.unwrap();
+                let (key, value) = &rows[row % rows.len()];
+                let (mut key, mut value) = (key.to_vec(), value.to_vec());
+                match way {
+                    0 => batch.delete(key),
+                    1 => {
+                        value.truncate(at % value.len().max(1));
+                        batch.put(key, value);
+                    }
+                    2 if !value.is_empty() => {
+                        let at = at % value.len();
+                        value[at] ^= 1 << (row % 8);
+                        batch.put(key, value);
+                    }
+                    _ => {
+                        let at = 1 + at % (key.len() - 1).max(1);
+                        if let Some(byte) = key.get_mut(at) {
+                            *byte ^= 1 << (row % 8);
+                        }
+                        batch.put(key, value);
+                    }
+                }
+            })
+            .await;
+        let report = world.check().await;
+        let mended = world.repair(true).await;
+        // What is left stays as it is: nothing is mended anew each time.
+        let again = world.repair(true).await;
+        assert_eq!(left(&again), left(&mended), "seed {seed}, round {round}: {report:#?}");
+        let ended = again.is_clean() || again.exit_code() == 4;
+        assert!(ended, "seed {seed}, round {round}: {report:#?}\n{again:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_any_kind_is_survived() {
+    random_damage(6, 11).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes"]
+async fn soak_damage_of_any_kind_is_survived() {
+    for seed in 0..20 {
+        random_damage(20, seed).await;
+    }
+}
