@@ -16,7 +16,7 @@ use std::time::Duration;
 use s3vol::config::VolumeOptions;
 use s3vol::driver::ControlClient;
 use s3vol::supervisor::{Settings, run};
-use s3vol::worker::WorkerSpec;
+use s3vol::worker::{VolumeState, WorkerSpec};
 use serde_json::{Value, json};
 use support::host::Host;
 use support::s3server::{Action, Op, Rule, TestS3};
@@ -340,7 +340,12 @@ fn a_file_opened_across_a_crash_goes_with_its_last_close() {
     let files = |rig: &Rig| {
         let client = s3vol::driver::ControlClient::new(&rig.dir.path().join("control"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(client.status(PATIENCE)).unwrap().files
+        // A successor answers the kernel a moment before it says of itself that it serves.
+        let served = || {
+            let status = runtime.block_on(client.status(PATIENCE)).unwrap();
+            (status.state == VolumeState::Active).then_some(status.files)
+        };
+        wait_for("a worker that serves", PATIENCE, served)
     };
     let empty = files(&rig) - 1;
     std::fs::write(rig.dir.path().join("die"), "").unwrap();
