@@ -25,7 +25,7 @@ use crate::meta::{
     Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::{Listing, Verb};
+use crate::store::Verb;
 use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
@@ -395,15 +395,9 @@ async fn wait_until_free(
 /// clock. A host that died between its claim and its first lease record leaves nothing else to judge,
 /// and no challenger's patience is as long as a lease.
 async fn claimed_long_ago(places: &Places, home: &EngineHome) -> Result<bool, WorkerError> {
-    let store = places.state_store.backend();
-    let prefix = places.state.join(&format!("{}/manifest/", home.folder));
-    let mut latest = None;
-    let mut pages = Listing::of_keys(prefix.as_str());
-    while let Some(page) = pages.next(&*store, REQUEST).await? {
-        latest = latest.max(page.entries.iter().filter_map(|e| e.version.modified).max());
-    }
-    let now = store.now(REQUEST).await?;
-    Ok(latest.is_some_and(|at| now.0.saturating_sub(at.0) >= LEASE.as_millis() as i64))
+    let manifests = format!("{}/manifest/", home.folder);
+    let written = places.last_written(&manifests, REQUEST).await?;
+    Ok(written.is_some_and(|ago| ago >= LEASE))
 }
 
 impl From<crate::fs::FsError> for WorkerError {

@@ -1,10 +1,12 @@
 //! The stores of a volume, and where its keys start in them.
 
+use std::time::Duration;
+
 use super::WorkerError;
 use crate::catalog::VolumeFormat;
 use crate::config::VolumeOptions;
-use crate::store::{Known, Location, Store, StoreSettings};
-use crate::types::{KeyPrefix, VolumeId};
+use crate::store::{Known, Listing, Location, Store, StoreError, StoreSettings};
+use crate::types::{KeyPrefix, StoreTime, VolumeId};
 
 pub(super) struct Places {
     pub store: Store,
@@ -15,6 +17,24 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// How long ago the youngest object of a folder of the state was written, by the store's clock; `None`: there is
+    /// none, or the store does not say when.
+    pub async fn last_written(
+        &self,
+        folder: &str,
+        timeout: Duration,
+    ) -> Result<Option<Duration>, StoreError> {
+        let store = self.state_store.backend();
+        let mut latest = None;
+        let mut pages = Listing::of_keys(self.state.join(folder).as_str());
+        while let Some(page) = pages.next(&*store, timeout).await? {
+            latest = latest.max(page.entries.iter().filter_map(|e| e.version.modified).max());
+        }
+        let now = store.now(timeout).await?;
+        let ago = |at: StoreTime| u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0);
+        Ok(latest.map(|at| Duration::from_millis(ago(at))))
+    }
+
     /// `format.json` with what is known by now of its stores, if a probe since then found something
     /// else; where nothing is known, the stores learn what it says.
     pub fn learn(&self, mut format: VolumeFormat) -> VolumeFormat {

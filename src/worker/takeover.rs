@@ -19,7 +19,7 @@ use crate::lease::{
     Holder, Judgement, Keeper, KeeperConfig, LEASE, LeaseState, Observation, judge,
 };
 use crate::meta::{Engine, EngineConfig};
-use crate::store::{Known, Listing, Verb};
+use crate::store::{Known, Verb};
 use crate::types::{Epoch, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(10);
@@ -37,8 +37,9 @@ pub async fn look_at_hold(
     match judge(&*store, &places.state, epoch, &mut seen, REQUEST).await? {
         Judgement::Free(_) => Ok(None),
         Judgement::Held(holder) => {
-            let written_s = written(&places, &format).await?;
-            Ok(Some(hold(holder, written_s, options)))
+            let log = format!("{}/wal/", format.engine.folder);
+            let written = places.last_written(&log, REQUEST).await?;
+            Ok(Some(hold(holder, written.map(|ago| ago.as_secs()), options)))
         }
     }
 }
@@ -105,19 +106,6 @@ async fn writer_epoch(
     let object_store = places.state_store.engine(&places.state)?.into_inner();
     let home = &format.engine;
     Ok(Engine::writer_epoch(&object_store, &home.folder, home.after).await?)
-}
-
-/// How long ago the engine's log grew, seconds.
-async fn written(places: &Places, format: &VolumeFormat) -> Result<Option<u64>, WorkerError> {
-    let store = places.state_store.backend();
-    let prefix = places.state.join(&format!("{}/wal/", format.engine.folder));
-    let mut latest = None;
-    let mut pages = Listing::of_keys(prefix.as_str());
-    while let Some(page) = pages.next(&*store, REQUEST).await? {
-        latest = latest.max(page.entries.iter().filter_map(|e| e.version.modified).max());
-    }
-    let now = store.now(REQUEST).await?;
-    Ok(latest.map(|at| u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0) / 1000))
 }
 
 fn hold(holder: Holder, written_s: Option<u64>, options: &VolumeOptions) -> Hold {
