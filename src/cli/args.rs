@@ -131,15 +131,22 @@ pub struct ExportArgs {
     pub url: String,
 }
 
-/// `s3vol fsck`.
+/// A volume by its place, for the tools for bad days.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct FsckArgs {
+pub struct VolumeArgs {
     /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
+    pub url: String,
+}
+
+/// `s3vol fsck`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct FsckArgs {
     /// Read all content, too, and compare what carries a checksum.
     #[arg(long)]
     pub data: bool,
@@ -152,19 +159,13 @@ pub struct FsckArgs {
     /// For programs.
     #[arg(long)]
     pub json: bool,
-    /// Where the volume's objects lie, such as s3://bucket/prefix.
-    pub url: String,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
 }
 
 /// `s3vol verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct VerifyArgs {
-    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
-    #[arg(short, long = "option", value_name = "KEY=VALUE")]
-    pub options: Vec<String>,
     /// Hashes and paths as sha256sum writes them, relative to the volume; - is the standard input.
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
@@ -177,24 +178,18 @@ pub struct VerifyArgs {
     /// For programs: one JSON object a line.
     #[arg(long)]
     pub json: bool,
-    /// Where the volume's objects lie, such as s3://bucket/prefix.
-    pub url: String,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
 }
 
 /// `s3vol rebuild`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RebuildArgs {
-    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
-    #[arg(short, long = "option", value_name = "KEY=VALUE")]
-    pub options: Vec<String>,
     /// Ask nothing.
     #[arg(long)]
     pub yes: bool,
-    /// Where the volume's objects lie, such as s3://bucket/prefix.
-    pub url: String,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
 }
 
 /// `s3vol status`.

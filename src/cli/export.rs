@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::args::{ExportArgs, options};
 use super::mount::local_spec;
 use super::settings;
-use crate::catalog::{Stores, find_state};
+use super::tool::state_of;
 use crate::config::VolumeOptions;
 use crate::store::Known;
 use crate::worker::{Progress, export_volume};
@@ -24,11 +24,8 @@ pub fn export(args: ExportArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = runtime.block_on(async {
         let known = Known::of_host(&config.state);
-        let Some(found) = find_state(&Stores::knowing(known), &volume).await? else {
-            bail!("there is no volume at {}", args.url);
-        };
-        volume.state_url = found.state_url;
-        local_spec(&config, &args.url, found.id, volume, PathBuf::new()).await
+        let id = state_of(&mut volume, &args.url, &known).await?;
+        local_spec(&config, &args.url, id, volume, PathBuf::new()).await
     })?;
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

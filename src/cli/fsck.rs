@@ -11,7 +11,7 @@ use crate::worker::{self, FsckHow};
 
 /// Checks a volume, and mends it if that is asked for. Returns the exit code.
 pub fn fsck(args: FsckArgs) -> anyhow::Result<u8> {
-    let at = volume_at(args.state, &args.options, &args.url)?;
+    let at = volume_at(&args.volume)?;
     let line = Mutex::new(Line::new());
     let mut agree = |finding: &Finding| {
         line.lock().clear();
@@ -35,7 +35,7 @@ pub fn fsck(args: FsckArgs) -> anyhow::Result<u8> {
     match args.json {
         true => {
             let mut json = serde_json::to_value(&report)?;
-            json["url"] = args.url.into();
+            json["url"] = args.volume.url.into();
             json["exit_code"] = report.exit_code().into();
             serde_json::to_writer_pretty(&mut out, &json)?;
             writeln!(out)?;

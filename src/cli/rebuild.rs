@@ -11,7 +11,7 @@ use crate::worker::{Rebuilt, plan_rebuild};
 
 /// Makes a new state from the objects. Returns the exit code.
 pub fn rebuild(args: RebuildArgs) -> anyhow::Result<u8> {
-    let at = volume_at(args.state, &args.options, &args.url)?;
+    let at = volume_at(&args.volume)?;
     let line = Mutex::new(Line::new());
     let done = run(async {
         let plan = plan_rebuild(&at).await?;

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::args::{SettleArgs, options};
 use super::mount::local_spec;
+use super::tool::state_of;
 use super::{reach, settings};
-use crate::catalog::{Stores, find_state};
 use crate::clock::Deadline;
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::ControlClient;
@@ -86,11 +86,8 @@ async fn find(args: &SettleArgs, config: &PluginConfig) -> anyhow::Result<Place>
         return Ok(Place::Worker(worker));
     }
     let known = Known::of_host(&config.state);
-    let Some(found) = find_state(&Stores::knowing(known), &volume).await? else {
-        bail!("there is no volume at {}", args.volume);
-    };
-    volume.state_url = found.state_url;
-    let spec = local_spec(config, &args.volume, found.id, volume, PathBuf::new()).await?;
+    let id = state_of(&mut volume, &args.volume, &known).await?;
+    let spec = local_spec(config, &args.volume, id, volume, PathBuf::new()).await?;
     Ok(Place::Ourselves(Box::new(spec)))
 }
 

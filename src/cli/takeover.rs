@@ -1,6 +1,6 @@
 //! `s3vol takeover`: takes a volume from a host whose lease has not run out, for whoever cannot wait.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::args::{TakeoverArgs, options};
+use super::tool::{ask, state_of};
 use super::{reach, settings};
-use crate::catalog::{Hold, Stores, find_state};
+use crate::catalog::Hold;
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::ControlClient;
 use crate::store::Known;
@@ -80,11 +81,8 @@ async fn way(args: &TakeoverArgs, config: &PluginConfig) -> anyhow::Result<Way> 
         bail!(used(status.pid, &status.mountpoint));
     }
     let known = Known::of_host(&config.state);
-    let Some(found) = find_state(&Stores::knowing(known.clone()), &options).await? else {
-        bail!("there is no volume at {volume}");
-    };
-    options.state_url = found.state_url;
-    Ok(Way::Ourselves { id: found.id, options: Box::new(options), known })
+    let id = state_of(&mut options, volume, &known).await?;
+    Ok(Way::Ourselves { id, options: Box::new(options), known })
 }
 
 impl Way {
@@ -114,12 +112,7 @@ impl Way {
 }
 
 fn agreed(volume: &str) -> anyhow::Result<bool> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        bail!("{volume} is held, and nobody can be asked here; --yes takes it over all the same");
-    }
-    write!(std::io::stderr(), "Take {volume} over? [y/N] ").context("asking")?;
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).context("reading the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    ask(&format!("Take {volume} over?")).context("asking")?.with_context(|| {
+        format!("{volume} is held, and nobody can be asked here; --yes takes it over all the same")
+    })
 }

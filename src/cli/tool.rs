@@ -1,27 +1,26 @@
 //! What the tools for bad days share: where a volume is, questions, progress.
 
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::args::options;
+use anyhow::bail;
+
+use super::args::{VolumeArgs, options};
 use super::settings;
+use crate::catalog::{Stores, find_state};
 use crate::config::VolumeOptions;
 use crate::store::Known;
+use crate::types::VolumeId;
 use crate::worker::VolumeAt;
 
 /// A line of progress is written so often at most.
 const PACE: Duration = Duration::from_millis(200);
 
-/// The volume at `url`, with the settings of this user.
-pub(super) fn volume_at(
-    state: Option<PathBuf>,
-    texts: &[String],
-    url: &str,
-) -> anyhow::Result<VolumeAt> {
-    let config = settings(state)?;
-    let given = options(texts)?;
-    let options = VolumeOptions::parse_for_url(url, &given, &config.defaults)?;
+/// The volume that was named, with the settings of this user.
+pub(super) fn volume_at(args: &VolumeArgs) -> anyhow::Result<VolumeAt> {
+    let config = settings(args.state.clone())?;
+    let given = options(&args.options)?;
+    let options = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
     Ok(VolumeAt {
         options,
         volumes: config.state.join("volumes"),
@@ -71,12 +70,29 @@ impl Line {
 
 /// Asks a person; nobody says no.
 pub(super) fn agrees(question: &str) -> bool {
-    if !std::io::stdin().is_terminal() {
-        return false;
+    matches!(ask(question), Ok(Some(true)))
+}
+
+/// Asks a person; `None` when there is nobody to be asked.
+pub(super) fn ask(question: &str) -> io::Result<Option<bool>> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
     }
-    eprint!("{question} [y/N] ");
-    drop(std::io::stderr().flush());
+    write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+}
+
+/// The state of the volume at `url`, which `volume` then leads to.
+pub(super) async fn state_of(
+    volume: &mut VolumeOptions,
+    url: &str,
+    known: &Known,
+) -> anyhow::Result<VolumeId> {
+    let Some(found) = find_state(&Stores::knowing(known.clone()), volume).await? else {
+        bail!("there is no volume at {url}");
+    };
+    volume.state_url = found.state_url;
+    Ok(found.id)
 }

@@ -19,7 +19,7 @@ const LONGEST: u64 = 16 << 10;
 
 /// Proves what the bucket holds. Returns the exit code.
 pub fn verify(args: VerifyArgs) -> anyhow::Result<u8> {
-    let at = volume_at(args.state.clone(), &args.options, &args.url)?;
+    let at = volume_at(&args.volume)?;
     let name = args.manifest.display().to_string();
     let list: Box<dyn Read + Send> = match name.as_str() {
         "-" => Box::new(io::stdin()),
