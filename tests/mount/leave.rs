@@ -224,9 +224,13 @@ fn with_the_bucket_away_the_next_mount_asks_first_and_says_what_is_kept() {
     server.restart();
     // A publish may have been announced in the local log; then its name waits, as after a crash.
     for _ in 0..2 {
-        let mount = Mount::start(Some(&server), &place, &url(&server), &[]);
+        let mut mount = Mount::start(Some(&server), &place, &url(&server), &[]);
         assert_eq!(std::fs::read_to_string(place.file("precious")).unwrap(), "not lost");
-        mount.end_committed();
+        mount.signal(libc::SIGTERM);
+        match code(mount.ended(GIVEN_BACK)) {
+            0 => assert_eq!(object(&server, "v/precious").as_deref(), Some("not lost")),
+            ended => assert_eq!(ended, 3, "{}", mount.said()),
+        }
     }
 }
 
