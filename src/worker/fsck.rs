@@ -25,7 +25,8 @@ use crate::fsck::{
 };
 use crate::lease::{Judgement, Keeper, KeeperConfig, LeaseState, Observation, judge, last_epoch};
 use crate::meta::log::StateDirLock;
-use crate::meta::{Batch, Engine, EngineConfig, Follower};
+use crate::meta::records::encode;
+use crate::meta::{Batch, Engine, EngineConfig, Follower, keys};
 use crate::store::{Known, Send, Verb};
 use crate::types::{Epoch, Lsn, VolumeId};
 
@@ -458,6 +459,13 @@ impl Held {
 
     async fn change(&self, places: &Places, findings: &[&Finding]) -> Result<(), WorkerError> {
         let mut changes: Vec<&Change> = Vec::new();
+        if findings.iter().any(|finding| matches!(finding.mend, Mend::Delete(_))) {
+            // The log of a host that crashed may refer to what is deleted. It goes on only while nothing is
+            // durable that is newer.
+            let mut batch = Batch::new();
+            batch.put(keys::owner(), encode(&(self.engine.epoch(), crate::sys::hostname())));
+            self.write(batch).await?;
+        }
         for finding in findings {
             match &finding.mend {
                 Mend::Rows(rows) | Mend::Ask(_, rows) => changes.extend(rows),
@@ -478,15 +486,21 @@ impl Held {
                     None => batch.delete(change.key.clone()),
                 }
             }
-            let lsn = {
-                let mut next = self.next.lock();
-                let lsn = *next;
-                *next = Lsn(lsn.0 + 1);
-                lsn
-            };
-            self.engine.write(lsn, batch).await?;
-            let _receipt = self.engine.flush(Deadline::after(REQUEST * 2)).await?;
+            self.write(batch).await?;
         }
+        Ok(())
+    }
+
+    /// Durable when this returns.
+    async fn write(&self, batch: Batch) -> Result<(), WorkerError> {
+        let lsn = {
+            let mut next = self.next.lock();
+            let lsn = *next;
+            *next = Lsn(lsn.0 + 1);
+            lsn
+        };
+        self.engine.write(lsn, batch).await?;
+        let _receipt = self.engine.flush(Deadline::after(REQUEST * 2)).await?;
         Ok(())
     }
 

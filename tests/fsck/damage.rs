@@ -124,6 +124,32 @@ async fn segments_are_compared_with_what_refers_to_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_old_log_goes_on_after_something_was_deleted() {
+    let mut world = unmounted().await;
+    world.open().await;
+    let dir = world.lookup(Ino::ROOT, "dir").await.unwrap();
+    let file = world.lookup(dir, "file").await.unwrap();
+    let before = world.read(file).await;
+    world.write(file, 0, b"not synced").await;
+    world.crash().await;
+
+    // Its log might be the only thing that names this segment.
+    let other = format!("{}segments/{:032x}", world.state, 7);
+    world.server.set_clock_offset(-2 * 3600);
+    world.server.put_foreign(&other, "nobody's", &[]);
+    world.server.set_clock_offset(0);
+    let crashed = world.at.volumes.clone();
+    world.at.volumes = crashed.with_file_name("another-host");
+    assert_eq!(world.repair(false).await.exit_code(), 1);
+    assert!(!world.segments().contains(&other));
+
+    world.at.volumes = crashed;
+    world.open().await;
+    assert_eq!(world.read(file).await, before);
+    assert!(world.spec().state_dir.join("recovery-0").exists(), "what was not synced is set aside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_links_say_the_same() {
     let mut world = unmounted().await;
     let file = world.ino("dir/file").await;

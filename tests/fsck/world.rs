@@ -141,6 +141,14 @@ impl World {
 
     // --- Files ---
 
+    /// The process dies, and its lease runs out; what it keeps locally stays.
+    pub async fn crash(&mut self) {
+        let mounted = self.mounted.take().expect("it is mounted");
+        let deadline = Deadline::after(PATIENCE);
+        mounted.keeper.set_state(LeaseState::Released, None, deadline).await.unwrap();
+        drop(mounted);
+    }
+
     pub async fn dir(&self, parent: Ino, name: &str) -> Ino {
         self.fs().mkdir(Caller::ROOT, parent, named(name), 0o750).await.unwrap().ino
     }
