@@ -462,9 +462,7 @@ impl Held {
         if findings.iter().any(|finding| matches!(finding.mend, Mend::Delete(_))) {
             // The log of a host that crashed may refer to what is deleted. It goes on only while nothing is
             // durable that is newer.
-            let mut batch = Batch::new();
-            batch.put(keys::owner(), encode(&(self.engine.epoch(), crate::sys::hostname())));
-            self.write(batch).await?;
+            self.confirm().await?;
         }
         for finding in findings {
             match &finding.mend {
@@ -489,6 +487,13 @@ impl Held {
             self.write(batch).await?;
         }
         Ok(())
+    }
+
+    /// Proves that no other epoch has begun, with a batch that is durable when this returns.
+    pub async fn confirm(&self) -> Result<(), WorkerError> {
+        let mut batch = Batch::new();
+        batch.put(keys::owner(), encode(&(self.engine.epoch(), crate::sys::hostname())));
+        self.write(batch).await
     }
 
     /// Durable when this returns.

@@ -179,11 +179,28 @@ impl Old {
         }
     }
 
-    /// Says in the old state that it is not the volume's any more.
-    async fn close(&self, new: VolumeId) -> Result<(), WorkerError> {
+    /// Says in the old state that it is not the volume's any more, and proves that nobody has it: whoever
+    /// claims it after that reads so before he serves anything. Taken back when somebody has.
+    async fn close(&self, new: VolumeId, held: Option<&Held>) -> Result<(), WorkerError> {
         let Some(known) = &self.known else { return Ok(()) };
+        let format = Format::of(&self.places, self.id);
         let replaced = VolumeFormat { replaced_by: Some(new), ..known.clone() };
-        Format::of(&self.places, self.id).write(&replaced).await
+        let closed = async {
+            format.write(&replaced).await?;
+            match held {
+                Some(held) => held.confirm().await,
+                // Its records cannot be opened, by nobody.
+                None => Ok(()),
+            }
+        };
+        let closed = closed.await;
+        if closed.is_err()
+            && let Err(error) = format.write(known).await
+        {
+            tracing::error!(%error, id = %self.id,
+                "the old state may say that it was replaced, and was not: rebuild the volume once more");
+        }
+        closed
     }
 }
 
@@ -222,7 +239,7 @@ impl Rebuild {
                 old.hold().await?
             }
         };
-        let made = self.make(told).await;
+        let made = self.make(held.as_ref(), told).await;
         // It stays the volume's if this did not come to its end.
         if let Some(held) = held {
             held.release().await?;
@@ -230,7 +247,7 @@ impl Rebuild {
         made
     }
 
-    async fn make(&self, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
+    async fn make(&self, held: Option<&Held>, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
         let opener = self.at.opener();
         let new = new_state(&opener, &self.at.options).await?;
         let (found, links) = match self.fill(&new, &mut *told).await {
@@ -249,8 +266,11 @@ impl Rebuild {
         let kept = self.old.as_ref().map(|old| {
             format!("{}/{}", self.at.options.state_url.trim_end_matches('/'), state_of(old.id))
         });
-        if let Some(old) = &self.old {
-            old.close(new.id).await?;
+        if let Some(old) = &self.old
+            && let Err(error) = old.close(new.id, held).await
+        {
+            self.undo(&new).await;
+            return Err(error);
         }
         lead_to(&opener, &self.at.options, &new).await?;
         tracing::info!(url = %self.at.options.url, id = %new.id, "rebuilt from its objects");

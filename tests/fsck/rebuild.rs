@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use s3vol::catalog::{Stores, find_state};
 use s3vol::fs::RenameMode;
+use s3vol::meta::keys;
 use s3vol::types::{Caller, FileKind, Ino};
 use s3vol::worker::{Rebuilt, Successor, open, plan_rebuild};
 
@@ -142,6 +143,34 @@ async fn a_state_that_cannot_be_read_is_replaced_and_one_that_was_cut_short_is_n
     assert!(!rebuilt.told);
     assert_eq!(&world.server.get(&format).unwrap().body[..], b"{");
     assert_clean(&world.check().await);
+    world.open().await;
+    is_all_there(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_another_host_took_meanwhile_is_not_replaced() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.close().await;
+    let format = world.server.get(&format!("{}format.json", world.state)).unwrap().body;
+    let entry = world.server.objects("home/.s3vol/by-prefix/");
+    let plan = plan_rebuild(&world.at).await.unwrap();
+    let mut taken = false;
+    let mut told = |_: &str, _| {
+        if !std::mem::replace(&mut taken, true) {
+            let claim = world.edit(async |_, batch| batch.put(keys::owner(), vec![7]));
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(claim));
+        }
+    };
+    let refused = plan.run(&mut told).await.unwrap_err().to_string();
+    assert!(taken, "{refused}");
+    let now = world.server.get(&format!("{}format.json", world.state)).unwrap().body;
+    assert_eq!(now, format);
+    let after = world.server.objects("home/.s3vol/by-prefix/");
+    assert!(entry.iter().map(|(k, o)| (k, &o.body)).eq(after.iter().map(|(k, o)| (k, &o.body))));
+    let states = world.server.keys("home/.s3vol/v/");
+    assert!(states.iter().all(|key| key.starts_with(&world.state)), "{states:?}");
     world.open().await;
     is_all_there(&world).await;
 }
