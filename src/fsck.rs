@@ -13,6 +13,7 @@
 
 mod content;
 mod data;
+mod etags;
 mod inodes;
 mod leases;
 mod names;
@@ -21,6 +22,8 @@ mod queues;
 mod report;
 mod rows;
 mod segments;
+mod shown;
+mod unknown;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +59,8 @@ pub struct Parts {
     pub state_store: Arc<dyn StoreBackend>,
     /// Of its state's keys.
     pub state: KeyPrefix,
+    /// Both lie in the same bucket.
+    pub one_bucket: bool,
     /// Of the engine's files, below the state.
     pub folder: String,
     /// The engine's writer epoch.
@@ -69,6 +74,8 @@ pub struct How {
     pub data: bool,
     /// Somebody writes it meanwhile.
     pub in_use: bool,
+    /// Keeps every finding with its words, however many there are.
+    pub all: bool,
 }
 
 /// Where a check is.
@@ -153,7 +160,7 @@ pub async fn unreadable(error: FsckError, parts: &Parts, how: How) -> Result<Rep
     }
     // A bucket that answers does not hold what the engine looked for.
     parts.state_store.head(&parts.state.key("format.json"), REQUEST).await?;
-    let mut report = Report::new(how.in_use);
+    let mut report = Report::of(how);
     report.found(
         Kind::Engine,
         "the records of the volume",
@@ -203,7 +210,7 @@ impl<'c> Check<'c> {
             view,
             parts,
             how,
-            report: Report::new(how.in_use),
+            report: Report::of(how),
             tally: SuperRec::default(),
             memo: PathMemo::default(),
             remembered: 0,

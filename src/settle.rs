@@ -30,7 +30,8 @@ mod settler;
 mod tags;
 mod tidy;
 
-pub use attributes::{Shown, from_object, is_ours, is_put, key_mark, to_object};
+pub use attributes::{Shown, Xattr, carried, from_object, is_ours, is_put, key_mark, to_object};
+pub use body::part_size;
 pub use error::SettleError;
 pub use hot::{NOT_AFTER, hot_time};
 pub use learn::borne_by;

@@ -147,7 +147,7 @@ pub struct VolumeArgs {
 /// `s3vol fsck`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct FsckArgs {
-    /// Read all content, too, and compare what carries a checksum.
+    /// Read all content, too, and compare it with checksums and ETags.
     #[arg(long)]
     pub data: bool,
     /// Mend what loses nothing, and ask for the rest. Nobody may use the volume meanwhile.

@@ -27,7 +27,8 @@ pub fn fsck(args: FsckArgs) -> anyhow::Result<u8> {
     let mut watch = |Progress { stage, done }: Progress| {
         line.lock().show(&format!("{stage}: {done}"));
     };
-    let how = FsckHow { data: args.data, repair: args.repair.then_some(&mut agree) };
+    let how =
+        FsckHow { data: args.data, all: args.json, repair: args.repair.then_some(&mut agree) };
     let report = run(worker::fsck(&at, how, &mut watch))?;
     line.lock().clear();
     let report = report?;

@@ -1,23 +1,22 @@
-//! `--data`: all content is read, and what carries a checksum is compared with it.
+//! `--data`: all content is read. Here the pieces in segments, which carry checksums.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
+use super::etags::Evidence;
 use super::rows::Walk;
-use super::{Check, FsckError, Kind, Mend, REQUEST};
+use super::{Check, FsckError, Kind, Mend};
 use crate::data::{DataError, Fetch, Source, fetches, read_run};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, ExtentRec, Place, decode};
 use crate::store::StoreErrorKind;
-use crate::types::{Base, Ino};
+use crate::types::Ino;
 
 /// Pieces of one file that are read together, and requests for them at a time.
 const TOGETHER: usize = 256;
-const AT_ONCE: usize = 8;
-/// An object is read in parts of this size, bytes.
-const PART: u64 = 4 << 20;
+pub(super) const AT_ONCE: usize = 8;
 /// No piece that was ever uploaded is longer, and no segment, bytes.
 const LONGEST: u32 = 64 << 20;
 const LARGEST: u64 = 5 << 40;
@@ -25,6 +24,8 @@ const LARGEST: u64 = 5 << 40;
 impl Check<'_> {
     pub(super) async fn data(&mut self) -> Result<(), FsckError> {
         self.begin("content");
+        let mut evidence = Evidence::default();
+        self.witness(&mut evidence).await?;
         let view = Arc::clone(&self.view);
         let mut contents = Walk::table(&view, keys::CONTENT);
         while let Some((key, value)) = contents.next().await? {
@@ -33,10 +34,15 @@ impl Check<'_> {
                 continue;
             };
             self.pieces(ino, &content).await?;
-            if let Some(base) = content.base.as_ref().filter(|_| content.base_limit > 0) {
-                self.object(ino, base).await?;
+            // What lies at its key is read there.
+            if let Some(base) = content.base.as_ref().filter(|_| content.base_limit > 0)
+                && (base.parked || !self.has(&keys::rest(&base.key)).await?)
+            {
+                self.object(ino, base, &mut evidence).await?;
             }
         }
+        self.at_rest(&mut evidence).await?;
+        self.judge(evidence);
         Ok(())
     }
 
@@ -108,59 +114,6 @@ impl Check<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
-        Ok(())
-    }
-
-    /// The object below a file, to its end.
-    async fn object(&mut self, ino: Ino, base: &Base) -> Result<(), FsckError> {
-        let store = match base.parked {
-            true => Arc::clone(&self.parts.state_store),
-            false => Arc::clone(&self.parts.store),
-        };
-        let size = base.version.size;
-        let parts =
-            (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1).saturating_mul(PART)));
-        let mut reads = stream::iter(parts)
-            .map(|part| {
-                let store = &store;
-                async move {
-                    let length = part.end - part.start;
-                    let read = store.get(&base.key, Some(part), Some(&base.version), REQUEST).await;
-                    (length, read)
-                }
-            })
-            .buffered(AT_ONCE);
-        let mut read_bytes = 0;
-        let mut failed = None;
-        while let Some((length, read)) = reads.next().await {
-            match read {
-                Ok(found) if found.data.len() as u64 == length => read_bytes += length,
-                Ok(found) => {
-                    failed = Some(format!("{} bytes came of {length}", found.data.len()));
-                    break;
-                }
-                Err(error)
-                    if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Changed) =>
-                {
-                    // Found with the objects.
-                    break;
-                }
-                Err(error) if error.is_transient() => return Err(error.into()),
-                Err(error) => {
-                    failed = Some(error.to_string());
-                    break;
-                }
-            }
-        }
-        drop(reads);
-        self.report.checked.bytes_read += read_bytes;
-        self.went_on(read_bytes);
-        if let Some(why) = failed {
-            let what = self.called(ino).await?;
-            let detail = format!("the object {} cannot be read: {why}", base.key);
-            let cure = Mend::No("restore the object, or the file from a copy");
-            self.report.found(Kind::Object, what, detail, cure);
         }
         Ok(())
     }

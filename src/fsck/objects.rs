@@ -1,4 +1,4 @@
-//! What is recorded of the bucket's keys, beside the listing of the bucket, and what each object of ours says.
+//! What is recorded of the bucket's keys, beside the listing of the bucket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use super::queues::Intents;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, PARALLEL, REQUEST};
 use crate::data::{escape_name, own_name, unescape_name};
-use crate::meta::keys;
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, RestRec, WorkRec, decode};
-use crate::settle::{from_object, is_put};
+use crate::meta::{View, keys};
+use crate::settle::is_put;
 use crate::store::{Entry, Listing, ObjectInfo, StoreError};
 use crate::types::{ATTR_PUT, FileKind, FileName, Ino, ObjectKey, PutId};
 
@@ -30,11 +30,11 @@ struct Objects {
 }
 
 /// A record whose object is there, as it should be by the listing.
-struct There {
-    key: ObjectKey,
-    rest: RestRec,
-    inode: InodeRec,
-    content: Option<ContentRec>,
+pub(super) struct There {
+    pub key: ObjectKey,
+    pub rest: RestRec,
+    pub inode: InodeRec,
+    pub content: Option<ContentRec>,
 }
 
 impl Check<'_> {
@@ -44,6 +44,7 @@ impl Check<'_> {
         let mut records = Walk::table(&view, keys::REST);
         let listing = Listing::of_keys(self.parts.prefix.as_str());
         let mut objects = Objects { listing, page: VecDeque::new() };
+        let mut unseen = Vec::new();
         loop {
             let rows = records.some(TOGETHER).await?;
             if rows.is_empty() {
@@ -59,7 +60,8 @@ impl Check<'_> {
                     continue;
                 };
                 while objects.key(self).await?.is_some_and(|at| *at < key) {
-                    self.unseen(objects.take());
+                    self.unseen(&mut unseen, objects.take());
+                    self.whose(&mut unseen, TOGETHER, intents).await?;
                 }
                 let is_here = objects.key(self).await?.is_some_and(|at| *at == key);
                 let entry = if is_here { objects.take() } else { None };
@@ -76,21 +78,10 @@ impl Check<'_> {
             self.ask(there, intents).await?;
         }
         while objects.key(self).await?.is_some() {
-            self.unseen(objects.take());
+            self.unseen(&mut unseen, objects.take());
+            self.whose(&mut unseen, TOGETHER, intents).await?;
         }
-        Ok(())
-    }
-
-    /// An object that no record knows.
-    fn unseen(&mut self, entry: Option<Entry>) {
-        let Some(entry) = entry else { return };
-        let path = self.parts.prefix.strip(&entry.key).unwrap_or_default();
-        // What can be no file of the volume, our own folder for one, is nobody's business here.
-        let path = path.strip_suffix('/').unwrap_or(path);
-        if !path.is_empty() && path.split('/').all(|segment| unescape_name(segment).is_some()) {
-            self.report.checked.unseen_objects += 1;
-        }
-        self.went_on(1);
+        self.whose(&mut unseen, 1, intents).await
     }
 
     async fn one_record(
@@ -172,7 +163,11 @@ impl Check<'_> {
     }
 
     /// Whether a writer has gone on since these records, or is about to change the key.
-    async fn changed_since(&self, key: &ObjectKey, rest: &RestRec) -> Result<bool, FsckError> {
+    pub(super) async fn changed_since(
+        &self,
+        key: &ObjectKey,
+        rest: &RestRec,
+    ) -> Result<bool, FsckError> {
         // The object first: what announces it is then among the newest records.
         let head = self.parts.store.head(key, REQUEST).await?;
         let newest = self.newest().await?;
@@ -190,7 +185,12 @@ impl Check<'_> {
         {
             return Ok(true);
         }
-        let mut open = Walk::table(&newest, keys::INTENT);
+        self.announced(&newest, key).await
+    }
+
+    /// Whether a request about a key is open in these records.
+    pub(super) async fn announced(&self, view: &View, key: &ObjectKey) -> Result<bool, FsckError> {
+        let mut open = Walk::table(view, keys::INTENT);
         while let Some((_, value)) = open.next().await? {
             if decode::<IntentRec>(&value).is_ok_and(|intent| intent.key == *key) {
                 return Ok(true);
@@ -227,76 +227,6 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-
-    /// An object has the recorded bytes; is it the recorded one, and does it show what the inode is?
-    async fn says(&mut self, one: &There, info: &ObjectInfo) -> Result<(), FsckError> {
-        let There { key, rest, inode, content } = one;
-        let Some(put_id) = rest.put_id else { return Ok(()) };
-        if !is_put(&info.attributes, key, self.parts.id, put_id) {
-            if self.how.in_use && self.changed_since(key, rest).await? {
-                return Ok(());
-            }
-            let mut rows =
-                vec![Change::put(keys::rest(key), &RestRec { put_id: None, ..rest.clone() })];
-            if let Some(content) = content
-                && let Some(base) = content.base.as_ref().filter(|b| !b.parked && b.key == *key)
-            {
-                let base = crate::types::Base { put_id: None, ..base.clone() };
-                let content = ContentRec { base: Some(base), ..content.clone() };
-                rows.push(Change::put(keys::content(rest.ino), &content));
-            }
-            let detail = "has the recorded bytes, and is not the object that the volume put there";
-            self.report.found(Kind::Object, key.to_string(), detail, Mend::Rows(rows));
-            return Ok(());
-        }
-        let shown = from_object(&info.attributes, inode.kind == FileKind::Dir);
-        let content_shown = content
-            .as_ref()
-            .is_none_or(|content| content.at_rest() && content.generation == rest.generation);
-        if !inode.known || rest.attr_gen != inode.attr_gen || !content_shown {
-            return Ok(());
-        }
-        let mut wrong = Vec::new();
-        let pairs = [
-            ("mode", shown.perm, Some(inode.perm)),
-            ("uid", shown.uid, Some(inode.uid)),
-            ("gid", shown.gid, Some(inode.gid)),
-        ];
-        wrong.extend(pairs.iter().filter(|(_, a, b)| a != b).map(|(what, ..)| *what));
-        if shown.kind != Some(inode.kind) {
-            wrong.push("kind");
-        }
-        // Times of directories and of before 1970 are not shown exactly.
-        if inode.kind == FileKind::File
-            && inode.mtime.secs >= 0
-            && shown.mtime.is_some_and(|shown| shown != inode.mtime)
-        {
-            wrong.push("mtime");
-        }
-        if inode.kind == FileKind::Symlink
-            && inode.target.as_ref().map(|target| target.len() as u64) != Some(info.version.size)
-        {
-            wrong.push("target");
-        }
-        if wrong.is_empty() || self.how.in_use && self.changed_since_shown(one).await? {
-            return Ok(());
-        }
-        let right = InodeRec { attr_gen: inode.attr_gen.saturating_add(1), ..inode.clone() };
-        let rows = vec![
-            Change::put(keys::inode(rest.ino), &right),
-            Change::put(keys::work(rest.ino), &WorkRec::Inode),
-        ];
-        let detail = format!("shows another {} than the file has", wrong.join(", "));
-        let mend = Mend::Ask("what the file has is published again", rows);
-        self.report.found(Kind::Attributes, key.to_string(), detail, mend);
-        Ok(())
-    }
-
-    async fn changed_since_shown(&self, one: &There) -> Result<bool, FsckError> {
-        let newest = self.newest().await?;
-        let now: Option<bytes::Bytes> = newest.get_raw(&keys::inode(one.rest.ino)).await?;
-        Ok(now.and_then(|value| decode::<InodeRec>(&value).ok()).as_ref() != Some(&one.inode))
     }
 
     /// A record that cannot be read is made again from its object.
@@ -377,7 +307,7 @@ impl Check<'_> {
     }
 
     /// What the tree has at a key.
-    async fn at_key(&self, key: &ObjectKey) -> Result<Option<Ino>, FsckError> {
+    pub(super) async fn at_key(&self, key: &ObjectKey) -> Result<Option<Ino>, FsckError> {
         let Some(path) = self.parts.prefix.strip(key) else { return Ok(None) };
         let mut at = Ino::ROOT;
         for segment in path.strip_suffix('/').unwrap_or(path).split('/') {

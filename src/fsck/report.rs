@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::How;
 use crate::meta::records::encode;
 use crate::types::ObjectKey;
 
-/// Findings of one kind that are kept with their words; of more only the number is.
-const NAMED: usize = 1000;
+/// Findings of one kind that are kept with their words; of more only the number is, unless all are asked for.
+const NAMED: u64 = 1000;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -187,12 +188,16 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings, by kind; more than are named.
     pub counts: BTreeMap<Kind, u64>,
+    /// How many of a kind are named.
+    #[serde(skip)]
+    named: u64,
 }
 
 impl Report {
-    pub fn new(in_use: bool) -> Self {
+    pub fn of(how: How) -> Self {
         Report {
-            in_use,
+            in_use: how.in_use,
+            named: if how.all { u64::MAX } else { NAMED },
             not_judged: Vec::new(),
             checked: Checked::default(),
             findings: Vec::new(),
@@ -210,9 +215,16 @@ impl Report {
     ) {
         let count = self.counts.entry(kind).or_default();
         *count += 1;
-        if *count <= NAMED as u64 {
+        if *count <= self.named {
             let (what, detail) = (what.into(), detail.into());
             self.findings.push(Finding { kind, what, detail, outcome: Outcome::Left, mend });
+        }
+    }
+
+    /// There are more of a kind, which are not named.
+    pub(super) fn unnamed(&mut self, kind: Kind, more: u64) {
+        if more > 0 {
+            *self.counts.entry(kind).or_default() += more;
         }
     }
 

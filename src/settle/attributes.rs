@@ -40,6 +40,8 @@ pub type Xattr = (Bytes, Bytes);
 /// the index alone.
 const MAX_XATTRS: usize = 1200;
 const XATTR: &str = "xattr";
+/// Of the largest number of an inode.
+const INODE_DIGITS: usize = 20;
 
 /// The mark that ties a put to its key, so that a copy of the object elsewhere is not taken for ours:
 /// the first 16 bytes of the key's SHA-256, in hexadecimal.
@@ -74,11 +76,28 @@ pub fn to_object(
 
 /// Adds extended attributes, where they fit beside the rest.
 pub(super) fn add_xattrs(attributes: &mut Attributes, xattrs: &[Xattr]) {
-    let taken: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let room = METADATA_MAX.saturating_sub(taken + XATTR.len()).min(MAX_XATTRS);
-    if let Some(encoded) = encode_xattrs(xattrs).filter(|encoded| encoded.len() <= room) {
+    if let Some(encoded) = fitting(attributes, xattrs) {
         attributes.insert(XATTR.into(), encoded);
     }
+}
+
+fn fitting(attributes: &Attributes, xattrs: &[Xattr]) -> Option<String> {
+    let others = attributes.iter().filter(|(name, _)| *name != XATTR);
+    let taken: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+    let room = METADATA_MAX.saturating_sub(taken + XATTR.len()).min(MAX_XATTRS);
+    encode_xattrs(xattrs).filter(|encoded| encoded.len() <= room)
+}
+
+/// What an object shows of a file's extended attributes; `None` when it shows none, because they are not text
+/// or too large beside the rest of its metadata.
+pub fn carried(attributes: &Attributes, xattrs: &[Xattr]) -> Option<Vec<Xattr>> {
+    if xattrs.is_empty() {
+        return Some(Vec::new());
+    }
+    // As it is when they are added: without room the inode's number goes afterwards.
+    let mut attributes = attributes.clone();
+    attributes.entry(ATTR_INODE.into()).or_insert_with(|| "0".repeat(INODE_DIGITS));
+    fitting(&attributes, xattrs).map(|encoded| decode_xattrs(&encoded))
 }
 
 /// Whether we published what lies at `key`, whatever somebody changed of its headers since.

@@ -27,6 +27,11 @@ const PART_ATTEMPTS: u32 = 5;
 /// S3's limit for one server-side copy, bytes.
 const COPY_LIMIT: u64 = 5 << 30;
 
+/// Of the parts in which an object of this size is published, bytes.
+pub fn part_size(size: u64) -> u64 {
+    PART.max(size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20))
+}
+
 /// What is ready to be published.
 pub(super) enum Body {
     Bytes(Bytes),
@@ -58,7 +63,7 @@ impl Settler {
             let bytes = self.copy(inode, 0, content.size).await?;
             return Ok(unchanged(inode, content, write_seq).then_some(Body::Bytes(bytes)));
         }
-        let part = PART.max(content.size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20));
+        let part = part_size(content.size);
         let store = &self.volume.store;
         let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
         let count = content.size.div_ceil(part);

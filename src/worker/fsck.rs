@@ -75,6 +75,8 @@ pub type Agree<'a> = &'a mut (dyn FnMut(&Finding) -> bool + std::marker::Send);
 pub struct FsckHow<'a> {
     /// Reads all content.
     pub data: bool,
+    /// Names every finding, however many there are.
+    pub all: bool,
     /// Mends; needs the lease.
     pub repair: Option<Agree<'a>>,
 }
@@ -104,7 +106,8 @@ pub async fn fsck(
     at.options.state_url = found.state_url.clone();
     let spec = at.spec(found.id);
     let places = places(found.id, &at.options, &spec.known())?;
-    let mut volume = Checked { at, found, places, spec, data: how.data, declined: HashSet::new() };
+    let mut volume =
+        Checked { at, found, places, spec, data: how.data, all: how.all, declined: HashSet::new() };
     match how.repair {
         None => volume.look(traced, watch).await,
         Some(agree) => volume.mend(traced, agree, watch).await,
@@ -118,6 +121,7 @@ struct Checked {
     places: Places,
     spec: WorkerSpec,
     data: bool,
+    all: bool,
     /// What was asked once and not agreed to.
     declined: HashSet<(Kind, String, String)>,
 }
@@ -163,8 +167,13 @@ impl Checked {
             prefix: self.places.prefix.clone(),
             state_store: self.places.state_store.backend(),
             state: self.places.state.clone(),
+            one_bucket: self.places.same_bucket,
             epoch,
         }
+    }
+
+    fn how(&self, in_use: bool) -> How {
+        How { data: self.data, in_use, all: self.all }
     }
 
     fn format(&self) -> Format {
@@ -186,7 +195,7 @@ impl Checked {
 
     /// A report on what is found before the records are.
     fn begun(&self, traced: &Trace, in_use: bool) -> Report {
-        let mut report = Report::new(in_use);
+        let mut report = Report::of(self.how(in_use));
         catalog(traced, &self.found, &self.at.options.url, &mut report);
         report
     }
@@ -229,7 +238,7 @@ impl Checked {
         let epoch = match self.epoch(&known).await {
             Ok(epoch) => epoch,
             Err(WorkerError::Engine(error)) => {
-                let (parts, how) = (self.parts(Epoch(0), &known), How::default());
+                let (parts, how) = (self.parts(Epoch(0), &known), self.how(false));
                 let damaged = without_records(error.into(), &parts, how).await?;
                 return Ok(self.joined(&traced, damaged));
             }
@@ -259,13 +268,13 @@ impl Checked {
         watch: Watch<'_>,
     ) -> Result<Report, WorkerError> {
         let parts = self.parts(epoch, known);
-        let how = How { data: self.data, in_use };
+        let how = self.how(in_use);
         let store = self.places.state_store.engine(&self.places.state)?.into_inner();
         let opened = Follower::open(store, &known.engine.folder, None, Deadline::after(OPEN)).await;
         let records = match opened {
             Ok(Some(follower)) => check(&follower, &parts, how, watch).await?,
             Ok(None) => {
-                let mut report = Report::new(in_use);
+                let mut report = Report::of(self.how(in_use));
                 self.unwritten(&mut report).await?;
                 report
             }

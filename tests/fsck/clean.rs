@@ -69,7 +69,7 @@ async fn mending_a_whole_volume_changes_nothing_and_is_refused_while_it_is_in_us
     world.settle().await;
     let refused = {
         let mut agree = |_: &s3vol::fsck::Finding| true;
-        let how = s3vol::worker::FsckHow { data: false, repair: Some(&mut agree) };
+        let how = s3vol::worker::FsckHow { data: false, all: false, repair: Some(&mut agree) };
         // Another host.
         let at = s3vol::worker::VolumeAt { volumes: world.at.stores.join("x"), ..world.at.clone() };
         s3vol::worker::fsck(&at, how, &mut |_| {}).await.unwrap_err().to_string()

@@ -6,6 +6,7 @@ mod support;
 mod clean;
 mod commands;
 mod damage;
+mod objects;
 mod rebuild;
 mod verify;
 mod world;

@@ -247,14 +247,14 @@ impl World {
     // --- The tools ---
 
     pub async fn check(&self) -> Report {
-        let how = FsckHow { data: true, repair: None };
+        let how = FsckHow { data: true, all: false, repair: None };
         fsck(&self.at, how, &mut |_| {}).await.unwrap()
     }
 
     /// Mends; says yes to everything, or to nothing that may lose something.
     pub async fn repair(&self, yes: bool) -> Report {
         let mut agree = |_: &Finding| yes;
-        let how = FsckHow { data: true, repair: Some(&mut agree) };
+        let how = FsckHow { data: true, all: false, repair: Some(&mut agree) };
         fsck(&self.at, how, &mut |_| {}).await.unwrap()
     }
 

@@ -142,7 +142,7 @@ impl World {
             volumes: self.local.path().join("volumes"),
             stores: self.spec.stores.clone(),
         };
-        let how = FsckHow { data: true, repair: None };
+        let how = FsckHow { data: true, all: false, repair: None };
         let report = fsck(&at, how, &mut |_| {}).await.map_err(|e| format!("fsck: {e}"))?;
         let of_ours = |finding: &&Finding| finding.kind != Kind::Object;
         let found: Vec<String> =

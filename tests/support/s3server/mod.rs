@@ -347,6 +347,26 @@ impl TestS3 {
             .expect("there is such an object");
     }
 
+    /// Changes an object behind everybody's back, as a store that is broken would: its ETag and its time stay
+    /// unless they are what is changed.
+    pub fn spoil(&self, key: &str, change: impl FnOnce(&mut Object)) {
+        self.in_bucket(|b| b.objects.get_mut(key).map(change)).expect("there is such an object");
+    }
+
+    /// Puts an object back as it was, or elsewhere, with all that it bore.
+    pub fn restore(&self, key: &str, object: Object) {
+        let modified = self.state.now_secs();
+        self.in_bucket(|b| b.objects.insert(key.to_owned(), Object { modified, ..object }));
+    }
+
+    /// Makes the bucket hold exactly these.
+    pub fn replace_all(&self, objects: Vec<(String, Object)>) {
+        self.in_bucket(|b| {
+            b.objects = objects.into_iter().collect();
+            b.uploads.clear();
+        });
+    }
+
     /// Deletes an object as another program would; whether there was one.
     pub fn delete_foreign(&self, key: &str) -> bool {
         self.in_bucket(|b| b.objects.remove(key).is_some())
