@@ -19,7 +19,7 @@ use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::WorkerSpec;
+use crate::worker::{WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
@@ -145,7 +145,16 @@ impl Driver {
         if released != Released::Last {
             return done;
         }
-        let Some(client) = self.begin_drain(&name).await else { return done };
+        let Some(client) = self.begin_drain(&name).await else {
+            return match self.lanes.enter(&name).await.left.take() {
+                None => done,
+                Some(kept) => Err(format!(
+                    "volume {name}: its worker has ended, and what is not in the bucket is kept in {}; the next \
+                     mount on this host takes it up",
+                    kept.display()
+                )),
+            };
+        };
         let drained = client.drain(deadline.left()).await;
         if self.accounts.total(&name) > 0 {
             // Mounted again meanwhile: what is not committed is the new mount's concern.
@@ -153,6 +162,12 @@ impl Driver {
         }
         match drained {
             Ok(reply) if reply.committed => done,
+            Ok(reply) if reply.gave_up => Err(format!(
+                "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
+                 here takes them up, or `s3vol recovered` shows them",
+                reply.uncommitted_bytes,
+                reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+            )),
             Ok(reply) => Err(format!(
                 "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
                  them and is released when that is done",
@@ -274,6 +289,7 @@ impl Driver {
                     .await
                     .map_err(|e| NotUp::from(format!("volume {name}: {e}")))?;
                 lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
+                lane.left = None;
                 spec
             }
         };
@@ -387,10 +403,13 @@ impl Driver {
         let Some(worker) = &lane.worker else { return Ok(()) };
         let client = ControlClient::new(&worker.spec.control_socket);
         match client.drain(deadline.left() / 2).await {
+            // It ends by itself, and what it could not bring into the bucket stays in its local folder.
+            Ok(reply) if reply.gave_up => {}
             Ok(reply) if !reply.committed => {
                 return Err(format!(
-                    "volume {name}: {} bytes are not in the bucket yet; try again when they are",
-                    reply.uncommitted_bytes
+                    "volume {name}: {} bytes are not in the bucket yet{}; try again when they are",
+                    reply.uncommitted_bytes,
+                    reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
                 ));
             }
             // What is not served yet has nothing to commit.
@@ -455,8 +474,7 @@ impl Driver {
         }
     }
 
-    /// Notices workers that ended by themselves. One whose volume is in use is brought up again, so
-    /// that what its log holds gets committed.
+    /// Notices workers that ended for good, and what they left in their local folders.
     pub(super) async fn watch_exits(self: Arc<Self>) {
         use tokio::sync::broadcast::error::RecvError;
         let mut exits = self.workers.exits();
@@ -483,9 +501,20 @@ impl Driver {
                     Ok(running) => running.iter().any(|w| w.name == name.as_str()),
                     Err(_) => false,
                 };
-                if !runs && lane.worker.take().is_some() {
-                    lane.next_turn();
-                    driver.status.forget(&name);
+                if runs {
+                    return;
+                }
+                let Some(worker) = lane.worker.take() else { return };
+                lane.next_turn();
+                driver.status.forget(&name);
+                let folder = worker.spec.state_dir;
+                let left = folder.clone();
+                let keeps = tokio::task::spawn_blocking(move || has_unsynced(&left)).await;
+                // What cannot be read may be something.
+                if !keeps.is_ok_and(|keeps| keeps.is_ok_and(|keeps| !keeps)) {
+                    tracing::error!(volume = %name, kept = %folder.display(), "its worker has ended, and what is \
+                        not in the bucket is kept on this host; the next mount here takes it up");
+                    lane.left = Some(folder);
                 }
             });
         }

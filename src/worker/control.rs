@@ -49,6 +49,21 @@ impl Served {
         }
     }
 
+    /// Why it is of no use to anybody any more, and what to do.
+    fn gave_up(&self) -> Option<String> {
+        let Served::Writing(shared) = self else { return None };
+        let why = match shared.state() {
+            VolumeState::Fenced => "another host has taken the volume".to_owned(),
+            VolumeState::Damaged => shared.volume.last_error().unwrap_or_else(|| {
+                "the volume's state in the bucket is missing or damaged".to_owned()
+            }),
+            _ => return None,
+        };
+        Some(format!(
+            "{why}; end the containers of this host that use the volume, then it can be mounted anew"
+        ))
+    }
+
     /// `None` where there is never anything to settle.
     async fn settle(&self) -> Option<SettleReply> {
         match self {
@@ -151,7 +166,12 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
 async fn ready(State(mut control): State<Control>) -> Response {
     loop {
         match &*control.stage.borrow_and_update() {
-            Stage::Serving(_) => return StatusCode::OK.into_response(),
+            Stage::Serving(served) => {
+                return match served.gave_up() {
+                    None => StatusCode::OK.into_response(),
+                    Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, why).into_response(),
+                };
+            }
             Stage::Failed(text) => {
                 return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
             }

@@ -78,6 +78,23 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// Whether another attempt may open the volume without anybody doing anything about this.
+    pub(super) fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            WorkerError::Held(_)
+                | WorkerError::Damaged(_)
+                | WorkerError::NeverWritten(_)
+                | WorkerError::OtherEngine { .. }
+                | WorkerError::NoVolume(_)
+                | WorkerError::Removed
+                | WorkerError::Rebuilt(_)
+                | WorkerError::Left
+                | WorkerError::OtherEndpoint { .. }
+                | WorkerError::Careless(_)
+        )
+    }
+
     /// An error of the local system.
     pub(super) fn local(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> WorkerError {
         let what = what.into();

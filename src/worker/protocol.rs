@@ -119,6 +119,9 @@ pub struct DrainReply {
     pub uncommitted_bytes: u64,
     pub unsettled_files: u64,
     pub error: Option<String>,
+    /// Another host has the volume, or its state is damaged: what is not committed stays on this host.
+    #[serde(default)]
+    pub gave_up: bool,
 }
 
 /// How far a slice of settling on demand came.

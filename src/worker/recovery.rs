@@ -151,7 +151,7 @@ fn holds_anything(folder: &Path) -> io::Result<bool> {
 }
 
 /// Whether the local log of a volume has changes that were not synced, names included.
-pub(super) fn has_unsynced(state_dir: &Path) -> io::Result<bool> {
+pub fn has_unsynced(state_dir: &Path) -> io::Result<bool> {
     let dir = state_dir.join("log");
     if state_dir.join(UPLOADED).exists() || !dir.exists() {
         return Ok(false);

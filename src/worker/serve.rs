@@ -102,6 +102,11 @@ impl Shared {
         *self.state.borrow()
     }
 
+    /// Whether nothing that is written here comes into the bucket any more.
+    pub fn gave_up(&self) -> bool {
+        matches!(self.state(), VolumeState::Fenced | VolumeState::Damaged)
+    }
+
     pub fn set_state(&self, next: VolumeState) {
         self.state.send_if_modified(|state| {
             // These are final.
@@ -188,6 +193,7 @@ impl Shared {
                 uncommitted_bytes: self.volume.uncommitted_bytes(),
                 unsettled_files: self.settler.status().unsettled,
                 error: Some(error.to_string()),
+                gave_up: self.gave_up(),
             };
         }
         let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
@@ -204,6 +210,7 @@ impl Shared {
             uncommitted_bytes: 0,
             unsettled_files: unsettled,
             error: None,
+            gave_up: false,
         }
     }
 

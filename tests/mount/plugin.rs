@@ -109,6 +109,53 @@ fn a_killed_worker_is_succeeded() {
     assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
 }
 
+#[test]
+fn what_uses_a_volume_waits_for_a_successor_that_finds_no_bucket() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    server.stop();
+    plugin.kill("worker");
+    let failures = || plugin.log().matches("the volume cannot be opened").count();
+    wait_for("two attempts in vain", SOON, || (failures() >= 2).then_some(()));
+    // Others are told, and the one that has it keeps it.
+    let error = plugin.err("VolumeDriver.Mount", json!({ "Name": "v", "ID": "c2" }));
+    assert!(error.contains("volume v"), "{error}");
+    server.restart();
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "never synced");
+    write(&place, "g", "after");
+    plugin.unmount("v", "c1");
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
+    assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}
+
+#[test]
+fn a_volume_whose_state_is_gone_says_so_and_can_be_removed() {
+    let server = TestS3::start();
+    let url = format!("s3://{}/team", server.bucket());
+    let env = [("S3VOL_URL", url.as_str()), ("S3VOL_TEST_RENEW_MS", "300")];
+    let mut plugin = Plugin::with(Some(&server), &env);
+    plugin.create("v", &[("commit", "300s")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    for key in server.keys("").into_iter().filter(|key| key.contains(".s3vol/v/")) {
+        server.delete_foreign(&key);
+    }
+    wait_for("it to be noticed", SOON, || (plugin.status("v")["state"] == "damaged").then_some(()));
+    let error = plugin.err("VolumeDriver.Mount", json!({ "Name": "v", "ID": "c2" }));
+    assert!(error.contains("format.json") && error.contains("end the containers"), "{error}");
+    let error = plugin.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
+    assert!(error.contains("stay on this host"), "{error}");
+    wait_for("the end of its worker", SOON, || plugin.children("worker").is_empty().then_some(()));
+    wait_for("the end of its mount", SOON, || (!mounted(&place)).then_some(()));
+    plugin.ok("VolumeDriver.Remove", json!({ "Name": "v" }));
+    let log = plugin.dir.path().join("state/volumes");
+    let kept = std::fs::read_dir(log).unwrap().any(|e| e.unwrap().path().join("log/log").exists());
+    assert!(kept, "what only this host has stays");
+}
+
 /// A host with credentials that may only read.
 fn reader(server: &TestS3, more: &[(&str, &str)]) -> Plugin {
     server.refuse_writes_of(OTHER_ACCESS_KEY);

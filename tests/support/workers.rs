@@ -183,6 +183,7 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
                     uncommitted_bytes: 0,
                     unsettled_files: 0,
                     error: None,
+                    gave_up: false,
                 })
                 .unwrap()
             }),
