@@ -31,6 +31,8 @@ const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 /// A worker's answers: another host holds the volume; it is not served (yet).
 const HELD: u16 = 423;
 const NOT_SERVED: u16 = 409;
+/// The volume was rebuilt: its place has another state.
+const REBUILT: u16 = 410;
 
 /// Why a volume is not served.
 #[derive(Debug)]
@@ -38,11 +40,13 @@ pub(super) struct NotUp {
     pub text: String,
     /// Another host holds it; the worker of this turn waited for that in vain.
     pub held: Option<u64>,
+    /// Its place leads to another state, and the worker is gone.
+    pub rebuilt: bool,
 }
 
 impl From<String> for NotUp {
     fn from(text: String) -> Self {
-        NotUp { text, held: None }
+        NotUp { text, held: None, rebuilt: false }
     }
 }
 
@@ -81,7 +85,17 @@ impl Driver {
         if !self.jobs.take_unheard(key) {
             self.accounts.add(&name, &id).await.map_err(|e| e.to_string())?;
         }
-        match self.bring_up(&volume, deadline).await {
+        let mut up = self.bring_up(&volume, deadline).await;
+        if up.as_ref().is_err_and(|error| error.rebuilt) {
+            match self.catalog.follow(&volume).await {
+                Ok(Some(volume)) => up = self.bring_up(&volume, deadline).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(volume = %name, %error, "where it leads now is not known")
+                }
+            }
+        }
+        match up {
             Ok(()) => {
                 tracing::info!(volume = %name, id, "mounted");
                 Ok(json!({ "Mountpoint": self.mountpoint(&name), "Err": "" }))
@@ -334,8 +348,17 @@ impl Driver {
                 )
                 .into())
             }
-            Err(ControlError::Refused { status: HELD, text }) => {
-                Err(NotUp { text: format!("volume {name}: {text}"), held: Some(turn) })
+            Err(ControlError::Refused { status: HELD, text }) => Err(NotUp {
+                text: format!("volume {name}: {text}"),
+                held: Some(turn),
+                rebuilt: false,
+            }),
+            Err(ControlError::Refused { status: REBUILT, text }) => {
+                let mut lane = self.lanes.enter(name).await;
+                if lane.turn == turn {
+                    self.end(name, &mut lane).await;
+                }
+                Err(NotUp { text: format!("volume {name}: {text}"), held: None, rebuilt: true })
             }
             Err(error) => {
                 // It could not be opened. Other mounts of it cannot exist, only waiting ones.

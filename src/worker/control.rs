@@ -25,6 +25,8 @@ pub(super) enum Stage {
     Failed(String),
     /// Another host has the volume; the text names it.
     Held(String),
+    /// Its place has another state by now.
+    Rebuilt(String),
 }
 
 /// What is served.
@@ -129,7 +131,7 @@ impl Control {
     fn serving(&self) -> Option<Served> {
         match &*self.stage.borrow() {
             Stage::Serving(served) => Some(served.clone()),
-            Stage::Opening | Stage::Failed(_) | Stage::Held(_) => None,
+            Stage::Opening | Stage::Failed(_) | Stage::Held(_) | Stage::Rebuilt(_) => None,
         }
     }
 }
@@ -139,7 +141,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         return Json(served.status().await);
     }
     let failed = match &*control.stage.borrow() {
-        Stage::Failed(text) | Stage::Held(text) => Some(text.clone()),
+        Stage::Failed(text) | Stage::Held(text) | Stage::Rebuilt(text) => Some(text.clone()),
         Stage::Opening | Stage::Serving(_) => None,
     };
     Json(WorkerStatus {
@@ -176,6 +178,7 @@ async fn ready(State(mut control): State<Control>) -> Response {
                 return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
             }
             Stage::Held(text) => return (StatusCode::LOCKED, text.clone()).into_response(),
+            Stage::Rebuilt(text) => return (StatusCode::GONE, text.clone()).into_response(),
             Stage::Opening => {}
         }
         if control.stage.changed().await.is_err() {

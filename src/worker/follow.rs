@@ -226,7 +226,10 @@ pub(super) async fn run_supervised(
         Err(error) => {
             let why = crate::telemetry::with_causes(&error);
             tracing::error!("the volume cannot be followed: {why}");
-            let _ = stage.send(Stage::Failed(why));
+            let _ = stage.send(match error.downcast_ref() {
+                Some(WorkerError::Rebuilt(_)) => Stage::Rebuilt(why),
+                _ => Stage::Failed(why),
+            });
             tokio::time::sleep(LAST_WORDS).await;
             Ok(error.downcast_ref().map_or(EXIT_NOT_OPENED, |error| exit_code(error, successor)))
         }

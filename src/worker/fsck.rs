@@ -142,7 +142,9 @@ fn catalog(traced: &Trace, found: &Incarnation, url: &str, report: &mut Report) 
     for definition in traced.definitions.iter().filter(|d| d.uuid != found.id) {
         let what = format!("the definition of volume {}", definition.name);
         let detail = format!("leads to {}, and its place to {}", definition.uuid, found.id);
-        let cure = Mend::No("forget the volume with on_remove=retain, and create it again");
+        let cure = Mend::No(
+            "remove the volume by that name, which leaves its objects, and create it again",
+        );
         report.found(Kind::Catalog, what, detail, cure);
     }
     for key in &traced.unreadable {

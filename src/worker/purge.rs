@@ -28,7 +28,10 @@ use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
-use crate::lease::{Holder, Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
+use crate::lease::{
+    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, judge, last_epoch,
+    record_key,
+};
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
@@ -155,10 +158,21 @@ impl EnginePurge {
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
         };
+        if let Some(new) = known.replaced_by {
+            // What its records call theirs are the objects of that one.
+            tracing::info!(volume = %volume.name, %new,
+                "the volume was rebuilt, and has another state since: the removal leaves its objects alone");
+            return Ok(Purged::Done);
+        }
         let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
             if let Some(holder) = self.judged(volume).await? {
                 return Ok(Purged::Later(holder.to_string()));
+            }
+            if known.deleting.is_none()
+                && let Some(host) = used_since(volume, &places).await?
+            {
+                return Ok(Purged::Used(host));
             }
             let single_host = volume.options.single_host;
             let known = to_ours(&places, &format, (known, version), single_host).await?;
@@ -274,6 +288,17 @@ impl Purge for EnginePurge {
         }
         Ok(purged)
     }
+}
+
+/// Who took the volume after it was removed: by its URL, or with another catalog.
+async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
+    let Some(removing) = &volume.removing else { return Ok(None) };
+    let store = places.state_store.backend();
+    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
+    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
+    // One that cannot be read does not say that anybody did.
+    let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
+    Ok(record.filter(|record| record.since.0 > removing.since.0).map(|record| record.host))
 }
 
 fn late(volume: &Definition) -> WorkerError {

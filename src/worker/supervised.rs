@@ -130,6 +130,7 @@ async fn run(
             );
             let _ = stage.send(match error {
                 WorkerError::Held(_) => Stage::Held(text),
+                WorkerError::Rebuilt(_) => Stage::Rebuilt(text),
                 _ => Stage::Failed(text),
             });
             tokio::time::sleep(LAST_WORDS).await;

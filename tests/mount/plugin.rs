@@ -9,6 +9,7 @@ use serde_json::json;
 use super::rig::{SOON, object};
 use super::support::s3server::{OTHER_ACCESS_KEY, OTHER_SECRET_KEY, TestS3};
 pub use super::support::unmanaged::Plugin;
+use super::support::unmanaged::s3vol_as;
 use super::support::wait_for;
 use super::support::watchdog::mounted;
 
@@ -154,6 +155,44 @@ fn a_volume_whose_state_is_gone_says_so_and_can_be_removed() {
     let log = plugin.dir.path().join("state/volumes");
     let kept = std::fs::read_dir(log).unwrap().any(|e| e.unwrap().path().join("log/log").exists());
     assert!(kept, "what only this host has stays");
+}
+
+#[test]
+fn a_name_follows_a_volume_that_was_rebuilt() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "at rest");
+    plugin.unmount("v", "c1");
+    let definition = "team/.s3vol/volumes/v.json";
+    let leads = server.get(definition).unwrap().body;
+    let option = |name: &str, value: &str| format!("{name}={value}");
+    let rebuilt = s3vol_as("s3vol", Some(&server))
+        .arg("rebuild")
+        .arg("--state")
+        .arg(plugin.dir.path().join("by-hand"))
+        .args(["-o", &option("endpoint", &server.endpoint())])
+        .args(["-o", &option("state_url", &format!("s3://{}/team/", server.bucket()))])
+        .arg("--yes")
+        .arg(format!("s3://{}/team/v/", server.bucket()))
+        .output()
+        .unwrap();
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    // As one in another catalog, of which a rebuild knows nothing.
+    server.put_foreign(definition, leads.clone(), &[]);
+    let place = plugin.mount("v", "c2");
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "at rest");
+    write(&place, "g", "after");
+    plugin.unmount("v", "c2");
+    assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+    assert_ne!(server.get(definition).unwrap().body, leads);
+
+    // A removal of the name that still leads to the old state takes nothing with it.
+    server.put_foreign(definition, leads, &[]);
+    plugin.ok("VolumeDriver.Remove", json!({ "Name": "v" }));
+    assert!(server.get(definition).is_none());
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("at rest"));
 }
 
 /// A host with credentials that may only read.
