@@ -2,12 +2,14 @@
 //!
 //! The new state is made beside the old one, under an id of its own, and taken into use by its last step; so whatever
 //! cuts this short leaves the volume as it was. Invariants:
+//! * This host has nothing of the old state that is in no bucket: nobody would bring it up any more.
 //! * Nobody holds the old state meanwhile, and nobody mounts it afterwards: its `format.json` names the new one before
 //!   anything leads there.
 //! * Nothing of the old state is deleted, and no object is changed.
 //! * What is found is what an adopted bucket would show, and the objects are no longer the volume's own: a removal
 //!   leaves those that it has not published again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +20,12 @@ use super::fsck::Held;
 use super::open::{Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::{VolumeAt, WorkerError, leave};
+use super::{VolumeAt, WorkerError, leave, recovery};
 use crate::catalog::{Incarnation, VolumeFormat, lead_to, new_state, trace};
 use crate::clock::Deadline;
 use crate::data::{PathMemo, dir_key};
 use crate::lease::{Judgement, LEASE, LeaseError, Observation, judge, last_epoch, record_key};
+use crate::meta::log::StateDirLock;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec, decode};
 use crate::meta::{Engine, EngineError, Follower, Lookup, MetaError, View, keys};
 use crate::settle::{Links, TakenIn};
@@ -50,6 +53,8 @@ impl std::fmt::Debug for Rebuild {
 /// The state that there is.
 struct Old {
     id: VolumeId,
+    /// Of a mount on this host.
+    state_dir: PathBuf,
     places: Places,
     /// `None`: there is no `format.json`, or it cannot be read.
     known: Option<VolumeFormat>,
@@ -79,7 +84,8 @@ pub type Told<'t> = &'t mut (dyn FnMut(&str, u64) + Send);
 /// Finds out what there is at a place.
 ///
 /// # Errors
-/// When somebody uses the volume, or the bucket does not answer.
+/// When somebody uses the volume, when this host has changes of it that are not in the bucket, or when that does not
+/// answer.
 pub async fn plan_rebuild(at: &VolumeAt) -> Result<Rebuild, WorkerError> {
     let traced = trace(&at.opener(), &at.options).await?;
     let mut at = at.clone();
@@ -101,8 +107,10 @@ pub async fn plan_rebuild(at: &VolumeAt) -> Result<Rebuild, WorkerError> {
             return Err(unreadable(&known.engine, "only that version can rebuild it"));
         }
     }
-    let mut old = Old { id: found.id, places, known, view: None, counters: None };
+    let state_dir = at.spec(found.id).state_dir;
+    let mut old = Old { id: found.id, state_dir, places, known, view: None, counters: None };
     old.refuse_held().await?;
+    old.refuse_unsynced()?;
     old.read().await;
     Ok(Rebuild { at, old: Some(old) })
 }
@@ -145,6 +153,32 @@ impl Old {
                 }
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a process that was killed has left here is brought up by the next mount of this state, and there
+    /// is to be none.
+    fn refuse_unsynced(&self) -> Result<(), WorkerError> {
+        let dir = &self.state_dir;
+        let left = || -> std::io::Result<bool> {
+            Ok(dir.exists() && (recovery::has_unsynced(dir)? || recovery::has_content(dir)?))
+        };
+        match left().map_err(WorkerError::local(dir.display().to_string()))? {
+            false => Ok(()),
+            true => Err(WorkerError::Held(format!(
+                "this host has changes of the volume that are not in the bucket ({}): mount it here once, so \
+                 that they get there, and unmount it; if it cannot be mounted, give another --state, and they \
+                 stay in that folder, which no mount reads again",
+                dir.display()
+            ))),
+        }
+    }
+
+    /// Nobody mounts it here meanwhile.
+    async fn lock(&self) -> Result<Option<StateDirLock>, WorkerError> {
+        match self.state_dir.exists() {
+            true => Ok(Some(leave::lock(&self.state_dir).await?)),
+            false => Ok(None),
         }
     }
 
@@ -232,11 +266,13 @@ impl Rebuild {
     /// # Errors
     /// When somebody took the volume meanwhile or the bucket does not answer: then it is as it was.
     pub async fn run(self, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
-        let held = match &self.old {
-            None => None,
+        let (_lock, held) = match &self.old {
+            None => (None, None),
             Some(old) => {
+                let lock = old.lock().await?;
+                old.refuse_unsynced()?;
                 old.refuse_held().await?;
-                old.hold().await?
+                (lock, old.hold().await?)
             }
         };
         let made = self.make(held.as_ref(), told).await;

@@ -174,3 +174,52 @@ async fn a_volume_that_another_host_took_meanwhile_is_not_replaced() {
     world.open().await;
     is_all_there(&world).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_mount_had_answered_is_not_left_behind() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.file(Ino::ROOT, "answered", b"only in the log of this host").await;
+    world.crash().await;
+    let refused = plan_rebuild(&world.at).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    assert!(refused.contains(&world.spec().state_dir.display().to_string()), "{refused}");
+    // As it says.
+    world.open().await;
+    world.commit().await;
+    world.crash().await;
+    let plan = plan_rebuild(&world.at).await.unwrap();
+    // Nor what came between the question and the answer.
+    world.open().await;
+    let file = world.lookup(Ino::ROOT, "answered").await.unwrap();
+    world.write(file, 0, b"ONLY").await;
+    world.crash().await;
+    let refused = plan.run(&mut |_, _| {}).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    world.open().await;
+    assert_eq!(world.read(file).await, b"ONLY in the log of this host");
+    world.settle().await;
+    world.close().await;
+    let rebuilt = rebuild(&mut world).await;
+    assert_eq!(rebuilt.lost, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_set_aside_here_is_not_left_behind() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.file(Ino::ROOT, "answered", b"only in the log of this host").await;
+    world.crash().await;
+    let state_dir = world.spec().state_dir;
+    let aside = state_dir.join("recovery-0");
+    std::fs::create_dir(&aside).unwrap();
+    for part in ["log", "cache"] {
+        std::fs::rename(state_dir.join(part), aside.join(part)).unwrap();
+    }
+    let refused = plan_rebuild(&world.at).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    std::fs::write(aside.join("log/uploaded"), "name").unwrap();
+    rebuild(&mut world).await;
+}
