@@ -18,6 +18,7 @@ use s3vol::catalog::{Catalog, CatalogError, Definition, Opener, Purge, Purged, R
 use s3vol::config::PluginConfig;
 use s3vol::store::Known;
 use s3vol::types::VolumeName;
+use s3vol::worker::EnginePurge;
 
 /// The bucket `bkt`: in memory, or behind a Ceph gateway.
 enum World {
@@ -425,4 +426,33 @@ async fn a_create_on_a_known_store_takes_eight_requests_in_four_rounds() {
     let shown: Vec<_> = log.iter().map(|entry| (entry.op, &entry.key, entry.status)).collect();
     assert!(log.len() <= 8, "{} requests: {shown:#?}", log.len());
     assert!(rounds(&log) <= 4, "{} rounds: {shown:#?}", rounds(&log));
+}
+
+/// A volume in a bucket of its own, which is gone or refuses.
+#[tokio::test]
+async fn a_volume_whose_bucket_is_gone_can_be_removed() {
+    let (world, dir, own) = (World::gateway(), tempfile::tempdir().unwrap(), TestS3::start());
+    let grace = [("S3VOL_GRACE", "0s")];
+    let catalog = catalog_with(&dir, &world, &grace).await;
+    let (url, endpoint) = (format!("s3://{}/data", own.bucket()), own.endpoint());
+    let place = [("url", url.as_str()), ("endpoint", &endpoint), ("path_style", "true")];
+    let purge = EnginePurge::new();
+    for on_remove in ["delete", "retain"] {
+        let on_remove = [("on_remove", on_remove)];
+        create(&catalog, "web", &[&place[..], &on_remove].concat()).await.unwrap();
+        own.remove_bucket();
+        catalog.remove(&name("web"), &purge).await.unwrap();
+        catalog.sweep(&purge).await.unwrap();
+        assert!(catalog.known(&name("web")).is_none(), "{on_remove:?}");
+        assert_eq!(world.server().keys("team/.s3vol/volumes/"), [""; 0]);
+        own.restore_bucket();
+    }
+    create(&catalog, "web", &[&place[..], &[("on_remove", "delete")]].concat()).await.unwrap();
+    create(&catalog, "kept", &[("on_remove", "retain")]).await.unwrap();
+    own.fault(Rule::always(None, "", s3server::Action::Status(403)));
+    world.server().fault(Rule::always(Some(Op::Get), "/v/", s3server::Action::Status(403)));
+    catalog.remove(&name("kept"), &purge).await.unwrap();
+    // Somebody may use it.
+    catalog.remove(&name("web"), &purge).await.unwrap_err();
+    assert!(catalog.known(&name("web")).is_some());
 }

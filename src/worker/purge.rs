@@ -122,8 +122,12 @@ impl EnginePurge {
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options, &self.known)?;
-        let Some((known, _)) = Format::of(&places, volume.uuid).read().await? else {
-            return Ok(None);
+        let known = match Format::of(&places, volume.uuid).read().await {
+            Ok(Some((known, _))) => known,
+            Ok(None) => return Ok(None),
+            // Nobody can hold what went with its bucket.
+            Err(error) if bucket_is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let home = &known.engine;
         let epoch = match home.is_readable() {
@@ -150,7 +154,11 @@ impl EnginePurge {
         let deadline = Deadline::after(self.slice);
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let format = Format::of(&places, volume.uuid);
-        let Some((known, version)) = format.read().await? else {
+        let found = match format.read().await {
+            Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
+            found => found?,
+        };
+        let Some((known, version)) = found else {
             // Deleted last, so the objects went before; or somebody else deleted it, and then
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
@@ -284,6 +292,11 @@ fn late(volume: &Definition) -> WorkerError {
     StoreError::new(StoreErrorKind::Timeout, message).into()
 }
 
+/// The bucket that was asked does not exist any more, nor anything that it held.
+fn bucket_is_gone(error: &WorkerError) -> bool {
+    matches!(error, WorkerError::Store(error) if error.kind == StoreErrorKind::NoBucket)
+}
+
 fn failed(error: WorkerError) -> CatalogError {
     CatalogError::Volume(Box::new(error))
 }
@@ -345,6 +358,10 @@ impl Objects<'_> {
                 let fate = match prefix {
                     keys::INTENT => this.intent(&key, &value).await,
                     _ => this.rest(&key, &value).await,
+                };
+                let fate = match fate {
+                    Err(error) if bucket_is_gone(&error) => Ok(Fate::Gone),
+                    fate => fate,
                 };
                 (key, fate)
             })
