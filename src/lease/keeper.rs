@@ -194,6 +194,14 @@ impl Keeper {
         self.command(Change::Epoch(epoch), deadline).await
     }
 
+    /// As [`Keeper::adopt`], if it is kept under another one.
+    pub async fn follow(&self, epoch: Epoch, deadline: Deadline) -> Result<(), LeaseError> {
+        if self.status.borrow().epoch == epoch {
+            return Ok(());
+        }
+        self.adopt(epoch, deadline).await
+    }
+
     /// Ends renewing. The record stays as it was last written: set `Released` before.
     pub async fn stop(self) {
         let Keeper { commands, task, .. } = self;

@@ -421,6 +421,12 @@ async fn states_and_epochs_are_written_before_the_call_returns() {
     kept.keeper.adopt(Epoch(9), deadline).await.unwrap();
     assert_eq!(kept.store.record(9).map(|r| r.state), Some(LeaseState::Yielding));
     assert_eq!(kept.keeper.authority().map(|a| a.epoch()), Some(Epoch(9)));
+    let written = kept.store.record(9).map(|r| r.renewals);
+    kept.keeper.follow(Epoch(9), deadline).await.unwrap();
+    assert_eq!(kept.store.record(9).map(|r| r.renewals), written, "nothing is to be done");
+    kept.keeper.follow(Epoch(10), deadline).await.unwrap();
+    assert_eq!(kept.store.record(10).map(|r| r.state), Some(LeaseState::Yielding));
+    kept.keeper.adopt(Epoch(9), deadline).await.unwrap();
     kept.store.away.store(true, Ordering::SeqCst);
     let short = Deadline::after(Duration::from_millis(50));
     let late = kept.keeper.set_state(LeaseState::Released, None, short).await;

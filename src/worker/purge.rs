@@ -236,7 +236,11 @@ impl EnginePurge {
         // Not released before the engine is closed: another host may take the volume right after.
         let closed = engine.close(Deadline::after(CLOSE)).await;
         let state = crate::lease::LeaseState::Released;
-        let released = keeper.set_state(state, None, Deadline::after(CLOSE)).await;
+        let released = async {
+            keeper.follow(engine.epoch(), Deadline::after(CLOSE)).await?;
+            keeper.set_state(state, None, Deadline::after(CLOSE)).await
+        };
+        let released = released.await;
         keeper.stop().await;
         let left = result?;
         closed?;
@@ -349,6 +353,7 @@ impl Objects<'_> {
         prefix: u8,
         page: Vec<(Bytes, Bytes)>,
     ) -> Result<Option<String>, WorkerError> {
+        self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
         if self.keeper.authority().is_none() {
             return Ok(Some("the lease could not be renewed".to_owned()));
         }

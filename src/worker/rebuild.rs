@@ -21,7 +21,7 @@ use super::fsck::Held;
 use super::open::{Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::{VolumeAt, WorkerError, leave, recovery};
+use super::{VolumeAt, WorkerError, leave, recovery, tasks};
 use crate::catalog::{Incarnation, VolumeFormat, lead_to, new_state, trace};
 use crate::clock::Deadline;
 use crate::data::{PathMemo, Trash, dir_key};
@@ -448,6 +448,7 @@ impl Rebuild {
         // No kernel is to be told.
         let drained = tokio::spawn(async move { while changes.recv().await.is_some() {} });
         let shared = Shared::new(spec, &mounted);
+        let _watched = tasks::watched(&shared);
         let filled = async {
             let found = mounted.reconciler.take_in(|so_far| told("objects", so_far.all())).await?;
             let links = mounted.settler.join_links(|done| told("hard links", done)).await?;
