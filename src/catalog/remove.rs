@@ -7,6 +7,7 @@ use super::ground::Ground;
 use super::objects::{self, REQUEST, Replaced};
 use super::{Catalog, CatalogError, Hold, PrefixEntry, Site};
 use crate::config::BucketUrl;
+use crate::store::StoreErrorKind;
 use crate::types::{StoreTime, VolumeName};
 
 /// How far a purge came.
@@ -64,7 +65,8 @@ impl Purge for RetainAll {
 
 impl Catalog {
     /// Removes `name`: marks it for deletion after the grace, or only forgets it where objects are
-    /// to stay. Removing an unknown volume succeeds. Refused while another host holds it.
+    /// to stay. Removing an unknown volume succeeds. Refused while another host holds it, or may hold it and
+    /// objects are to go.
     ///
     /// On a host that only reads what others may write, only that wish is forgotten.
     pub async fn remove(&self, name: &VolumeName, purge: &dyn Purge) -> Result<(), CatalogError> {
@@ -94,10 +96,18 @@ impl Catalog {
         if found.removing.is_some() {
             return self.mirror.learn(found, Some(version), false).await;
         }
-        if let Some(holder) = purge.holder(&found).await? {
-            return Err(CatalogError::Refused(format!(
-                "volume {name} is in use on {holder}; stop its containers there first"
-            )));
+        match purge.holder(&found).await {
+            Ok(None) => {}
+            Ok(Some(holder)) => {
+                return Err(CatalogError::Refused(format!(
+                    "volume {name} is in use on {holder}; stop its containers there first"
+                )));
+            }
+            // Forgetting it takes nothing from anybody, and its bucket may never answer again.
+            Err(error) if !found.deletes() => tracing::warn!(volume = %name,
+                error = &error as &dyn std::error::Error,
+                "its bucket does not tell whether another host uses it; it is forgotten all the same"),
+            Err(error) => return Err(error),
         }
         if !found.deletes() || self.is_led_elsewhere(&found).await {
             // The by-prefix entry and the state stay: what is still in motion lives there.
@@ -290,7 +300,11 @@ impl Catalog {
         };
         let state = self.opener.open(&state_url, &volume.options).await?;
         let key = prefix_key(state.prefix(), &url);
-        let entry = objects::read::<PrefixEntry>(state.store(), &key, REQUEST).await?;
+        let entry = match objects::read::<PrefixEntry>(state.store(), &key, REQUEST).await {
+            // It went with its bucket.
+            Err(CatalogError::Store(error)) if error.kind == StoreErrorKind::NoBucket => None,
+            entry => entry?,
+        };
         if let Some((entry, version)) = entry
             && entry.uuid == volume.uuid
         {

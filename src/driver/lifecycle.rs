@@ -25,6 +25,8 @@ use crate::worker::{WorkerSpec, has_unsynced};
 const CONTROL: Duration = Duration::from_secs(5);
 /// One attempt to drain when nobody waits for it any more.
 const DRAIN: Duration = Duration::from_secs(600);
+/// Between looks whether a process that was asked to leave a volume has gone.
+const LEFT_PACE: Duration = Duration::from_millis(20);
 /// Between failed attempts to drain.
 const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -297,6 +299,7 @@ impl Driver {
             Some(worker) => worker.spec.clone(),
             None => {
                 let spec = self.spec(volume);
+                make_way(&spec, deadline).await?;
                 self.prepare(&spec).await.map_err(|e| NotUp::from(e.to_string()))?;
                 self.workers
                     .start(spec.clone())
@@ -401,7 +404,7 @@ impl Driver {
         tokio::fs::create_dir_all(&spec.state_dir).await?;
         let sockets = DriverSettings::control_sockets(&self.settings.state);
         tokio::fs::create_dir_all(&sockets).await?;
-        // Only a worker that no longer runs can have left it.
+        // Left by a process that was killed.
         match tokio::fs::remove_file(&spec.control_socket).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -540,6 +543,40 @@ impl Driver {
                     lane.left = Some(folder);
                 }
             });
+        }
+    }
+}
+
+/// A mount by hand with the same state folder serves a volume at the same socket. One that is ending is asked to
+/// go; one that is in use keeps the volume, and its socket: whoever wants to know of it has to find it.
+async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
+    let client = ControlClient::new(&spec.control_socket);
+    let name = &spec.name;
+    match client.leave(CONTROL.min(deadline.left())).await {
+        Ok(true) => {}
+        Err(ControlError::Unreachable { .. }) => return Ok(()),
+        Ok(false) | Err(_) => match client.status(CONTROL.min(deadline.left())).await {
+            Err(ControlError::Unreachable { .. }) => return Ok(()),
+            Ok(status) => {
+                return Err(format!(
+                    "volume {name} is already served by process {} at {}; unmount it there first",
+                    status.pid,
+                    status.mountpoint.display()
+                ));
+            }
+            Err(error) => return Err(format!("volume {name} is served by a process, and {error}")),
+        },
+    }
+    // It takes its socket away when it goes, and nothing announces that.
+    loop {
+        match client.status(CONTROL.min(deadline.left())).await {
+            Err(ControlError::Unreachable { .. }) => return Ok(()),
+            _ if deadline.passed() => {
+                return Err(format!(
+                    "volume {name} is still being left by a mount by hand; try again"
+                ));
+            }
+            _ => tokio::time::sleep(LEFT_PACE).await,
         }
     }
 }

@@ -39,6 +39,14 @@ pub enum WorkerError {
         "the volume was rebuilt from its objects, and its state is {0} now; mount it by its URL or name, or run `s3vol rebuild` again if nothing leads there"
     )]
     Rebuilt(crate::types::VolumeId),
+    #[error(
+        "the volume has the new state {id}, and what leads to the volume could not be changed: run `s3vol rebuild` once more: {source}"
+    )]
+    NotLed {
+        id: crate::types::VolumeId,
+        #[source]
+        source: crate::catalog::CatalogError,
+    },
     #[error("it was told to leave the volume at once")]
     Left,
     #[error(

@@ -125,8 +125,12 @@ impl EnginePurge {
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options, &self.known)?;
-        let Some((known, _)) = Format::of(&places, volume.uuid).read().await? else {
-            return Ok(None);
+        let known = match Format::of(&places, volume.uuid).read().await {
+            Ok(Some((known, _))) => known,
+            Ok(None) => return Ok(None),
+            // Nobody can hold what went with its bucket.
+            Err(error) if bucket_is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let home = &known.engine;
         let epoch = match home.is_readable() {
@@ -153,7 +157,11 @@ impl EnginePurge {
         let deadline = Deadline::after(self.slice);
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let format = Format::of(&places, volume.uuid);
-        let Some((known, version)) = format.read().await? else {
+        let found = match format.read().await {
+            Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
+            found => found?,
+        };
+        let Some((known, version)) = found else {
             // Deleted last, so the objects went before; or somebody else deleted it, and then
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
@@ -242,7 +250,11 @@ impl EnginePurge {
         // Not released before the engine is closed: another host may take the volume right after.
         let closed = engine.close(Deadline::after(CLOSE)).await;
         let state = crate::lease::LeaseState::Released;
-        let released = keeper.set_state(state, None, Deadline::after(CLOSE)).await;
+        let released = async {
+            keeper.follow(engine.epoch(), Deadline::after(CLOSE)).await?;
+            keeper.set_state(state, None, Deadline::after(CLOSE)).await
+        };
+        let released = released.await;
         keeper.stop().await;
         let left = result?;
         closed?;
@@ -309,6 +321,11 @@ fn late(volume: &Definition) -> WorkerError {
     StoreError::new(StoreErrorKind::Timeout, message).into()
 }
 
+/// The bucket that was asked does not exist any more, nor anything that it held.
+fn bucket_is_gone(error: &WorkerError) -> bool {
+    matches!(error, WorkerError::Store(error) if error.kind == StoreErrorKind::NoBucket)
+}
+
 fn failed(error: WorkerError) -> CatalogError {
     CatalogError::Volume(Box::new(error))
 }
@@ -361,6 +378,7 @@ impl Objects<'_> {
         prefix: u8,
         page: Vec<(Bytes, Bytes)>,
     ) -> Result<Option<String>, WorkerError> {
+        self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
         if self.keeper.authority().is_none() {
             return Ok(Some("the lease could not be renewed".to_owned()));
         }
@@ -370,6 +388,10 @@ impl Objects<'_> {
                 let fate = match prefix {
                     keys::INTENT => this.intent(&key, &value).await,
                     _ => this.rest(&key, &value).await,
+                };
+                let fate = match fate {
+                    Err(error) if bucket_is_gone(&error) => Ok(Fate::Gone),
+                    fate => fate,
                 };
                 (key, fate)
             })

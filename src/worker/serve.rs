@@ -380,7 +380,10 @@ impl Shared {
 
     /// Closes the engine and releases the lease of a volume that is sealed.
     pub async fn release(&self) -> Result<(), WorkerError> {
-        self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
+        let engine = &self.volume.meta.engine;
+        engine.close(Deadline::after(CLOSE)).await?;
+        // Nobody watches any more whether the engine claims one.
+        self.keeper.follow(engine.epoch(), Deadline::after(LEASE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
         self.clear_local();

@@ -66,6 +66,8 @@ pub async fn take_over(
     // Whoever claims it before us wins, and this fails.
     let engine = Engine::open(config).await?;
     tracing::warn!(%epoch, new = %engine.epoch(), "the volume was taken over by hand");
+    let closed = engine.close(Deadline::after(REQUEST)).await;
+    // The last one: the engine may have claimed another.
     let config = KeeperConfig::new(
         places.state_store.backend(),
         places.state.clone(),
@@ -73,7 +75,6 @@ pub async fn take_over(
         crate::sys::hostname(),
         Arc::new(Unchecked),
     );
-    let closed = engine.close(Deadline::after(REQUEST)).await;
     let keeper = Keeper::start(config, Deadline::after(REQUEST)).await?;
     let note = Some("taken over by hand".to_owned());
     let released = keeper.set_state(LeaseState::Released, note, Deadline::after(REQUEST)).await;

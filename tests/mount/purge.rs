@@ -353,3 +353,28 @@ async fn a_directory_is_emptied_as_well() {
     let state = store.join(".s3vol/v");
     assert!(!state.exists() || names(&state).is_empty(), "{:?}", names(&state));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_went_with_their_bucket_keep_no_volume() {
+    let place = Place::new();
+    let folder = |name: &str| {
+        let folder = place.dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let (store, own) = (folder("store"), folder("own"));
+    let home = format!("file://{}", store.display());
+    let url = format!("file://{}/web", own.display());
+    let catalog = catalog(&home, None, &place.dir.path().join("catalog"), "0s").await;
+    let options = [("url", &url), ("state_url", &home)];
+    let options = options.map(|(name, value)| (name.to_owned(), value.clone()));
+    catalog.create(&volume(), &BTreeMap::from(options)).await.unwrap();
+    let mount = Mount::start(None, &place, &url, &[&format!("state_url={home}")]);
+    fill(&place);
+    mount.end_well();
+    assert!(own.join("web/ours").exists());
+    std::fs::remove_dir_all(&own).unwrap();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(catalog.known(&volume()).is_none());
+}
