@@ -57,7 +57,11 @@ impl Shelf {
     /// Sends no request.
     pub fn of(id: VolumeId, options: &VolumeOptions, known: &Known) -> Result<Shelf, WorkerError> {
         let places = places(id, options, known)?;
-        Ok(Shelf { store: places.state_store.backend(), folder: places.state.join("recovered/") })
+        Ok(Shelf::at(places.state_store.backend(), places.state.join("recovered/")))
+    }
+
+    pub(super) fn at(store: Arc<dyn StoreBackend>, folder: KeyPrefix) -> Shelf {
+        Shelf { store, folder }
     }
 
     /// Everything that is complete, by name.

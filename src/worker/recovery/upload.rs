@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::lost::{Lost, LostFile, Source};
-use super::{UPLOADED, known_paths};
-use crate::data::CacheFile;
+use super::{UPLOADED, WHOLE, is_up, known_paths};
+use crate::data::{CacheFile, Trash};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
 use crate::store::{
@@ -123,8 +123,10 @@ pub(in crate::worker) async fn save(
     let body = serde_json::to_vec_pretty(&manifest)
         .map_err(|e| WorkerError::Damaged(format!("{MANIFEST} cannot be written: {e}")))?;
     sender.put(MANIFEST, body.into()).await?;
+    let whole = manifest.files.iter().all(|file| file.missing.is_empty());
     let marker = folder.join(UPLOADED);
-    std::fs::write(&marker, &name).map_err(WorkerError::local(marker.display().to_string()))?;
+    std::fs::write(&marker, format!("{name}\n{}\n", if whole { WHOLE } else { "" }))
+        .map_err(WorkerError::local(marker.display().to_string()))?;
     tracing::warn!(
         name,
         files = manifest.files.len(),
@@ -134,17 +136,22 @@ pub(in crate::worker) async fn save(
     Ok(Some(name))
 }
 
-/// [`save`] for every folder that was set aside in a state folder.
+/// [`save`] for every folder that was set aside in a state folder. What is in the bucket then goes here.
 pub(in crate::worker) async fn save_set_aside(
     state_dir: &Path,
     store: &Arc<dyn StoreBackend>,
     state: &KeyPrefix,
+    trash: &Trash,
 ) -> Result<(), WorkerError> {
     let what = || format!("the state folder {}", state_dir.display());
     for entry in std::fs::read_dir(state_dir).map_err(WorkerError::local(what()))? {
         let entry = entry.map_err(WorkerError::local(what()))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
-            save(&entry.path(), store, state).await?;
+            let folder = entry.path();
+            save(&folder, store, state).await?;
+            if is_up(&folder) {
+                trash.take(&folder).map_err(WorkerError::local(folder.display().to_string()))?;
+            }
         }
     }
     Ok(())

@@ -1,0 +1,134 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::data::CacheFile;
+use crate::store::{
+    Attributes, Known, Location, Properties, PutOutcome, Send, Store, StoreBackend, StoreSettings,
+};
+use crate::types::{KeyPrefix, Timestamp};
+
+const SOON: Duration = Duration::from_secs(10);
+const LOST: [Ino; 2] = [Ino(5), Ino(6)];
+const CLEAN: Ino = Ino(7);
+
+/// A host that crashed with changes of two files, whose names it does not know any more, and a bucket.
+struct World {
+    dir: tempfile::TempDir,
+    store: Arc<dyn StoreBackend>,
+    state: KeyPrefix,
+    id: VolumeId,
+}
+
+fn text(ino: Ino) -> Vec<u8> {
+    format!("only here: {ino}").into_bytes()
+}
+
+impl World {
+    async fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let id = VolumeId(uuid::Uuid::from_u128(7));
+        std::fs::create_dir_all(dir.path().join("volumes/v/log")).unwrap();
+        std::fs::create_dir(dir.path().join("bucket")).unwrap();
+        let url = format!("file://{}", dir.path().join("bucket").display());
+        let settings =
+            StoreSettings { known: Known::of_host(dir.path()), ..StoreSettings::default() };
+        let store = Store::open(&Location::parse(&url).unwrap(), &settings).unwrap().backend();
+        let state = KeyPrefix::new("state/");
+        let world = World { dir, store, state, id };
+        world.put("format.json", "{}").await;
+        let header = Header::here(id).unwrap();
+        let mut log = LocalLog::open(&world.local().join("log"), header).unwrap().log;
+        for ino in LOST {
+            let end = text(ino).len() as u64;
+            let time = Timestamp::default();
+            log.append(&Record::Wrote { ino, start: 0, end, size: end, time }).unwrap();
+        }
+        for ino in LOST.into_iter().chain([CLEAN]) {
+            let file = CacheFile::path_in(&world.local().join("cache"), ino);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text(ino)).unwrap();
+        }
+        world
+    }
+
+    fn local(&self) -> PathBuf {
+        self.dir.path().join("volumes/v")
+    }
+
+    fn trash(&self) -> Trash {
+        Trash::beside(&self.local())
+    }
+
+    async fn put(&self, name: &str, body: &'static str) {
+        let (key, send) = (self.state.key(name), Send::plain(SOON));
+        let none = (Attributes::new(), Properties::default());
+        let done = self.store.put(&key, body.into(), &none.0, &none.1, send).await;
+        assert!(matches!(done, PutOutcome::Won(_)), "{done:?}");
+    }
+
+    fn set_aside(&self) -> PathBuf {
+        let aside = aside_folder(&self.local()).unwrap();
+        let paths = LOST.iter().map(|ino| (*ino, format!("file {ino}"))).collect();
+        move_aside(&self.local(), &aside, &paths, &self.trash()).unwrap();
+        aside
+    }
+
+    async fn save(&self) -> Result<(), WorkerError> {
+        save_set_aside(&self.local(), &self.store, &self.state, &self.trash()).await
+    }
+
+    /// Everything that is complete in the bucket.
+    async fn found(&self) -> Vec<Recovered> {
+        let folder = self.state.join("recovered/");
+        Shelf::at(Arc::clone(&self.store), folder).list().await.unwrap()
+    }
+
+    /// Whether the content of a folder of files is what only this host had.
+    async fn is_restored(&self, from: &Recovered) -> bool {
+        let into = self.dir.path().join("restored");
+        let folder = self.state.join("recovered/");
+        Shelf::at(Arc::clone(&self.store), folder).restore(from, &into).await.unwrap();
+        LOST.iter()
+            .all(|ino| std::fs::read(into.join(format!("file {ino}"))).unwrap() == text(*ino))
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_was_set_aside_holds_what_was_lost_and_goes_once_it_is_in_the_bucket() {
+    let world = World::new().await;
+    let aside = world.set_aside();
+    assert!(!CacheFile::path_in(&aside.join("cache"), CLEAN).exists());
+    assert!(!world.local().join("log").exists() && !world.local().join("cache").exists());
+    world.save().await.unwrap();
+    assert!(!aside.exists(), "it is in the bucket");
+    let found = world.found().await;
+    assert_eq!(found.len(), 1);
+    assert!(world.is_restored(&found[0]).await);
+}
+
+#[tokio::test]
+async fn a_folder_with_bytes_that_could_not_be_read_stays() {
+    let world = World::new().await;
+    let aside = world.set_aside();
+    std::fs::remove_file(CacheFile::path_in(&aside.join("cache"), LOST[0])).unwrap();
+    for _ in 0..2 {
+        world.save().await.unwrap();
+        assert!(aside.exists());
+    }
+    assert_eq!(world.found().await.len(), 1, "once is enough");
+}
+
+#[tokio::test]
+async fn setting_aside_goes_on_where_a_killed_process_was() {
+    let world = World::new().await;
+    // It got to move the cache, and a part of that.
+    let aside = aside_folder(&world.local()).unwrap();
+    std::fs::rename(world.local().join("cache"), aside.join("cache")).unwrap();
+    assert_eq!(world.set_aside(), aside);
+    world.save().await.unwrap();
+    assert!(world.is_restored(&world.found().await[0]).await);
+    // One with a log is somebody else's.
+    std::fs::create_dir_all(world.local().join("recovery-0/log")).unwrap();
+    assert_eq!(aside_folder(&world.local()).unwrap(), world.local().join("recovery-1"));
+}
