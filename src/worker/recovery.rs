@@ -27,6 +27,8 @@ use lost::Lost;
 
 /// Beside the log, once what it alone held is in the bucket; holds the name there, and [`WHOLE`].
 const UPLOADED: &str = "log/uploaded";
+/// Likewise, from before anything of it is sent; holds the name.
+const UPLOADING: &str = "log/uploading";
 /// In [`UPLOADED`] when no byte was missing: nothing here is needed any more.
 const WHOLE: &str = "whole";
 /// The paths of the files, found when the folder was set aside.
@@ -149,9 +151,11 @@ fn is_up(folder: &Path) -> bool {
 
 /// The log goes on: what was uploaded of it is not all that it will hold.
 pub(super) fn goes_on(state_dir: &Path) -> Result<(), WorkerError> {
-    let marker = state_dir.join(UPLOADED);
-    unless_missing(std::fs::remove_file(&marker))
-        .map_err(WorkerError::local(marker.display().to_string()))
+    for marker in [UPLOADED, UPLOADING].map(|marker| state_dir.join(marker)) {
+        unless_missing(std::fs::remove_file(&marker))
+            .map_err(WorkerError::local(marker.display().to_string()))?;
+    }
+    Ok(())
 }
 
 /// Removes the local folder of a volume that is deleted, unless something in it is in no bucket.

@@ -132,3 +132,46 @@ async fn setting_aside_goes_on_where_a_killed_process_was() {
     std::fs::create_dir_all(world.local().join("recovery-0/log")).unwrap();
     assert_eq!(aside_folder(&world.local()).unwrap(), world.local().join("recovery-1"));
 }
+
+#[tokio::test]
+async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
+    let world = World::new().await;
+    let aside = world.set_aside();
+    // The first pack gets there, the manifest does not.
+    let bucket = world.dir.path().join("bucket/state/recovered");
+    std::fs::create_dir_all(&bucket).unwrap();
+    let name = "host-20260101T000000Z-0123abcd";
+    std::fs::write(aside.join(UPLOADING), name).unwrap();
+    std::fs::create_dir_all(bucket.join(name).join(upload::MANIFEST)).unwrap();
+    world.save().await.unwrap_err();
+    assert!(aside.exists());
+    std::fs::remove_dir(bucket.join(name).join(upload::MANIFEST)).unwrap();
+    let keys = |dir: &Path| -> Vec<_> {
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let before = keys(&bucket.join(name));
+    assert_eq!(before.len(), 1, "{before:?}");
+    world.save().await.unwrap();
+    assert_eq!(keys(&bucket), [name]);
+    let after = keys(&bucket.join(name));
+    assert!(after.len() == 2 && after.contains(&before[0]), "{after:?}");
+    assert!(world.is_restored(&world.found().await[0]).await);
+}
+
+#[tokio::test]
+async fn an_upload_that_was_only_not_noted_is_not_sent_again() {
+    let world = World::new().await;
+    let aside = world.set_aside();
+    let copy = |from: &Path, to: &Path| {
+        let done = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(done.unwrap().success());
+    };
+    copy(&aside, &world.dir.path().join("copy"));
+    let name = save(&aside, &world.store, &world.state).await.unwrap().unwrap();
+    std::fs::write(world.dir.path().join("copy").join(UPLOADING), &name).unwrap();
+    std::fs::rename(&aside, world.dir.path().join("gone")).unwrap();
+    copy(&world.dir.path().join("copy"), &aside);
+    world.save().await.unwrap();
+    assert!(!aside.exists());
+    assert_eq!(world.found().await.len(), 1);
+}

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::lost::{Lost, LostFile, Source};
-use super::{UPLOADED, WHOLE, is_up, known_paths};
+use super::{Shelf, UPLOADED, UPLOADING, WHOLE, is_up, known_paths};
 use crate::data::{CacheFile, Trash};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
@@ -62,6 +62,9 @@ pub struct ManifestPiece {
     pub len: u64,
     /// Below the manifest's folder.
     pub object: String,
+    /// While it is put together: the number of the object, whose name is not known yet.
+    #[serde(skip)]
+    pack: usize,
     pub offset: u64,
     /// CRC32C of the bytes.
     pub crc: u32,
@@ -71,7 +74,8 @@ pub const FORMAT: u32 = 1;
 pub const MANIFEST: &str = "recovered.json";
 
 /// Uploads what a folder with `log/` and `cache/` holds and no bucket has. Returns the name under which
-/// it is found; `None` when there is nothing (left) to do. Needs no lease: every name is new.
+/// it is found; `None` when there is nothing (left) to do. Needs no lease: nobody else has the name, which is
+/// written down before it is used, and under which the next attempt goes on.
 pub(in crate::worker) async fn save(
     folder: &Path,
     store: &Arc<dyn StoreBackend>,
@@ -94,21 +98,34 @@ pub(in crate::worker) async fn save(
     let mut paths = lost.paths(None).await;
     paths.extend(known_paths(folder));
     let host = crate::sys::hostname();
-    let now = crate::clock::now();
-    let at = jiff::Timestamp::from_second(now.secs).unwrap_or_default();
-    let name = format!(
-        "{}-{}-{:08x}",
-        plain(&host),
-        at.strftime("%Y%m%dT%H%M%SZ"),
-        Uuid::new_v4().as_fields().0
-    );
+    let at = jiff::Timestamp::from_second(crate::clock::now().secs).unwrap_or_default();
+    let begun = begun(folder);
+    if let Some(name) = &begun {
+        let shelf = Shelf::at(Arc::clone(store), state.join("recovered/"));
+        match shelf.find(name).await {
+            Ok(Some(there)) => return done(folder, name, &there.manifest).map(Some),
+            Ok(None) | Err(WorkerError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let again = begun.is_some();
+    let name = begun.unwrap_or_else(|| {
+        let random = Uuid::new_v4().as_fields().0;
+        let name = format!("{}-{}-{random:08x}", plain(&host), at.strftime("%Y%m%dT%H%M%SZ"));
+        // On a full disk the next attempt has another name, and what this one leaves stays.
+        if let Err(error) = std::fs::write(folder.join(UPLOADING), &name) {
+            tracing::warn!(%error, "the name of an upload is not written down");
+        }
+        name
+    });
     let mut sender = Sender {
         store,
         state,
         cache: folder.join("cache"),
         folder: state.join(&format!("recovered/{name}/")),
+        again,
         pack: Vec::new(),
-        packs: 0,
+        packs: Vec::new(),
     };
     let mut manifest = Manifest { format: FORMAT, host, at: at.to_string(), files: Vec::new() };
     let mut taken = BTreeSet::new();
@@ -120,20 +137,37 @@ pub(in crate::worker) async fn save(
         manifest.files.push(sender.file(*ino, path, file).await?);
     }
     sender.flush().await?;
+    for piece in manifest.files.iter_mut().flat_map(|file| &mut file.pieces) {
+        piece.object.clone_from(&sender.packs[piece.pack]);
+    }
     let body = serde_json::to_vec_pretty(&manifest)
         .map_err(|e| WorkerError::Damaged(format!("{MANIFEST} cannot be written: {e}")))?;
     sender.put(MANIFEST, body.into()).await?;
+    done(folder, &name, &manifest).map(Some)
+}
+
+/// The name of an upload of this folder that did not come to its end, as far as is known.
+fn begun(folder: &Path) -> Option<String> {
+    let name = std::fs::read_to_string(folder.join(UPLOADING)).ok()?;
+    // A full disk or a power cut may have left anything of it.
+    let whole = name.rsplit_once('-').is_some_and(|(_, random)| random.len() == 8);
+    (whole && plain(&name) == name).then_some(name)
+}
+
+/// Writes down that a folder is in the bucket.
+fn done(folder: &Path, name: &str, manifest: &Manifest) -> Result<String, WorkerError> {
     let whole = manifest.files.iter().all(|file| file.missing.is_empty());
     let marker = folder.join(UPLOADED);
     std::fs::write(&marker, format!("{name}\n{}\n", if whole { WHOLE } else { "" }))
         .map_err(WorkerError::local(marker.display().to_string()))?;
+    let bytes: u64 = manifest.files.iter().map(covered).sum();
     tracing::warn!(
         name,
         files = manifest.files.len(),
-        bytes = lost.bytes(),
+        bytes,
         "content that was never synced here is in the bucket now; see `s3vol recovered`"
     );
-    Ok(Some(name))
+    Ok(name.to_owned())
 }
 
 /// [`save`] for every folder that was set aside in a state folder. What is in the bucket then goes here.
@@ -168,8 +202,11 @@ struct Sender<'a> {
     state: &'a KeyPrefix,
     cache: std::path::PathBuf,
     folder: KeyPrefix,
+    /// An attempt before this one may have got some of it there.
+    again: bool,
     pack: Vec<u8>,
-    packs: usize,
+    /// The objects of the packs before this one.
+    packs: Vec<String>,
 }
 
 impl Sender<'_> {
@@ -203,7 +240,8 @@ impl Sender<'_> {
                         shown.pieces.push(ManifestPiece {
                             start: part.start,
                             len: part.end - part.start,
-                            object: object_name(self.packs),
+                            object: String::new(),
+                            pack: self.packs.len(),
                             offset: self.pack.len() as u64,
                             crc: crc32c::crc32c(&bytes),
                         });
@@ -268,9 +306,18 @@ impl Sender<'_> {
             return Ok(());
         }
         let body = Bytes::from(std::mem::take(&mut self.pack));
-        self.put(&object_name(self.packs), body).await?;
-        self.packs += 1;
+        let name = object_name(self.packs.len(), &body);
+        if !self.again || !self.is_there(&name, body.len() as u64).await? {
+            self.put(&name, body).await?;
+        }
+        self.packs.push(name);
         Ok(())
+    }
+
+    /// Whether an attempt before this one came so far.
+    async fn is_there(&self, name: &str, size: u64) -> Result<bool, WorkerError> {
+        let found = self.store.head(&self.folder.key(name), REQUEST).await?;
+        Ok(found.is_some_and(|info| info.version.size == size))
     }
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
@@ -291,8 +338,9 @@ impl Sender<'_> {
     }
 }
 
-fn object_name(number: usize) -> String {
-    format!("data-{number:06}")
+/// With the checksum, so that a name is never used for other bytes, whatever an earlier attempt sent.
+fn object_name(number: usize, body: &[u8]) -> String {
+    format!("data-{number:06}-{:08x}", crc32c::crc32c(body))
 }
 
 /// Exactly `len` bytes, if the file has them.
