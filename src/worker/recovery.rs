@@ -11,6 +11,7 @@ mod restore;
 mod upload;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ const UPLOADED: &str = "log/uploaded";
 const UPLOADING: &str = "log/uploading";
 /// In [`UPLOADED`] when no byte was missing: nothing here is needed any more.
 const WHOLE: &str = "whole";
+/// In a folder that was set aside, once all of it is on the disk: it then says the same after a power cut.
+const ON_DISK: &str = "on-disk";
 /// The paths of the files, found when the folder was set aside.
 const NAMES: &str = "names.json";
 
@@ -141,6 +144,39 @@ fn unless_missing(done: io::Result<()>) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Brings a folder that was set aside to the disk. One of an earlier boot that was not is not believed:
+/// content has no checksums here.
+fn to_disk(state_dir: &Path, folder: &Path) -> io::Result<()> {
+    let marker = folder.join(ON_DISK);
+    if marker.exists() || !is_of_this_boot(folder)? {
+        return Ok(());
+    }
+    sync_below(folder)?;
+    std::fs::write(&marker, "")?;
+    for path in [&marker, folder, state_dir] {
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn sync_below(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => sync_below(&entry.path())?,
+            false => File::open(entry.path())?.sync_all()?,
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Whether the log in a folder was written since the host was started; so is none.
+fn is_of_this_boot(folder: &Path) -> io::Result<bool> {
+    let (header, _) = LocalLog::<Record>::found(&folder.join("log")).map_err(io::Error::other)?;
+    let Some(header) = header else { return Ok(true) };
+    Ok(header == Header::here(header.volume).map_err(io::Error::other)?)
 }
 
 /// Whether all that a folder alone held is in the bucket.

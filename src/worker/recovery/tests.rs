@@ -17,7 +17,6 @@ struct World {
     dir: tempfile::TempDir,
     store: Arc<dyn StoreBackend>,
     state: KeyPrefix,
-    id: VolumeId,
 }
 
 fn text(ino: Ino) -> Vec<u8> {
@@ -26,6 +25,11 @@ fn text(ino: Ino) -> Vec<u8> {
 
 impl World {
     async fn new() -> World {
+        World::of_boot(None).await
+    }
+
+    /// Where the log is of an earlier boot.
+    async fn of_boot(boot: Option<String>) -> World {
         let dir = tempfile::tempdir().unwrap();
         let id = VolumeId(uuid::Uuid::from_u128(7));
         std::fs::create_dir_all(dir.path().join("volumes/v/log")).unwrap();
@@ -35,9 +39,9 @@ impl World {
             StoreSettings { known: Known::of_host(dir.path()), ..StoreSettings::default() };
         let store = Store::open(&Location::parse(&url).unwrap(), &settings).unwrap().backend();
         let state = KeyPrefix::new("state/");
-        let world = World { dir, store, state, id };
+        let world = World { dir, store, state };
         world.put("format.json", "{}").await;
-        let header = Header::here(id).unwrap();
+        let header = Header { boot: boot.unwrap_or(Header::here(id).unwrap().boot), volume: id };
         let mut log = LocalLog::open(&world.local().join("log"), header).unwrap().log;
         for ino in LOST {
             let end = text(ino).len() as u64;
@@ -174,4 +178,24 @@ async fn an_upload_that_was_only_not_noted_is_not_sent_again() {
     world.save().await.unwrap();
     assert!(!aside.exists());
     assert_eq!(world.found().await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_before_a_restart_is_uploaded_if_it_was_on_the_disk() {
+    let world = World::new().await;
+    let aside = world.set_aside();
+    to_disk(&world.local(), &aside).unwrap();
+    // As if the log were of another boot.
+    let log = aside.join("log/log");
+    let other = World::of_boot(Some("before".into())).await;
+    std::fs::copy(other.local().join("log/log"), &log).unwrap();
+    world.save().await.unwrap();
+    assert!(world.is_restored(&world.found().await[0]).await);
+
+    let aside = other.set_aside();
+    for _ in 0..2 {
+        other.save().await.unwrap();
+        assert!(aside.exists(), "the disk may hold any part of it");
+        assert!(other.found().await.is_empty());
+    }
 }

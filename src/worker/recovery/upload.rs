@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::lost::{Lost, LostFile, Source};
-use super::{Shelf, UPLOADED, UPLOADING, WHOLE, is_up, known_paths};
+use super::{
+    ON_DISK, Shelf, UPLOADED, UPLOADING, WHOLE, is_of_this_boot, is_up, known_paths, to_disk,
+};
 use crate::data::{CacheFile, Trash};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
@@ -87,6 +89,12 @@ pub(in crate::worker) async fn save(
     let records = LocalLog::<Record>::read(&folder.join("log"))?;
     let lost = Lost::of(&records);
     if lost.files.is_empty() {
+        return Ok(None);
+    }
+    let local = || WorkerError::local(folder.display().to_string());
+    if !folder.join(ON_DISK).exists() && !is_of_this_boot(folder).map_err(local())? {
+        tracing::error!(kept = %folder.display(),
+            "what was not synced was not on the disk yet when the host was started anew: it is kept, and not uploaded, because the disk may hold any part of it");
         return Ok(None);
     }
     let format = state.key("format.json");
@@ -182,6 +190,11 @@ pub(in crate::worker) async fn save_set_aside(
         let entry = entry.map_err(WorkerError::local(what()))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
             let folder = entry.path();
+            let (dir, aside) = (state_dir.to_owned(), folder.clone());
+            let synced = tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await;
+            if let Err(error) = synced.map_err(io::Error::other).flatten() {
+                tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
+            }
             save(&folder, store, state).await?;
             if is_up(&folder) {
                 trash.take(&folder).map_err(WorkerError::local(folder.display().to_string()))?;
