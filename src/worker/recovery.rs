@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use restore::{Recovered, Shelf};
+pub use restore::{Listed, Recovered, Restored, Shelf};
 pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;

@@ -85,14 +85,16 @@ impl World {
     /// Everything that is complete in the bucket.
     async fn found(&self) -> Vec<Recovered> {
         let folder = self.state.join("recovered/");
-        Shelf::at(Arc::clone(&self.store), folder).list().await.unwrap()
+        Shelf::at(Arc::clone(&self.store), folder).list().await.unwrap().found
     }
 
     /// Whether the content of a folder of files is what only this host had.
     async fn is_restored(&self, from: &Recovered) -> bool {
         let into = self.dir.path().join("restored");
         let folder = self.state.join("recovered/");
-        Shelf::at(Arc::clone(&self.store), folder).restore(from, &into).await.unwrap();
+        let shelf = Shelf::at(Arc::clone(&self.store), folder);
+        let restored = shelf.restore(from, &into).await.unwrap();
+        assert!(restored.failed.is_empty(), "{restored:?}");
         LOST.iter()
             .all(|ino| std::fs::read(into.join(format!("file {ino}"))).unwrap() == text(*ino))
     }
@@ -198,4 +200,41 @@ async fn what_was_set_aside_before_a_restart_is_uploaded_if_it_was_on_the_disk()
         assert!(aside.exists(), "the disk may hold any part of it");
         assert!(other.found().await.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_folder_or_a_file_that_fails_keeps_no_other_from_the_bucket() {
+    let world = World::new().await;
+    world.set_aside();
+    // Logs that cannot be read, before and after the good one in any order.
+    for number in 1..8 {
+        let log = world.local().join(format!("recovery-{number}/log/log"));
+        std::fs::create_dir_all(log).unwrap();
+    }
+    // A cache file that cannot be read, either.
+    let bad = CacheFile::path_in(&world.local().join("recovery-0/cache"), LOST[0]);
+    std::fs::remove_file(&bad).unwrap();
+    std::os::unix::fs::symlink(&bad, &bad).unwrap();
+    world.save().await.unwrap_err();
+    let found = world.found().await;
+    let files = found[0].files();
+    assert_eq!((files[0].missing, files[1].missing), (text(LOST[0]).len() as u64, 0));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_restored_keeps_no_other_from_it() {
+    let world = World::new().await;
+    world.set_aside();
+    world.save().await.unwrap();
+    // An object of another host that is damaged, and a file whose bytes are not what was uploaded.
+    world.put("recovered/another/recovered.json", "no manifest").await;
+    let shelf = Shelf::at(Arc::clone(&world.store), world.state.join("recovered/"));
+    let mut listed = shelf.list().await.unwrap();
+    assert_eq!((listed.found.len(), listed.unreadable.len()), (1, 1));
+    listed.found[0].manifest.files[0].pieces[0].crc ^= 1;
+    let into = world.dir.path().join("restored");
+    let restored = shelf.restore(&listed.found[0], &into).await.unwrap();
+    assert_eq!((restored.written, restored.failed.len()), (1, 1));
+    assert_eq!(std::fs::read(into.join(format!("file {}", LOST[1]))).unwrap(), text(LOST[1]));
+    assert!(!into.join(format!("file {}", LOST[0])).exists());
 }

@@ -186,20 +186,33 @@ pub(in crate::worker) async fn save_set_aside(
     trash: &Trash,
 ) -> Result<(), WorkerError> {
     let what = || format!("the state folder {}", state_dir.display());
+    let mut first = Ok(());
     for entry in std::fs::read_dir(state_dir).map_err(WorkerError::local(what()))? {
         let entry = entry.map_err(WorkerError::local(what()))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
-            let folder = entry.path();
-            let (dir, aside) = (state_dir.to_owned(), folder.clone());
-            let synced = tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await;
-            if let Err(error) = synced.map_err(io::Error::other).flatten() {
-                tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
-            }
-            save(&folder, store, state).await?;
-            if is_up(&folder) {
-                trash.take(&folder).map_err(WorkerError::local(folder.display().to_string()))?;
-            }
+            let saved = save_one(state_dir, &entry.path(), store, state, trash).await;
+            // One that cannot be saved keeps no other from it.
+            first = first.and(saved);
         }
+    }
+    first
+}
+
+async fn save_one(
+    state_dir: &Path,
+    folder: &Path,
+    store: &Arc<dyn StoreBackend>,
+    state: &KeyPrefix,
+    trash: &Trash,
+) -> Result<(), WorkerError> {
+    let (dir, aside) = (state_dir.to_owned(), folder.to_owned());
+    let synced = tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await;
+    if let Err(error) = synced.map_err(io::Error::other).flatten() {
+        tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
+    }
+    save(folder, store, state).await?;
+    if is_up(folder) {
+        trash.take(folder).map_err(WorkerError::local(folder.display().to_string()))?;
     }
     Ok(())
 }
@@ -233,7 +246,14 @@ impl Sender<'_> {
         let cache = match File::open(CacheFile::path_in(&self.cache, ino)) {
             Ok(cache) => Some(cache),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(WorkerError::local(format!("a cache file of inode {ino}"))(e)),
+            // This passes.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return Err(WorkerError::local(format!("a cache file of inode {ino}"))(e));
+            }
+            Err(error) => {
+                tracing::error!(%ino, %error, "a cache file cannot be read");
+                None
+            }
         };
         for (range, source) in file.ranges.iter() {
             let source = &file.sources[source];
