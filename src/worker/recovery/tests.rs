@@ -148,10 +148,12 @@ async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
     std::fs::create_dir_all(&bucket).unwrap();
     let name = "host-20260101T000000Z-0123abcd";
     std::fs::write(aside.join(UPLOADING), name).unwrap();
-    std::fs::create_dir_all(bucket.join(name).join(upload::MANIFEST)).unwrap();
+    let in_the_way = bucket.join(name).join(upload::MANIFEST);
+    std::fs::create_dir_all(in_the_way.join("something")).unwrap();
+    std::fs::write(in_the_way.join("something/else"), "").unwrap();
     world.save().await.unwrap_err();
     assert!(aside.exists());
-    std::fs::remove_dir(bucket.join(name).join(upload::MANIFEST)).unwrap();
+    std::fs::remove_dir_all(in_the_way).unwrap();
     let keys = |dir: &Path| -> Vec<_> {
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
     };
