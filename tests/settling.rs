@@ -370,3 +370,41 @@ async fn whoever_looks_elsewhere_comes_between_the_pages_of_a_large_listing() {
     let last = asked.iter().rposition(|one| *one == (Op::List, "data/large/")).expect("a page");
     assert!(other < last, "it waited for the whole listing");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_something_in_between_sent_twice_is_no_change_of_somebody_else() {
+    let world = World::new().await;
+    let (tell, _) = changes();
+    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let file = world.file("file", "first").await;
+    // The first request is applied, and the store refuses the second, whose answer is all that comes back.
+    world.server.fault(Rule::new(Op::Put, "data/file", 2, Action::ApplyThenStatus(412)));
+    for content in ["first", "second"] {
+        world.write(&file, content).await;
+        assert_eq!(world.settle().await, 0);
+        assert_eq!(world.object("file").as_deref(), Some(content));
+        assert_eq!(names_in(&world, Ino::ROOT).await, 1, "nothing is in conflict");
+    }
+    assert_eq!(world.server.faults_left(), 0);
+    // Somebody else's object is still told from ours.
+    world.write(&file, "third").await;
+    world.server.put_foreign("data/file", "theirs", &[]);
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("file").as_deref(), Some("theirs"));
+    assert_eq!(names_in(&world, Ino::ROOT).await, 2, "ours stands beside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_publish_whose_key_cannot_be_looked_at_is_decided_later() {
+    let world = World::new().await;
+    let (tell, _) = changes();
+    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    world.file("file", "content").await;
+    world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::ApplyThenStatus(412)));
+    world.server.fault(Rule::new(Op::Head, "data/file", 1, Action::Status(403)));
+    world.settler.settle_all(Deadline::after(Duration::from_millis(500))).await.unwrap();
+    assert_eq!(world.server.faults_left(), 0);
+    assert_eq!(names_in(&world, Ino::ROOT).await, 1);
+    let open = world.volume.meta.scan(keys::below(keys::INTENT, &[]), 10).await.unwrap();
+    assert_eq!(open.len(), 1, "its outcome is open");
+}
