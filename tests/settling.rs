@@ -10,9 +10,9 @@ use s3vol::config::VolumeOptions;
 use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
 use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::keys;
-use s3vol::meta::records::{ContentRec, InodeRec};
+use s3vol::meta::records::{ContentRec, DirentRec, InodeRec};
 use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, Settler, changes};
-use s3vol::types::{Caller, FileName, Ino};
+use s3vol::types::{Caller, FileName, Ino, ObjectKey};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume_with};
 use tokio_util::sync::CancellationToken;
@@ -296,4 +296,115 @@ async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
     assert_eq!(world.settle().await, 0);
     assert!(boottime() - began < NOT_AFTER / 2, "{:?}", boottime() - began);
     assert_eq!(world.object("renamed").as_deref(), Some("content"));
+}
+
+/// The volume of a bucket with a directory of this many files, and that directory.
+async fn large(files: usize) -> (World, Arc<Reconciler>, Ino) {
+    let world = World::new().await;
+    for number in 0..files {
+        world.server.put_foreign(&format!("data/large/{number:05}"), "", &[]);
+    }
+    world.server.put_foreign("data/other", "", &[]);
+    let (tell, _) = changes();
+    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    reconciler.name(Ino::ROOT, &FileName::new("large").unwrap()).await.unwrap();
+    let name = keys::dirent(Ino::ROOT, &FileName::new("large").unwrap());
+    let dirent: DirentRec = world.volume.meta.get(&name).await.unwrap().unwrap();
+    (world, reconciler, dirent.ino)
+}
+
+async fn names_in(world: &World, dir: Ino) -> usize {
+    world.volume.meta.scan(keys::dirents_after(dir, 0), 100_000).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_that_is_cut_off_shows_what_it_saw_and_goes_on_there() {
+    let (world, reconciler, dir) = large(2500).await;
+    let pages = "data/large/";
+    world
+        .server
+        .fault(Rule { skip: 2, ..Rule::always(Some(Op::List), pages, Action::Status(503)) });
+    reconciler.directory(dir).await.unwrap();
+    assert_eq!(names_in(&world, dir).await, 2000);
+    world.server.clear_faults();
+    // The bucket is asked again some seconds later. For a name of the rest no listing is made.
+    let lists = world.server.count(Op::List);
+    let name = FileName::new("02400").unwrap();
+    let shown = || async {
+        reconciler.name(dir, &name).await.unwrap();
+        world.volume.meta.get::<DirentRec>(&keys::dirent(dir, &name)).await.unwrap()
+    };
+    support::wait_for_async("the name", PATIENCE, shown).await;
+    assert_eq!(world.server.count(Op::List) - lists, 1, "whether it is a directory");
+    world.server.delete_foreign("data/large/02450");
+    let all = || async {
+        reconciler.directory(dir).await.unwrap();
+        (names_in(&world, dir).await == 2499).then_some(())
+    };
+    let lists = world.server.count(Op::List);
+    support::wait_for_async("the rest", PATIENCE, all).await;
+    assert_eq!(world.server.count(Op::List) - lists, 1, "only what was missing");
+}
+
+#[tokio::test]
+async fn whoever_looks_elsewhere_comes_between_the_pages_of_a_large_listing() {
+    let (world, reconciler, dir) = large(2500).await;
+    let before = world.server.log().len();
+    world.server.fault(Rule::new(Op::List, "data/large/", 1, Action::Hold));
+    let listing = tokio::spawn({
+        let reconciler = Arc::clone(&reconciler);
+        async move { reconciler.directory(dir).await.unwrap() }
+    });
+    until("the first page", || world.server.held() == 1).await;
+    let key = ObjectKey::new("data/other");
+    let mut other = std::pin::pin!(reconciler.recheck_key(&key));
+    assert!(futures::poll!(&mut other).is_pending());
+    world.server.release();
+    other.await.unwrap();
+    listing.await.unwrap();
+    assert_eq!(names_in(&world, dir).await, 2500);
+    let log = world.server.log();
+    let asked = log[before..].iter().map(|request| (request.op, request.key.as_str()));
+    let asked: Vec<_> = asked.collect();
+    let other = asked.iter().position(|one| *one == (Op::Head, "data/other")).expect("the look");
+    let last = asked.iter().rposition(|one| *one == (Op::List, "data/large/")).expect("a page");
+    assert!(other < last, "it waited for the whole listing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_something_in_between_sent_twice_is_no_change_of_somebody_else() {
+    let world = World::new().await;
+    let (tell, _) = changes();
+    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let file = world.file("file", "first").await;
+    // The first request is applied, and the store refuses the second, whose answer is all that comes back.
+    world.server.fault(Rule::new(Op::Put, "data/file", 2, Action::ApplyThenStatus(412)));
+    for content in ["first", "second"] {
+        world.write(&file, content).await;
+        assert_eq!(world.settle().await, 0);
+        assert_eq!(world.object("file").as_deref(), Some(content));
+        assert_eq!(names_in(&world, Ino::ROOT).await, 1, "nothing is in conflict");
+    }
+    assert_eq!(world.server.faults_left(), 0);
+    // Somebody else's object is still told from ours.
+    world.write(&file, "third").await;
+    world.server.put_foreign("data/file", "theirs", &[]);
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("file").as_deref(), Some("theirs"));
+    assert_eq!(names_in(&world, Ino::ROOT).await, 2, "ours stands beside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_publish_whose_key_cannot_be_looked_at_is_decided_later() {
+    let world = World::new().await;
+    let (tell, _) = changes();
+    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    world.file("file", "content").await;
+    world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::ApplyThenStatus(412)));
+    world.server.fault(Rule::new(Op::Head, "data/file", 1, Action::Status(403)));
+    world.settler.settle_all(Deadline::after(Duration::from_millis(500))).await.unwrap();
+    assert_eq!(world.server.faults_left(), 0);
+    assert_eq!(names_in(&world, Ino::ROOT).await, 1);
+    let open = world.volume.meta.scan(keys::below(keys::INTENT, &[]), 10).await.unwrap();
+    assert_eq!(open.len(), 1, "its outcome is open");
 }

@@ -22,13 +22,15 @@ pub fn recovered(command: RecoveredCommand) -> anyhow::Result<()> {
 
 async fn run(command: RecoveredCommand) -> anyhow::Result<()> {
     let mut text = String::new();
+    let mut failed = Vec::new();
     match command {
         RecoveredCommand::List(volume) => {
             let all = shelf(&volume).await?.list().await?;
-            if all.is_empty() {
+            if all.found.is_empty() && all.unreadable.is_empty() {
                 text.push_str("nothing had to be recovered\n");
             }
-            for found in all {
+            failed = all.unreadable;
+            for found in all.found {
                 let files = found.files();
                 let bytes: u64 = files.iter().map(|file| file.recovered).sum();
                 let (name, at) = (&found.name, &found.manifest.at);
@@ -49,11 +51,16 @@ async fn run(command: RecoveredCommand) -> anyhow::Result<()> {
         RecoveredCommand::Restore { volume, name, into } => {
             let shelf = shelf(&volume).await?;
             let found = find(&shelf, &name).await?;
-            let files = shelf.restore(&found, &into).await?;
-            text.push_str(&format!("{files} files are in {}\n", into.display()));
+            let restored = shelf.restore(&found, &into).await?;
+            text.push_str(&format!("{} files are in {}\n", restored.written, into.display()));
+            failed = restored.failed;
         }
     }
     std::io::stdout().lock().write_all(text.as_bytes())?;
+    let why: Vec<String> = failed.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    if !why.is_empty() {
+        bail!("not all of it could be read:\n{}", why.join("\n"));
+    }
     Ok(())
 }
 

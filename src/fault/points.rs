@@ -60,6 +60,10 @@ points! {
     EXPORT_PAGE_AFTER = "export-page-after";
     EXPORT_INDEX_BEFORE = "export-index-before";
     EXPORT_INDEX_AFTER = "export-index-after";
+    /// What a host had not synced when it lost the volume is set aside: the cache files, then the log.
+    ASIDE_BEFORE = "aside-before";
+    ASIDE_CACHE = "aside-cache";
+    ASIDE_AFTER = "aside-after";
     /// The end of a removed volume: its objects, their records, the rest of the state, and `format.json`.
     PURGE_OBJECT_BEFORE = "purge-object-before";
     PURGE_OBJECT_AFTER = "purge-object-after";

@@ -196,6 +196,12 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
         Ok(if found.as_ref() == Some(header) { held.epochs } else { Vec::new() })
     }
 
+    /// Whose log it is and its records, of a log that nobody writes any more.
+    pub fn found(dir: &Path) -> Result<(Option<Header>, Vec<(Lsn, R)>), LogError> {
+        let (header, held) = replay::read(dir)?;
+        Ok((header, held.records))
+    }
+
     /// The records of a log that nobody writes any more, up to its end or its damage. Changes nothing.
     pub fn read(dir: &Path) -> Result<Vec<(Lsn, R)>, LogError> {
         Ok(replay::read(dir)?.1.records)

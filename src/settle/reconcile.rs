@@ -26,22 +26,25 @@ use crate::data::{DataError, Outside, Volume};
 use crate::types::{FileName, Ino, ObjectKey};
 use changes::Telling;
 pub use changes::{Changed, Changes, Tell, changes};
+use listing::Walk;
 pub use whole::TakenIn;
 
 /// When the bucket cannot be asked, what is known serves, and it is asked again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Waiting for a listing or a HEAD on the path of a user's call.
 const USE_TIMEOUT: Duration = Duration::from_secs(10);
-/// And for all that one such call needs, a large directory's pages included.
+/// And for all that one such call needs. What is left of a large directory comes with the next one.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What is known of one directory's keys.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    at: Duration,
-    /// Requests that the last whole listing took.
+    /// What is known serves until then.
+    until: Duration,
+    /// Requests that its listing took, or took so far.
     pages: u32,
-    whole: bool,
+    /// All its names were seen once.
+    listed: bool,
 }
 
 /// Brings the bucket's view into the tree, on use.
@@ -54,7 +57,9 @@ pub struct Reconciler {
     names: Mutex<HashMap<(Ino, FileName), Duration>>,
     /// Directories that a listing showed by the keys below them, and where.
     prefixes: Mutex<HashMap<Ino, ObjectKey>>,
-    one_at_a_time: tokio::sync::Mutex<()>,
+    /// Held by whoever looks at the bucket, for a page or a name. In it are the listings under way: whoever
+    /// needs one goes on with it, and whoever needs something else comes in between.
+    one_at_a_time: tokio::sync::Mutex<HashMap<Ino, Walk>>,
     tell: Tell,
 }
 
@@ -67,7 +72,7 @@ impl Reconciler {
             known: Mutex::default(),
             names: Mutex::default(),
             prefixes: Mutex::default(),
-            one_at_a_time: tokio::sync::Mutex::new(()),
+            one_at_a_time: tokio::sync::Mutex::default(),
             tell,
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
@@ -75,35 +80,44 @@ impl Reconciler {
         reconciler
     }
 
-    fn fresh(&self, known: &Known) -> bool {
-        let age = boottime().saturating_sub(known.at);
-        // A listing of n requests is repeated at most every 2n seconds.
-        age < self
-            .volume
-            .options
-            .refresh
-            .max(Duration::from_secs(2) * (known.pages.saturating_sub(1)))
-    }
-
     fn is_fresh(&self, dir: Ino) -> bool {
-        self.known.lock().get(&dir).is_some_and(|known| known.whole && self.fresh(known))
+        self.known.lock().get(&dir).is_some_and(|known| boottime() < known.until)
     }
 
+    /// Too large to be listed for one name, or not known not to be.
     fn large(&self, dir: Ino) -> bool {
-        self.known.lock().get(&dir).is_some_and(|known| known.pages > 1 || !known.whole)
+        self.known.lock().get(&dir).is_some_and(|known| known.pages > 1 || !known.listed)
     }
 
     /// Whether all its names were seen once.
     fn listed(&self, dir: Ino) -> bool {
-        self.known.lock().get(&dir).is_some_and(|known| known.whole)
+        self.known.lock().get(&dir).is_some_and(|known| known.listed)
     }
 
-    fn learned(&self, dir: Ino, at: Duration, pages: u32, whole: bool) {
+    /// Whether nothing of it was ever listed.
+    fn unseen(&self, dir: Ino) -> bool {
+        self.known.lock().get(&dir).is_none_or(|known| known.pages == 0)
+    }
+
+    fn learn(&self, dir: Ino, change: impl FnOnce(&mut Known)) {
         let mut known = self.known.lock();
         if known.len() > 50_000 {
             known.clear();
         }
-        known.insert(dir, Known { at, pages, whole });
+        change(known.entry(dir).or_default());
+    }
+
+    /// All that a directory has was seen, as it was at `at`.
+    fn learned(&self, dir: Ino, at: Duration, pages: u32) {
+        // A listing of n requests is repeated at most every 2n seconds.
+        let costs = Duration::from_secs(2) * pages.saturating_sub(1);
+        let until = at + self.volume.options.refresh.max(costs);
+        self.learn(dir, |known| *known = Known { until, pages, listed: true });
+    }
+
+    /// It has more than these pages.
+    fn goes_on(&self, dir: Ino, pages: u32) {
+        self.learn(dir, |known| known.pages = known.pages.max(pages + 1));
     }
 
     fn saw_prefix(&self, dir: Ino, key: ObjectKey) {
@@ -114,14 +128,16 @@ impl Reconciler {
         prefixes.insert(dir, key);
     }
 
+    fn note(&self, dir: Ino, error: &SettleError) {
+        self.volume.note_error(error);
+        tracing::warn!(%dir, error = error as &dyn std::error::Error, "the bucket could not be asked for all outside changes");
+    }
+
     /// The bucket does not answer: serve what is known and ask again soon.
     fn put_off(&self, dir: Ino, error: &SettleError) {
-        self.volume.note_error(error);
-        tracing::warn!(%dir, error = error as &dyn std::error::Error, "the bucket could not be asked for outside changes");
-        let refresh = self.volume.options.refresh;
-        let at = boottime().saturating_sub(refresh.saturating_sub(RETRY_PAUSE));
-        let pages = self.known.lock().get(&dir).map_or(1, |known| known.pages);
-        self.learned(dir, at, pages, true);
+        self.note(dir, error);
+        let until = boottime() + self.volume.options.refresh.min(RETRY_PAUSE);
+        self.learn(dir, |known| known.until = until);
     }
 
     /// The kernel will hear of these changes at the end of the caller's scope.
@@ -136,9 +152,15 @@ impl Reconciler {
         dir: Ino,
         look: impl Future<Output = Result<(), SettleError>>,
     ) -> Result<(), DataError> {
-        let result = tokio::time::timeout(LOOK_TIMEOUT, look).await.unwrap_or_else(|_| {
-            Err(SettleError::Data(DataError::Late("the look took too long".into())))
-        });
+        let Ok(result) = tokio::time::timeout(LOOK_TIMEOUT, look).await else {
+            let late = SettleError::Data(DataError::Late("the look took too long".into()));
+            // What was seen of a large directory shows, and the next call goes on with it.
+            match self.unseen(dir) {
+                true => self.put_off(dir, &late),
+                false => self.note(dir, &late),
+            }
+            return Ok(());
+        };
         match result {
             Ok(()) => Ok(()),
             Err(
@@ -166,11 +188,16 @@ impl Reconciler {
         if self.is_fresh(dir) {
             return Ok(());
         }
-        let _turn = self.one_at_a_time.lock().await;
-        if self.is_fresh(dir) {
-            return Ok(());
-        }
-        self.look(dir, self.list_whole(dir)).await
+        // One page a turn: a large directory holds up nobody else.
+        let pages = async {
+            loop {
+                let mut walks = self.one_at_a_time.lock().await;
+                if self.is_fresh(dir) || self.list_on(dir, &mut walks).await? {
+                    return Ok(());
+                }
+            }
+        };
+        self.look(dir, pages).await
     }
 }
 
@@ -184,7 +211,7 @@ impl Outside for Reconciler {
         if self.is_fresh(dir) {
             return Ok(());
         }
-        if !self.large(dir) && self.known.lock().contains_key(&dir) {
+        if !self.large(dir) && !self.unseen(dir) {
             return self.refresh_directory(dir).await;
         }
         let seen = self.names.lock().get(&(dir, name.clone())).copied();
@@ -196,7 +223,7 @@ impl Outside for Reconciler {
             return Ok(());
         }
         // The first look at a directory is one page; it may be all there is.
-        let first = !self.known.lock().contains_key(&dir);
+        let first = self.unseen(dir);
         let look = async {
             if first {
                 self.list_first_page(dir, name).await?;
@@ -227,6 +254,6 @@ impl Outside for Reconciler {
     }
 
     fn made(&self, dir: Ino) {
-        self.learned(dir, boottime(), 1, true);
+        self.learned(dir, boottime(), 1);
     }
 }

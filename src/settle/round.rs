@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 
 use super::SettleError;
+use super::attributes::is_put;
 use super::body::{Body, unchanged};
 use super::dress::Dress;
 use super::hot::NOT_AFTER;
@@ -196,7 +197,7 @@ impl Settler {
         at(points::SEND_AFTER);
         match outcome {
             PutOutcome::Won(version) => Outcome::Applied(version),
-            PutOutcome::Lost => Outcome::Refused,
+            PutOutcome::Lost => self.refused(item).await,
             PutOutcome::Failed(error) => self.failed(item, error),
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
@@ -204,6 +205,24 @@ impl Settler {
                     self.tags.copy_failed(&error);
                 }
                 tracing::warn!(%key, %error, "a publish has no known outcome yet");
+                Outcome::Open
+            }
+        }
+    }
+
+    /// A condition refused it, which may have been met by its own first arrival: proxies send a request again
+    /// when they get no answer in time. Only the object tells.
+    async fn refused(&self, item: &Item) -> Outcome {
+        let key = &item.intent.key;
+        match self.volume.store.head(key, SEND_TIMEOUT).await {
+            Ok(Some(there)) if is_put(&there.attributes, key, self.volume.id, item.put_id) => {
+                tracing::info!(%key, "a publish arrived twice");
+                Outcome::Applied(there.version)
+            }
+            Ok(_) => Outcome::Refused,
+            Err(error) => {
+                self.volume.note_error(&error);
+                tracing::warn!(%key, %error, "a publish was refused, and the key cannot be looked at");
                 Outcome::Open
             }
         }

@@ -52,7 +52,8 @@ impl Send {
 pub enum PutOutcome {
     /// Applied. The version is as far as the answer told it (`modified` is usually unknown).
     Won(Version),
-    /// Refused by its condition; nothing was changed by this request.
+    /// Refused by its condition. That may have met the request itself, if something in between sent it twice:
+    /// who has to know looks at what is there.
     Lost,
     /// Certainly not applied, and never will be: it was not sent, or the store itself refused it for
     /// another reason than the condition (denied, unsupported, ...).

@@ -11,26 +11,34 @@ mod restore;
 mod upload;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use restore::{Recovered, Shelf};
+pub use restore::{Listed, Recovered, Restored, Shelf};
 pub(super) use upload::{save, save_set_aside};
 
 use super::WorkerError;
 use crate::data::Trash;
+use crate::fault::{at, points};
 use crate::meta::log::{Header, StateDirLock};
 use crate::meta::{Engine, LocalLog, Record};
 use crate::types::{Epoch, Ino, Lsn, VolumeId};
 use lost::Lost;
 
-/// Beside the log, once what it alone held is in the bucket; holds the name there.
+/// Beside the log, once what it alone held is in the bucket; holds the name there, and [`WHOLE`].
 const UPLOADED: &str = "log/uploaded";
+/// Likewise, from before anything of it is sent; holds the name.
+const UPLOADING: &str = "log/uploading";
+/// In [`UPLOADED`] when no byte was missing: nothing here is needed any more.
+const WHOLE: &str = "whole";
+/// In a folder that was set aside, once all of it is on the disk: it then says the same after a power cut.
+const ON_DISK: &str = "on-disk";
 /// The paths of the files, found when the folder was set aside.
 const NAMES: &str = "names.json";
 
-/// Moves the local log and the cache files to `recovery-<n>/` in the state folder, if they hold
-/// content that is nowhere else; otherwise drops them. `engine` knows the names.
+/// Moves the local log and the cache files that it speaks of to `recovery-<n>/` in the state folder, if
+/// they hold content that is nowhere else; otherwise drops them. `engine` knows the names.
 pub(super) async fn set_aside(
     state_dir: &Path,
     records: &[(Lsn, Record)],
@@ -51,46 +59,139 @@ pub(super) async fn set_aside(
         super::open::clear_local(state_dir, trash);
         return Ok(());
     }
+    if is_up(state_dir) {
+        tracing::warn!(
+            files = lost.files.len(),
+            "another host wrote this volume since; what was not synced here is in the bucket, see `s3vol recovered`"
+        );
+        super::open::clear_local(state_dir, trash);
+        return Ok(());
+    }
     let paths = lost.paths(Some(engine)).await;
-    let aside = move_aside(state_dir)?;
-    let names: BTreeMap<u64, &String> = paths.iter().map(|(ino, path)| (ino.0, path)).collect();
-    let text = serde_json::to_vec(&names).map_err(io::Error::other);
-    text.and_then(|text| std::fs::write(aside.join(NAMES), text))
+    let aside = aside_folder(state_dir)?;
+    move_aside(state_dir, &aside, &paths, trash)
         .map_err(WorkerError::local(aside.display().to_string()))?;
     tracing::error!(files = lost.files.len(), bytes = lost.bytes(), kept = %aside.display(),
         "another host wrote this volume since this one crashed: changes that were not synced are kept aside, not replayed; `s3vol recovered` shows them once they are uploaded");
     Ok(())
 }
 
-fn move_aside(state_dir: &Path) -> Result<PathBuf, WorkerError> {
+/// A new folder, or one that a process made which did not get to move the log there.
+fn aside_folder(state_dir: &Path) -> Result<PathBuf, WorkerError> {
     let mut number = 0;
-    let aside = loop {
-        let candidate = state_dir.join(format!("recovery-{number}"));
-        match std::fs::create_dir(&candidate) {
-            Ok(()) => break candidate,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(e) => return Err(WorkerError::local(candidate.display().to_string())(e)),
+    loop {
+        let folder = state_dir.join(format!("recovery-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(WorkerError::local(folder.display().to_string())(e)),
         }
+        if !folder.join("log").exists() {
+            return Ok(folder);
+        }
+        number += 1;
+    }
+}
+
+/// Moves the log last: as long as it is where it was, whoever opens the volume next does this again, and
+/// no cache file is taken for one that nobody needs. `paths`: the files that the log speaks of.
+fn move_aside(
+    state_dir: &Path,
+    aside: &Path,
+    paths: &BTreeMap<Ino, String>,
+    trash: &Trash,
+) -> io::Result<()> {
+    let cache = aside.join("cache");
+    at(points::ASIDE_BEFORE);
+    // As a whole, which takes no room on a full disk.
+    if !cache.exists() {
+        unless_missing(std::fs::rename(state_dir.join("cache"), &cache))?;
+    }
+    at(points::ASIDE_CACHE);
+    drop_others(&cache, paths, trash)?;
+    let names: BTreeMap<u64, &String> = paths.iter().map(|(ino, path)| (ino.0, path)).collect();
+    let text = serde_json::to_vec(&names).map_err(io::Error::other)?;
+    std::fs::write(aside.join(NAMES), text)?;
+    std::fs::rename(state_dir.join("log"), aside.join("log"))?;
+    at(points::ASIDE_AFTER);
+    Ok(())
+}
+
+/// Drops the cache files of all but some inodes: the bucket has what they hold.
+fn drop_others(cache: &Path, keep: &BTreeMap<Ino, String>, trash: &Trash) -> io::Result<()> {
+    let shards = match std::fs::read_dir(cache) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        shards => shards?,
     };
-    for part in ["log", "cache"] {
-        match std::fs::rename(state_dir.join(part), aside.join(part)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(WorkerError::local(aside.display().to_string())(e));
+    for shard in shards {
+        let shard = shard?;
+        if !shard.file_type()?.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(shard.path())? {
+            let file = file?;
+            let number = file.file_name().to_str().and_then(|name| name.parse().ok());
+            if !number.is_some_and(|ino| keep.contains_key(&Ino(ino))) {
+                trash.take(&file.path())?;
             }
-            _ => {}
         }
     }
-    Ok(aside)
+    Ok(())
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Brings a folder that was set aside to the disk. One of an earlier boot that was not is not believed:
+/// content has no checksums here.
+fn to_disk(state_dir: &Path, folder: &Path) -> io::Result<()> {
+    let marker = folder.join(ON_DISK);
+    if marker.exists() || !is_of_this_boot(folder)? {
+        return Ok(());
+    }
+    sync_below(folder)?;
+    std::fs::write(&marker, "")?;
+    for path in [&marker, folder, state_dir] {
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn sync_below(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => sync_below(&entry.path())?,
+            false => File::open(entry.path())?.sync_all()?,
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Whether the log in a folder was written since the host was started; so is none.
+fn is_of_this_boot(folder: &Path) -> io::Result<bool> {
+    let (header, _) = LocalLog::<Record>::found(&folder.join("log")).map_err(io::Error::other)?;
+    let Some(header) = header else { return Ok(true) };
+    Ok(header == Header::here(header.volume).map_err(io::Error::other)?)
+}
+
+/// Whether all that a folder alone held is in the bucket.
+fn is_up(folder: &Path) -> bool {
+    let marker = std::fs::read_to_string(folder.join(UPLOADED)).unwrap_or_default();
+    marker.lines().nth(1) == Some(WHOLE)
 }
 
 /// The log goes on: what was uploaded of it is not all that it will hold.
 pub(super) fn goes_on(state_dir: &Path) -> Result<(), WorkerError> {
-    match std::fs::remove_file(state_dir.join(UPLOADED)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(WorkerError::local(state_dir.join(UPLOADED).display().to_string())(e))
-        }
-        _ => Ok(()),
+    for marker in [UPLOADED, UPLOADING].map(|marker| state_dir.join(marker)) {
+        unless_missing(std::fs::remove_file(&marker))
+            .map_err(WorkerError::local(marker.display().to_string()))?;
     }
+    Ok(())
 }
 
 /// Removes the local folder of a volume that is deleted, unless something in it is in no bucket.
@@ -177,3 +278,6 @@ fn known_paths(folder: &Path) -> BTreeMap<Ino, String> {
     };
     names.into_iter().map(|(ino, path)| (Ino(ino), path)).collect()
 }
+
+#[cfg(test)]
+mod tests;

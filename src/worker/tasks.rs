@@ -49,7 +49,8 @@ pub(super) fn start(
     tasks.spawn(async move {
         loop {
             let (dir, volume) = (&saved.spec.state_dir, &saved.volume);
-            let save = recovery::save_set_aside(dir, &volume.state_store, &volume.state);
+            let (store, state) = (&volume.state_store, &volume.state);
+            let save = recovery::save_set_aside(dir, store, state, &volume.trash);
             let result = tokio::select! {
                 () = token.cancelled() => return,
                 result = save => result,

@@ -43,6 +43,8 @@ enum When {
     Ending,
     /// By the driver.
     Driver,
+    /// While a volume is opened that another host had meanwhile; see `takeover.rs`.
+    Lost,
 }
 
 fn when(point: &str) -> When {
@@ -51,6 +53,7 @@ fn when(point: &str) -> When {
         _ if begins(&["claim", "manifest"]) => When::Opening,
         _ if begins(&["export"]) => When::Ending,
         _ if begins(&["purge", "catalog", "mirror"]) => When::Driver,
+        _ if begins(&["aside"]) => When::Lost,
         _ => When::InUse,
     }
 }
@@ -194,6 +197,7 @@ fn killed(
             mount.ended(SOON);
         }
         When::Driver => panic!("{point} is passed by the driver"),
+        When::Lost => panic!("{point} is passed by a host that lost the volume"),
     }
     assert!(!orders.is_open("v", point), "{point} was never passed");
     release(&place.at);

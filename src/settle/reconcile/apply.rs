@@ -24,14 +24,13 @@ pub(super) struct Seen {
 const BATCH: usize = 256;
 
 impl Reconciler {
-    /// Brings what was seen (and what has vanished) in `dir` into the tree.
+    /// Brings what was seen in `dir` into the tree.
     pub(super) async fn apply(
         &self,
         dir: Ino,
         prefix: &str,
         sent: Duration,
         seen: BTreeMap<FileName, Seen>,
-        vanished: Vec<FileName>,
     ) -> Result<(), SettleError> {
         // The first look at a directory finds what was always there.
         let names_were_known = self.listed(dir);
@@ -63,7 +62,18 @@ impl Reconciler {
             let _told = self.telling(changed);
             tx.commit(0).await?;
         }
-        for name in vanished {
+        Ok(())
+    }
+
+    /// Takes what has vanished from `dir` out of the tree.
+    pub(super) async fn vanished(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        sent: Duration,
+        names: Vec<FileName>,
+    ) -> Result<(), SettleError> {
+        for name in names {
             self.vanish(dir, prefix, sent, &name).await?;
         }
         Ok(())

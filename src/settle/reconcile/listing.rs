@@ -1,6 +1,6 @@
 //! Listing directories and looking at single keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::apply::Seen;
@@ -19,6 +19,8 @@ const PAGE: u32 = 1000;
 /// permission or a stale answer; then the volume's own state must be readable, too.
 const MANY: usize = 1000;
 const HEAD_PARALLEL: usize = 16;
+/// A listing with which nobody went on for so long begins anew.
+const WALK_KEPT: Duration = Duration::from_secs(600);
 
 impl Reconciler {
     pub(super) async fn child_dirs(&self, dir: Ino) -> Result<Vec<Ino>, DataError> {
@@ -46,27 +48,99 @@ impl Reconciler {
         Ok(self.volume.store.list(request, USE_TIMEOUT).await?)
     }
 
-    /// Lists a directory and applies what differs.
+    /// Lists a directory and applies what differs, from its beginning to its end.
     pub(super) async fn list_whole(&self, dir: Ino) -> Result<(), SettleError> {
-        let mut memo = PathMemo::default();
-        let Some(prefix) = self.volume.dir_key(dir, &mut memo).await? else { return Ok(()) };
-        let sent = boottime();
-        let mut seen = BTreeMap::new();
-        let mut pages = 0;
-        let mut token = None;
-        loop {
-            let page = self.page(&prefix, token).await?;
-            pages += 1;
-            token = page.next.clone();
-            self.marker_of(dir, &prefix, &page, sent).await?;
-            collect(&prefix, page, &mut seen);
-            if token.is_none() {
-                break;
-            }
-        }
-        self.differences(dir, &prefix, sent, &seen, true).await?;
-        self.learned(dir, sent, pages, true);
+        let Some(mut walk) = self.begin_walk(dir).await? else { return Ok(()) };
+        while !self.list_page(dir, &mut walk).await? {}
         Ok(())
+    }
+
+    /// One more page of a directory. Says whether it was the last. What fails or is cut off is done again by
+    /// the next call.
+    pub(super) async fn list_on(
+        &self,
+        dir: Ino,
+        walks: &mut HashMap<Ino, Walk>,
+    ) -> Result<bool, SettleError> {
+        let now = boottime();
+        walks.retain(|_, walk| now.saturating_sub(walk.at) < WALK_KEPT);
+        let prefix = self.volume.dir_key(dir, &mut PathMemo::default()).await?;
+        if walks.get(&dir).is_some_and(|walk| prefix.as_ref() != Some(&walk.prefix)) {
+            // It has another name by now.
+            walks.remove(&dir);
+        }
+        if !walks.contains_key(&dir) {
+            let Some(walk) = self.begin_walk(dir).await? else { return Ok(true) };
+            walks.insert(dir, walk);
+        }
+        let Some(walk) = walks.get_mut(&dir) else { return Ok(true) };
+        let result = self.list_page(dir, walk).await;
+        let done = match &result {
+            Ok(last) => *last,
+            // A store may know nothing of an old place in a listing.
+            Err(SettleError::Store(error)) => !error.is_transient(),
+            Err(_) => false,
+        };
+        if done {
+            walks.remove(&dir);
+        }
+        result
+    }
+
+    /// `None`: the directory is gone.
+    async fn begin_walk(&self, dir: Ino) -> Result<Option<Walk>, SettleError> {
+        let Some(prefix) = self.volume.dir_key(dir, &mut PathMemo::default()).await? else {
+            return Ok(None);
+        };
+        let empty = self.volume.meta.scan(keys::dirents_after(dir, 0), 1).await?.is_empty();
+        Ok(Some(Walk {
+            prefix,
+            began: boottime(),
+            at: boottime(),
+            token: None,
+            pages: 0,
+            held: BTreeMap::new(),
+            shown: (!empty).then(HashMap::new),
+        }))
+    }
+
+    /// The next page of a walk, applied; after the last one also what is missing.
+    async fn list_page(&self, dir: Ino, walk: &mut Walk) -> Result<bool, SettleError> {
+        let sent = boottime();
+        let page = self.page(&walk.prefix, walk.token.clone()).await?;
+        let next = page.next.clone();
+        let (mut seen, mut since) = (BTreeMap::new(), sent);
+        if !walk.held.is_empty() {
+            (seen, since) = (walk.held.clone(), walk.at);
+        }
+        self.marker_of(dir, &walk.prefix, &page, sent).await?;
+        let last = last_of(&page);
+        collect(&walk.prefix, page, &mut seen);
+        let mut held = BTreeMap::new();
+        if let (Some(last), Some(_)) = (&last, &next) {
+            let more = |name: &FileName| format!("{}{}/", walk.prefix, escape_name(name)) > *last;
+            held = seen.extract_if(.., |name, _| more(name)).collect();
+        } else if next.is_some() {
+            // An empty page that is not the last.
+            held = std::mem::take(&mut seen);
+        }
+        if let Some(shown) = &mut walk.shown {
+            shown.extend(seen.iter().map(|(name, seen)| (name.clone(), Shown::from(seen))));
+        }
+        self.apply(dir, &walk.prefix, since, seen).await?;
+        if next.is_none()
+            && let Some(shown) = &walk.shown
+        {
+            self.missing(dir, &walk.prefix, sent, shown).await?;
+        }
+        walk.pages += 1;
+        let whole = next.is_none();
+        (walk.token, walk.held, walk.at) = (next, held, sent);
+        match whole {
+            true => self.learned(dir, walk.began, walk.pages),
+            false => self.goes_on(dir, walk.pages),
+        }
+        Ok(whole)
     }
 
     /// The first look at a directory, for one name: one page, and if there is more the name itself.
@@ -75,17 +149,11 @@ impl Reconciler {
         dir: Ino,
         name: &FileName,
     ) -> Result<(), SettleError> {
-        let mut memo = PathMemo::default();
-        let Some(prefix) = self.volume.dir_key(dir, &mut memo).await? else { return Ok(()) };
-        let sent = boottime();
-        let page = self.page(&prefix, None).await?;
-        let whole = page.next.is_none();
-        let mut seen = BTreeMap::new();
-        self.marker_of(dir, &prefix, &page, sent).await?;
-        collect(&prefix, page, &mut seen);
-        self.differences(dir, &prefix, sent, &seen, whole).await?;
-        self.learned(dir, sent, if whole { 1 } else { 2 }, whole);
-        if whole { Ok(()) } else { self.check_name(dir, name).await }
+        let Some(mut walk) = self.begin_walk(dir).await? else { return Ok(()) };
+        if self.list_page(dir, &mut walk).await? {
+            return Ok(());
+        }
+        self.check_name(dir, name).await
     }
 
     /// The marker of the listed directory itself, which is the first of its keys.
@@ -167,7 +235,8 @@ impl Reconciler {
             self.forget_rest(&key, sent).await?;
         }
         let vanished = self.believed(vanished).await?;
-        self.apply(dir, prefix, sent, BTreeMap::from([(name.clone(), seen)]), vanished).await
+        self.apply(dir, prefix, sent, BTreeMap::from([(name.clone(), seen)])).await?;
+        self.vanished(dir, prefix, sent, vanished).await
     }
 
     /// What lay at a key for an inode that is no longer there is gone: the next publish expects
@@ -225,55 +294,51 @@ impl Reconciler {
         }
     }
 
-    /// Compares a listing with the tree: what is new or different, and (for a whole listing) what is
-    /// missing, each missing key confirmed on its own.
-    async fn differences(
+    /// What the tree has and a whole listing did not show goes, each missing key confirmed on its own.
+    async fn missing(
         &self,
         dir: Ino,
         prefix: &str,
         sent: Duration,
-        seen: &BTreeMap<FileName, Seen>,
-        whole: bool,
+        shown: &HashMap<FileName, Shown>,
     ) -> Result<(), SettleError> {
         let mut vanished = Vec::new();
-        if whole {
-            let mut known = 0;
-            let mut after = 0;
-            loop {
-                let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
-                for (key, value) in &page {
-                    let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
-                    after = cookie;
-                    known += 1;
-                    let is_dir = decode::<DirentRec>(value)?.kind == FileKind::Dir;
-                    let there = match self.volume.stands_beside(dir, &name).await? {
-                        Some(own) => seen.get(&own).is_some_and(|seen| seen.object.is_some()),
-                        None if is_dir => seen.get(&name).is_some_and(|seen| seen.below),
-                        None => seen.contains_key(&name),
-                    };
-                    if !there && self.was_at_rest(dir, prefix, &name).await? {
-                        vanished.push(name);
-                    }
-                }
-                if page.len() < 1000 {
-                    break;
+        let mut known = 0;
+        let mut after = 0;
+        loop {
+            let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
+            for (key, value) in &page {
+                let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
+                after = cookie;
+                known += 1;
+                let is_dir = decode::<DirentRec>(value)?.kind == FileKind::Dir;
+                let there = match self.volume.stands_beside(dir, &name).await? {
+                    Some(own) => shown.get(&own).is_some_and(|shown| shown.object),
+                    None if is_dir => shown.get(&name).is_some_and(|shown| shown.below),
+                    None => shown.contains_key(&name),
+                };
+                if !there && self.was_at_rest(dir, prefix, &name).await? {
+                    vanished.push(name);
                 }
             }
-            if !vanished.is_empty() && (vanished.len() >= MANY || vanished.len() * 10 > known) {
-                // An empty answer from a wrong place must not empty the volume.
-                let format = self.volume.state.key("format.json");
-                if self.volume.state_store.head(&format, USE_TIMEOUT).await?.is_none() {
-                    tracing::error!(
-                        missing = vanished.len(),
-                        "many objects seem to be gone, and so is the volume's state: nothing is believed"
-                    );
-                    vanished.clear();
-                }
+            if page.len() < 1000 {
+                break;
             }
-            vanished = self.confirm(dir, prefix, vanished).await?;
-            vanished = self.believed(vanished).await?;
         }
-        self.apply(dir, prefix, sent, seen.clone(), vanished).await
+        if !vanished.is_empty() && (vanished.len() >= MANY || vanished.len() * 10 > known) {
+            // An empty answer from a wrong place must not empty the volume.
+            let format = self.volume.state.key("format.json");
+            if self.volume.state_store.head(&format, USE_TIMEOUT).await?.is_none() {
+                tracing::error!(
+                    missing = vanished.len(),
+                    "many objects seem to be gone, and so is the volume's state: nothing is believed"
+                );
+                vanished.clear();
+            }
+        }
+        let vanished = self.confirm(dir, prefix, vanished).await?;
+        let vanished = self.believed(vanished).await?;
+        self.vanished(dir, prefix, sent, vanished).await
     }
 
     /// Keeps the names whose keys are really gone.
@@ -310,6 +375,40 @@ impl Reconciler {
             stream::iter(checks).buffered(HEAD_PARALLEL).try_collect().await?;
         Ok(gone.into_iter().flatten().collect())
     }
+}
+
+/// A listing of a directory, as far as it came.
+#[derive(Debug)]
+pub(super) struct Walk {
+    prefix: String,
+    began: Duration,
+    /// When its last page was asked for.
+    at: Duration,
+    token: Option<String>,
+    pages: u32,
+    /// Objects at the end of the last page below whose name there may be keys on the next one.
+    held: BTreeMap<FileName, Seen>,
+    /// All that was shown, where names of the tree may be missing in it: not in a directory that had none.
+    shown: Option<HashMap<FileName, Shown>>,
+}
+
+/// What of a [`Seen`] tells whether a name is missing.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    object: bool,
+    below: bool,
+}
+
+impl From<&Seen> for Shown {
+    fn from(seen: &Seen) -> Self {
+        Shown { object: seen.object.is_some(), below: seen.below }
+    }
+}
+
+/// The last key or common prefix of a page.
+fn last_of(page: &ListPage) -> Option<String> {
+    let entry = page.entries.last().map(|entry| entry.key.as_str());
+    entry.max(page.prefixes.last().map(String::as_str)).map(str::to_owned)
 }
 
 /// Names of one page. Keys that no file can have are left alone.

@@ -46,6 +46,23 @@ impl Recovered {
     }
 }
 
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Everything that is complete, by name.
+    pub found: Vec<Recovered>,
+    /// Names of which the manifest cannot be read, each with why.
+    pub unreadable: Vec<(String, WorkerError)>,
+}
+
+/// What became of the files that were to be written.
+#[derive(Debug, Default)]
+pub struct Restored {
+    pub written: usize,
+    /// Paths that could not be written, each with why. Nothing of them is left in the folder.
+    pub failed: Vec<(String, WorkerError)>,
+}
+
 /// What was recovered of one volume.
 #[derive(Debug)]
 pub struct Shelf {
@@ -57,20 +74,34 @@ impl Shelf {
     /// Sends no request.
     pub fn of(id: VolumeId, options: &VolumeOptions, known: &Known) -> Result<Shelf, WorkerError> {
         let places = places(id, options, known)?;
-        Ok(Shelf { store: places.state_store.backend(), folder: places.state.join("recovered/") })
+        Ok(Shelf::at(places.state_store.backend(), places.state.join("recovered/")))
     }
 
-    /// Everything that is complete, by name.
-    pub async fn list(&self) -> Result<Vec<Recovered>, WorkerError> {
-        let mut found = Vec::new();
+    pub(super) fn at(store: Arc<dyn StoreBackend>, folder: KeyPrefix) -> Shelf {
+        Shelf { store, folder }
+    }
+
+    /// All that there is.
+    ///
+    /// # Errors
+    /// When the bucket does not answer.
+    pub async fn list(&self) -> Result<Listed, WorkerError> {
+        let mut listed = Listed::default();
         let mut pages = Listing::of_folder(self.folder.as_str());
         while let Some(page) = pages.next(&*self.store, REQUEST).await? {
             for folder in &page.prefixes {
                 let name = folder.strip_prefix(self.folder.as_str()).unwrap_or(folder);
-                found.extend(self.find(name.trim_end_matches('/')).await?);
+                let name = name.trim_end_matches('/');
+                match self.find(name).await {
+                    Ok(found) => listed.found.extend(found),
+                    Err(why @ WorkerError::Damaged(_)) => {
+                        listed.unreadable.push((name.to_owned(), why));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
-        Ok(found)
+        Ok(listed)
     }
 
     /// One by its name; `None` when there is none, or its upload is not complete.
@@ -94,28 +125,53 @@ impl Shelf {
     }
 
     /// Writes the files into a folder that must not exist yet. What was not changed of a file is a
-    /// hole there. Returns how many were written.
-    pub async fn restore(&self, from: &Recovered, into: &Path) -> Result<usize, WorkerError> {
-        let local = |path: &Path| WorkerError::local(path.display().to_string());
-        DirBuilder::new().mode(0o700).create(into).map_err(local(into))?;
-        let mut written = 0;
+    /// hole there. A file that cannot be written keeps no other from it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or is there.
+    pub async fn restore(&self, from: &Recovered, into: &Path) -> Result<Restored, WorkerError> {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(into)
+            .map_err(WorkerError::local(into.display().to_string()))?;
+        let mut restored = Restored::default();
         for file in &from.manifest.files {
-            let path = self.place(into, &file.path)?;
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).map_err(local(parent))?;
+            match self.restore_one(&from.name, file, into).await {
+                Ok(()) => restored.written += 1,
+                Err(why) => restored.failed.push((file.path.clone(), why)),
             }
-            let target = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(local(&path))?;
-            target.set_len(file.size).map_err(local(&path))?;
-            self.fill(&target, &path, &from.name, file).await?;
-            target.sync_all().map_err(local(&path))?;
-            written += 1;
         }
-        Ok(written)
+        Ok(restored)
+    }
+
+    async fn restore_one(
+        &self,
+        name: &str,
+        file: &ManifestFile,
+        into: &Path,
+    ) -> Result<(), WorkerError> {
+        let local = |path: &Path| WorkerError::local(path.display().to_string());
+        let path = self.place(into, &file.path)?;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(local(parent))?;
+        }
+        let target = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(local(&path))?;
+        let filled = async {
+            target.set_len(file.size).map_err(local(&path))?;
+            self.fill(&target, &path, name, file).await?;
+            target.sync_all().map_err(local(&path))
+        };
+        let filled = filled.await;
+        if filled.is_err() {
+            // A part of it would look like the whole.
+            std::fs::remove_file(&path).map_err(local(&path))?;
+        }
+        filled
     }
 
     async fn fill(

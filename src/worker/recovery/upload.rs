@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::lost::{Lost, LostFile, Source};
-use super::{UPLOADED, known_paths};
-use crate::data::CacheFile;
+use super::{
+    ON_DISK, Shelf, UPLOADED, UPLOADING, WHOLE, is_of_this_boot, is_up, known_paths, to_disk,
+};
+use crate::data::{CacheFile, Trash};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
 use crate::store::{
@@ -62,6 +64,9 @@ pub struct ManifestPiece {
     pub len: u64,
     /// Below the manifest's folder.
     pub object: String,
+    /// While it is put together: the number of the object, whose name is not known yet.
+    #[serde(skip)]
+    pack: usize,
     pub offset: u64,
     /// CRC32C of the bytes.
     pub crc: u32,
@@ -71,7 +76,8 @@ pub const FORMAT: u32 = 1;
 pub const MANIFEST: &str = "recovered.json";
 
 /// Uploads what a folder with `log/` and `cache/` holds and no bucket has. Returns the name under which
-/// it is found; `None` when there is nothing (left) to do. Needs no lease: every name is new.
+/// it is found; `None` when there is nothing (left) to do. Needs no lease: nobody else has the name, which is
+/// written down before it is used, and under which the next attempt goes on.
 pub(in crate::worker) async fn save(
     folder: &Path,
     store: &Arc<dyn StoreBackend>,
@@ -85,6 +91,12 @@ pub(in crate::worker) async fn save(
     if lost.files.is_empty() {
         return Ok(None);
     }
+    let local = || WorkerError::local(folder.display().to_string());
+    if !folder.join(ON_DISK).exists() && !is_of_this_boot(folder).map_err(local())? {
+        tracing::error!(kept = %folder.display(),
+            "what was not synced was not on the disk yet when the host was started anew: it is kept, and not uploaded, because the disk may hold any part of it");
+        return Ok(None);
+    }
     let format = state.key("format.json");
     if store.head(&format, REQUEST).await?.is_none() {
         let why =
@@ -94,21 +106,34 @@ pub(in crate::worker) async fn save(
     let mut paths = lost.paths(None).await;
     paths.extend(known_paths(folder));
     let host = crate::sys::hostname();
-    let now = crate::clock::now();
-    let at = jiff::Timestamp::from_second(now.secs).unwrap_or_default();
-    let name = format!(
-        "{}-{}-{:08x}",
-        plain(&host),
-        at.strftime("%Y%m%dT%H%M%SZ"),
-        Uuid::new_v4().as_fields().0
-    );
+    let at = jiff::Timestamp::from_second(crate::clock::now().secs).unwrap_or_default();
+    let begun = begun(folder);
+    if let Some(name) = &begun {
+        let shelf = Shelf::at(Arc::clone(store), state.join("recovered/"));
+        match shelf.find(name).await {
+            Ok(Some(there)) => return done(folder, name, &there.manifest).map(Some),
+            Ok(None) | Err(WorkerError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let again = begun.is_some();
+    let name = begun.unwrap_or_else(|| {
+        let random = Uuid::new_v4().as_fields().0;
+        let name = format!("{}-{}-{random:08x}", plain(&host), at.strftime("%Y%m%dT%H%M%SZ"));
+        // On a full disk the next attempt has another name, and what this one leaves stays.
+        if let Err(error) = std::fs::write(folder.join(UPLOADING), &name) {
+            tracing::warn!(%error, "the name of an upload is not written down");
+        }
+        name
+    });
     let mut sender = Sender {
         store,
         state,
         cache: folder.join("cache"),
         folder: state.join(&format!("recovered/{name}/")),
+        again,
         pack: Vec::new(),
-        packs: 0,
+        packs: Vec::new(),
     };
     let mut manifest = Manifest { format: FORMAT, host, at: at.to_string(), files: Vec::new() };
     let mut taken = BTreeSet::new();
@@ -120,32 +145,74 @@ pub(in crate::worker) async fn save(
         manifest.files.push(sender.file(*ino, path, file).await?);
     }
     sender.flush().await?;
+    for piece in manifest.files.iter_mut().flat_map(|file| &mut file.pieces) {
+        piece.object.clone_from(&sender.packs[piece.pack]);
+    }
     let body = serde_json::to_vec_pretty(&manifest)
         .map_err(|e| WorkerError::Damaged(format!("{MANIFEST} cannot be written: {e}")))?;
     sender.put(MANIFEST, body.into()).await?;
+    done(folder, &name, &manifest).map(Some)
+}
+
+/// The name of an upload of this folder that did not come to its end, as far as is known.
+fn begun(folder: &Path) -> Option<String> {
+    let name = std::fs::read_to_string(folder.join(UPLOADING)).ok()?;
+    // A full disk or a power cut may have left anything of it.
+    let whole = name.rsplit_once('-').is_some_and(|(_, random)| random.len() == 8);
+    (whole && plain(&name) == name).then_some(name)
+}
+
+/// Writes down that a folder is in the bucket.
+fn done(folder: &Path, name: &str, manifest: &Manifest) -> Result<String, WorkerError> {
+    let whole = manifest.files.iter().all(|file| file.missing.is_empty());
     let marker = folder.join(UPLOADED);
-    std::fs::write(&marker, &name).map_err(WorkerError::local(marker.display().to_string()))?;
+    std::fs::write(&marker, format!("{name}\n{}\n", if whole { WHOLE } else { "" }))
+        .map_err(WorkerError::local(marker.display().to_string()))?;
+    let bytes: u64 = manifest.files.iter().map(covered).sum();
     tracing::warn!(
         name,
         files = manifest.files.len(),
-        bytes = lost.bytes(),
+        bytes,
         "content that was never synced here is in the bucket now; see `s3vol recovered`"
     );
-    Ok(Some(name))
+    Ok(name.to_owned())
 }
 
-/// [`save`] for every folder that was set aside in a state folder.
+/// [`save`] for every folder that was set aside in a state folder. What is in the bucket then goes here.
 pub(in crate::worker) async fn save_set_aside(
     state_dir: &Path,
     store: &Arc<dyn StoreBackend>,
     state: &KeyPrefix,
+    trash: &Trash,
 ) -> Result<(), WorkerError> {
     let what = || format!("the state folder {}", state_dir.display());
+    let mut first = Ok(());
     for entry in std::fs::read_dir(state_dir).map_err(WorkerError::local(what()))? {
         let entry = entry.map_err(WorkerError::local(what()))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
-            save(&entry.path(), store, state).await?;
+            let saved = save_one(state_dir, &entry.path(), store, state, trash).await;
+            // One that cannot be saved keeps no other from it.
+            first = first.and(saved);
         }
+    }
+    first
+}
+
+async fn save_one(
+    state_dir: &Path,
+    folder: &Path,
+    store: &Arc<dyn StoreBackend>,
+    state: &KeyPrefix,
+    trash: &Trash,
+) -> Result<(), WorkerError> {
+    let (dir, aside) = (state_dir.to_owned(), folder.to_owned());
+    let synced = tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await;
+    if let Err(error) = synced.map_err(io::Error::other).flatten() {
+        tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
+    }
+    save(folder, store, state).await?;
+    if is_up(folder) {
+        trash.take(folder).map_err(WorkerError::local(folder.display().to_string()))?;
     }
     Ok(())
 }
@@ -161,8 +228,11 @@ struct Sender<'a> {
     state: &'a KeyPrefix,
     cache: std::path::PathBuf,
     folder: KeyPrefix,
+    /// An attempt before this one may have got some of it there.
+    again: bool,
     pack: Vec<u8>,
-    packs: usize,
+    /// The objects of the packs before this one.
+    packs: Vec<String>,
 }
 
 impl Sender<'_> {
@@ -176,7 +246,14 @@ impl Sender<'_> {
         let cache = match File::open(CacheFile::path_in(&self.cache, ino)) {
             Ok(cache) => Some(cache),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(WorkerError::local(format!("a cache file of inode {ino}"))(e)),
+            // This passes.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return Err(WorkerError::local(format!("a cache file of inode {ino}"))(e));
+            }
+            Err(error) => {
+                tracing::error!(%ino, %error, "a cache file cannot be read");
+                None
+            }
         };
         for (range, source) in file.ranges.iter() {
             let source = &file.sources[source];
@@ -196,7 +273,8 @@ impl Sender<'_> {
                         shown.pieces.push(ManifestPiece {
                             start: part.start,
                             len: part.end - part.start,
-                            object: object_name(self.packs),
+                            object: String::new(),
+                            pack: self.packs.len(),
                             offset: self.pack.len() as u64,
                             crc: crc32c::crc32c(&bytes),
                         });
@@ -261,9 +339,18 @@ impl Sender<'_> {
             return Ok(());
         }
         let body = Bytes::from(std::mem::take(&mut self.pack));
-        self.put(&object_name(self.packs), body).await?;
-        self.packs += 1;
+        let name = object_name(self.packs.len(), &body);
+        if !self.again || !self.is_there(&name, body.len() as u64).await? {
+            self.put(&name, body).await?;
+        }
+        self.packs.push(name);
         Ok(())
+    }
+
+    /// Whether an attempt before this one came so far.
+    async fn is_there(&self, name: &str, size: u64) -> Result<bool, WorkerError> {
+        let found = self.store.head(&self.folder.key(name), REQUEST).await?;
+        Ok(found.is_some_and(|info| info.version.size == size))
     }
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
@@ -284,8 +371,9 @@ impl Sender<'_> {
     }
 }
 
-fn object_name(number: usize) -> String {
-    format!("data-{number:06}")
+/// With the checksum, so that a name is never used for other bytes, whatever an earlier attempt sent.
+fn object_name(number: usize, body: &[u8]) -> String {
+    format!("data-{number:06}-{:08x}", crc32c::crc32c(body))
 }
 
 /// Exactly `len` bytes, if the file has them.
