@@ -297,6 +297,12 @@ fn read(file: &File, at: u64, len: usize) -> Option<Bytes> {
 
 /// How many bytes of a file's content a manifest has.
 pub fn covered(file: &ManifestFile) -> u64 {
-    let zeros: u64 = file.zeros.iter().map(|range| range.end - range.start).sum();
-    file.pieces.iter().map(|piece| piece.len).sum::<u64>() + zeros
+    let pieces = file.pieces.iter().map(|piece| piece.len).fold(0, u64::saturating_add);
+    pieces.saturating_add(bytes_in(&file.zeros))
+}
+
+/// How many bytes these ranges have, which may be anything.
+pub fn bytes_in(ranges: &[Range<u64>]) -> u64 {
+    let lengths = ranges.iter().map(|range| range.end.saturating_sub(range.start));
+    lengths.fold(0, u64::saturating_add)
 }
