@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::lost::{Lost, LostFile, Source};
 use super::{UPLOADED, known_paths};
 use crate::data::CacheFile;
+use crate::fault::{at, points};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
 use crate::store::{
@@ -95,11 +96,11 @@ pub(in crate::worker) async fn save(
     paths.extend(known_paths(folder));
     let host = crate::sys::hostname();
     let now = crate::clock::now();
-    let at = jiff::Timestamp::from_second(now.secs).unwrap_or_default();
+    let time = jiff::Timestamp::from_second(now.secs).unwrap_or_default();
     let name = format!(
         "{}-{}-{:08x}",
         plain(&host),
-        at.strftime("%Y%m%dT%H%M%SZ"),
+        time.strftime("%Y%m%dT%H%M%SZ"),
         Uuid::new_v4().as_fields().0
     );
     let mut sender = Sender {
@@ -110,7 +111,7 @@ pub(in crate::worker) async fn save(
         pack: Vec::new(),
         packs: 0,
     };
-    let mut manifest = Manifest { format: FORMAT, host, at: at.to_string(), files: Vec::new() };
+    let mut manifest = Manifest { format: FORMAT, host, at: time.to_string(), files: Vec::new() };
     let mut taken = BTreeSet::new();
     for (ino, file) in &lost.files {
         let mut path = paths.get(ino).cloned().unwrap_or_else(|| format!("inode-{ino}"));
@@ -124,7 +125,9 @@ pub(in crate::worker) async fn save(
         .map_err(|e| WorkerError::Damaged(format!("{MANIFEST} cannot be written: {e}")))?;
     sender.put(MANIFEST, body.into()).await?;
     let marker = folder.join(UPLOADED);
+    at(points::RECOVERED_NOTE_BEFORE);
     std::fs::write(&marker, &name).map_err(WorkerError::local(marker.display().to_string()))?;
+    at(points::RECOVERED_NOTE_AFTER);
     tracing::warn!(
         name,
         files = manifest.files.len(),
@@ -268,11 +271,11 @@ impl Sender<'_> {
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
         let key: ObjectKey = self.folder.key(name);
-        match self
-            .store
-            .put(&key, body, &Attributes::new(), &Properties::default(), Send::plain(REQUEST))
-            .await
-        {
+        let (none, plain) = (Attributes::new(), Properties::default());
+        at(points::RECOVERED_PUT_BEFORE);
+        let outcome = self.store.put(&key, body, &none, &plain, Send::plain(REQUEST)).await;
+        at(points::RECOVERED_PUT_AFTER);
+        match outcome {
             PutOutcome::Won(_) => Ok(()),
             PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
             PutOutcome::Lost => Err(StoreError::new(
