@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
 use super::control::{ControlClient, ControlError};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
+use super::workers::WorkerExit;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::WorkerSpec;
+use crate::worker::{DrainReply, WorkerSpec};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
@@ -145,8 +147,8 @@ impl Driver {
         if released != Released::Last {
             return done;
         }
-        let Some(client) = self.begin_drain(&name).await else { return done };
-        let drained = client.drain(deadline.left()).await;
+        let Some((turn, client)) = self.begin_drain(&name).await else { return done };
+        let drained = self.drain(&name, turn, &client, deadline).await;
         if self.accounts.total(&name) > 0 {
             // Mounted again meanwhile: what is not committed is the new mount's concern.
             return done;
@@ -170,7 +172,7 @@ impl Driver {
 
     /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
     /// when there is nothing to drain.
-    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<ControlClient> {
+    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<(u64, ControlClient)> {
         let mut lane = self.lanes.enter(name).await;
         if self.accounts.total(name) > 0 {
             return None;
@@ -182,7 +184,32 @@ impl Driver {
         drop(lane);
         let linger = self.settings.linger;
         tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
-        Some(client)
+        Some((turn, client))
+    }
+
+    /// Drains in this turn. A worker that dies over it is succeeded, and its successor asked.
+    async fn drain(
+        &self,
+        name: &VolumeName,
+        turn: u64,
+        client: &ControlClient,
+        deadline: Deadline,
+    ) -> Result<DrainReply, ControlError> {
+        let mut exits = self.workers.exits();
+        loop {
+            let died = match client.drain(deadline.left()).await {
+                Err(died @ ControlError::Unreachable { .. }) => died,
+                answered => return answered,
+            };
+            tokio::select! {
+                biased;
+                ready = client.ready(deadline) => ready?,
+                _ = ended_for_good(&mut exits, name) => return Err(died),
+            }
+            if self.lanes.enter(name).await.turn != turn {
+                return Err(died);
+            }
+        }
     }
 
     /// Drains until everything is committed, lingers, and ends the worker.
@@ -194,7 +221,7 @@ impl Driver {
         linger: Duration,
     ) {
         loop {
-            match client.drain(DRAIN).await {
+            match self.drain(&name, turn, &client, Deadline::after(DRAIN)).await {
                 Ok(reply) if reply.committed => break,
                 Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
                     error = reply.error, "not drained yet"),
@@ -282,20 +309,10 @@ impl Driver {
 
         let client = ControlClient::new(&spec.control_socket);
         let mut exits = self.workers.exits();
-        let exited = async {
-            loop {
-                match exits.recv().await {
-                    Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
-                    Ok(_) => {}
-                    // Missed or closed: the readiness call finds out.
-                    Err(_) => std::future::pending::<()>().await,
-                }
-            }
-        };
         let outcome = tokio::select! {
             biased;
             ready = client.ready(deadline) => ready,
-            code = exited => {
+            code = ended_for_good(&mut exits, name) => {
                 return Err(format!(
                     "the worker of volume {name} ended with code {code} before the volume was open; \
                      the plugin's log says why"
@@ -488,6 +505,18 @@ impl Driver {
                     driver.status.forget(&name);
                 }
             });
+        }
+    }
+}
+
+/// The code of the worker's exit, when no successor comes.
+async fn ended_for_good(exits: &mut Receiver<WorkerExit>, name: &VolumeName) -> i32 {
+    loop {
+        match exits.recv().await {
+            Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
+            Ok(_) => {}
+            // Missed or closed: the readiness call finds out.
+            Err(_) => std::future::pending::<()>().await,
         }
     }
 }

@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use s3vol::fault::points;
 use serde_json::json;
 
 use super::rig::{SOON, object};
+use super::support::orders::Orders;
 use super::support::s3server::{OTHER_ACCESS_KEY, OTHER_SECRET_KEY, TestS3};
 pub use super::support::unmanaged::Plugin;
 use super::support::wait_for;
@@ -107,6 +110,27 @@ fn a_killed_worker_is_succeeded() {
     plugin.unmount("v", "c1");
     assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
     assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}
+
+#[test]
+fn an_unmount_over_which_the_worker_dies_is_answered_by_its_successor() {
+    let (server, scratch) = (TestS3::start(), tempfile::tempdir().unwrap());
+    let orders = Orders::below(scratch.path());
+    let url = format!("s3://{}/team", server.bucket());
+    let mut plugin = Plugin::with(Some(&server), &[("S3VOL_URL", &url), orders.env()]);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    orders.give("v", points::FLUSH_BEFORE, "");
+    plugin.unmount("v", "c1");
+    assert!(!orders.is_open("v", points::FLUSH_BEFORE), "it died");
+    // Yielding at once, not at some later attempt.
+    let mut other = Plugin::start(&server);
+    let asked = Instant::now();
+    let place = other.mount("v", "c1");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "never synced");
+    other.unmount("v", "c1");
 }
 
 /// A host with credentials that may only read.
