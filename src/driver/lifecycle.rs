@@ -155,6 +155,11 @@ impl Driver {
         }
         match drained {
             Ok(reply) if reply.committed => done,
+            Ok(reply) if reply.lost => Err(format!(
+                "volume {name}: another host has taken it over; {} bytes that were not in the bucket then are \
+                 kept on this host, and beside the volume when they are uploaded (`s3vol recovered list`)",
+                reply.uncommitted_bytes
+            )),
             Ok(reply) => Err(format!(
                 "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
                  them and is released when that is done",

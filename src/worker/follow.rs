@@ -106,7 +106,13 @@ impl Followed {
 
     /// There is never anything to bring into the bucket.
     pub fn drain(&self) -> DrainReply {
-        DrainReply { committed: true, uncommitted_bytes: 0, unsettled_files: 0, error: None }
+        DrainReply {
+            committed: true,
+            lost: false,
+            uncommitted_bytes: 0,
+            unsettled_files: 0,
+            error: None,
+        }
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.

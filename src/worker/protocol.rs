@@ -116,6 +116,9 @@ pub struct WorkerStatus {
 pub struct DrainReply {
     /// Everything is in the bucket.
     pub committed: bool,
+    /// Another host has the volume now; what was not committed is kept beside it.
+    #[serde(default)]
+    pub lost: bool,
     pub uncommitted_bytes: u64,
     pub unsettled_files: u64,
     pub error: Option<String>,

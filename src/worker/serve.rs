@@ -185,6 +185,7 @@ impl Shared {
             self.volume.note_error(&error);
             return DrainReply {
                 committed: false,
+                lost: *self.volume.meta.engine.state().borrow() == EngineState::Fenced,
                 uncommitted_bytes: self.volume.uncommitted_bytes(),
                 unsettled_files: self.settler.status().unsettled,
                 error: Some(error.to_string()),
@@ -201,6 +202,7 @@ impl Shared {
         self.yield_lease().await;
         DrainReply {
             committed: true,
+            lost: false,
             uncommitted_bytes: 0,
             unsettled_files: unsettled,
             error: None,

@@ -133,6 +133,26 @@ fn an_unmount_over_which_the_worker_dies_is_answered_by_its_successor() {
     other.unmount("v", "c1");
 }
 
+#[test]
+fn an_unmount_of_a_volume_that_another_host_took_says_where_the_rest_is() {
+    let server = TestS3::start();
+    let mut old = Plugin::start(&server);
+    old.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = old.mount("v", "c1");
+    write(&place, "f", "never synced");
+    let worker = nix::unistd::Pid::from_raw(old.children("worker")[0] as i32);
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // Its lease runs out by the store's clock.
+    server.set_clock_offset(100);
+    let mut new = Plugin::start(&server);
+    new.mount("v", "c1");
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGCONT).unwrap();
+    let error = old.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
+    assert!(error.contains("another host has taken it over"), "{error}");
+    assert!(error.contains("`s3vol recovered list`") && !error.contains("goes on"), "{error}");
+    new.unmount("v", "c1");
+}
+
 /// A host with credentials that may only read.
 fn reader(server: &TestS3, more: &[(&str, &str)]) -> Plugin {
     server.refuse_writes_of(OTHER_ACCESS_KEY);
