@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
 use super::control::{ControlClient, ControlError};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
+use super::workers::WorkerExit;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::{WorkerSpec, has_unsynced};
+use crate::worker::{DrainReply, WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
@@ -161,7 +163,7 @@ impl Driver {
         if released != Released::Last {
             return done;
         }
-        let Some(client) = self.begin_drain(&name).await else {
+        let Some((turn, client)) = self.begin_drain(&name).await else {
             return match self.lanes.enter(&name).await.left.take() {
                 None => done,
                 Some(kept) => Err(format!(
@@ -171,14 +173,19 @@ impl Driver {
                 )),
             };
         };
-        let drained = client.drain(deadline.left()).await;
+        let drained = self.drain(&name, turn, &client, deadline).await;
         if self.accounts.total(&name) > 0 {
             // Mounted again meanwhile: what is not committed is the new mount's concern.
             return done;
         }
         match drained {
             Ok(reply) if reply.committed => done,
-            Ok(reply) if reply.gave_up => Err(format!(
+            Ok(reply) if reply.lost => Err(format!(
+                "volume {name}: another host has taken it over; {} bytes that were not in the bucket then are \
+                 kept on this host, and beside the volume when they are uploaded (`s3vol recovered list`)",
+                reply.uncommitted_bytes
+            )),
+            Ok(reply) if reply.damaged => Err(format!(
                 "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
                  here takes them up, or `s3vol recovered` shows them",
                 reply.uncommitted_bytes,
@@ -201,7 +208,7 @@ impl Driver {
 
     /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
     /// when there is nothing to drain.
-    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<ControlClient> {
+    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<(u64, ControlClient)> {
         let mut lane = self.lanes.enter(name).await;
         if self.accounts.total(name) > 0 {
             return None;
@@ -213,7 +220,32 @@ impl Driver {
         drop(lane);
         let linger = self.settings.linger;
         tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
-        Some(client)
+        Some((turn, client))
+    }
+
+    /// Drains in this turn. A worker that dies over it is succeeded, and its successor asked.
+    async fn drain(
+        &self,
+        name: &VolumeName,
+        turn: u64,
+        client: &ControlClient,
+        deadline: Deadline,
+    ) -> Result<DrainReply, ControlError> {
+        let mut exits = self.workers.exits();
+        loop {
+            let died = match client.drain(deadline.left()).await {
+                Err(died @ ControlError::Unreachable { .. }) => died,
+                answered => return answered,
+            };
+            tokio::select! {
+                biased;
+                ready = client.ready(deadline) => ready?,
+                _ = ended_for_good(&mut exits, name) => return Err(died),
+            }
+            if self.lanes.enter(name).await.turn != turn {
+                return Err(died);
+            }
+        }
     }
 
     /// Drains until everything is committed, lingers, and ends the worker.
@@ -225,7 +257,7 @@ impl Driver {
         linger: Duration,
     ) {
         loop {
-            match client.drain(DRAIN).await {
+            match self.drain(&name, turn, &client, Deadline::after(DRAIN)).await {
                 Ok(reply) if reply.committed => break,
                 Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
                     error = reply.error, "not drained yet"),
@@ -315,20 +347,10 @@ impl Driver {
 
         let client = ControlClient::new(&spec.control_socket);
         let mut exits = self.workers.exits();
-        let exited = async {
-            loop {
-                match exits.recv().await {
-                    Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
-                    Ok(_) => {}
-                    // Missed or closed: the readiness call finds out.
-                    Err(_) => std::future::pending::<()>().await,
-                }
-            }
-        };
         let outcome = tokio::select! {
             biased;
             ready = client.ready(deadline) => ready,
-            code = exited => {
+            code = ended_for_good(&mut exits, name) => {
                 return Err(format!(
                     "the worker of volume {name} ended with code {code} before the volume was open; \
                      the plugin's log says why"
@@ -430,7 +452,7 @@ impl Driver {
         let client = ControlClient::new(&worker.spec.control_socket);
         match client.drain(deadline.left() / 2).await {
             // It ends by itself, and what it could not bring into the bucket stays in its local folder.
-            Ok(reply) if reply.gave_up => {}
+            Ok(reply) if reply.lost || reply.damaged => {}
             Ok(reply) if !reply.committed => {
                 return Err(format!(
                     "volume {name}: {} bytes are not in the bucket yet{}; try again when they are",
@@ -577,6 +599,18 @@ async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
                 ));
             }
             _ => tokio::time::sleep(LEFT_PACE).await,
+        }
+    }
+}
+
+/// The code of the worker's exit, when no successor comes.
+async fn ended_for_good(exits: &mut Receiver<WorkerExit>, name: &VolumeName) -> i32 {
+    loop {
+        match exits.recv().await {
+            Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
+            Ok(_) => {}
+            // Missed or closed: the readiness call finds out.
+            Err(_) => std::future::pending::<()>().await,
         }
     }
 }

@@ -108,10 +108,11 @@ impl Followed {
     pub fn drain(&self) -> DrainReply {
         DrainReply {
             committed: true,
+            lost: false,
             uncommitted_bytes: 0,
             unsettled_files: 0,
             error: None,
-            gave_up: false,
+            damaged: false,
         }
     }
 

@@ -190,10 +190,11 @@ impl Shared {
             self.volume.note_error(&error);
             return DrainReply {
                 committed: false,
+                lost: *self.volume.meta.engine.state().borrow() == EngineState::Fenced,
                 uncommitted_bytes: self.volume.uncommitted_bytes(),
                 unsettled_files: self.settler.status().unsettled,
                 error: Some(error.to_string()),
-                gave_up: self.gave_up(),
+                damaged: self.state() == VolumeState::Damaged,
             };
         }
         let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
@@ -207,10 +208,11 @@ impl Shared {
         self.yield_lease().await;
         DrainReply {
             committed: true,
+            lost: false,
             uncommitted_bytes: 0,
             unsettled_files: unsettled,
             error: None,
-            gave_up: false,
+            damaged: false,
         }
     }
 

@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use s3vol::fault::points;
 use serde_json::json;
 
 use super::rig::{SOON, object};
+use super::support::orders::Orders;
 use super::support::s3server::{OTHER_ACCESS_KEY, OTHER_SECRET_KEY, TestS3};
 pub use super::support::unmanaged::Plugin;
 use super::support::unmanaged::s3vol_as;
@@ -193,6 +196,47 @@ fn a_name_follows_a_volume_that_was_rebuilt() {
     plugin.ok("VolumeDriver.Remove", json!({ "Name": "v" }));
     assert!(server.get(definition).is_none());
     assert_eq!(object(&server, "team/v/f").as_deref(), Some("at rest"));
+}
+
+#[test]
+fn an_unmount_over_which_the_worker_dies_is_answered_by_its_successor() {
+    let (server, scratch) = (TestS3::start(), tempfile::tempdir().unwrap());
+    let orders = Orders::below(scratch.path());
+    let url = format!("s3://{}/team", server.bucket());
+    let mut plugin = Plugin::with(Some(&server), &[("S3VOL_URL", &url), orders.env()]);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    orders.give("v", points::FLUSH_BEFORE, "");
+    plugin.unmount("v", "c1");
+    assert!(!orders.is_open("v", points::FLUSH_BEFORE), "it died");
+    // Yielding at once, not at some later attempt.
+    let mut other = Plugin::start(&server);
+    let asked = Instant::now();
+    let place = other.mount("v", "c1");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "never synced");
+    other.unmount("v", "c1");
+}
+
+#[test]
+fn an_unmount_of_a_volume_that_another_host_took_says_where_the_rest_is() {
+    let server = TestS3::start();
+    let mut old = Plugin::start(&server);
+    old.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = old.mount("v", "c1");
+    write(&place, "f", "never synced");
+    let worker = nix::unistd::Pid::from_raw(old.children("worker")[0] as i32);
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // Its lease runs out by the store's clock.
+    server.set_clock_offset(100);
+    let mut new = Plugin::start(&server);
+    new.mount("v", "c1");
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGCONT).unwrap();
+    let error = old.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
+    assert!(error.contains("another host has taken it over"), "{error}");
+    assert!(error.contains("`s3vol recovered list`") && !error.contains("goes on"), "{error}");
+    new.unmount("v", "c1");
 }
 
 /// A host with credentials that may only read.

@@ -180,10 +180,11 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
                 committed.wait_for(|c| *c).await.unwrap();
                 serde_json::to_string(&DrainReply {
                     committed: true,
+                    lost: false,
                     uncommitted_bytes: 0,
                     unsettled_files: 0,
                     error: None,
-                    gave_up: false,
+                    damaged: false,
                 })
                 .unwrap()
             }),
