@@ -420,6 +420,8 @@ async fn a_refused_publish_whose_key_cannot_be_looked_at_is_decided_later() {
     assert_eq!(names_in(&world, Ino::ROOT).await, 1);
     let open = world.volume.meta.scan(keys::below(keys::INTENT, &[]), 10).await.unwrap();
     assert_eq!(open.len(), 1, "its outcome is open");
+}
+
 /// Mode and time of modification, as the volume has them and as an object tells them.
 fn told(attr: &InodeRec) -> (String, String) {
     let (secs, nanos) = (attr.mtime.secs, attr.mtime.nanos);
