@@ -12,7 +12,7 @@ pub enum Mutant {
     SyncWithoutFlush,
     /// A rename over a name does not take the new file's data along.
     RenameWithoutData,
-    /// The log's replay leaves out the first batch that is not durable.
+    /// The log's replay leaves out the first record that is not durable.
     ReplayStartsLate,
     /// A key whose last request may still arrive is taken for any other.
     HotKeyIgnored,

@@ -10,7 +10,7 @@ use super::SettleError;
 use super::dress::Dress;
 use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo};
-use crate::fault::Mutant;
+use crate::fault::{self, Mutant};
 use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
 use crate::store::{UploadId, Verb};
@@ -54,11 +54,16 @@ impl Settler {
         write_seq: u64,
         dress: &Dress,
     ) -> Result<Option<Body>, SettleError> {
-        if content.size <= IN_MEMORY {
+        let (in_memory, part) = match fault::number(fault::PART, 0) {
+            0 => (IN_MEMORY, PART),
+            small => (small, small),
+        };
+        if content.size <= in_memory {
             let bytes = self.copy(inode, 0, content.size).await?;
             return Ok(unchanged(inode, content, write_seq).then_some(Body::Bytes(bytes)));
         }
-        let part = PART.max(content.size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20));
+        let least = content.size.div_ceil(MOST_PARTS);
+        let part = if least <= part { part } else { least.next_multiple_of(1 << 20) };
         let store = &self.volume.store;
         let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
         let count = content.size.div_ceil(part);

@@ -311,10 +311,10 @@ async fn replay(
     let mut handed = 0;
     let mut late = Mutant::ReplayStartsLate.lives();
     for (lsn, record) in replayed {
-        fold.apply(lsn, &record);
         if lsn > durable && std::mem::take(&mut late) {
             continue;
         }
+        fold.apply(lsn, &record);
         match record {
             Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
                 engine.write(lsn, batch).await?;

@@ -406,12 +406,52 @@ fn synced(state: &State, path: &str) -> Option<Id> {
     (state.nodes[&id].kind == FileKind::File).then_some(id)
 }
 
+fn is_file(state: &State, path: &String) -> bool {
+    state.names.get(path).is_some_and(|id| state.nodes[id].kind == FileKind::File)
+}
+
+/// Some change of a file's bytes.
+fn change(random: &Random, path: String) -> Op {
+    match random.below(5) {
+        0 => Op::Truncate { path, size: random.below(5000) },
+        1 => Op::Punch { path, at: random.below(5000), len: random.between(1, 4000) },
+        _ => {
+            let mut bytes = vec![0; random.between(1, 3000) as usize];
+            random.fill(&mut bytes);
+            Op::Write { path, at: random.below(4000), bytes: bytes.into() }
+        }
+    }
+}
+
+/// Waits for a while until something below `home` is published, and says what.
+async fn published(home: &str) -> Option<String> {
+    let bucket = &sim().bucket;
+    let wait = async {
+        loop {
+            bucket.publishes.notified().await;
+            let key = bucket.published.borrow().clone().unwrap_or_default();
+            let path = key
+                .strip_prefix(crate::host::PREFIX)
+                .and_then(|path| path.strip_prefix(home)?.strip_prefix('/').map(str::to_owned));
+            if path.is_some() {
+                return path;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(6), wait).await.unwrap_or_default()
+}
+
 /// Works until so many operations are done.
 pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Random) {
+    let mut aim = None;
     for _ in 0..ops {
         let op = {
             let model = sim().model.borrow();
-            choose(&random, model[line].clients[client].now())
+            let state = model[line].clients[client].now();
+            match aim.take().filter(|path| is_file(state, path)) {
+                Some(path) => change(&random, path),
+                None => choose(&random, state),
+            }
         };
         let promise = {
             let mut model = sim().model.borrow_mut();
@@ -443,6 +483,12 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
             }
         );
         answered(&hands.home, (line, client), &op, promise, done);
+        if sim().aims.get() && random.chance(200) {
+            aim = published(&hands.home).await;
+            // Most of them while it is under way.
+            tokio::time::sleep(Duration::from_micros(random.below(4000))).await;
+            continue;
+        }
         let pause = match random.below(20) {
             0..10 => continue,
             10..16 => Duration::from_millis(random.below(30)),

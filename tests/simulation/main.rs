@@ -10,6 +10,7 @@ mod host;
 mod model;
 mod outside;
 mod port;
+mod proof;
 mod random;
 mod rest;
 mod run;
