@@ -499,6 +499,14 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
     }
 }
 
+/// Where two contents differ first.
+fn difference(one: &[u8], other: &[u8]) -> String {
+    let at = one.iter().zip(other).position(|(a, b)| a != b);
+    let end = at.map(|at| one[at..].iter().zip(&other[at..]).take_while(|(a, b)| a != b).count());
+    format!("{} and {} bytes, first differing at {at:?} for {end:?}, there {:?} and {:?}", one.len(), other.len(),
+        at.map(|at| &one[at..(at + 8).min(one.len())]), at.map(|at| &other[at..(at + 8).min(other.len())]))
+}
+
 /// What an answer means for what may be there from now on.
 fn answered(
     home: &str,
@@ -514,12 +522,11 @@ fn answered(
         history.end(done.is_ok());
     }
     match (op, &done) {
-        // Of what another host has made of it since, this one may see some.
-        (Op::Read { .. }, _) if replaced => {}
         (Op::Read { path }, Ok(Some(bytes))) => {
             let id = history.now().names[path];
             if history.content(id) != bytes {
-                sim().fail(format!("{home}/{path} is not what was written"));
+                let how = if replaced { " STALE" } else { "" };
+                sim().fail(format!("{home}/{path} is not what was written{how}: {}", difference(history.content(id), bytes)));
             }
         }
         (_, Err(FsError::Io { .. } | FsError::NoSpace(_))) => {}

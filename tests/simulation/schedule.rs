@@ -646,7 +646,12 @@ impl Director {
 
     /// Everything comes to rest. What was refused, because somebody else had changed it, is looked at again soon.
     async fn settle(&self, mounted: &Mounted) -> Result<(), String> {
-        let deadline = Deadline::after(END);
+        // Where requests do not expire, a key whose last one was not answered is left alone for a quarter of an hour.
+        let patience = match sim().bucket.honours(Verb::Expiry) {
+            true => END,
+            false => END + Duration::from_secs(1200),
+        };
+        let deadline = Deadline::after(patience);
         loop {
             let settler = Arc::clone(mounted.bare.settler());
             let settled = async move { settler.settle_all(deadline).await };
