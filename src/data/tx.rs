@@ -94,10 +94,22 @@ impl<'v> Tx<'v> {
         edit: impl Fn(&mut InodeRec) + Send + Sync + 'static,
     ) -> Result<(), DataError> {
         let mut rec = self.inode(ino).await?;
+        // The record takes the time of a write along that may be lost with this host: then the object's is another.
+        let dirty = self.held.get(&ino).is_some_and(|inode| !inode.live().pending.is_clean());
+        let edit = move |rec: &mut InodeRec| {
+            let before = rec.attr_gen;
+            edit(rec);
+            if dirty && rec.attr_gen == before {
+                rec.attr_gen += 1;
+            }
+        };
         edit(&mut rec);
         self.kv.put(keys::inode(ino), &rec);
         self.working.insert(ino, rec);
         self.edits.push((ino, Box::new(edit)));
+        if dirty {
+            self.needs_rest(ino, WorkRec::Inode).await?;
+        }
         Ok(())
     }
 

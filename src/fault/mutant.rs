@@ -46,6 +46,8 @@ pub enum Mutant {
     DeleteUnconditional,
     /// Requests are sent before their announcement is durable.
     UnannouncedSend,
+    /// A host that may have lost the volume takes what the next one publishes for outside changes.
+    TakenInWithoutLease,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -73,6 +75,7 @@ impl Mutant {
         Mutant::PutUnconditional,
         Mutant::DeleteUnconditional,
         Mutant::UnannouncedSend,
+        Mutant::TakenInWithoutLease,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.

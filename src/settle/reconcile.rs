@@ -2,7 +2,7 @@
 //!
 //! Invariants: what a listing says counts only for keys that no request of ours touched since the
 //! listing was *sent*; a missing key is confirmed by HEAD before its inode goes; every change is
-//! validated again under the sequencer. Knowledge of directories is in memory only: after a mount it
+//! validated again under the sequencer, and waits while this host's lease is not confirmed. Knowledge of directories is in memory only: after a mount it
 //! is made anew on first use.
 
 mod apply;
@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 
 use super::{SettleError, Settler};
 use crate::clock::boottime;
-use crate::data::{DataError, Outside, Volume};
+use crate::data::{DataError, Outside, Tx, Volume};
+use crate::fault::Mutant;
 use crate::types::{FileName, Ino, ObjectKey};
 use changes::Telling;
 pub use changes::{Changed, Changes, Tell, changes};
@@ -122,6 +123,20 @@ impl Reconciler {
         let at = boottime().saturating_sub(refresh.saturating_sub(RETRY_PAUSE));
         let pages = self.known.lock().get(&dir).map_or(1, |known| known.pages);
         self.learned(dir, at, pages, true);
+    }
+
+    /// Begins to take in what others did. A host that may have lost the volume would take what the next one
+    /// publishes for that.
+    async fn taking_in(&self) -> Result<Tx<'_>, SettleError> {
+        let tx = self.volume.begin().await?;
+        self.still_ours().map(|()| tx)
+    }
+
+    fn still_ours(&self) -> Result<(), SettleError> {
+        match self.settler.permit.may_publish() || Mutant::TakenInWithoutLease.lives() {
+            true => Ok(()),
+            false => Err(SettleError::NoAuthority),
+        }
     }
 
     /// The kernel will hear of these changes at the end of the caller's scope.

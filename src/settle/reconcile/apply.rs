@@ -43,7 +43,7 @@ impl Reconciler {
             }
         }
         for chunk in differing.chunks(BATCH) {
-            let mut tx = self.volume.begin().await?;
+            let mut tx = self.taking_in().await?;
             let mut changed = Vec::new();
             for (name, what) in chunk {
                 let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
@@ -443,7 +443,7 @@ impl Reconciler {
         if dirent.kind == FileKind::Dir {
             Box::pin(self.list_whole(dirent.ino)).await?;
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.taking_in().await?;
         if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
         {
             return Ok(());

@@ -75,7 +75,7 @@ impl Reconciler {
         if dir == Ino::ROOT || known(&rest) || self.settler.hot.touched_since(key, sent) {
             return Ok(());
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.taking_in().await?;
         let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
         let Some(rec) = tx.kv.get::<InodeRec>(&keys::inode(dir)).await? else { return Ok(()) };
         if known(&rest) || self.settler.hot.touched_since(key, sent) {

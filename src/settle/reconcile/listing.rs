@@ -174,6 +174,7 @@ impl Reconciler {
     /// nothing.
     async fn forget_rest(&self, key: &ObjectKey, sent: Duration) -> Result<(), SettleError> {
         let mut txn = self.volume.meta.begin().await?;
+        self.still_ours()?;
         if !self.settler.hot.touched_since(key, sent) {
             txn.delete_rest(key).await?;
             txn.commit(Logged::Op { unique: 0 }, || {}).await?;
