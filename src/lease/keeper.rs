@@ -115,6 +115,8 @@ pub struct LeaseStatus {
     pub state: LeaseState,
     /// When the last confirmed renewal was *sent*, by CLOCK_BOOTTIME.
     pub confirmed: Option<Duration>,
+    /// How often it was confirmed again after nothing was for so long that another host may have come between.
+    pub lapses: u64,
     /// The volume's state is not what was mounted: nothing may be acknowledged any more. Final.
     pub damaged: Option<String>,
 }
@@ -145,6 +147,7 @@ impl Keeper {
             epoch: config.epoch,
             state: LeaseState::Held,
             confirmed: None,
+            lapses: 0,
             damaged: None,
         });
         let boottime = Arc::clone(&config.boottime);
@@ -167,6 +170,11 @@ impl Keeper {
         let age = (self.boottime)().saturating_sub(status.confirmed?);
         let left = AUTHORITY.checked_sub(age).filter(|left| !left.is_zero())?;
         Some(Authority { epoch: status.epoch, left })
+    }
+
+    /// How often [`LeaseStatus::lapses`] says.
+    pub fn lapses(&self) -> u64 {
+        self.status.borrow().lapses
     }
 
     /// Follows the lease; `damaged` is the reason to fail every fsync from then on.
@@ -336,7 +344,12 @@ impl Renewer {
                 return Err(LeaseError::Damaged(why));
             }
         }
-        self.status.send_modify(|status| status.confirmed = Some(sent));
+        let first = self.renewals == 1;
+        self.status.send_modify(|status| {
+            let long = |before: Duration| sent.saturating_sub(before) > AUTHORITY;
+            status.lapses += u64::from(!first && status.confirmed.is_none_or(long));
+            status.confirmed = Some(sent);
+        });
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ mod wipe;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,6 +57,8 @@ pub struct Reconciler {
     /// Directories that a listing showed by the keys below them, and where.
     prefixes: Mutex<HashMap<Ino, ObjectKey>>,
     one_at_a_time: tokio::sync::Mutex<()>,
+    /// The lapses of the lease after which the volume was proven to be ours.
+    proven: AtomicU64,
     tell: Tell,
 }
 
@@ -69,6 +72,7 @@ impl Reconciler {
             names: Mutex::default(),
             prefixes: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
+            proven: AtomicU64::new(0),
             tell,
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
@@ -125,15 +129,43 @@ impl Reconciler {
         self.learned(dir, at, pages, true);
     }
 
-    /// Begins to take in what others did. A host that may have lost the volume would take what the next one
-    /// publishes for that.
+    /// Begins to take in what others did. A host that has lost the volume without knowing it would take what the
+    /// next one publishes for that.
     async fn taking_in(&self) -> Result<Tx<'_>, SettleError> {
+        self.prove_ownership().await?;
         let tx = self.volume.begin().await?;
         self.still_ours().map(|()| tx)
     }
 
+    /// Ends what [`Self::taking_in`] began.
+    async fn taken_in(&self, tx: Tx<'_>) -> Result<(), SettleError> {
+        self.still_ours()?;
+        Ok(tx.commit(0).await?)
+    }
+
+    /// After a lapse of the lease only the engine knows whether the volume still is ours. What was seen before
+    /// this proof is nobody's who had it meanwhile.
+    async fn prove_ownership(&self) -> Result<(), SettleError> {
+        let lapses = self.settler.permit.lapses();
+        if Mutant::TakenInWithoutLease.lives() {
+            return Ok(());
+        }
+        if lapses != self.proven.load(Ordering::SeqCst) {
+            match self.volume.meta.confirm_ownership(USE_TIMEOUT).await {
+                Ok(_receipt) => self.proven.store(lapses, Ordering::SeqCst),
+                Err(error) => {
+                    tracing::debug!(%error, "outside changes wait for a proof that the volume is ours");
+                    return Err(SettleError::NoAuthority);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn still_ours(&self) -> Result<(), SettleError> {
-        match self.settler.permit.may_publish() || Mutant::TakenInWithoutLease.lives() {
+        let permit = &self.settler.permit;
+        let proven = permit.lapses() == self.proven.load(Ordering::SeqCst);
+        match permit.may_publish() && proven || Mutant::TakenInWithoutLease.lives() {
             true => Ok(()),
             false => Err(SettleError::NoAuthority),
         }

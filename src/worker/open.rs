@@ -81,6 +81,10 @@ impl Permit for LeasePermit {
     fn may_publish(&self) -> bool {
         self.0.authority().is_some()
     }
+
+    fn lapses(&self) -> u64 {
+        self.0.lapses()
+    }
 }
 
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.

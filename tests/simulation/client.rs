@@ -9,6 +9,7 @@ use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
 use crate::model::{History, Id, Node, Promise, Seen, State, Survey};
 use crate::random::Random;
+use crate::seam::{Machine, SECOND};
 use crate::sim::sim;
 use crate::tell;
 
@@ -487,6 +488,14 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
             aim = published(&hands.home).await;
             // Most of them while it is under way.
             tokio::time::sleep(Duration::from_micros(random.below(4000))).await;
+            if sim().kills.get() && random.chance(200) {
+                let machine: &'static Machine = sim().seam.running.get().expect("a process works");
+                sim().at(random.below(3 * SECOND), move || {
+                    tell!("its process is killed");
+                    machine.die();
+                    sim().seam.met.set(true);
+                });
+            }
             continue;
         }
         let pause = match random.below(20) {

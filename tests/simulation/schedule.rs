@@ -236,7 +236,9 @@ impl Director {
             tell!("the store does not honour {:?}", sim().bucket.overlooks.borrow());
         }
         if self.plan.has(Kind::Aim) && random.chance(400) {
+            tell!("programs write to what is published just then");
             sim().aims.set(true);
+            sim().kills.set(self.plan.has(Kind::Kill));
         }
     }
 

@@ -107,6 +107,8 @@ pub struct Sim {
     pub passed: RefCell<BTreeSet<&'static str>>,
     /// Programs write to what is published just then.
     pub aims: Cell<bool>,
+    /// And their process may be killed soon after.
+    pub kills: Cell<bool>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -161,6 +163,7 @@ impl Sim {
             outside: RefCell::default(),
             passed: RefCell::default(),
             aims: Cell::new(false),
+            kills: Cell::new(false),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim

@@ -61,7 +61,7 @@ impl Reconciler {
                 names_changed(&mut tx, dir).await?;
             }
             let _told = self.telling(changed);
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
         }
         for name in vanished {
             self.vanish(dir, prefix, sent, &name).await?;
@@ -473,13 +473,13 @@ impl Reconciler {
                 Changed::Entry { parent: dir, name: name.clone() },
                 Changed::Inode { ino: dirent.ino },
             ]);
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
             tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
             return Ok(());
         }
         self.bury(&mut tx, &key, dirent.ino, &rec).await?;
@@ -490,7 +490,7 @@ impl Reconciler {
         }
         names_changed(&mut tx, dir).await?;
         let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
-        tx.commit(0).await?;
+        self.taken_in(tx).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
         Ok(())
     }

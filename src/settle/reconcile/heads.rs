@@ -94,7 +94,7 @@ impl Reconciler {
             tx.edit(dir, |rec| rec.known = false).await?;
         }
         let _told = self.telling(vec![Changed::Inode { ino: dir }]);
-        tx.commit(0).await?;
+        self.taken_in(tx).await?;
         Ok(())
     }
 }
