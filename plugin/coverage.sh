@@ -16,8 +16,7 @@ TOOLS="$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')
 export RUSTC_WORKSPACE_WRAPPER="$ROOT/plugin/coverage.sh"
 unset AWS_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR
 
-cargo test --locked --test simulation --no-run
-PROGRAM=$(cargo test --locked --test simulation --no-run --message-format=json 2>/dev/null |
+PROGRAM=$(${CARGO:-cargo} test --locked --test simulation --no-run --message-format=json |
   sed -n 's/.*"executable":"\([^"]*\/simulation-[^"]*\)".*/\1/p' | tail -1)
 rm -rf "$FOLDER"
 mkdir -p "$FOLDER"

@@ -103,7 +103,7 @@ pub struct Bucket {
     pub overlooks: RefCell<BTreeSet<Verb>>,
     /// What somebody does when a request of this kind, to this key, is sent.
     aims: RefCell<BTreeMap<String, Aim>>,
-    /// The last PUT of an object of the volume that was sent.
+    /// The last PUT of an object of the volume, or of a segment, that was sent.
     pub published: RefCell<Option<String>>,
     pub publishes: Notify,
     pub rates: RefCell<Rates>,
@@ -184,7 +184,8 @@ impl Bucket {
         if let Some(aim) = aim {
             aim();
         }
-        if matches!(what, "PUT" | "COMPLETE" | "PART") && key.starts_with(crate::host::PREFIX) {
+        let ours = key.starts_with(crate::host::PREFIX) || key.contains("/segments/");
+        if ours && matches!(what, "PUT" | "COMPLETE" | "PART") {
             *self.published.borrow_mut() = Some(key.to_owned());
             self.publishes.notify_waiters();
         }

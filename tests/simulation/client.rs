@@ -407,8 +407,22 @@ fn synced(state: &State, path: &str) -> Option<Id> {
     (state.nodes[&id].kind == FileKind::File).then_some(id)
 }
 
-fn is_file(state: &State, path: &String) -> bool {
-    state.names.get(path).is_some_and(|id| state.nodes[id].kind == FileKind::File)
+/// What a program writes to beside a request.
+enum Aim {
+    /// This is published.
+    At(String),
+    /// A segment goes up, with the bytes of some files.
+    Any,
+}
+
+fn target(random: &Random, state: &State, aim: Aim) -> Option<String> {
+    let is_file = |id: &Id| state.nodes[id].kind == FileKind::File;
+    let files: Vec<&String> =
+        state.names.iter().filter(|(_, id)| is_file(id)).map(|(name, _)| name).collect();
+    match aim {
+        Aim::At(path) => files.contains(&&path).then_some(path),
+        Aim::Any => (!files.is_empty()).then(|| (*random.of(&files)).clone()),
+    }
 }
 
 /// Some change of a file's bytes.
@@ -424,18 +438,16 @@ fn change(random: &Random, path: String) -> Op {
     }
 }
 
-/// Waits for a while until something below `home` is published, and says what.
-async fn published(home: &str) -> Option<String> {
+/// Waits for a while until something below `home` is published, or a segment goes up.
+async fn published(home: &str) -> Option<Aim> {
     let bucket = &sim().bucket;
     let wait = async {
         loop {
             bucket.publishes.notified().await;
             let key = bucket.published.borrow().clone().unwrap_or_default();
-            let path = key
-                .strip_prefix(crate::host::PREFIX)
-                .and_then(|path| path.strip_prefix(home)?.strip_prefix('/').map(str::to_owned));
-            if path.is_some() {
-                return path;
+            let Some(path) = key.strip_prefix(crate::host::PREFIX) else { return Some(Aim::Any) };
+            if let Some(path) = path.strip_prefix(home).and_then(|path| path.strip_prefix('/')) {
+                return Some(Aim::At(path.to_owned()));
             }
         }
     };
@@ -449,7 +461,7 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
         let op = {
             let model = sim().model.borrow();
             let state = model[line].clients[client].now();
-            match aim.take().filter(|path| is_file(state, path)) {
+            match aim.take().and_then(|aim| target(&random, state, aim)) {
                 Some(path) => change(&random, path),
                 None => choose(&random, state),
             }
