@@ -10,7 +10,7 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check test test-core test-posix test-apps soak plugin plugin-rootfs demo bench clean
+.PHONY: help build install check test test-core test-posix test-apps soak soak-coverage plugin plugin-rootfs demo bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 
 soak: ## Everything that takes long; SECONDS=600 for the simulation alone
 	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak
+
+soak-coverage: ## The share of lines that simulated schedules reach; SECONDS=600
+	./plugin/coverage.sh $(SECONDS)
 
 plugin-rootfs: ## Lay out the managed plugin in build/plugin
 	./plugin/rootfs.sh

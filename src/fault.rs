@@ -21,6 +21,8 @@ pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
 pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
 /// How old unreferenced files of the engine must be to be deleted, milliseconds.
 pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
+/// Bodies beyond so many bytes are uploaded in parts of so many bytes.
+pub const PART: &str = "S3VOL_TEST_PART";
 /// Beyond how many bytes the local log is rewritten.
 pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
 /// The least time between two looks at the catalog, milliseconds.
@@ -100,8 +102,19 @@ pub fn named(name: &str) {
 #[inline(always)]
 pub fn at(point: &'static str) {
     if cfg!(debug_assertions) {
+        if let Some(watch) = WATCH.get() {
+            watch(point);
+        }
         obey(point);
     }
+}
+
+/// What a test in this process wants to know of [`at`].
+static WATCH: OnceLock<fn(&'static str)> = OnceLock::new();
+
+/// From now on `watch` is called wherever a point is passed. Only the first call counts.
+pub fn watch(watch: fn(&'static str)) {
+    let _ = WATCH.set(watch);
 }
 
 fn obey(point: &str) {

@@ -34,7 +34,7 @@ mod tasks;
 mod trial;
 mod verify;
 
-pub use bare::Bare;
+pub use bare::{Bare, bare_fsck, bare_verify};
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};

@@ -42,6 +42,9 @@ pub struct Removing {
     pub since: StoreTime,
     /// The host that was asked.
     pub by: String,
+    /// The last epoch in which the volume was used until then, if it ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Deleting has begun: the volume cannot come back any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub purging: bool,

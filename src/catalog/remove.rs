@@ -29,6 +29,11 @@ pub trait Purge: Send + Sync + 'static {
     /// The host that holds the volume now, other than this one: `host (instance)`.
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError>;
 
+    /// The last epoch in which the volume was used; `None` when it never was.
+    async fn last_epoch(&self, _volume: &Definition) -> Result<Option<u64>, CatalogError> {
+        Ok(None)
+    }
+
     /// Must be safe to repeat after a crash at any point.
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError>;
 
@@ -120,8 +125,9 @@ impl Catalog {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         }
         let since = home.store().now(REQUEST).await?;
+        let epoch = purge.last_epoch(&found).await?;
         let marked = Definition {
-            removing: Some(Removing { since, by: self.host.clone(), purging: false }),
+            removing: Some(Removing { since, by: self.host.clone(), epoch, purging: false }),
             written_by: self.host.clone(),
             ..found.clone()
         };

@@ -12,7 +12,7 @@ pub enum Mutant {
     SyncWithoutFlush,
     /// A rename over a name does not take the new file's data along.
     RenameWithoutData,
-    /// The log's replay leaves out the first batch that is not durable.
+    /// The log's replay leaves out the first record that is not durable.
     ReplayStartsLate,
     /// A key whose last request may still arrive is taken for any other.
     HotKeyIgnored,
@@ -46,6 +46,8 @@ pub enum Mutant {
     DeleteUnconditional,
     /// Requests are sent before their announcement is durable.
     UnannouncedSend,
+    /// A host that may have lost the volume takes what the next one publishes for outside changes.
+    TakenInWithoutLease,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -73,6 +75,7 @@ impl Mutant {
         Mutant::PutUnconditional,
         Mutant::DeleteUnconditional,
         Mutant::UnannouncedSend,
+        Mutant::TakenInWithoutLease,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.

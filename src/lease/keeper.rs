@@ -52,6 +52,8 @@ pub struct KeeperConfig {
     pub epoch: Epoch,
     pub instance: Uuid,
     pub host: String,
+    /// Stands in the first record, and in those after it until a state is set.
+    pub note: Option<String>,
     pub check: Arc<dyn FormatCheck>,
     /// CLOCK_BOOTTIME; replaced in tests.
     pub boottime: Arc<dyn Fn() -> Duration + std::marker::Send + Sync>,
@@ -74,6 +76,7 @@ impl KeeperConfig {
             epoch,
             instance: Uuid::new_v4(),
             host: host.into(),
+            note: None,
             check,
             boottime: Arc::new(clock::boottime),
             renew_every: crate::fault::duration(crate::fault::RENEW_EVERY, RENEW_EVERY),
@@ -119,6 +122,8 @@ pub struct LeaseStatus {
     pub state: LeaseState,
     /// When the last confirmed renewal was *sent*, by CLOCK_BOOTTIME.
     pub confirmed: Option<Duration>,
+    /// How often it was confirmed again after nothing was for so long that another host may have come between.
+    pub lapses: u64,
     /// The volume's state is not what was mounted: nothing may be acknowledged any more. Final.
     pub damaged: Option<String>,
 }
@@ -149,11 +154,18 @@ impl Keeper {
             epoch: config.epoch,
             state: LeaseState::Held,
             confirmed: None,
+            lapses: 0,
             damaged: None,
         });
         let boottime = Arc::clone(&config.boottime);
-        let mut renewer =
-            Renewer { config, since, renewals: 0, note: None, status: send, current: false };
+        let mut renewer = Renewer {
+            note: config.note.clone(),
+            config,
+            since,
+            renewals: 0,
+            status: send,
+            current: false,
+        };
         tokio::time::timeout(deadline.left(), renewer.renew())
             .await
             .map_err(|_| LeaseError::Deadline)??;
@@ -171,6 +183,11 @@ impl Keeper {
         let age = (self.boottime)().saturating_sub(status.confirmed?);
         let left = AUTHORITY.checked_sub(age).filter(|left| !left.is_zero())?;
         Some(Authority { epoch: status.epoch, left })
+    }
+
+    /// How often [`LeaseStatus::lapses`] says.
+    pub fn lapses(&self) -> u64 {
+        self.status.borrow().lapses
     }
 
     /// Follows the lease; `damaged` is the reason to fail every fsync from then on.
@@ -350,7 +367,12 @@ impl Renewer {
                 return Err(LeaseError::Damaged(why));
             }
         }
-        self.status.send_modify(|status| status.confirmed = Some(sent));
+        let first = self.renewals == 1;
+        self.status.send_modify(|status| {
+            let long = |before: Duration| sent.saturating_sub(before) > AUTHORITY;
+            status.lapses += u64::from(!first && status.confirmed.is_none_or(long));
+            status.confirmed = Some(sent);
+        });
         Ok(())
     }
 }

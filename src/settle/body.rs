@@ -10,7 +10,7 @@ use super::SettleError;
 use super::dress::Dress;
 use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo};
-use crate::fault::Mutant;
+use crate::fault::{self, Mutant};
 use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
 use crate::store::{UploadId, Verb};
@@ -29,7 +29,10 @@ const COPY_LIMIT: u64 = 5 << 30;
 
 /// Of the parts in which an object of this size is published, bytes.
 pub fn part_size(size: u64) -> u64 {
-    PART.max(size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20))
+    match fault::number(fault::PART, 0) {
+        0 => PART.max(size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20)),
+        small => small.max(size.div_ceil(MOST_PARTS)),
+    }
 }
 
 /// What is ready to be published.
@@ -59,11 +62,11 @@ impl Settler {
         write_seq: u64,
         dress: &Dress,
     ) -> Result<Option<Body>, SettleError> {
-        if content.size <= IN_MEMORY {
+        let (in_memory, part) = (fault::number(fault::PART, IN_MEMORY), part_size(content.size));
+        if content.size <= in_memory {
             let bytes = self.copy(inode, 0, content.size).await?;
             return Ok(unchanged(inode, content, write_seq).then_some(Body::Bytes(bytes)));
         }
-        let part = part_size(content.size);
         let store = &self.volume.store;
         let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
         let count = content.size.div_ceil(part);

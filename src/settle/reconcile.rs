@@ -2,7 +2,7 @@
 //!
 //! Invariants: what a listing says counts only for keys that no request of ours touched since the
 //! listing was *sent*; a missing key is confirmed by HEAD before its inode goes; every change is
-//! validated again under the sequencer. Knowledge of directories is in memory only: after a mount it
+//! validated again under the sequencer, and waits while this host's lease is not confirmed. Knowledge of directories is in memory only: after a mount it
 //! is made anew on first use.
 
 mod apply;
@@ -15,6 +15,7 @@ mod wipe;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +23,8 @@ use parking_lot::Mutex;
 
 use super::{SettleError, Settler};
 use crate::clock::boottime;
-use crate::data::{DataError, Outside, Volume};
+use crate::data::{DataError, Outside, Tx, Volume};
+use crate::fault::Mutant;
 use crate::types::{FileName, Ino, ObjectKey};
 use changes::Telling;
 pub use changes::{Changed, Changes, Tell, changes};
@@ -60,6 +62,8 @@ pub struct Reconciler {
     /// Held by whoever looks at the bucket, for a page or a name. In it are the listings under way: whoever
     /// needs one goes on with it, and whoever needs something else comes in between.
     one_at_a_time: tokio::sync::Mutex<HashMap<Ino, Walk>>,
+    /// The lapses of the lease after which the volume was proven to be ours.
+    proven: AtomicU64,
     tell: Tell,
 }
 
@@ -73,6 +77,7 @@ impl Reconciler {
             names: Mutex::default(),
             prefixes: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
+            proven: AtomicU64::new(0),
             tell,
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
@@ -138,6 +143,48 @@ impl Reconciler {
         self.note(dir, error);
         let until = boottime() + self.volume.options.refresh.min(RETRY_PAUSE);
         self.learn(dir, |known| known.until = until);
+    }
+
+    /// Begins to take in what others did. A host that has lost the volume without knowing it would take what the
+    /// next one publishes for that.
+    async fn taking_in(&self) -> Result<Tx<'_>, SettleError> {
+        self.prove_ownership().await?;
+        let tx = self.volume.begin().await?;
+        self.still_ours().map(|()| tx)
+    }
+
+    /// Ends what [`Self::taking_in`] began.
+    async fn taken_in(&self, tx: Tx<'_>) -> Result<(), SettleError> {
+        self.still_ours()?;
+        Ok(tx.commit(0).await?)
+    }
+
+    /// After a lapse of the lease only the engine knows whether the volume still is ours. What was seen before
+    /// this proof is nobody's who had it meanwhile.
+    async fn prove_ownership(&self) -> Result<(), SettleError> {
+        let lapses = self.settler.permit.lapses();
+        if Mutant::TakenInWithoutLease.lives() {
+            return Ok(());
+        }
+        if lapses != self.proven.load(Ordering::SeqCst) {
+            match self.volume.meta.confirm_ownership(USE_TIMEOUT).await {
+                Ok(_receipt) => self.proven.store(lapses, Ordering::SeqCst),
+                Err(error) => {
+                    tracing::debug!(%error, "outside changes wait for a proof that the volume is ours");
+                    return Err(SettleError::NoAuthority);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn still_ours(&self) -> Result<(), SettleError> {
+        let permit = &self.settler.permit;
+        let proven = permit.lapses() == self.proven.load(Ordering::SeqCst);
+        match permit.may_publish() && proven || Mutant::TakenInWithoutLease.lives() {
+            true => Ok(()),
+            false => Err(SettleError::NoAuthority),
+        }
     }
 
     /// The kernel will hear of these changes at the end of the caller's scope.

@@ -30,6 +30,11 @@ use crate::types::{FileKind, Ino};
 /// Says whether this host may publish now: its lease was confirmed recently enough.
 pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
     fn may_publish(&self) -> bool;
+
+    /// Counts the times in between when it could not: after each of them another host may have had the volume.
+    fn lapses(&self) -> u64 {
+        0
+    }
 }
 
 /// Keys announced in one batch.

@@ -15,12 +15,47 @@ use super::open::{Mounted, Successor, open_in};
 use super::places::Places;
 use super::serve::Shared;
 use super::supervised::end;
-use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, commits, leave, tasks};
+use super::{
+    DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, fsck, leave, tasks, verify,
+};
+use crate::catalog::Opener;
 use crate::data::Volume;
 use crate::fs::Fs;
+use crate::fsck::Report;
 use crate::meta::log::StateDirLock;
 use crate::settle::Settler;
 use crate::store::{Location, Store};
+
+/// What `s3vol fsck --data` finds in a volume over `store`, to which `opener` leads.
+///
+/// # Errors
+/// As for [`super::fsck`].
+pub async fn bare_fsck(
+    spec: &WorkerSpec,
+    store: &Store,
+    opener: &dyn Opener,
+) -> Result<Report, WorkerError> {
+    fsck::look_in(spec, opener, places(spec, store)?).await
+}
+
+/// What `s3vol verify` reads of a volume over `store`.
+///
+/// # Errors
+/// As for [`super::verify_places`].
+pub async fn bare_verify(spec: &WorkerSpec, store: &Store) -> Result<Verified, WorkerError> {
+    verify::with_records(&places(spec, store)?, spec.id).await
+}
+
+fn places(spec: &WorkerSpec, store: &Store) -> Result<Places, WorkerError> {
+    let state = Location::parse(&spec.options.state_url)?.prefix;
+    Ok(Places {
+        store: store.clone(),
+        state_store: store.clone(),
+        prefix: Location::parse(&spec.options.url)?.prefix,
+        state: state.join(&format!(".s3vol/v/{}/", spec.id)),
+        same_bucket: true,
+    })
+}
 
 /// An open volume that nobody is served.
 #[derive(Debug)]
@@ -43,16 +78,7 @@ impl Bare {
         successor: Successor,
     ) -> Result<Bare, WorkerError> {
         let lock = leave::lock(&spec.state_dir).await?;
-        let prefix = Location::parse(&spec.options.url)?.prefix;
-        let state = Location::parse(&spec.options.state_url)?.prefix;
-        let places = Places {
-            store: store.clone(),
-            state_store: store.clone(),
-            prefix,
-            state: state.join(&format!(".s3vol/v/{}/", spec.id)),
-            same_bucket: true,
-        };
-        let mounted = open_in(spec, successor, places).await?;
+        let mounted = open_in(spec, successor, places(spec, store)?).await?;
         let shared = Shared::new(spec.clone(), &mounted);
         let Mounted { fs, changes, .. } = mounted;
         let stop = CancellationToken::new();

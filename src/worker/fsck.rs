@@ -16,7 +16,7 @@ use super::open::{Mounted, Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::{WorkerError, WorkerSpec, leave, recovery, tasks};
-use crate::catalog::{Incarnation, Stores, Trace, VolumeFormat, lead_to, trace};
+use crate::catalog::{Incarnation, Opener, Stores, Trace, VolumeFormat, lead_to, trace};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
 use crate::fsck::{
@@ -112,6 +112,27 @@ pub async fn fsck(
         None => volume.look(traced, watch).await,
         Some(agree) => volume.mend(traced, agree, watch).await,
     }
+}
+
+/// The same as [`fsck`] with `data` over stores that are open; mends nothing.
+pub(super) async fn look_in(
+    spec: &WorkerSpec,
+    opener: &dyn Opener,
+    places: Places,
+) -> Result<Report, WorkerError> {
+    let traced = trace(opener, &spec.options).await?;
+    let Some(found) = traced.state(&spec.options) else {
+        return Err(WorkerError::NoVolume(spec.options.url.clone()));
+    };
+    let at = VolumeAt {
+        options: spec.options.clone(),
+        volumes: spec.state_dir.clone(),
+        stores: spec.stores.clone(),
+    };
+    let spec = spec.clone();
+    let (data, all) = (true, false);
+    let volume = Checked { at, found, places, spec, data, all, declined: HashSet::new() };
+    volume.look(traced, &mut |_| {}).await
 }
 
 /// A volume that was found.

@@ -81,6 +81,10 @@ impl Permit for LeasePermit {
     fn may_publish(&self) -> bool {
         self.0.authority().is_some()
     }
+
+    fn lapses(&self) -> u64 {
+        self.0.lapses()
+    }
 }
 
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
@@ -320,10 +324,10 @@ async fn replay(
     let mut handed = 0;
     let mut late = Mutant::ReplayStartsLate.lives();
     for (lsn, record) in replayed {
-        fold.apply(lsn, &record);
         if lsn > durable && std::mem::take(&mut late) {
             continue;
         }
+        fold.apply(lsn, &record);
         match record {
             Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
                 engine.write(lsn, batch).await?;

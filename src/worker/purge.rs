@@ -53,6 +53,8 @@ const SLICE: Duration = Duration::from_secs(45);
 /// A delete that nobody answered must not arrive after its key was given to a new volume.
 const EXPIRES_MS: i64 = 15_000;
 const CLOSE: Duration = Duration::from_secs(10);
+/// The note of a lease that is held for deleting.
+const REMOVAL: &str = "the volume is being deleted";
 /// Foreign objects that the log names, a volume.
 const NAMED: usize = 20;
 
@@ -213,13 +215,14 @@ impl EnginePurge {
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
         let engine = Engine::open(config).await?;
-        let keeper = KeeperConfig::new(
+        let mut keeper = KeeperConfig::new(
             places.state_store.backend(),
             places.state.clone(),
             engine.epoch(),
             self.host.clone(),
             Arc::new(Unchecked),
         );
+        keeper.note = Some(REMOVAL.to_owned());
         let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
         let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
@@ -252,7 +255,7 @@ impl EnginePurge {
         let state = crate::lease::LeaseState::Released;
         let released = async {
             keeper.follow(engine.epoch(), Deadline::after(CLOSE)).await?;
-            keeper.set_state(state, None, Deadline::after(CLOSE)).await
+            keeper.set_state(state, Some(REMOVAL.to_owned()), Deadline::after(CLOSE)).await
         };
         let released = released.await;
         keeper.stop().await;
@@ -282,6 +285,18 @@ impl Purge for EnginePurge {
         }))
     }
 
+    async fn last_epoch(&self, volume: &Definition) -> Result<Option<u64>, CatalogError> {
+        let looked = async {
+            let places = places(volume.uuid, &volume.options, &self.known)?;
+            let store = places.state_store.backend();
+            Ok(last_epoch(&*store, &places.state, REQUEST).await?.map(|epoch| epoch.0))
+        };
+        match looked.await {
+            Err(error) if bucket_is_gone(&error) => Ok(None),
+            looked => looked.map_err(failed),
+        }
+    }
+
     async fn hold(&self, volume: &Definition) -> Result<Option<Hold>, CatalogError> {
         let looked = takeover::look_at_hold(volume.uuid, &volume.options, &self.known);
         let looked = tokio::time::timeout(HOLDER, looked).await;
@@ -302,15 +317,20 @@ impl Purge for EnginePurge {
     }
 }
 
-/// Who took the volume after it was removed: by its URL, or with another catalog.
+/// Who took the volume after it was removed: by its URL, or with another catalog. Their epoch tells, because
+/// clocks of stores are exact to a second at best.
 async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
     let Some(removing) = &volume.removing else { return Ok(None) };
     let store = places.state_store.backend();
     let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
     let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
+    if removing.epoch.is_some_and(|last| epoch.0 <= last) {
+        return Ok(None);
+    }
     // One that cannot be read does not say that anybody did.
     let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
-    Ok(record.filter(|record| record.since.0 > removing.since.0).map(|record| record.host))
+    let ours = |record: &LeaseRecord| record.note.as_deref() == Some(REMOVAL);
+    Ok(record.filter(|record| !ours(record)).map(|record| record.host))
 }
 
 fn late(volume: &Definition) -> WorkerError {

@@ -29,15 +29,23 @@ pub async fn verify_places(at: &VolumeAt, plain: bool) -> Result<Verified, Worke
         options.state_url = found.state_url.clone();
     }
     let found = places(id, &options, &at.spec(id).known())?;
-    let only_objects = |why: &str| Verified { places: of(&found, id), plain: Some(why.to_owned()) };
     if plain {
-        return Ok(only_objects("as it was asked for"));
+        return Ok(only_objects(&found, id, "as it was asked for"));
     }
     if state.is_none() {
-        return Ok(only_objects("there is no state of a volume"));
+        return Ok(only_objects(&found, id, "there is no state of a volume"));
     }
-    let Some((known, _)) = Format::of(&found, id).read().await? else {
-        return Ok(only_objects("the volume's format.json is gone"));
+    with_records(&found, id).await
+}
+
+fn only_objects(found: &Found, id: VolumeId, why: &str) -> Verified {
+    Verified { places: of(found, id), plain: Some(why.to_owned()) }
+}
+
+/// The volume with its records.
+pub(super) async fn with_records(found: &Found, id: VolumeId) -> Result<Verified, WorkerError> {
+    let Some((known, _)) = Format::of(found, id).read().await? else {
+        return Ok(only_objects(found, id, "the volume's format.json is gone"));
     };
     if !known.engine.is_readable() {
         return Err(unreadable(&known.engine, "only that version can verify it"));
@@ -45,7 +53,7 @@ pub async fn verify_places(at: &VolumeAt, plain: bool) -> Result<Verified, Worke
     let store = found.state_store.engine(&found.state)?.into_inner();
     let rows = Rows::open(store, &known.engine.folder).await;
     let rows = rows.map_err(crate::verify::VerifyError::from)?;
-    let places = Places { rows: Some(rows), ..of(&found, id) };
+    let places = Places { rows: Some(rows), ..of(found, id) };
     Ok(Verified { places, plain: None })
 }
 

@@ -4,14 +4,14 @@
 //! answered later still; or something of that goes wrong ([`Fate`]).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use md5::Digest;
-use s3vol::store::{Attributes, Properties};
+use s3vol::store::{Attributes, Properties, Verb};
 use s3vol::types::{StoreTime, Version};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::random::Random;
 use crate::seam::{BEGAN, MICRO, MILLI, Machine, SECOND, Time};
@@ -37,6 +37,15 @@ impl Object {
             generation: None,
         }
     }
+}
+
+/// A multipart upload that was begun.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    pub key: String,
+    pub attributes: Attributes,
+    pub properties: Properties,
+    pub parts: BTreeMap<u32, (String, Bytes)>,
 }
 
 /// How often something goes wrong, in a thousand requests.
@@ -85,8 +94,18 @@ pub enum Access {
     Writes,
 }
 
+type Aim = Box<dyn FnOnce()>;
+
 pub struct Bucket {
     pub objects: RefCell<BTreeMap<String, Object>>,
+    pub uploads: RefCell<BTreeMap<String, Upload>>,
+    /// What it does not honour.
+    pub overlooks: RefCell<BTreeSet<Verb>>,
+    /// What somebody does when a request of this kind, to this key, is sent.
+    aims: RefCell<BTreeMap<String, Aim>>,
+    /// The last PUT of an object of the volume, or of a segment, that was sent.
+    pub published: RefCell<Option<String>>,
+    pub publishes: Notify,
     pub rates: RefCell<Rates>,
     /// The fastest answer.
     pub latency: Cell<Time>,
@@ -95,7 +114,7 @@ pub struct Bucket {
     /// And that does not change any more.
     well: Cell<bool>,
     /// These hosts do not reach it.
-    pub cut_off: RefCell<std::collections::BTreeSet<usize>>,
+    pub cut_off: RefCell<BTreeSet<usize>>,
     /// Credentials have expired.
     pub denied: Cell<bool>,
     /// How much the bucket's clock is ahead, milliseconds.
@@ -113,6 +132,11 @@ impl Bucket {
     pub fn new(seed: u64) -> Self {
         Bucket {
             objects: RefCell::default(),
+            uploads: RefCell::default(),
+            overlooks: RefCell::default(),
+            aims: RefCell::default(),
+            published: RefCell::default(),
+            publishes: Notify::new(),
             rates: RefCell::default(),
             latency: Cell::new(MILLI),
             away: Cell::new(false),
@@ -135,6 +159,36 @@ impl Bucket {
     pub fn stay_well(&self) {
         self.heal();
         self.well.set(true);
+    }
+
+    /// Credentials are no good any more, or again.
+    pub fn denies(&self, denied: bool) {
+        if !self.well.get() {
+            crate::tell!("credentials {}", if denied { "have expired" } else { "are good again" });
+            self.denied.set(denied);
+        }
+    }
+
+    pub fn honours(&self, verb: Verb) -> bool {
+        !self.overlooks.borrow().contains(&verb)
+    }
+
+    /// `aim` happens when `what` is sent to `key` the next time, before it arrives.
+    pub fn aim(&self, what: &str, key: &str, aim: impl FnOnce() + 'static) {
+        self.aims.borrow_mut().insert(format!("{what} {key}"), Box::new(aim));
+    }
+
+    /// A request leaves.
+    fn sent(&self, what: &str, key: &str) {
+        let aim = self.aims.borrow_mut().remove(&format!("{what} {key}"));
+        if let Some(aim) = aim {
+            aim();
+        }
+        let ours = key.starts_with(crate::host::PREFIX) || key.contains("/segments/");
+        if ours && matches!(what, "PUT" | "COMPLETE" | "PART") {
+            *self.published.borrow_mut() = Some(key.to_owned());
+            self.publishes.notify_waiters();
+        }
     }
 
     /// Nobody reaches it any more, or again.
@@ -189,11 +243,28 @@ impl Bucket {
 
     /// Puts an object there, at once.
     pub fn put(&self, key: &str, body: Bytes, attributes: Attributes, properties: Properties) {
-        let etag = md5::Md5::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let etag = etag(&body);
+        self.put_as(key, body, attributes, properties, etag);
+    }
+
+    /// Puts an object there that is told by this ETag.
+    pub fn put_as(
+        &self,
+        key: &str,
+        body: Bytes,
+        attributes: Attributes,
+        properties: Properties,
+        etag: String,
+    ) {
         let modified = self.clock();
         let object = Object { body, attributes, properties, etag, modified };
         self.objects.borrow_mut().insert(key.to_owned(), object);
     }
+}
+
+/// What bytes are told by.
+pub fn etag(bytes: &[u8]) -> String {
+    md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Asks the bucket from the process that runs now, and waits for the answer for `timeout` at most.
@@ -217,6 +288,7 @@ pub async fn ask<T: Send + 'static>(
     if !matches!(fate, Fate::Answered { .. }) {
         bucket.troubled.set(sim.now());
     }
+    bucket.sent(what, key);
     let (send, receive) = oneshot::channel::<Result<T, Trouble>>();
     let label = format!("{what} {key}");
     let arrive = move |answered: Option<Time>| {
@@ -225,7 +297,8 @@ pub async fn ask<T: Send + 'static>(
             bucket.troubled.set(crate::sim::sim().now());
             return;
         }
-        let expired = not_after.is_some_and(|end| bucket.clock() > end.0);
+        let expired =
+            bucket.honours(Verb::Expiry) && not_after.is_some_and(|end| bucket.clock() > end.0);
         let result = if bucket.denied.get() {
             Err(Trouble::Denied)
         } else if expired {

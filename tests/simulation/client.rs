@@ -9,6 +9,7 @@ use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
 use crate::model::{History, Id, Node, Promise, Seen, State, Survey};
 use crate::random::Random;
+use crate::seam::{Machine, SECOND};
 use crate::sim::sim;
 use crate::tell;
 
@@ -406,12 +407,64 @@ fn synced(state: &State, path: &str) -> Option<Id> {
     (state.nodes[&id].kind == FileKind::File).then_some(id)
 }
 
+/// What a program writes to beside a request.
+enum Aim {
+    /// This is published.
+    At(String),
+    /// A segment goes up, with the bytes of some files.
+    Any,
+}
+
+fn target(random: &Random, state: &State, aim: Aim) -> Option<String> {
+    let is_file = |id: &Id| state.nodes[id].kind == FileKind::File;
+    let files: Vec<&String> =
+        state.names.iter().filter(|(_, id)| is_file(id)).map(|(name, _)| name).collect();
+    match aim {
+        Aim::At(path) => files.contains(&&path).then_some(path),
+        Aim::Any => (!files.is_empty()).then(|| (*random.of(&files)).clone()),
+    }
+}
+
+/// Some change of a file's bytes.
+fn change(random: &Random, path: String) -> Op {
+    match random.below(5) {
+        0 => Op::Truncate { path, size: random.below(5000) },
+        1 => Op::Punch { path, at: random.below(5000), len: random.between(1, 4000) },
+        _ => {
+            let mut bytes = vec![0; random.between(1, 3000) as usize];
+            random.fill(&mut bytes);
+            Op::Write { path, at: random.below(4000), bytes: bytes.into() }
+        }
+    }
+}
+
+/// Waits for a while until something below `home` is published, or a segment goes up.
+async fn published(home: &str) -> Option<Aim> {
+    let bucket = &sim().bucket;
+    let wait = async {
+        loop {
+            bucket.publishes.notified().await;
+            let key = bucket.published.borrow().clone().unwrap_or_default();
+            let Some(path) = key.strip_prefix(crate::host::PREFIX) else { return Some(Aim::Any) };
+            if let Some(path) = path.strip_prefix(home).and_then(|path| path.strip_prefix('/')) {
+                return Some(Aim::At(path.to_owned()));
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(6), wait).await.unwrap_or_default()
+}
+
 /// Works until so many operations are done.
 pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Random) {
+    let mut aim = None;
     for _ in 0..ops {
         let op = {
             let model = sim().model.borrow();
-            choose(&random, model[line].clients[client].now())
+            let state = model[line].clients[client].now();
+            match aim.take().and_then(|aim| target(&random, state, aim)) {
+                Some(path) => change(&random, path),
+                None => choose(&random, state),
+            }
         };
         let promise = {
             let mut model = sim().model.borrow_mut();
@@ -443,6 +496,20 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
             }
         );
         answered(&hands.home, (line, client), &op, promise, done);
+        if sim().aims.get() && random.chance(200) {
+            aim = published(&hands.home).await;
+            // Most of them while it is under way.
+            tokio::time::sleep(Duration::from_micros(random.below(4000))).await;
+            if sim().kills.get() && random.chance(200) {
+                let machine: &'static Machine = sim().seam.running.get().expect("a process works");
+                sim().at(random.below(3 * SECOND), move || {
+                    tell!("its process is killed");
+                    machine.die();
+                    sim().seam.met.set(true);
+                });
+            }
+            continue;
+        }
         let pause = match random.below(20) {
             0..10 => continue,
             10..16 => Duration::from_millis(random.below(30)),
@@ -451,6 +518,15 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
         };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Where two contents differ first.
+fn difference(one: &[u8], other: &[u8]) -> String {
+    let at = one.iter().zip(other).position(|(a, b)| a != b);
+    let at = at.unwrap_or(one.len().min(other.len()));
+    let there = |bytes: &[u8]| bytes[at..(at + 8).min(bytes.len())].to_vec();
+    let (a, b) = (there(one), there(other));
+    format!("{} bytes, and read {}; from {at} on {a:?} and {b:?}", one.len(), other.len())
 }
 
 /// What an answer means for what may be there from now on.
@@ -467,18 +543,23 @@ fn answered(
     if history.under_way {
         history.end(done.is_ok());
     }
+    let was_unsure = history.unsure;
+    history.unsure |= replaced && done.is_err();
     match (op, &done) {
-        // Of what another host has made of it since, this one may see some.
-        (Op::Read { .. }, _) if replaced => {}
         (Op::Read { path }, Ok(Some(bytes))) => {
             let id = history.now().names[path];
-            if history.content(id) != bytes {
-                sim().fail(format!("{home}/{path} is not what was written"));
+            let right = match history.unsure {
+                true => history.may_be_read(bytes),
+                false => history.content(id) == bytes,
+            };
+            if !right {
+                let differ = difference(history.content(id), bytes);
+                let whose = if replaced { ", on a host that lost the volume" } else { "" };
+                sim().fail(format!("{home}/{path} is not what was written{whose}: {differ}"));
             }
         }
         (_, Err(FsError::Io { .. } | FsError::NoSpace(_))) => {}
-        // Another host has the volume.
-        (_, Err(_)) if replaced => {}
+        (_, Err(_)) if was_unsure => {}
         (_, Err(error)) => sim().fail(format!("{home}: {}: {error}", short(op))),
         _ => {}
     }

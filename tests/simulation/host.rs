@@ -98,7 +98,7 @@ impl Host {
         process
     }
 
-    fn known(&self) -> Known {
+    pub fn known(&self) -> Known {
         Known::in_folder(self.root.join("stores"))
     }
 }
@@ -112,7 +112,7 @@ pub fn options() -> VolumeOptions {
     }
 }
 
-fn location() -> Location {
+pub fn location() -> Location {
     Location::parse(&options().url).expect("a URL")
 }
 
@@ -127,14 +127,9 @@ pub async fn make(
     process.run(made).await
 }
 
-/// Opens the volume in a process; `None` when that is killed meanwhile.
-pub async fn mount(
-    host: &Host,
-    process: &Process,
-    volume: &Incarnation,
-    options: VolumeOptions,
-) -> Option<Result<Arc<Bare>, WorkerError>> {
-    let spec = WorkerSpec {
+/// How a host opens the volume.
+pub fn spec(host: &Host, volume: &Incarnation, options: VolumeOptions) -> WorkerSpec {
+    WorkerSpec {
         name: "volume".to_owned(),
         id: volume.id,
         options,
@@ -142,7 +137,17 @@ pub async fn mount(
         control_socket: host.root.join("control"),
         stores: host.root.join("stores"),
         mountpoint: PathBuf::from("/volume"),
-    };
+    }
+}
+
+/// Opens the volume in a process; `None` when that is killed meanwhile.
+pub async fn mount(
+    host: &Host,
+    process: &Process,
+    volume: &Incarnation,
+    options: VolumeOptions,
+) -> Option<Result<Arc<Bare>, WorkerError>> {
+    let spec = spec(host, volume, options);
     let (number, known) = (host.number, host.known());
     let opened = async move {
         let store = Store::stand_in(Port::new(number), &location(), &known);
@@ -154,10 +159,11 @@ pub async fn mount(
 /// How long an end may take.
 pub const END: Duration = Duration::from_secs(300);
 
+/// Leads a process of a host to the bucket.
 #[derive(Debug)]
-struct PortOpener {
-    host: usize,
-    known: Known,
+pub struct PortOpener {
+    pub host: usize,
+    pub known: Known,
 }
 
 #[async_trait]

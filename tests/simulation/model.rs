@@ -108,6 +108,8 @@ pub struct History {
     pub durable: usize,
     /// The oldest contents.
     pub floors: BTreeMap<Id, usize>,
+    /// Another host has the volume, and an operation failed that may have happened here all the same.
+    pub unsure: bool,
     next: Id,
 }
 
@@ -281,6 +283,16 @@ impl History {
             node.content,
             all[node.content].len()
         ))
+    }
+
+    /// Whether a program may read these bytes of a file on a host whose last operations failed, because another one
+    /// has the volume: each of them was written at its place to some file of the client, or is of a hole.
+    pub fn may_be_read(&self, bytes: &[u8]) -> bool {
+        let all: Vec<&Bytes> = self.contents.values().flatten().collect();
+        bytes
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| *byte == 0 || all.iter().any(|content| content.get(at) == Some(byte)))
     }
 
     /// Goes on from what was found. `whole`: nothing else can come up later.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use s3vol::fs::{Fs, FsError};
-use s3vol::store::{Attributes, Properties};
+use s3vol::store::{Attributes, Properties, Verb};
 use s3vol::types::{Caller, FileName, Ino};
 
 use crate::host::PREFIX;
@@ -39,6 +39,19 @@ struct Pair {
     theirs: Option<Bytes>,
     /// The tool has replaced an object that held the volume's bytes.
     replaced: bool,
+    /// The volume has removed the name, or is about to.
+    removed: bool,
+}
+
+/// When the tool puts its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// At any time.
+    Whenever,
+    /// Just before the volume's object arrives.
+    Published,
+    /// Just before the volume's deletion of its object arrives.
+    Deleted,
 }
 
 fn put(key: &str, bytes: &Bytes) {
@@ -78,7 +91,15 @@ pub async fn meet(fs: Arc<Fs>, name: String, random: Random) {
     let (key, at) = (format!("{PREFIX}{SHARED}/{name}"), name.clone());
     let (there, mine) = (theirs.clone(), ours.clone());
     sim().outside.borrow_mut().shared.insert(name.clone(), Pair::default());
-    sim().at(random.below(6 * SECOND), move || {
+    let sure = sim().bucket.honours(Verb::DeleteConditional);
+    let when = match random.below(10) {
+        0..4 => When::Whenever,
+        4..7 => When::Published,
+        // Elsewhere the object is looked at before, and what is put after that look is deleted.
+        _ if sure => When::Deleted,
+        _ => When::Whenever,
+    };
+    let (aim, puts) = (key.clone(), move || {
         let was = sim().bucket.objects.borrow().get(&key).map(|object| object.body.clone());
         tell!(
             "outside: put {key}, where {} was",
@@ -86,10 +107,15 @@ pub async fn meet(fs: Arc<Fs>, name: String, random: Random) {
         );
         put(&key, &there);
         if let Some(pair) = sim().outside.borrow_mut().shared.get_mut(&at) {
-            pair.replaced = was.as_ref() == Some(&mine);
+            pair.replaced |= was.as_ref() == Some(&mine);
             pair.theirs = Some(there);
         }
     });
+    match when {
+        When::Whenever => sim().at(random.below(6 * SECOND), puts),
+        When::Published => sim().bucket.aim("PUT", &aim, puts),
+        When::Deleted => sim().bucket.aim("DELETE", &aim, puts),
+    }
     tokio::time::sleep(Duration::from_nanos(random.below(4000) * MILLI)).await;
     let written = write(&fs, &name, &ours).await;
     if sim().is_dead() {
@@ -104,6 +130,24 @@ pub async fn meet(fs: Arc<Fs>, name: String, random: Random) {
         }
         Err(error) => tell!("{SHARED}/{name}: {error}"),
     }
+    if when == When::Deleted {
+        // It comes to rest.
+        tokio::time::sleep(Duration::from_nanos(random.below(20_000) * MILLI)).await;
+        if let Some(pair) = sim().outside.borrow_mut().shared.get_mut(&name) {
+            pair.removed = true;
+        }
+        let removed = remove(&fs, &name).await;
+        if sim().is_dead() {
+            std::future::pending::<()>().await;
+        }
+        tell!("{SHARED}/{name} is removed: {removed:?}");
+    }
+}
+
+async fn remove(fs: &Fs, text: &str) -> Result<(), FsError> {
+    let name = |text: &str| FileName::new(text).expect("a name");
+    let dir = fs.lookup(Ino::ROOT, name(SHARED)).await?;
+    fs.unlink(Caller::ROOT, dir.ino, name(text)).await
 }
 
 async fn write(fs: &Fs, text: &str, bytes: &Bytes) -> Result<(), FsError> {
@@ -146,7 +190,7 @@ pub fn check(theirs: Option<&Survey>, shared: Option<&Survey>) -> Result<(), Str
         if !has(&pair.theirs) {
             return Err(format!("{SHARED}/{name}: what the tool put is lost"));
         }
-        if !pair.replaced && !has(&pair.ours) {
+        if !pair.replaced && !pair.removed && !has(&pair.ours) {
             return Err(format!("{SHARED}/{name}: what the volume has synced is lost"));
         }
     }

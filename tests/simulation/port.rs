@@ -1,21 +1,22 @@
 //! The bucket as one process of a host reaches it: the objects' side.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::store::{
     Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Properties,
     PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError, StoreErrorKind, Tags,
-    UploadId,
+    UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
-use crate::bucket::{Access, Bucket, Trouble, ask};
+use crate::bucket::{Access, Bucket, Trouble, Upload, ask};
 use crate::engine_port::EnginePort;
 
 /// The name of the bucket, and how it is reached.
@@ -126,6 +127,16 @@ impl Port {
                 StoreErrorKind::NotFound,
                 format!("{what} of {key}: there is no source"),
             )),
+            Ok(Applied::NoUpload) => PutOutcome::Ambiguous(StoreError::new(
+                StoreErrorKind::NotFound,
+                format!("{what} of {key}: there is no such upload"),
+            )),
+            Ok(Applied::BadPart) => PutOutcome::Failed(StoreError::new(
+                StoreErrorKind::Protocol,
+                format!("{what} of {key}: a part is not what was said"),
+            )),
+            // The store itself says that it did not do it.
+            Err(error) if error.kind == StoreErrorKind::Denied => PutOutcome::Failed(error),
             Err(error) => PutOutcome::Ambiguous(error),
         }
     }
@@ -135,6 +146,8 @@ enum Applied {
     Won(Version),
     Lost,
     NoSource,
+    NoUpload,
+    BadPart,
 }
 
 /// Whether a condition holds for what lies at a key. As on S3, a version is its ETag.
@@ -262,7 +275,7 @@ impl StoreBackend for Port {
         self.count(|counts| counts.delete += 1);
         let (at, condition) = (key.as_str().to_owned(), send.condition.clone());
         self.write("DELETE", key.as_str(), &send, move |bucket| {
-            if !holds(bucket, &at, &condition) {
+            if bucket.honours(Verb::DeleteConditional) && !holds(bucket, &at, &condition) {
                 return Applied::Lost;
             }
             let gone = bucket.objects.borrow_mut().remove(&at);
@@ -285,10 +298,16 @@ impl StoreBackend for Port {
         let (source, at) = (from.as_str().to_owned(), to.as_str().to_owned());
         let (expect, condition) = (expect.clone(), send.condition.clone());
         let (attributes, mut properties) = (attributes.clone(), properties.clone());
+        if !crate::sim::sim().bucket.honours(Verb::Copy) {
+            let why = format!("COPY to {to}: not implemented");
+            return PutOutcome::Failed(StoreError::new(StoreErrorKind::Unsupported, why));
+        }
         self.write("COPY", to.as_str(), &send, move |bucket| {
             let found = bucket.objects.borrow().get(&source).cloned();
             let Some(found) = found else { return Applied::NoSource };
-            if found.etag != expect.etag || !holds(bucket, &at, &condition) {
+            let same = found.etag == expect.etag;
+            let free = !bucket.honours(Verb::CopyConditional) || holds(bucket, &at, &condition);
+            if !same || !free {
                 return Applied::Lost;
             }
             properties.tags = properties.tags.take().or(found.properties.tags);
@@ -300,44 +319,95 @@ impl StoreBackend for Port {
 
     async fn create_upload(
         &self,
-        _: &ObjectKey,
-        _: &Attributes,
-        _: &Properties,
-        _: Duration,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        properties: &Properties,
+        timeout: Duration,
     ) -> Result<UploadId, StoreError> {
-        Err(StoreError::new(StoreErrorKind::Unsupported, "no file of a simulation is so large"))
+        self.count(|counts| counts.multipart += 1);
+        let upload = Upload {
+            key: key.as_str().to_owned(),
+            attributes: attributes.clone(),
+            properties: properties.clone(),
+            parts: BTreeMap::new(),
+        };
+        let begin = move |bucket: &Bucket| {
+            let mut uploads = bucket.uploads.borrow_mut();
+            let id = format!("upload-{}", bucket.requests.get());
+            uploads.insert(id.clone(), upload);
+            UploadId(id)
+        };
+        self.once((Access::Writes, "BEGIN"), key.as_str(), None, timeout, begin).await
     }
 
     async fn upload_part(
         &self,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: u32,
-        _: Bytes,
-        _: Duration,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+        timeout: Duration,
     ) -> Result<String, StoreError> {
-        Err(StoreError::new(StoreErrorKind::Unsupported, "no file of a simulation is so large"))
+        self.count(|counts| counts.multipart += 1);
+        let id = upload.0.clone();
+        let part = move |bucket: &Bucket| {
+            let mut uploads = bucket.uploads.borrow_mut();
+            let upload = uploads.get_mut(&id)?;
+            let tag = crate::bucket::etag(&body);
+            upload.parts.insert(number, (tag.clone(), body));
+            Some(tag)
+        };
+        let tag = self.once((Access::Writes, "PART"), key.as_str(), None, timeout, part).await?;
+        let gone =
+            || StoreError::new(StoreErrorKind::NotFound, format!("PART of {key}: no upload"));
+        tag.ok_or_else(gone)
     }
 
     async fn complete_upload(
         &self,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: &[String],
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[String],
         _: u64,
-        _: Send,
+        send: Send,
     ) -> PutOutcome {
-        let why = "no file of a simulation is so large";
-        PutOutcome::Ambiguous(StoreError::new(StoreErrorKind::Unsupported, why))
+        self.count(|counts| counts.multipart += 1);
+        let (id, tags, condition) = (upload.0.clone(), parts.to_vec(), send.condition.clone());
+        self.write("COMPLETE", key.as_str(), &send, move |bucket| {
+            let Some(upload) = bucket.uploads.borrow().get(&id).cloned() else {
+                return Applied::NoUpload;
+            };
+            let at = upload.key.clone();
+            if bucket.honours(Verb::CompleteConditional) && !holds(bucket, &at, &condition) {
+                return Applied::Lost;
+            }
+            let there: Vec<&String> = upload.parts.values().map(|(tag, _)| tag).collect();
+            if there != tags.iter().collect::<Vec<_>>() {
+                return Applied::BadPart;
+            }
+            let mut body = BytesMut::new();
+            upload.parts.values().for_each(|(_, part)| body.extend_from_slice(part));
+            bucket.uploads.borrow_mut().remove(&id);
+            // As on S3: the hash of the hashes, and how many.
+            let etag = format!("{}-{}", crate::bucket::etag(tags.concat().as_bytes()), tags.len());
+            bucket.put_as(&at, body.freeze(), upload.attributes, upload.properties, etag);
+            Applied::Won(told(bucket, &at))
+        })
+        .await
     }
 
     async fn abort_upload(
         &self,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: Duration,
+        key: &ObjectKey,
+        upload: &UploadId,
+        timeout: Duration,
     ) -> Result<(), StoreError> {
-        Ok(())
+        self.count(|counts| counts.multipart += 1);
+        let id = upload.0.clone();
+        let abort = move |bucket: &Bucket| {
+            bucket.uploads.borrow_mut().remove(&id);
+        };
+        self.once((Access::Writes, "ABORT"), key.as_str(), None, timeout, abort).await
     }
 
     async fn now(&self, timeout: Duration) -> Result<StoreTime, StoreError> {

@@ -23,6 +23,8 @@ pub struct Outcome {
     /// Simulated seconds, and requests.
     pub seconds: u64,
     pub requests: u64,
+    /// The `fault::points` that were passed, with a space between.
+    pub passed: String,
     pub trouble: Option<String>,
     /// The last of what happened.
     pub story: String,
@@ -56,7 +58,7 @@ pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
         let outcome = outcome.expect("a thread").join();
         let bytes = match outcome {
             Ok(outcome) => outcome.to_text().into_bytes(),
-            Err(_) => b"0 0 0 1\nthe simulation itself panicked\n".to_vec(),
+            Err(_) => b"0 0 0 1\n\nthe simulation itself panicked\n".to_vec(),
         };
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -67,6 +69,8 @@ pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
             }
             rest = &rest[n as usize..];
         }
+        #[cfg(coverage)]
+        write_counts();
         // SAFETY: nothing of this copy of the process is to run any more.
         unsafe { libc::_exit(0) };
     }
@@ -76,6 +80,16 @@ pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
         File::from_raw_fd(ends[0])
     };
     Running { child, pipe, began: Instant::now(), dir }
+}
+
+/// What was counted is written at the end of a program, which a schedule has none of.
+#[cfg(coverage)]
+fn write_counts() {
+    unsafe extern "C" {
+        fn __llvm_profile_write_file() -> libc::c_int;
+    }
+    // SAFETY: the compiler's own, which takes nothing.
+    unsafe { __llvm_profile_write_file() };
 }
 
 impl Running {
@@ -107,6 +121,7 @@ impl Running {
                 digest: 0,
                 seconds: 0,
                 requests: 0,
+                passed: String::new(),
                 trouble: Some(format!("it does not end, or died (status {status:#x})")),
                 story: text,
             },
@@ -116,19 +131,21 @@ impl Running {
 
 impl Outcome {
     fn to_text(&self) -> String {
-        let Outcome { digest, seconds, requests, trouble, story } = self;
+        let Outcome { digest, seconds, requests, passed, trouble, story } = self;
         let failed = u8::from(trouble.is_some());
         let trouble = trouble.as_deref().unwrap_or("").replace('\n', " ");
-        format!("{digest} {seconds} {requests} {failed}\n{trouble}\n{story}")
+        format!("{digest} {seconds} {requests} {failed}\n{passed}\n{trouble}\n{story}")
     }
 
     fn parse(text: &str) -> Option<Outcome> {
         let (head, rest) = text.split_once('\n')?;
+        let (passed, rest) = rest.split_once('\n')?;
         let (trouble, story) = rest.split_once('\n')?;
         let numbers: Vec<u64> = head.split(' ').filter_map(|n| n.parse().ok()).collect();
         let [digest, seconds, requests, failed] = numbers[..] else { return None };
         let trouble = (failed == 1).then(|| trouble.to_owned());
-        Some(Outcome { digest, seconds, requests, trouble, story: story.to_owned() })
+        let (passed, story) = (passed.to_owned(), story.to_owned());
+        Some(Outcome { digest, seconds, requests, passed, trouble, story })
     }
 }
 
@@ -139,6 +156,7 @@ fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Ou
         mutant.release();
     }
     let sim = Sim::begin(plan.seed, aloud);
+    s3vol::fault::watch(crate::sim::passes);
     if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
         log.with_writer(std::io::stderr).with_ansi(false).init();
@@ -155,6 +173,7 @@ fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Ou
         digest: story.digest,
         seconds: sim.now() / crate::seam::SECOND,
         requests: sim.bucket.requests.get(),
+        passed: sim.passed.borrow().iter().copied().collect::<Vec<_>>().join(" "),
         trouble,
         story: story.lines.iter().map(|line| format!("{line}\n")).collect(),
     }

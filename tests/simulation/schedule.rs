@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use s3vol::catalog::Incarnation;
 use s3vol::clock::Deadline;
+use s3vol::config::{SettleMode, VolumeOptions};
 use s3vol::fs::FsError;
+use s3vol::store::Verb;
 use s3vol::types::{Caller, FileName, Ino};
 use s3vol::worker::{Bare, WorkerError};
 
@@ -17,6 +19,7 @@ use crate::client::{Hands, work};
 use crate::host::{self, END, Host};
 use crate::model::{Found, Line, Rule};
 use crate::outside;
+use crate::proof;
 use crate::random::Random;
 use crate::rest;
 use crate::seam::{MICRO, MILLI, SECOND};
@@ -54,6 +57,18 @@ pub enum Kind {
     Clocks,
     /// Somebody with an S3 tool.
     Outside,
+    /// Credentials expire, and are renewed.
+    Denied,
+    /// Of the store not everything is honoured.
+    Weak,
+    /// The volume keeps its files in segments, for hours.
+    Never,
+    /// The local log is written anew all the time.
+    Short,
+    /// Files are uploaded in parts, small ones as well.
+    Parts,
+    /// Programs write to what is published just then.
+    Aim,
 }
 
 impl Kind {
@@ -71,6 +86,12 @@ impl Kind {
         (Kind::Takeover, "takeover"),
         (Kind::Clocks, "clocks"),
         (Kind::Outside, "outside"),
+        (Kind::Denied, "denied"),
+        (Kind::Weak, "weak"),
+        (Kind::Never, "never"),
+        (Kind::Short, "short"),
+        (Kind::Parts, "parts"),
+        (Kind::Aim, "aim"),
     ];
 }
 
@@ -86,7 +107,7 @@ impl Plan {
         }
     }
 
-    fn has(&self, kind: Kind) -> bool {
+    pub fn has(&self, kind: Kind) -> bool {
         !self.without.contains(&kind)
     }
 
@@ -128,6 +149,8 @@ struct Director {
     outside: bool,
     /// The clients' directories are made.
     homes: bool,
+    /// Of all mounts but the last one.
+    options: VolumeOptions,
 }
 
 /// Runs the whole schedule below `dir`.
@@ -136,8 +159,10 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
     let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
-    let (outside, homes) = (false, false);
-    Director { plan, random, hosts, dir, owner, old, line, volume, outside, homes }.direct().await
+    let (outside, homes, options) = (false, false, host::options());
+    Director { plan, random, hosts, dir, owner, old, line, volume, outside, homes, options }
+        .direct()
+        .await
 }
 
 impl Director {
@@ -155,6 +180,7 @@ impl Director {
                 .set(self.random.below(4 * day / MILLI) as i64 - 2 * (day / MILLI) as i64);
         }
         self.outside = self.random.chance(400);
+        self.choose_ground();
         self.make().await?;
         let mut host = 0;
         for round in 0..self.plan.rounds {
@@ -163,7 +189,8 @@ impl Director {
             if let Some(mounted) = self.mount(host, true).await? {
                 self.serve(&mounted, round, false).await?;
             }
-            if self.random.chance(80) {
+            let rarely = if self.options.settle == SettleMode::Never { 300 } else { 80 };
+            if self.random.chance(rarely) {
                 tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
             }
             if self.plan.has(Kind::Move) && self.random.chance(350) {
@@ -171,6 +198,48 @@ impl Director {
             }
         }
         self.finish(host).await
+    }
+
+    /// What the volume is like, and the store below it.
+    fn choose_ground(&mut self) {
+        let random = Random::new(self.plan.seed, 8);
+        let is = |kind, chance| {
+            let chosen = random.chance(chance);
+            let (numbers, plan) = ((random.next(), random.next()), &self.plan);
+            (chosen && plan.has(kind)).then_some(numbers)
+        };
+        if is(Kind::Never, 150).is_some() {
+            tell!("nothing settles before the end");
+            self.options.settle = SettleMode::Never;
+        }
+        if let Some((size, _)) = is(Kind::Short, 250) {
+            let size = 500 + size % 16_000;
+            tell!("the local log is written anew beyond {size} bytes");
+            set(s3vol::fault::LONG_LOG, size);
+        }
+        if let Some((size, _)) = is(Kind::Parts, 250) {
+            let size = 500 + size % 8000;
+            tell!("files are uploaded in parts of {size} bytes");
+            set(s3vol::fault::PART, size);
+        }
+        if let Some((which, _)) = is(Kind::Weak, 200) {
+            let all = [
+                Verb::DeleteConditional,
+                Verb::CompleteConditional,
+                Verb::CopyConditional,
+                Verb::Copy,
+                Verb::Expiry,
+            ];
+            let chosen = |(place, _): &(usize, &Verb)| which >> place & 1 == 1;
+            let overlooked = all.iter().enumerate().filter(chosen).map(|(_, verb)| *verb);
+            sim().bucket.overlooks.borrow_mut().extend(overlooked);
+            tell!("the store does not honour {:?}", sim().bucket.overlooks.borrow());
+        }
+        if self.plan.has(Kind::Aim) && random.chance(400) {
+            tell!("programs write to what is published just then");
+            sim().aims.set(true);
+            sim().kills.set(self.plan.has(Kind::Kill));
+        }
     }
 
     async fn make(&mut self) -> Result<(), String> {
@@ -191,7 +260,8 @@ impl Director {
             if dies {
                 process.machine.dies_at.set(Some(self.random.below(60)));
             }
-            let opened = host::mount(&self.hosts[number], &process, &volume, host::options()).await;
+            let options = if troubled { self.options.clone() } else { host::options() };
+            let opened = host::mount(&self.hosts[number], &process, &volume, options).await;
             process.machine.dies_at.set(None);
             let before = self.owner;
             match opened {
@@ -241,7 +311,7 @@ impl Director {
     /// Compares what a mount shows with what may be there, and goes on from that. False: it died meanwhile.
     async fn look(&mut self, number: usize, mounted: &Mounted) -> Result<bool, String> {
         let ours = self.owner == Some(number);
-        let rule = if ours { Rule::Whole } else { Rule::Synced };
+        let mut rule = if ours { Rule::Whole } else { Rule::Synced };
         if !ours {
             self.leaves(number);
         }
@@ -277,10 +347,13 @@ impl Director {
         let found = self.find(self.line, &surveys, rule);
         let found = match (found, self.old.get(&number).copied()) {
             (Err(why), Some(old)) if !sim().model.borrow()[self.line].synced => {
-                // Whoever came between made nothing durable: this host's log goes on.
+                // Whoever came between made nothing durable: this host's log goes on, with what is nowhere else;
+                // or that was set aside, and the bucket is as it was.
                 tell!("not of the last host's line: {why}");
                 self.line = old;
-                self.find(old, &surveys, Rule::Synced)
+                let whole = self.find(old, &surveys, Rule::Whole);
+                rule = if whole.is_ok() { Rule::Whole } else { Rule::Synced };
+                whole.or_else(|_| self.find(old, &surveys, Rule::Synced))
             }
             (found, _) => found,
         };
@@ -440,7 +513,8 @@ impl Director {
     async fn ask(&mut self, mounted: &Mounted, other: usize, since: u64) -> Result<(), String> {
         let volume = self.volume.clone().expect("it was made");
         let process = self.hosts[other].process();
-        let opened = host::mount(&self.hosts[other], &process, &volume, host::options()).await;
+        let options = self.options.clone();
+        let opened = host::mount(&self.hosts[other], &process, &volume, options).await;
         let well = sim().bucket.troubled.get() < since && !mounted.process.is_dead();
         if let Some(Ok(bare)) = opened {
             if well && !mounted.bare.is_yielded() {
@@ -465,6 +539,10 @@ impl Director {
         let random = &self.random;
         if self.plan.has(Kind::Kill) && random.chance(350) {
             match random.chance(600) {
+                true if random.chance(400) => {
+                    let point = *random.of(s3vol::fault::points::ALL);
+                    process.machine.dies_there.set(Some((point, random.below(8))));
+                }
                 true => {
                     let at = process.machine.changes.get() + random.below(150);
                     process.machine.dies_at.set(Some(at));
@@ -486,6 +564,16 @@ impl Director {
             sim().at(random.below(20 * SECOND), || sim().bucket.goes_away(true));
             let back = random.between(20 * SECOND, 240 * SECOND);
             sim().at(back, || sim().bucket.goes_away(false));
+        }
+        self.denials();
+    }
+
+    fn denials(&self) {
+        let random = &self.random;
+        if self.plan.has(Kind::Denied) && random.chance(60) {
+            sim().at(random.below(20 * SECOND), || sim().bucket.denies(true));
+            let back = random.between(20 * SECOND, 120 * SECOND);
+            sim().at(back, || sim().bucket.denies(false));
         }
     }
 
@@ -542,8 +630,9 @@ impl Director {
         self.hosts.push(Host::new(&self.dir, fresh));
         let mounted = self.mount(fresh, false).await?.ok_or("the last mount died")?;
         self.settle(&mounted).await?;
-        // Garbage is collected by and by.
-        tokio::time::sleep(Duration::from_secs(200)).await;
+        // Garbage is collected by and by, and a key whose last request may still arrive is left alone that long.
+        let by_and_by = if sim().bucket.honours(Verb::Expiry) { 200 } else { 1500 };
+        tokio::time::sleep(Duration::from_secs(by_and_by)).await;
         let fs = Arc::clone(mounted.bare.fs());
         let last = self.last_look(&mounted.process, fs).await?;
         let bare = Arc::clone(&mounted.bare);
@@ -551,12 +640,20 @@ impl Director {
             Some(Ok(0)) => {}
             other => return Err(format!("a healthy volume is not given back: {other:?}")),
         }
-        rest::check(&last, collected)
+        rest::check(&last, collected)?;
+        let volume = self.volume.clone().expect("it was made");
+        let process = self.hosts[fresh].process();
+        proof::check(&self.hosts[fresh], &process, &volume, &last, collected).await
     }
 
     /// Everything comes to rest. What was refused, because somebody else had changed it, is looked at again soon.
     async fn settle(&self, mounted: &Mounted) -> Result<(), String> {
-        let deadline = Deadline::after(END);
+        // Where requests do not expire, a key whose last one was not answered is left alone for a quarter of an hour.
+        let patience = match sim().bucket.honours(Verb::Expiry) {
+            true => END,
+            false => END + Duration::from_secs(1200),
+        };
+        let deadline = Deadline::after(patience);
         loop {
             let settler = Arc::clone(mounted.bare.settler());
             let settled = async move { settler.settle_all(deadline).await };
@@ -604,6 +701,12 @@ impl Director {
         }
         Ok(all)
     }
+}
+
+/// Sets a seam of the code under test for this schedule, which is a process of its own.
+fn set(name: &str, value: u64) {
+    // SAFETY: no other thread of this process is left that could read it.
+    unsafe { std::env::set_var(name, value.to_string()) };
 }
 
 fn home(client: usize) -> String {

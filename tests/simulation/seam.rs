@@ -39,6 +39,8 @@ pub struct Machine {
     /// Changes of the disk so far, and the one at which the process is killed.
     pub changes: Cell<u64>,
     pub dies_at: Cell<Option<u64>>,
+    /// The place in the code (`fault::points`) at which it is killed, and how often it passes there before.
+    pub dies_there: Cell<Option<(&'static str, u64)>>,
     /// The disk takes nothing more.
     pub full: Cell<bool>,
     /// How many of a thousand calls of the disk fail.
@@ -63,6 +65,7 @@ impl Machine {
             root,
             changes: Cell::new(0),
             dies_at: Cell::new(None),
+            dies_there: Cell::new(None),
             full: Cell::new(false),
             broken: Cell::new(0),
             idle: Cell::new(false),
@@ -74,6 +77,15 @@ impl Machine {
     pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// The process passes a place at which it may be killed.
+    pub fn passes(&self, point: &'static str) {
+        match self.dies_there.get() {
+            Some((at, 0)) if at == point => self.die(),
+            Some((at, times)) if at == point => self.dies_there.set(Some((at, times - 1))),
+            _ => {}
         }
     }
 

@@ -6,7 +6,7 @@
 //! jumps to the earliest timer or [`Sim::at`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -78,6 +78,20 @@ impl Process {
     }
 }
 
+/// Work that cannot move to another thread, and need not.
+pub struct Stays<T>(pub Pin<Box<dyn Future<Output = T>>>);
+
+// SAFETY: as for `Process`.
+unsafe impl<T> Send for Stays<T> {}
+
+impl<T> Future for Stays<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
 pub struct Sim {
     pub seam: &'static Seam,
     pub bucket: Bucket,
@@ -89,6 +103,12 @@ pub struct Sim {
     pub story: RefCell<Story>,
     pub trouble: RefCell<Option<String>>,
     pub outside: RefCell<Outside>,
+    /// Which of `fault::points` were passed.
+    pub passed: RefCell<BTreeSet<&'static str>>,
+    /// Programs write to what is published just then.
+    pub aims: Cell<bool>,
+    /// And their process may be killed soon after.
+    pub kills: Cell<bool>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -113,6 +133,15 @@ pub fn sim() -> &'static Sim {
     SIM.with(Cell::get).expect("a thread that simulates")
 }
 
+/// The code that runs passes one of `fault::points`.
+pub fn passes(point: &'static str) {
+    let Some(sim) = SIM.with(Cell::get) else { return };
+    if let Some(machine) = sim.seam.running.get() {
+        sim.passed.borrow_mut().insert(point);
+        machine.passes(point);
+    }
+}
+
 /// Says what happens: `{seed, time}` come by themselves.
 #[macro_export]
 macro_rules! tell {
@@ -132,6 +161,9 @@ impl Sim {
             trouble: RefCell::default(),
             model: RefCell::default(),
             outside: RefCell::default(),
+            passed: RefCell::default(),
+            aims: Cell::new(false),
+            kills: Cell::new(false),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim

@@ -1,8 +1,9 @@
 //! What takes long: as many schedules as time allows, and the hunt for known faults.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use s3vol::fault::Mutant;
+use s3vol::fault::{Mutant, points};
 
 use crate::run::begin;
 use crate::schedule::Plan;
@@ -28,11 +29,15 @@ fn soak_schedules() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.expect("a clock").as_secs() * 1_000_000
     });
+    let mut passed: BTreeMap<String, u64> = BTreeMap::new();
     let (mut ran, mut seconds, mut requests, mut failed) = (0u64, 0u64, 0u64, Vec::new());
     many((from..).map(Plan::of), None, |plan, outcome| {
         ran += 1;
         seconds += outcome.seconds;
         requests += outcome.requests;
+        for point in outcome.passed.split_whitespace() {
+            *passed.entry(point.to_owned()).or_default() += 1;
+        }
         if outcome.trouble.is_some() {
             eprintln!("seed {}: {}", plan.seed, outcome.trouble.as_deref().unwrap_or_default());
             failed.push((plan.clone(), outcome));
@@ -46,6 +51,9 @@ fn soak_schedules() {
         seconds / 3600,
         failed.len()
     );
+    let (all, met) = (points::ALL, passed.len());
+    let never: Vec<_> = all.iter().filter(|point| !passed.contains_key(**point)).collect();
+    eprintln!("{met} of {} points of failure were passed; not {never:?}", all.len());
     let reports: Vec<String> = failed.iter().take(5).map(|(plan, o)| report(plan, o)).collect();
     assert!(failed.is_empty(), "{}", reports.join("\n\n"));
 }

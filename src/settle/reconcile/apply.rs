@@ -42,7 +42,7 @@ impl Reconciler {
             }
         }
         for chunk in differing.chunks(BATCH) {
-            let mut tx = self.volume.begin().await?;
+            let mut tx = self.taking_in().await?;
             let mut changed = Vec::new();
             for (name, what) in chunk {
                 let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
@@ -60,7 +60,7 @@ impl Reconciler {
                 names_changed(&mut tx, dir).await?;
             }
             let _told = self.telling(changed);
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
         }
         Ok(())
     }
@@ -453,7 +453,7 @@ impl Reconciler {
         if dirent.kind == FileKind::Dir {
             Box::pin(self.list_whole(dirent.ino)).await?;
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.taking_in().await?;
         if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
         {
             return Ok(());
@@ -483,13 +483,13 @@ impl Reconciler {
                 Changed::Entry { parent: dir, name: name.clone() },
                 Changed::Inode { ino: dirent.ino },
             ]);
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
         if !rests || inode.is_open() {
             tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
-            tx.commit(0).await?;
+            self.taken_in(tx).await?;
             return Ok(());
         }
         self.bury(&mut tx, &key, dirent.ino, &rec).await?;
@@ -500,7 +500,7 @@ impl Reconciler {
         }
         names_changed(&mut tx, dir).await?;
         let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
-        tx.commit(0).await?;
+        self.taken_in(tx).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
         Ok(())
     }

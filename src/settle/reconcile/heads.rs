@@ -75,7 +75,7 @@ impl Reconciler {
         if dir == Ino::ROOT || known(&rest) || self.settler.hot.touched_since(key, sent) {
             return Ok(());
         }
-        let mut tx = self.volume.begin().await?;
+        let mut tx = self.taking_in().await?;
         let rest: Option<RestRec> = tx.kv.get(&keys::rest(key)).await?;
         let Some(rec) = tx.kv.get::<InodeRec>(&keys::inode(dir)).await? else { return Ok(()) };
         if known(&rest) || self.settler.hot.touched_since(key, sent) {
@@ -94,7 +94,7 @@ impl Reconciler {
             tx.edit(dir, |rec| rec.known = false).await?;
         }
         let _told = self.telling(vec![Changed::Inode { ino: dir }]);
-        tx.commit(0).await?;
+        self.taken_in(tx).await?;
         Ok(())
     }
 }

@@ -242,7 +242,9 @@ impl Reconciler {
     /// What lay at a key for an inode that is no longer there is gone: the next publish expects
     /// nothing.
     async fn forget_rest(&self, key: &ObjectKey, sent: Duration) -> Result<(), SettleError> {
+        self.prove_ownership().await?;
         let mut txn = self.volume.meta.begin().await?;
+        self.still_ours()?;
         if !self.settler.hot.touched_since(key, sent) {
             txn.delete_rest(key).await?;
             txn.commit(Logged::Op { unique: 0 }, || {}).await?;
