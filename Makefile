@@ -56,7 +56,7 @@ plugin: plugin-rootfs ## Build the managed plugin and install it into the runnin
 demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; leaves nothing behind
 	./plugin/demo.sh
 
-bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect or million runs one
+bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect, durable or million runs one
 	$(CARGO) bench --locked --bench figures -- $(PART)
 
 clean: ## Remove what was built

@@ -21,7 +21,8 @@ for name in "$@"; do
       mariadb=mariadb-client-core
     "$ROOT/plugin/databases.sh"
     ;;
-  core | posix | soak) ;;
+  soak) "$ROOT/plugin/garage.sh" ;;
+  core | posix) ;;
   *) die "unknown lane: $name" ;;
   esac
 done

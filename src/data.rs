@@ -39,7 +39,9 @@ pub use garbage::{give_up_map, give_up_older};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
 pub use paths::{MAX_KEY, PathMemo, beside, dir_key, escape_name, own_name, unescape_name};
-pub use pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run};
+pub use pieces::{
+    Fetch, GET_TIMEOUT, PARALLEL, Source, cut_up, fetches, hull, pieces, read_inline, read_run,
+};
 pub use read::ReadAhead;
 pub use repack::{Repacked, SLACK};
 pub use room::{Room, Taken};

@@ -28,6 +28,9 @@ pub const LISTED: &str = "S3VOL_TEST_LISTED_MS";
 /// Stands for the kernel's boot id.
 pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 
+/// A file with the seconds by which this host's wall clock is ahead of the machine's; it may change at any time.
+pub const CLOCK: &str = "S3VOL_TEST_CLOCK";
+
 /// The engine keeps no local copies of its files, when this is set: its cache works on threads of its own,
 /// which a simulation has no place for.
 pub const NO_MIRROR: &str = "S3VOL_TEST_NO_MIRROR";
@@ -61,6 +64,14 @@ pub fn number(name: &str, default: u64) -> u64 {
 /// A test's value of a seam.
 pub fn text(name: &str) -> Option<String> {
     if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+}
+
+/// By how many seconds a test has this host's wall clock ahead of the machine's.
+pub fn clock_ahead() -> i64 {
+    static FILE: OnceLock<Option<String>> = OnceLock::new();
+    let file = FILE.get_or_init(|| text(CLOCK)).as_ref();
+    let seconds = file.and_then(|file| std::fs::read_to_string(file).ok());
+    seconds.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The folder of orders to die; see [`at`].

@@ -44,7 +44,7 @@ pub use open::{Mounted, Successor, open};
 pub use protocol::{DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;
 pub use rebuild::{Rebuild, Rebuilt, plan_rebuild};
-pub use recovery::{Listed, Recovered, Restored, Shelf};
+pub use recovery::{Listed, Recovered, Restored, Shelf, has_unsynced};
 pub use settle_now::settle_volume;
 pub use supervised::serve_supervised;
 pub use takeover::{look_at_hold, take_over};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module may use only modules of lower levels: siblings stay apart.
 const LEVELS: [&[&str]; 12] = [
-    &["types"],
-    &["clock", "fault", "sys"],
+    &["fault", "types"],
+    &["clock", "sys"],
     &["config", "telemetry"],
     &["store"],
     &["meta", "lease"],

@@ -18,6 +18,7 @@ use s3vol::catalog::{Catalog, CatalogError, Definition, Opener, Purge, Purged, R
 use s3vol::config::PluginConfig;
 use s3vol::store::Known;
 use s3vol::types::VolumeName;
+use s3vol::worker::EnginePurge;
 
 /// The bucket `bkt`: in memory, or behind a Ceph gateway.
 enum World {
@@ -425,4 +426,128 @@ async fn a_create_on_a_known_store_takes_eight_requests_in_four_rounds() {
     let shown: Vec<_> = log.iter().map(|entry| (entry.op, &entry.key, entry.status)).collect();
     assert!(log.len() <= 8, "{} requests: {shown:#?}", log.len());
     assert!(rounds(&log) <= 4, "{} rounds: {shown:#?}", rounds(&log));
+}
+
+/// The keys of states.
+fn formats(server: &TestS3) -> Vec<String> {
+    let mut keys = server.keys("team/.s3vol/v/");
+    keys.retain(|key| key.ends_with("/format.json"));
+    keys
+}
+
+#[tokio::test]
+async fn a_place_that_could_not_be_looked_at_again_leads_to_its_state() {
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    let catalog = catalog(&dir, &world).await;
+    create(&catalog, "first", &[]).await.unwrap();
+    for (deletes, volume) in [(true, "web"), (false, "shop")] {
+        // Two places are looked at before the claim.
+        let deaf = Rule::always(Some(Op::List), "by-prefix", s3server::Action::Status(403));
+        server.fault(deaf.after(2));
+        if !deletes {
+            server.fault(Rule::always(
+                Some(Op::Delete),
+                "by-prefix",
+                s3server::Action::Status(403),
+            ));
+        }
+        let error = create(&catalog, volume, &[]).await.unwrap_err();
+        assert!(matches!(error, CatalogError::Store(_)), "{error}");
+        server.clear_faults();
+        // Another host was led there meanwhile, or is now.
+        let there = formats(server);
+        let made = create(&catalog, volume, &[]).await.unwrap();
+        let format = format!("team/.s3vol/v/{}/format.json", made.uuid);
+        assert!(there.contains(&format), "{volume}: {there:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_is_refused_keeps_its_state_as_long_as_something_leads_there() {
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    let catalog = catalog(&dir, &world).await;
+    let inside = [("url", "s3://bkt/team/web/inside")];
+    create(&catalog, "inside", &inside).await.unwrap();
+    let entries = server.objects("team/.s3vol/by-prefix/");
+    for leads in [false, true] {
+        for (key, _) in server.objects("team/.s3vol/") {
+            server.delete_foreign(&key);
+        }
+        let url = [("url", "s3://bkt/team/web")];
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = self::catalog(&dir, &world).await;
+        create(&catalog, "first", &[]).await.unwrap();
+        // The other one is made between the two looks.
+        server.fault(Rule::new(Op::List, "by-prefix", 1, s3server::Action::Hold).after(2));
+        if leads {
+            server.fault(Rule::always(
+                Some(Op::Delete),
+                "by-prefix",
+                s3server::Action::Status(403),
+            ));
+        }
+        let meanwhile = async {
+            while server.held() == 0 {
+                tokio::task::yield_now().await;
+            }
+            for (key, entry) in &entries {
+                server.restore(key, entry.clone());
+            }
+            server.release();
+        };
+        let (made, ()) = tokio::join!(create(&catalog, "web", &url), meanwhile);
+        let error = made.unwrap_err().to_string();
+        assert!(error.contains("overlaps"), "{error}");
+        server.clear_faults();
+        let expected = if leads { 2 } else { 1 };
+        assert_eq!(formats(server).len(), expected, "{:?}", formats(server));
+        let claims = server.keys("team/.s3vol/by-prefix/").len();
+        assert_eq!(claims, expected + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_was_sent_twice_on_its_way_is_ours() {
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    let catalog = catalog(&dir, &world).await;
+    create(&catalog, "first", &[]).await.unwrap();
+    for key in ["by-prefix", "format.json", "volumes/"] {
+        let twice = s3server::Action::ApplyThenProxy(412);
+        server.fault(Rule::new(Op::Put, key, 1, twice));
+    }
+    let web = create(&catalog, "web", &[]).await.unwrap();
+    assert_eq!(server.faults_left(), 0);
+    assert!(formats(server).contains(&format!("team/.s3vol/v/{}/format.json", web.uuid)));
+}
+
+/// A volume in a bucket of its own, which is gone or refuses.
+#[tokio::test]
+async fn a_volume_whose_bucket_is_gone_can_be_removed() {
+    let (world, dir, own) = (World::gateway(), tempfile::tempdir().unwrap(), TestS3::start());
+    let grace = [("S3VOL_GRACE", "0s")];
+    let catalog = catalog_with(&dir, &world, &grace).await;
+    let (url, endpoint) = (format!("s3://{}/data", own.bucket()), own.endpoint());
+    let place = [("url", url.as_str()), ("endpoint", &endpoint), ("path_style", "true")];
+    let purge = EnginePurge::new();
+    for on_remove in ["delete", "retain"] {
+        let on_remove = [("on_remove", on_remove)];
+        create(&catalog, "web", &[&place[..], &on_remove].concat()).await.unwrap();
+        own.remove_bucket();
+        catalog.remove(&name("web"), &purge).await.unwrap();
+        catalog.sweep(&purge).await.unwrap();
+        assert!(catalog.known(&name("web")).is_none(), "{on_remove:?}");
+        assert_eq!(world.server().keys("team/.s3vol/volumes/"), [""; 0]);
+        own.restore_bucket();
+    }
+    create(&catalog, "web", &[&place[..], &[("on_remove", "delete")]].concat()).await.unwrap();
+    create(&catalog, "kept", &[("on_remove", "retain")]).await.unwrap();
+    own.fault(Rule::always(None, "", s3server::Action::Status(403)));
+    world.server().fault(Rule::always(Some(Op::Get), "/v/", s3server::Action::Status(403)));
+    catalog.remove(&name("kept"), &purge).await.unwrap();
+    // Somebody may use it.
+    catalog.remove(&name("web"), &purge).await.unwrap_err();
+    assert!(catalog.known(&name("web")).is_some());
 }

@@ -305,6 +305,55 @@ async fn reading_a_scattered_file_takes_few_requests_and_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_a_scattered_file_fetches_nothing_that_was_just_written() {
+    let world = World::new().await;
+    let volume = &world.volume;
+    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    let mut costs = Vec::new();
+    for count in [SMALL, LARGE] {
+        world.scattered("holes", count).await;
+        world.server.clear_log();
+        let cost = world.cost_of(async {
+            assert_eq!(settler.settle_all(Deadline::after(LONG)).await.unwrap(), 0);
+        });
+        let cost = cost.await;
+        let log = world.server.log();
+        let is_content = |key: &str| key.contains("/segments/");
+        let gets = log.iter().filter(|request| request.op == Op::Get);
+        let fetched: Vec<_> = gets.filter(|request| is_content(&request.key)).collect();
+        assert!(fetched.is_empty(), "{fetched:?}");
+        assert!(world.server.get("data/holes").unwrap().body == blocks(count));
+        // Its map is looked through once, for its holes.
+        assert!(cost.rows <= count * 3 / 2 + 100, "{cost:?} for {count}");
+        costs.push(cost);
+        world.unlink("holes").await;
+        world.collect().await;
+    }
+    assert!(costs[1].scans <= costs[0].scans * 4 + 20, "{costs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_a_published_file_that_is_overwritten_here_and_there_takes_few_requests() {
+    let world = World::new().await;
+    let volume = &world.volume;
+    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    let file = world.create("woven").await;
+    let mut wanted = vec![7; (LARGE * 2 * BLOCK) as usize];
+    volume.write(&file, 0, &wanted).await.unwrap();
+    assert_eq!(settler.settle_all(Deadline::after(LONG)).await.unwrap(), 0);
+    let mut found = Vec::new();
+    let requests = world.fetched(async { found = world.read_all(&file).await }).await;
+    assert!(found == wanted);
+    world.scatter(&file, LARGE).await;
+    for (block, old) in wanted.chunks_mut(2 * BLOCK as usize).enumerate() {
+        old[..BLOCK as usize].fill(block as u8);
+    }
+    let more = world.fetched(async { found = world.read_all(&file).await }).await;
+    assert!(found == wanted);
+    assert!(more <= 3 * requests + 2, "{more} requests, {requests} of a plain file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn walking_from_hole_to_hole_is_linear() {
     let world = World::new().await;
     let file = world.scattered("holes", SMALL).await;

@@ -24,7 +24,8 @@ use hyper_util::rt::TokioIo;
 use memory::{Memory, MemoryOpener};
 use s3vol::catalog::{Catalog, Purge, RetainAll};
 use s3vol::config::PluginConfig;
-use s3vol::driver::{Driver, DriverSettings, serve};
+use s3vol::driver::{ControlClient, Driver, DriverSettings, serve};
+use s3vol::worker::WorkerStatus;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use workers::FakeWorkers;
@@ -476,6 +477,7 @@ async fn counts_end_with_the_mounts_they_speak_of() {
     let first = host.start().await;
     first.create("v").await;
     first.mount("v", "1").await;
+    first.workers.die().await;
     drop(first);
     // The plugin was started anew: the old mounts are gone, the local log may hold changes.
     let workers = FakeWorkers::new("supervisor-2");
@@ -485,6 +487,7 @@ async fn counts_end_with_the_mounts_they_speak_of() {
     workers.logged("stop v").await;
     second.unmount("v", "1").await;
     second.mount("v", "2").await;
+    workers.die().await;
     drop(second);
     // The machine was started anew: the local log is void.
     let workers = FakeWorkers::new("supervisor-3");
@@ -535,4 +538,65 @@ async fn whatever_comes_over_the_socket_is_answered() {
         }
     }
     plugin.ok("Get", json!({ "Name": "known" })).await;
+}
+
+/// A mount by hand that uses the plugin's state folder, at the volume's socket.
+fn by_hand(host: &Host, id: &str, leaves: bool) -> (PathBuf, tokio::task::JoinHandle<()>) {
+    let folder = DriverSettings::control_sockets(host.state());
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join(format!("{id}.sock"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let status = WorkerStatus { mountpoint: "/by/hand".into(), ..workers::status() };
+    let goes = tokio_util::sync::CancellationToken::new();
+    let (gone, at) = (goes.clone(), socket.clone());
+    let router = axum::Router::new()
+        .route(
+            "/status",
+            axum::routing::get(move || async move { serde_json::to_string(&status).unwrap() }),
+        )
+        .route(
+            "/leave",
+            axum::routing::post(move || async move {
+                if leaves {
+                    goes.cancel();
+                }
+                if leaves { StatusCode::OK } else { StatusCode::CONFLICT }
+            }),
+        );
+    let serving = axum::serve(listener, router);
+    let process = tokio::spawn(async move {
+        let ends = async {
+            gone.cancelled().await;
+            // What it still has to do.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        tokio::select! {
+            served = serving.into_future() => served.unwrap(),
+            () = ends => std::fs::remove_file(&at).unwrap(),
+        }
+    });
+    (socket, process)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_mounted_by_hand_keeps_its_process_and_that_its_socket() {
+    let host = Host::new();
+    let plugin = host.start().await;
+    plugin.create("v").await;
+    let id = plugin.ok("Get", json!({ "Name": "v" })).await["Volume"]["Status"]["uuid"].clone();
+    let (socket, process) = by_hand(&host, id.as_str().unwrap(), false);
+    let error = plugin.err("Mount", json!({ "Name": "v", "ID": "1" })).await;
+    assert!(error.contains("already served by process 1 at /by/hand"), "{error}");
+    let client = ControlClient::new(&socket);
+    assert_eq!(client.status(Duration::from_secs(5)).await.unwrap().pid, 1);
+    assert_eq!(plugin.mounts("v").await, 0);
+    process.abort();
+    drop(process.await);
+    std::fs::remove_file(&socket).unwrap();
+
+    // One that is ending is not in the way.
+    let (_, process) = by_hand(&host, id.as_str().unwrap(), true);
+    plugin.mount("v", "2").await;
+    process.await.unwrap();
+    assert_eq!(plugin.workers.log().iter().filter(|entry| *entry == "start v").count(), 1);
 }

@@ -352,6 +352,7 @@ fn a_handle_of_the_engine_that_breaks_while_the_volume_is_opened_is_replaced() {
     host.mount(&server);
     server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Status(503)));
     let (set, _) = fill_with_metadata(&host);
+    let before = host.status().and_then(|status| status.epoch).expect("an epoch");
     host.kill();
     server.clear_faults();
     // The first is the engine's own when it opens; the replay flushes what is too much to keep.
@@ -359,6 +360,10 @@ fn a_handle_of_the_engine_that_breaks_while_the_volume_is_opened_is_replaced() {
     host.mount(&server);
     assert_eq!(server.faults_left(), 0);
     assert!(host.log().contains("metadata engine reopened"), "{}", host.log());
+    // One that the opening claimed, and one that the engine claimed: the lease is kept under that.
+    wait_for("the lease", Duration::from_secs(20), || {
+        host.status().filter(|status| status.epoch == Some(before + 2))
+    });
     // What the replaced handle wrote is known to be this host's own.
     host.kill();
     host.mount(&server);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::config::VolumeOptions;
 use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
-use s3vol::fs::{Fs, RenameMode};
+use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, DirentRec, InodeRec};
 use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, Settler, changes};
@@ -44,8 +44,11 @@ fn no_margin() {
 
 impl World {
     async fn new() -> Self {
+        World::on(TestS3::start()).await
+    }
+
+    async fn on(server: TestS3) -> Self {
         no_margin();
-        let server = TestS3::start();
         let dir = tempfile::tempdir().unwrap();
         let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
         let volume = volume_with(&server, dir.path(), options).await;
@@ -53,11 +56,21 @@ impl World {
         World { server, dir, volume, settler: settler.unwrap() }
     }
 
+    /// Another host goes on with what this one made durable.
+    async fn lose_host(self) -> Self {
+        let _receipt = self.volume.meta.flush(PATIENCE).await.unwrap();
+        self.volume.meta.engine.abandon();
+        World::on(self.server).await
+    }
+
+    fn fs(&self) -> Fs {
+        Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside))
+    }
+
     /// A new committed file.
     async fn file(&self, name: &str, content: &str) -> Arc<Inode> {
-        let fs = Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside));
         let name = FileName::new(name).unwrap();
-        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
+        let made = self.fs().mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
         let file = self.volume.inode(made.unwrap().ino).await.unwrap();
         self.write(&file, content).await;
         file
@@ -408,4 +421,146 @@ async fn a_refused_publish_whose_key_cannot_be_looked_at_is_decided_later() {
     assert_eq!(names_in(&world, Ino::ROOT).await, 1);
     let open = world.volume.meta.scan(keys::below(keys::INTENT, &[]), 10).await.unwrap();
     assert_eq!(open.len(), 1, "its outcome is open");
+/// Mode and time of modification, as the volume has them and as an object tells them.
+fn told(attr: &InodeRec) -> (String, String) {
+    let (secs, nanos) = (attr.mtime.secs, attr.mtime.nanos);
+    let time = if nanos == 0 { secs.to_string() } else { format!("{secs}.{nanos:09}") };
+    ((attr.kind.mode_bits() | attr.perm).to_string(), time)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
+    let ways = ["linked", "moved", "set-id", "set-id-late", "read"];
+    let world = World::new().await;
+    let root = Caller::ROOT;
+    let fs = world.fs();
+    let written = async |ino, bytes: &'static [u8]| {
+        fs.write(ino, FileHandle(0), 0, bytes.into(), true).await.map(drop).unwrap();
+    };
+    for way in ways {
+        let file = world.file(way, "content").await;
+        if way.starts_with("set-id") {
+            let mode = SetAttr { mode: Some(0o4755), ..SetAttr::default() };
+            fs.setattr(root, file.ino, mode).await.unwrap();
+        }
+        drop(file);
+    }
+    assert_eq!(world.settle().await, 0);
+    for way in ways {
+        let name = || FileName::new(way).unwrap();
+        let ino = fs.lookup(Ino::ROOT, name()).await.unwrap().ino;
+        let file = world.volume.inode(ino).await.unwrap();
+        match way {
+            "read" => {
+                // A commit of nothing but the time of access is on its way when somebody writes.
+                fs.read(ino, FileHandle(0), 0, 10).await.unwrap();
+                let held = world.volume.begin().await.unwrap();
+                let committing = tokio::spawn({
+                    let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+                    async move { volume.commit(vec![file]).await }
+                });
+                until("the snapshot", || !file.live().attr_dirty).await;
+                world.volume.write(&file, 0, b"lost").await.unwrap();
+                drop(held);
+                committing.await.unwrap().unwrap();
+            }
+            "set-id" => written(ino, b"lost").await,
+            // The bytes are committed and published before the bits go.
+            "set-id-late" => written(ino, b"").await,
+            _ => world.volume.write(&file, 0, b"lost").await.unwrap(),
+        }
+        let next = FileName::new(format!("{way}-too").as_str()).unwrap();
+        match way {
+            "linked" => drop(fs.link(root, ino, Ino::ROOT, next).await.unwrap()),
+            "moved" => {
+                let mode = RenameMode::Replace;
+                fs.rename(root, Ino::ROOT, name(), Ino::ROOT, next, mode).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    let world = world.lose_host().await;
+    assert_eq!(world.settle().await, 0);
+    let objects = world.server.objects("data/");
+    assert_eq!(objects.len(), ways.len() + 1);
+    let mut wrong = Vec::new();
+    for (key, object) in objects {
+        let name = FileName::new(key.strip_prefix("data/").unwrap()).unwrap();
+        let ino = world.fs().lookup(Ino::ROOT, name).await.unwrap().ino;
+        let file = world.volume.inode(ino).await.unwrap();
+        let tells = |name: &str| object.metadata[name].clone();
+        let (tells, wanted) = ((tells("mode"), tells("mtime")), told(&file.live().attr));
+        if tells != wanted {
+            wrong.push(format!("{key}: {tells:?}, wanted {wanted:?}"));
+        }
+        assert_eq!(&object.body[..], b"content", "{key}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A round that has announced something and cannot make that durable, when the volume is given up.
+async fn ends_announced(remove: bool) {
+    let world = World::new().await;
+    world.file("gone", "object").await;
+    assert_eq!(world.settle().await, 0);
+    if remove {
+        let name = FileName::new("gone").unwrap();
+        world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+    } else {
+        world.file("file", "content").await;
+    }
+    let _receipt = world.volume.meta.flush(PATIENCE).await.unwrap();
+    world.server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await }
+    });
+    until("the announcement", || world.settler.status().open_intents == 1).await;
+    let began = boottime();
+    world.settler.rest(Deadline::after(PATIENCE)).await;
+    assert!(boottime() - began < PATIENCE / 3);
+    assert_eq!(world.settler.status().open_intents, 0);
+    settling.await.unwrap().unwrap();
+    world.server.clear_faults();
+    world.server.release();
+    let world = world.lose_host().await;
+    assert_eq!(world.settler.status().open_intents, 0);
+    assert_eq!(world.settler.settle_now(Deadline::after(PATIENCE)).await.unwrap(), 0);
+    assert_eq!(world.object("file").is_some(), !remove);
+    assert_eq!(world.object("gone").is_none(), remove);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_was_announced_and_not_sent_before_the_end_waits_for_nothing() {
+    ends_announced(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_was_announced_and_not_sent_before_the_end_waits_for_nothing() {
+    ends_announced(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_round_that_ends_too_early_only_what_is_on_its_way_stays_open() {
+    // As many are sent at a time.
+    const SENT: u64 = 16;
+    let world = World::new().await;
+    for number in 0..40 {
+        world.file(&format!("f{number}"), "content").await;
+    }
+    world.server.fault(Rule::always(Some(Op::Put), "data/f", Action::Hold).after(5));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await }
+    });
+    until("the held PUTs", || world.server.held() == SENT).await;
+    world.settler.rest(Deadline::after(Duration::from_millis(100))).await;
+    assert_eq!(world.settler.status().open_intents, SENT);
+    settling.await.unwrap().unwrap();
+    world.server.clear_faults();
+    let world = world.lose_host().await;
+    assert_eq!(world.settler.status().open_intents, SENT);
+    let left = world.settler.settle_now(Deadline::after(PATIENCE)).await.unwrap();
+    assert_eq!(left, SENT, "what was applied and what was not sent is at rest");
+    assert_eq!(world.server.keys("data/f").len() as u64, 40 - SENT);
 }

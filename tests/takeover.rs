@@ -15,7 +15,7 @@ use s3vol::fault::points;
 use s3vol::worker::VolumeState;
 use support::host::{Host, fsync};
 use support::orders::Orders;
-use support::s3server::TestS3;
+use support::s3server::{Action, Op, Rule, TestS3};
 use support::wait_for;
 use support::watchdog::release;
 
@@ -292,4 +292,25 @@ fn two_state_folders_of_one_machine_never_both_write() {
             file.sync_all().expect("the owner's sync");
         }
     }
+}
+
+#[test]
+fn a_claim_that_was_lost_says_nothing_of_the_one_that_won() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut first = Host::new("commit=200ms");
+    first.mount(&server);
+    assert!(first.unmount().success());
+    let (mut late, mut quick) = (Host::new("commit=200ms"), Host::new("commit=200ms"));
+    server.fault(Rule::new(Op::Put, "/manifest/", 1, Action::Hold));
+    std::thread::scope(|scope| {
+        let loser = scope.spawn(|| late.try_mount(&server));
+        wait_for("the claim", Duration::from_secs(30), || (server.held() > 0).then_some(()));
+        quick.mount(&server);
+        server.release();
+        let lost = loser.join().expect("its end").expect_err("the other one was first");
+        assert!(lost.contains("another host has taken over"), "{lost}");
+    });
+    assert!(!late.local("claiming").exists(), "it names the epoch of the winner");
+    assert!(quick.unmount().success());
 }

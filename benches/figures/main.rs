@@ -3,6 +3,7 @@
 //! `make bench` prints them; nothing is asserted. Each workload runs with 0 and with 20 ms added to
 //! every store request, and shows the requests that it caused, by kind.
 
+mod durable;
 mod mount;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -189,7 +190,8 @@ impl Bench {
     }
 }
 
-/// Without arguments everything but what takes minutes to make: the million files, and the scattered ones.
+/// Without arguments everything but what takes minutes: the million files, the scattered ones, and what waits for
+/// leases.
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let runs = |part: &str, default| match wanted.is_empty() {
@@ -219,6 +221,9 @@ fn main() {
     if runs("collect", false) {
         bench.collect();
         bench.exports();
+    }
+    if runs("durable", false) {
+        durable::durable(home.path());
     }
     if runs("million", false) {
         bench.million();

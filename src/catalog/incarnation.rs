@@ -249,8 +249,8 @@ impl Draft {
             adopted: self.adopted,
         };
         let key = prefix_key(state.prefix(), url);
-        match objects::create(state.store(), &key, &entry).await {
-            Ok(Some(_)) => {}
+        let version = match objects::create(state.store(), &key, &entry).await {
+            Ok(Some(version)) => version,
             Ok(None) => {
                 self.undo().await;
                 return match self.ground.find(opener, options).await? {
@@ -260,12 +260,19 @@ impl Draft {
             }
             // It may be there, and then leads to what was written.
             Err(error) => return Err(error),
-        }
+        };
         // Once more: whoever made one around or inside meanwhile sees ours, or is seen.
-        if let Err(error) = refuse_nested(state.as_ref(), url).await {
-            drop(state.store().delete(&key, Send::plain(REQUEST)).await);
-            self.undo().await;
-            return Err(error);
+        match refuse_nested(state.as_ref(), url).await {
+            Ok(_) => {}
+            Err(error @ CatalogError::Refused(_)) => {
+                // As long as it leads there, others find the state and may use it.
+                if objects::delete(state.store(), &key, &version).await.is_ok_and(|gone| gone) {
+                    self.undo().await;
+                }
+                return Err(error);
+            }
+            // It is the state of the place, and the next attempt finds it.
+            Err(error) => return Err(error),
         }
         self.record().await;
         let Draft { id, adopted, .. } = self;

@@ -32,7 +32,7 @@ pub(super) async fn read<T: DeserializeOwned>(
     }
 }
 
-/// Writes `record` where nothing is; `None` when something is there.
+/// Writes `record` where nothing is; `None` when something else is there.
 pub(super) async fn create<T: Serialize>(
     store: &dyn StoreBackend,
     key: &ObjectKey,
@@ -139,19 +139,25 @@ async fn put(
     body: Bytes,
     send: Send,
 ) -> Result<Option<Version>, CatalogError> {
-    let error = match plain_put(store, key, body.clone(), send).await {
+    let unsure = match plain_put(store, key, body.clone(), send).await {
         PutOutcome::Won(version) => return Ok(Some(version)),
-        PutOutcome::Lost => return Ok(None),
-        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
+        // What passes requests on may have sent it twice, and then it is ours that is there.
+        PutOutcome::Lost => None,
+        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Some(error),
     };
-    tracing::warn!(%key, %error, "a write has an unknown outcome; reading it back");
-    match store.get(key, None, None, REQUEST).await {
-        Ok(got) if got.data == body => Ok(Some(got.info.version)),
-        Ok(_) => Ok(None),
-        Err(StoreError { kind: StoreErrorKind::NotFound, .. }) if error.is_transient() => {
+    if let Some(error) = &unsure {
+        tracing::warn!(%key, %error, "a write has an unknown outcome; reading it back");
+    }
+    match (store.get(key, None, None, REQUEST).await, unsure) {
+        (Ok(got), _) if got.data == body => Ok(Some(got.info.version)),
+        (Ok(_), _) => Ok(None),
+        (Err(StoreError { kind: StoreErrorKind::NotFound, .. }), None) => Ok(None),
+        (Err(StoreError { kind: StoreErrorKind::NotFound, .. }), Some(error))
+            if error.is_transient() =>
+        {
             Err(CatalogError::Unknown(key.to_string()))
         }
-        Err(_) => Err(error.into()),
+        (Err(_), Some(error)) | (Err(error), None) => Err(error.into()),
     }
 }
 

@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 
 use super::definition::{Definition, Removing, definition_key, prefix_key};
+use super::ground::Ground;
 use super::objects::{self, REQUEST, Replaced};
-use super::{Catalog, CatalogError, Hold, Site};
+use super::{Catalog, CatalogError, Hold, PrefixEntry, Site};
 use crate::config::BucketUrl;
+use crate::store::StoreErrorKind;
 use crate::types::{StoreTime, VolumeName};
 
 /// How far a purge came.
@@ -15,6 +17,8 @@ pub enum Purged {
     Done,
     /// Not now, and why; it is tried again later.
     Later(String),
+    /// Nothing was deleted: this host has used the volume since it was removed.
+    Used(String),
 }
 
 /// Deletes a volume's objects. It claims the volume's epoch, so that no host writes meanwhile, and
@@ -61,7 +65,8 @@ impl Purge for RetainAll {
 
 impl Catalog {
     /// Removes `name`: marks it for deletion after the grace, or only forgets it where objects are
-    /// to stay. Removing an unknown volume succeeds. Refused while another host holds it.
+    /// to stay. Removing an unknown volume succeeds. Refused while another host holds it, or may hold it and
+    /// objects are to go.
     ///
     /// On a host that only reads what others may write, only that wish is forgotten.
     pub async fn remove(&self, name: &VolumeName, purge: &dyn Purge) -> Result<(), CatalogError> {
@@ -91,12 +96,20 @@ impl Catalog {
         if found.removing.is_some() {
             return self.mirror.learn(found, Some(version), false).await;
         }
-        if let Some(holder) = purge.holder(&found).await? {
-            return Err(CatalogError::Refused(format!(
-                "volume {name} is in use on {holder}; stop its containers there first"
-            )));
+        match purge.holder(&found).await {
+            Ok(None) => {}
+            Ok(Some(holder)) => {
+                return Err(CatalogError::Refused(format!(
+                    "volume {name} is in use on {holder}; stop its containers there first"
+                )));
+            }
+            // Forgetting it takes nothing from anybody, and its bucket may never answer again.
+            Err(error) if !found.deletes() => tracing::warn!(volume = %name,
+                error = &error as &dyn std::error::Error,
+                "its bucket does not tell whether another host uses it; it is forgotten all the same"),
+            Err(error) => return Err(error),
         }
-        if !found.deletes() {
+        if !found.deletes() || self.is_led_elsewhere(&found).await {
             // The by-prefix entry and the state stay: what is still in motion lives there.
             if !objects::delete(home.store(), &key, &version).await? {
                 let now = objects::read::<Definition>(home.store(), &key, REQUEST).await?;
@@ -206,6 +219,16 @@ impl Catalog {
         let found = purging;
         match purge.purge(&found).await? {
             Purged::Later(why) => tracing::info!(volume = %name, why, "not deleted yet"),
+            Purged::Used(host) => {
+                let back = Definition { removing: None, ..found.clone() };
+                let replaced =
+                    objects::replace(home.store(), &key, (&found, version), &back).await?;
+                if let Replaced::Yes(at) = replaced {
+                    tracing::warn!(volume = %name, host, "the volume was used again after it was removed, so \
+                        nothing of it is deleted; remove it once more if it is to go");
+                    self.mirror.learn(back, Some(at), false).await?;
+                }
+            }
             Purged::Done => {
                 self.forget_prefix(&found).await?;
                 if objects::delete(home.store(), &key, &version).await? {
@@ -217,6 +240,57 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether the place has another state by now: it was rebuilt, and the objects are that one's.
+    async fn is_led_elsewhere(&self, volume: &Definition) -> bool {
+        match self.entry_of(volume).await {
+            Ok(entry) => entry.is_some_and(|entry| entry.uuid != volume.uuid),
+            Err(error) => {
+                // Whoever deletes looks at the state itself.
+                tracing::debug!(volume = %volume.name, %error, "what its place leads to is not known");
+                false
+            }
+        }
+    }
+
+    async fn entry_of(&self, volume: &Definition) -> Result<Option<PrefixEntry>, CatalogError> {
+        Ground::open(self.opener.as_ref(), &volume.options).await?.entry().await
+    }
+
+    /// Follows the place of `volume` to the state that it has now, after it was rebuilt. `None` when it still
+    /// is the one of the definition, or none.
+    pub async fn follow(&self, volume: &Definition) -> Result<Option<Definition>, CatalogError> {
+        let Some(led) = self.entry_of(volume).await? else { return Ok(None) };
+        if led.uuid == volume.uuid {
+            return Ok(None);
+        }
+        let home = self.home_to_change().await?;
+        let key = definition_key(home.prefix(), &volume.name);
+        let Some((found, version)) =
+            objects::read::<Definition>(home.store(), &key, REQUEST).await?
+        else {
+            return Ok(None);
+        };
+        if found.uuid != volume.uuid || found.removing.is_some() {
+            return Ok(None);
+        }
+        let mut now = Definition {
+            uuid: led.uuid,
+            adopted: led.adopted,
+            written_by: self.host.clone(),
+            ..found.clone()
+        };
+        now.options.state_url = led.state_url;
+        match objects::replace(home.store(), &key, (&found, version), &now).await? {
+            Replaced::Yes(at) => {
+                tracing::info!(volume = %volume.name, from = %found.uuid, to = %now.uuid,
+                    "the volume was rebuilt; its name leads to the new state from now on");
+                self.mirror.learn(now.clone(), Some(at), false).await?;
+                Ok(Some(now))
+            }
+            Replaced::No(other) => Err(changed(&found, other)),
+        }
+    }
+
     /// Frees the prefix of a purged volume, if it still is that volume's.
     async fn forget_prefix(&self, volume: &Definition) -> Result<(), CatalogError> {
         let (Ok(url), Ok(state_url)) =
@@ -226,7 +300,11 @@ impl Catalog {
         };
         let state = self.opener.open(&state_url, &volume.options).await?;
         let key = prefix_key(state.prefix(), &url);
-        let entry = objects::read::<super::PrefixEntry>(state.store(), &key, REQUEST).await?;
+        let entry = match objects::read::<PrefixEntry>(state.store(), &key, REQUEST).await {
+            // It went with its bucket.
+            Err(CatalogError::Store(error)) if error.kind == StoreErrorKind::NoBucket => None,
+            entry => entry?,
+        };
         if let Some((entry, version)) = entry
             && entry.uuid == volume.uuid
         {

@@ -30,12 +30,15 @@ pub fn rebuild(args: RebuildArgs) -> anyhow::Result<u8> {
 }
 
 fn text(rebuilt: &Rebuilt) -> String {
-    let Rebuilt { found, links, .. } = rebuilt;
-    let mut text = format!(
-        "the volume has the state {} now: {} files, {} directories, {} symbolic links, {} special files; {} \
-         more names of files\n",
-        rebuilt.id, found.files, found.directories, found.symlinks, found.special, links.joined
-    );
+    let Rebuilt { id, found, links, .. } = rebuilt;
+    let mut text = match rebuilt.before {
+        true => format!("the volume has the state {id} now, which an earlier rebuild made\n"),
+        false => format!(
+            "the volume has the state {id} now: {} files, {} directories, {} symbolic links, {} special files; {} \
+             more names of files\n",
+            found.files, found.directories, found.symlinks, found.special, links.joined
+        ),
+    };
     if let Some(kept) = &rebuilt.kept {
         text.push_str(&format!("the old state is kept in {kept}\n"));
     }

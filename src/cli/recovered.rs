@@ -32,7 +32,7 @@ async fn run(command: RecoveredCommand) -> anyhow::Result<()> {
             failed = all.unreadable;
             for found in all.found {
                 let files = found.files();
-                let bytes: u64 = files.iter().map(|file| file.recovered).sum();
+                let bytes = files.iter().map(|file| file.recovered).fold(0, u64::saturating_add);
                 let (name, at) = (&found.name, &found.manifest.at);
                 text.push_str(&format!("{name}  {at}  {} files, {bytes} bytes\n", files.len()));
             }

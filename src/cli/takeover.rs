@@ -33,6 +33,7 @@ struct Answer {
 
 /// Says what could be lost, asks, and does it. Returns without an error only when the volume is free.
 pub fn takeover(args: TakeoverArgs) -> anyhow::Result<()> {
+    crate::fault::named("takeover");
     let config = settings(args.state.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let taken = runtime.block_on(run(&args, &config));

@@ -274,8 +274,18 @@ impl Volume {
                 if part.attr.kind == FileKind::File && part.content_changed {
                     self.lay(&mut txn, part, &step, &mut delta, &mut segments).await?;
                 }
-                // The attributes may have been changed by an operation since the snapshot.
-                part.attr = part.inode.live().attr.clone();
+                let written_since = {
+                    let mut live = part.inode.live();
+                    let written = !part.content_changed && !live.pending.is_clean();
+                    live.attr_dirty |= written;
+                    // The attributes may have been changed by an operation since the snapshot.
+                    part.attr = live.attr.clone();
+                    written
+                };
+                if written_since {
+                    // What it says of that goes with its bytes.
+                    continue;
+                }
                 txn.put(keys::inode(part.inode.ino), &part.attr);
                 done.push((part, step));
             }

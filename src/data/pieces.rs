@@ -71,14 +71,18 @@ pub fn segment_key(state: &KeyPrefix, id: u128) -> ObjectKey {
     state.key(&format!("segments/{id:032x}"))
 }
 
-/// What one request brings: pieces that lie beside each other in one segment, or one piece alone.
+/// What one request brings, or none.
 #[derive(Debug)]
 pub enum Fetch {
+    /// Pieces that lie beside each other in one segment.
     Run(Vec<(Range<u64>, ExtentRec)>),
-    One(Range<u64>, Source),
+    /// Pieces that lie beside each other in the base.
+    Base(Vec<Range<u64>>),
+    /// Zeros, or what the record itself holds.
+    Here(Range<u64>, Option<ExtentRec>),
 }
 
-/// A gap in a segment that is fetched and thrown away rather than costing a request, bytes.
+/// A gap in a segment or base that is fetched and thrown away rather than costing a request, bytes.
 const GAP: u64 = 64 << 10;
 
 /// Runs that go on side by side: neighbours in the file may lie in turns in so many segments.
@@ -91,18 +95,55 @@ struct Open {
     taken: Range<u64>,
 }
 
+/// Of these pieces those that `missing` wants something of; of the base not more than reaches from the
+/// first to the last of that. Both are in order.
+pub fn only(
+    wanted: Vec<(Range<u64>, Source)>,
+    missing: &[Range<u64>],
+) -> Vec<(Range<u64>, Source)> {
+    let mut first = 0;
+    let needed = wanted.into_iter().filter_map(|(span, source)| {
+        first += missing[first..].partition_point(|part| part.end <= span.start);
+        let count = missing[first..].partition_point(|part| part.start < span.end);
+        let parts = &missing[first..first + count];
+        let (from, to) = (parts.first()?.start, parts.last()?.end);
+        Some(match source {
+            Source::Base => (span.start.max(from)..span.end.min(to), source),
+            Source::Zero | Source::Extent(_) => (span, source),
+        })
+    });
+    needed.collect()
+}
+
 /// Puts pieces together that one request can bring. A file written in small pieces has each of them in
-/// its own extent, and those of one commit lie in the order of the file in few segments.
+/// its own extent, and those of one commit lie in the order of the file in few segments. What shows of
+/// the base between them lies there in their distance.
 pub fn fetches(wanted: Vec<(Range<u64>, Source)>) -> Vec<Fetch> {
     let mut fetches: Vec<Fetch> = Vec::new();
     let mut open: Vec<Open> = Vec::new();
+    let mut base: Option<usize> = None;
     for (span, source) in wanted {
-        let Source::Extent(extent) = source else {
-            fetches.push(Fetch::One(span, source));
-            continue;
+        let extent = match source {
+            Source::Extent(extent) => extent,
+            Source::Zero => {
+                fetches.push(Fetch::Here(span, None));
+                continue;
+            }
+            Source::Base => {
+                if let Some(Fetch::Base(run)) = base.and_then(|at| fetches.get_mut(at))
+                    && span.start <= run[run.len() - 1].end + GAP
+                    && span.end - run[0].start <= CHUNK
+                {
+                    run.push(span);
+                } else {
+                    base = Some(fetches.len());
+                    fetches.push(Fetch::Base(vec![span]));
+                }
+                continue;
+            }
         };
         let Place::Segment { id, crc_offset, crc_len, .. } = extent.place else {
-            fetches.push(Fetch::One(span, Source::Extent(extent)));
+            fetches.push(Fetch::Here(span, Some(extent)));
             continue;
         };
         let end = crc_offset + u64::from(crc_len);
@@ -175,13 +216,38 @@ pub async fn read_run(
     Ok(pieces)
 }
 
+/// What one request for pieces of the base asks for.
+pub fn hull(run: &[Range<u64>]) -> Range<u64> {
+    run.first().map_or(0, |first| first.start)..run.last().map_or(0, |last| last.end)
+}
+
+/// The pieces in what that request brought.
+pub fn cut_up(
+    ino: Ino,
+    run: Vec<Range<u64>>,
+    found: &Bytes,
+) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
+    let whole = hull(&run);
+    if found.len() as u64 != whole.end - whole.start {
+        return Err(DataError::Damaged(format!(
+            "the object of inode {ino} is shorter than it was"
+        )));
+    }
+    let cut = |span: Range<u64>| {
+        let bytes = (span.start - whole.start) as usize..(span.end - whole.start) as usize;
+        (span, Some(found.slice(bytes)))
+    };
+    Ok(run.into_iter().map(cut).collect())
+}
+
 /// The bytes that an extent holds itself; `None` is zeros.
 pub fn read_inline(
     ino: Ino,
     span: &Range<u64>,
-    extent: &ExtentRec,
+    extent: Option<&ExtentRec>,
 ) -> Result<Option<Bytes>, DataError> {
     let len = (span.end - span.start) as usize;
+    let Some(extent) = extent else { return Ok(None) };
     match &extent.place {
         Place::Zero => Ok(None),
         Place::Inline(bytes) if bytes.len() >= len => Ok(Some(bytes.slice(..len))),
@@ -216,9 +282,39 @@ mod tests {
             assert_eq!(fetches.len(), requests, "{segments} segments");
             let pieces = fetches.iter().map(|fetch| match fetch {
                 Fetch::Run(run) => run.len(),
-                Fetch::One(..) => 1,
+                Fetch::Base(_) | Fetch::Here(..) => 0,
             });
             assert_eq!(pieces.sum::<usize>(), 340);
         }
+    }
+
+    #[test]
+    fn what_shows_of_the_base_between_pieces_comes_with_one_request() {
+        let spans = |stride: u64| (0..100).map(move |n| n * stride..n * stride + 4096);
+        for (stride, requests) in [(8192, 1), (4096 + GAP, 2), (4097 + GAP, 100)] {
+            let wanted = spans(stride).map(|span| (span, Source::Base)).collect();
+            let fetches = fetches(wanted);
+            assert_eq!(fetches.len(), requests, "{stride}");
+            let pieces = fetches.into_iter().flat_map(|fetch| match fetch {
+                Fetch::Base(run) => run,
+                Fetch::Run(_) | Fetch::Here(..) => Vec::new(),
+            });
+            assert!(pieces.eq(spans(stride)), "{stride}");
+        }
+    }
+
+    #[test]
+    fn of_the_pieces_only_what_is_missing_is_fetched() {
+        let all = [0..10, 10..20, 20..30, 30..40, 40..50];
+        let of = |base: bool, missing: &[Range<u64>]| -> Vec<Range<u64>> {
+            let source = || if base { Source::Base } else { Source::Zero };
+            let wanted = all.iter().map(|span| (span.clone(), source())).collect();
+            only(wanted, missing).into_iter().map(|(span, _)| span).collect()
+        };
+        assert_eq!(of(false, &[12..13, 15..16, 29..31]), [10..20, 20..30, 30..40]);
+        assert_eq!(of(true, &[12..13, 15..16, 29..31]), [12..16, 29..30, 30..31]);
+        assert_eq!(of(false, &[0..50]), all);
+        assert_eq!(of(true, &[]), []);
+        assert_eq!(of(true, &[50..60]), []);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::pieces::{Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run};
+use super::pieces::{
+    Fetch, GET_TIMEOUT, PARALLEL, cut_up, fetches, hull, only, pieces, read_inline, read_run,
+};
 use super::{DataError, Inode, Live, Volume};
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
@@ -101,7 +103,8 @@ impl ReadAhead {
     }
 }
 
-/// Committed content that was just fetched: pieces in order without gaps, `None` for zeros.
+/// Committed content that was just fetched because the cache did not have it: pieces in order, `None` for
+/// zeros.
 #[derive(Debug)]
 struct Fetched {
     pieces: Vec<Piece>,
@@ -126,20 +129,30 @@ impl Fetched {
         self.pieces.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(|b| b.len() as u64).sum()
     }
 
+    /// From the first piece that ends after `at`.
+    fn from(&self, at: u64) -> &[Piece] {
+        &self.pieces[self.pieces.partition_point(|(span, _)| span.end <= at)..]
+    }
+
     fn covers(&self, range: &Range<u64>) -> bool {
-        match (self.pieces.first(), self.pieces.last()) {
-            (Some((first, _)), Some((last, _))) => {
-                first.start <= range.start && range.end <= last.end.min(self.limit)
+        let mut at = range.start;
+        for (span, _) in self.from(range.start) {
+            if span.start > at || at >= range.end {
+                break;
             }
-            _ => false,
+            at = span.end;
         }
+        range.end <= at.min(self.limit)
     }
 
     /// Fills `buffer` with the bytes of a range that it covers.
     fn copy(&self, range: Range<u64>, buffer: &mut [u8]) {
-        for (span, bytes) in &self.pieces {
+        for (span, bytes) in self.from(range.start) {
+            if span.start >= range.end {
+                break;
+            }
             let part = span.start.max(range.start)..span.end.min(range.end);
-            let Some(bytes) = bytes.as_ref().filter(|_| !part.is_empty()) else { continue };
+            let Some(bytes) = bytes else { continue };
             let from = (part.start - span.start) as usize..(part.end - span.start) as usize;
             let to = (part.start - range.start) as usize..(part.end - range.start) as usize;
             buffer[to].copy_from_slice(&bytes[from]);
@@ -281,14 +294,17 @@ impl Volume {
                     _ => live.ahead.is_stream(),
                 };
                 let window = if ahead { window } else { range };
-                Some((content, live.version, live.evicted, window, limit))
+                // What was written here is in the cache, and may be most of the window.
+                let gaps = live.pending.ranges.gaps(window.clone()).into_iter();
+                let missing: Vec<_> = gaps.flat_map(|gap| live.cache.present.gaps(gap)).collect();
+                Some((content, live.version, live.evicted, (window, missing), limit))
             }
         };
-        let Some((content, version, evicted, window, limit)) = snapshot else {
+        let Some((content, version, evicted, (window, missing), limit)) = snapshot else {
             inode.calm().await;
             return Ok(None);
         };
-        let pieces = match self.read_committed(inode, &content, window).await {
+        let pieces = match self.read_committed(inode, &content, window, &missing).await {
             Ok(pieces) => blocks(pieces),
             Err(error) => {
                 let live = inode.live();
@@ -329,31 +345,31 @@ impl Volume {
         Ok(Some(fetched))
     }
 
-    /// Committed content of `range`, in pieces; `None` is zeros. Pieces may reach past the range.
-    pub async fn read_committed(
+    /// Committed content of `missing`, which lies in `window`, in pieces; `None` is zeros. Pieces may reach
+    /// past what is missing.
+    async fn read_committed(
         &self,
         inode: &Arc<Inode>,
         content: &ContentRec,
-        range: Range<u64>,
+        window: Range<u64>,
+        missing: &[Range<u64>],
     ) -> Result<Vec<Piece>, DataError> {
-        let wanted = fetches(pieces(&self.meta, inode.ino, content, range).await?);
-        let reads = wanted.into_iter().map(|fetch| async move {
-            let piece = match fetch {
+        let wanted = pieces(&self.meta, inode.ino, content, window).await?;
+        let reads = fetches(only(wanted, missing)).into_iter().map(|fetch| async move {
+            Ok::<_, DataError>(match fetch {
                 Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
-                    return read_run(state, inode.ino, run).await;
+                    read_run(state, inode.ino, run).await?
                 }
-                Fetch::One(span, Source::Zero) => (span, None),
-                Fetch::One(span, Source::Extent(extent)) => {
-                    let bytes = read_inline(inode.ino, &span, &extent)?;
-                    (span, bytes)
+                Fetch::Base(run) => {
+                    let bytes = self.read_base(inode, content, hull(&run)).await?;
+                    cut_up(inode.ino, run, &bytes)?
                 }
-                Fetch::One(span, Source::Base) => {
-                    let bytes = self.read_base(inode, content, span.clone()).await?;
-                    (span, Some(bytes))
+                Fetch::Here(span, extent) => {
+                    let bytes = read_inline(inode.ino, &span, extent.as_ref())?;
+                    vec![(span, bytes)]
                 }
-            };
-            Ok::<_, DataError>(vec![piece])
+            })
         });
         let mut found: Vec<Piece> =
             stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();

@@ -1,6 +1,6 @@
 //! A change of namespace and attributes, over live inodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::garbage::{give_up_map, give_up_xattrs};
@@ -22,6 +22,8 @@ pub struct Tx<'v> {
     pub kv: Txn<'v>,
     working: BTreeMap<Ino, InodeRec>,
     held: BTreeMap<Ino, Arc<Inode>>,
+    /// Files whose attributes are ahead of their content: they tell the time of an uncommitted write.
+    ahead: BTreeSet<Ino>,
     edits: Vec<(Ino, Edit)>,
     created: Vec<(Ino, ContentRec)>,
     contents: Vec<Replaced>,
@@ -55,6 +57,7 @@ impl<'v> Tx<'v> {
             kv,
             working: BTreeMap::new(),
             held: BTreeMap::new(),
+            ahead: BTreeSet::new(),
             edits: Vec::new(),
             created: Vec::new(),
             contents: Vec::new(),
@@ -71,7 +74,13 @@ impl<'v> Tx<'v> {
             return Ok(rec.clone());
         }
         let inode = self.volume.inode(ino).await?;
-        let rec = inode.live().attr.clone();
+        let (rec, clean) = {
+            let live = inode.live();
+            (live.attr.clone(), live.pending.is_clean())
+        };
+        if !clean {
+            self.ahead.insert(ino);
+        }
         self.working.insert(ino, rec.clone());
         self.held.insert(ino, inode);
         Ok(rec)
@@ -94,7 +103,19 @@ impl<'v> Tx<'v> {
         edit: impl Fn(&mut InodeRec) + Send + Sync + 'static,
     ) -> Result<(), DataError> {
         let mut rec = self.inode(ino).await?;
+        let ahead = self.ahead.remove(&ino);
+        if ahead {
+            // The host may be lost with the bytes of the write while this record is not: then the object
+            // has to show its times all the same.
+            let raise = |rec: &mut InodeRec| rec.attr_gen += 1;
+            raise(&mut rec);
+            self.edits.push((ino, Box::new(raise)));
+        }
         edit(&mut rec);
+        if ahead && rec.nlink > 0 {
+            self.kv.put(keys::work(ino), &WorkRec::Inode);
+            self.touched.push(ino);
+        }
         self.kv.put(keys::inode(ino), &rec);
         self.working.insert(ino, rec);
         self.edits.push((ino, Box::new(edit)));

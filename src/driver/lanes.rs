@@ -1,6 +1,7 @@
 //! One lane a volume: its worker's process is started and ended by one task at a time.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -29,6 +30,8 @@ pub(super) struct Attached {
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub worker: Option<Attached>,
+    /// Where a worker that ended by itself left what is not in the bucket.
+    pub left: Option<PathBuf>,
     /// Grows with every use and every end, so that what was planned before is dropped.
     pub turn: u64,
 }

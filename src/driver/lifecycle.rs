@@ -8,29 +8,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
 use super::control::{ControlClient, ControlError};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
+use super::workers::WorkerExit;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::WorkerSpec;
+use crate::worker::{DrainReply, WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
 /// One attempt to drain when nobody waits for it any more.
 const DRAIN: Duration = Duration::from_secs(600);
+/// Between looks whether a process that was asked to leave a volume has gone.
+const LEFT_PACE: Duration = Duration::from_millis(20);
 /// Between failed attempts to drain.
 const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A worker's answers: another host holds the volume; it is not served (yet).
 const HELD: u16 = 423;
 const NOT_SERVED: u16 = 409;
+/// The volume was rebuilt: its place has another state.
+const REBUILT: u16 = 410;
 
 /// Why a volume is not served.
 #[derive(Debug)]
@@ -38,11 +44,13 @@ pub(super) struct NotUp {
     pub text: String,
     /// Another host holds it; the worker of this turn waited for that in vain.
     pub held: Option<u64>,
+    /// Its place leads to another state, and the worker is gone.
+    pub rebuilt: bool,
 }
 
 impl From<String> for NotUp {
     fn from(text: String) -> Self {
-        NotUp { text, held: None }
+        NotUp { text, held: None, rebuilt: false }
     }
 }
 
@@ -81,7 +89,17 @@ impl Driver {
         if !self.jobs.take_unheard(key) {
             self.accounts.add(&name, &id).await.map_err(|e| e.to_string())?;
         }
-        match self.bring_up(&volume, deadline).await {
+        let mut up = self.bring_up(&volume, deadline).await;
+        if up.as_ref().is_err_and(|error| error.rebuilt) {
+            match self.catalog.follow(&volume).await {
+                Ok(Some(volume)) => up = self.bring_up(&volume, deadline).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(volume = %name, %error, "where it leads now is not known")
+                }
+            }
+        }
+        match up {
             Ok(()) => {
                 tracing::info!(volume = %name, id, "mounted");
                 Ok(json!({ "Mountpoint": self.mountpoint(&name), "Err": "" }))
@@ -145,14 +163,34 @@ impl Driver {
         if released != Released::Last {
             return done;
         }
-        let Some(client) = self.begin_drain(&name).await else { return done };
-        let drained = client.drain(deadline.left()).await;
+        let Some((turn, client)) = self.begin_drain(&name).await else {
+            return match self.lanes.enter(&name).await.left.take() {
+                None => done,
+                Some(kept) => Err(format!(
+                    "volume {name}: its worker has ended, and what is not in the bucket is kept in {}; the next \
+                     mount on this host takes it up",
+                    kept.display()
+                )),
+            };
+        };
+        let drained = self.drain(&name, turn, &client, deadline).await;
         if self.accounts.total(&name) > 0 {
             // Mounted again meanwhile: what is not committed is the new mount's concern.
             return done;
         }
         match drained {
             Ok(reply) if reply.committed => done,
+            Ok(reply) if reply.lost => Err(format!(
+                "volume {name}: another host has taken it over; {} bytes that were not in the bucket then are \
+                 kept on this host, and beside the volume when they are uploaded (`s3vol recovered list`)",
+                reply.uncommitted_bytes
+            )),
+            Ok(reply) if reply.damaged => Err(format!(
+                "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
+                 here takes them up, or `s3vol recovered` shows them",
+                reply.uncommitted_bytes,
+                reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+            )),
             Ok(reply) => Err(format!(
                 "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
                  them and is released when that is done",
@@ -170,7 +208,7 @@ impl Driver {
 
     /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
     /// when there is nothing to drain.
-    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<ControlClient> {
+    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<(u64, ControlClient)> {
         let mut lane = self.lanes.enter(name).await;
         if self.accounts.total(name) > 0 {
             return None;
@@ -182,7 +220,32 @@ impl Driver {
         drop(lane);
         let linger = self.settings.linger;
         tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
-        Some(client)
+        Some((turn, client))
+    }
+
+    /// Drains in this turn. A worker that dies over it is succeeded, and its successor asked.
+    async fn drain(
+        &self,
+        name: &VolumeName,
+        turn: u64,
+        client: &ControlClient,
+        deadline: Deadline,
+    ) -> Result<DrainReply, ControlError> {
+        let mut exits = self.workers.exits();
+        loop {
+            let died = match client.drain(deadline.left()).await {
+                Err(died @ ControlError::Unreachable { .. }) => died,
+                answered => return answered,
+            };
+            tokio::select! {
+                biased;
+                ready = client.ready(deadline) => ready?,
+                _ = ended_for_good(&mut exits, name) => return Err(died),
+            }
+            if self.lanes.enter(name).await.turn != turn {
+                return Err(died);
+            }
+        }
     }
 
     /// Drains until everything is committed, lingers, and ends the worker.
@@ -194,7 +257,7 @@ impl Driver {
         linger: Duration,
     ) {
         loop {
-            match client.drain(DRAIN).await {
+            match self.drain(&name, turn, &client, Deadline::after(DRAIN)).await {
                 Ok(reply) if reply.committed => break,
                 Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
                     error = reply.error, "not drained yet"),
@@ -268,12 +331,14 @@ impl Driver {
             Some(worker) => worker.spec.clone(),
             None => {
                 let spec = self.spec(volume);
+                make_way(&spec, deadline).await?;
                 self.prepare(&spec).await.map_err(|e| NotUp::from(e.to_string()))?;
                 self.workers
                     .start(spec.clone())
                     .await
                     .map_err(|e| NotUp::from(format!("volume {name}: {e}")))?;
                 lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
+                lane.left = None;
                 spec
             }
         };
@@ -282,20 +347,10 @@ impl Driver {
 
         let client = ControlClient::new(&spec.control_socket);
         let mut exits = self.workers.exits();
-        let exited = async {
-            loop {
-                match exits.recv().await {
-                    Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
-                    Ok(_) => {}
-                    // Missed or closed: the readiness call finds out.
-                    Err(_) => std::future::pending::<()>().await,
-                }
-            }
-        };
         let outcome = tokio::select! {
             biased;
             ready = client.ready(deadline) => ready,
-            code = exited => {
+            code = ended_for_good(&mut exits, name) => {
                 return Err(format!(
                     "the worker of volume {name} ended with code {code} before the volume was open; \
                      the plugin's log says why"
@@ -318,8 +373,17 @@ impl Driver {
                 )
                 .into())
             }
-            Err(ControlError::Refused { status: HELD, text }) => {
-                Err(NotUp { text: format!("volume {name}: {text}"), held: Some(turn) })
+            Err(ControlError::Refused { status: HELD, text }) => Err(NotUp {
+                text: format!("volume {name}: {text}"),
+                held: Some(turn),
+                rebuilt: false,
+            }),
+            Err(ControlError::Refused { status: REBUILT, text }) => {
+                let mut lane = self.lanes.enter(name).await;
+                if lane.turn == turn {
+                    self.end(name, &mut lane).await;
+                }
+                Err(NotUp { text: format!("volume {name}: {text}"), held: None, rebuilt: true })
             }
             Err(error) => {
                 // It could not be opened. Other mounts of it cannot exist, only waiting ones.
@@ -362,7 +426,7 @@ impl Driver {
         tokio::fs::create_dir_all(&spec.state_dir).await?;
         let sockets = DriverSettings::control_sockets(&self.settings.state);
         tokio::fs::create_dir_all(&sockets).await?;
-        // Only a worker that no longer runs can have left it.
+        // Left by a process that was killed.
         match tokio::fs::remove_file(&spec.control_socket).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -387,10 +451,13 @@ impl Driver {
         let Some(worker) = &lane.worker else { return Ok(()) };
         let client = ControlClient::new(&worker.spec.control_socket);
         match client.drain(deadline.left() / 2).await {
+            // It ends by itself, and what it could not bring into the bucket stays in its local folder.
+            Ok(reply) if reply.lost || reply.damaged => {}
             Ok(reply) if !reply.committed => {
                 return Err(format!(
-                    "volume {name}: {} bytes are not in the bucket yet; try again when they are",
-                    reply.uncommitted_bytes
+                    "volume {name}: {} bytes are not in the bucket yet{}; try again when they are",
+                    reply.uncommitted_bytes,
+                    reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
                 ));
             }
             // What is not served yet has nothing to commit.
@@ -455,8 +522,7 @@ impl Driver {
         }
     }
 
-    /// Notices workers that ended by themselves. One whose volume is in use is brought up again, so
-    /// that what its log holds gets committed.
+    /// Notices workers that ended for good, and what they left in their local folders.
     pub(super) async fn watch_exits(self: Arc<Self>) {
         use tokio::sync::broadcast::error::RecvError;
         let mut exits = self.workers.exits();
@@ -483,11 +549,68 @@ impl Driver {
                     Ok(running) => running.iter().any(|w| w.name == name.as_str()),
                     Err(_) => false,
                 };
-                if !runs && lane.worker.take().is_some() {
-                    lane.next_turn();
-                    driver.status.forget(&name);
+                if runs {
+                    return;
+                }
+                let Some(worker) = lane.worker.take() else { return };
+                lane.next_turn();
+                driver.status.forget(&name);
+                let folder = worker.spec.state_dir;
+                let left = folder.clone();
+                let keeps = tokio::task::spawn_blocking(move || has_unsynced(&left)).await;
+                // What cannot be read may be something.
+                if !keeps.is_ok_and(|keeps| keeps.is_ok_and(|keeps| !keeps)) {
+                    tracing::error!(volume = %name, kept = %folder.display(), "its worker has ended, and what is \
+                        not in the bucket is kept on this host; the next mount here takes it up");
+                    lane.left = Some(folder);
                 }
             });
+        }
+    }
+}
+
+/// A mount by hand with the same state folder serves a volume at the same socket. One that is ending is asked to
+/// go; one that is in use keeps the volume, and its socket: whoever wants to know of it has to find it.
+async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
+    let client = ControlClient::new(&spec.control_socket);
+    let name = &spec.name;
+    match client.leave(CONTROL.min(deadline.left())).await {
+        Ok(true) => {}
+        Err(ControlError::Unreachable { .. }) => return Ok(()),
+        Ok(false) | Err(_) => match client.status(CONTROL.min(deadline.left())).await {
+            Err(ControlError::Unreachable { .. }) => return Ok(()),
+            Ok(status) => {
+                return Err(format!(
+                    "volume {name} is already served by process {} at {}; unmount it there first",
+                    status.pid,
+                    status.mountpoint.display()
+                ));
+            }
+            Err(error) => return Err(format!("volume {name} is served by a process, and {error}")),
+        },
+    }
+    // It takes its socket away when it goes, and nothing announces that.
+    loop {
+        match client.status(CONTROL.min(deadline.left())).await {
+            Err(ControlError::Unreachable { .. }) => return Ok(()),
+            _ if deadline.passed() => {
+                return Err(format!(
+                    "volume {name} is still being left by a mount by hand; try again"
+                ));
+            }
+            _ => tokio::time::sleep(LEFT_PACE).await,
+        }
+    }
+}
+
+/// The code of the worker's exit, when no successor comes.
+async fn ended_for_good(exits: &mut Receiver<WorkerExit>, name: &VolumeName) -> i32 {
+    loop {
+        match exits.recv().await {
+            Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
+            Ok(_) => {}
+            // Missed or closed: the readiness call finds out.
+            Err(_) => std::future::pending::<()>().await,
         }
     }
 }

@@ -36,6 +36,14 @@ points! {
     /// The next epoch is claimed.
     CLAIM_BEFORE = "claim-before";
     CLAIM_AFTER = "claim-after";
+    /// The same by hand, from a host that may live.
+    TAKEOVER_BEFORE = "takeover-before";
+    TAKEOVER_AFTER = "takeover-after";
+    /// What a host had not synced when it lost a volume: each object, and the note that all are there.
+    RECOVERED_PUT_BEFORE = "recovered-put-before";
+    RECOVERED_PUT_AFTER = "recovered-put-after";
+    RECOVERED_NOTE_BEFORE = "recovered-note-before";
+    RECOVERED_NOTE_AFTER = "recovered-note-after";
     /// The lease is written or renewed.
     LEASE_BEFORE = "lease-before";
     LEASE_AFTER = "lease-after";

@@ -9,7 +9,8 @@ use super::ReadFs;
 use super::cache::{Found, Piece};
 use super::newest::Failed;
 use crate::data::{
-    DataError, Fetch, GET_TIMEOUT, PARALLEL, Source, fetches, pieces, read_inline, read_run, seek,
+    DataError, Fetch, GET_TIMEOUT, PARALLEL, cut_up, fetches, hull, pieces, read_inline, read_run,
+    seek,
 };
 use crate::fs::{FsError, Opened};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec};
@@ -92,22 +93,20 @@ impl ReadFs {
     ) -> Result<Vec<Piece>, Failed> {
         let wanted = fetches(pieces(view, ino, content, range).await?);
         let reads = wanted.into_iter().map(|fetch| async move {
-            let piece = match fetch {
+            Ok::<_, Failed>(match fetch {
                 Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
-                    return Ok(read_run(state, ino, run).await?);
+                    read_run(state, ino, run).await?
                 }
-                Fetch::One(span, Source::Zero) => (span, None),
-                Fetch::One(span, Source::Extent(extent)) => {
-                    let bytes = read_inline(ino, &span, &extent)?;
-                    (span, bytes)
+                Fetch::Base(run) => {
+                    let bytes = self.read_base(view, ino, content, hull(&run)).await?;
+                    cut_up(ino, run, &bytes)?
                 }
-                Fetch::One(span, Source::Base) => {
-                    let bytes = self.read_base(view, ino, content, span.clone()).await?;
-                    (span, Some(bytes))
+                Fetch::Here(span, extent) => {
+                    let bytes = read_inline(ino, &span, extent.as_ref())?;
+                    vec![(span, bytes)]
                 }
-            };
-            Ok::<_, Failed>(vec![piece])
+            })
         });
         let mut found: Vec<Piece> =
             stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();

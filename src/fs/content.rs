@@ -126,6 +126,9 @@ impl Fs {
             rec.attr_gen += 1;
         })
         .await?;
+        if inode.live().attr.nlink > 0 {
+            tx.needs_rest(inode.ino, WorkRec::Inode).await?;
+        }
         tx.commit(0).await?;
         Ok(())
     }

@@ -81,7 +81,7 @@ impl Check<'_> {
     async fn read(&mut self, ino: Ino, wanted: Vec<(Range<u64>, Source)>) -> Result<(), FsckError> {
         let runs = fetches(wanted).into_iter().filter_map(|fetch| match fetch {
             Fetch::Run(run) => Some(run),
-            Fetch::One(..) => None,
+            Fetch::Base(_) | Fetch::Here(..) => None,
         });
         let (store, state) = (Arc::clone(&self.parts.state_store), self.parts.state.clone());
         let done: Vec<_> = stream::iter(runs)

@@ -21,6 +21,10 @@ use crate::types::{Epoch, KeyPrefix, StoreTime};
 /// One request of a renewal.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A write that we gave up on must not arrive after the one that came next: it could say that a volume is free
+/// which is in use. Less than the timeout, because stores count in whole seconds.
+const EXPIRY: Duration = Duration::from_secs(9);
+
 /// After a renewal that failed, the next one comes sooner.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -190,6 +194,14 @@ impl Keeper {
         self.command(Change::Epoch(epoch), deadline).await
     }
 
+    /// As [`Keeper::adopt`], if it is kept under another one.
+    pub async fn follow(&self, epoch: Epoch, deadline: Deadline) -> Result<(), LeaseError> {
+        if self.status.borrow().epoch == epoch {
+            return Ok(());
+        }
+        self.adopt(epoch, deadline).await
+    }
+
     /// Ends renewing. The record stays as it was last written: set `Released` before.
     pub async fn stop(self) {
         let Keeper { commands, task, .. } = self;
@@ -310,8 +322,10 @@ impl Renewer {
         let body = serde_json::to_vec(&record)
             .map_err(|source| LeaseError::Unreadable { epoch, source })?;
         let key = record_key(&self.config.state, epoch);
-        let (none, send) = (Attributes::new(), Send::plain(REQUEST_TIMEOUT));
-        let plain = Properties::default();
+        let (none, plain) = (Attributes::new(), Properties::default());
+        let now = self.config.store.now(REQUEST_TIMEOUT).await.map_err(LeaseError::Store)?;
+        let not_after = Some(now.plus(EXPIRY.as_millis() as i64));
+        let send = Send { not_after, ..Send::plain(REQUEST_TIMEOUT) };
         at(points::LEASE_BEFORE);
         let outcome = self.config.store.put(&key, Bytes::from(body), &none, &plain, send).await;
         at(points::LEASE_AFTER);

@@ -27,6 +27,8 @@ struct FakeStore {
     undated: AtomicBool,
     /// Writes get no answer.
     away: AtomicBool,
+    /// When a write would still be applied.
+    latest: Mutex<Vec<Option<StoreTime>>>,
 }
 
 impl FakeStore {
@@ -71,8 +73,9 @@ impl StoreBackend for FakeStore {
         body: Bytes,
         _: &Attributes,
         _: &Properties,
-        _: Send,
+        send: Send,
     ) -> PutOutcome {
+        self.latest.lock().push(send.not_after);
         if self.away.load(Ordering::SeqCst) {
             return PutOutcome::Ambiguous(StoreError::new(StoreErrorKind::Timeout, "away"));
         }
@@ -418,6 +421,12 @@ async fn states_and_epochs_are_written_before_the_call_returns() {
     kept.keeper.adopt(Epoch(9), deadline).await.unwrap();
     assert_eq!(kept.store.record(9).map(|r| r.state), Some(LeaseState::Yielding));
     assert_eq!(kept.keeper.authority().map(|a| a.epoch()), Some(Epoch(9)));
+    let written = kept.store.record(9).map(|r| r.renewals);
+    kept.keeper.follow(Epoch(9), deadline).await.unwrap();
+    assert_eq!(kept.store.record(9).map(|r| r.renewals), written, "nothing is to be done");
+    kept.keeper.follow(Epoch(10), deadline).await.unwrap();
+    assert_eq!(kept.store.record(10).map(|r| r.state), Some(LeaseState::Yielding));
+    kept.keeper.adopt(Epoch(9), deadline).await.unwrap();
     kept.store.away.store(true, Ordering::SeqCst);
     let short = Deadline::after(Duration::from_millis(50));
     let late = kept.keeper.set_state(LeaseState::Released, None, short).await;
@@ -426,5 +435,23 @@ async fn states_and_epochs_are_written_before_the_call_returns() {
     kept.keeper.set_state(LeaseState::Released, None, Deadline::after(T)).await.unwrap();
     assert_eq!(kept.store.record(9).map(|r| r.state), Some(LeaseState::Released));
     assert!(kept.keeper.authority().is_none());
+    kept.keeper.stop().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_late_does_not_arrive_after_the_next_one() {
+    let kept = keep(Duration::from_secs(600)).await;
+    kept.store.pass(Duration::from_secs(1000));
+    kept.store.away.store(true, Ordering::SeqCst);
+    let short = Deadline::after(Duration::from_millis(50));
+    kept.keeper.set_state(LeaseState::Yielding, None, short).await.unwrap_err();
+    kept.store.away.store(false, Ordering::SeqCst);
+    kept.keeper.set_state(LeaseState::Held, None, Deadline::after(T)).await.unwrap();
+    let (now, latest) = (kept.store.now(), kept.store.latest.lock().clone());
+    assert!(latest.len() >= 3, "{latest:?}");
+    // A request is given up after ten seconds.
+    for at in &latest[1..] {
+        assert!(at.is_some_and(|at| at > now && at.0 < now.0 + 10_000), "{latest:?} at {now:?}");
+    }
     kept.keeper.stop().await;
 }

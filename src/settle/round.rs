@@ -1,9 +1,11 @@
 //! One round of publishing: announce, flush, send, resolve.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
+use parking_lot::Mutex;
 
 use super::SettleError;
 use super::attributes::is_put;
@@ -28,6 +30,24 @@ const MARGIN_MS: i64 = 2_000;
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 const PARALLEL: usize = 16;
 
+/// Which requests of a round may have left.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(Mutex<HashSet<PutId>>);
+
+impl Leaving {
+    /// To be called before anything is sent.
+    pub fn add(&self, put_id: PutId) {
+        self.0.lock().insert(put_id);
+    }
+
+    fn has(&self, put_id: PutId) -> bool {
+        self.0.lock().contains(&put_id)
+    }
+}
+
+/// An announced request, what became of it, and how long it took.
+pub(super) type Sent = (PutId, IntentRec, Outcome, Duration);
+
 impl Settler {
     /// Publishes the planned items. Whatever happens, every announced request ends resolved or open
     /// in the engine.
@@ -41,34 +61,30 @@ impl Settler {
         if announced.is_empty() {
             return Ok(());
         }
-        let flushed = match Mutant::UnannouncedSend.lives() {
-            true => Ok(()),
-            false => self.volume.meta.flush(FLUSH_TIMEOUT).await.map(drop),
-        };
-        if let Err(e) = flushed {
+        let durable = self.announced_in_time().await;
+        if !matches!(durable, Ok(true)) {
             // They may be durable or not; none was sent, and this process knows it.
             let unsent = announced.into_iter().map(|item| (item.put_id, item.intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;
-            return Err(e.into());
+            return durable.map(drop);
         }
+        let intents = announced.iter().map(|item| (item.put_id, item.intent.clone())).collect();
+        let leaving = &Leaving::default();
         // Each with the time of its own request: one that hangs says nothing about the others.
-        let sent: Vec<(PutId, IntentRec, Outcome, Duration)> = stream::iter(announced)
-            .map(|item| async move {
-                let began = boottime();
-                let outcome = self.send(&item, not_after).await;
-                let took = match outcome {
-                    Outcome::Applied(_) => item.prepared + (boottime() - began),
-                    Outcome::Failed => LONGEST_PAUSE / TIMES_TOOK,
-                    _ => Duration::ZERO,
-                };
-                if matches!(outcome, Outcome::Not | Outcome::Failed | Outcome::Refused) {
-                    self.drop_body(&item.intent.key, &item.body).await;
-                }
-                (item.put_id, item.intent, outcome, took)
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
+        let sends = stream::iter(announced).map(|item| async move {
+            let began = boottime();
+            let outcome = self.send(&item, not_after, leaving).await;
+            let took = match outcome {
+                Outcome::Applied(_) => item.prepared + (boottime() - began),
+                Outcome::Failed => LONGEST_PAUSE / TIMES_TOOK,
+                _ => Duration::ZERO,
+            };
+            if matches!(outcome, Outcome::Not | Outcome::Failed | Outcome::Refused) {
+                self.drop_body(&item.intent.key, &item.body).await;
+            }
+            (item.put_id, outcome, took)
+        });
+        let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
         let now = boottime();
         {
             let mut pace = self.pace.lock();
@@ -81,6 +97,40 @@ impl Settler {
         }
         let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
         self.resolve(results.collect()).await
+    }
+
+    /// Makes what was announced durable; false when this process ends before that.
+    pub(super) async fn announced_in_time(&self) -> Result<bool, SettleError> {
+        if Mutant::UnannouncedSend.lives() {
+            return Ok(true);
+        }
+        tokio::select! {
+            flushed = self.volume.meta.flush(FLUSH_TIMEOUT) => Ok(flushed.map(drop).map(|()| true)?),
+            () = self.at_its_end.cancelled() => Ok(false),
+        }
+    }
+
+    /// What became of each announced request, and how long it took. When this process has no more time,
+    /// what is on its way stays open, and what has not begun to leave does not.
+    pub(super) async fn outcomes(
+        &self,
+        mut intents: HashMap<PutId, IntentRec>,
+        leaving: &Leaving,
+        sends: impl Stream<Item = (PutId, Outcome, Duration)>,
+    ) -> Vec<Sent> {
+        let mut sent = Vec::with_capacity(intents.len());
+        let answered = sends.take_until(self.out_of_time.cancelled()).for_each(|answer| {
+            let (put_id, outcome, took) = answer;
+            let intent = intents.remove(&put_id);
+            sent.extend(intent.map(|intent| (put_id, intent, outcome, took)));
+            std::future::ready(())
+        });
+        answered.await;
+        for (put_id, intent) in intents {
+            let outcome = if leaving.has(put_id) { Outcome::Open } else { Outcome::Not };
+            sent.push((put_id, intent, outcome, Duration::ZERO));
+        }
+        sent
     }
 
     /// The expiry of requests announced now, by the store's clock.
@@ -157,14 +207,21 @@ impl Settler {
         Ok(announced)
     }
 
-    async fn send(&self, item: &Item, not_after: StoreTime) -> Outcome {
-        let volume = &self.volume;
-        match volume.store.now(SEND_TIMEOUT).await {
-            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.may_send() => {}
-            _ => {
-                self.note_interruption(item.intent.ino, "it was not sent in time");
-                return Outcome::Not;
+    /// Whether there still is time to send what expires then.
+    pub(super) async fn in_time(&self, not_after: StoreTime) -> bool {
+        tokio::select! {
+            now = self.volume.store.now(SEND_TIMEOUT) => {
+                now.is_ok_and(|now| now.0 + MARGIN_MS < not_after.0)
             }
+            () = self.at_its_end.cancelled() => false,
+        }
+    }
+
+    async fn send(&self, item: &Item, not_after: StoreTime, leaving: &Leaving) -> Outcome {
+        let volume = &self.volume;
+        if !self.in_time(not_after).await || !self.may_send() {
+            self.note_interruption(item.intent.ino, "it was not sent in time");
+            return Outcome::Not;
         }
         let verb = match item.body {
             Body::Upload { .. } => Verb::CompleteConditional,
@@ -183,6 +240,7 @@ impl Settler {
         let key = &item.intent.key;
         let Dress { attributes, properties } = &item.dress;
         at(points::SEND_BEFORE);
+        leaving.add(item.put_id);
         let outcome = match &item.body {
             Body::Bytes(bytes) => {
                 volume.store.put(key, bytes.clone(), attributes, properties, send).await

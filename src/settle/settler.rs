@@ -53,6 +53,8 @@ const RETRIES: u32 = 3;
 const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// Files whose sizes are added up for the last words of a mount.
 const MOST_SIZED: usize = 1000;
+/// How long a round that has no more time gets to record what it knows.
+const RECORD: Duration = Duration::from_millis(200);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
@@ -106,8 +108,10 @@ pub struct Settler {
     pub(super) interrupted: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
     one_round: AsyncMutex<()>,
-    /// No round begins any more.
-    at_its_end: AtomicBool,
+    /// No round begins any more, and nothing more is sent.
+    pub(super) at_its_end: CancellationToken,
+    /// What has no answer by now stays open.
+    pub(super) out_of_time: CancellationToken,
     /// What is announced and not sent yet is not sent.
     sends_nothing: AtomicBool,
     pub(super) host: String,
@@ -148,7 +152,8 @@ impl Settler {
             hurried: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
             one_round: AsyncMutex::new(()),
-            at_its_end: AtomicBool::new(false),
+            at_its_end: CancellationToken::new(),
+            out_of_time: CancellationToken::new(),
             sends_nothing: AtomicBool::new(false),
             host,
             reconciler: std::sync::OnceLock::new(),
@@ -275,16 +280,19 @@ impl Settler {
     }
 
     pub(super) fn may_send(&self) -> bool {
-        let held_back =
-            self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.load(Ordering::SeqCst);
+        let held_back = self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.is_cancelled();
         !held_back && self.permit.may_publish()
     }
 
-    /// No round begins any more. Returns when none is under way, or at the deadline.
+    /// No round begins any more. One that is under way sends nothing more, and gets until the deadline for
+    /// the answers to what it has sent; then it is recorded which requests are open, and that no other is.
     pub async fn rest(&self, deadline: Deadline) {
-        self.at_its_end.store(true, Ordering::SeqCst);
-        // A round that goes on longer leaves open intents; they wait for the next owner.
-        drop(tokio::time::timeout(deadline.left(), self.one_round.lock()).await);
+        self.at_its_end.cancel();
+        if tokio::time::timeout(deadline.left(), self.one_round.lock()).await.is_err() {
+            self.out_of_time.cancel();
+            // Whatever is not recorded by then waits for the next owner, as after a crash.
+            drop(tokio::time::timeout(RECORD, self.one_round.lock()).await);
+        }
     }
 
     async fn settle_until(
@@ -316,7 +324,7 @@ impl Settler {
             retries -= u32::from(again);
             let stuck =
                 now == before && !self.take_queue() && !again && !self.ripens(deadline, late).await;
-            if now == 0 || stuck || deadline.passed() {
+            if now == 0 || stuck || deadline.passed() || self.at_its_end.is_cancelled() {
                 return Ok(now);
             }
         }
@@ -338,8 +346,10 @@ impl Settler {
             return false;
         };
         tracing::info!(?wait, "waiting for requests that may still arrive");
-        tokio::time::sleep(wait).await;
-        true
+        tokio::select! {
+            () = tokio::time::sleep(wait) => true,
+            () = self.at_its_end.cancelled() => false,
+        }
     }
 
     /// Inodes with work, and keys to tidy.
@@ -402,7 +412,7 @@ impl Settler {
     /// nobody who ends the volume waits for a whole backlog.
     async fn step_while(&self, go_on: impl Fn() -> bool) -> Result<(), SettleError> {
         let _one = self.one_round.lock().await;
-        let go_on = || go_on() && !self.at_its_end.load(Ordering::SeqCst);
+        let go_on = || go_on() && !self.at_its_end.is_cancelled();
         if !go_on() {
             return Ok(());
         }
@@ -464,7 +474,7 @@ impl Settler {
         if !items.is_empty() {
             self.publish(items).await?;
         }
-        if due.contains(&TIDY) {
+        if due.contains(&TIDY) && !self.at_its_end.is_cancelled() {
             self.tidy_round().await?;
             self.sweep_tombs().await?;
         }

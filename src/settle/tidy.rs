@@ -6,8 +6,8 @@ use futures::stream::{self, StreamExt};
 
 use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
-use super::round::SEND_TIMEOUT;
-use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, ROUND, Settler, TIDY};
+use super::round::{Leaving, SEND_TIMEOUT};
+use super::settler::{LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::fault::{Mutant, at, points};
@@ -17,7 +17,6 @@ use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
 const PARALLEL: usize = 16;
-const MARGIN_MS: i64 = 2_000;
 /// A key that must wait is looked at again after this.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -134,20 +133,21 @@ impl Settler {
         if deletes.is_empty() {
             return Ok(waiting);
         }
-        if let Err(e) = self.volume.meta.flush(FLUSH_TIMEOUT).await {
+        let durable = self.announced_in_time().await;
+        if !matches!(durable, Ok(true)) {
             let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;
-            return Err(e.into());
+            return durable.map(|_| waiting);
         }
-        let results = stream::iter(deletes)
-            .map(|(put_id, intent)| async move {
-                let outcome = self.send_delete(&intent, not_after).await;
-                (put_id, intent, outcome)
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        self.resolve(results).await?;
+        let intents = deletes.iter().cloned().collect();
+        let leaving = &Leaving::default();
+        let sends = stream::iter(deletes).map(|(put_id, intent)| async move {
+            let outcome = self.send_delete((put_id, &intent), not_after, leaving).await;
+            (put_id, outcome, Duration::ZERO)
+        });
+        let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
+        let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
+        self.resolve(results.collect()).await?;
         Ok(waiting)
     }
 
@@ -180,11 +180,15 @@ impl Settler {
         })
     }
 
-    async fn send_delete(&self, intent: &IntentRec, not_after: StoreTime) -> Outcome {
+    async fn send_delete(
+        &self,
+        (put_id, intent): (PutId, &IntentRec),
+        not_after: StoreTime,
+        leaving: &Leaving,
+    ) -> Outcome {
         let volume = &self.volume;
-        match volume.store.now(SEND_TIMEOUT).await {
-            Ok(now) if now.0 + MARGIN_MS < not_after.0 && self.permit.may_publish() => {}
-            _ => return Outcome::Not,
+        if !self.in_time(not_after).await || !self.may_send() {
+            return Outcome::Not;
         }
         let Some(expected) = &intent.expected else { return Outcome::Not };
         let careless = Mutant::DeleteUnconditional.lives();
@@ -201,6 +205,7 @@ impl Settler {
         let condition = if conditional { Condition::Is(expected.clone()) } else { Condition::None };
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
         at(points::DELETE_BEFORE);
+        leaving.add(put_id);
         let outcome = volume.store.delete(&intent.key, send).await;
         at(points::DELETE_AFTER);
         match outcome {

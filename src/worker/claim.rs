@@ -44,7 +44,7 @@ impl Claiming {
         }
     }
 
-    /// The epoch is in the log.
+    /// The epoch is in the log, or it is another host's.
     pub fn done(state_dir: &Path) {
         // One that stays names an epoch that the log knows.
         let _ = std::fs::remove_file(path(state_dir));

@@ -25,6 +25,8 @@ pub(super) enum Stage {
     Failed(String),
     /// Another host has the volume; the text names it.
     Held(String),
+    /// Its place has another state by now.
+    Rebuilt(String),
 }
 
 /// What is served.
@@ -47,6 +49,21 @@ impl Served {
             Served::Writing(shared) => shared.drain().await,
             Served::Following(followed) => followed.drain(),
         }
+    }
+
+    /// Why it is of no use to anybody any more, and what to do.
+    fn gave_up(&self) -> Option<String> {
+        let Served::Writing(shared) = self else { return None };
+        let why = match shared.state() {
+            VolumeState::Fenced => "another host has taken the volume".to_owned(),
+            VolumeState::Damaged => shared.volume.last_error().unwrap_or_else(|| {
+                "the volume's state in the bucket is missing or damaged".to_owned()
+            }),
+            _ => return None,
+        };
+        Some(format!(
+            "{why}; end the containers of this host that use the volume, then it can be mounted anew"
+        ))
     }
 
     /// `None` where there is never anything to settle.
@@ -114,7 +131,7 @@ impl Control {
     fn serving(&self) -> Option<Served> {
         match &*self.stage.borrow() {
             Stage::Serving(served) => Some(served.clone()),
-            Stage::Opening | Stage::Failed(_) | Stage::Held(_) => None,
+            Stage::Opening | Stage::Failed(_) | Stage::Held(_) | Stage::Rebuilt(_) => None,
         }
     }
 }
@@ -124,7 +141,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         return Json(served.status().await);
     }
     let failed = match &*control.stage.borrow() {
-        Stage::Failed(text) | Stage::Held(text) => Some(text.clone()),
+        Stage::Failed(text) | Stage::Held(text) | Stage::Rebuilt(text) => Some(text.clone()),
         Stage::Opening | Stage::Serving(_) => None,
     };
     Json(WorkerStatus {
@@ -151,11 +168,17 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
 async fn ready(State(mut control): State<Control>) -> Response {
     loop {
         match &*control.stage.borrow_and_update() {
-            Stage::Serving(_) => return StatusCode::OK.into_response(),
+            Stage::Serving(served) => {
+                return match served.gave_up() {
+                    None => StatusCode::OK.into_response(),
+                    Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, why).into_response(),
+                };
+            }
             Stage::Failed(text) => {
                 return (StatusCode::INTERNAL_SERVER_ERROR, text.clone()).into_response();
             }
             Stage::Held(text) => return (StatusCode::LOCKED, text.clone()).into_response(),
+            Stage::Rebuilt(text) => return (StatusCode::GONE, text.clone()).into_response(),
             Stage::Opening => {}
         }
         if control.stage.changed().await.is_err() {

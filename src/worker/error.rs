@@ -39,6 +39,14 @@ pub enum WorkerError {
         "the volume was rebuilt from its objects, and its state is {0} now; mount it by its URL or name, or run `s3vol rebuild` again if nothing leads there"
     )]
     Rebuilt(crate::types::VolumeId),
+    #[error(
+        "the volume has the new state {id}, and what leads to the volume could not be changed: run `s3vol rebuild` once more: {source}"
+    )]
+    NotLed {
+        id: crate::types::VolumeId,
+        #[source]
+        source: crate::catalog::CatalogError,
+    },
     #[error("it was told to leave the volume at once")]
     Left,
     #[error(
@@ -78,6 +86,23 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// Whether another attempt may open the volume without anybody doing anything about this.
+    pub(super) fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            WorkerError::Held(_)
+                | WorkerError::Damaged(_)
+                | WorkerError::NeverWritten(_)
+                | WorkerError::OtherEngine { .. }
+                | WorkerError::NoVolume(_)
+                | WorkerError::Removed
+                | WorkerError::Rebuilt(_)
+                | WorkerError::Left
+                | WorkerError::OtherEndpoint { .. }
+                | WorkerError::Careless(_)
+        )
+    }
+
     /// An error of the local system.
     pub(super) fn local(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> WorkerError {
         let what = what.into();

@@ -17,7 +17,7 @@ use super::leave;
 use super::open::{Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime_of;
-use super::{WorkerError, WorkerSpec};
+use super::{WorkerError, WorkerSpec, tasks};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
 use crate::meta::{Batch, Engine, Meta, Pages};
@@ -97,6 +97,7 @@ pub fn export_volume(
         let lock = leave::lock(&spec.state_dir).await?;
         let mounted = open_locked(spec, Successor::No, &lock).await?;
         let shared = Shared::new(spec.clone(), &mounted);
+        let _watched = tasks::watched(&shared);
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         let volume = &shared.volume;
         let store = volume.state_store.as_ref();

@@ -20,7 +20,7 @@ use super::give_back::Left;
 use super::leave::Ending;
 use super::open::{LAST_STEPS, Successor, clear_local, mirror};
 use super::places::places;
-use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS};
+use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
 use crate::data::Trash;
@@ -106,7 +106,14 @@ impl Followed {
 
     /// There is never anything to bring into the bucket.
     pub fn drain(&self) -> DrainReply {
-        DrainReply { committed: true, uncommitted_bytes: 0, unsettled_files: 0, error: None }
+        DrainReply {
+            committed: true,
+            lost: false,
+            uncommitted_bytes: 0,
+            unsettled_files: 0,
+            error: None,
+            damaged: false,
+        }
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
@@ -220,9 +227,12 @@ pub(super) async fn run_supervised(
         Err(error) => {
             let why = crate::telemetry::with_causes(&error);
             tracing::error!("the volume cannot be followed: {why}");
-            let _ = stage.send(Stage::Failed(why));
+            let _ = stage.send(match error.downcast_ref() {
+                Some(WorkerError::Rebuilt(_)) => Stage::Rebuilt(why),
+                _ => Stage::Failed(why),
+            });
             tokio::time::sleep(LAST_WORDS).await;
-            Ok(EXIT_NOT_OPENED)
+            Ok(error.downcast_ref().map_or(EXIT_NOT_OPENED, |error| exit_code(error, successor)))
         }
     }
 }

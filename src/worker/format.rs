@@ -86,17 +86,20 @@ impl Format {
         format: &VolumeFormat,
         version: Version,
     ) -> Result<bool, WorkerError> {
-        match self.put(format, Condition::Is(version)).await? {
+        let unsure = match self.put(format, Condition::Is(version)).await? {
             PutOutcome::Won(_) => {
                 *self.seen.lock() = Some(format.clone());
-                Ok(true)
+                return Ok(true);
             }
-            PutOutcome::Lost => Ok(false),
-            // Its engine's folder has a name of its own, so equal content is ours.
-            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => match self.read().await? {
-                Some((now, _)) if now == *format => Ok(true),
-                _ => Err(error.into()),
-            },
+            // It may have been sent twice on its way.
+            PutOutcome::Lost => None,
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Some(error),
+        };
+        // Its engine's folder has a name of its own, so equal content is ours.
+        match (self.read().await?, unsure) {
+            (Some((now, _)), _) if now == *format => Ok(true),
+            (_, None) => Ok(false),
+            (_, Some(error)) => Err(error.into()),
         }
     }
 

@@ -15,7 +15,7 @@ use super::format::{Format, applied};
 use super::open::{Mounted, Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::{WorkerError, WorkerSpec, leave, recovery};
+use super::{WorkerError, WorkerSpec, leave, recovery, tasks};
 use crate::catalog::{Incarnation, Stores, Trace, VolumeFormat, lead_to, trace};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
@@ -142,7 +142,9 @@ fn catalog(traced: &Trace, found: &Incarnation, url: &str, report: &mut Report) 
     for definition in traced.definitions.iter().filter(|d| d.uuid != found.id) {
         let what = format!("the definition of volume {}", definition.name);
         let detail = format!("leads to {}, and its place to {}", definition.uuid, found.id);
-        let cure = Mend::No("forget the volume with on_remove=retain, and create it again");
+        let cure = Mend::No(
+            "remove the volume by that name, which leaves its objects, and create it again",
+        );
         report.found(Kind::Catalog, what, detail, cure);
     }
     for key in &traced.unreadable {
@@ -418,6 +420,7 @@ impl Checked {
         // No kernel is to be told.
         let told = tokio::spawn(async move { while changes.recv().await.is_some() {} });
         let shared = Shared::new(self.spec.clone(), &mounted);
+        let _watched = tasks::watched(&shared);
         let looked = look_at(&mounted, looks).await;
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         shared.export().await;
@@ -477,7 +480,7 @@ impl Held {
             match &finding.mend {
                 Mend::Rows(rows) | Mend::Ask(_, rows) => changes.extend(rows),
                 Mend::Delete(key) => {
-                    self.still_ours()?;
+                    self.still_ours().await?;
                     let store = places.state_store.backend();
                     applied(store.delete(key, Send::plain(REQUEST)).await)?;
                 }
@@ -485,7 +488,7 @@ impl Held {
             }
         }
         for some in changes.chunks(BATCH) {
-            self.still_ours()?;
+            self.still_ours().await?;
             let mut batch = Batch::new();
             for change in some {
                 match &change.value {
@@ -518,7 +521,8 @@ impl Held {
         Ok(())
     }
 
-    fn still_ours(&self) -> Result<(), WorkerError> {
+    async fn still_ours(&self) -> Result<(), WorkerError> {
+        self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
         match self.keeper.authority() {
             Some(_) => Ok(()),
             None => Err(WorkerError::Held(
@@ -530,8 +534,11 @@ impl Held {
     /// Not released before the engine is closed: another host may take the volume right after.
     pub async fn release(self) -> Result<(), WorkerError> {
         let closed = self.engine.close(Deadline::after(CLOSE)).await;
-        let released =
-            self.keeper.set_state(LeaseState::Released, None, Deadline::after(REQUEST)).await;
+        let released = async {
+            self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
+            self.keeper.set_state(LeaseState::Released, None, Deadline::after(REQUEST)).await
+        };
+        let released = released.await;
         self.keeper.stop().await;
         closed?;
         released?;

@@ -21,8 +21,8 @@ use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
-    Applied, Engine, EngineConfig, EngineHome, Fold, Journal, LocalLog, Logged, Meta, MetaError,
-    Mirror, Record, keys,
+    Applied, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog, Logged, Meta,
+    MetaError, Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::Verb;
@@ -168,7 +168,16 @@ async fn open_at(
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     Claiming::from(found.unwrap_or(home.after)).note(state_dir);
     at(points::CLAIM_BEFORE);
-    let engine = Engine::open(config).await?;
+    let engine = match Engine::open(config).await {
+        Ok(engine) => engine,
+        Err(error) => {
+            if matches!(error, EngineError::Fenced { .. }) {
+                // Whoever won is just opening, and gets the time for it.
+                Claiming::done(state_dir);
+            }
+            return Err(error.into());
+        }
+    };
     at(points::CLAIM_AFTER);
     crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();

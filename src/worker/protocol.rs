@@ -116,9 +116,15 @@ pub struct WorkerStatus {
 pub struct DrainReply {
     /// Everything is in the bucket.
     pub committed: bool,
+    /// Another host has the volume now; what was not committed is kept beside it.
+    #[serde(default)]
+    pub lost: bool,
     pub uncommitted_bytes: u64,
     pub unsettled_files: u64,
     pub error: Option<String>,
+    /// Its state in the bucket is: what is not committed stays on this host.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// How far a slice of settling on demand came.

@@ -28,7 +28,10 @@ use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
-use crate::lease::{Holder, Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
+use crate::lease::{
+    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, judge, last_epoch,
+    record_key,
+};
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
@@ -122,8 +125,12 @@ impl EnginePurge {
 
     async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options, &self.known)?;
-        let Some((known, _)) = Format::of(&places, volume.uuid).read().await? else {
-            return Ok(None);
+        let known = match Format::of(&places, volume.uuid).read().await {
+            Ok(Some((known, _))) => known,
+            Ok(None) => return Ok(None),
+            // Nobody can hold what went with its bucket.
+            Err(error) if bucket_is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let home = &known.engine;
         let epoch = match home.is_readable() {
@@ -150,15 +157,30 @@ impl EnginePurge {
         let deadline = Deadline::after(self.slice);
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let format = Format::of(&places, volume.uuid);
-        let Some((known, version)) = format.read().await? else {
+        let found = match format.read().await {
+            Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
+            found => found?,
+        };
+        let Some((known, version)) = found else {
             // Deleted last, so the objects went before; or somebody else deleted it, and then
             // nothing tells which objects were ours.
             return delete_state(&places, &format.key, deadline).await;
         };
+        if let Some(new) = known.replaced_by {
+            // What its records call theirs are the objects of that one.
+            tracing::info!(volume = %volume.name, %new,
+                "the volume was rebuilt, and has another state since: the removal leaves its objects alone");
+            return Ok(Purged::Done);
+        }
         let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
             if let Some(holder) = self.judged(volume).await? {
                 return Ok(Purged::Later(holder.to_string()));
+            }
+            if known.deleting.is_none()
+                && let Some(host) = used_since(volume, &places).await?
+            {
+                return Ok(Purged::Used(host));
             }
             let single_host = volume.options.single_host;
             let known = to_ours(&places, &format, (known, version), single_host).await?;
@@ -228,7 +250,11 @@ impl EnginePurge {
         // Not released before the engine is closed: another host may take the volume right after.
         let closed = engine.close(Deadline::after(CLOSE)).await;
         let state = crate::lease::LeaseState::Released;
-        let released = keeper.set_state(state, None, Deadline::after(CLOSE)).await;
+        let released = async {
+            keeper.follow(engine.epoch(), Deadline::after(CLOSE)).await?;
+            keeper.set_state(state, None, Deadline::after(CLOSE)).await
+        };
+        let released = released.await;
         keeper.stop().await;
         let left = result?;
         closed?;
@@ -276,12 +302,28 @@ impl Purge for EnginePurge {
     }
 }
 
+/// Who took the volume after it was removed: by its URL, or with another catalog.
+async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
+    let Some(removing) = &volume.removing else { return Ok(None) };
+    let store = places.state_store.backend();
+    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
+    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
+    // One that cannot be read does not say that anybody did.
+    let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
+    Ok(record.filter(|record| record.since.0 > removing.since.0).map(|record| record.host))
+}
+
 fn late(volume: &Definition) -> WorkerError {
     let message = format!(
         "{}: the bucket did not tell in time whether another host holds the volume; try again",
         volume.options.state_url
     );
     StoreError::new(StoreErrorKind::Timeout, message).into()
+}
+
+/// The bucket that was asked does not exist any more, nor anything that it held.
+fn bucket_is_gone(error: &WorkerError) -> bool {
+    matches!(error, WorkerError::Store(error) if error.kind == StoreErrorKind::NoBucket)
 }
 
 fn failed(error: WorkerError) -> CatalogError {
@@ -336,6 +378,7 @@ impl Objects<'_> {
         prefix: u8,
         page: Vec<(Bytes, Bytes)>,
     ) -> Result<Option<String>, WorkerError> {
+        self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
         if self.keeper.authority().is_none() {
             return Ok(Some("the lease could not be renewed".to_owned()));
         }
@@ -345,6 +388,10 @@ impl Objects<'_> {
                 let fate = match prefix {
                     keys::INTENT => this.intent(&key, &value).await,
                     _ => this.rest(&key, &value).await,
+                };
+                let fate = match fate {
+                    Err(error) if bucket_is_gone(&error) => Ok(Fate::Gone),
+                    fate => fate,
                 };
                 (key, fate)
             })

@@ -1,13 +1,16 @@
 //! `s3vol rebuild`: a new state from the objects, after the old one was lost.
 //!
-//! The new state is made beside the old one, under an id of its own, and taken into use by its last step; so whatever
-//! cuts this short leaves the volume as it was. Invariants:
+//! The new state is made beside the old one, under an id of its own, and taken into use by its last two steps: the old
+//! one is closed, and what led there leads to the new one. Whatever cuts this short before leaves the volume as it was,
+//! and what was begun is deleted by the next rebuild on this host; between the two, the next rebuild goes on. Invariants:
+//! * This host has nothing of the old state that is in no bucket: nobody would bring it up any more.
 //! * Nobody holds the old state meanwhile, and nobody mounts it afterwards: its `format.json` names the new one before
 //!   anything leads there.
 //! * Nothing of the old state is deleted, and no object is changed.
 //! * What is found is what an adopted bucket would show, and the objects are no longer the volume's own: a removal
 //!   leaves those that it has not published again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +21,12 @@ use super::fsck::Held;
 use super::open::{Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::{VolumeAt, WorkerError, leave};
+use super::{VolumeAt, WorkerError, leave, recovery, tasks};
 use crate::catalog::{Incarnation, VolumeFormat, lead_to, new_state, trace};
 use crate::clock::Deadline;
-use crate::data::{PathMemo, dir_key};
+use crate::data::{PathMemo, Trash, dir_key};
 use crate::lease::{Judgement, LEASE, LeaseError, Observation, judge, last_epoch, record_key};
+use crate::meta::log::StateDirLock;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec, decode};
 use crate::meta::{Engine, EngineError, Follower, Lookup, MetaError, View, keys};
 use crate::settle::{Links, TakenIn};
@@ -32,6 +36,8 @@ const REQUEST: Duration = Duration::from_secs(15);
 const OPEN: Duration = Duration::from_secs(120);
 /// Files that are named of those that lost something.
 const NAMED: usize = 1000;
+/// In the local folder of a state that is being made.
+const BEGUN: &str = "rebuilding";
 /// Rows of the old records that are looked at together.
 const PAGE: usize = 500;
 
@@ -39,6 +45,8 @@ const PAGE: usize = 500;
 pub struct Rebuild {
     at: VolumeAt,
     old: Option<Old>,
+    /// What an earlier rebuild made, and did not come to lead to.
+    made: Option<Incarnation>,
 }
 
 impl std::fmt::Debug for Rebuild {
@@ -50,6 +58,8 @@ impl std::fmt::Debug for Rebuild {
 /// The state that there is.
 struct Old {
     id: VolumeId,
+    /// Of a mount on this host.
+    state_dir: PathBuf,
     places: Places,
     /// `None`: there is no `format.json`, or it cannot be read.
     known: Option<VolumeFormat>,
@@ -62,6 +72,8 @@ struct Old {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuilt {
     pub id: VolumeId,
+    /// An earlier rebuild made it.
+    pub before: bool,
     /// Where the old state is kept.
     pub kept: Option<String>,
     pub found: TakenIn,
@@ -79,12 +91,13 @@ pub type Told<'t> = &'t mut (dyn FnMut(&str, u64) + Send);
 /// Finds out what there is at a place.
 ///
 /// # Errors
-/// When somebody uses the volume, or the bucket does not answer.
+/// When somebody uses the volume, when this host has changes of it that are not in the bucket, or when that does not
+/// answer.
 pub async fn plan_rebuild(at: &VolumeAt) -> Result<Rebuild, WorkerError> {
     let traced = trace(&at.opener(), &at.options).await?;
     let mut at = at.clone();
     let Some(found) = traced.state(&at.options) else {
-        return Ok(Rebuild { at, old: None });
+        return Ok(Rebuild { at, old: None, made: None });
     };
     at.options.state_url = found.state_url.clone();
     let places = places(found.id, &at.options, &at.spec(found.id).known())?;
@@ -101,13 +114,33 @@ pub async fn plan_rebuild(at: &VolumeAt) -> Result<Rebuild, WorkerError> {
             return Err(unreadable(&known.engine, "only that version can rebuild it"));
         }
     }
-    let mut old = Old { id: found.id, places, known, view: None, counters: None };
+    let state_dir = at.spec(found.id).state_dir;
+    let mut old = Old { id: found.id, state_dir, places, known, view: None, counters: None };
     old.refuse_held().await?;
+    let made = old.made(&at).await?;
+    if made.is_none() {
+        old.refuse_unsynced()?;
+    }
     old.read().await;
-    Ok(Rebuild { at, old: Some(old) })
+    Ok(Rebuild { at, old: Some(old), made })
 }
 
 impl Old {
+    /// The state that replaces this one, if it is there: it was whole before this one was closed.
+    async fn made(&self, at: &VolumeAt) -> Result<Option<Incarnation>, WorkerError> {
+        let Some(id) = self.known.as_ref().and_then(|known| known.replaced_by) else {
+            return Ok(None);
+        };
+        let places = places(id, &at.options, &at.spec(id).known())?;
+        let usable = match Format::of(&places, id).read().await {
+            Ok(found) => found.is_some_and(|(made, _)| made.deleting.is_none()),
+            Err(WorkerError::Damaged(_)) => false,
+            Err(error) => return Err(error),
+        };
+        let state_url = at.options.state_url.clone();
+        Ok(usable.then_some(Incarnation { id, state_url, adopted: true }))
+    }
+
     /// The last epoch that anything tells of.
     async fn epoch(&self) -> Result<Option<Epoch>, WorkerError> {
         if let Some(known) = &self.known {
@@ -145,6 +178,32 @@ impl Old {
                 }
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a process that was killed has left here is brought up by the next mount of this state, and there
+    /// is to be none.
+    fn refuse_unsynced(&self) -> Result<(), WorkerError> {
+        let dir = &self.state_dir;
+        let left = || -> std::io::Result<bool> {
+            Ok(dir.exists() && (recovery::has_unsynced(dir)? || recovery::has_content(dir)?))
+        };
+        match left().map_err(WorkerError::local(dir.display().to_string()))? {
+            false => Ok(()),
+            true => Err(WorkerError::Held(format!(
+                "this host has changes of the volume that are not in the bucket ({}): mount it here once, so \
+                 that they get there, and unmount it; if it cannot be mounted, give another --state, and they \
+                 stay in that folder, which no mount reads again",
+                dir.display()
+            ))),
+        }
+    }
+
+    /// Nobody mounts it here meanwhile.
+    async fn lock(&self) -> Result<Option<StateDirLock>, WorkerError> {
+        match self.state_dir.exists() {
+            true => Ok(Some(leave::lock(&self.state_dir).await?)),
+            false => Ok(None),
         }
     }
 
@@ -211,6 +270,13 @@ impl Rebuild {
         let Some(old) = &self.old else {
             return format!("Nothing tells of a state of {url}; a new one is made of its objects.");
         };
+        if let Some(made) = &self.made {
+            return format!(
+                "The state {} of the volume at {url} was replaced by {}, which was made of the objects, and nothing \
+                 leads there yet. That is done now, and nothing else.",
+                old.id, made.id
+            );
+        }
         let what = match &old.counters {
             None => "It cannot be read: what only it knew is lost.".to_owned(),
             Some(counters) => format!(
@@ -230,33 +296,68 @@ impl Rebuild {
     /// Makes the new state and takes it into use.
     ///
     /// # Errors
-    /// When somebody took the volume meanwhile or the bucket does not answer: then it is as it was.
+    /// When somebody took the volume meanwhile or the bucket does not answer: then it is as it was, but for
+    /// [`WorkerError::NotLed`].
     pub async fn run(self, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
-        let held = match &self.old {
-            None => None,
+        if let Some(made) = &self.made {
+            let made = made.clone();
+            return self.taken_into_use(made, TakenIn::default(), Links::default()).await;
+        }
+        let (_lock, held) = match &self.old {
+            None => (None, None),
             Some(old) => {
+                let lock = old.lock().await?;
+                old.refuse_unsynced()?;
                 old.refuse_held().await?;
-                old.hold().await?
+                (lock, old.hold().await?)
             }
         };
         let made = self.make(held.as_ref(), told).await;
         // It stays the volume's if this did not come to its end.
-        if let Some(held) = held {
-            held.release().await?;
+        if let Some(held) = held
+            && let Err(error) = held.release().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the old state was not given back; its lease runs out"
+            );
         }
         made
     }
 
     async fn make(&self, held: Option<&Held>, told: Told<'_>) -> Result<Rebuilt, WorkerError> {
-        let opener = self.at.opener();
-        let new = new_state(&opener, &self.at.options).await?;
-        let (found, links) = match self.fill(&new, &mut *told).await {
+        self.clear_begun().await?;
+        let new = new_state(&self.at.opener(), &self.at.options).await?;
+        let filled = match self.note_begun(new.id) {
+            Ok(()) => self.fill(&new, told).await,
+            Err(error) => Err(error),
+        };
+        let filled = match (filled, &self.old) {
+            (Ok(filled), Some(old)) => {
+                // From here on it may be the volume's.
+                self.forget_begun(new.id);
+                old.close(new.id, held).await.map(|()| filled)
+            }
+            (filled, _) => filled,
+        };
+        let (found, links) = match filled {
             Ok(filled) => filled,
             Err(error) => {
-                self.undo(&new).await;
+                self.undo(new.id).await;
                 return Err(error);
             }
         };
+        self.forget_begun(new.id);
+        self.taken_into_use(new, found, links).await
+    }
+
+    /// Makes what led to the old state lead to `new`, and says what the old one knew alone.
+    async fn taken_into_use(
+        &self,
+        new: Incarnation,
+        found: TakenIn,
+        links: Links,
+    ) -> Result<Rebuilt, WorkerError> {
         let (mut lost, mut more_lost, mut named) = (Vec::new(), 0, false);
         if let Some(old) = &self.old
             && let Some(view) = &old.view
@@ -266,25 +367,70 @@ impl Rebuild {
         let kept = self.old.as_ref().map(|old| {
             format!("{}/{}", self.at.options.state_url.trim_end_matches('/'), state_of(old.id))
         });
-        if let Some(old) = &self.old
-            && let Err(error) = old.close(new.id, held).await
-        {
-            self.undo(&new).await;
-            return Err(error);
+        let id = new.id;
+        lead_to(&self.at.opener(), &self.at.options, &new)
+            .await
+            .map_err(|source| WorkerError::NotLed { id, source })?;
+        tracing::info!(url = %self.at.options.url, %id, "rebuilt from its objects");
+        let before = self.made.is_some();
+        Ok(Rebuilt { id, before, kept, found, links, lost, more_lost, told: named })
+    }
+
+    /// Written into the local folder of a state that is being made, for the next rebuild of the place.
+    fn begun(&self) -> String {
+        let options = &self.at.options;
+        let endpoint = options.endpoint.as_deref().unwrap_or_default();
+        format!("{}\n{}\n{endpoint}\n", options.url, options.state_url)
+    }
+
+    fn note_begun(&self, id: VolumeId) -> Result<(), WorkerError> {
+        let dir = self.at.spec(id).state_dir;
+        std::fs::create_dir_all(&dir)
+            .and_then(|()| std::fs::write(dir.join(BEGUN), self.begun()))
+            .map_err(WorkerError::local(dir.display().to_string()))
+    }
+
+    fn forget_begun(&self, id: VolumeId) {
+        // One that stays is of a state that something leads to, and is not believed.
+        let _ = std::fs::remove_file(self.at.spec(id).state_dir.join(BEGUN));
+    }
+
+    /// Takes away what rebuilds of this place on this host began that were killed.
+    async fn clear_begun(&self) -> Result<(), WorkerError> {
+        let volumes = &self.at.volumes;
+        let Ok(folders) = std::fs::read_dir(volumes) else { return Ok(()) };
+        for folder in folders.flatten() {
+            let name = folder.file_name();
+            let id = name.to_str().and_then(|name| uuid::Uuid::parse_str(name).ok()).map(VolumeId);
+            let Some(id) = id else { continue };
+            let note = std::fs::read_to_string(folder.path().join(BEGUN)).unwrap_or_default();
+            if note != self.begun() {
+                continue;
+            }
+            // One that is under way has the lock.
+            let Ok(_lock) = StateDirLock::acquire(&folder.path()) else { continue };
+            let traced = trace(&self.at.opener(), &self.at.options).await?;
+            let leads = traced.entry.is_some_and(|entry| entry.id == id)
+                || traced.definitions.iter().any(|definition| definition.uuid == id);
+            match leads {
+                true => self.forget_begun(id),
+                false => self.undo(id).await,
+            }
         }
-        lead_to(&opener, &self.at.options, &new).await?;
-        tracing::info!(url = %self.at.options.url, id = %new.id, "rebuilt from its objects");
-        Ok(Rebuilt { id: new.id, kept, found, links, lost, more_lost, told: named })
+        Ok(())
     }
 
     /// Takes away what was begun: nothing leads to it, and its names are never used again.
-    async fn undo(&self, new: &Incarnation) {
-        let Ok(places) = places(new.id, &self.at.options, &self.at.spec(new.id).known()) else {
-            return;
-        };
+    async fn undo(&self, id: VolumeId) {
+        let spec = self.at.spec(id);
+        let Ok(places) = places(id, &self.at.options, &spec.known()) else { return };
         let store = places.state_store.backend();
         if let Err(error) = delete_below(&*store, &places.state, |_| true).await {
-            tracing::debug!(%error, id = %new.id, "a state that was begun stays in the bucket");
+            tracing::warn!(%error, %id, "a state that was begun stays in the bucket");
+            return;
+        }
+        if let Err(error) = Trash::beside(&spec.state_dir).take(&spec.state_dir) {
+            tracing::debug!(%error, %id, "the folder of a state that was begun stays");
         }
     }
 
@@ -302,6 +448,7 @@ impl Rebuild {
         // No kernel is to be told.
         let drained = tokio::spawn(async move { while changes.recv().await.is_some() {} });
         let shared = Shared::new(spec, &mounted);
+        let _watched = tasks::watched(&shared);
         let filled = async {
             let found = mounted.reconciler.take_in(|so_far| told("objects", so_far.all())).await?;
             let links = mounted.settler.join_links(|done| told("hard links", done)).await?;

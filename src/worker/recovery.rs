@@ -201,6 +201,15 @@ pub(super) fn remove_folder(state_dir: &Path) -> io::Result<bool> {
         return Ok(true);
     }
     let Ok(_lock) = StateDirLock::acquire(state_dir) else { return Ok(false) };
+    if has_content(state_dir)? {
+        return Ok(false);
+    }
+    Trash::beside(state_dir).take(state_dir)?;
+    Ok(true)
+}
+
+/// Whether a state folder has content that is in no bucket, in its log or set aside.
+pub(super) fn has_content(state_dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(state_dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -210,11 +219,10 @@ pub(super) fn remove_folder(state_dir: &Path) -> io::Result<bool> {
             _ => continue,
         };
         if holds_anything(&folder)? {
-            return Ok(false);
+            return Ok(true);
         }
     }
-    Trash::beside(state_dir).take(state_dir)?;
-    Ok(true)
+    Ok(false)
 }
 
 /// Whether an epoch was claimed with this state folder, in this boot, by a worker that runs no more.
@@ -252,7 +260,7 @@ fn holds_anything(folder: &Path) -> io::Result<bool> {
 }
 
 /// Whether the local log of a volume has changes that were not synced, names included.
-pub(super) fn has_unsynced(state_dir: &Path) -> io::Result<bool> {
+pub fn has_unsynced(state_dir: &Path) -> io::Result<bool> {
     let dir = state_dir.join("log");
     if state_dir.join(UPLOADED).exists() || !dir.exists() {
         return Ok(false);

@@ -102,6 +102,11 @@ impl Shared {
         *self.state.borrow()
     }
 
+    /// Whether nothing that is written here comes into the bucket any more.
+    pub fn gave_up(&self) -> bool {
+        matches!(self.state(), VolumeState::Fenced | VolumeState::Damaged)
+    }
+
     pub fn set_state(&self, next: VolumeState) {
         self.state.send_if_modified(|state| {
             // These are final.
@@ -185,9 +190,11 @@ impl Shared {
             self.volume.note_error(&error);
             return DrainReply {
                 committed: false,
+                lost: *self.volume.meta.engine.state().borrow() == EngineState::Fenced,
                 uncommitted_bytes: self.volume.uncommitted_bytes(),
                 unsettled_files: self.settler.status().unsettled,
                 error: Some(error.to_string()),
+                damaged: self.state() == VolumeState::Damaged,
             };
         }
         let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
@@ -201,9 +208,11 @@ impl Shared {
         self.yield_lease().await;
         DrainReply {
             committed: true,
+            lost: false,
             uncommitted_bytes: 0,
             unsettled_files: unsettled,
             error: None,
+            damaged: false,
         }
     }
 
@@ -373,7 +382,10 @@ impl Shared {
 
     /// Closes the engine and releases the lease of a volume that is sealed.
     pub async fn release(&self) -> Result<(), WorkerError> {
-        self.volume.meta.engine.close(Deadline::after(CLOSE)).await?;
+        let engine = &self.volume.meta.engine;
+        engine.close(Deadline::after(CLOSE)).await?;
+        // Nobody watches any more whether the engine claims one.
+        self.keeper.follow(engine.epoch(), Deadline::after(LEASE)).await?;
         self.set_lease(LeaseState::Released).await?;
         self.set_state(VolumeState::Closed);
         self.clear_local();

@@ -8,7 +8,7 @@ use super::leave;
 use super::open::{Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::{chain, runtime_of};
-use super::{SettleReply, WorkerError, WorkerSpec};
+use super::{SettleReply, WorkerError, WorkerSpec, tasks};
 use crate::clock::Deadline;
 use crate::config::SettleMode;
 
@@ -56,6 +56,7 @@ pub fn settle_volume(
         let lock = leave::lock(&spec.state_dir).await?;
         let mounted = open_locked(spec, Successor::No, &lock).await?;
         let shared = Shared::new(spec.clone(), &mounted);
+        let _watched = tasks::watched(&shared);
         let reply = loop {
             let reply = shared.settle_slice().await;
             match pause(&reply) {

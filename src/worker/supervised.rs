@@ -23,6 +23,8 @@ use crate::meta::log::StateDirLock;
 
 /// The volume could not be opened: starting again will not help by itself.
 pub const EXIT_NOT_OPENED: u8 = 75;
+/// A successor could not open the volume yet. What uses its mount waits for the next one.
+const EXIT_NOT_YET: u8 = 76;
 /// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
 /// How long a drained volume stays ready for the next mount of this host.
@@ -53,7 +55,7 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
                 error = &error as &dyn std::error::Error,
                 "the volume cannot be opened"
             );
-            return Ok(EXIT_NOT_OPENED);
+            return Ok(exit_code(&error, successor));
         }
     };
     let socket = spec.control_socket.clone();
@@ -121,16 +123,18 @@ async fn run(
         Ok(mounted) => mounted,
         Err(error) => {
             let text = chain(&error);
+            let code = exit_code(&error, successor);
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the volume cannot be opened"
             );
             let _ = stage.send(match error {
                 WorkerError::Held(_) => Stage::Held(text),
+                WorkerError::Rebuilt(_) => Stage::Rebuilt(text),
                 _ => Stage::Failed(text),
             });
             tokio::time::sleep(LAST_WORDS).await;
-            return Ok(EXIT_NOT_OPENED);
+            return Ok(code);
         }
     };
     let shared = Shared::new(spec.clone(), &mounted);
@@ -206,7 +210,7 @@ async fn run(
                 }
             }
         }
-        if shared.state() == VolumeState::Fenced && linger.is_some() {
+        if shared.gave_up() && linger.is_some() {
             break;
         }
     }
@@ -219,11 +223,14 @@ async fn run(
             tracing::info!(unsettled = left, "the volume is given back");
             Ok(0)
         }
-        Err(error) if shared.state() == VolumeState::Fenced => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the volume was lost to another host"
-            );
+        Err(error) if shared.gave_up() => {
+            let error = &error as &dyn std::error::Error;
+            match shared.state() {
+                VolumeState::Fenced => {
+                    tracing::error!(error, "the volume was lost to another host")
+                }
+                _ => tracing::error!(error, "what is not in the bucket stays on this host"),
+            }
             Ok(0)
         }
         Err(error) => Err(error.into()),
@@ -265,6 +272,14 @@ pub(super) async fn end(
     }
     bill.log("giving the volume back", requests(&shared.volume));
     result
+}
+
+/// With what a process ends that could not open its volume. The mount of a successor is in use.
+pub(super) fn exit_code(error: &WorkerError, successor: Successor) -> u8 {
+    match successor {
+        Successor::Yes if error.may_pass() => EXIT_NOT_YET,
+        Successor::Yes | Successor::No => EXIT_NOT_OPENED,
+    }
 }
 
 /// An error with its causes, for people.

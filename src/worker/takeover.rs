@@ -15,6 +15,7 @@ use super::places::{Places, places};
 use crate::catalog::{Hold, VolumeFormat};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
+use crate::fault::{at, points};
 use crate::lease::{
     Holder, Judgement, Keeper, KeeperConfig, LEASE, LeaseState, Observation, judge,
 };
@@ -64,8 +65,12 @@ pub async fn take_over(
     config.after = home.after;
     config.if_match = format.state_capabilities.has(Verb::PutIfMatch);
     // Whoever claims it before us wins, and this fails.
+    at(points::TAKEOVER_BEFORE);
     let engine = Engine::open(config).await?;
+    at(points::TAKEOVER_AFTER);
     tracing::warn!(%epoch, new = %engine.epoch(), "the volume was taken over by hand");
+    let closed = engine.close(Deadline::after(REQUEST)).await;
+    // The last one: the engine may have claimed another.
     let config = KeeperConfig::new(
         places.state_store.backend(),
         places.state.clone(),
@@ -73,7 +78,6 @@ pub async fn take_over(
         crate::sys::hostname(),
         Arc::new(Unchecked),
     );
-    let closed = engine.close(Deadline::after(REQUEST)).await;
     let keeper = Keeper::start(config, Deadline::after(REQUEST)).await?;
     let note = Some("taken over by hand".to_owned());
     let released = keeper.set_state(LeaseState::Released, note, Deadline::after(REQUEST)).await;

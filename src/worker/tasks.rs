@@ -136,11 +136,31 @@ async fn maintain(volume: &Volume) {
     }
 }
 
+/// The watch over lease and engine, for a tool that opens a volume without serving it.
+#[must_use]
+pub(super) struct Watched(tokio::task::JoinHandle<()>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts it; it ends with what is returned.
+pub(super) fn watched(shared: &Arc<Shared>) -> Watched {
+    let shared = Arc::clone(shared);
+    Watched(tokio::spawn(async move { watch(&shared, &CancellationToken::new()).await }))
+}
+
 async fn watch(shared: &Shared, stop: &CancellationToken) {
     let engine = &shared.volume.meta.engine;
     let mut state = engine.state();
     let mut epochs = engine.epoch_changes();
     let mut lease = shared.keeper.status();
+    // What happened while the volume was opened counts.
+    state.mark_changed();
+    epochs.mark_changed();
+    lease.mark_changed();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -167,7 +187,7 @@ async fn watch(shared: &Shared, stop: &CancellationToken) {
                     return;
                 }
                 let epoch = *epochs.borrow_and_update();
-                if let Err(error) = shared.keeper.adopt(epoch, Deadline::after(FLUSH)).await {
+                if let Err(error) = shared.keeper.follow(epoch, Deadline::after(FLUSH)).await {
                     tracing::error!(error = &error as &dyn std::error::Error, "the lease does not follow the epoch");
                 }
             }

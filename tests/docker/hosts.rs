@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::support::dockerd::{Dockerd, Options, PLUGIN, SERVER_ADDRESS};
+use crate::support::dockerd::{Dockerd, Options, PLUGIN};
+use crate::support::netns::SERVER_ADDRESS;
 use crate::support::s3server::{self, TestS3};
 use crate::support::{wait_for, watchdog};
 use crate::{alone, listed, outside, rootfs, settings};

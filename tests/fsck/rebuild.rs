@@ -9,6 +9,7 @@ use s3vol::worker::{Rebuilt, Successor, open, plan_rebuild};
 
 use tokio::sync::Notify;
 
+use crate::support::s3server::{Action, Op, Rule};
 use crate::world::{World, assert_clean, named, noise};
 
 async fn rebuild(world: &mut World) -> Rebuilt {
@@ -141,6 +142,15 @@ async fn a_state_that_cannot_be_read_is_replaced_and_one_that_was_cut_short_is_n
     assert!(entry.iter().map(|(k, o)| (k, &o.body)).eq(now.iter().map(|(k, o)| (k, &o.body))));
     let rebuilt = rebuild(&mut world).await;
     assert!(!rebuilt.told);
+    // The next one took away what the first one had begun.
+    let mut formats = world.server.keys("home/.s3vol/v/");
+    formats.retain(|key| key.ends_with("/format.json"));
+    formats.sort();
+    let mut expected = [format.clone(), format!("{}format.json", world.state)];
+    expected.sort();
+    assert_eq!(formats, expected);
+    let mut folders = std::fs::read_dir(&world.at.volumes).unwrap().flatten();
+    assert!(folders.all(|folder| !folder.path().join("rebuilding").exists()));
     assert_eq!(&world.server.get(&format).unwrap().body[..], b"{");
     assert_clean(&world.check().await);
     world.open().await;
@@ -171,6 +181,82 @@ async fn a_volume_that_another_host_took_meanwhile_is_not_replaced() {
     assert!(entry.iter().map(|(k, o)| (k, &o.body)).eq(after.iter().map(|(k, o)| (k, &o.body))));
     let states = world.server.keys("home/.s3vol/v/");
     assert!(states.iter().all(|key| key.starts_with(&world.state)), "{states:?}");
+    world.open().await;
+    is_all_there(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_mount_had_answered_is_not_left_behind() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.file(Ino::ROOT, "answered", b"only in the log of this host").await;
+    world.crash().await;
+    let refused = plan_rebuild(&world.at).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    assert!(refused.contains(&world.spec().state_dir.display().to_string()), "{refused}");
+    // As it says.
+    world.open().await;
+    world.commit().await;
+    world.crash().await;
+    let plan = plan_rebuild(&world.at).await.unwrap();
+    // Nor what came between the question and the answer.
+    world.open().await;
+    let file = world.lookup(Ino::ROOT, "answered").await.unwrap();
+    world.write(file, 0, b"ONLY").await;
+    world.crash().await;
+    let refused = plan.run(&mut |_, _| {}).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    world.open().await;
+    assert_eq!(world.read(file).await, b"ONLY in the log of this host");
+    world.settle().await;
+    world.close().await;
+    let rebuilt = rebuild(&mut world).await;
+    assert_eq!(rebuilt.lost, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_set_aside_here_is_not_left_behind() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.file(Ino::ROOT, "answered", b"only in the log of this host").await;
+    world.crash().await;
+    let state_dir = world.spec().state_dir;
+    let aside = state_dir.join("recovery-0");
+    std::fs::create_dir(&aside).unwrap();
+    for part in ["log", "cache"] {
+        std::fs::rename(state_dir.join(part), aside.join(part)).unwrap();
+    }
+    let refused = plan_rebuild(&world.at).await.unwrap_err().to_string();
+    assert!(refused.contains("not in the bucket"), "{refused}");
+    std::fs::write(aside.join("log/uploaded"), "name").unwrap();
+    rebuild(&mut world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_closed_the_old_state_and_led_nowhere_is_finished_by_the_next() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    world.file(Ino::ROOT, "new", b"nowhere else").await;
+    world.close().await;
+    let plan = plan_rebuild(&world.at).await.unwrap();
+    world.server.fault(Rule::always(Some(Op::Put), "by-prefix", Action::Status(403)));
+    let error = plan.run(&mut |_, _| {}).await.unwrap_err().to_string();
+    assert!(error.contains("once more"), "{error}");
+    world.server.clear_faults();
+    let refused = open(&world.spec(), Successor::No).await.unwrap_err().to_string();
+    assert!(refused.contains("was rebuilt"), "{refused}");
+    let states = world.server.keys("home/.s3vol/v/");
+
+    let plan = plan_rebuild(&world.at).await.unwrap();
+    assert!(plan.plan().contains("nothing leads there yet"), "{}", plan.plan());
+    let rebuilt = rebuild(&mut world).await;
+    assert!(rebuilt.before && error.contains(&rebuilt.id.to_string()), "{error}: {rebuilt:?}");
+    assert_eq!(rebuilt.lost.len(), 1, "{rebuilt:?}");
+    assert_eq!(world.server.keys("home/.s3vol/v/"), states);
+    assert_clean(&world.check().await);
     world.open().await;
     is_all_there(&world).await;
 }

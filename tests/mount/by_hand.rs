@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::plugin::Plugin;
 use super::rig::{Mount, Place, finish, object, s3vol};
-use super::support::s3server::TestS3;
+use super::support::s3server::{Action, Op, Rule, TestS3};
 
 /// Nothing is committed or settled by itself.
 const BY_HAND: [&str; 2] = ["commit=5m", "settle_after=1d"];
@@ -85,6 +85,33 @@ fn settle_opens_what_nobody_has_mounted() {
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.contains("holds this volume"), "{errors}");
     mount.end_well();
+}
+
+#[test]
+fn a_tool_whose_engine_broke_meanwhile_gives_the_volume_back() {
+    for tool in ["settle", "export"] {
+        let (server, place) = (TestS3::start(), Place::new());
+        let url = url(&server);
+        let mount = Mount::start(Some(&server), &place, &url, &BY_HAND);
+        std::fs::write(place.file("logged"), "only here").unwrap();
+        mount.kill();
+        // The first is the engine's own when it opens.
+        server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(412)).after(1));
+        let (code, out, errors) = run(&server, &place, &[tool, &url]);
+        assert_eq!((code, server.faults_left()), (Some(0), 0), "{tool}: {out}{errors}");
+        let leases = server.objects(".s3vol/v/").into_iter();
+        let (epoch, last) = leases.filter(|(key, _)| key.contains("/lease/")).next_back().unwrap();
+        // The mount's, the one that the tool claimed, and the one that its engine claimed.
+        assert!(epoch.ends_with("/lease/00000000000000000003"), "{tool}: {epoch}");
+        let last: serde_json::Value = serde_json::from_slice(&last.body).unwrap();
+        assert_eq!(last["state"], json!("released"), "{tool}: {epoch}");
+        // Nobody waits for a sign of life of the epoch that the engine claimed by itself.
+        let (other, begun) = (Place::new(), Instant::now());
+        let mount = Mount::start(Some(&server), &other, &url, &[]);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{tool}: it was waited for");
+        assert_eq!(std::fs::read_to_string(other.file("logged")).unwrap(), "only here");
+        mount.end_well();
+    }
 }
 
 #[test]

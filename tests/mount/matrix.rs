@@ -12,7 +12,7 @@ use s3vol::fault::{MUTANT, Mutant};
 use serde_json::json;
 
 use super::plugin::Plugin;
-use super::rig::{Mount, Place, SOON, s3vol_as};
+use super::rig::{Mount, Place, SOON, finish, s3vol_as};
 use super::support::orders::Orders;
 use super::support::s3server::TestS3;
 use super::support::wait_for;
@@ -45,6 +45,10 @@ enum When {
     Driver,
     /// While a volume is opened that another host had meanwhile; see `takeover.rs`.
     Lost,
+    /// By `s3vol takeover`.
+    ByHand,
+    /// By a host that comes back to a volume which it lost.
+    Recovering,
 }
 
 fn when(point: &str) -> When {
@@ -54,6 +58,8 @@ fn when(point: &str) -> When {
         _ if begins(&["export"]) => When::Ending,
         _ if begins(&["purge", "catalog", "mirror"]) => When::Driver,
         _ if begins(&["aside"]) => When::Lost,
+        _ if begins(&["takeover"]) => When::ByHand,
+        _ if begins(&["recovered"]) => When::Recovering,
         _ => When::InUse,
     }
 }
@@ -196,8 +202,9 @@ fn killed(
             mount.signal(libc::SIGTERM);
             mount.ended(SOON);
         }
-        When::Driver => panic!("{point} is passed by the driver"),
-        When::Lost => panic!("{point} is passed by a host that lost the volume"),
+        When::Driver | When::ByHand | When::Lost | When::Recovering => {
+            panic!("{point} is passed by no mount that a program uses")
+        }
     }
     assert!(!orders.is_open("v", point), "{point} was never passed");
     release(&place.at);
@@ -458,4 +465,120 @@ fn soak_matrix_of_the_driver() {
         }
     });
     assert!(!missed.load(Ordering::SeqCst), "a point was never passed");
+}
+
+/// `s3vol takeover` of the volume at `url`; its exit code, `None` when it was killed.
+fn take_over(server: &TestS3, orders: &Orders, url: &str) -> (Option<i32>, String) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = s3vol_as("s3vol", Some(server));
+    command.envs([orders.env()]).args(["takeover", "--yes", "--state"]);
+    let (code, out, errors) = finish(command.arg(elsewhere.path()).arg(url));
+    (code, out + &errors)
+}
+
+/// A mount with hasty workers and orders.
+fn hasty_mount(server: &TestS3, orders: &Orders, place: &Place, url: &str) -> Mount {
+    let mut command = s3vol_as("s3vol", Some(server));
+    command.envs([orders.env()]).envs(HASTE);
+    Mount::begin_as(&mut command, place, url, &OPTIONS)
+}
+
+/// The command dies at a point, under a program that writes on the host from which it takes the volume.
+fn takeover_dies(point: &'static str) {
+    let (server, old, new) = (TestS3::start(), Place::new(), Place::new());
+    let orders = Orders::below(old.dir.path());
+    let url = format!("s3://{}/v", server.bucket());
+    let mut holder = hasty_mount(&server, &orders, &old, &url).up();
+    let mut story = Story::default();
+    for _ in 0..25 {
+        story.go_on(&old.at).unwrap();
+    }
+    orders.give("takeover", point, "");
+    let (code, said) = take_over(&server, &orders, &url);
+    assert_eq!(code, None, "{said}");
+    assert!(!orders.is_open("takeover", point), "{point} was never passed");
+    if point == points::TAKEOVER_BEFORE {
+        for _ in 0..10 {
+            story.go_on(&old.at).expect("nothing was taken");
+        }
+    } else {
+        let end = Instant::now() + MET;
+        while story.go_on(&old.at).is_ok() {
+            assert!(Instant::now() < end, "the old host never learns of it");
+        }
+    }
+    // Once more, by somebody who saw it fail.
+    let (code, said) = take_over(&server, &orders, &url);
+    assert_eq!(code, Some(0), "{said}");
+    let begun = Instant::now();
+    let mount = hasty_mount(&server, &orders, &new, &url).up();
+    assert!(begun.elapsed() < Duration::from_secs(30), "a lease was waited for");
+    story.check_lost(&new.at);
+    for _ in 0..5 {
+        story.go_on(&new.at).unwrap();
+    }
+    holder.signal(libc::SIGTERM);
+    let status = holder.ended(Duration::from_secs(60));
+    assert!(matches!(status.code(), Some(0 | 5)), "{status}: {}", holder.said());
+    story.check(&new.at);
+    mount.end_committed();
+}
+
+#[test]
+fn a_takeover_by_hand_that_dies_is_made_again_and_loses_nothing() {
+    let points = points_of(When::ByHand);
+    assert_eq!(points.len(), 2);
+    side_by_side(2, &points, |_, some| some.iter().for_each(|point| takeover_dies(point)));
+}
+
+/// A host comes back to a volume that another one has used, and dies at a point of bringing up what only it had.
+fn recovery_dies(point: &'static str, passes: u32) {
+    let (server, old, new) = (TestS3::start(), Place::new(), Place::new());
+    let orders = Orders::below(old.dir.path());
+    let url = format!("s3://{}/v", server.bucket());
+    let lazy = ["commit=5m", "settle_after=1d"];
+    let mount = {
+        let mut command = s3vol_as("s3vol", Some(&server));
+        Mount::begin_as(&mut command, &old, &url, &lazy).up()
+    };
+    std::fs::write(old.file("small"), "only there").unwrap();
+    let large: Vec<u8> = (0..3_000_000_u32).map(|at| (at >> 9) as u8).collect();
+    std::fs::write(old.file("large"), &large).unwrap();
+    mount.kill();
+    release(&old.at);
+    let (code, said) = take_over(&server, &orders, &url);
+    assert_eq!(code, Some(0), "{said}");
+    let mount = hasty_mount(&server, &orders, &new, &url).up();
+    std::fs::write(new.file("other"), "of the new owner").unwrap();
+    mount.end_committed();
+
+    orders.give("v", point, &format!("skip={passes}"));
+    hasty_mount(&server, &orders, &old, &url).ended(SOON);
+    assert!(!orders.is_open("v", point), "{point} was never passed");
+    release(&old.at);
+    let mount = hasty_mount(&server, &orders, &old, &url).up();
+    assert_eq!(std::fs::read_to_string(old.file("other")).unwrap(), "of the new owner");
+    let list = || finish(s3vol_as("s3vol", Some(&server)).args(["recovered", "list", &url])).1;
+    let name = wait_for("what was not synced", SOON, || {
+        let list = list();
+        let line = list.lines().find(|line| line.contains("2 files"))?;
+        line.split_whitespace().next().map(|name| name.trim_end_matches(':').to_owned())
+    });
+    mount.end_committed();
+    let into = old.dir.path().join("restored");
+    let mut command = s3vol_as("s3vol", Some(&server));
+    let (code, out, errors) =
+        finish(command.args(["recovered", "restore", &url, &name]).arg(&into));
+    assert_eq!(code, Some(0), "{out}{errors}");
+    assert_eq!(std::fs::read_to_string(into.join("small")).unwrap(), "only there");
+    assert_eq!(std::fs::read(into.join("large")).unwrap(), large);
+}
+
+#[test]
+fn what_was_not_synced_comes_up_though_its_host_dies_bringing_it_up() {
+    let points = points_of(When::Recovering);
+    assert_eq!(points.len(), 4);
+    side_by_side(4, &points, |_, some| some.iter().for_each(|point| recovery_dies(point, 0)));
+    // Between the bytes and the list of them.
+    recovery_dies(points::RECOVERED_PUT_BEFORE, 1);
 }

@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use s3vol::fault::points;
 use serde_json::json;
 
 use super::rig::{SOON, object};
+use super::support::orders::Orders;
 use super::support::s3server::{OTHER_ACCESS_KEY, OTHER_SECRET_KEY, TestS3};
 pub use super::support::unmanaged::Plugin;
+use super::support::unmanaged::s3vol_as;
 use super::support::wait_for;
 use super::support::watchdog::mounted;
 
@@ -107,6 +111,132 @@ fn a_killed_worker_is_succeeded() {
     plugin.unmount("v", "c1");
     assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
     assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}
+
+#[test]
+fn what_uses_a_volume_waits_for_a_successor_that_finds_no_bucket() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    server.stop();
+    plugin.kill("worker");
+    let failures = || plugin.log().matches("the volume cannot be opened").count();
+    wait_for("two attempts in vain", SOON, || (failures() >= 2).then_some(()));
+    // Others are told, and the one that has it keeps it.
+    let error = plugin.err("VolumeDriver.Mount", json!({ "Name": "v", "ID": "c2" }));
+    assert!(error.contains("volume v"), "{error}");
+    server.restart();
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "never synced");
+    write(&place, "g", "after");
+    plugin.unmount("v", "c1");
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("never synced"));
+    assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+}
+
+#[test]
+fn a_volume_whose_state_is_gone_says_so_and_can_be_removed() {
+    let server = TestS3::start();
+    let url = format!("s3://{}/team", server.bucket());
+    let env = [("S3VOL_URL", url.as_str()), ("S3VOL_TEST_RENEW_MS", "300")];
+    let mut plugin = Plugin::with(Some(&server), &env);
+    plugin.create("v", &[("commit", "300s")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    for key in server.keys("").into_iter().filter(|key| key.contains(".s3vol/v/")) {
+        server.delete_foreign(&key);
+    }
+    wait_for("it to be noticed", SOON, || (plugin.status("v")["state"] == "damaged").then_some(()));
+    let error = plugin.err("VolumeDriver.Mount", json!({ "Name": "v", "ID": "c2" }));
+    assert!(error.contains("format.json") && error.contains("end the containers"), "{error}");
+    let error = plugin.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
+    assert!(error.contains("stay on this host"), "{error}");
+    wait_for("the end of its worker", SOON, || plugin.children("worker").is_empty().then_some(()));
+    wait_for("the end of its mount", SOON, || (!mounted(&place)).then_some(()));
+    plugin.ok("VolumeDriver.Remove", json!({ "Name": "v" }));
+    let log = plugin.dir.path().join("state/volumes");
+    let kept = std::fs::read_dir(log).unwrap().any(|e| e.unwrap().path().join("log/log").exists());
+    assert!(kept, "what only this host has stays");
+}
+
+#[test]
+fn a_name_follows_a_volume_that_was_rebuilt() {
+    let server = TestS3::start();
+    let mut plugin = Plugin::start(&server);
+    plugin.create("v", &[]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "at rest");
+    plugin.unmount("v", "c1");
+    let definition = "team/.s3vol/volumes/v.json";
+    let leads = server.get(definition).unwrap().body;
+    let option = |name: &str, value: &str| format!("{name}={value}");
+    let rebuilt = s3vol_as("s3vol", Some(&server))
+        .arg("rebuild")
+        .arg("--state")
+        .arg(plugin.dir.path().join("by-hand"))
+        .args(["-o", &option("endpoint", &server.endpoint())])
+        .args(["-o", &option("state_url", &format!("s3://{}/team/", server.bucket()))])
+        .arg("--yes")
+        .arg(format!("s3://{}/team/v/", server.bucket()))
+        .output()
+        .unwrap();
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    // As one in another catalog, of which a rebuild knows nothing.
+    server.put_foreign(definition, leads.clone(), &[]);
+    let place = plugin.mount("v", "c2");
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "at rest");
+    write(&place, "g", "after");
+    plugin.unmount("v", "c2");
+    assert_eq!(object(&server, "team/v/g").as_deref(), Some("after"));
+    assert_ne!(server.get(definition).unwrap().body, leads);
+
+    // A removal of the name that still leads to the old state takes nothing with it.
+    server.put_foreign(definition, leads, &[]);
+    plugin.ok("VolumeDriver.Remove", json!({ "Name": "v" }));
+    assert!(server.get(definition).is_none());
+    assert_eq!(object(&server, "team/v/f").as_deref(), Some("at rest"));
+}
+
+#[test]
+fn an_unmount_over_which_the_worker_dies_is_answered_by_its_successor() {
+    let (server, scratch) = (TestS3::start(), tempfile::tempdir().unwrap());
+    let orders = Orders::below(scratch.path());
+    let url = format!("s3://{}/team", server.bucket());
+    let mut plugin = Plugin::with(Some(&server), &[("S3VOL_URL", &url), orders.env()]);
+    plugin.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = plugin.mount("v", "c1");
+    write(&place, "f", "never synced");
+    orders.give("v", points::FLUSH_BEFORE, "");
+    plugin.unmount("v", "c1");
+    assert!(!orders.is_open("v", points::FLUSH_BEFORE), "it died");
+    // Yielding at once, not at some later attempt.
+    let mut other = Plugin::start(&server);
+    let asked = Instant::now();
+    let place = other.mount("v", "c1");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "never synced");
+    other.unmount("v", "c1");
+}
+
+#[test]
+fn an_unmount_of_a_volume_that_another_host_took_says_where_the_rest_is() {
+    let server = TestS3::start();
+    let mut old = Plugin::start(&server);
+    old.create("v", &[("commit", "300s"), ("settle_after", "1h")]).unwrap();
+    let place = old.mount("v", "c1");
+    write(&place, "f", "never synced");
+    let worker = nix::unistd::Pid::from_raw(old.children("worker")[0] as i32);
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // Its lease runs out by the store's clock.
+    server.set_clock_offset(100);
+    let mut new = Plugin::start(&server);
+    new.mount("v", "c1");
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGCONT).unwrap();
+    let error = old.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
+    assert!(error.contains("another host has taken it over"), "{error}");
+    assert!(error.contains("`s3vol recovered list`") && !error.contains("goes on"), "{error}");
+    new.unmount("v", "c1");
 }
 
 /// A host with credentials that may only read.

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use s3vol::catalog::{Catalog, Definition, Stores};
+use s3vol::catalog::{Catalog, Definition, Stores, find_state};
 use s3vol::config::PluginConfig;
 use s3vol::types::VolumeName;
-use s3vol::worker::EnginePurge;
+use s3vol::worker::{EnginePurge, VolumeAt, plan_rebuild};
 
 use super::rig::{Mount, Place, SOON, object};
 use super::support::s3server::{ACCESS_KEY, Action, Op, Rule, SECRET_KEY, TestS3};
@@ -90,6 +90,59 @@ fn only_foreign(server: &TestS3) {
     let expected =
         ["team/web/photo.jpg", "team/web/same-bytes", "team/web/theirs-now", "team/website/index"];
     assert_eq!(left, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_used_after_its_removal_comes_back() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    let first = mount(&server, &place);
+    fill(&place);
+    first.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    // By its URL nobody sees that.
+    let second = mount(&server, &place);
+    std::fs::write(place.file("late"), "written after the removal").unwrap();
+    second.end_well();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    for name in ["ours", "late", "sub/deep"] {
+        assert!(object(&server, &format!("team/web/{name}")).is_some(), "{name}");
+    }
+    let back = catalog.lookup(&volume()).await.unwrap().expect("it is back");
+    assert_eq!(back.removing, None);
+    // The next removal counts.
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(keys(&server, ""), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_objects_of_a_rebuilt_volume_stay_when_its_old_name_is_removed() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let old = create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    let definition = "team/.s3vol/volumes/web.json";
+    let leads = server.get(definition).unwrap().body;
+    let at = VolumeAt {
+        options: old.options,
+        volumes: place.dir.path().join("rebuilt"),
+        stores: place.dir.path().join("stores"),
+    };
+    let rebuilt = plan_rebuild(&at).await.unwrap().run(&mut |_, _| {}).await.unwrap();
+    // As one in another catalog, of which a rebuild knows nothing.
+    server.put_foreign(definition, leads, &[]);
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(server.get(definition).is_none(), "the name goes");
+    for name in ["ours", "theirs-now", "same-bytes", "sub/deep"] {
+        assert!(object(&server, &format!("team/web/{name}")).is_some(), "{name}");
+    }
+    let found = find_state(&Stores::default(), &at.options).await.unwrap().expect("the new one");
+    assert_eq!(found.id, rebuilt.id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,4 +352,29 @@ async fn a_directory_is_emptied_as_well() {
     assert_eq!(names(&store.join("web")), ["by-hand"]);
     let state = store.join(".s3vol/v");
     assert!(!state.exists() || names(&state).is_empty(), "{:?}", names(&state));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_went_with_their_bucket_keep_no_volume() {
+    let place = Place::new();
+    let folder = |name: &str| {
+        let folder = place.dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let (store, own) = (folder("store"), folder("own"));
+    let home = format!("file://{}", store.display());
+    let url = format!("file://{}/web", own.display());
+    let catalog = catalog(&home, None, &place.dir.path().join("catalog"), "0s").await;
+    let options = [("url", &url), ("state_url", &home)];
+    let options = options.map(|(name, value)| (name.to_owned(), value.clone()));
+    catalog.create(&volume(), &BTreeMap::from(options)).await.unwrap();
+    let mount = Mount::start(None, &place, &url, &[&format!("state_url={home}")]);
+    fill(&place);
+    mount.end_well();
+    assert!(own.join("web/ours").exists());
+    std::fs::remove_dir_all(&own).unwrap();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(catalog.known(&volume()).is_none());
 }

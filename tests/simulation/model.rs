@@ -283,13 +283,6 @@ impl History {
         ))
     }
 
-    /// Whether nothing that was answered is missing of what was found.
-    pub fn has_all(&self, found: &Found) -> bool {
-        let state = &self.states[found.state];
-        let newest = |(id, version): (&Id, &usize)| state.nodes[id].content == *version;
-        found.state >= self.answered() && found.contents.iter().all(newest)
-    }
-
     /// Goes on from what was found. `whole`: nothing else can come up later.
     pub fn go_on(&mut self, found: &Found, rule: Rule) {
         let mut state = self.states[found.state].clone();

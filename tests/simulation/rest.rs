@@ -10,8 +10,7 @@ use crate::model::Seen;
 use crate::sim::sim;
 
 /// `shown`: all that the volume shows below its clients' directories. `collected`: no garbage may be left.
-/// `timely`: no host was lost, with which the bytes of a change may go whose time stays.
-pub fn check(shown: &BTreeMap<String, Seen>, collected: bool, timely: bool) -> Result<(), String> {
+pub fn check(shown: &BTreeMap<String, Seen>, collected: bool) -> Result<(), String> {
     let objects = sim().bucket.objects.borrow();
     let mut expected: BTreeSet<String> = BTreeSet::new();
     for (path, seen) in shown {
@@ -31,7 +30,7 @@ pub fn check(shown: &BTreeMap<String, Seen>, collected: bool, timely: bool) -> R
         if (is.kind, is.perm, is.uid) != (Some(seen.kind), Some(seen.perm), Some(seen.uid)) {
             return wrong(format!("{is:?}, and the file {seen:?}"));
         }
-        if timely && seen.kind != FileKind::Dir && is.mtime != Some(seen.mtime) {
+        if seen.kind != FileKind::Dir && is.mtime != Some(seen.mtime) {
             return wrong(format!("the time {:?}, and the file {:?}", is.mtime, seen.mtime));
         }
         expected.insert(key);

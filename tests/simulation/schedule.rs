@@ -124,8 +124,6 @@ struct Director {
     old: BTreeMap<usize, usize>,
     line: usize,
     volume: Option<Incarnation>,
-    /// A host was lost whose last changes were not synced.
-    lost: bool,
     /// Somebody else uses the bucket.
     outside: bool,
     /// The clients' directories are made.
@@ -137,11 +135,9 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let random = Random::new(plan.seed, 3);
     let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
-    let (owner, old, line, volume, lost) = (None, BTreeMap::new(), 0, None, false);
+    let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
     let (outside, homes) = (false, false);
-    Director { plan, random, hosts, dir, owner, old, line, volume, lost, outside, homes }
-        .direct()
-        .await
+    Director { plan, random, hosts, dir, owner, old, line, volume, outside, homes }.direct().await
 }
 
 impl Director {
@@ -291,8 +287,6 @@ impl Director {
         let found = found.map_err(|why| format!("on host {number}: {why}"))?;
         let mut model = sim().model.borrow_mut();
         if !ours {
-            let last = model[self.line].clients.iter().zip(&found);
-            self.lost |= last.into_iter().any(|(history, found)| !history.has_all(found));
             let next = model[self.line].clone();
             model[self.line].found = Some(found.clone());
             self.line = model.len();
@@ -557,7 +551,7 @@ impl Director {
             Some(Ok(0)) => {}
             other => return Err(format!("a healthy volume is not given back: {other:?}")),
         }
-        rest::check(&last, collected, !self.lost)
+        rest::check(&last, collected)
     }
 
     /// Everything comes to rest. What was refused, because somebody else had changed it, is looked at again soon.

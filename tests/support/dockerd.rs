@@ -8,8 +8,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+
+use super::netns::Netns;
 
 /// Longer than any docker command of the tests takes, shorter than anybody wants to wait.
 const COMMAND: Duration = Duration::from_secs(90);
@@ -23,8 +24,6 @@ const STOP: Duration = Duration::from_secs(25);
 pub const IMAGE: &str = "busybox-test";
 /// The name under which the tests install the plugin.
 pub const PLUGIN: &str = "s3vol";
-/// Where servers of the tests are reached from every host.
-pub const SERVER_ADDRESS: [u8; 4] = [10, 213, 7, 1];
 
 /// How to start one.
 #[derive(Debug, Clone, Default)]
@@ -36,13 +35,13 @@ pub struct Options {
 pub struct Dockerd {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
-    host: Option<Host>,
+    host: Option<Netns>,
 }
 
 impl Dockerd {
     pub fn start(options: &Options) -> Self {
         let dir = tempfile::Builder::new().prefix("s3vol-dockerd-").tempdir().unwrap();
-        let host = options.host.as_deref().map(Host::create);
+        let host = options.host.as_deref().map(Netns::create);
         let mut dockerd = Dockerd { dir, daemon: None, host };
         dockerd.up();
         dockerd
@@ -303,81 +302,6 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
         table.into_iter().map(|entry| entry.path).filter(|path| path.starts_with(dir)).collect();
     below.reverse();
     below
-}
-
-/// A host of its own on this machine.
-struct Host {
-    name: String,
-    namespace: String,
-    link: String,
-}
-
-static HOSTS: AtomicU8 = AtomicU8::new(0);
-
-impl Host {
-    fn create(name: &str) -> Self {
-        let number = HOSTS.fetch_add(1, Ordering::SeqCst);
-        let unique = std::process::id();
-        let host = Host {
-            name: name.to_owned(),
-            namespace: format!("s3vol-{unique}-{number}"),
-            link: format!("sv{}n{number}", unique % 1_000_000),
-        };
-        // One small network a host; the servers' address is an extra one on loopback.
-        let base = 8 + 4 * number;
-        let [a, b, c, d] = SERVER_ADDRESS;
-        let server = format!("{a}.{b}.{c}.{d}");
-        let ours = format!("{a}.{b}.{c}.{}", base + 1);
-        let theirs = format!("{a}.{b}.{c}.{}/30", base + 2);
-        let (ns, link) = (host.namespace.as_str(), host.link.as_str());
-        let peer = format!("{link}p");
-        // Another test may have added it already.
-        let _ = ip(&["addr", "add", &format!("{server}/32"), "dev", "lo"]);
-        for step in [
-            vec!["netns", "add", ns],
-            vec!["link", "add", link, "type", "veth", "peer", "name", &peer],
-            vec!["link", "set", &peer, "netns", ns],
-            vec!["addr", "add", &format!("{ours}/30"), "dev", link],
-            vec!["link", "set", link, "up"],
-            vec!["-n", ns, "link", "set", "lo", "up"],
-            vec!["-n", ns, "addr", "add", &theirs, "dev", &peer],
-            vec!["-n", ns, "link", "set", &peer, "up"],
-            vec!["-n", ns, "route", "add", "default", "via", &ours],
-        ] {
-            let out = ip(&step);
-            assert!(out.status.success(), "ip {step:?}: {}", String::from_utf8_lossy(&out.stderr));
-        }
-        host
-    }
-
-    /// A program on this host. All wrappers exec, so the child's id is the program's.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace));
-        command.args(["unshare", "--uts", "/bin/sh", "-c"]);
-        command.arg(format!("hostname {}; exec {program} \"$@\"", self.name)).arg(program);
-        command
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = ip(&["link", "del", &self.link]);
-        let _ = ip(&["netns", "del", &self.namespace]);
-        if HOSTS.load(Ordering::SeqCst) > 0
-            && std::fs::read_dir("/run/netns").is_ok_and(|mut left| {
-                !left
-                    .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("s3vol-")))
-            })
-        {
-            let [a, b, c, d] = SERVER_ADDRESS;
-            let _ = ip(&["addr", "del", &format!("{a}.{b}.{c}.{d}/32"), "dev", "lo"]);
-        }
-    }
-}
-
-fn ip(args: &[&str]) -> Output {
-    Command::new("ip").args(args).output().expect("iproute2 is installed")
 }
 
 fn signal(pid: u32, number: i32) {

@@ -8,6 +8,7 @@ pub mod dockerd;
 pub mod gcs;
 pub mod host;
 pub mod moto;
+pub mod netns;
 pub mod orders;
 pub mod plugin;
 pub mod raw;

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::netns::Netns;
 use super::s3server::TestS3;
 use super::wait_for;
-use super::watchdog::{Watchdog, mounted};
+use super::watchdog::{Watchdog, mounted, release};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -69,8 +70,23 @@ impl Plugin {
         server: Option<&TestS3>,
         env: &[(&str, &str)],
     ) -> Plugin {
+        Plugin::by(s3vol_as("s3vol", server), dir, env)
+    }
+
+    /// The same on a host of its own.
+    pub fn on(
+        host: &Netns,
+        dir: Arc<tempfile::TempDir>,
+        server: &TestS3,
+        env: &[(&str, &str)],
+    ) -> Plugin {
+        let mut command = host.command(env!("CARGO_BIN_EXE_s3vol"));
+        clean(&mut command, Some(server));
+        Plugin::by(command, dir, env)
+    }
+
+    fn by(mut command: Command, dir: Arc<tempfile::TempDir>, env: &[(&str, &str)]) -> Plugin {
         let log = File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
-        let mut command = s3vol_as("s3vol", server);
         command.arg("plugin").arg("--socket").arg(dir.path().join("plugin.sock"));
         command.env("S3VOL_STATE", dir.path().join("state"));
         command.env("S3VOL_MOUNTS", dir.path().join("vol")).envs(env.iter().copied());
@@ -101,12 +117,13 @@ impl Plugin {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let body = body.to_string();
         let accept = "application/vnd.docker.plugins.v1.2+json";
-        write!(
-            stream,
+        let request = format!(
             "POST /{method} HTTP/1.1\r\nHost: plugin\r\nAccept: {accept}\r\nConnection: close\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
-        )?;
+        );
+        // At once: who needs no body answers when the head is there, and closes.
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let broken = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, answer.clone());
@@ -187,6 +204,24 @@ impl Plugin {
         wait_for("the end of the plugin", SOON, || self.child.try_wait().unwrap());
     }
 
+    /// Kills all of it, as the loss of the host would, and takes the dead mounts away.
+    pub fn lost(&mut self) {
+        // Nobody is told of another's end: a worker without a supervisor would commit what it has.
+        let send = |pid: u64, signal| {
+            // SAFETY: plain system call; nobody can have waited for the child of a process that stands still.
+            assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+        };
+        send(self.pid(), libc::SIGSTOP);
+        for pid in ["worker", "driver"].iter().flat_map(|role| self.children(role)) {
+            send(pid, libc::SIGKILL);
+            wait_for("the end of a child", SOON, || (!runs(pid)).then_some(()));
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let volumes = std::fs::read_dir(self.dir.path().join("vol")).unwrap();
+        volumes.flatten().for_each(|volume| release(&volume.path()));
+    }
+
     /// Kills the only child of a role and waits for its successor.
     pub fn kill(&self, role: &str) {
         let before = self.children(role);
@@ -204,6 +239,9 @@ impl Drop for Plugin {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the plugin's log\n{}---", self.log());
+        }
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
         }
         // SAFETY: plain system call; the child was not waited for, so its number is its own.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use parking_lot::Mutex;
 use s3vol::driver::{RunningWorker, WorkerExit, Workers, WorkersError};
 use s3vol::store::RequestCounts;
+use s3vol::types::VolumeId;
 use s3vol::worker::{DrainReply, VolumeState, WorkerSpec, WorkerStatus};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
@@ -90,6 +91,17 @@ impl FakeWorkers {
     }
 }
 
+impl FakeWorkers {
+    /// Ends them all, as the end of the supervisor does.
+    pub async fn die(&self) {
+        let running = std::mem::take(&mut *self.running.lock());
+        for fake in running.into_values() {
+            fake.server.abort();
+            drop(fake.server.await);
+        }
+    }
+}
+
 #[async_trait]
 impl Workers for FakeWorkers {
     async fn start(&self, spec: WorkerSpec) -> Result<(), WorkersError> {
@@ -142,20 +154,8 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
         name: spec.name.clone(),
         id: spec.id,
         url: spec.options.url.clone(),
-        state: VolumeState::Active,
-        pid: 1,
         mountpoint: spec.mountpoint.clone(),
-        epoch: Some(3),
-        holder: Some("here (1)".to_owned()),
-        bytes: 77,
-        files: 2,
-        uncommitted_bytes: 5,
-        unsettled_files: 1,
-        unsettleable: Vec::new(),
-        conflicts: 0,
-        missing_rights: Vec::new(),
-        last_error: None,
-        requests: RequestCounts::default(),
+        ..status()
     };
     let (b1, b2, b3) = (Arc::clone(&behaviour), Arc::clone(&behaviour), behaviour);
     Router::new()
@@ -180,9 +180,11 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
                 committed.wait_for(|c| *c).await.unwrap();
                 serde_json::to_string(&DrainReply {
                     committed: true,
+                    lost: false,
                     uncommitted_bytes: 0,
                     unsettled_files: 0,
                     error: None,
+                    damaged: false,
                 })
                 .unwrap()
             }),
@@ -194,4 +196,27 @@ fn router(spec: &WorkerSpec, behaviour: Arc<Behaviour>) -> Router {
                 if b3.gone.load(Ordering::SeqCst) { StatusCode::CONFLICT } else { StatusCode::OK }
             }),
         )
+}
+
+/// What a worker says of itself.
+pub fn status() -> WorkerStatus {
+    WorkerStatus {
+        name: "a volume".to_owned(),
+        id: VolumeId::random(),
+        url: "s3://b/volume/".to_owned(),
+        state: VolumeState::Active,
+        pid: 1,
+        mountpoint: PathBuf::new(),
+        epoch: Some(3),
+        holder: Some("here (1)".to_owned()),
+        bytes: 77,
+        files: 2,
+        uncommitted_bytes: 5,
+        unsettled_files: 1,
+        unsettleable: Vec::new(),
+        conflicts: 0,
+        missing_rights: Vec::new(),
+        last_error: None,
+        requests: RequestCounts::default(),
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, covered};
+use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, bytes_in, covered};
 use crate::config::VolumeOptions;
 use crate::data::unescape_name;
 use crate::store::{Known, Listing, StoreBackend, StoreErrorKind};
@@ -40,7 +40,7 @@ impl Recovered {
             path: file.path.clone(),
             size: file.size,
             recovered: covered(file),
-            missing: file.missing.iter().map(|range| range.end - range.start).sum(),
+            missing: bytes_in(&file.missing),
         };
         self.manifest.files.iter().map(shown).collect()
     }

@@ -18,6 +18,7 @@ use super::{
     ON_DISK, Shelf, UPLOADED, UPLOADING, WHOLE, is_of_this_boot, is_up, known_paths, to_disk,
 };
 use crate::data::{CacheFile, Trash};
+use crate::fault::{at, points};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
 use crate::store::{
@@ -106,7 +107,7 @@ pub(in crate::worker) async fn save(
     let mut paths = lost.paths(None).await;
     paths.extend(known_paths(folder));
     let host = crate::sys::hostname();
-    let at = jiff::Timestamp::from_second(crate::clock::now().secs).unwrap_or_default();
+    let time = jiff::Timestamp::from_second(crate::clock::now().secs).unwrap_or_default();
     let begun = begun(folder);
     if let Some(name) = &begun {
         let shelf = Shelf::at(Arc::clone(store), state.join("recovered/"));
@@ -119,7 +120,7 @@ pub(in crate::worker) async fn save(
     let again = begun.is_some();
     let name = begun.unwrap_or_else(|| {
         let random = Uuid::new_v4().as_fields().0;
-        let name = format!("{}-{}-{random:08x}", plain(&host), at.strftime("%Y%m%dT%H%M%SZ"));
+        let name = format!("{}-{}-{random:08x}", plain(&host), time.strftime("%Y%m%dT%H%M%SZ"));
         // On a full disk the next attempt has another name, and what this one leaves stays.
         if let Err(error) = std::fs::write(folder.join(UPLOADING), &name) {
             tracing::warn!(%error, "the name of an upload is not written down");
@@ -135,7 +136,7 @@ pub(in crate::worker) async fn save(
         pack: Vec::new(),
         packs: Vec::new(),
     };
-    let mut manifest = Manifest { format: FORMAT, host, at: at.to_string(), files: Vec::new() };
+    let mut manifest = Manifest { format: FORMAT, host, at: time.to_string(), files: Vec::new() };
     let mut taken = BTreeSet::new();
     for (ino, file) in &lost.files {
         let mut path = paths.get(ino).cloned().unwrap_or_else(|| format!("inode-{ino}"));
@@ -166,8 +167,10 @@ fn begun(folder: &Path) -> Option<String> {
 fn done(folder: &Path, name: &str, manifest: &Manifest) -> Result<String, WorkerError> {
     let whole = manifest.files.iter().all(|file| file.missing.is_empty());
     let marker = folder.join(UPLOADED);
+    at(points::RECOVERED_NOTE_BEFORE);
     std::fs::write(&marker, format!("{name}\n{}\n", if whole { WHOLE } else { "" }))
         .map_err(WorkerError::local(marker.display().to_string()))?;
+    at(points::RECOVERED_NOTE_AFTER);
     let bytes: u64 = manifest.files.iter().map(covered).sum();
     tracing::warn!(
         name,
@@ -355,11 +358,11 @@ impl Sender<'_> {
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), WorkerError> {
         let key: ObjectKey = self.folder.key(name);
-        match self
-            .store
-            .put(&key, body, &Attributes::new(), &Properties::default(), Send::plain(REQUEST))
-            .await
-        {
+        let (none, plain) = (Attributes::new(), Properties::default());
+        at(points::RECOVERED_PUT_BEFORE);
+        let outcome = self.store.put(&key, body, &none, &plain, Send::plain(REQUEST)).await;
+        at(points::RECOVERED_PUT_AFTER);
+        match outcome {
             PutOutcome::Won(_) => Ok(()),
             PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
             PutOutcome::Lost => Err(StoreError::new(
@@ -385,6 +388,12 @@ fn read(file: &File, at: u64, len: usize) -> Option<Bytes> {
 
 /// How many bytes of a file's content a manifest has.
 pub fn covered(file: &ManifestFile) -> u64 {
-    let zeros: u64 = file.zeros.iter().map(|range| range.end - range.start).sum();
-    file.pieces.iter().map(|piece| piece.len).sum::<u64>() + zeros
+    let pieces = file.pieces.iter().map(|piece| piece.len).fold(0, u64::saturating_add);
+    pieces.saturating_add(bytes_in(&file.zeros))
+}
+
+/// How many bytes these ranges have, which may be anything.
+pub fn bytes_in(ranges: &[Range<u64>]) -> u64 {
+    let lengths = ranges.iter().map(|range| range.end.saturating_sub(range.start));
+    lengths.fold(0, u64::saturating_add)
 }
