@@ -338,7 +338,8 @@ async fn a_listing_that_is_cut_off_shows_what_it_saw_and_goes_on_there() {
         .server
         .fault(Rule { skip: 2, ..Rule::always(Some(Op::List), pages, Action::Status(503)) });
     reconciler.directory(dir).await.unwrap();
-    assert_eq!(names_in(&world, dir).await, 2000);
+    // The last one may be a directory, which the next page would say.
+    assert_eq!(names_in(&world, dir).await, 1999);
     world.server.clear_faults();
     // The bucket is asked again some seconds later. For a name of the rest no listing is made.
     let lists = world.server.count(Op::List);

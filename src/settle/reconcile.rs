@@ -2,8 +2,10 @@
 //!
 //! Invariants: what a listing says counts only for keys that no request of ours touched since the
 //! listing was *sent*; a missing key is confirmed by HEAD before its inode goes; every change is
-//! validated again under the sequencer, and waits while this host's lease is not confirmed. Knowledge of directories is in memory only: after a mount it
-//! is made anew on first use.
+//! validated again under the sequencer, and waits while this host's lease is not confirmed. Knowledge of
+//! directories is in memory only: after a mount it is made anew on first use. A directory is listed and applied
+//! a page at a time, and what was not listed yet is looked for by its name; only the end of a listing tells what
+//! is missing.
 
 mod apply;
 mod changes;

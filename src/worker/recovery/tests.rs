@@ -1,3 +1,4 @@
+use std::os::unix::fs::DirEntryExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,27 +144,29 @@ async fn setting_aside_goes_on_where_a_killed_process_was() {
 async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
     let world = World::new().await;
     let aside = world.set_aside();
-    // The first pack gets there, the manifest does not.
-    let bucket = world.dir.path().join("bucket/state/recovered");
-    std::fs::create_dir_all(&bucket).unwrap();
-    let name = "host-20260101T000000Z-0123abcd";
-    std::fs::write(aside.join(UPLOADING), name).unwrap();
-    let in_the_way = bucket.join(name).join(upload::MANIFEST);
-    std::fs::create_dir_all(in_the_way.join("something")).unwrap();
-    std::fs::write(in_the_way.join("something/else"), "").unwrap();
-    world.save().await.unwrap_err();
-    assert!(aside.exists());
-    std::fs::remove_dir_all(in_the_way).unwrap();
-    let keys = |dir: &Path| -> Vec<_> {
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    let name = save(&aside, &world.store, &world.state).await.unwrap().unwrap();
+    // As if it had been cut off before its last request.
+    let recovered = world.dir.path().join("bucket/state/recovered");
+    std::fs::remove_file(aside.join(UPLOADED)).unwrap();
+    let key = world.state.key(&format!("recovered/{name}/{}", upload::MANIFEST));
+    let gone = world.store.delete(&key, Send::plain(SOON)).await;
+    assert!(matches!(gone, PutOutcome::Won(_)), "{gone:?}");
+    assert!(world.found().await.is_empty());
+    let packs = || -> Vec<(String, u64)> {
+        let files = std::fs::read_dir(recovered.join(&name)).unwrap().map(Result::unwrap);
+        let pack = |file: std::fs::DirEntry| {
+            let name = file.file_name().into_string().unwrap();
+            name.starts_with("data-").then(|| (name, file.ino()))
+        };
+        files.filter_map(pack).collect()
     };
-    let before = keys(&bucket.join(name));
+    let before = packs();
     assert_eq!(before.len(), 1, "{before:?}");
     world.save().await.unwrap();
-    assert_eq!(keys(&bucket), [name]);
-    let after = keys(&bucket.join(name));
-    assert!(after.len() == 2 && after.contains(&before[0]), "{after:?}");
-    assert!(world.is_restored(&world.found().await[0]).await);
+    let found = world.found().await;
+    assert_eq!(found.iter().map(|found| &found.name).collect::<Vec<_>>(), [&name]);
+    assert_eq!(packs(), before, "what was there is not sent again");
+    assert!(world.is_restored(&found[0]).await);
 }
 
 #[tokio::test]
