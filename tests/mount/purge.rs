@@ -274,6 +274,10 @@ async fn refused_while_somebody_holds_it() {
     assert!(object(&server, "team/web/ours").is_some());
     assert_eq!(std::fs::read_to_string(place.file("ours")).unwrap(), "content of ours");
     again.end_well();
+    // It was used since, so it is back, and goes with its next removal.
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(object(&server, "team/web/ours").is_some());
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     catalog.sweep(&EnginePurge::new()).await.unwrap();
     assert_eq!(keys(&server, "team/"), [""; 0]);
 }

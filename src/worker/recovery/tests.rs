@@ -146,7 +146,7 @@ async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
     let aside = world.set_aside();
     let name = save(&aside, &world.store, &world.state).await.unwrap().unwrap();
     // As if it had been cut off before its last request.
-    let recovered = world.dir.path().join("bucket/state/recovered");
+    let recovered = world.dir.path().join("state/recovered");
     std::fs::remove_file(aside.join(UPLOADED)).unwrap();
     let key = world.state.key(&format!("recovered/{name}/{}", upload::MANIFEST));
     let gone = world.store.delete(&key, Send::plain(SOON)).await;
