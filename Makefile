@@ -44,7 +44,7 @@ test-posix: ## Only the POSIX suites, against a mounted volume
 test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 	./plugin/test.sh $(LANE_SECONDS) apps
 
-soak: ## Everything that takes long; SECONDS=600 for the simulation alone
+soak: ## Everything that takes long; SECONDS=600 for the simulation alone, S3VOL_SOAK_SECONDS=7200 for two hosts
 	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak
 
 soak-coverage: ## The share of lines that simulated schedules reach; SECONDS=600
