@@ -38,12 +38,12 @@ impl Permit for Always {
     }
 }
 
-type Pair = (Vec<u8>, Vec<u8>);
+pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// Panics of any thread of this program.
-static PANICS: AtomicUsize = AtomicUsize::new(0);
+pub static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-fn count_panics() {
+pub fn count_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
@@ -142,7 +142,7 @@ fn edited<T: Serialize + Row>(random: &mut Random, value: &[u8]) -> Option<Vec<u
     Some(encode(&serde_json::from_value::<T>(json).ok()?))
 }
 
-fn leaves(json: &mut Value) -> Vec<&mut Value> {
+pub fn leaves(json: &mut Value) -> Vec<&mut Value> {
     match json {
         Value::Array(items) => items.iter_mut().flat_map(leaves).collect(),
         Value::Object(fields) => fields.values_mut().flat_map(leaves).collect(),
@@ -168,7 +168,7 @@ fn edited_row(random: &mut Random, (key, value): &Pair) -> Option<Vec<u8>> {
 }
 
 /// What becomes of a row: `None` as a value removes it.
-fn damage(random: &mut Random, rows: &[Pair]) -> (Vec<u8>, Option<Vec<u8>>) {
+pub fn damage(random: &mut Random, rows: &[Pair]) -> (Vec<u8>, Option<Vec<u8>>) {
     // Each table as often as any other, however many rows it has.
     let tables: std::collections::BTreeSet<u8> = rows.iter().map(|(key, _)| key[0]).collect();
     let table = *random.pick(&tables.into_iter().collect::<Vec<_>>());
