@@ -319,7 +319,10 @@ impl Driver {
                 .into())
             }
             Err(ControlError::Refused { status: HELD, text }) => {
-                Err(NotUp { text: format!("volume {name}: {text}"), held: Some(turn) })
+                let text = format!(
+                    "volume {name}: {text}; to have it now, whether that host lives or not: s3vol takeover {name}"
+                );
+                Err(NotUp { text, held: Some(turn) })
             }
             Err(error) => {
                 // It could not be opened. Other mounts of it cannot exist, only waiting ones.
