@@ -40,15 +40,19 @@ impl Permit for Always {
 
 pub type Pair = (Vec<u8>, Vec<u8>);
 
-/// Panics of any thread of this program.
-pub static PANICS: AtomicUsize = AtomicUsize::new(0);
+/// Panics of any thread of this program, but for those of threads of `state`, which are counted there.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 pub fn count_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
+            let thread = std::thread::current();
+            match thread.name().is_some_and(|name| name.starts_with("state")) {
+                true => crate::state::PANICS.fetch_add(1, Ordering::SeqCst),
+                false => PANICS.fetch_add(1, Ordering::SeqCst),
+            };
             usual(info);
         }));
         // SAFETY: every test comes here before it does anything else, and waits for the first to be done.

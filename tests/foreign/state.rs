@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use s3vol::worker::{
 };
 use serde_json::{Value, json};
 
-use crate::damaged::{PANICS, count_panics, damage, leaves};
+use crate::damaged::{count_panics, damage, leaves};
 use crate::random::Random;
 use crate::support::s3server::{ACCESS_KEY, Object, SECRET_KEY, TestS3};
 
@@ -32,6 +32,9 @@ const LONG: Duration = Duration::from_secs(20);
 const FOLDER: &str = "meta/slatedb-0.18";
 /// Nothing that s3vol reads at a time is longer, bytes.
 const LARGEST: usize = 100 << 20;
+
+/// Panics of the threads of these tests, one of which runs at a time.
+pub static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// A bucket with two volumes, one of which is edited.
 struct Bucket {
@@ -169,7 +172,7 @@ fn json_at(objects: &[(String, Object)], key: &str) -> Value {
 
 fn runtime() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(2).enable_all().build().unwrap()
+    runtime.worker_threads(2).thread_name("state").enable_all().build().unwrap()
 }
 
 /// One of the numbers or texts is another one, is missing, or is something large.
