@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes build/databases.tar: the root file system of an image with PostgreSQL and MariaDB, from Debian's
-# packages. An image that is there is kept; remove it to have it made anew. Packages stay in build/debs.
+# Makes build/databases.tar: the root file system of an image with PostgreSQL, MariaDB and SQLite (of Python), from
+# Debian's packages. An image of these packages that is there is kept. Packages stay in build/debs.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 SUITE=bookworm
-PACKAGES=postgresql-15,mariadb-server-core,mariadb-client-core
+PACKAGES=postgresql-15,mariadb-server-core,mariadb-client-core,python3
 TAR="$ROOT/build/databases.tar"
 ROOTFS="$ROOT/build/databases" DEBS="$ROOT/build/debs"
 
-[ -s "$TAR" ] && exit 0
+[ -s "$TAR" ] && [ "$(cat "$TAR.of" 2>/dev/null)" = "$PACKAGES" ] && exit 0
 [ "$(id -u)" -eq 0 ] || die "debootstrap needs root"
 need debootstrap=debootstrap
 
@@ -38,4 +38,5 @@ tar -C "$ROOTFS" --numeric-owner --one-file-system -cf "$TAR.part" --exclude='./
   --exclude='./var/lib/apt/lists/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
   --exclude='./usr/share/locale/*' --exclude='./proc/*' --exclude='./sys/*' .
 mv "$TAR.part" "$TAR"
+echo "$PACKAGES" >"$TAR.of"
 say "made $TAR ($(du -h "$TAR" | cut -f1))"

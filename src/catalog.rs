@@ -44,7 +44,7 @@ pub use error::CatalogError;
 pub use file::write_durably;
 pub use hold::Hold;
 pub use incarnation::{Incarnation, find_state, incarnate, new_state};
-pub use lookup::Keep;
+pub use lookup::{Keep, defined_in};
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site, Stores};
 pub use stores::record;

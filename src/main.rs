@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use s3vol::cli::{self, Command};
-use s3vol::sys::FuseMount;
+use s3vol::sys::{self, FuseMount};
 use s3vol::{data, supervisor, telemetry, worker};
 
 fn main() -> ExitCode {
+    sys::forget_empty_variables();
     let done = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
         Ok(Command::Plugin(args)) => cli::supervise(args),

@@ -18,6 +18,6 @@ pub use mount::{
     parse_mount_table, remove_mountpoint, top_mount,
 };
 pub use process::{
-    ChildFds, Exit, add_oom_score, block_signals, leader_exit, prepare_child, raise_open_files,
-    reap, send_signal,
+    ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
+    prepare_child, raise_open_files, reap, send_signal,
 };

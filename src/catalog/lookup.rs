@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 
 use super::definition::{Definition, definition_key, volumes};
 use super::mirror::MirrorEntry;
-use super::{Catalog, CatalogError, objects};
+use super::{Catalog, CatalogError, Opener, objects};
 use crate::clock::Deadline;
+use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{Listing, StoreError, StoreErrorKind};
 use crate::types::VolumeName;
 
@@ -27,6 +28,19 @@ const PARALLEL: usize = 8;
 
 /// Says which volumes must stay known.
 pub type Keep<'k> = &'k (dyn Fn(&VolumeName) -> bool + Send + Sync);
+
+/// The definition of a volume as it lies in a home, for who keeps no copy of it.
+pub async fn defined_in(
+    opener: &dyn Opener,
+    home: &BucketUrl,
+    defaults: &VolumeOptions,
+    name: &VolumeName,
+) -> Result<Option<Definition>, CatalogError> {
+    let site = opener.open(home, defaults).await?;
+    let key = definition_key(site.prefix(), name);
+    let found = objects::read::<Definition>(site.store(), &key, REFRESH_REQUEST).await?;
+    Ok(found.map(|(definition, _)| definition))
+}
 
 /// Remembers that the bucket does not answer.
 #[derive(Debug, Default)]

@@ -131,17 +131,18 @@ pub struct ExportArgs {
     pub url: String,
 }
 
-/// A volume by its place, for the tools for bad days.
+/// A volume by its place or its name, for the tools for bad days.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct VolumeArgs {
     /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
+    /// With a URL: an option of the volume, or several with commas; see docs/CONFIGURATION.md.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Where the volume's objects lie, such as s3://bucket/prefix.
-    pub url: String,
+    /// A volume's name, where S3VOL_URL is set, or where its objects lie, such as s3://bucket/prefix.
+    #[arg(value_name = "NAME|URL")]
+    pub volume: String,
 }
 
 /// `s3vol fsck`.

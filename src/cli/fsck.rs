@@ -36,7 +36,7 @@ pub fn fsck(args: FsckArgs) -> anyhow::Result<u8> {
     match args.json {
         true => {
             let mut json = serde_json::to_value(&report)?;
-            json["url"] = args.volume.url.into();
+            json["url"] = at.options.url.clone().into();
             json["exit_code"] = report.exit_code().into();
             serde_json::to_writer_pretty(&mut out, &json)?;
             writeln!(out)?;

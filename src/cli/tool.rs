@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use super::args::{VolumeArgs, options};
-use super::settings;
-use crate::catalog::{Stores, find_state};
-use crate::config::VolumeOptions;
+use super::{reach, settings};
+use crate::catalog::{Stores, defined_in, find_state};
+use crate::config::{PluginConfig, VolumeOptions};
 use crate::store::Known;
-use crate::types::VolumeId;
+use crate::types::{VolumeId, VolumeName};
 use crate::worker::VolumeAt;
 
 /// A line of progress is written so often at most.
@@ -20,12 +20,35 @@ const PACE: Duration = Duration::from_millis(200);
 pub(super) fn volume_at(args: &VolumeArgs) -> anyhow::Result<VolumeAt> {
     let config = settings(args.state.clone())?;
     let given = options(&args.options)?;
-    let options = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
+    let options = match reach::is_url(&args.volume) {
+        true => VolumeOptions::parse_for_url(&args.volume, &given, &config.defaults)?,
+        false if !given.is_empty() => {
+            bail!("{} is a name, and its volume has its own options; leave them out", args.volume)
+        }
+        false => run(options_of(&args.volume, &config))??,
+    };
     Ok(VolumeAt {
         options,
         volumes: config.state.join("volumes"),
         stores: Known::folder(&config.state),
     })
+}
+
+/// Of a volume of Docker's, by its name in the home of the plugin.
+async fn options_of(name: &str, config: &PluginConfig) -> anyhow::Result<VolumeOptions> {
+    let home = &config.home.url;
+    if config.home.embedded {
+        bail!(
+            "{name} is a name, and S3VOL_URL does not say where its volume is defined; give the volume's URL, or run \
+             this in the plugin (docs/OPERATION.md)"
+        );
+    }
+    let opener = Stores::knowing(Known::of_host(&config.state));
+    let name = VolumeName::new(name)?;
+    match defined_in(&opener, home, &config.defaults, &name).await? {
+        Some(found) => Ok(found.options),
+        None => bail!("no volume {name} is defined in {home}"),
+    }
 }
 
 /// Runs a tool to its end. A name lookup that hangs must not hold the command.

@@ -233,6 +233,13 @@ fn unknown(name: &str) -> String {
                 AWS_SECRET_ACCESS_KEY=...) or use an instance role"
             .to_owned();
     }
+    if wanted == "takeover" || wanted == "take_over" || wanted == "settle_now" {
+        let command = if wanted == "settle_now" { "settle" } else { "takeover" };
+        return format!(
+            "is a command and no option, because Docker hands options to a plugin only with a name that it does \
+             not know yet: run `s3vol {command} NAME` with the program in the plugin's folder (docs/OPERATION.md)"
+        );
+    }
     if wanted == "grace" || wanted == "capture" || wanted == "log" || wanted == "state" {
         return format!(
             "is a setting of the plugin, not of a volume: set S3VOL_{} in its environment",

@@ -151,7 +151,10 @@ impl ControlClient {
         if status == StatusCode::OK {
             return Ok(body);
         }
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        // The plugin says it as Docker wants it.
+        let said: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+        let text = said.as_ref().and_then(|said| said["Err"].as_str()).map(str::to_owned);
+        let text = text.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
         Err(ControlError::Refused { status: status.as_u16(), text })
     }
 }

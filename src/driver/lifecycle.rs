@@ -374,7 +374,9 @@ impl Driver {
                 .into())
             }
             Err(ControlError::Refused { status: HELD, text }) => Err(NotUp {
-                text: format!("volume {name}: {text}"),
+                text: format!(
+                    "volume {name}: {text}; to have it now, whether that host lives or not: s3vol takeover {name}"
+                ),
                 held: Some(turn),
                 rebuilt: false,
             }),

@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 pub use batch::{Batch, RESERVED_KEY};
 pub use costs::Costs;
 pub use error::EngineError;
+pub(in crate::meta) use error::guarded;
 pub(super) use filter::filters;
 pub use handle::Applied;
 pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
@@ -205,7 +206,7 @@ impl Engine {
         path: &str,
         after: Epoch,
     ) -> Result<Option<Epoch>, EngineError> {
-        handle::writer_epoch(Arc::clone(object_store), path, after).await
+        guarded(handle::writer_epoch(Arc::clone(object_store), path, after)).await
     }
 
     /// Claims the epoch after `config.expected` and opens the database. Of several challengers that
@@ -221,7 +222,7 @@ impl Engine {
             HybridClock::new(config.wall),
         )
         .await?;
-        let Claim { db, epoch, applied } = backend.claim_first(config.expected).await?;
+        let Claim { db, epoch, applied } = guarded(backend.claim_first(config.expected)).await?;
         let manifest = db.manifest();
         let (l0, log) = (manifest.l0().len(), maintenance::log_read(&manifest));
         tracing::info!(epoch = epoch.0, l0, log, "metadata engine opened");
@@ -316,13 +317,16 @@ impl Engine {
         }
         self.meter.got();
         let mut attempts = 0;
-        loop {
-            let handle = self.inner.handle().await?;
-            match handle.db.get(key).await {
-                Ok(value) => return Ok(value),
-                Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
+        guarded(async {
+            loop {
+                let handle = self.inner.handle().await?;
+                match handle.db.get(key).await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The first `limit` pairs of a range in ascending order of keys, the batches handed over
@@ -337,16 +341,19 @@ impl Engine {
             return Ok(Vec::new());
         }
         let mut attempts = 0;
-        loop {
-            let handle = self.inner.handle().await?;
-            match handle::scan(&handle.db, &from, &to, limit).await {
-                Ok(pairs) => {
-                    self.meter.scanned(&from, &to, &pairs, pairs.len() >= limit);
-                    return Ok(pairs);
+        guarded(async {
+            loop {
+                let handle = self.inner.handle().await?;
+                match handle::scan(&handle.db, &from, &to, limit).await {
+                    Ok(pairs) => {
+                        self.meter.scanned(&from, &to, &pairs, pairs.len() >= limit);
+                        return Ok(pairs);
+                    }
+                    Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
                 }
-                Err(error) => attempts = self.inner.read_failed(&handle, error, attempts)?,
             }
-        }
+        })
+        .await
     }
 
     /// Hands a batch over. The caller calls in the order of `lsn`, one at a time. Once this has

@@ -30,7 +30,7 @@ use slatedb::{ValueDeletable, WalReader};
 use self::overlay::{Overlay, Row};
 use self::tables::Tables;
 use super::engine::{
-    EngineError, Mirror, RESERVED_KEY, is_empty_range, table_cache, through_mirror,
+    EngineError, Mirror, RESERVED_KEY, guarded, is_empty_range, table_cache, through_mirror,
 };
 use crate::clock::{Deadline, boottime};
 
@@ -71,7 +71,7 @@ impl View {
     pub async fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         match self.rows.get(key) {
             Some(row) => Ok(row.value.clone()),
-            None => self.tables.get(key).await,
+            None => guarded(self.tables.get(key)).await,
         }
     }
 
@@ -88,7 +88,7 @@ impl View {
         }
         loop {
             let want = limit - found.len();
-            let page = self.tables.scan(&from, &to, want).await?;
+            let page = guarded(self.tables.scan(&from, &to, want)).await?;
             let more = page.len() >= want;
             let last = page.last().map(|(key, _)| key.to_vec());
             // Beyond a cut-off page nothing is known of the tables yet.
@@ -169,7 +169,8 @@ impl Follower {
             follower.look(&mut *follower.cursor.lock().await, false).await?;
             Ok(Some(follower))
         };
-        tokio::time::timeout(deadline.left(), open).await.unwrap_or(Err(EngineError::Deadline))
+        let open = tokio::time::timeout(deadline.left(), guarded(open));
+        open.await.unwrap_or(Err(EngineError::Deadline))
     }
 
     /// How far the log goes: the number of the first object that was not there when it was looked for, and
@@ -210,7 +211,8 @@ impl Follower {
             }
             Ok(self.view())
         };
-        tokio::time::timeout(deadline.left(), look).await.unwrap_or(Err(EngineError::Deadline))
+        let look = tokio::time::timeout(deadline.left(), guarded(look));
+        look.await.unwrap_or(Err(EngineError::Deadline))
     }
 
     async fn look(&self, cursor: &mut Cursor, manifest: bool) -> Result<(), EngineError> {

@@ -146,6 +146,17 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// Removes variables without a value from this process's environment: dockerd passes every variable of the
+/// plugin's manifest, unset ones as empty strings. For the first thing that a program does.
+pub fn forget_empty_variables() {
+    for (name, value) in std::env::vars_os() {
+        if value.is_empty() {
+            // SAFETY: no other thread runs yet.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

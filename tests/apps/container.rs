@@ -1,16 +1,19 @@
-//! The databases where people run them: in a container, on a volume of the managed plugin. The image
-//! is made from Debian packages by plugin/databases.sh.
+//! The databases where people run them: in a container, on a volume of the managed plugin, whose workers are
+//! killed under them. The image is made from Debian packages by plugin/databases.sh.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::support::dockerd::{Dockerd, Options, PLUGIN};
+use crate::support::orders::Orders;
 use crate::support::plugin::{rootfs, settings};
 use crate::support::s3server::TestS3;
 use crate::support::wait_for;
-use crate::{mariadb, postgres};
+use crate::{killed, mariadb, postgres, shell_with};
 
-const IMAGE: &str = "databases";
+pub const IMAGE: &str = "databases";
 /// A first start makes the database, and any start may have to recover.
 const START: Duration = Duration::from_secs(120);
 
@@ -19,7 +22,7 @@ set -eu
 PATH=/usr/lib/postgresql/15/bin:$PATH
 as() { setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"; }
 chown postgres /data
-[ -s /data/PG_VERSION ] || as initdb -D /data -A trust
+[ -s /data/PG_VERSION ] || as initdb -D /data -A trust --data-checksums
 exec setpriv --reuid=postgres --regid=postgres --init-groups -- \
   postgres -D /data -k /tmp -c listen_addresses=
 "#;
@@ -43,8 +46,52 @@ fn image() -> PathBuf {
     tar
 }
 
+/// Of the plugin, besides its settings: workers that obey orders and have little patience.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    (s3vol::fault::POINTS, "/s3vol/points"),
+    // The server is near: what a killed worker sent is there at once or never.
+    (s3vol::fault::HOT_MARGIN, "1000"),
+    (s3vol::fault::RENEW_EVERY, "1000"),
+];
+
+/// An engine with the image, and the plugin on a server of ours.
+pub struct Site {
+    pub server: TestS3,
+    pub engine: Dockerd,
+    pub orders: Orders,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let server = TestS3::start();
+        let engine = Dockerd::start(&Options::default());
+        engine.import(&image(), IMAGE);
+        // As it is laid out, with variables that no user can set.
+        let laid = tempfile::tempdir().unwrap();
+        shell_with(laid.path(), "cp -a \"$1\"/. .", &[&rootfs()]);
+        let path = laid.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let more = ENVIRONMENT.map(|(name, value)| json!({ "name": name, "value": value }));
+        config["env"].as_array_mut().expect("variables").extend(more);
+        std::fs::write(&path, config.to_string()).unwrap();
+        engine.install_plugin(laid.path(), &settings(&server));
+        let orders = Orders::below(&engine.plugin_dir());
+        Site { server, engine, orders }
+    }
+
+    pub fn create(&self, name: &str) {
+        self.engine.docker(&["volume", "create", "-d", PLUGIN, name]);
+    }
+}
+
+/// Runs a script in a running container; returns what it printed.
+pub fn exec(engine: &Dockerd, container: &str, script: &str) -> String {
+    let script = format!("set -o pipefail; PATH=/usr/lib/postgresql/15/bin:$PATH; {script}");
+    engine.docker(&["exec", container, "/bin/bash", "-c", &script])
+}
+
 /// A running database in a container of its own.
-struct Database<'d> {
+pub struct Database<'d> {
     engine: &'d Dockerd,
     name: &'static str,
 }
@@ -65,12 +112,28 @@ impl<'d> Database<'d> {
         Database { engine, name }
     }
 
-    fn run(&self, script: &str) -> String {
-        self.engine.exec(self.name, script)
+    pub fn postgresql(engine: &'d Dockerd) -> Self {
+        let ready = "psql -h /tmp -U postgres -c 'select 1'";
+        Database::start(engine, "postgresql", POSTGRES, ready)
+    }
+
+    pub fn run(&self, script: &str) -> String {
+        exec(self.engine, self.name, script)
+    }
+
+    /// How many transactions of pgbench there are, whose sums must agree.
+    pub fn transactions(&self) -> u64 {
+        let psql = format!("psql -XAtq -h /tmp -U postgres -c '{}'", postgres::SUMS);
+        postgres::transactions(&self.run(&psql))
+    }
+
+    /// Every index against its table.
+    pub fn check(&self) {
+        self.run("pg_amcheck -h /tmp -U postgres --install-missing --heapallindexed --all");
     }
 
     /// Ends the container (`stop` or `kill`) and removes it.
-    fn end(self, how: &str) {
+    pub fn end(self, how: &str) {
         let mut args = vec![how];
         args.extend((how == "stop").then_some(["-t", "60"]).into_iter().flatten());
         args.push(self.name);
@@ -79,35 +142,12 @@ impl<'d> Database<'d> {
     }
 }
 
-fn postgresql(engine: &Dockerd) {
-    let start = || {
-        let ready = "psql -h /tmp -U postgres -c 'select 1'";
-        Database::start(engine, "postgresql", POSTGRES, ready)
-    };
-    let sums = |server: &Database| {
-        let psql = format!("psql -XAtq -h /tmp -U postgres -c '{}'", postgres::SUMS);
-        postgres::transactions(&server.run(&psql))
-    };
-    let bench = "pgbench -n -h /tmp -U postgres -c 2 -t 100 postgres 2>&1";
-    engine.docker(&["volume", "create", "-d", PLUGIN, "postgresql"]);
-    let server = start();
-    server.run("pgbench -h /tmp -U postgres -i -q -s 3 postgres 2>&1");
-    server.run(bench);
-    server.end("stop");
-    let server = start();
-    assert_eq!(sums(&server), 200, "after a stop");
-    server.run(bench);
-    server.end("kill");
-    let server = start();
-    assert_eq!(sums(&server), 400, "after a crash");
-    server.end("stop");
-}
-
-fn mariadb(engine: &Dockerd) {
+fn mariadb(site: &Site) {
+    let engine = &site.engine;
     let client = "mariadb --no-defaults --socket=/tmp/sock -u root -N -B -e";
     let start = || Database::start(engine, "mariadb", MARIADB, &format!("{client} 'select 1'"));
     let sql = |server: &Database, text: &str| server.run(&format!("{client} \"{text}\""));
-    engine.docker(&["volume", "create", "-d", PLUGIN, "mariadb"]);
+    site.create("mariadb");
     let server = start();
     sql(&server, mariadb::LOAD);
     let loaded = mariadb::checked(&sql(&server, mariadb::CHECK));
@@ -124,11 +164,19 @@ fn mariadb(engine: &Dockerd) {
 
 #[test]
 #[ignore = "make test-apps"]
-fn apps_databases_in_containers_keep_what_they_committed() {
-    let server = TestS3::start();
-    let engine = Dockerd::start(&Options::default());
-    engine.import(&image(), IMAGE);
-    engine.install_plugin(&rootfs(), &settings(&server));
-    postgresql(&engine);
-    mariadb(&engine);
+fn apps_databases_in_containers_keep_what_they_committed_though_workers_are_killed() {
+    let site = Site::new();
+    killed::postgresql(&site, killed::FEW);
+    mariadb(&site);
+    killed::sqlite(&site, "wal", killed::FEW);
+    killed::sqlite(&site, "delete", killed::FEW);
+}
+
+#[test]
+#[ignore = "make soak"]
+fn soak_databases_in_containers_under_which_workers_are_killed() {
+    let site = Site::new();
+    killed::postgresql(&site, killed::MANY);
+    killed::sqlite(&site, "wal", killed::MANY);
+    killed::sqlite(&site, "delete", killed::MANY);
 }

@@ -1,17 +1,15 @@
-//! Databases whose worker is killed under them, again and again: their clients see no error, and nothing that
-//! was acknowledged is missing, here and on another host.
+//! Databases in containers whose worker is killed under them, again and again: their clients see no error, and
+//! nothing that was acknowledged is missing, there and on another host.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use s3vol::fault::points;
 
+use crate::container::{Database, IMAGE, Site, exec};
 use crate::postgres::Postgres;
 use crate::shell_with;
-use crate::support::orders::Orders;
-use crate::support::s3server::TestS3;
 use crate::support::unmanaged::Plugin;
 use crate::support::wait_for;
 
@@ -30,60 +28,29 @@ const PLACES: [&str; 10] = [
 ];
 /// Within this a busy database comes by, the pause of the supervisor after many crashes included.
 const MET: Duration = Duration::from_secs(60);
-const LIMIT: Duration = Duration::from_secs(3600);
+const LIMIT: Duration = Duration::from_secs(600);
 /// In the tests that always run, and in the long ones.
-const FEW: usize = 5;
-const MANY: usize = 50;
+pub const FEW: usize = 5;
+pub const MANY: usize = 50;
 
-/// A volume of a plugin whose workers obey orders.
-struct Volume {
-    plugin: Plugin,
-    orders: Orders,
-    at: PathBuf,
+/// Orders the worker of a volume to die where this round has it die; returns the place.
+fn order(site: &Site, name: &str, round: usize) -> &'static str {
+    let place = PLACES[round % PLACES.len()];
+    site.orders.give(name, place, "");
+    place
 }
 
-const NAME: &str = "data";
-
-fn plugin(server: &TestS3, orders: &Orders) -> Plugin {
-    let url = format!("s3://{}/team", server.bucket());
-    let env = [
-        ("S3VOL_URL", url.as_str()),
-        // The server is near: what a killed worker sent is there at once or never.
-        ("S3VOL_TEST_HOT_MARGIN_MS", "1000"),
-        ("S3VOL_TEST_RENEW_MS", "1000"),
-        orders.env(),
-    ];
-    let plugin = Plugin::with(Some(server), &env);
+/// The volume of a container that has ended, on another host, where no Docker is.
+fn elsewhere<R>(site: &Site, name: &str, look: impl FnOnce(&Path) -> R) -> R {
+    let url = format!("s3://{}/team", site.server.bucket());
+    let mut plugin = Plugin::with(Some(&site.server), &[("S3VOL_URL", &url)]);
     // Other users must reach the mount.
-    let open = PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(plugin.dir.path(), open).unwrap();
-    plugin
-}
-
-impl Volume {
-    fn new(server: &TestS3, local: &Path) -> Self {
-        let orders = Orders::below(local);
-        let mut plugin = plugin(server, &orders);
-        plugin.create(NAME, &[]).unwrap();
-        let at = plugin.mount_for(NAME, "c", LIMIT);
-        Volume { plugin, orders, at }
-    }
-
-    /// Kills the worker where this round has it die, and waits until it did.
-    fn kill(&self, round: usize) {
-        let place = PLACES[round % PLACES.len()];
-        self.orders.give(NAME, place, "");
-        wait_for(place, MET, || (!self.orders.is_open(NAME, place)).then_some(()));
-    }
-
-    /// The same volume on another host.
-    fn moved(self, server: &TestS3) -> Volume {
-        self.plugin.unmount(NAME, "c");
-        let Volume { orders, .. } = self;
-        let mut plugin = plugin(server, &orders);
-        let at = plugin.mount_for(NAME, "c", LIMIT);
-        Volume { plugin, orders, at }
-    }
+    std::fs::set_permissions(plugin.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    plugin.create(name, &[]).unwrap();
+    let at = plugin.mount_for(name, "c", LIMIT);
+    let seen = look(&at);
+    plugin.unmount(name, "c");
+    seen
 }
 
 fn folder() -> tempfile::TempDir {
@@ -92,42 +59,54 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// pgbench says how many transactions it was told to be committed, and ends with an error if a client saw one.
-const BENCH: &str = r#"as pgbench -n -h "$2" -c 4 -j 2 -T 3 postgres 2>&1 |
-    sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p'"#;
+/// pgbench says how many transactions it was told to be committed, and ends with an error if a client saw one. A
+/// checkpoint writes more at once than transactions do.
+const BENCH: &str = r"psql -h /tmp -U postgres -q -c checkpoint;
+    pgbench -n -h /tmp -U postgres -c 4 -j 2 -T 3 postgres 2>&1 |
+    sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p'";
 
-fn postgresql(rounds: usize) {
-    let (server, local) = (TestS3::start(), folder());
-    let volume = Volume::new(&server, local.path());
-    let database = Postgres::on(&volume.at, local.path());
-    database.create();
-    database.start();
-    database.run("as pgbench -h \"$2\" -i -q -s 3 postgres 2>/dev/null");
+pub fn postgresql(site: &Site, rounds: usize) {
+    let name = "postgresql";
+    site.create(name);
+    let database = Database::postgresql(&site.engine);
+    database.run("pgbench -h /tmp -U postgres -i -q -s 3 postgres 2>&1");
     let mut committed = 0;
     for round in 0..rounds {
-        let said = std::thread::scope(|scope| {
-            let bench = scope.spawn(|| database.run(BENCH));
-            volume.kill(round);
-            bench.join().expect("the client")
-        });
-        committed += said.trim().parse::<u64>().unwrap_or_else(|e| panic!("{said:?}: {e}"));
-        assert_eq!(database.transactions(), committed, "after round {round}");
+        let place = order(site, name, round);
+        let begun = Instant::now();
+        loop {
+            let said = database.run(BENCH);
+            committed += said.trim().parse::<u64>().unwrap_or_else(|e| panic!("{said:?}: {e}"));
+            assert_eq!(database.transactions(), committed, "in round {round}, at {place}");
+            if !site.orders.is_open(name, place) {
+                break;
+            }
+            assert!(begun.elapsed() < MET, "{place} was never passed");
+        }
     }
     assert!(committed > rounds as u64 * 10, "only {committed} transactions");
     database.check();
-    database.stop("fast");
-    database.check_pages();
-    let volume = volume.moved(&server);
-    let database = Postgres::on(&volume.at, local.path());
-    database.start();
-    assert_eq!(database.transactions(), committed, "on the other host");
+    // The container dies, too.
+    database.end("kill");
+    let database = Database::postgresql(&site.engine);
+    assert_eq!(database.transactions(), committed, "after a crash of the container");
     database.check();
-    database.stop("fast");
-    volume.plugin.unmount(NAME, "c");
+    database.end("stop");
+    let local = folder();
+    elsewhere(site, name, |at| {
+        // The same names of users need not have the same numbers.
+        shell_with(at, "chown -R postgres \"$1\" && chmod 700 \"$1\"", &[at]);
+        let database = Postgres::at(at, local.path());
+        database.check_pages();
+        database.start();
+        assert_eq!(database.transactions(), committed, "on the other host");
+        database.check();
+        database.stop("fast");
+    });
+    eprintln!("postgresql: {rounds} kills, {committed} transactions");
 }
 
-/// `$1` the database, `$2` the journal mode, `$3` a file outside of the volume for what was committed, `$4` one
-/// that says to end.
+/// The database, the journal mode, a file outside of the volume for what was committed, and one that says to end.
 const CLIENT: &str = r#"
 import os, sqlite3, sys
 path, mode, ledger, end = sys.argv[1:]
@@ -141,75 +120,65 @@ with open(ledger, "a") as told:
             row = db.execute("insert into t(b) values(randomblob(3000))").lastrowid
             if row % 7 == 0:
                 db.execute("update t set b = randomblob(200) where a = ?", (row // 2,))
+            if row % 50 == 0:
+                db.execute("insert into t(b) values(randomblob(300000))")
         print(row, file=told, flush=True)
 db.close()
 "#;
 
-/// The same, and how many rows there are and which of those that were told are missing.
+/// Whether the file is whole, how many rows were told to be committed, and which of those are missing.
 const CHECK: &str = r#"
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 there = {row for (row,) in db.execute("select a from t")}
 told = {int(line) for line in open(sys.argv[2])}
-print(db.execute("pragma integrity_check").fetchone()[0], len(told) > 20, sorted(told - there))
+print(db.execute("pragma integrity_check").fetchone()[0], len(told), sorted(told - there))
 db.close()
 "#;
 
-fn sqlite(mode: &str, rounds: usize) {
-    let (server, local) = (TestS3::start(), folder());
-    let volume = Volume::new(&server, local.path());
+pub fn sqlite(site: &Site, mode: &str, rounds: usize) {
+    let (engine, local) = (&site.engine, folder());
+    let name = format!("sqlite-{mode}");
+    site.create(&name);
     let path = |name: &str| local.path().join(name);
     std::fs::write(path("client.py"), CLIENT).unwrap();
     std::fs::write(path("check.py"), CHECK).unwrap();
-    for round in 0..rounds {
-        let (ledger, end) = (path("ledger"), path(&format!("end-{round}")));
-        let mut client = Command::new("python3");
-        client.arg(path("client.py")).arg(volume.at.join("db")).arg(mode).arg(&ledger).arg(&end);
-        let client = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let client = client.spawn().unwrap();
-        let told = || std::fs::read_to_string(&ledger).map_or(0, |text| text.lines().count());
+    let (volume, shared) = (format!("{name}:/data"), format!("{}:/local", local.path().display()));
+    let client = format!(
+        "python3 /local/client.py /data/db {mode} /local/ledger /local/end >/local/said 2>&1; echo $? >/local/code"
+    );
+    let mut args = vec!["run", "-d", "--name", &name, "--network", "none", "-v", &volume];
+    args.extend(["-v", &shared, IMAGE, "/bin/bash", "-c"]);
+    let script = format!("{client}; exec sleep 1000000");
+    args.push(&script);
+    engine.docker(&args);
+    let said = || std::fs::read_to_string(path("said")).unwrap_or_default();
+    let code = || std::fs::read_to_string(path("code")).ok().filter(|code| code.ends_with('\n'));
+    let told = || std::fs::read_to_string(path("ledger")).map_or(0, |text| text.lines().count());
+    let more = |what: &str| {
         let before = told();
-        wait_for("the first transactions", MET, || (told() > before + 5).then_some(()));
-        volume.kill(round);
-        let there = told();
-        wait_for("transactions after the kill", MET, || (told() > there + 5).then_some(()));
-        std::fs::write(&end, "").unwrap();
-        let done = client.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "round {round}: the client saw an error: {said}");
+        wait_for(what, MET, || {
+            assert_eq!(code(), None, "the client ended: {}", said());
+            (told() > before + 5).then_some(())
+        });
+    };
+    for round in 0..rounds {
+        more("transactions");
+        let place = order(site, &name, round);
+        wait_for(place, MET, || (!site.orders.is_open(&name, place)).then_some(()));
     }
-    let check = |at: &Path| {
+    more("transactions after the last kill");
+    std::fs::write(path("end"), "").unwrap();
+    let code = wait_for("the end of the client", MET, code);
+    assert_eq!(code, "0\n", "the client saw an error: {}", said());
+    let committed = told();
+    let whole = format!("ok {committed} []\n");
+    assert_eq!(exec(engine, &name, "python3 /local/check.py /data/db /local/ledger"), whole);
+    engine.docker(&["rm", "-f", &name]);
+    let seen = elsewhere(site, &name, |at| {
         let (script, ledger) = (path("check.py"), path("ledger"));
         shell_with(at, "python3 \"$1\" db \"$2\"", &[&script, &ledger])
-    };
-    assert_eq!(check(&volume.at), "ok True []\n");
-    let volume = volume.moved(&server);
-    assert_eq!(check(&volume.at), "ok True []\n", "on the other host");
-    volume.plugin.unmount(NAME, "c");
-}
-
-#[test]
-#[ignore = "make test-apps"]
-fn apps_postgresql_sees_no_error_when_its_worker_is_killed() {
-    postgresql(FEW);
-}
-
-#[test]
-#[ignore = "make test-apps"]
-fn apps_sqlite_sees_no_error_when_its_worker_is_killed() {
-    sqlite("wal", FEW);
-    sqlite("delete", FEW);
-}
-
-#[test]
-#[ignore = "make soak"]
-fn soak_postgresql_under_which_workers_are_killed() {
-    postgresql(MANY);
-}
-
-#[test]
-#[ignore = "make soak"]
-fn soak_sqlite_under_which_workers_are_killed() {
-    sqlite("wal", MANY);
-    sqlite("delete", MANY);
+    });
+    assert_eq!(seen, whole, "on the other host");
+    eprintln!("sqlite, {mode}: {rounds} kills, {committed} transactions");
 }

@@ -37,7 +37,12 @@ pub struct Postgres {
 impl Postgres {
     /// With its data below `volume`, and its socket and its log in `local`.
     pub fn on(volume: &Path, local: &Path) -> Self {
-        let data = volume.join("data");
+        Postgres::at(&volume.join("data"), local)
+    }
+
+    /// With its data in that folder.
+    pub fn at(data: &Path, local: &Path) -> Self {
+        let data = data.to_owned();
         let server = Server { pid_file: local.join("pid") };
         Postgres { data, local: local.to_owned(), _server: server }
     }

@@ -9,6 +9,7 @@ mod outside;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;
+mod tools;
 mod volumes;
 
 use std::sync::{Mutex, MutexGuard};

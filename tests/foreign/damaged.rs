@@ -38,17 +38,21 @@ impl Permit for Always {
     }
 }
 
-type Pair = (Vec<u8>, Vec<u8>);
+pub type Pair = (Vec<u8>, Vec<u8>);
 
-/// Panics of any thread of this program.
+/// Panics of any thread of this program, but for those of threads of `state`, which are counted there.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-fn count_panics() {
+pub fn count_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
+            let thread = std::thread::current();
+            match thread.name().is_some_and(|name| name.starts_with("state")) {
+                true => crate::state::PANICS.fetch_add(1, Ordering::SeqCst),
+                false => PANICS.fetch_add(1, Ordering::SeqCst),
+            };
             usual(info);
         }));
         // SAFETY: every test comes here before it does anything else, and waits for the first to be done.
@@ -142,7 +146,7 @@ fn edited<T: Serialize + Row>(random: &mut Random, value: &[u8]) -> Option<Vec<u
     Some(encode(&serde_json::from_value::<T>(json).ok()?))
 }
 
-fn leaves(json: &mut Value) -> Vec<&mut Value> {
+pub fn leaves(json: &mut Value) -> Vec<&mut Value> {
     match json {
         Value::Array(items) => items.iter_mut().flat_map(leaves).collect(),
         Value::Object(fields) => fields.values_mut().flat_map(leaves).collect(),
@@ -168,7 +172,7 @@ fn edited_row(random: &mut Random, (key, value): &Pair) -> Option<Vec<u8>> {
 }
 
 /// What becomes of a row: `None` as a value removes it.
-fn damage(random: &mut Random, rows: &[Pair]) -> (Vec<u8>, Option<Vec<u8>>) {
+pub fn damage(random: &mut Random, rows: &[Pair]) -> (Vec<u8>, Option<Vec<u8>>) {
     // Each table as often as any other, however many rows it has.
     let tables: std::collections::BTreeSet<u8> = rows.iter().map(|(key, _)| key[0]).collect();
     let table = *random.pick(&tables.into_iter().collect::<Vec<_>>());

@@ -3,7 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allocated;
 mod answers;
 mod damaged;
 mod parsers;
 mod random;
+mod state;

@@ -225,6 +225,11 @@ impl Dockerd {
         self.docker(&["plugin", "enable", PLUGIN]);
     }
 
+    /// Where sockets and what runs are kept.
+    pub fn exec_root(&self) -> PathBuf {
+        self.path("exec")
+    }
+
     /// Where the plugin's propagated mount lies on this machine.
     pub fn plugin_dir(&self) -> PathBuf {
         let id = self.docker(&["plugin", "inspect", "-f", "{{.Id}}", PLUGIN]);

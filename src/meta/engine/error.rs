@@ -1,6 +1,9 @@
 //! Engine errors, named by what the caller must do.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures::FutureExt;
 
 use crate::types::{Epoch, Lsn};
 
@@ -48,4 +51,18 @@ impl EngineError {
             _ => EngineError::Unavailable(Arc::new(error)),
         }
     }
+}
+
+/// Work of the engine on files that somebody may have edited: where it panics at them, they are damaged.
+pub(in crate::meta) async fn guarded<T>(
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let panic = match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => return done,
+        Err(panic) => panic,
+    };
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    let why = std::io::Error::other(format!("the engine makes no sense of its files: {text}"));
+    Err(EngineError::Damaged(Arc::new(why)))
 }
