@@ -30,8 +30,8 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, ExportArgs, FsckArgs, MountArgs, PluginArgs, ProbeArgs, RebuildArgs, RecoveredCommand,
-    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs, parse,
+    Command, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs, RebuildArgs, RecoveredCommand,
+    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs, VolumeArgs, parse,
 };
 pub use driver::drive;
 pub use export::export;

@@ -34,7 +34,8 @@ mod support;
 #[path = "model/world.rs"]
 mod world;
 
-use std::sync::OnceLock;
+use std::io::Write as _;
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -81,6 +82,12 @@ pub fn play(ops: &[Op], refresh: Duration) -> Result<(), String> {
     })
 }
 
+/// Making a failing sequence smaller takes minutes, and whoever ends the test meanwhile would never learn
+/// why it failed: this goes past what the test harness keeps back.
+fn tell(seed: u64, why: &str) {
+    let _ = writeln!(std::io::stderr(), "seed {seed} failed, and is made smaller now: {why}");
+}
+
 fn explore(mix: Mix, refresh: Duration) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let cases = number("S3VOL_MODEL_CASES").map_or(CASES, |n| n as u32);
@@ -96,8 +103,13 @@ fn explore(mix: Mix, refresh: Duration) {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let outcome =
-        runner.run(&ops::sequence(mix), |ops| play(&ops, refresh).map_err(TestCaseError::fail));
+    let first = Once::new();
+    let outcome = runner.run(&ops::sequence(mix), |ops| {
+        play(&ops, refresh).map_err(|why| {
+            first.call_once(|| tell(seed, &why));
+            TestCaseError::fail(why)
+        })
+    });
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(why, ops)) => panic!("seed {seed}: {why}\n{}", ops::as_source(&ops)),

@@ -432,7 +432,7 @@ fn told(attr: &InodeRec) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
-    let ways = ["linked", "moved", "set-id", "set-id-late", "read"];
+    let ways = ["linked", "unlinked", "moved", "set-id", "set-id-late", "read"];
     let world = World::new().await;
     let root = Caller::ROOT;
     let fs = world.fs();
@@ -445,7 +445,10 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
             let mode = SetAttr { mode: Some(0o4755), ..SetAttr::default() };
             fs.setattr(root, file.ino, mode).await.unwrap();
         }
-        drop(file);
+        if way == "unlinked" {
+            let second = FileName::new("unlinked-too").unwrap();
+            fs.link(root, file.ino, Ino::ROOT, second).await.unwrap();
+        }
     }
     assert_eq!(world.settle().await, 0);
     for way in ways {
@@ -473,6 +476,7 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
         }
         let next = FileName::new(format!("{way}-too").as_str()).unwrap();
         match way {
+            "unlinked" => fs.unlink(root, Ino::ROOT, next).await.unwrap(),
             "linked" => drop(fs.link(root, ino, Ino::ROOT, next).await.unwrap()),
             "moved" => {
                 let mode = RenameMode::Replace;

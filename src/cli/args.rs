@@ -49,8 +49,8 @@ pub enum Command {
     /// Check a bucket and show what it honours.
     Probe(ProbeArgs),
     /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read. Small
-    /// volumes do that at every unmount.
-    Export(ExportArgs),
+    /// volumes do that at every unmount. Nobody may use the volume meanwhile.
+    Export(PlaceArgs),
     /// Check a volume: its records against each other and against the objects.
     ///
     /// Reads only, also while the volume is mounted; then it says what it could not judge. The exit code: 0 it is
@@ -103,31 +103,25 @@ pub enum Command {
 /// `s3vol mount`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct MountArgs {
-    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
-    #[arg(short, long = "option", value_name = "KEY=VALUE")]
-    pub options: Vec<String>,
+    #[command(flatten)]
+    pub volume: PlaceArgs,
     /// Return once the volume is mounted.
     #[arg(long)]
     pub detach: bool,
-    /// Where the volume's objects lie, such as s3://bucket/prefix.
-    pub url: String,
     /// An existing directory.
     pub mountpoint: PathBuf,
 }
 
-/// `s3vol export`.
+/// A volume by its place.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ExportArgs {
+pub struct PlaceArgs {
     /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// An option of the volume, or several with commas; see docs/CONFIGURATION.md.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Where the volume's objects lie, such as s3://bucket/prefix. Nobody may use it meanwhile.
+    /// Where the volume's objects lie, such as s3://bucket/prefix.
     pub url: String,
 }
 
@@ -204,9 +198,9 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-/// `s3vol settle`.
+/// A volume by its name or its place, for whoever asks the process that serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct SettleArgs {
+pub struct NamedArgs {
     /// The folder that the volumes' processes were given.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -216,32 +210,29 @@ pub struct SettleArgs {
     /// With a URL: an option of the volume, or several with commas; see docs/CONFIGURATION.md.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Wait no longer than this; what is under way goes on.
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<u64>,
     /// A volume's name, or where its objects lie, such as s3://bucket/prefix.
     #[arg(value_name = "NAME|URL")]
     pub volume: String,
 }
 
+/// `s3vol settle`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SettleArgs {
+    #[command(flatten)]
+    pub named: NamedArgs,
+    /// Wait no longer than this; what is under way goes on.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
 /// `s3vol takeover`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct TakeoverArgs {
-    /// The folder that the volumes' processes were given.
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// The plugin's socket, where it is not found by itself.
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// With a URL: an option of the volume, or several with commas; see docs/CONFIGURATION.md.
-    #[arg(short, long = "option", value_name = "KEY=VALUE")]
-    pub options: Vec<String>,
+    #[command(flatten)]
+    pub named: NamedArgs,
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
-    /// A volume's name, or where its objects lie, such as s3://bucket/prefix.
-    #[arg(value_name = "NAME|URL")]
-    pub volume: String,
 }
 
 /// `s3vol plugin`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use super::args::{ExportArgs, options};
+use super::args::{PlaceArgs, options};
 use super::mount::local_spec;
 use super::settings;
 use super::tool::state_of;
@@ -14,7 +14,7 @@ use crate::store::Known;
 use crate::worker::{Progress, export_volume};
 
 /// Holds the volume while it works, as a mount would.
-pub fn export(args: ExportArgs) -> anyhow::Result<()> {
+pub fn export(args: PlaceArgs) -> anyhow::Result<()> {
     let config = settings(args.state)?;
     let given = options(&args.options)?;
     let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;

@@ -30,9 +30,9 @@ pub struct PreparedMount {
 /// Checks the arguments and the bucket, and finds or makes the volume's state. Leaves no thread
 /// behind, so that the caller may fork.
 pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
-    let config = settings(args.state.clone())?;
-    let (given, flags) = mount_options(&args.options)?;
-    let mut volume = VolumeOptions::parse_for_url(&args.url, &given, &config.defaults)?;
+    let config = settings(args.volume.state.clone())?;
+    let (given, flags) = mount_options(&args.volume.options)?;
+    let mut volume = VolumeOptions::parse_for_url(&args.volume.url, &given, &config.defaults)?;
     let place = std::fs::canonicalize(&args.mountpoint).with_context(|| {
         format!("the mount point {} (an existing directory)", args.mountpoint.display())
     });
@@ -49,12 +49,12 @@ pub fn prepare_mount(args: MountArgs) -> anyhow::Result<PreparedMount> {
             None => found?,
         };
         volume.state_url = found.state_url;
-        local_spec(&config, &args.url, found.id, volume, mountpoint).await
+        local_spec(&config, &args.volume.url, found.id, volume, mountpoint).await
     })?;
     // A name lookup that hangs must not hold the command.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let background = args.detach.then(|| foreground_again(&args));
-    Ok(PreparedMount { spec, source: args.url, flags, background })
+    Ok(PreparedMount { spec, source: args.volume.url, flags, background })
 }
 
 /// What a worker of this volume needs on this host, its folders included. Refuses a second worker.
@@ -87,16 +87,16 @@ pub(super) async fn local_spec(
 /// The same mount without `--detach`.
 fn foreground_again(args: &MountArgs) -> Vec<OsString> {
     let mut command: Vec<OsString> = vec!["mount".into()];
-    if let Some(state) = &args.state {
+    if let Some(state) = &args.volume.state {
         command.push("--state".into());
         command.push(state.into());
     }
-    for options in &args.options {
+    for options in &args.volume.options {
         command.push("-o".into());
         command.push(options.into());
     }
     command.push("--".into());
-    command.push((&args.url).into());
+    command.push((&args.volume.url).into());
     command.push((&args.mountpoint).into());
     command
 }

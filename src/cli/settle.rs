@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::json;
 
-use super::args::{SettleArgs, options};
+use super::args::{NamedArgs, SettleArgs, options};
 use super::mount::local_spec;
 use super::tool::state_of;
 use super::{reach, settings};
@@ -35,10 +35,10 @@ enum Place {
 
 /// Returns the exit code: 0 when everything is at rest, or wants to stay in motion; 3 when something is left.
 pub fn settle(args: SettleArgs) -> anyhow::Result<u8> {
-    let config = settings(args.state.clone())?;
+    let config = settings(args.named.state.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut waits = Waits::new(args.timeout.map(Duration::from_secs));
-    let last = match runtime.block_on(find(&args, &config))? {
+    let last = match runtime.block_on(find(&args.named, &config))? {
         Place::Ourselves(spec) => {
             // A name lookup that hangs must not hold the command.
             runtime.shutdown_timeout(Duration::from_secs(1));
@@ -49,7 +49,7 @@ pub fn settle(args: SettleArgs) -> anyhow::Result<u8> {
                 let reply: SettleReply = match &served {
                     Place::Worker(worker) => worker.settle(ANSWER).await?,
                     Place::Plugin(plugin) => {
-                        let name = json!({ "Name": args.volume });
+                        let name = json!({ "Name": args.named.volume });
                         plugin.call("/S3vol.Settle", &name, ANSWER).await?
                     }
                     Place::Ourselves(_) => bail!("nobody serves the volume"),
@@ -67,7 +67,7 @@ pub fn settle(args: SettleArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-async fn find(args: &SettleArgs, config: &PluginConfig) -> anyhow::Result<Place> {
+async fn find(args: &NamedArgs, config: &PluginConfig) -> anyhow::Result<Place> {
     if !reach::is_url(&args.volume) {
         let served = reach::serving(&config.state, |status| status.name == args.volume).await?;
         return Ok(match served {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::args::{TakeoverArgs, options};
+use super::args::{NamedArgs, TakeoverArgs, options};
 use super::tool::{ask, state_of};
 use super::{reach, settings};
 use crate::catalog::Hold;
@@ -34,7 +34,7 @@ struct Answer {
 /// Says what could be lost, asks, and does it. Returns without an error only when the volume is free.
 pub fn takeover(args: TakeoverArgs) -> anyhow::Result<()> {
     crate::fault::named("takeover");
-    let config = settings(args.state.clone())?;
+    let config = settings(args.named.state.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let taken = runtime.block_on(run(&args, &config));
     // A name lookup that hangs must not hold the command.
@@ -43,8 +43,8 @@ pub fn takeover(args: TakeoverArgs) -> anyhow::Result<()> {
 }
 
 async fn run(args: &TakeoverArgs, config: &PluginConfig) -> anyhow::Result<()> {
-    let volume = &args.volume;
-    let way = way(args, config).await?;
+    let volume = &args.named.volume;
+    let way = way(&args.named, config).await?;
     let mut out = std::io::stdout();
     let Some(hold) = way.look().await? else {
         writeln!(out, "{volume} is free; the next mount has it")?;
@@ -59,7 +59,7 @@ async fn run(args: &TakeoverArgs, config: &PluginConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn way(args: &TakeoverArgs, config: &PluginConfig) -> anyhow::Result<Way> {
+async fn way(args: &NamedArgs, config: &PluginConfig) -> anyhow::Result<Way> {
     let volume = &args.volume;
     let used = |pid: u32, at: &std::path::Path| {
         format!(

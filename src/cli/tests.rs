@@ -12,14 +12,14 @@ fn mount_in_its_two_forms() {
     else {
         panic!("not a mount");
     };
-    assert_eq!((typed.url.as_str(), typed.detach), ("s3://b/x", false));
-    assert_eq!(typed.options, ["commit=1s", "uid=7,gid=8"]);
+    assert_eq!((typed.volume.url.as_str(), typed.detach), ("s3://b/x", false));
+    assert_eq!(typed.volume.options, ["commit=1s", "uid=7,gid=8"]);
     let line = "/sbin/mount.fuse.s3vol s3://b/x /mnt -sv -t fuse.s3vol -o \
                 rw,_netdev,nofail,x-systemd.automount,ro,commit=1s";
     let Command::Mount(helper) = parse(line).unwrap() else { panic!("not a mount") };
     assert!(helper.detach);
     assert_eq!(helper.mountpoint.to_str(), Some("/mnt"));
-    let (given, flags) = mount_options(&helper.options).unwrap();
+    let (given, flags) = mount_options(&helper.volume.options).unwrap();
     assert_eq!(flags, MountFlags::default());
     let given: Vec<_> = given.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(given, [("commit", "1s"), ("readonly", "")]);

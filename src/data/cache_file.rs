@@ -20,8 +20,6 @@ use crate::types::Ino;
 
 /// Giving a file of more bytes back may take long: a few hundred pieces do on some disks.
 const LARGE: u64 = 1 << 20;
-/// More known ranges are forgotten beside.
-const MANY_RANGES: usize = 4096;
 /// Blocks that nobody needs any more are given back for so long, and otherwise with the file.
 pub(super) const MOMENT: Duration = Duration::from_millis(50);
 /// The unit of `st_blocks`.
@@ -162,7 +160,7 @@ impl CacheFile {
     /// Forgets everything at and after `size`. Blocks that cannot be given back within a moment stay; what
     /// they hold means nothing.
     pub fn cut(&mut self, size: u64) -> io::Result<()> {
-        self.present.remove(size..u64::MAX);
+        self.present.truncate(size);
         if !self.exists && self.file.is_none() {
             return Ok(());
         }
@@ -212,7 +210,7 @@ impl CacheFile {
         let large = self.size > LARGE;
         self.file = None;
         self.weigh();
-        forget(std::mem::take(&mut self.present));
+        std::mem::take(&mut self.present).forget();
         if self.exists {
             self.exists = false;
             self.taken.files.fetch_sub(1, Ordering::Relaxed);
@@ -237,15 +235,6 @@ fn for_a_moment(
     let (mut freeing, end) = (Freeing::over(range), Deadline::after(MOMENT));
     while freeing.go(file, &free)? && !end.passed() {}
     Ok(())
-}
-
-/// A map of many ranges takes a while, too.
-fn forget(ranges: RangeMap<()>) {
-    if ranges.len() > MANY_RANGES
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        runtime.spawn_blocking(move || drop(ranges));
-    }
 }
 
 /// Where the file system makes no holes.

@@ -25,6 +25,7 @@ const ATTEMPTS: usize = 50;
 /// Holes at least so long are punched into the cache file; shorter ones are written with what lies
 /// around them, bytes.
 const HOLE: u64 = 64 << 10;
+static ZEROS: [u8; HOLE as usize] = [0; HOLE as usize];
 /// Pieces are put together to blocks of at most this size, bytes.
 const BLOCK: u64 = 1 << 20;
 
@@ -125,8 +126,10 @@ impl Fetched {
             && (live.evicted == self.evicted || live.content.generation == self.generation)
     }
 
+    /// What it takes in the cache, at most.
     fn bytes(&self) -> u64 {
-        self.pieces.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(|b| b.len() as u64).sum()
+        let pieces = self.pieces.iter().map(|(span, bytes)| (span.end - span.start, bytes));
+        pieces.filter(|(len, bytes)| bytes.is_some() || *len < HOLE).map(|(len, _)| len).sum()
     }
 
     /// From the first piece that ends after `at`.
@@ -170,7 +173,11 @@ impl Fetched {
                         let to = (gap.end - range.start) as usize;
                         live.cache.write_at(gap.start, &bytes[from..to])?;
                     }
-                    None => live.cache.punch(gap.clone())?,
+                    None if gap.end - gap.start >= HOLE => live.cache.punch(gap.clone())?,
+                    // A disk may write out all that lies around a hole before it makes it.
+                    None => {
+                        live.cache.write_at(gap.start, &ZEROS[..(gap.end - gap.start) as usize])?;
+                    }
                 }
                 live.cache.present.insert(gap, ());
             }

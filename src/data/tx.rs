@@ -312,6 +312,7 @@ impl Volume {
             live.removed = true;
             let pending = std::mem::take(&mut live.pending);
             self.dirty_adjust(pending.weight(), Weight::default());
+            pending.ranges.forget();
             if let Err(error) = live.cache.remove() {
                 tracing::warn!(%ino, %error, "a cache file could not be deleted");
             }

@@ -226,7 +226,9 @@ impl Fold {
 
     /// Forgets an inode that is gone.
     pub fn removed(&mut self, ino: Ino) {
-        self.pending.remove(&ino);
+        if let Some(pending) = self.pending.remove(&ino) {
+            pending.ranges.forget();
+        }
         self.times.remove(&ino);
     }
 

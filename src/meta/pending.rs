@@ -49,8 +49,8 @@ impl Pending {
 
     /// The size was set.
     pub fn cut(&mut self, lsn: Lsn, size: u64) {
-        self.data -= self.data_in(size, u64::MAX);
-        self.ranges.remove(size..u64::MAX);
+        self.data -= if size == 0 { self.data } else { self.data_in(size, u64::MAX) };
+        self.ranges.truncate(size);
         self.cuts.retain(|(_, other)| *other < size);
         self.cuts.push((lsn, size));
         self.size = Some((lsn, size));

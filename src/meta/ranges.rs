@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Freeing more ranges than this takes long enough to be done beside.
+const MANY: usize = 4096;
+
 /// Non-overlapping half-open ranges, each with a value. Neighbours with the same value are joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeMap<V> {
@@ -16,7 +19,7 @@ impl<V> Default for RangeMap<V> {
     }
 }
 
-impl<V: Copy + PartialEq> RangeMap<V> {
+impl<V: Copy + PartialEq + Send + 'static> RangeMap<V> {
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -56,6 +59,27 @@ impl<V: Copy + PartialEq> RangeMap<V> {
             if end > range.end {
                 self.map.insert(range.end, (end, value));
             }
+        }
+    }
+
+    /// Takes everything from `start` on out.
+    pub fn truncate(&mut self, start: u64) {
+        let over =
+            self.map.range(..start).next_back().map(|(first, (end, value))| (*first, *end, *value));
+        RangeMap { map: self.map.split_off(&start) }.forget();
+        if let Some((first, end, value)) = over
+            && end > start
+        {
+            self.map.insert(first, (start, value));
+        }
+    }
+
+    /// Frees a map beside whoever does not need it any more: with a million ranges he would wait for that.
+    pub fn forget(self) {
+        if self.map.len() > MANY
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(self));
         }
     }
 

@@ -236,6 +236,7 @@ impl EnginePurge {
             keeper: &keeper,
             next,
             foreign: 0,
+            refused: None,
         };
         let result: Result<Option<String>, WorkerError> = async {
             format.write(&begun).await?;
@@ -355,6 +356,8 @@ enum Fate {
     /// Nothing of ours lies there any more.
     Gone,
     Foreign,
+    /// It lies there, and the store does not delete it.
+    Refused(String),
     /// Nobody knows yet.
     Open(StoreError),
     /// A request may still arrive.
@@ -373,6 +376,8 @@ struct Objects<'a> {
     keeper: &'a Keeper,
     next: Lsn,
     foreign: usize,
+    /// Why an object of the volume cannot be deleted. All others are.
+    refused: Option<String>,
 }
 
 impl Objects<'_> {
@@ -386,11 +391,12 @@ impl Objects<'_> {
                     return Ok(Some(why));
                 }
                 if full && deadline.left().is_zero() {
-                    return Ok(Some("many objects are deleted, others are still left".to_owned()));
+                    let left = || "many objects are deleted, others are still left".to_owned();
+                    return Ok(Some(self.refused.take().unwrap_or_else(left)));
                 }
             }
         }
-        Ok(None)
+        Ok(self.refused.take())
     }
 
     async fn page(
@@ -419,6 +425,7 @@ impl Objects<'_> {
             .collect()
             .await;
         let mut batch = Batch::new();
+        let mut refused = None;
         let mut why = None;
         let mut failure = None;
         for (key, fate) in fates {
@@ -433,12 +440,17 @@ impl Objects<'_> {
                     self.foreign += 1;
                     batch.delete(key.to_vec());
                 }
+                Ok(Fate::Refused(why)) => drop(refused.get_or_insert(why)),
                 Ok(Fate::Open(error)) => why = Some(format!("a deletion has no outcome: {error}")),
                 Ok(Fate::Hot) => why = Some("requests of its last host may still arrive".into()),
                 Err(error) => failure = Some(error),
             }
         }
-        if !batch.is_empty() {
+        if batch.is_empty() {
+            // Of the next page none would go, either.
+            why = why.or(refused);
+        } else {
+            self.refused = self.refused.take().or(refused);
             at(points::PURGE_BATCH_BEFORE);
             self.engine.write(self.next, batch).await?;
             self.next = Lsn(self.next.0 + 1);
@@ -511,6 +523,9 @@ impl Objects<'_> {
         Ok(match outcome {
             PutOutcome::Won(_) => Fate::Gone,
             PutOutcome::Lost => Fate::Foreign,
+            PutOutcome::Failed(error) if !error.is_transient() => {
+                Fate::Refused(format!("{key} cannot be deleted: {error}"))
+            }
             PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Fate::Open(error),
         })
     }

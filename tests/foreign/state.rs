@@ -382,7 +382,7 @@ async fn asked(bucket: &Bucket, dir: &Path) {
     drop(trace(&opener, options).await);
     drop(incarnate(&opener, options).await);
     if let Ok(shelf) = Shelf::of(id, options, &known) {
-        for found in shelf.list().await.unwrap_or_default() {
+        for found in shelf.list().await.map(|listed| listed.found).unwrap_or_default() {
             drop(found.files());
             drop(shelf.restore(&found, &dir.join("restored")).await);
         }

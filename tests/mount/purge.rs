@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use s3vol::catalog::{Catalog, Definition, Stores, find_state};
+use s3vol::catalog::{Catalog, Definition, Purge, Purged, Stores, find_state};
 use s3vol::config::PluginConfig;
 use s3vol::types::VolumeName;
 use s3vol::worker::{EnginePurge, VolumeAt, plan_rebuild};
@@ -195,6 +195,29 @@ async fn broken_off_anywhere_it_goes_on() {
     }
     assert!(sweeps > 3, "only {sweeps} sweeps");
     only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_does_not_delete_is_named_and_keeps_nothing_else() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let definition = create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    // As an object that is locked.
+    server.fault(Rule::always(Some(Op::Delete), "web/ours", Action::Status(403)));
+    for _ in 0..2 {
+        let purged = EnginePurge::new().purge(&definition).await.unwrap();
+        let Purged::Later(why) = purged else { panic!("{purged:?}") };
+        assert!(why.contains("team/web/ours cannot be deleted") && why.contains("403"), "{why}");
+        assert_eq!(keys(&server, "team/web/"), ["team/web/ours"]);
+    }
+    server.clear_faults();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(keys(&server, "team/web/"), [""; 0]);
+    assert_eq!(keys(&server, "team/.s3vol/"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,10 @@ proptest! {
             prop_assert_eq!(gaps as usize, array[10..50].iter().filter(|s| s.is_none()).count());
             let over: u64 = map.overlapping(10..50).map(|(r, _)| r.end - r.start).sum();
             prop_assert_eq!(over as usize, array[10..50].iter().filter(|s| s.is_some()).count());
+            let (mut cut, mut removed) = (map.clone(), map.clone());
+            cut.truncate(a);
+            removed.remove(a..u64::MAX);
+            prop_assert_eq!(cut, removed);
         }
     }
 }
