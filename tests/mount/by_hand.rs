@@ -99,8 +99,8 @@ fn a_tool_whose_engine_broke_meanwhile_gives_the_volume_back() {
         server.fault(Rule::new(Op::Put, "/wal/", 1, Action::Status(412)).after(1));
         let (code, out, errors) = run(&server, &place, &[tool, &url]);
         assert_eq!((code, server.faults_left()), (Some(0), 0), "{tool}: {out}{errors}");
-        let leases = server.objects(".s3vol/v/").into_iter();
-        let (epoch, last) = leases.filter(|(key, _)| key.contains("/lease/")).next_back().unwrap();
+        let mut objects = server.objects(".s3vol/v/").into_iter();
+        let (epoch, last) = objects.rfind(|(key, _)| key.contains("/lease/")).unwrap();
         // The mount's, the one that the tool claimed, and the one that its engine claimed.
         assert!(epoch.ends_with("/lease/00000000000000000003"), "{tool}: {epoch}");
         let last: serde_json::Value = serde_json::from_slice(&last.body).unwrap();
