@@ -500,7 +500,7 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
             aim = published(&hands.home).await;
             // Most of them while it is under way.
             tokio::time::sleep(Duration::from_micros(random.below(4000))).await;
-            if sim().kills.get() && random.chance(200) {
+            if sim().kills.get() && random.chance(350) {
                 let machine: &'static Machine = sim().seam.running.get().expect("a process works");
                 sim().at(random.below(3 * SECOND), move || {
                     tell!("its process is killed");

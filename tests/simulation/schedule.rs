@@ -217,8 +217,8 @@ impl Director {
             tell!("the local log is written anew beyond {size} bytes");
             set(s3vol::fault::LONG_LOG, size);
         }
-        if let Some((size, _)) = is(Kind::Parts, 250) {
-            let size = 500 + size % 8000;
+        if let Some((size, _)) = is(Kind::Parts, 300) {
+            let size = 300 + size % 3000;
             tell!("files are uploaded in parts of {size} bytes");
             set(s3vol::fault::PART, size);
         }
@@ -235,7 +235,7 @@ impl Director {
             sim().bucket.overlooks.borrow_mut().extend(overlooked);
             tell!("the store does not honour {:?}", sim().bucket.overlooks.borrow());
         }
-        if self.plan.has(Kind::Aim) && random.chance(400) {
+        if self.plan.has(Kind::Aim) && random.chance(500) {
             tell!("programs write to what is published just then");
             sim().aims.set(true);
             sim().kills.set(self.plan.has(Kind::Kill));
