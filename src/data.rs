@@ -27,6 +27,7 @@ mod seek;
 mod standing;
 mod trash;
 mod tx;
+mod uploads;
 mod volume;
 mod write;
 
@@ -47,4 +48,5 @@ pub use seek::seek;
 pub use standing::{Question, Shown, Since, Standing};
 pub use trash::Trash;
 pub use tx::Tx;
+pub use uploads::{Upload, Uploads};
 pub use volume::{Recovered, Volume, VolumeParts};

@@ -14,7 +14,7 @@ use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::{Costs, keys};
 use s3vol::settle::{Permit, Settler};
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::{Action, Op, Rule, TestS3};
+use support::s3server::{Action, Object, Op, Rule, TestS3};
 use support::volume::volume_with;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -369,4 +369,39 @@ async fn reading_what_is_removed_meanwhile_ends_at_once() {
     assert!(matches!(error, DataError::Gone(_)), "{error}");
     let gets = world.server.log().iter().filter(|request| request.op == Op::Get).count();
     assert!(gets <= 2, "{gets} requests");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_of_a_commit_that_lasts_for_hours_are_no_orphans() {
+    let world = World::new().await;
+    let file = world.create("slow").await;
+    let body: Vec<u8> = (0..20 << 20).map(|at: u32| (at / 4096) as u8).collect();
+    for (number, chunk) in body.chunks(1 << 20).enumerate() {
+        world.volume.write(&file, (number as u64) << 20, chunk).await.unwrap();
+    }
+    // One of the two segments is there, and the other one takes its time.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.commit(vec![file]).await }
+    });
+    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
+    support::wait_for_async("half of the commit", LONG, half).await;
+    let stored = world.server.keys("").into_iter().find(|key| key.contains("/segments/")).unwrap();
+    let long_ago = |object: &mut Object| object.modified -= Duration::from_secs(2 * 3600);
+    world.server.spoil(&stored, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0);
+    world.server.release();
+    commit.await.unwrap().unwrap();
+    // Those of a commit that is over are known by their records.
+    world.server.spoil(&stored, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0);
+    world.volume.evict_all().unwrap();
+    assert!(world.read_all(&file).await == body);
+    // What nobody uploads is one.
+    let orphan = stored.replace(&stored[stored.len() - 8..], "01234567");
+    world.server.put_foreign(&orphan, "left", &[]);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0, "too young");
+    world.server.spoil(&orphan, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 1);
 }

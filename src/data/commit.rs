@@ -15,7 +15,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
-use super::{DataError, Inode, SegmentDelta, Volume, give_up_map};
+use super::{DataError, Inode, SegmentDelta, Upload, Volume, give_up_map};
 use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
@@ -94,7 +94,7 @@ impl Volume {
             let steps = parts.iter().flat_map(|part| &part.steps);
             let ranges: usize = steps.map(|step| step.ranges.len() + 1).sum();
             self.meta.log_fits(will_take(ranges as u64), Deadline::after(LOG_PATIENCE)).await?;
-            self.place(&mut parts).await?;
+            let _uploads = self.place(&mut parts).await?;
             self.hand_over(parts).await
         }
         .await;
@@ -129,7 +129,7 @@ impl Volume {
     }
 
     /// Gives every changed range its place: zero, inline or in an uploaded segment.
-    async fn place(&self, parts: &mut [Part]) -> Result<(), DataError> {
+    async fn place(&self, parts: &mut [Part]) -> Result<Vec<Upload<'_>>, DataError> {
         // On a full disk the log has room for extents only.
         let roomy = self.meta.journal.lock().has_room(INLINE_GROUP);
         let mut inline_left = if roomy { INLINE_GROUP } else { 0 };
@@ -161,7 +161,7 @@ impl Volume {
             }
         }
         if for_segments.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut groups: Vec<Vec<(At, Range<u64>)>> = vec![Vec::new()];
         let (mut filled, mut step) = (0, 0);
@@ -186,20 +186,21 @@ impl Volume {
                 .collect();
             self.upload_segment(group)
         });
-        let placed: Vec<Vec<Placed>> =
+        let placed: Vec<(Upload<'_>, Vec<Placed>)> =
             stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
+        let (uploads, placed): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
         for Placed { at, range, place, cut } in placed.into_iter().flatten() {
             let part = &mut parts[at.part];
             part.steps[at.step].places.push((range, place));
             part.cut = part.cut.min(cut);
         }
-        Ok(())
+        Ok(uploads)
     }
 
     async fn upload_segment(
         &self,
         pieces: Vec<(At, Arc<Inode>, Lsn, Range<u64>)>,
-    ) -> Result<Vec<Placed>, DataError> {
+    ) -> Result<(Upload<'_>, Vec<Placed>), DataError> {
         let total: u64 = pieces.iter().map(|(.., range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
         let mut map = Vec::with_capacity(pieces.len());
@@ -208,33 +209,35 @@ impl Volume {
             map.push((at, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
             body.extend_from_slice(&bytes);
         }
-        let id = self.put_segment(body.freeze()).await?;
-        Ok(map
+        let upload = self.put_segment(body.freeze()).await?;
+        let id = upload.id();
+        let placed = map
             .into_iter()
             .map(|(at, range, cut, offset, crc)| {
                 let crc_len = (range.end - range.start) as u32;
                 let place = Place::Segment { id, offset, crc, crc_offset: offset, crc_len };
                 Placed { at, range, place, cut }
             })
-            .collect())
+            .collect();
+        Ok((upload, placed))
     }
 
     /// Stores a segment under a fresh name. Every attempt has its own name, so none can be mistaken
     /// for another; what an ambiguous attempt may have left is collected as an orphan.
-    async fn put_segment(&self, body: Bytes) -> Result<u128, DataError> {
+    async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
         let (none, plain) = (Attributes::new(), Properties::default());
         loop {
-            let id = uuid::Uuid::new_v4().as_u128();
-            let key = self.segment_key(id);
+            let upload = self.upload();
+            let key = upload.key();
             let send =
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             at(points::SEGMENT_BEFORE);
             let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
             at(points::SEGMENT_AFTER);
             let error = match outcome {
-                PutOutcome::Won(_) => return Ok(id),
+                PutOutcome::Won(_) => return Ok(upload),
                 PutOutcome::Lost => continue,
                 PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
             };

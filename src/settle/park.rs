@@ -88,8 +88,9 @@ impl Settler {
     }
 
     async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {
-        let id = uuid::Uuid::new_v4().as_u128();
-        let to = self.volume.segment_key(id);
+        // Held until the copy is recorded.
+        let upload = self.volume.upload();
+        let to = upload.key();
         at(points::PARK_BEFORE);
         let version = self.copy_away(base, &to).await?;
         at(points::PARK_AFTER);
