@@ -350,6 +350,28 @@ async fn a_file_of_many_commits_is_put_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_what_is_stored_again_and_collected_meanwhile_goes_on() {
+    let world = World::new().await;
+    let file = world.scattered("again", SMALL).await;
+    world.volume.evict_all().unwrap();
+    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+    let reading = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.read(&file, 0, 128 << 10).await }
+    });
+    let held = || async { (world.server.held() == 1).then_some(()) };
+    support::wait_for_async("the fetch", LONG, held).await;
+    // The same bytes go to other segments, and nothing is left in those that the fetch wants.
+    world.scatter(&file, SMALL).await;
+    world.collect().await;
+    assert!(world.volume.collect_segments(LONG).await.unwrap() > 0);
+    world.volume.evict_all().unwrap();
+    world.server.release();
+    let found = reading.await.unwrap().unwrap();
+    assert!(found == blocks(SMALL)[..128 << 10]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_what_is_removed_meanwhile_ends_at_once() {
     let world = World::new().await;
     let file = world.scattered("gone", SMALL).await;

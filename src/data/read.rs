@@ -292,9 +292,12 @@ impl Volume {
             Ok(pieces) => blocks(pieces),
             Err(error) => {
                 let live = inode.live();
-                return match live.version == version && live.changing == 0 && !live.removed {
+                // A commit may lay other bytes over all that a segment holds, which is then collected.
+                let same = (live.version, live.content.generation, live.content.map)
+                    == (version, content.generation, content.map);
+                return match same && live.changing == 0 && !live.removed {
                     true => Err(error),
-                    // What it wanted may have been collected: the caller looks again.
+                    // What it wanted may be gone: the caller looks again.
                     false => Ok(None),
                 };
             }
