@@ -538,3 +538,44 @@ async fn a_damaged_segment_is_never_served() {
     world.server.put_foreign(&key, whole, &[]);
     assert!(world.read(0, 300_000).await == wanted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_up_is_committed_before_the_rest_is() {
+    let world = World::new().await;
+    // Steps of a commit, by their ranges.
+    const PIECES: u64 = 10_000;
+    for piece in 0..PIECES {
+        world.write(piece * 200, &[piece as u8 + 1; 100]).await;
+    }
+    let before = world.volume.dirty_bytes();
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+        async move { volume.commit(vec![file]).await }
+    });
+    wait_for("the second step", Duration::from_secs(60), || {
+        (world.server.held() == 1).then_some(())
+    });
+    let left = world.volume.dirty_bytes();
+    assert!(0 < left && left < before, "{left} of {before}");
+    assert!(world.segments() == 1);
+    // Whoever takes the volume now finds the file as it was then.
+    let _receipt = world.volume.meta.flush(Duration::from_secs(60)).await.unwrap();
+    let committed = world.file.live().content.size;
+    assert!(committed < PIECES * 200 - 100 && committed % 200 == 100, "{committed}");
+    // A truncation in the middle of it holds for what is still to come.
+    let cut = committed / 2 / 200 * 200 + 50;
+    world.volume.set_size(&world.file, cut).await.unwrap();
+    world.server.release();
+    commit.await.unwrap().unwrap();
+    assert_eq!(world.file.live().content.size, cut);
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    let mut wanted = vec![0; cut as usize];
+    for (at, byte) in wanted.iter_mut().enumerate() {
+        if at % 200 < 100 {
+            *byte = (at / 200) as u8 + 1;
+        }
+    }
+    assert!(world.read(0, 4 << 20).await == wanted);
+}

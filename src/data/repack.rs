@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::extents::extent_of;
-use super::{DataError, Inode, Volume};
-use crate::clock::Deadline;
+use super::{DataError, Inode, Patience, Volume};
 use crate::meta::records::{Place, SegmentRec, decode};
 use crate::meta::{Change, Pages, keys};
 use crate::types::{Ino, Lsn};
@@ -114,7 +113,7 @@ impl Volume {
                 break;
             }
             let len = range.end - range.start;
-            self.room_for(len, Deadline::after(ROOM)).await?;
+            self.room_for(len, &mut Patience::new(self, ROOM)).await?;
             let len = usize::try_from(len).unwrap_or(usize::MAX);
             match self.read(&inode, range.start, len).await {
                 Err(DataError::Gone(_)) => break,

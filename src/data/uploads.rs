@@ -4,16 +4,22 @@
 //! first.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::Volume;
+use super::patience::Progress;
 use crate::types::ObjectKey;
 
-/// The ids of uploads under way.
+/// The ids of uploads under way, and how uploads went.
 #[derive(Debug, Default)]
 pub struct Uploads {
     under_way: Mutex<HashSet<u128>>,
+    /// Bytes.
+    stored: AtomicU64,
+    /// Attempts.
+    failed: AtomicU64,
 }
 
 impl Uploads {
@@ -32,6 +38,16 @@ pub struct Upload<'v> {
 }
 
 impl Upload<'_> {
+    /// An attempt has stored so many bytes.
+    pub(super) fn stored(&self, bytes: u64) {
+        self.volume.uploads.stored.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// An attempt has failed.
+    pub(super) fn failed(&self) {
+        self.volume.uploads.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn id(&self) -> u128 {
         self.id
     }
@@ -48,6 +64,15 @@ impl Drop for Upload<'_> {
 }
 
 impl Volume {
+    /// How far uploads are.
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            sent: self.state_store.requests().bytes_up,
+            stored: self.uploads.stored.load(Ordering::Relaxed),
+            failed: self.uploads.failed.load(Ordering::Relaxed),
+        }
+    }
+
     /// Announces an object among the segments.
     pub fn upload(&self) -> Upload<'_> {
         let id = uuid::Uuid::new_v4().as_u128();

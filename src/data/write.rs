@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DataError, Inode, Live, Volume};
-use crate::clock::Deadline;
+use super::{DataError, Inode, Live, Patience, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
@@ -66,11 +65,11 @@ impl Volume {
         bytes: u64,
         change: impl Fn() -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let deadline = Deadline::after(self.meta.patience());
+        let mut patience = Patience::new(self, self.meta.patience());
         loop {
-            self.room_for(bytes, deadline).await?;
+            self.room_for(bytes, &mut patience).await?;
             match change() {
-                Err(error) if error.is_full() && !deadline.passed() => {
+                Err(error) if error.is_full() && !patience.until().passed() => {
                     tracing::debug!(%error, "waiting for room");
                     self.room.met_full();
                     self.evict_files();

@@ -8,9 +8,12 @@ use crate::types::Lsn;
 
 /// Ranges of one file that go in one batch, about: a few milliseconds of everybody's time.
 const STEP: usize = 4096;
+/// And data, bytes, about: what is uploaded before it is handed over. A writer that waits for room waits for
+/// this much at a time.
+const STEP_BYTES: u64 = 64 << 20;
 
-/// What of a file goes in one batch: all of it, or where it is scattered over thousands of ranges the
-/// changes up to a record of the log. A batch holds everybody else up.
+/// What of a file goes in one batch: all of it, or where it is scattered over thousands of ranges, or large,
+/// the changes up to a record of the log. A batch holds everybody else up.
 #[derive(Debug)]
 pub(super) struct Step {
     pub through: Lsn,
@@ -28,13 +31,15 @@ impl Step {
     }
 }
 
-/// What is pending up to `through`, in steps of about [`STEP`] ranges. Each holds what was done up to one
+/// What is pending up to `through`, in steps of about [`STEP`] ranges or [`STEP_BYTES`]. Each holds what was done up to one
 /// record of the log, so that whatever becomes durable is what the file was at some moment. `committed` is
 /// the file's size before, `size` the one after.
 pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) -> Vec<Step> {
     let limit = pending.limit();
     let all = || pending.ranges.iter().map(|(range, (lsn, change))| (lsn, range, change));
-    if pending.ranges.len() <= STEP + STEP / 2 {
+    if pending.ranges.len() <= STEP + STEP / 2
+        && pending.data_bytes() <= STEP_BYTES + STEP_BYTES / 2
+    {
         let ranges = all().map(|(_, range, change)| (range, change)).collect();
         return vec![Step { through, size, limit, ranges, places: Vec::new() }];
     }
@@ -44,10 +49,16 @@ pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) 
     let last_cut = pending.cuts.iter().max().copied();
     let mut grown = last_cut.map_or(committed, |(_, size)| size);
     let mut steps: Vec<Step> = Vec::new();
+    let mut filled = 0;
     for (lsn, range, change) in by_lsn {
         let step = match steps.last_mut() {
-            Some(step) if step.ranges.len() < STEP || step.through >= lsn => step,
+            Some(step)
+                if (step.ranges.len() < STEP && filled < STEP_BYTES) || step.through >= lsn =>
+            {
+                step
+            }
             _ => {
+                filled = 0;
                 let (through, limit) = match (steps.is_empty(), last_cut) {
                     (true, Some((cut, _))) => (cut, limit),
                     _ => (lsn, u64::MAX),
@@ -57,6 +68,9 @@ pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) 
             }
         };
         grown = grown.max(range.end);
+        if change == Change::Data {
+            filled += range.end - range.start;
+        }
         step.through = step.through.max(lsn);
         step.size = grown;
         step.ranges.push((range, change));
@@ -134,6 +148,21 @@ mod tests {
         let lsn = scattered(&mut cut_up, count, 1, size);
         let steps = checked(&cut_up, 0, size, Lsn(lsn));
         assert!(steps[0].ranges.len() as u64 >= count - 1);
+    }
+
+    #[test]
+    fn much_data_is_steps_along_the_log() {
+        let mut pending = Pending::default();
+        let len = STEP_BYTES / 4;
+        for number in 0..10 {
+            pending.changed(Lsn(number + 1), number * len, (number + 1) * len, Change::Data, 10 * len);
+        }
+        // What is punched costs nothing to send.
+        pending.changed(Lsn(11), 0, len, Change::Zero, 10 * len);
+        let steps = checked(&pending, 0, 10 * len, Lsn(11));
+        let bytes: Vec<u64> = steps.iter().map(Step::data).collect();
+        assert_eq!(bytes, [STEP_BYTES, STEP_BYTES, len]);
+        assert_eq!(steps[0].size, 5 * len);
     }
 
     #[test]
