@@ -20,7 +20,7 @@ use super::{DataError, Inode, SegmentDelta, Upload, Volume, give_up_map};
 use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
-use crate::meta::{Change, Logged, Txn, keys};
+use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use crate::types::{FileKind, Lsn};
 use steps::{Step, steps};
@@ -138,8 +138,8 @@ impl Volume {
             let of_step = parts.iter().filter_map(|part| part.steps.get(number));
             let ranges: usize = of_step.map(|step| step.ranges.len() + 1).sum();
             self.meta.log_fits(will_take(ranges as u64), Deadline::after(LOG_PATIENCE)).await?;
-            let _uploads = self.place(parts, number).await?;
-            self.hand_over(parts, number, steps > 1).await?;
+            let mut uploads = self.place(parts, number).await?;
+            self.hand_over(parts, number, steps > 1, &mut uploads).await?;
             self.evict_files();
             self.make_room(0, None);
             self.committed.notify_waiters();
@@ -236,28 +236,31 @@ impl Volume {
     }
 
     /// Stores a segment under a fresh name. Every attempt has its own name, so none can be mistaken
-    /// for another; what an ambiguous attempt may have left is collected as an orphan.
+    /// for another; what an ambiguous attempt may have left is garbage.
     async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
         let (none, plain) = (Attributes::new(), Properties::default());
         loop {
-            let upload = self.upload();
+            let mut upload = self.upload();
             let key = upload.key();
             let send =
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
+            upload.sent();
             at(points::SEGMENT_BEFORE);
             let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
             at(points::SEGMENT_AFTER);
-            let error = match outcome {
+            let (error, nothing) = match outcome {
                 PutOutcome::Won(_) => {
                     upload.stored(body.len() as u64);
                     return Ok(upload);
                 }
                 PutOutcome::Lost => continue,
-                PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
+                PutOutcome::Failed(error) => (error, true),
+                PutOutcome::Ambiguous(error) => (error, false),
             };
-            upload.failed();
+            upload.failed(nothing);
+            drop(upload);
             self.note_error(&error);
             let left = patience.get_or_insert_with(|| Deadline::after(UPLOAD_PATIENCE)).left();
             if left <= pause {
@@ -280,6 +283,7 @@ impl Volume {
         parts: &mut [Part],
         number: usize,
         bulk: bool,
+        uploads: &mut [Upload<'_>],
     ) -> Result<(), DataError> {
         let mut txn = match bulk {
             false => self.meta.begin_owed().await?,
@@ -308,13 +312,17 @@ impl Volume {
         }
         delta.apply(&mut txn).await?;
         let inodes = done.iter().map(|(part, step)| (part.inode.ino, step.through)).collect();
-        txn.commit(Logged::Commit { inodes }, || {
+        uploads.iter_mut().for_each(Upload::named);
+        let handed = txn.commit(Logged::Commit { inodes }, || {
             for (part, step) in &done {
                 self.commit_applied(part, step);
             }
-        })
-        .await?;
-        Ok(())
+        });
+        let handed = handed.await;
+        if handed.as_ref().is_err_and(|error| !matches!(error, MetaError::Engine(_))) {
+            uploads.iter_mut().for_each(Upload::not_named);
+        }
+        Ok(handed?)
     }
 
     /// Puts one step of a file into a batch.

@@ -171,6 +171,7 @@ impl Volume {
     /// Deletes segment objects whose last reference is durably gone, a page of them; returns how many. Only
     /// what is in `garbage` before the flush may be passed on.
     pub async fn collect_segments(&self, flush_timeout: Duration) -> Result<usize, DataError> {
+        self.give_up_unused().await?;
         let garbage = self.meta.queue(keys::GARBAGE, SEGMENTS).await?;
         if garbage.is_empty() {
             return Ok(0);
