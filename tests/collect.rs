@@ -164,6 +164,44 @@ async fn taking_content_away_costs_the_same_whatever_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_and_a_hole_over_many_rows_go_in_small_batches() {
+    let world = World::new().await;
+    let (volume, engine) = (&world.volume, &world.volume.meta.engine);
+    let (cut, punched) = (world.scattered("cut", LARGE).await, world.scattered("hole", LARGE).await);
+    let most = engine.costs().batch;
+    assert!(most < LARGE / 2, "{most} keys in one batch");
+    engine.watch_tombstones();
+    let cost = world.cost_of(async {
+        volume.set_size(&cut, 3 * BLOCK).await.unwrap();
+        volume.commit(vec![Arc::clone(&cut)]).await.unwrap();
+    });
+    let cost = cost.await;
+    assert!(cost.total() <= 6 * LARGE, "{cost:?}");
+    assert_eq!((cost.batch, volume.meta.superblock().extents), (most, LARGE + 2));
+    let end = LARGE * 2 * BLOCK - BLOCK;
+    let cost = world.cost_of(async {
+        volume.zero(&punched, 1, end - 1, true).await.unwrap();
+        volume.commit(vec![Arc::clone(&punched)]).await.unwrap();
+    });
+    let cost = cost.await;
+    assert!(cost.total() <= 6 * LARGE, "{cost:?}");
+    // Both ends of the file, and the hole between.
+    assert_eq!((cost.batch, volume.meta.superblock().extents), (most, 3 + 2));
+    assert_eq!(volume.meta.superblock().bytes, 3 * BLOCK + end);
+    volume.evict_all().unwrap();
+    assert!(world.read_all(&cut).await == blocks(LARGE)[..3 * BLOCK as usize]);
+    let mut wanted = vec![0; end as usize];
+    wanted[end as usize - 1] = (LARGE - 1) as u8;
+    assert!(world.read_all(&punched).await == wanted);
+    drop((cut, punched));
+    world.unlink("cut").await;
+    world.unlink("hole").await;
+    world.collect().await;
+    while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
+    assert_eq!((world.segments(), volume.meta.superblock().extents), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn collecting_is_linear_and_goes_over_nothing_twice() {
     let world = World::new().await;
     world.volume.meta.engine.watch_tombstones();
@@ -369,6 +407,36 @@ async fn reading_what_is_stored_again_and_collected_meanwhile_goes_on() {
     world.server.release();
     let found = reading.await.unwrap().unwrap();
     assert!(found == blocks(SMALL)[..128 << 10]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_leaves_no_segments() {
+    let world = World::new().await;
+    let file = world.create("large").await;
+    for number in 0..20 {
+        world.volume.write(&file, number << 20, &[number as u8 + 1; 1 << 20]).await.unwrap();
+    }
+    // It is dropped with one of its two segments stored and the other one on its way.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.commit(vec![file]).await }
+    });
+    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
+    support::wait_for_async("half of the commit", LONG, half).await;
+    commit.abort();
+    assert!(commit.await.unwrap_err().is_cancelled());
+    world.server.release();
+    let both = || async { (world.segments() == 2).then_some(()) };
+    support::wait_for_async("what arrives late", LONG, both).await;
+    assert_eq!(world.volume.collect_segments(LONG).await.unwrap(), 2);
+    assert_eq!((world.segments(), world.volume.collect_segments(LONG).await.unwrap()), (0, 0));
+    // What is there now is named.
+    world.volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+    assert_eq!((world.segments(), world.volume.collect_segments(LONG).await.unwrap()), (2, 0));
+    world.volume.evict_all().unwrap();
+    let found = world.read_all(&file).await;
+    assert!(found.len() == 20 << 20 && found[19 << 20] == 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

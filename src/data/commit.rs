@@ -5,6 +5,7 @@
 //! and makes room for writers. Nothing here waits for durability: that is the flush of whoever needs it.
 
 mod steps;
+mod thin;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +24,8 @@ use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use crate::types::{FileKind, Lsn};
-use steps::{Step, steps};
+use steps::{Step, row_bytes, steps};
+use thin::count_changed;
 
 /// Data of one file that may travel inside the batch, bytes: one PUT then holds all of a small fsync.
 const INLINE_FILE: u64 = 128 << 10;
@@ -35,6 +37,8 @@ const INLINE_BLOCK: u64 = 16 << 10;
 const PIECE: u64 = 1 << 20;
 /// Largest segment object, bytes.
 const SEGMENT: u64 = 16 << 20;
+/// As many rows that are only taken away take in the log what a changed range may.
+const REPLACED: u64 = 8;
 /// Segments of one commit under way at a time.
 const PARALLEL: usize = 4;
 /// How long a commit goes on when a segment is refused again and again. It counts from the first
@@ -115,7 +119,7 @@ impl Volume {
             attr: live.attr.clone(),
             content: live.content.clone(),
             content_changed: !live.pending.is_clean(),
-            steps: steps(&live.pending, live.content.size, live.size, through),
+            steps: steps(&live.pending, &live.content, live.size, through),
             cut: u64::MAX,
         })
     }
@@ -137,8 +141,13 @@ impl Volume {
             // Before anything is uploaded: what finds no room in the log would go up again and again.
             let of_step = parts.iter().filter_map(|part| part.steps.get(number));
             let ranges: usize = of_step.map(|step| step.ranges.len() + 1).sum();
-            self.meta.log_fits(will_take(ranges as u64), Deadline::after(LOG_PATIENCE)).await?;
+            let replaced: u64 = parts.iter().map(|part| part.replaces(number)).sum();
+            let takes = will_take(ranges as u64 + replaced / REPLACED);
+            self.meta.log_fits(takes, Deadline::after(LOG_PATIENCE)).await?;
             let mut uploads = self.place(parts, number).await?;
+            for part in &*parts {
+                self.thin_out(part, number).await?;
+            }
             self.hand_over(parts, number, steps > 1, &mut uploads).await?;
             self.evict_files();
             self.make_room(0, None);
@@ -353,10 +362,7 @@ impl Volume {
         if (1..before).contains(&limit) {
             editor.clear(limit..u64::MAX, delta).await?;
         }
-        content.base_limit = content.base_limit.min(limit).min(size);
-        if let Some(publishing) = &mut content.publishing {
-            publishing.limit = publishing.limit.min(limit).min(size);
-        }
+        content.hide_base_from(limit.min(size));
         let mut places: Vec<_> = step.places.iter().collect();
         places.sort_by_key(|(range, _)| range.start);
         for (range, place) in places {
@@ -372,13 +378,8 @@ impl Volume {
             let place = tail_of(place, 0, shown.end - shown.start);
             editor.overlay(shown, place, content.generation, delta).await?;
         }
-        content.data = content.data.saturating_add_signed(delta.take_laid());
-        let rows = delta.take_rows();
-        content.pieces = content.pieces.saturating_add_signed(rows);
         content.size = size;
-        let superblock = &mut txn.superblock;
-        superblock.extents = superblock.extents.saturating_add_signed(rows);
-        superblock.bytes = superblock.bytes + size - before.min(superblock.bytes);
+        count_changed(txn, content, before, delta);
         txn.put(keys::content(ino), &*content);
         txn.put(keys::work(ino), &WorkRec::Inode);
         Ok(())
@@ -423,6 +424,12 @@ impl Volume {
 }
 
 impl Part {
+    /// Rows that a step takes away, about.
+    fn replaces(&self, number: usize) -> u64 {
+        let data = self.steps.get(number).map_or(0, Step::data);
+        (data / row_bytes(&self.content)).min(self.content.pieces)
+    }
+
     /// A step, once.
     fn take_step(&mut self, number: usize) -> Option<Step> {
         let step = self.steps.get_mut(number)?;

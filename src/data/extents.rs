@@ -1,7 +1,7 @@
 //! Committed pieces of files, in the engine.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
@@ -116,6 +116,8 @@ pub(super) struct Editor<'t, 'm> {
     /// By their ends: all that end after `known.start` and not after `known.end`.
     ahead: BTreeMap<u64, ExtentRec>,
     known: Range<u64>,
+    /// What ends behind it is not looked for.
+    up_to: u64,
     /// Extents to read next time.
     page: usize,
     /// What was done with the last page: a page that is hardly used was too long.
@@ -132,10 +134,16 @@ impl<'t, 'm> Editor<'t, 'm> {
             drop_gen: content.drop_gen,
             ahead: BTreeMap::new(),
             known: 0..0,
+            up_to: u64::MAX,
             page: PAGE_FIRST,
             used: PAGE_FIRST,
             scans: 0,
         }
+    }
+
+    /// Only for changes before `end`, where an extent ends: what was deleted behind it is not gone over.
+    pub fn up_to(self, end: u64) -> Self {
+        Editor { up_to: end, ..self }
     }
 
     /// Lays a new extent over `range`: what lies below is trimmed, split or removed.
@@ -162,7 +170,8 @@ impl<'t, 'm> Editor<'t, 'm> {
         self.look_from(range.start);
         loop {
             let Some((&end, next)) = self.ahead.first_key_value() else {
-                if self.known.end == u64::MAX {
+                // Extents do not overlap: what ends further on begins there, too.
+                if self.known.end >= range.end {
                     return Ok(());
                 }
                 self.look_further().await?;
@@ -224,15 +233,18 @@ impl<'t, 'm> Editor<'t, 'm> {
         self.page = if dense { self.page * 2 } else { self.page / 2 }.clamp(PAGE_FIRST, PAGE);
         self.used = 0;
         self.scans += 1;
-        let after = keys::extents_after(self.ino, self.map, self.known.end);
-        let (page, more) = self.txn.scan(after, self.page).await?;
+        let (from, mut to) = keys::extents_after(self.ino, self.map, self.known.end);
+        if self.up_to < u64::MAX {
+            to = Bound::Included(keys::extent(self.ino, self.map, self.up_to));
+        }
+        let (page, more) = self.txn.scan((from, to), self.page).await?;
         for (key, value) in &page {
             let (range, rec) = extent_of(self.ino, key, value)?;
             self.known.end = range.end;
             self.ahead.insert(range.end, rec);
         }
         if !more {
-            self.known.end = u64::MAX;
+            self.known.end = self.up_to;
         }
         Ok(())
     }
