@@ -271,27 +271,41 @@ pub(super) fn extent_of(
     if len > there { Err(damaged()) } else { Ok((rec.start..end, rec)) }
 }
 
+/// An extent and the part of the file that it is about.
+pub type Extent = (Range<u64>, ExtentRec);
+
 /// The live extents of a content that touch `range`, in order, each with its whole span.
 pub async fn live_extents<L: Lookup>(
     meta: &L,
     ino: Ino,
     content: &ContentRec,
     range: Range<u64>,
-) -> Result<Vec<(Range<u64>, ExtentRec)>, DataError> {
+) -> Result<Vec<Extent>, DataError> {
+    Ok(first_extents(meta, ino, content, range, usize::MAX).await?.0)
+}
+
+/// The same, but about `most` of them at most, and how far they are all that there are.
+pub(super) async fn first_extents<L: Lookup>(
+    meta: &L,
+    ino: Ino,
+    content: &ContentRec,
+    range: Range<u64>,
+    most: usize,
+) -> Result<(Vec<Extent>, u64), DataError> {
     let mut found = Vec::new();
     if range.is_empty() || content.pieces == 0 {
-        return Ok(found);
+        return Ok((found, range.end));
     }
     let mut from = range.start;
     let mut limit = PAGE_FIRST;
-    loop {
+    while found.len() < most {
         let page = meta.scan(keys::extents_after(ino, content.map, from), limit).await?;
         let full = page.len() >= limit;
-        limit = (limit * 4).min(LONG_PAGE);
+        limit = (limit * 4).min(LONG_PAGE).min(most);
         for (key, value) in &page {
             let (span, rec) = extent_of(ino, key, value)?;
             if span.start >= range.end {
-                return Ok(found);
+                return Ok((found, range.end));
             }
             from = span.end;
             if rec.generation > content.drop_gen {
@@ -299,9 +313,10 @@ pub async fn live_extents<L: Lookup>(
             }
         }
         if !full {
-            return Ok(found);
+            return Ok((found, range.end));
         }
     }
+    Ok((found, from.min(range.end)))
 }
 
 #[cfg(test)]
