@@ -579,3 +579,24 @@ async fn what_is_up_is_committed_before_the_rest_is() {
     }
     assert!(world.read(0, 4 << 20).await == wanted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cached_bytes_that_the_local_disk_does_not_give_back_come_from_the_bucket() {
+    let world = World::new().await;
+    let body: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 777) as u8).collect();
+    world.write(0, &body).await;
+    world.commit().await;
+    let ino = world.file.ino.0;
+    let cached = world.dir.path().join("cache").join(format!("{:02x}", ino & 0xff));
+    let cached = cached.join(ino.to_string());
+    // No file any more: it can be neither read nor written.
+    std::fs::remove_file(&cached).unwrap();
+    std::fs::create_dir(&cached).unwrap();
+    assert!(world.read(0, 4 << 20).await == body);
+    assert!(world.read(1 << 20, 4096).await == body[1 << 20..(1 << 20) + 4096]);
+    // What is nowhere else is an error.
+    assert!(world.volume.write(&world.file, 0, b"new").await.is_err());
+    std::fs::remove_dir(&cached).unwrap();
+    world.write(5, b"new").await;
+    assert!(world.read(0, 4 << 20).await[5..8] == *b"new");
+}
