@@ -600,3 +600,27 @@ async fn cached_bytes_that_the_local_disk_does_not_give_back_come_from_the_bucke
     world.write(5, b"new").await;
     assert!(world.read(0, 4 << 20).await[5..8] == *b"new");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_only_grows_is_fetched_once() {
+    let world = World::new().await;
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    world.server.clear_log();
+    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+    let reading = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+        async move { volume.read(&file, 0, 4096).await }
+    });
+    wait_for("the fetch", Duration::from_secs(60), || (world.server.held() == 1).then_some(()));
+    for more in 1..100 {
+        world.volume.set_size(&world.file, (1 << 20) + more * 1000).await.unwrap();
+    }
+    world.server.release();
+    assert_eq!(reading.await.unwrap().unwrap()[..], [7; 4096]);
+    let log = world.server.log();
+    let gets = log.iter().filter(|entry| entry.op == Op::Get && entry.key.contains("/segments/"));
+    assert_eq!(gets.count(), 1);
+    assert_eq!(world.read((1 << 20) - 2, 4).await, [7, 7, 0, 0]);
+}

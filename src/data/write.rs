@@ -157,11 +157,14 @@ impl Volume {
             if size <= live.size {
                 live.attr.reserved = live.attr.reserved.min(size);
             }
+            if size < live.size {
+                // What a fetch brings from behind it is not this file's any more.
+                live.version += 1;
+            }
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;
             live.write_seq += 1;
-            live.version += 1;
             live.changed_at = crate::clock::boottime();
         }
         inode.close_unused();
