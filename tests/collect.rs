@@ -167,7 +167,8 @@ async fn taking_content_away_costs_the_same_whatever_its_shape() {
 async fn a_cut_and_a_hole_over_many_rows_go_in_small_batches() {
     let world = World::new().await;
     let (volume, engine) = (&world.volume, &world.volume.meta.engine);
-    let (cut, punched) = (world.scattered("cut", LARGE).await, world.scattered("hole", LARGE).await);
+    let (cut, punched) =
+        (world.scattered("cut", LARGE).await, world.scattered("hole", LARGE).await);
     let most = engine.costs().batch;
     assert!(most < LARGE / 2, "{most} keys in one batch");
     engine.watch_tombstones();
@@ -437,6 +438,46 @@ async fn a_commit_that_fails_leaves_no_segments() {
     world.volume.evict_all().unwrap();
     let found = world.read_all(&file).await;
     assert!(found.len() == 20 << 20 && found[19 << 20] == 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_read_keeps_no_other_from_being_stored_again() {
+    const STRIPES: u64 = 30;
+    const ROWS: u64 = 1200;
+    let world = World::new().await;
+    let files = [world.create("lost").await, world.create("a").await, world.create("b").await];
+    for (number, file) in files.iter().enumerate() {
+        for stripe in 0..STRIPES {
+            for at in (stripe..ROWS).step_by(STRIPES as usize) {
+                world.volume.write(file, at * 4096, &[stripe as u8 + 1; 4096]).await.unwrap();
+            }
+            world.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+        }
+        if number == 0 {
+            for key in world.server.keys("").iter().filter(|key| key.contains("/segments/")) {
+                assert!(world.server.delete_foreign(key));
+            }
+        }
+    }
+    world.volume.evict_all().unwrap();
+    assert_eq!(world.volume.repack_scattered().await.unwrap(), 2 * ROWS * 4096);
+    // Nothing else is wanted again.
+    assert_eq!(world.volume.repack_scattered().await.unwrap(), 0);
+    world.volume.evict_all().unwrap();
+    for file in &files[1..] {
+        assert_eq!(world.read_all(file).await.len() as u64, ROWS * 4096);
+    }
+    assert!(world.volume.read(&files[0], 0, 1).await.is_err());
+    // When most of all segments is dead, the same holds for those that a pass over all finds.
+    for file in &files {
+        for at in (0..ROWS).filter(|at| at % 3 > 0) {
+            world.volume.zero(file, at * 4096, (at + 1) * 4096, true).await.unwrap();
+        }
+        world.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+    world.volume.evict_all().unwrap();
+    let repacked = world.volume.repack(0).await.unwrap();
+    assert!(repacked.bytes >= 2 * ROWS / 3 * 4096, "{repacked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,11 +165,7 @@ impl Volume {
     }
 
     /// Gives every changed range of a step its place: zero, inline or in an uploaded segment.
-    async fn place(
-        &self,
-        parts: &mut [Part],
-        number: usize,
-    ) -> Result<Vec<Upload<'_>>, DataError> {
+    async fn place(&self, parts: &mut [Part], number: usize) -> Result<Vec<Upload<'_>>, DataError> {
         let mut groups: Vec<Group> = Vec::new();
         let mut filled = SEGMENT;
         for (index, part) in parts.iter_mut().enumerate() {

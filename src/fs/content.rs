@@ -225,7 +225,10 @@ impl Fs {
                 Ok(Err(panicked)) => return Err(FsError::io("fsync", panicked)),
                 Err(late) if patience.is_over() => {
                     let why = self.volume.last_error().unwrap_or_else(|| "no answer".to_owned());
-                    return Err(FsError::io(format!("the bucket does not take the data: {why}"), late));
+                    return Err(FsError::io(
+                        format!("the bucket does not take the data: {why}"),
+                        late,
+                    ));
                 }
                 Err(_) => tracing::debug!(%ino, "an fsync goes on: its data is going up"),
             }
