@@ -415,7 +415,7 @@ async fn a_commit_that_fails_leaves_no_segments() {
     let world = World::new().await;
     let file = world.create("large").await;
     for number in 0..20 {
-        world.volume.write(&file, number << 20, &[number as u8 + 1; 1 << 20]).await.unwrap();
+        world.volume.write(&file, number << 20, &vec![number as u8 + 1; 1 << 20]).await.unwrap();
     }
     // It is dropped with one of its two segments stored and the other one on its way.
     world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));

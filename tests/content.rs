@@ -545,7 +545,7 @@ async fn what_is_up_is_committed_before_the_rest_is() {
     // Steps of a commit, by their ranges.
     const PIECES: u64 = 10_000;
     for piece in 0..PIECES {
-        world.write(piece * 200, &[piece as u8 + 1; 100]).await;
+        world.write(piece * 200, &[(piece as u8).wrapping_add(1); 100]).await;
     }
     let before = world.volume.dirty_bytes();
     world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
@@ -574,7 +574,7 @@ async fn what_is_up_is_committed_before_the_rest_is() {
     let mut wanted = vec![0; cut as usize];
     for (at, byte) in wanted.iter_mut().enumerate() {
         if at % 200 < 100 {
-            *byte = (at / 200) as u8 + 1;
+            *byte = ((at / 200) as u8).wrapping_add(1);
         }
     }
     assert!(world.read(0, 4 << 20).await == wanted);
