@@ -76,6 +76,9 @@ struct Placed {
 /// What goes into one segment: pieces of parts.
 type Group = Vec<(usize, Range<u64>)>;
 
+/// Such a piece with its file, and the record of the log that it is read up to.
+type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
+
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
     /// next flush; after a crash of the process it is replayed.
@@ -217,7 +220,7 @@ impl Volume {
 
     async fn upload_segment(
         &self,
-        pieces: Vec<(usize, (Arc<Inode>, Lsn), Range<u64>)>,
+        pieces: Vec<ToSend>,
     ) -> Result<(Upload<'_>, Vec<Placed>), DataError> {
         let total: u64 = pieces.iter().map(|(.., range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
