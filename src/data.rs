@@ -18,6 +18,7 @@ mod garbage;
 mod inode;
 mod outside;
 mod paths;
+mod patience;
 mod pieces;
 mod read;
 mod repack;
@@ -27,6 +28,7 @@ mod seek;
 mod standing;
 mod trash;
 mod tx;
+mod uploads;
 mod volume;
 mod write;
 
@@ -39,6 +41,7 @@ pub use garbage::{give_up_map, give_up_older};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
 pub use paths::{MAX_KEY, PathMemo, beside, dir_key, escape_name, own_name, unescape_name};
+pub use patience::Patience;
 pub use pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Source, cut_up, fetches, hull, pieces, read_inline, read_run,
 };
@@ -49,4 +52,5 @@ pub use seek::seek;
 pub use standing::{Question, Shown, Since, Standing};
 pub use trash::Trash;
 pub use tx::Tx;
+pub use uploads::{Upload, Uploads};
 pub use volume::{Recovered, Volume, VolumeParts};

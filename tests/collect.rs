@@ -14,7 +14,7 @@ use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::{Costs, keys};
 use s3vol::settle::{Permit, Settler};
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::{Action, Op, Rule, TestS3};
+use support::s3server::{Action, Object, Op, Rule, TestS3};
 use support::volume::volume_with;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -161,6 +161,45 @@ async fn taking_content_away_costs_the_same_whatever_its_shape() {
         // A lookup that a cache answers or not is no shape.
         assert!(costs[2] <= costs[1] + 3 && costs[1] <= costs[0] + 3, "{costs:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_and_a_hole_over_many_rows_go_in_small_batches() {
+    let world = World::new().await;
+    let (volume, engine) = (&world.volume, &world.volume.meta.engine);
+    let (cut, punched) =
+        (world.scattered("cut", LARGE).await, world.scattered("hole", LARGE).await);
+    let most = engine.costs().batch;
+    assert!(most < LARGE / 2, "{most} keys in one batch");
+    engine.watch_tombstones();
+    let cost = world.cost_of(async {
+        volume.set_size(&cut, 3 * BLOCK).await.unwrap();
+        volume.commit(vec![Arc::clone(&cut)]).await.unwrap();
+    });
+    let cost = cost.await;
+    assert!(cost.total() <= 6 * LARGE, "{cost:?}");
+    assert_eq!((cost.batch, volume.meta.superblock().extents), (most, LARGE + 2));
+    let end = LARGE * 2 * BLOCK - BLOCK;
+    let cost = world.cost_of(async {
+        volume.zero(&punched, 1, end - 1, true).await.unwrap();
+        volume.commit(vec![Arc::clone(&punched)]).await.unwrap();
+    });
+    let cost = cost.await;
+    assert!(cost.total() <= 6 * LARGE, "{cost:?}");
+    // Both ends of the file, and the hole between.
+    assert_eq!((cost.batch, volume.meta.superblock().extents), (most, 3 + 2));
+    assert_eq!(volume.meta.superblock().bytes, 3 * BLOCK + end);
+    volume.evict_all().unwrap();
+    assert!(world.read_all(&cut).await == blocks(LARGE)[..3 * BLOCK as usize]);
+    let mut wanted = vec![0; end as usize];
+    wanted[end as usize - 1] = (LARGE - 1) as u8;
+    assert!(world.read_all(&punched).await == wanted);
+    drop((cut, punched));
+    world.unlink("cut").await;
+    world.unlink("hole").await;
+    world.collect().await;
+    while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
+    assert_eq!((world.segments(), volume.meta.superblock().extents), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -399,6 +438,98 @@ async fn a_file_of_many_commits_is_put_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_what_is_stored_again_and_collected_meanwhile_goes_on() {
+    let world = World::new().await;
+    let file = world.scattered("again", SMALL).await;
+    world.volume.evict_all().unwrap();
+    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+    let reading = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.read(&file, 0, 128 << 10).await }
+    });
+    let held = || async { (world.server.held() == 1).then_some(()) };
+    support::wait_for_async("the fetch", LONG, held).await;
+    // The same bytes go to other segments, and nothing is left in those that the fetch wants.
+    world.scatter(&file, SMALL).await;
+    world.collect().await;
+    assert!(world.volume.collect_segments(LONG).await.unwrap() > 0);
+    world.volume.evict_all().unwrap();
+    world.server.release();
+    let found = reading.await.unwrap().unwrap();
+    assert!(found == blocks(SMALL)[..128 << 10]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_leaves_no_segments() {
+    let world = World::new().await;
+    let file = world.create("large").await;
+    for number in 0..20 {
+        world.volume.write(&file, number << 20, &vec![number as u8 + 1; 1 << 20]).await.unwrap();
+    }
+    // It is dropped with one of its two segments stored and the other one on its way.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.commit(vec![file]).await }
+    });
+    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
+    support::wait_for_async("half of the commit", LONG, half).await;
+    commit.abort();
+    assert!(commit.await.unwrap_err().is_cancelled());
+    world.server.release();
+    let both = || async { (world.segments() == 2).then_some(()) };
+    support::wait_for_async("what arrives late", LONG, both).await;
+    assert_eq!(world.volume.collect_segments(LONG).await.unwrap(), 2);
+    assert_eq!((world.segments(), world.volume.collect_segments(LONG).await.unwrap()), (0, 0));
+    // What is there now is named.
+    world.volume.commit(vec![Arc::clone(&file)]).await.unwrap();
+    assert_eq!((world.segments(), world.volume.collect_segments(LONG).await.unwrap()), (2, 0));
+    world.volume.evict_all().unwrap();
+    let found = world.read_all(&file).await;
+    assert!(found.len() == 20 << 20 && found[19 << 20] == 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_read_keeps_no_other_from_being_stored_again() {
+    const STRIPES: u64 = 30;
+    const ROWS: u64 = 1200;
+    let world = World::new().await;
+    let files = [world.create("lost").await, world.create("a").await, world.create("b").await];
+    for (number, file) in files.iter().enumerate() {
+        for stripe in 0..STRIPES {
+            for at in (stripe..ROWS).step_by(STRIPES as usize) {
+                world.volume.write(file, at * 4096, &[stripe as u8 + 1; 4096]).await.unwrap();
+            }
+            world.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+        }
+        if number == 0 {
+            for key in world.server.keys("").iter().filter(|key| key.contains("/segments/")) {
+                assert!(world.server.delete_foreign(key));
+            }
+        }
+    }
+    world.volume.evict_all().unwrap();
+    assert_eq!(world.volume.repack_scattered().await.unwrap(), 2 * ROWS * 4096);
+    // Nothing else is wanted again.
+    assert_eq!(world.volume.repack_scattered().await.unwrap(), 0);
+    world.volume.evict_all().unwrap();
+    for file in &files[1..] {
+        assert_eq!(world.read_all(file).await.len() as u64, ROWS * 4096);
+    }
+    assert!(world.volume.read(&files[0], 0, 1).await.is_err());
+    // When most of all segments is dead, the same holds for those that a pass over all finds.
+    for file in &files {
+        for at in (0..ROWS).filter(|at| at % 3 > 0) {
+            world.volume.zero(file, at * 4096, (at + 1) * 4096, true).await.unwrap();
+        }
+        world.volume.commit(vec![Arc::clone(file)]).await.unwrap();
+    }
+    world.volume.evict_all().unwrap();
+    let repacked = world.volume.repack(0).await.unwrap();
+    assert!(repacked.bytes >= 2 * ROWS / 3 * 4096, "{repacked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_what_is_removed_meanwhile_ends_at_once() {
     let world = World::new().await;
     let file = world.scattered("gone", SMALL).await;
@@ -418,4 +549,39 @@ async fn reading_what_is_removed_meanwhile_ends_at_once() {
     assert!(matches!(error, DataError::Gone(_)), "{error}");
     let gets = world.server.log().iter().filter(|request| request.op == Op::Get).count();
     assert!(gets <= 2, "{gets} requests");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_of_a_commit_that_lasts_for_hours_are_no_orphans() {
+    let world = World::new().await;
+    let file = world.create("slow").await;
+    let body: Vec<u8> = (0..20 << 20).map(|at: u32| (at / 4096) as u8).collect();
+    for (number, chunk) in body.chunks(1 << 20).enumerate() {
+        world.volume.write(&file, (number as u64) << 20, chunk).await.unwrap();
+    }
+    // One of the two segments is there, and the other one takes its time.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
+        async move { volume.commit(vec![file]).await }
+    });
+    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
+    support::wait_for_async("half of the commit", LONG, half).await;
+    let stored = world.server.keys("").into_iter().find(|key| key.contains("/segments/")).unwrap();
+    let long_ago = |object: &mut Object| object.modified -= Duration::from_secs(2 * 3600);
+    world.server.spoil(&stored, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0);
+    world.server.release();
+    commit.await.unwrap().unwrap();
+    // Those of a commit that is over are known by their records.
+    world.server.spoil(&stored, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0);
+    world.volume.evict_all().unwrap();
+    assert!(world.read_all(&file).await == body);
+    // What nobody uploads is one.
+    let orphan = stored.replace(&stored[stored.len() - 8..], "01234567");
+    world.server.put_foreign(&orphan, "left", &[]);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 0, "too young");
+    world.server.spoil(&orphan, long_ago);
+    assert_eq!(world.volume.collect_orphan_segments().await.unwrap(), 1);
 }

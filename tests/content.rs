@@ -538,3 +538,89 @@ async fn a_damaged_segment_is_never_served() {
     world.server.put_foreign(&key, whole, &[]);
     assert!(world.read(0, 300_000).await == wanted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_up_is_committed_before_the_rest_is() {
+    let world = World::new().await;
+    // Steps of a commit, by their ranges.
+    const PIECES: u64 = 10_000;
+    for piece in 0..PIECES {
+        world.write(piece * 200, &[(piece as u8).wrapping_add(1); 100]).await;
+    }
+    let before = world.volume.dirty_bytes();
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold).after(1));
+    let commit = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+        async move { volume.commit(vec![file]).await }
+    });
+    wait_for("the second step", Duration::from_secs(60), || {
+        (world.server.held() == 1).then_some(())
+    });
+    let left = world.volume.dirty_bytes();
+    assert!(0 < left && left < before, "{left} of {before}");
+    assert!(world.segments() == 1);
+    // Whoever takes the volume now finds the file as it was then.
+    let _receipt = world.volume.meta.flush(Duration::from_secs(60)).await.unwrap();
+    let committed = world.file.live().content.size;
+    assert!(committed < PIECES * 200 - 100 && committed % 200 == 100, "{committed}");
+    // A truncation in the middle of it holds for what is still to come.
+    let cut = committed / 2 / 200 * 200 + 50;
+    world.volume.set_size(&world.file, cut).await.unwrap();
+    world.server.release();
+    commit.await.unwrap().unwrap();
+    assert_eq!(world.file.live().content.size, cut);
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    let mut wanted = vec![0; cut as usize];
+    for (at, byte) in wanted.iter_mut().enumerate() {
+        if at % 200 < 100 {
+            *byte = ((at / 200) as u8).wrapping_add(1);
+        }
+    }
+    assert!(world.read(0, 4 << 20).await == wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cached_bytes_that_the_local_disk_does_not_give_back_come_from_the_bucket() {
+    let world = World::new().await;
+    let body: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 777) as u8).collect();
+    world.write(0, &body).await;
+    world.commit().await;
+    let ino = world.file.ino.0;
+    let cached = world.dir.path().join("cache").join(format!("{:02x}", ino & 0xff));
+    let cached = cached.join(ino.to_string());
+    // No file any more: it can be neither read nor written.
+    std::fs::remove_file(&cached).unwrap();
+    std::fs::create_dir(&cached).unwrap();
+    assert!(world.read(0, 4 << 20).await == body);
+    assert!(world.read(1 << 20, 4096).await == body[1 << 20..(1 << 20) + 4096]);
+    // What is nowhere else is an error.
+    assert!(world.volume.write(&world.file, 0, b"new").await.is_err());
+    std::fs::remove_dir(&cached).unwrap();
+    world.write(5, b"new").await;
+    assert!(world.read(0, 4 << 20).await[5..8] == *b"new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_only_grows_is_fetched_once() {
+    let world = World::new().await;
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    world.volume.evict_all().unwrap();
+    world.server.clear_log();
+    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+    let reading = tokio::spawn({
+        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
+        async move { volume.read(&file, 0, 4096).await }
+    });
+    wait_for("the fetch", Duration::from_secs(60), || (world.server.held() == 1).then_some(()));
+    for more in 1..100 {
+        world.volume.set_size(&world.file, (1 << 20) + more * 1000).await.unwrap();
+    }
+    world.server.release();
+    assert_eq!(reading.await.unwrap().unwrap()[..], [7; 4096]);
+    let log = world.server.log();
+    let gets = log.iter().filter(|entry| entry.op == Op::Get && entry.key.contains("/segments/"));
+    assert_eq!(gets.count(), 1);
+    assert_eq!(world.read((1 << 20) - 2, 4).await, [7, 7, 0, 0]);
+}

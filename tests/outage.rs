@@ -91,6 +91,31 @@ fn an_fsync_fails_after_its_deadline_and_the_data_goes_up_later() {
 }
 
 #[test]
+fn a_slow_uplink_is_waited_for_as_long_as_it_takes_something() {
+    const PIECES: u64 = 26_000;
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.env("S3VOL_TEST_SYNC_TIMEOUT_MS", 1500);
+    host.mount(&server);
+    // So many pieces go up in steps, and all of them take longer than an fsync waits for nothing.
+    let slow = Action::Latency(Duration::from_millis(800));
+    server.fault(Rule::always(Some(Op::Put), "/segments/", slow));
+    let file = File::create(host.path("pieces")).expect("a file");
+    for piece in 0..PIECES {
+        file.write_all_at(&[piece as u8; 100], piece * 200).expect("a piece");
+    }
+    let asked = Instant::now();
+    file.sync_all().expect("a sync of all pieces");
+    assert!(asked.elapsed() > Duration::from_millis(1500), "{:?}", asked.elapsed());
+    let found = found_elsewhere(&server, &mut host, &["pieces"]);
+    let mut wanted = vec![0; (PIECES * 200 - 100) as usize];
+    for (at, byte) in wanted.iter_mut().enumerate().filter(|(at, _)| at % 200 < 100) {
+        *byte = (at / 200) as u8;
+    }
+    assert!(found[0] == wanted);
+}
+
+#[test]
 fn faults_of_the_store_delay_an_fsync_and_lose_nothing() {
     let server = TestS3::start();
     let mut host = Host::new("commit=10s,settle=never");

@@ -1,9 +1,11 @@
 //! Commits: uncommitted changes become extents in the engine, in one batch for a group of files.
 //!
 //! Small data travels inside the batch; more is packed into segments, uploaded before the batch is
-//! handed over. Nothing here waits for durability: that is the flush of whoever needs it.
+//! handed over. Much goes in steps, each uploaded and handed over before the next one: what is up counts,
+//! and makes room for writers. Nothing here waits for durability: that is the flush of whoever needs it.
 
 mod steps;
+mod thin;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,14 +17,15 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
-use super::{DataError, Inode, SegmentDelta, Volume, give_up_map};
+use super::{DataError, Inode, SegmentDelta, Upload, Volume, give_up_map};
 use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
-use crate::meta::{Change, Logged, Txn, keys};
+use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use crate::types::{FileKind, Lsn};
-use steps::{Step, steps};
+use steps::{Step, row_bytes, steps};
+use thin::count_changed;
 
 /// Data of one file that may travel inside the batch, bytes: one PUT then holds all of a small fsync.
 const INLINE_FILE: u64 = 128 << 10;
@@ -34,6 +37,8 @@ const INLINE_BLOCK: u64 = 16 << 10;
 const PIECE: u64 = 1 << 20;
 /// Largest segment object, bytes.
 const SEGMENT: u64 = 16 << 20;
+/// As many rows that are only taken away take in the log what a changed range may.
+const REPLACED: u64 = 8;
 /// Segments of one commit under way at a time.
 const PARALLEL: usize = 4;
 /// How long a commit goes on when a segment is refused again and again. It counts from the first
@@ -51,27 +56,28 @@ struct Part {
     content: ContentRec,
     /// False when only times changed.
     content_changed: bool,
+    /// Its data travels inside of the batch.
+    inline: bool,
     /// Never empty.
     steps: Vec<Step>,
-    /// A truncation since the snapshot took bytes behind this offset before they were read: the
-    /// commit ends there, too. One that came after the last read stays for the next commit.
+    /// A truncation since the snapshot took bytes behind this offset before they were read: this step
+    /// and all later ones end there, too. One that came after the last read stays for the next commit.
     cut: u64,
 }
 
-/// A piece of data and where it went.
+/// A piece of data of a part and where it went.
 struct Placed {
-    at: At,
+    part: usize,
     range: Range<u64>,
     place: Place,
     cut: u64,
 }
 
-/// A step of a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct At {
-    part: usize,
-    step: usize,
-}
+/// What goes into one segment: pieces of parts.
+type Group = Vec<(usize, Range<u64>)>;
+
+/// Such a piece with its file, and the record of the log that it is read up to.
+type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
 
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
@@ -89,15 +95,7 @@ impl Volume {
             return Ok(());
         }
         let taken: Vec<_> = parts.iter().map(|part| Arc::clone(&part.inode)).collect();
-        let done = async {
-            // Before anything is uploaded: what finds no room in the log would go up again and again.
-            let steps = parts.iter().flat_map(|part| &part.steps);
-            let ranges: usize = steps.map(|step| step.ranges.len() + 1).sum();
-            self.meta.log_fits(will_take(ranges as u64), Deadline::after(LOG_PATIENCE)).await?;
-            self.place(&mut parts).await?;
-            self.hand_over(parts).await
-        }
-        .await;
+        let done = self.go_up(&mut parts).await;
         for inode in taken {
             if done.is_err() {
                 inode.live().attr_dirty = true;
@@ -118,126 +116,159 @@ impl Volume {
         // Every record of this inode so far was written under the lock that is held now.
         let through = Lsn(self.meta.journal.lock().next_lsn().0 - 1);
         Some(Part {
+            inline: false,
             inode: Arc::clone(inode),
             through,
             attr: live.attr.clone(),
             content: live.content.clone(),
             content_changed: !live.pending.is_clean(),
-            steps: steps(&live.pending, live.content.size, live.size, through),
+            steps: steps(&live.pending, &live.content, live.size, through),
             cut: u64::MAX,
         })
     }
 
-    /// Gives every changed range its place: zero, inline or in an uploaded segment.
-    async fn place(&self, parts: &mut [Part]) -> Result<(), DataError> {
+    /// Step by step.
+    async fn go_up(&self, parts: &mut [Part]) -> Result<(), DataError> {
         // On a full disk the log has room for extents only.
         let roomy = self.meta.journal.lock().has_room(INLINE_GROUP);
         let mut inline_left = if roomy { INLINE_GROUP } else { 0 };
-        let mut for_segments: Vec<(At, Range<u64>)> = Vec::new();
-        for (index, part) in parts.iter_mut().enumerate() {
+        for part in &mut *parts {
             let bytes: u64 = part.steps.iter().map(Step::data).sum();
-            let inline = bytes <= INLINE_FILE && bytes <= inline_left;
-            if inline {
+            part.inline = bytes <= INLINE_FILE && bytes <= inline_left;
+            if part.inline {
                 inline_left -= bytes;
             }
-            for (number, step) in part.steps.iter_mut().enumerate() {
-                for (range, change) in step.ranges.clone() {
-                    match change {
-                        Change::Zero => step.places.push((range, Place::Zero)),
-                        Change::Data if inline => {
-                            for piece in pieces(range, INLINE_BLOCK) {
-                                let (bytes, cut) =
-                                    read_piece(&part.inode, part.through, piece.clone())?;
-                                part.cut = part.cut.min(cut);
-                                step.places.push((piece, Place::Inline(bytes)));
-                            }
+        }
+        let steps = parts.iter().map(|part| part.steps.len()).max().unwrap_or(0);
+        for number in 0..steps {
+            // Before anything is uploaded: what finds no room in the log would go up again and again.
+            let of_step = parts.iter().filter_map(|part| part.steps.get(number));
+            let ranges: usize = of_step.map(|step| step.ranges.len() + 1).sum();
+            let replaced: u64 = parts.iter().map(|part| part.replaces(number)).sum();
+            let takes = will_take(ranges as u64 + replaced / REPLACED);
+            self.meta.log_fits(takes, Deadline::after(LOG_PATIENCE)).await?;
+            let mut uploads = self.place(parts, number).await?;
+            for part in &*parts {
+                self.thin_out(part, number).await?;
+            }
+            self.hand_over(parts, number, steps > 1, &mut uploads).await?;
+            self.evict_files();
+            self.make_room(0, None);
+            self.committed.notify_waiters();
+        }
+        for part in &*parts {
+            self.clean_if_clean(&part.inode);
+            self.may_be_scattered(part.inode.ino, part.content.pieces);
+        }
+        let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
+        self.wants_settling(inos);
+        // Whoever waits for fewer files that need the local disk.
+        self.committed.notify_waiters();
+        Ok(())
+    }
+
+    /// Gives every changed range of a step its place: zero, inline or in an uploaded segment.
+    async fn place(&self, parts: &mut [Part], number: usize) -> Result<Vec<Upload<'_>>, DataError> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut filled = SEGMENT;
+        for (index, part) in parts.iter_mut().enumerate() {
+            let Some(step) = part.steps.get_mut(number) else { continue };
+            for (range, change) in step.ranges.clone() {
+                match change {
+                    Change::Zero => step.places.push((range, Place::Zero)),
+                    Change::Data if part.inline => {
+                        for piece in pieces(range, INLINE_BLOCK) {
+                            let (bytes, cut) =
+                                read_piece(&part.inode, part.through, piece.clone())?;
+                            part.cut = part.cut.min(cut);
+                            step.places.push((piece, Place::Inline(bytes)));
                         }
-                        Change::Data => {
-                            let at = At { part: index, step: number };
-                            for_segments.extend(pieces(range, PIECE).map(|piece| (at, piece)));
+                    }
+                    Change::Data => {
+                        for piece in pieces(range, PIECE) {
+                            let len = piece.end - piece.start;
+                            if filled + len > SEGMENT {
+                                groups.push(Group::new());
+                                filled = 0;
+                            }
+                            filled += len;
+                            let group = groups.last_mut().expect("invariant: pushed just above");
+                            group.push((index, piece));
                         }
                     }
                 }
             }
         }
-        if for_segments.is_empty() {
-            return Ok(());
-        }
-        let mut groups: Vec<Vec<(At, Range<u64>)>> = vec![Vec::new()];
-        let (mut filled, mut step) = (0, 0);
-        for (at, piece) in for_segments {
-            let len = piece.end - piece.start;
-            // A segment belongs to one batch: between two it might lose its only references.
-            if filled + len > SEGMENT || at.step != step {
-                groups.push(Vec::new());
-                filled = 0;
-            }
-            step = at.step;
-            filled += len;
-            groups.last_mut().expect("invariant: never empty").push((at, piece));
-        }
-        let uploads = groups.into_iter().filter(|group| !group.is_empty()).map(|group| {
-            let group: Vec<_> = group
-                .into_iter()
-                .map(|(at, piece)| {
-                    let part = &parts[at.part];
-                    (at, Arc::clone(&part.inode), part.through, piece)
-                })
-                .collect();
-            self.upload_segment(group)
-        });
-        let placed: Vec<Vec<Placed>> =
-            stream::iter(uploads).buffered(PARALLEL).try_collect().await?;
-        for Placed { at, range, place, cut } in placed.into_iter().flatten() {
-            let part = &mut parts[at.part];
-            part.steps[at.step].places.push((range, place));
+        let groups: Vec<_> = groups
+            .into_iter()
+            .map(|group| {
+                let of = |part: usize| (Arc::clone(&parts[part].inode), parts[part].through);
+                group.into_iter().map(|(part, piece)| (part, of(part), piece)).collect()
+            })
+            .collect();
+        let stored = groups.into_iter().map(|group| self.upload_segment(group));
+        let stored: Vec<(Upload<'_>, Vec<Placed>)> =
+            stream::iter(stored).buffered(PARALLEL).try_collect().await?;
+        let (uploads, placed): (Vec<_>, Vec<_>) = stored.into_iter().unzip();
+        for Placed { part, range, place, cut } in placed.into_iter().flatten() {
+            let part = &mut parts[part];
+            part.steps[number].places.push((range, place));
             part.cut = part.cut.min(cut);
         }
-        Ok(())
+        Ok(uploads)
     }
 
     async fn upload_segment(
         &self,
-        pieces: Vec<(At, Arc<Inode>, Lsn, Range<u64>)>,
-    ) -> Result<Vec<Placed>, DataError> {
+        pieces: Vec<ToSend>,
+    ) -> Result<(Upload<'_>, Vec<Placed>), DataError> {
         let total: u64 = pieces.iter().map(|(.., range)| range.end - range.start).sum();
         let mut body = BytesMut::with_capacity(total as usize);
         let mut map = Vec::with_capacity(pieces.len());
-        for (at, inode, through, range) in pieces {
+        for (part, (inode, through), range) in pieces {
             let (bytes, cut) = read_piece(&inode, through, range.clone())?;
-            map.push((at, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
+            map.push((part, range, cut, body.len() as u64, crc32c::crc32c(&bytes)));
             body.extend_from_slice(&bytes);
         }
-        let id = self.put_segment(body.freeze()).await?;
-        Ok(map
+        let upload = self.put_segment(body.freeze()).await?;
+        let id = upload.id();
+        let placed = map
             .into_iter()
-            .map(|(at, range, cut, offset, crc)| {
+            .map(|(part, range, cut, offset, crc)| {
                 let crc_len = (range.end - range.start) as u32;
                 let place = Place::Segment { id, offset, crc, crc_offset: offset, crc_len };
-                Placed { at, range, place, cut }
+                Placed { part, range, place, cut }
             })
-            .collect())
+            .collect();
+        Ok((upload, placed))
     }
 
     /// Stores a segment under a fresh name. Every attempt has its own name, so none can be mistaken
-    /// for another; what an ambiguous attempt may have left is collected as an orphan.
-    async fn put_segment(&self, body: Bytes) -> Result<u128, DataError> {
+    /// for another; what an ambiguous attempt may have left is garbage.
+    async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
         let (none, plain) = (Attributes::new(), Properties::default());
         loop {
-            let id = uuid::Uuid::new_v4().as_u128();
-            let key = self.segment_key(id);
+            let mut upload = self.upload();
+            let key = upload.key();
             let send =
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
+            upload.sent();
             at(points::SEGMENT_BEFORE);
             let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
             at(points::SEGMENT_AFTER);
-            let error = match outcome {
-                PutOutcome::Won(_) => return Ok(id),
+            let (error, nothing) = match outcome {
+                PutOutcome::Won(_) => {
+                    upload.stored(body.len() as u64);
+                    return Ok(upload);
+                }
                 PutOutcome::Lost => continue,
-                PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error,
+                PutOutcome::Failed(error) => (error, true),
+                PutOutcome::Ambiguous(error) => (error, false),
             };
+            upload.failed(nothing);
+            drop(upload);
             self.note_error(&error);
             let left = patience.get_or_insert_with(|| Deadline::after(UPLOAD_PATIENCE)).left();
             if left <= pause {
@@ -254,63 +285,62 @@ impl Volume {
         super::pieces::segment_key(&self.state, id)
     }
 
-    async fn hand_over(&self, mut parts: Vec<Part>) -> Result<(), DataError> {
-        let steps = parts.iter().map(|part| part.steps.len()).max().unwrap_or(0);
-        for number in 0..steps {
-            let mut txn = match steps {
-                1 => self.meta.begin_owed().await?,
-                _ => self.meta.begin_bulk().await?,
+    /// Hands a step of all parts over, in one batch; `bulk` if it is one of several.
+    async fn hand_over(
+        &self,
+        parts: &mut [Part],
+        number: usize,
+        bulk: bool,
+        uploads: &mut [Upload<'_>],
+    ) -> Result<(), DataError> {
+        let mut txn = match bulk {
+            false => self.meta.begin_owed().await?,
+            true => self.meta.begin_bulk().await?,
+        };
+        let mut delta = SegmentDelta::default();
+        let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
+        let mut done: Vec<(&mut Part, Step)> = Vec::new();
+        for part in parts {
+            let Some(step) = part.take_step(number) else { continue };
+            if part.inode.live().removed {
+                // A segment of which nothing is laid is garbage.
+                step.places.iter().for_each(|(_, place)| delta.add(place, 0));
+                continue;
+            }
+            if part.attr.kind == FileKind::File && part.content_changed {
+                self.lay(&mut txn, part, &step, &mut delta, &mut segments).await?;
+            }
+            let written_since = {
+                let mut live = part.inode.live();
+                let written = !part.content_changed && !live.pending.is_clean();
+                live.attr_dirty |= written;
+                // The attributes may have been changed by an operation since the snapshot.
+                part.attr = live.attr.clone();
+                written
             };
-            let mut delta = SegmentDelta::default();
-            let mut segments: BTreeMap<u128, u64> = BTreeMap::new();
-            let mut done: Vec<(&mut Part, Step)> = Vec::new();
-            for part in &mut parts {
-                let Some(step) = part.take_step(number) else { continue };
-                if part.inode.live().removed {
-                    // A segment of which nothing is laid is garbage.
-                    step.places.iter().for_each(|(_, place)| delta.add(place, 0));
-                    continue;
-                }
-                if part.attr.kind == FileKind::File && part.content_changed {
-                    self.lay(&mut txn, part, &step, &mut delta, &mut segments).await?;
-                }
-                let written_since = {
-                    let mut live = part.inode.live();
-                    let written = !part.content_changed && !live.pending.is_clean();
-                    live.attr_dirty |= written;
-                    // The attributes may have been changed by an operation since the snapshot.
-                    part.attr = live.attr.clone();
-                    written
-                };
-                if written_since {
-                    // What it says of that goes with its bytes.
-                    continue;
-                }
-                txn.put(keys::inode(part.inode.ino), &part.attr);
-                done.push((part, step));
+            if written_since {
+                // What it says of that goes with its bytes.
+                continue;
             }
-            for (id, total) in segments {
-                txn.put(keys::segment(id), &SegmentRec { total, live: 0 });
+            txn.put(keys::inode(part.inode.ino), &part.attr);
+            done.push((part, step));
+        }
+        for (id, total) in segments {
+            txn.put(keys::segment(id), &SegmentRec { total, live: 0 });
+        }
+        delta.apply(&mut txn).await?;
+        let inodes = done.iter().map(|(part, step)| (part.inode.ino, step.through)).collect();
+        uploads.iter_mut().for_each(Upload::named);
+        let handed = txn.commit(Logged::Commit { inodes }, || {
+            for (part, step) in &done {
+                self.commit_applied(part, step);
             }
-            delta.apply(&mut txn).await?;
-            let inodes = done.iter().map(|(part, step)| (part.inode.ino, step.through)).collect();
-            txn.commit(Logged::Commit { inodes }, || {
-                for (part, step) in &done {
-                    self.commit_applied(part, step);
-                }
-            })
-            .await?;
+        });
+        let handed = handed.await;
+        if handed.as_ref().is_err_and(|error| !matches!(error, MetaError::Engine(_))) {
+            uploads.iter_mut().for_each(Upload::not_named);
         }
-        for part in &parts {
-            self.clean_if_clean(&part.inode);
-            self.may_be_scattered(part.inode.ino, part.content.pieces);
-        }
-        let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
-        self.wants_settling(inos);
-        self.evict_files();
-        self.make_room(0, None);
-        self.committed.notify_waiters();
-        Ok(())
+        Ok(handed?)
     }
 
     /// Puts one step of a file into a batch.
@@ -341,10 +371,7 @@ impl Volume {
         if (1..before).contains(&limit) {
             editor.clear(limit..u64::MAX, delta).await?;
         }
-        content.base_limit = content.base_limit.min(limit).min(size);
-        if let Some(publishing) = &mut content.publishing {
-            publishing.limit = publishing.limit.min(limit).min(size);
-        }
+        content.hide_base_from(limit.min(size));
         let mut places: Vec<_> = step.places.iter().collect();
         places.sort_by_key(|(range, _)| range.start);
         for (range, place) in places {
@@ -360,13 +387,8 @@ impl Volume {
             let place = tail_of(place, 0, shown.end - shown.start);
             editor.overlay(shown, place, content.generation, delta).await?;
         }
-        content.data = content.data.saturating_add_signed(delta.take_laid());
-        let rows = delta.take_rows();
-        content.pieces = content.pieces.saturating_add_signed(rows);
         content.size = size;
-        let superblock = &mut txn.superblock;
-        superblock.extents = superblock.extents.saturating_add_signed(rows);
-        superblock.bytes = superblock.bytes + size - before.min(superblock.bytes);
+        count_changed(txn, content, before, delta);
         txn.put(keys::content(ino), &*content);
         txn.put(keys::work(ino), &WorkRec::Inode);
         Ok(())
@@ -411,6 +433,12 @@ impl Volume {
 }
 
 impl Part {
+    /// Rows that a step takes away, about.
+    fn replaces(&self, number: usize) -> u64 {
+        let data = self.steps.get(number).map_or(0, Step::data);
+        (data / row_bytes(&self.content)).min(self.content.pieces)
+    }
+
     /// A step, once.
     fn take_step(&mut self, number: usize) -> Option<Step> {
         let step = self.steps.get_mut(number)?;

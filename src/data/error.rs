@@ -1,7 +1,7 @@
 //! Why content could not be read, written or committed.
 
 use crate::meta::{MetaError, records::RecordError};
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 use crate::types::Ino;
 
 /// Variants by what the caller does: retry later (`Store`, `Meta`), report (`Damaged`, `BaseGone`), or
@@ -58,6 +58,25 @@ impl DataError {
             self,
             DataError::NoSpace | DataError::Meta(MetaError::Log(LogError::NoSpace { .. }))
         )
+    }
+
+    /// Whether other files may well be committed although this met one.
+    pub fn is_of_one_file(&self) -> bool {
+        match self {
+            DataError::Disk { .. }
+            | DataError::Damaged(_)
+            | DataError::BaseGone { .. }
+            | DataError::TooBig(_)
+            | DataError::Gone(_) => true,
+            DataError::Meta(error) => matches!(error, MetaError::Record(_)),
+            DataError::Store(_) | DataError::NoSpace | DataError::Late(_) => false,
+        }
+    }
+
+    /// Whether others may well be read although this met one: an object of it may be missing, too.
+    pub(super) fn is_of_what_was_read(&self) -> bool {
+        self.is_of_one_file()
+            || matches!(self, DataError::Store(error) if error.kind == StoreErrorKind::NotFound)
     }
 
     /// A disk error, with a full disk told apart.

@@ -1,7 +1,7 @@
 //! Committed pieces of files, in the engine.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
@@ -116,6 +116,8 @@ pub(super) struct Editor<'t, 'm> {
     /// By their ends: all that end after `known.start` and not after `known.end`.
     ahead: BTreeMap<u64, ExtentRec>,
     known: Range<u64>,
+    /// What ends behind it is not looked for.
+    up_to: u64,
     /// Extents to read next time.
     page: usize,
     /// What was done with the last page: a page that is hardly used was too long.
@@ -132,10 +134,16 @@ impl<'t, 'm> Editor<'t, 'm> {
             drop_gen: content.drop_gen,
             ahead: BTreeMap::new(),
             known: 0..0,
+            up_to: u64::MAX,
             page: PAGE_FIRST,
             used: PAGE_FIRST,
             scans: 0,
         }
+    }
+
+    /// Only for changes before `end`, where an extent ends: what was deleted behind it is not gone over.
+    pub fn up_to(self, end: u64) -> Self {
+        Editor { up_to: end, ..self }
     }
 
     /// Lays a new extent over `range`: what lies below is trimmed, split or removed.
@@ -162,7 +170,8 @@ impl<'t, 'm> Editor<'t, 'm> {
         self.look_from(range.start);
         loop {
             let Some((&end, next)) = self.ahead.first_key_value() else {
-                if self.known.end == u64::MAX {
+                // Extents do not overlap: what ends further on begins there, too.
+                if self.known.end >= range.end {
                     return Ok(());
                 }
                 self.look_further().await?;
@@ -224,15 +233,18 @@ impl<'t, 'm> Editor<'t, 'm> {
         self.page = if dense { self.page * 2 } else { self.page / 2 }.clamp(PAGE_FIRST, PAGE);
         self.used = 0;
         self.scans += 1;
-        let after = keys::extents_after(self.ino, self.map, self.known.end);
-        let (page, more) = self.txn.scan(after, self.page).await?;
+        let (from, mut to) = keys::extents_after(self.ino, self.map, self.known.end);
+        if self.up_to < u64::MAX {
+            to = Bound::Included(keys::extent(self.ino, self.map, self.up_to));
+        }
+        let (page, more) = self.txn.scan((from, to), self.page).await?;
         for (key, value) in &page {
             let (range, rec) = extent_of(self.ino, key, value)?;
             self.known.end = range.end;
             self.ahead.insert(range.end, rec);
         }
         if !more {
-            self.known.end = u64::MAX;
+            self.known.end = self.up_to;
         }
         Ok(())
     }
@@ -259,27 +271,41 @@ pub(super) fn extent_of(
     if len > there { Err(damaged()) } else { Ok((rec.start..end, rec)) }
 }
 
+/// An extent and the part of the file that it is about.
+pub type Extent = (Range<u64>, ExtentRec);
+
 /// The live extents of a content that touch `range`, in order, each with its whole span.
 pub async fn live_extents<L: Lookup>(
     meta: &L,
     ino: Ino,
     content: &ContentRec,
     range: Range<u64>,
-) -> Result<Vec<(Range<u64>, ExtentRec)>, DataError> {
+) -> Result<Vec<Extent>, DataError> {
+    Ok(first_extents(meta, ino, content, range, usize::MAX).await?.0)
+}
+
+/// The same, but about `most` of them at most, and how far they are all that there are.
+pub(super) async fn first_extents<L: Lookup>(
+    meta: &L,
+    ino: Ino,
+    content: &ContentRec,
+    range: Range<u64>,
+    most: usize,
+) -> Result<(Vec<Extent>, u64), DataError> {
     let mut found = Vec::new();
     if range.is_empty() || content.pieces == 0 {
-        return Ok(found);
+        return Ok((found, range.end));
     }
     let mut from = range.start;
     let mut limit = PAGE_FIRST;
-    loop {
+    while found.len() < most {
         let page = meta.scan(keys::extents_after(ino, content.map, from), limit).await?;
         let full = page.len() >= limit;
-        limit = (limit * 4).min(LONG_PAGE);
+        limit = (limit * 4).min(LONG_PAGE).min(most);
         for (key, value) in &page {
             let (span, rec) = extent_of(ino, key, value)?;
             if span.start >= range.end {
-                return Ok(found);
+                return Ok((found, range.end));
             }
             from = span.end;
             if rec.generation > content.drop_gen {
@@ -287,9 +313,10 @@ pub async fn live_extents<L: Lookup>(
             }
         }
         if !full {
-            return Ok(found);
+            return Ok((found, range.end));
         }
     }
+    Ok((found, from.min(range.end)))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ const DELETES: usize = 8;
 const FEW_XATTRS: usize = 16;
 /// Inodes removed in one batch.
 const ORPHANS: usize = 64;
-/// An upload takes minutes at the very most, so an hour leaves no doubt, milliseconds.
+/// No other process of this volume uploads any more after so long, milliseconds.
 const ORPHAN_AGE_MS: i64 = 3600 * 1000;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -171,6 +171,7 @@ impl Volume {
     /// Deletes segment objects whose last reference is durably gone, a page of them; returns how many. Only
     /// what is in `garbage` before the flush may be passed on.
     pub async fn collect_segments(&self, flush_timeout: Duration) -> Result<usize, DataError> {
+        self.give_up_unused().await?;
         let garbage = self.meta.queue(keys::GARBAGE, SEGMENTS).await?;
         if garbage.is_empty() {
             return Ok(0);
@@ -209,8 +210,8 @@ impl Volume {
     }
 
     /// Deletes segments that were uploaded and never referenced: a crash came between. Only those
-    /// are taken that are older than an hour by the store's own clock and that lay there before
-    /// this epoch's log was replayed, so no upload under way and no replayed batch can want them.
+    /// are taken that are older than an hour by the store's own clock and that this process is not
+    /// uploading: a commit may last for hours, and a host may sleep in the middle of one.
     pub async fn collect_orphan_segments(&self) -> Result<usize, DataError> {
         let prefix = self.state.key("segments/");
         let now = self.state_store.now(DELETE_TIMEOUT).await?;
@@ -228,7 +229,8 @@ impl Volume {
                     .strip_prefix(prefix.as_str())
                     .and_then(|id| u128::from_str_radix(id, 16).ok());
                 let (true, Some(id)) = (old, id) else { continue };
-                let known = self.meta.get_raw(&keys::segment(id)).await?.is_some()
+                let known = self.uploads.has(id)
+                    || self.meta.get_raw(&keys::segment(id)).await?.is_some()
                     || self.meta.get_raw(&keys::garbage(id)).await?.is_some();
                 if known && !Mutant::GarbageByAge.lives() {
                     continue;

@@ -104,6 +104,15 @@ impl ReadAhead {
     }
 }
 
+/// What a read finds without asking the bucket.
+enum Local {
+    Bytes(Bytes),
+    /// The first range that is not cached.
+    Missing(Range<u64>),
+    /// The local disk does not give back what was cached of it.
+    Unreadable(Range<u64>),
+}
+
 /// Committed content that was just fetched because the cache did not have it: pieces in order, `None` for
 /// zeros.
 #[derive(Debug)]
@@ -206,28 +215,33 @@ impl Volume {
         len: usize,
     ) -> Result<Bytes, DataError> {
         let mut fetched = None;
+        let mut cache = true;
         for _ in 0..ATTEMPTS {
             let missing = match self.read_local(inode, offset, len, fetched.as_ref())? {
-                Ok(bytes) => return Ok(bytes),
-                Err(missing) => missing,
+                Local::Bytes(bytes) => return Ok(bytes),
+                Local::Missing(range) => range,
+                Local::Unreadable(range) => {
+                    cache = false;
+                    range
+                }
             };
-            fetched = self.fetch(inode, missing).await?;
+            fetched = self.fetch(inode, missing, cache).await?;
         }
         Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
     }
 
-    /// The bytes if all of them are cached or were just fetched, else the first range that is not.
+    /// The bytes if all of them are cached or were just fetched, else a range that is not.
     fn read_local(
         &self,
         inode: &Arc<Inode>,
         offset: u64,
         len: usize,
         fetched: Option<&Fetched>,
-    ) -> Result<Result<Bytes, Range<u64>>, DataError> {
+    ) -> Result<Local, DataError> {
         let mut live = inode.live();
         live.used_at = crate::clock::boottime();
         if offset >= live.size {
-            return Ok(Ok(Bytes::new()));
+            return Ok(Local::Bytes(Bytes::new()));
         }
         let end = live.size.min(offset + len as u64);
         let committed = live.content.size.min(live.pending.limit());
@@ -241,7 +255,7 @@ impl Volume {
             }
             for missing in live.cache.present.gaps(gap.clone()) {
                 if !fetched.is_some_and(|fetched| fetched.covers(&missing)) {
-                    return Ok(Err(missing.start..gap.end));
+                    return Ok(Local::Missing(missing.start..gap.end));
                 }
                 uncached.push(missing);
             }
@@ -253,29 +267,39 @@ impl Volume {
                 fetched.copy(range, &mut buffer[at]);
             }
         }
-        let mut pieces: Vec<Range<u64>> = live
+        let mut pieces: Vec<(Range<u64>, bool)> = live
             .pending
             .ranges
             .overlapping(offset..end)
             .filter(|(_, (_, change))| *change == Change::Data)
-            .map(|(range, _)| range)
+            .map(|(range, _)| (range, false))
             .collect();
-        pieces.extend(live.cache.present.overlapping(offset..end).map(|(range, ())| range));
-        for piece in pieces {
+        let clean = live.cache.present.overlapping(offset..end);
+        pieces.extend(clean.map(|(range, ())| (range, true)));
+        for (piece, clean) in pieces {
             let at = (piece.start - offset) as usize..(piece.end - offset) as usize;
-            live.cache
-                .read_at(piece.start, &mut buffer[at])
-                .map_err(|e| DataError::disk(inode.ino, e))?;
+            match live.cache.read_at(piece.start, &mut buffer[at]) {
+                Ok(()) => {}
+                // The bucket has it.
+                Err(error) if clean => {
+                    tracing::warn!(ino = %inode.ino, %error, "cached bytes cannot be read; fetching them");
+                    live.cache.present.remove(offset..end);
+                    live.evicted += 1;
+                    return Ok(Local::Unreadable(offset..end));
+                }
+                Err(error) => return Err(DataError::disk(inode.ino, error)),
+            }
         }
-        Ok(Ok(buffer.freeze()))
+        Ok(Local::Bytes(buffer.freeze()))
     }
 
-    /// Fetches `range` and what reading ahead adds, and caches it if there is room. `None` when the content
-    /// changed meanwhile.
+    /// Fetches `range` and what reading ahead adds, and caches it if there is room and `cache` says so.
+    /// `None` when the content changed meanwhile.
     async fn fetch(
         &self,
         inode: &Arc<Inode>,
         range: Range<u64>,
+        cache: bool,
     ) -> Result<Option<Fetched>, DataError> {
         let most = self.room.limit() / 8;
         let snapshot = {
@@ -315,9 +339,12 @@ impl Volume {
             Ok(pieces) => blocks(pieces),
             Err(error) => {
                 let live = inode.live();
-                return match live.version == version && live.changing == 0 && !live.removed {
+                // A commit may lay other bytes over all that a segment holds, which is then collected.
+                let same = (live.version, live.content.generation, live.content.map)
+                    == (version, content.generation, content.map);
+                return match same && live.changing == 0 && !live.removed {
                     true => Err(error),
-                    // What it wanted may have been collected: the caller looks again.
+                    // What it wanted may be gone: the caller looks again.
                     false => Ok(None),
                 };
             }
@@ -325,7 +352,7 @@ impl Volume {
         let generation = content.generation;
         let fetched = Fetched { pieces, version, evicted, generation, limit };
         self.evict_files();
-        let room = self.make_room(fetched.bytes(), Some((inode, range)));
+        let room = cache && self.make_room(fetched.bytes(), Some((inode, range)));
         for piece in &fetched.pieces {
             // Once a block: whoever writes to the file or removes it waits no longer than for one.
             let mut live = inode.live();
@@ -339,14 +366,12 @@ impl Volume {
                 break;
             }
             if let Err(error) = fetched.cache(piece, &mut live) {
+                // The reader has the bytes all the same.
                 match DataError::disk(inode.ino, error) {
-                    // The reader has the bytes all the same.
-                    full if full.is_full() => {
-                        self.room.met_full();
-                        break;
-                    }
-                    error => return Err(error),
+                    full if full.is_full() => self.room.met_full(),
+                    error => tracing::warn!(%error, "what was fetched is not cached"),
                 }
+                break;
             }
         }
         Ok(Some(fetched))

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::extents::extent_of;
-use super::{DataError, Inode, Volume};
-use crate::clock::Deadline;
+use super::{DataError, Inode, Patience, Volume};
 use crate::meta::records::{Place, SegmentRec, decode};
 use crate::meta::{Change, Pages, keys};
 use crate::types::{Ino, Lsn};
@@ -34,6 +33,21 @@ pub struct Repacked {
     pub bytes: u64,
 }
 
+/// What one file does not let be stored again stays where it is: that holds up no other.
+pub(super) fn unless_unreadable(
+    ino: Ino,
+    stored: Result<u64, DataError>,
+) -> Result<u64, DataError> {
+    match stored {
+        Err(error) if error.is_of_what_was_read() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%ino, error, "a file is not stored again");
+            Ok(0)
+        }
+        other => other,
+    }
+}
+
 impl Volume {
     /// One pass: nothing happens until the dead bytes of segments exceed the living ones by `slack`;
     /// then the emptiest segments go first.
@@ -51,7 +65,8 @@ impl Volume {
                 else {
                     continue;
                 };
-                let (range, extent) = extent_of(ino, key, value)?;
+                // A damaged row is told to whoever reads the file.
+                let Ok((range, extent)) = extent_of(ino, key, value) else { continue };
                 if matches!(extent.place, Place::Segment { id, .. } if chosen.contains(&id)) {
                     found.push(((ino, map), range));
                 }
@@ -59,7 +74,8 @@ impl Volume {
             for file in found.chunk_by(|a, b| a.0 == b.0) {
                 let ranges: Vec<_> = file.iter().map(|(_, range)| range.clone()).collect();
                 if let Some(((ino, map), _)) = file.first() {
-                    done.bytes += self.store_again(*ino, *map, ranges).await?;
+                    done.bytes +=
+                        unless_unreadable(*ino, self.store_again(*ino, *map, ranges).await)?;
                 }
             }
         }
@@ -114,7 +130,7 @@ impl Volume {
                 break;
             }
             let len = range.end - range.start;
-            self.room_for(len, Deadline::after(ROOM)).await?;
+            self.room_for(len, &mut Patience::new(self, ROOM)).await?;
             let len = usize::try_from(len).unwrap_or(usize::MAX);
             match self.read(&inode, range.start, len).await {
                 Err(DataError::Gone(_)) => break,

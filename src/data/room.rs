@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{DataError, Trash, Volume};
-use crate::clock::{Deadline, boottime};
+use super::{DataError, Patience, Trash, Volume};
+use crate::clock::boottime;
 use crate::sys::DiskSpace;
 
 /// What the disk has is believed for so long.
@@ -174,15 +174,25 @@ enum Lack {
 
 impl Volume {
     /// Waits while the volume holds too much uncommitted data, or the local disk has no room for `bytes`
-    /// more of it. The caller holds nothing that a commit needs.
-    pub(super) async fn room_for(&self, bytes: u64, deadline: Deadline) -> Result<(), DataError> {
+    /// more of it. The caller holds nothing that a commit needs. A slow uplink is waited for as long as it
+    /// takes something.
+    pub(super) async fn room_for(
+        &self,
+        bytes: u64,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), DataError> {
         loop {
             let committed = self.committed.notified();
             let Some(lack) = self.lacks(bytes) else { return Ok(()) };
             self.commit_wanted.notify_one();
-            if deadline.passed() {
+            let over = match lack {
+                Lack::Commits => patience.is_over(),
+                Lack::Disk | Lack::Log => patience.until().passed(),
+            };
+            if over {
                 return Err(self.out_of(lack));
             }
+            let deadline = patience.until();
             match lack {
                 Lack::Log => self.meta.log_room(deadline).await?,
                 // Whoever has filled the disk may free it without a sign.

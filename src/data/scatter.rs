@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::pieces::{Fetch, Source, fetches};
+use super::repack::unless_unreadable;
 use super::{DataError, Volume, live_extents};
 use crate::meta::records::Place;
 use crate::types::Ino;
@@ -31,10 +32,14 @@ impl Volume {
 
     /// One pass over the files that were committed since the last one; returns the bytes stored again.
     pub async fn repack_scattered(&self) -> Result<u64, DataError> {
-        let files = std::mem::take(&mut *self.scattered.lock());
+        let mut files = std::mem::take(&mut *self.scattered.lock()).into_iter();
         let mut done = 0;
-        for ino in files {
-            done += self.put_in_order(ino, PASS.saturating_sub(done)).await?;
+        while let Some(ino) = files.next() {
+            let ordered = self.put_in_order(ino, PASS.saturating_sub(done)).await;
+            done += unless_unreadable(ino, ordered).inspect_err(|_| {
+                // It was not their fault.
+                self.scattered.lock().extend(files.by_ref().chain([ino]));
+            })?;
             if done >= PASS {
                 // What is in order by then is passed over quickly.
                 self.scattered.lock().insert(ino);

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{DataError, Inode, Volume, live_extents};
+use super::extents::first_extents;
+use super::{DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, Place};
 use crate::meta::{Change, Lookup, RangeMap};
 use crate::types::Ino;
@@ -10,6 +11,8 @@ use crate::types::Ino;
 /// How far the first look goes, bytes; each further one goes twice as far. A program that walks over a
 /// file hole by hole asks from each of them, so no look may be at all that follows.
 const FIRST_LOOK: u64 = 64 << 10;
+/// Extents that a look keeps in memory: each may hold bytes itself.
+const LOOK_EXTENTS: usize = 1024;
 
 /// Content that changes under every look is somebody else's fault.
 const ATTEMPTS: usize = 50;
@@ -70,11 +73,16 @@ pub async fn seek<L: Lookup>(
     let mut look = FIRST_LOOK;
     let mut at = range.start;
     while at < range.end {
-        let window = at..range.end.min(at.saturating_add(look));
-        let committed = at..window.end.min(content.size).max(at);
+        let mut window = at..range.end.min(at.saturating_add(look));
+        let mut committed = at..window.end.min(content.size).max(at);
+        let (extents, known) =
+            first_extents(meta, ino, content, committed.clone(), LOOK_EXTENTS).await?;
+        if known < committed.end {
+            (window.end, committed.end) = (known, known);
+        }
         let mut data = RangeMap::default();
         data.insert(at..committed.end.min(base_end).max(at), ());
-        for (span, extent) in live_extents(meta, ino, content, committed.clone()).await? {
+        for (span, extent) in extents {
             let span = span.start.max(at)..span.end.min(committed.end);
             match extent.place {
                 _ if span.is_empty() => {}

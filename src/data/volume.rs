@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
-use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Trash, Tx};
+use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Trash, Tx, Uploads};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
@@ -91,6 +91,8 @@ pub struct Volume {
     pub(super) scattered: Mutex<HashSet<Ino>>,
     /// Held by whoever drops dead rows.
     pub(super) collecting: AsyncMutex<()>,
+    /// Segments that no record names yet.
+    pub(super) uploads: Uploads,
     last_error: Mutex<Option<String>>,
 }
 
@@ -130,6 +132,7 @@ impl Volume {
             dir_keys: DirKeys::default(),
             scattered: Mutex::default(),
             collecting: AsyncMutex::new(()),
+            uploads: Uploads::default(),
             last_error: Mutex::new(None),
         });
         volume.clear_cache_except(&recovered.pending)?;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DataError, Inode, Live, Volume};
-use crate::clock::Deadline;
+use super::{DataError, Inode, Live, Patience, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
@@ -66,11 +65,11 @@ impl Volume {
         bytes: u64,
         change: impl Fn() -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let deadline = Deadline::after(self.meta.patience());
+        let mut patience = Patience::new(self, self.meta.patience());
         loop {
-            self.room_for(bytes, deadline).await?;
+            self.room_for(bytes, &mut patience).await?;
             match change() {
-                Err(error) if error.is_full() && !deadline.passed() => {
+                Err(error) if error.is_full() && !patience.until().passed() => {
                     tracing::debug!(%error, "waiting for room");
                     self.room.met_full();
                     self.evict_files();
@@ -158,11 +157,14 @@ impl Volume {
             if size <= live.size {
                 live.attr.reserved = live.attr.reserved.min(size);
             }
+            if size < live.size {
+                // What a fetch brings from behind it is not this file's any more.
+                live.version += 1;
+            }
             live.size = size;
             live.attr.mtime = time;
             live.attr.ctime = time;
             live.write_seq += 1;
-            live.version += 1;
             live.changed_at = crate::clock::boottime();
         }
         inode.close_unused();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::core::{SYNC_TIMEOUT, count_less};
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
-use crate::data::{Inode, Live};
+use crate::data::{Inode, Live, Patience};
 use crate::meta::records::WorkRec;
 use crate::meta::{Receipt, Record};
 use crate::types::{Caller, FileKind, FileName, Ino};
@@ -209,23 +209,31 @@ impl Fs {
         Ok(())
     }
 
-    /// Everything of this inode and every earlier change of names is in the bucket when this returns.
+    /// Everything of this inode and every earlier change of names is in the bucket when this returns. It
+    /// takes as long as the uplink needs; an error comes when nothing went up for a while.
     pub async fn fsync(&self, ino: Ino, _datasync: bool) -> Result<Receipt, FsError> {
         let volume = Arc::clone(&self.volume);
         let timeout = crate::fault::duration(crate::fault::SYNC_TIMEOUT, SYNC_TIMEOUT);
         // In a task of its own: when the time is over, what is under way still goes up.
-        let sync = tokio::spawn(async move {
+        let mut sync = tokio::spawn(async move {
             if let Some(inode) = volume.inodes.get(ino) {
                 volume.commit(vec![inode]).await?;
             }
             Ok::<_, FsError>(volume.meta.flush(timeout).await?)
         });
-        match tokio::time::timeout(timeout, sync).await {
-            Ok(Ok(synced)) => synced,
-            Ok(Err(panicked)) => Err(FsError::io("fsync", panicked)),
-            Err(late) => {
-                let why = self.volume.last_error().unwrap_or_else(|| "no answer".to_owned());
-                Err(FsError::io(format!("the bucket does not take the data: {why}"), late))
+        let mut patience = Patience::new(&self.volume, timeout);
+        loop {
+            match tokio::time::timeout(patience.left(), &mut sync).await {
+                Ok(Ok(synced)) => return synced,
+                Ok(Err(panicked)) => return Err(FsError::io("fsync", panicked)),
+                Err(late) if patience.is_over() => {
+                    let why = self.volume.last_error().unwrap_or_else(|| "no answer".to_owned());
+                    return Err(FsError::io(
+                        format!("the bucket does not take the data: {why}"),
+                        late,
+                    ));
+                }
+                Err(_) => tracing::debug!(%ino, "an fsync goes on: its data is going up"),
             }
         }
     }

@@ -15,8 +15,8 @@ use crate::types::{Caller, FileKind, Ino};
 /// because what others do to the bucket has to show within `refresh`.
 const TTL: Duration = Duration::from_secs(1);
 
-/// How long an fsync waits for the bucket before it fails with EIO. The data stays in the local log
-/// and goes up when the bucket is back.
+/// How long an fsync waits for a bucket that takes nothing before it fails with EIO. The data stays in the
+/// local log and goes up when the bucket is back.
 pub(super) const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One volume as a POSIX file system. Every operation is a future that is ready at its first poll

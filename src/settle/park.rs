@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::SettleError;
 use super::outcome::forget_base;
 use super::settler::Settler;
-use crate::data::{DataError, Inode, PathMemo, escape_name, own_name};
+use crate::data::{DataError, Inode, PathMemo, Upload, escape_name, own_name};
 use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
@@ -88,14 +88,16 @@ impl Settler {
     }
 
     async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {
-        let id = uuid::Uuid::new_v4().as_u128();
-        let to = self.volume.segment_key(id);
+        // Held until the copy is recorded.
+        let mut upload = self.volume.upload();
+        let to = upload.key();
+        upload.sent();
         at(points::PARK_BEFORE);
         let version = self.copy_away(base, &to).await?;
         at(points::PARK_AFTER);
         let parked = Base { key: to, parked: true, version, put_id: None };
         let guard = inode.changing();
-        let result = self.record_parked(inode, base, parked).await;
+        let result = self.record_parked(inode, base, parked, &mut upload).await;
         drop(guard);
         tracing::info!(key = %base.key, ino = %inode.ino, "content is parked to free its key");
         result
@@ -106,6 +108,7 @@ impl Settler {
         inode: &Arc<Inode>,
         base: &Base,
         parked: Base,
+        upload: &mut Upload<'_>,
     ) -> Result<(), SettleError> {
         let mut txn = self.volume.meta.begin().await?;
         let content: Option<ContentRec> = txn.get(&keys::content(inode.ino)).await?;
@@ -124,6 +127,7 @@ impl Settler {
                 None
             }
         };
+        upload.named();
         txn.commit(Logged::Op { unique: 0 }, || {
             if let Some(content) = content {
                 inode.live().content = content;

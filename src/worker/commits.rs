@@ -16,7 +16,6 @@ use super::WorkerError;
 use super::serve::Shared;
 use crate::clock::Deadline;
 use crate::data::{DataError, Inode, Volume};
-use crate::meta::MetaError;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -168,33 +167,20 @@ async fn commit_groups(
 /// Commits a group; without those of its files that are to blame when that fails.
 async fn commit_each(volume: &Volume, group: Vec<Arc<Inode>>) -> Result<(), DataError> {
     let Err(error) = volume.commit(group.clone()).await else { return Ok(()) };
-    if group.len() == 1 || !is_of_one_file(&error) {
+    if group.len() == 1 || !error.is_of_one_file() {
         return Err(error);
     }
     let mut first = None;
     for inode in group {
         match volume.commit(vec![inode]).await {
             Ok(()) => {}
-            Err(error) if is_of_one_file(&error) => {
+            Err(error) if error.is_of_one_file() => {
                 first.get_or_insert(error);
             }
             Err(error) => return Err(error),
         }
     }
     first.map_or(Ok(()), Err)
-}
-
-/// Whether other files may well be committed although this met one.
-fn is_of_one_file(error: &DataError) -> bool {
-    match error {
-        DataError::Disk { .. }
-        | DataError::Damaged(_)
-        | DataError::BaseGone { .. }
-        | DataError::TooBig(_)
-        | DataError::Gone(_) => true,
-        DataError::Meta(error) => matches!(error, MetaError::Record(_)),
-        DataError::Store(_) | DataError::NoSpace | DataError::Late(_) => false,
-    }
 }
 
 /// Files in groups small enough that an fsync of one of them never waits long for the others: those

@@ -2,15 +2,26 @@
 
 use std::ops::Range;
 
-use crate::meta::records::Place;
+use crate::meta::records::{ContentRec, Place};
 use crate::meta::{Change, Pending};
 use crate::types::Lsn;
 
 /// Ranges of one file that go in one batch, about: a few milliseconds of everybody's time.
 const STEP: usize = 4096;
+/// And data, bytes, about: what is uploaded before it is handed over. A writer that waits for room waits for
+/// this much at a time.
+const STEP_BYTES: u64 = 64 << 20;
+const LEAST_STEP_BYTES: u64 = 1 << 20;
+/// Rows that it lays data over, about.
+const STEP_ROWS: u64 = 16 << 10;
 
-/// What of a file goes in one batch: all of it, or where it is scattered over thousands of ranges the
-/// changes up to a record of the log. A batch holds everybody else up.
+/// Bytes of a file for each row of its map.
+pub(super) fn row_bytes(content: &ContentRec) -> u64 {
+    (content.size / content.pieces.max(1)).max(1)
+}
+
+/// What of a file goes in one batch: all of it, or where it is scattered over thousands of ranges, or large,
+/// the changes up to a record of the log. A batch holds everybody else up.
 #[derive(Debug)]
 pub(super) struct Step {
     pub through: Lsn,
@@ -28,13 +39,24 @@ impl Step {
     }
 }
 
-/// What is pending up to `through`, in steps of about [`STEP`] ranges. Each holds what was done up to one
-/// record of the log, so that whatever becomes durable is what the file was at some moment. `committed` is
-/// the file's size before, `size` the one after.
-pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) -> Vec<Step> {
+/// What is pending up to `through`, in steps of about [`STEP`] ranges or [`STEP_BYTES`]. Each holds what was
+/// done up to one record of the log, so that whatever becomes durable is what the file was at some moment.
+/// `committed` is the content before, `size` the file's size after.
+pub(super) fn steps(
+    pending: &Pending,
+    committed: &ContentRec,
+    size: u64,
+    through: Lsn,
+) -> Vec<Step> {
+    let step_bytes = match committed.pieces {
+        0..STEP_ROWS => STEP_BYTES,
+        _ => (row_bytes(committed) * STEP_ROWS).clamp(LEAST_STEP_BYTES, STEP_BYTES),
+    };
     let limit = pending.limit();
     let all = || pending.ranges.iter().map(|(range, (lsn, change))| (lsn, range, change));
-    if pending.ranges.len() <= STEP + STEP / 2 {
+    if pending.ranges.len() <= STEP + STEP / 2
+        && pending.data_bytes() <= step_bytes + step_bytes / 2
+    {
         let ranges = all().map(|(_, range, change)| (range, change)).collect();
         return vec![Step { through, size, limit, ranges, places: Vec::new() }];
     }
@@ -42,12 +64,18 @@ pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) 
     by_lsn.sort_by_key(|(lsn, range, _)| (*lsn, range.start));
     // Truncations go with the first step, and all that was done before the last of them.
     let last_cut = pending.cuts.iter().max().copied();
-    let mut grown = last_cut.map_or(committed, |(_, size)| size);
+    let mut grown = last_cut.map_or(committed.size, |(_, size)| size);
     let mut steps: Vec<Step> = Vec::new();
+    let mut filled = 0;
     for (lsn, range, change) in by_lsn {
         let step = match steps.last_mut() {
-            Some(step) if step.ranges.len() < STEP || step.through >= lsn => step,
+            Some(step)
+                if (step.ranges.len() < STEP && filled < step_bytes) || step.through >= lsn =>
+            {
+                step
+            }
             _ => {
+                filled = 0;
                 let (through, limit) = match (steps.is_empty(), last_cut) {
                     (true, Some((cut, _))) => (cut, limit),
                     _ => (lsn, u64::MAX),
@@ -57,6 +85,9 @@ pub(super) fn steps(pending: &Pending, committed: u64, size: u64, through: Lsn) 
             }
         };
         grown = grown.max(range.end);
+        if change == Change::Data {
+            filled += range.end - range.start;
+        }
         step.through = step.through.max(lsn);
         step.size = grown;
         step.ranges.push((range, change));
@@ -88,7 +119,8 @@ mod tests {
     }
 
     fn checked(pending: &Pending, committed: u64, size: u64, through: Lsn) -> Vec<Step> {
-        let steps = steps(pending, committed, size, through);
+        let content = ContentRec { size: committed, ..ContentRec::default() };
+        let steps = steps(pending, &content, size, through);
         let of = |step: &Step, lsn: Lsn| lsn <= step.through;
         let mut before = Lsn(0);
         let mut seen = 0;
@@ -134,6 +166,33 @@ mod tests {
         let lsn = scattered(&mut cut_up, count, 1, size);
         let steps = checked(&cut_up, 0, size, Lsn(lsn));
         assert!(steps[0].ranges.len() as u64 >= count - 1);
+    }
+
+    #[test]
+    fn much_data_is_steps_along_the_log() {
+        let mut pending = Pending::default();
+        let len = STEP_BYTES / 4;
+        for number in 0..10 {
+            pending.changed(
+                Lsn(number + 1),
+                number * len,
+                (number + 1) * len,
+                Change::Data,
+                10 * len,
+            );
+        }
+        // What is punched costs nothing to send.
+        pending.changed(Lsn(11), 0, len, Change::Zero, 10 * len);
+        let steps = checked(&pending, 0, 10 * len, Lsn(11));
+        let bytes: Vec<u64> = steps.iter().map(Step::data).collect();
+        assert_eq!(bytes, [STEP_BYTES, STEP_BYTES, len]);
+        assert_eq!(steps[0].size, 5 * len);
+        // Over a file of many rows less at a time.
+        let content =
+            ContentRec { size: 10 * len, pieces: 10 * len / 512, ..ContentRec::default() };
+        let steps = super::steps(&pending, &content, 10 * len, Lsn(11));
+        assert!(steps.iter().all(|step| step.data() <= 2 * len.max(512 * STEP_ROWS)), "{steps:?}");
+        assert_eq!(steps.len(), 10);
     }
 
     #[test]

@@ -208,3 +208,31 @@ async fn many_ranges_in_one_change_are_one_pass_over_the_extents() {
     assert!(editor.page <= 2 * PAGE_FIRST, "{}", editor.page);
     meta.engine.abandon();
 }
+
+#[tokio::test]
+async fn a_look_at_many_extents_ends_where_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = meta(&dir).await;
+    const EXTENTS: u64 = 2000;
+    let mut txn = meta.begin().await.unwrap();
+    let mut delta = SegmentDelta::default();
+    let mut editor = Editor::new(&mut txn, INO, &content(0));
+    for at in (0..EXTENTS).map(|page| page * 10) {
+        editor.overlay(at..at + 10, Place::Zero, 1, &mut delta).await.unwrap();
+    }
+    txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+    let all = 0..EXTENTS * 10;
+    let mut at = 0;
+    let mut looks = 0;
+    while at < all.end {
+        let (found, known) =
+            first_extents(&meta, INO, &content(0), at..all.end, 100).await.unwrap();
+        assert!(!found.is_empty() && found.len() < 200, "{}", found.len());
+        assert_eq!((found[0].0.start, found[found.len() - 1].0.end), (at, known));
+        (at, looks) = (known, looks + 1);
+    }
+    assert!((10..=20).contains(&looks), "{looks}");
+    let few = first_extents(&meta, INO, &content(0), 5..25, 100).await.unwrap();
+    assert_eq!((few.0.len(), few.1), (3, 25));
+    meta.engine.abandon();
+}

@@ -20,6 +20,8 @@ pub struct Costs {
     pub tombstones: u64,
     pub puts: u64,
     pub deletes: u64,
+    /// Keys of the largest batch so far. No part of the total.
+    pub batch: u64,
 }
 
 impl Costs {
@@ -40,6 +42,7 @@ impl Sub for Costs {
             tombstones: self.tombstones - before.tombstones,
             puts: self.puts - before.puts,
             deletes: self.deletes - before.deletes,
+            batch: self.batch,
         }
     }
 }
@@ -52,6 +55,7 @@ pub(super) struct Meter {
     passed: AtomicU64,
     puts: AtomicU64,
     deletes: AtomicU64,
+    batch: AtomicU64,
     /// Keys deleted since watching began. The engine itself does not say what a scan goes over.
     tombstones: Mutex<Option<BTreeSet<Vec<u8>>>>,
 }
@@ -66,6 +70,7 @@ impl Meter {
             tombstones: read(&self.passed),
             puts: read(&self.puts),
             deletes: read(&self.deletes),
+            batch: read(&self.batch),
         }
     }
 
@@ -101,9 +106,11 @@ impl Meter {
 
     pub fn changed(&self, batch: &Batch) {
         let mut deleted = self.tombstones.lock();
+        let mut keys = 0;
         for (key, value) in batch.iter() {
             let counter = if value.is_some() { &self.puts } else { &self.deletes };
             counter.fetch_add(1, Ordering::Relaxed);
+            keys += 1;
             if let Some(deleted) = deleted.as_mut() {
                 match value {
                     Some(_) => deleted.remove(key),
@@ -111,5 +118,6 @@ impl Meter {
                 };
             }
         }
+        self.batch.fetch_max(keys, Ordering::Relaxed);
     }
 }
