@@ -347,6 +347,12 @@ impl Director {
         if surveys.iter().all(Option::is_none) {
             return self.make_homes(number, mounted).await;
         }
+        // Another host may have claimed the volume and not opened it: then this one's log goes on, and what it
+        // brings back is as little durable as before.
+        let returns = self.old.get(&number) == Some(&self.line);
+        if returns && self.find(self.line, &surveys, Rule::Whole).is_ok() {
+            rule = Rule::Whole;
+        }
         let found = self.find(self.line, &surveys, rule);
         let found = match (found, self.old.get(&number).copied()) {
             (Err(why), Some(old)) if !sim().model.borrow()[self.line].synced => {
