@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::pieces::{
-    Fetch, GET_TIMEOUT, PARALLEL, cut_up, fetches, hull, only, pieces, read_inline, read_run,
+    Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline, read_run,
 };
 use super::{DataError, Inode, Live, Volume};
 use crate::meta::records::ContentRec;
@@ -28,9 +28,6 @@ const HOLE: u64 = 64 << 10;
 static ZEROS: [u8; HOLE as usize] = [0; HOLE as usize];
 /// Pieces are put together to blocks of at most this size, bytes.
 const BLOCK: u64 = 1 << 20;
-
-/// A piece of content; `None` is zeros.
-type Piece = (Range<u64>, Option<Bytes>);
 
 /// Small neighbours put together: a file of thousands of pieces costs no more calls than any other.
 fn blocks(pieces: Vec<Piece>) -> Vec<Piece> {

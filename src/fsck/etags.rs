@@ -397,7 +397,7 @@ mod tests {
     fn parts_are_hashed_as_they_were_uploaded_whatever_the_pieces() {
         let size = 40 << 20;
         let part = usize::try_from(part_size(size)).unwrap();
-        let bytes: Vec<u8> = (0..size).map(|n| (n * n >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..size).map(|n| ((n * n) >> 7) as u8).collect();
         let digests: Vec<u8> = bytes.chunks(part).flat_map(Md5::digest).collect();
         let expected = format!("{}-3", hex(&Md5::digest(&digests)));
         for piece in [1 << 20, 3_333_333, 16 << 20, 40 << 20] {

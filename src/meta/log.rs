@@ -132,6 +132,9 @@ impl Media for File {
     }
 }
 
+/// Records of a log, in order.
+pub type Records<R> = Vec<(Lsn, R)>;
+
 /// An open log. See the module.
 pub struct LocalLog<R> {
     media: Box<dyn Media>,
@@ -197,7 +200,7 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
     }
 
     /// Whose log it is and its records, of a log that nobody writes any more.
-    pub fn found(dir: &Path) -> Result<(Option<Header>, Vec<(Lsn, R)>), LogError> {
+    pub fn found(dir: &Path) -> Result<(Option<Header>, Records<R>), LogError> {
         let (header, held) = replay::read(dir)?;
         Ok((header, held.records))
     }

@@ -211,6 +211,11 @@ async fn run(
             }
         }
         if shared.gave_up() && linger.is_some() {
+            // Whoever drains it is told why.
+            tokio::select! {
+                _ = terminate.recv() => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+            }
             break;
         }
     }

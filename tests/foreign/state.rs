@@ -369,7 +369,7 @@ async fn followed(bucket: &Bucket, dir: &Path) {
 /// Everything that a host asks of a volume. Errors are fine.
 async fn asked(bucket: &Bucket, dir: &Path) {
     let (id, options) = (bucket.id, &bucket.options);
-    let known = Known::in_folder(&dir.join("stores"));
+    let known = Known::in_folder(dir.join("stores"));
     let opener = Stores::knowing(known.clone());
     let catalog = catalog(&bucket.server, dir).await;
     drop(catalog.refresh(&|_| false).await);

@@ -1,5 +1,6 @@
 //! Listing directories and looking at single keys.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -69,11 +70,13 @@ impl Reconciler {
             // It has another name by now.
             walks.remove(&dir);
         }
-        if !walks.contains_key(&dir) {
-            let Some(walk) = self.begin_walk(dir).await? else { return Ok(true) };
-            walks.insert(dir, walk);
-        }
-        let Some(walk) = walks.get_mut(&dir) else { return Ok(true) };
+        let walk = match walks.entry(dir) {
+            Entry::Occupied(begun) => begun.into_mut(),
+            Entry::Vacant(place) => match self.begin_walk(dir).await? {
+                Some(walk) => place.insert(walk),
+                None => return Ok(true),
+            },
+        };
         let result = self.list_page(dir, walk).await;
         let done = match &result {
             Ok(last) => *last,
