@@ -29,8 +29,7 @@ fn manifests(place: &Path) -> [String; 2] {
 
 /// The programs on one host, until `until`, with kills.
 fn leg(
-    host: &mut Host,
-    name: &'static str,
+    (host, name): (&mut Host, &'static str),
     server: &TestS3,
     ledger: &mut Ledger,
     outside: &Path,
@@ -96,8 +95,7 @@ fn soak_two_hours() {
         let until = (Instant::now() + move_every).min(began + whole);
         let span = [began, until];
         leg(
-            host,
-            name,
+            (host, name),
             &site.server,
             &mut site.ledger,
             outside.path(),
