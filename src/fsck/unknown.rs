@@ -70,8 +70,15 @@ impl Check<'_> {
             return Ok(());
         }
         let put_id = info.attributes.get(ATTR_PUT).and_then(|text| PutId::parse(text));
-        if self.how.in_use && self.known_since(key).await? {
-            return Ok(());
+        if self.how.in_use {
+            if self.known_since(key).await? {
+                return Ok(());
+            }
+            // Its record may be gone because it is, since it was looked at.
+            let now = self.parts.store.head(key, REQUEST).await?;
+            if !now.is_some_and(|now| now.version.same(&info.version)) {
+                return Ok(());
+            }
         }
         self.report.checked.objects += 1;
         let here = self.at_key(key).await?;
