@@ -276,7 +276,15 @@ impl Catalog {
         else {
             return Ok(None);
         };
-        if found.uuid != volume.uuid || found.removing.is_some() {
+        if found.removing.is_some() {
+            return Ok(None);
+        }
+        if found.uuid == led.uuid {
+            // It leads there already; only this host did not know.
+            self.mirror.learn(found.clone(), Some(version), false).await?;
+            return Ok(Some(found));
+        }
+        if found.uuid != volume.uuid {
             return Ok(None);
         }
         let mut now = Definition {
