@@ -110,7 +110,8 @@ pub async fn fsck(
         Checked { at, found, places, spec, data: how.data, all: how.all, declined: HashSet::new() };
     match how.repair {
         None => volume.look(traced, watch).await,
-        Some(agree) => volume.mend(traced, agree, watch).await,
+        // In boxes, this and its steps: what they await is deep, and a thread has 2 MiB of stack.
+        Some(agree) => Box::pin(volume.mend(traced, agree, watch)).await,
     }
 }
 
@@ -357,11 +358,11 @@ impl Checked {
             return Ok(report);
         }
         let held = Held::claim(&self.places, &known, epoch).await?;
-        let rows = self.mend_rows(&traced, &known, &held, agree, &mut *watch).await;
+        let rows = Box::pin(self.mend_rows(&traced, &known, &held, agree, &mut *watch)).await;
         held.release().await?;
         let (mut report, before, looks) = rows?;
         if !looks.is_empty() {
-            self.open_and_look(&looks, &lock).await?;
+            Box::pin(self.open_and_look(&looks, &lock)).await?;
             let epoch = self.epoch(&known).await?.unwrap_or(epoch);
             report = self.one_check(&traced, &known, epoch, false, watch).await?;
         }

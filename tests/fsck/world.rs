@@ -97,7 +97,7 @@ impl World {
     }
 
     pub async fn open(&mut self) {
-        let mut mounted = open(&self.spec(), Successor::No).await.unwrap();
+        let mut mounted = Box::pin(open(&self.spec(), Successor::No)).await.unwrap();
         let (_, nothing) = s3vol::settle::changes();
         let mut changes = std::mem::replace(&mut mounted.changes, nothing);
         tokio::spawn(async move { while changes.recv().await.is_some() {} });
@@ -190,6 +190,11 @@ impl World {
 
     /// One of every kind: at rest, with names below names, links, marks and attributes.
     pub async fn every_kind(&self) -> Ino {
+        // In a box, as other long ways here: a test has 2 MiB of stack.
+        Box::pin(self.make_every_kind()).await
+    }
+
+    async fn make_every_kind(&self) -> Ino {
         let fs = self.fs();
         let dir = self.dir(Ino::ROOT, "dir").await;
         self.dir(dir, "empty").await;
@@ -212,6 +217,10 @@ impl World {
 
     /// On top of [`World::every_kind`] at rest: changes of all kinds that are only in the bucket's records.
     pub async fn in_motion(&self, dir: Ino) {
+        Box::pin(self.make_in_motion(dir)).await;
+    }
+
+    async fn make_in_motion(&self, dir: Ino) {
         let fs = self.fs();
         let deep = self.lookup(dir, "deep").await.unwrap();
         let large = self.lookup(deep, "large").await.unwrap();
@@ -248,14 +257,14 @@ impl World {
 
     pub async fn check(&self) -> Report {
         let how = FsckHow { data: true, all: false, repair: None };
-        fsck(&self.at, how, &mut |_| {}).await.unwrap()
+        Box::pin(fsck(&self.at, how, &mut |_| {})).await.unwrap()
     }
 
     /// Mends; says yes to everything, or to nothing that may lose something.
     pub async fn repair(&self, yes: bool) -> Report {
         let mut agree = |_: &Finding| yes;
         let how = FsckHow { data: true, all: false, repair: Some(&mut agree) };
-        fsck(&self.at, how, &mut |_| {}).await.unwrap()
+        Box::pin(fsck(&self.at, how, &mut |_| {})).await.unwrap()
     }
 
     // --- The records, by hand ---
