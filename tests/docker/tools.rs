@@ -72,8 +72,7 @@ impl<'e> Ways<'e> {
 }
 
 #[test]
-#[ignore = "soak"]
-fn soak_each_tool_can_be_reached_where_only_docker_is() {
+fn each_tool_can_be_reached_where_only_docker_is() {
     let _alone = alone();
     let (engine, server) = engine();
     let ways = Ways::to(&engine);
