@@ -40,7 +40,7 @@ use crate::types::VolumeName;
 
 pub use accounts::{Accounts, AccountsError};
 pub use channel::SupervisorChannel;
-pub use control::{ControlClient, ControlError};
+pub use control::{ControlClient, ControlError, Stays};
 pub use http::serve;
 pub use workers::{RunningWorker, WorkerExit, Workers, WorkersError};
 

@@ -19,6 +19,11 @@ pub use time::{StoreTime, Timestamp};
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes in hexadecimal, as hashes are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// An inode number of a volume. Stable for the life of the inode, on every host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -79,6 +79,20 @@ impl World {
         self.volume.meta.engine.costs() - before
     }
 
+    /// A read of the first bytes whose request is held in the store until [`TestS3::release`].
+    async fn held_read(
+        &self,
+        file: &Arc<Inode>,
+        len: usize,
+    ) -> tokio::task::JoinHandle<Result<bytes::Bytes, DataError>> {
+        self.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
+        let (volume, file) = (Arc::clone(&self.volume), Arc::clone(file));
+        let reading = tokio::spawn(async move { volume.read(&file, 0, len).await });
+        let held = || async { (self.server.held() == 1).then_some(()) };
+        support::wait_for_async("the fetch", LONG, held).await;
+        reading
+    }
+
     async fn collect(&self) {
         while self.volume.collect_dead().await.unwrap() {}
     }
@@ -442,13 +456,7 @@ async fn reading_what_is_stored_again_and_collected_meanwhile_goes_on() {
     let world = World::new().await;
     let file = world.scattered("again", SMALL).await;
     world.volume.evict_all().unwrap();
-    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
-    let reading = tokio::spawn({
-        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
-        async move { volume.read(&file, 0, 128 << 10).await }
-    });
-    let held = || async { (world.server.held() == 1).then_some(()) };
-    support::wait_for_async("the fetch", LONG, held).await;
+    let reading = world.held_read(&file, 128 << 10).await;
     // The same bytes go to other segments, and nothing is left in those that the fetch wants.
     world.scatter(&file, SMALL).await;
     world.collect().await;
@@ -535,14 +543,8 @@ async fn reading_what_is_removed_meanwhile_ends_at_once() {
     let file = world.scattered("gone", SMALL).await;
     world.volume.evict_all().unwrap();
     world.server.clear_log();
-    world.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
     // As settling reads it.
-    let reading = tokio::spawn({
-        let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
-        async move { volume.read(&file, 0, 1 << 20).await }
-    });
-    let held = || async { (world.server.held() == 1).then_some(()) };
-    support::wait_for_async("the fetch", LONG, held).await;
+    let reading = world.held_read(&file, 1 << 20).await;
     world.unlink("gone").await;
     world.server.release();
     let error = reading.await.unwrap().unwrap_err();

@@ -6,7 +6,7 @@ use sha2::Digest;
 use crate::config::{BucketUrl, OnRemove, VolumeOptions};
 use crate::meta::EngineHome;
 use crate::store::Capabilities;
-use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, VolumeId, VolumeName, hex};
 
 /// The version of the records below.
 pub(super) const FORMAT: u32 = 1;
@@ -156,9 +156,7 @@ pub(super) fn prefix_folder(base: &KeyPrefix, url: &BucketUrl) -> KeyPrefix {
     let mut folder = String::from(".s3vol/by-prefix/");
     for segment in std::iter::once(root.as_str()).chain(segments.filter(|s| !s.is_empty())) {
         let hash = sha2::Sha256::digest(segment);
-        for byte in &hash[..HASHED] {
-            folder.push_str(&format!("{byte:02x}"));
-        }
+        folder.push_str(&hex(&hash[..HASHED]));
         folder.push('/');
     }
     base.join(&folder)

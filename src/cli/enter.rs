@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use super::status::sockets;
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
-use crate::driver::{ControlClient, ControlError, DriverSettings};
+use crate::driver::{ControlClient, DriverSettings, Stays};
 use crate::meta::LogError;
 use crate::meta::log::StateDirLock;
 use crate::sys::{self, Answers};
@@ -60,23 +60,19 @@ pub(super) async fn make_way(
 /// state would write one log, so one that stays is an error.
 pub(super) async fn vacate(socket: &Path, state_dir: &Path) -> anyhow::Result<()> {
     let client = ControlClient::new(socket);
-    match client.leave(ANSWER).await {
+    match client.vacate(ANSWER).await {
         Ok(true) => {}
-        // Left by a process that was killed.
-        Err(ControlError::Unreachable { .. }) => return Ok(()),
-        Ok(false) | Err(_) => match client.status(ANSWER).await {
-            Err(ControlError::Unreachable { .. }) => return Ok(()),
-            Ok(status) => bail!(
-                "the volume is already served by process {} at {}; use that mount, or give another \
-                 --state",
-                status.pid,
-                status.mountpoint.display()
-            ),
-            Err(error) => {
-                return Err(error)
-                    .context("the process that serves the volume does not say whether it ends");
-            }
-        },
+        Ok(false) => return Ok(()),
+        Err(Stays::Serves(status)) => bail!(
+            "the volume is already served by process {} at {}; use that mount, or give another \
+             --state",
+            status.pid,
+            status.mountpoint.display()
+        ),
+        Err(Stays::Silent(error)) => {
+            return Err(error)
+                .context("the process that serves the volume does not say whether it ends");
+        }
     }
     let end = Deadline::after(GOES);
     while state_dir.exists() {

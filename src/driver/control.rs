@@ -38,6 +38,15 @@ pub enum ControlError {
     Nonsense(#[from] serde_json::Error),
 }
 
+/// Why a process does not leave its volume.
+#[derive(Debug)]
+pub enum Stays {
+    /// It is in use there.
+    Serves(Box<WorkerStatus>),
+    /// It does not say whether it goes.
+    Silent(ControlError),
+}
+
 /// A client of one control socket.
 #[derive(Debug, Clone)]
 pub struct ControlClient {
@@ -87,11 +96,25 @@ impl ControlClient {
     }
 
     /// Asks a process that is ending to leave the volume at once; `false` when it stays.
-    pub async fn leave(&self, timeout: Duration) -> Result<bool, ControlError> {
+    async fn leave(&self, timeout: Duration) -> Result<bool, ControlError> {
         match self.send(Method::POST, "/leave", timeout).await {
             Ok(_) => Ok(true),
             Err(ControlError::Refused { status: 409, .. }) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Has the process at this socket leave its volume. `false`: there is none, and the socket was left by one that
+    /// was killed; `true`: it is going.
+    pub async fn vacate(&self, timeout: Duration) -> Result<bool, Stays> {
+        match self.leave(timeout).await {
+            Ok(true) => Ok(true),
+            Err(ControlError::Unreachable { .. }) => Ok(false),
+            Ok(false) | Err(_) => match self.status(timeout).await {
+                Err(ControlError::Unreachable { .. }) => Ok(false),
+                Ok(status) => Err(Stays::Serves(Box::new(status))),
+                Err(error) => Err(Stays::Silent(error)),
+            },
         }
     }
 

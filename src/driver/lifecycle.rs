@@ -12,7 +12,7 @@ use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
-use super::control::{ControlClient, ControlError};
+use super::control::{ControlClient, ControlError, Stays};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
 use super::workers::WorkerExit;
@@ -189,13 +189,13 @@ impl Driver {
                 "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
                  here takes them up, or `s3vol recovered` shows them",
                 reply.uncommitted_bytes,
-                reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+                reply.because()
             )),
             Ok(reply) => Err(format!(
                 "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
                  them and is released when that is done",
                 reply.uncommitted_bytes,
-                reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+                reply.because()
             )),
             Err(ControlError::Timeout) => Err(format!(
                 "volume {name}: not everything is in the bucket after {} s; the volume goes on \
@@ -459,7 +459,7 @@ impl Driver {
                 return Err(format!(
                     "volume {name}: {} bytes are not in the bucket yet{}; try again when they are",
                     reply.uncommitted_bytes,
-                    reply.error.map(|e| format!(" ({e})")).unwrap_or_default()
+                    reply.because()
                 ));
             }
             // What is not served yet has nothing to commit.
@@ -576,20 +576,19 @@ impl Driver {
 async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
     let client = ControlClient::new(&spec.control_socket);
     let name = &spec.name;
-    match client.leave(CONTROL.min(deadline.left())).await {
+    match client.vacate(CONTROL.min(deadline.left())).await {
         Ok(true) => {}
-        Err(ControlError::Unreachable { .. }) => return Ok(()),
-        Ok(false) | Err(_) => match client.status(CONTROL.min(deadline.left())).await {
-            Err(ControlError::Unreachable { .. }) => return Ok(()),
-            Ok(status) => {
-                return Err(format!(
-                    "volume {name} is already served by process {} at {}; unmount it there first",
-                    status.pid,
-                    status.mountpoint.display()
-                ));
-            }
-            Err(error) => return Err(format!("volume {name} is served by a process, and {error}")),
-        },
+        Ok(false) => return Ok(()),
+        Err(Stays::Serves(status)) => {
+            return Err(format!(
+                "volume {name} is already served by process {} at {}; unmount it there first",
+                status.pid,
+                status.mountpoint.display()
+            ));
+        }
+        Err(Stays::Silent(error)) => {
+            return Err(format!("volume {name} is served by a process, and {error}"));
+        }
     }
     // It takes its socket away when it goes, and nothing announces that.
     loop {

@@ -18,7 +18,7 @@ use crate::meta::keys;
 use crate::meta::records::{InodeRec, RestRec, decode};
 use crate::settle::part_size;
 use crate::store::{ObjectInfo, StoreError, StoreErrorKind};
-use crate::types::{Base, FileKind, Ino, ObjectKey};
+use crate::types::{Base, FileKind, Ino, ObjectKey, hex};
 
 /// An object is read in parts of this size, bytes.
 const PART: u64 = 4 << 20;
@@ -111,10 +111,6 @@ impl Hash {
         }
         format!("{}-{count}", hex(&digests.finalize()))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_hidden(info: &ObjectInfo) -> bool {

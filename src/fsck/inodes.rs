@@ -11,7 +11,7 @@ use super::{Change, Check, FsckError, Kind, Mend, made_anew};
 use crate::data::DataError;
 use crate::meta::records::{ContentRec, InodeRec, RestRec, decode};
 use crate::meta::{View, keys};
-use crate::types::{FileKind, Ino};
+use crate::types::{FileKind, Ino, hex};
 
 struct Tables<'v> {
     inodes: Walk<'v>,
@@ -98,7 +98,7 @@ impl Check<'_> {
     /// Keys that are none of ours.
     pub(super) fn no_keys(&mut self, junk: &mut Vec<Bytes>) {
         for key in junk.drain(..) {
-            let what = format!("the key {}", hex(&key));
+            let what = format!("the key {}", short_hex(&key));
             let mend = Mend::Ask("the row goes", vec![Change::drop(key.to_vec())]);
             self.report.found(Kind::Record, what, "is no key of this format", mend);
         }
@@ -299,7 +299,9 @@ impl Check<'_> {
 }
 
 /// At most 32 bytes of a key, for a person.
-pub(super) fn hex(key: &[u8]) -> String {
-    let shown: String = key.iter().take(32).map(|byte| format!("{byte:02x}")).collect();
-    if key.len() > 32 { format!("{shown}...") } else { shown }
+pub(super) fn short_hex(key: &[u8]) -> String {
+    match key.get(..32) {
+        Some(first) if key.len() > 32 => format!("{}...", hex(first)),
+        _ => hex(key),
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use super::inodes::hex;
+use super::inodes::short_hex;
 use super::queues::Intents;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, PARALLEL, REQUEST};
@@ -55,7 +55,7 @@ impl Check<'_> {
                 self.went_on(1);
                 let Some(key) = keys::parse_object(&row) else {
                     let mend = Mend::Rows(vec![Change::drop(row.to_vec())]);
-                    let what = format!("the row {}", hex(&row));
+                    let what = format!("the row {}", short_hex(&row));
                     self.report.found(Kind::Record, what, "the key of an object is no text", mend);
                     continue;
                 };

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::inodes::hex;
+use super::inodes::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend};
 use crate::meta::keys;
@@ -48,7 +48,7 @@ impl Check<'_> {
     /// A row of a queue that cannot be what it should be.
     fn wrong(&mut self, kind: Kind, key: &[u8], detail: &str) {
         let mend = Mend::Rows(vec![Change::drop(key.to_vec())]);
-        self.report.found(kind, format!("the row {}", hex(key)), detail, mend);
+        self.report.found(kind, format!("the row {}", short_hex(key)), detail, mend);
     }
 
     async fn intents(&mut self) -> Result<Intents, FsckError> {
@@ -61,7 +61,7 @@ impl Check<'_> {
             let (Some(id), Ok(intent)) = (id, decode::<IntentRec>(&value)) else {
                 let asks = "if its request arrives all the same, the object is taken for another's";
                 let mend = Mend::Ask(asks, vec![Change::drop(key.to_vec())]);
-                let what = format!("the row {}", hex(&key));
+                let what = format!("the row {}", short_hex(&key));
                 self.report.found(Kind::Record, what, "an open request cannot be read", mend);
                 // Which key it is about nobody knows.
                 intents.more = true;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::inodes::hex;
+use super::inodes::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, REQUEST};
 use crate::meta::keys;
@@ -68,7 +68,7 @@ impl Check<'_> {
             while window.used.len() < WINDOW {
                 let Some((key, value)) = records.next().await? else { break };
                 let Some(id) = keys::parse_id(&key).filter(|_| key.len() == 17) else {
-                    let what = format!("the row {}", hex(&key));
+                    let what = format!("the row {}", short_hex(&key));
                     let mend = Mend::Rows(vec![Change::drop(key.to_vec())]);
                     self.report.found(Kind::Record, what, "is no segment's", mend);
                     continue;

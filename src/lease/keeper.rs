@@ -219,6 +219,17 @@ impl Keeper {
         self.adopt(epoch, deadline).await
     }
 
+    /// Lets others have the volume, whose engine was closed in `epoch`. Each step may take so long.
+    pub async fn release(
+        &self,
+        epoch: Epoch,
+        note: Option<String>,
+        each: Duration,
+    ) -> Result<(), LeaseError> {
+        self.follow(epoch, Deadline::after(each)).await?;
+        self.set_state(LeaseState::Released, note, Deadline::after(each)).await
+    }
+
     /// Ends renewing. The record stays as it was last written: set `Released` before.
     pub async fn stop(self) {
         let Keeper { commands, task, .. } = self;

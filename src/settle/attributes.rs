@@ -18,7 +18,7 @@ use crate::meta::records::InodeRec;
 use crate::store::{Attributes, METADATA_MAX};
 use crate::types::{
     ATTR_INODE, ATTR_KEY, ATTR_PUT, ATTR_VOLUME, FileKind, Ino, ObjectKey, PutId, Timestamp,
-    VolumeId,
+    VolumeId, hex,
 };
 
 /// What an object says about the file that it is; `None` where it says nothing.
@@ -47,7 +47,7 @@ const INODE_DIGITS: usize = 20;
 /// the first 16 bytes of the key's SHA-256, in hexadecimal.
 pub fn key_mark(key: &ObjectKey) -> String {
     let digest = Sha256::digest(key.as_str().as_bytes());
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..16])
 }
 
 /// What every object that we publish tells.

@@ -17,6 +17,7 @@ use sha2::Digest;
 
 use super::probe::VERSION;
 use super::{Capabilities, Verb};
+use crate::types::hex;
 
 /// A finding is believed for a week, in seconds: servers are upgraded, buckets get other rules.
 const BELIEVED: i64 = 7 * 24 * 3600;
@@ -264,7 +265,7 @@ impl Knowledge {
 /// The name of a store's record.
 fn name(store: &str, endpoint: &str) -> String {
     let hash = sha2::Sha256::digest(format!("{store}\n{endpoint}"));
-    hash[..12].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash[..12])
 }
 
 /// Whole or as before, whoever else writes it at the same time.

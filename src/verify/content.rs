@@ -8,7 +8,7 @@ use super::tree::Found;
 use super::{Places, REQUEST, Trouble};
 use crate::meta::records::{ContentRec, ExtentRec, IntentOp, IntentRec, Place, RestRec};
 use crate::store::{ObjectInfo, StoreErrorKind};
-use crate::types::{Base, ObjectKey, PutId, Version};
+use crate::types::{Base, ObjectKey, PutId, Version, hex};
 
 const EXTENT: u8 = 0x15;
 const REST: u8 = 0x20;
@@ -51,8 +51,7 @@ pub(super) async fn hash(
             }
         },
     };
-    let digest = hash.finalize();
-    Ok(Some((digest.iter().map(|byte| format!("{byte:02x}")).collect(), note)))
+    Ok(Some((hex(&hash.finalize()), note)))
 }
 
 /// The object below a file's extents.

@@ -106,14 +106,7 @@ impl Followed {
 
     /// There is never anything to bring into the bucket.
     pub fn drain(&self) -> DrainReply {
-        DrainReply {
-            committed: true,
-            lost: false,
-            uncommitted_bytes: 0,
-            unsettled_files: 0,
-            error: None,
-            damaged: false,
-        }
+        DrainReply { committed: true, ..DrainReply::default() }
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.

@@ -23,7 +23,7 @@ use crate::fsck::{
     Change, Finding, FsckError, How, Kind, Mend, Outcome, Parts, Report, Watch, check,
     unreadable as without_records,
 };
-use crate::lease::{Judgement, Keeper, KeeperConfig, LeaseState, Observation, judge, last_epoch};
+use crate::lease::{Judgement, Keeper, KeeperConfig, Observation, judge, last_epoch};
 use crate::meta::log::StateDirLock;
 use crate::meta::records::encode;
 use crate::meta::{Batch, Engine, EngineConfig, Follower, keys};
@@ -437,17 +437,12 @@ impl Checked {
         lock: &StateDirLock,
     ) -> Result<(), WorkerError> {
         let mut mounted = open_locked(&self.spec, Successor::No, lock).await?;
-        let (_, nothing) = crate::settle::changes();
-        let mut changes = std::mem::replace(&mut mounted.changes, nothing);
-        // No kernel is to be told.
-        let told = tokio::spawn(async move { while changes.recv().await.is_some() {} });
         let shared = Shared::new(self.spec.clone(), &mounted);
-        let _watched = tasks::watched(&shared);
+        let _watched = tasks::unattended(&shared, &mut mounted);
         let looked = look_at(&mounted, looks).await;
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         shared.export().await;
         shared.release().await?;
-        told.abort();
         looked
     }
 }
@@ -556,11 +551,7 @@ impl Held {
     /// Not released before the engine is closed: another host may take the volume right after.
     pub async fn release(self) -> Result<(), WorkerError> {
         let closed = self.engine.close(Deadline::after(CLOSE)).await;
-        let released = async {
-            self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
-            self.keeper.set_state(LeaseState::Released, None, Deadline::after(REQUEST)).await
-        };
-        let released = released.await;
+        let released = self.keeper.release(self.engine.epoch(), None, REQUEST).await;
         self.keeper.stop().await;
         closed?;
         released?;

@@ -112,7 +112,7 @@ pub struct WorkerStatus {
 }
 
 /// The answer to drain.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DrainReply {
     /// Everything is in the bucket.
     pub committed: bool,
@@ -122,9 +122,16 @@ pub struct DrainReply {
     pub uncommitted_bytes: u64,
     pub unsettled_files: u64,
     pub error: Option<String>,
-    /// Its state in the bucket is: what is not committed stays on this host.
+    /// The volume's state in the bucket is damaged: what is not committed stays on this host.
     #[serde(default)]
     pub damaged: bool,
+}
+
+impl DrainReply {
+    /// The error in parentheses, for the middle of a sentence.
+    pub fn because(&self) -> String {
+        self.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
+    }
 }
 
 /// How far a slice of settling on demand came.

@@ -253,12 +253,8 @@ impl EnginePurge {
         }
         // Not released before the engine is closed: another host may take the volume right after.
         let closed = engine.close(Deadline::after(CLOSE)).await;
-        let state = crate::lease::LeaseState::Released;
-        let released = async {
-            keeper.follow(engine.epoch(), Deadline::after(CLOSE)).await?;
-            keeper.set_state(state, Some(REMOVAL.to_owned()), Deadline::after(CLOSE)).await
-        };
-        let released = released.await;
+        let note = Some(REMOVAL.to_owned());
+        let released = keeper.release(engine.epoch(), note, CLOSE).await;
         keeper.stop().await;
         let left = result?;
         closed?;
@@ -324,10 +320,10 @@ async fn used_since(volume: &Definition, places: &Places) -> Result<Option<Strin
     let Some(removing) = &volume.removing else { return Ok(None) };
     let store = places.state_store.backend();
     let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
-    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
     if removing.epoch.is_some_and(|last| epoch.0 <= last) {
         return Ok(None);
     }
+    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
     // One that cannot be read does not say that anybody did.
     let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
     let ours = |record: &LeaseRecord| record.note.as_deref() == Some(REMOVAL);

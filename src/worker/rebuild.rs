@@ -443,12 +443,8 @@ impl Rebuild {
         let spec = self.at.spec(new.id);
         let lock = leave::lock(&spec.state_dir).await?;
         let mut mounted = open_locked(&spec, Successor::No, &lock).await?;
-        let (_, nothing) = crate::settle::changes();
-        let mut changes = std::mem::replace(&mut mounted.changes, nothing);
-        // No kernel is to be told.
-        let drained = tokio::spawn(async move { while changes.recv().await.is_some() {} });
         let shared = Shared::new(spec, &mounted);
-        let _watched = tasks::watched(&shared);
+        let _watched = tasks::unattended(&shared, &mut mounted);
         let filled = async {
             let found = mounted.reconciler.take_in(|so_far| told("objects", so_far.all())).await?;
             let links = mounted.settler.join_links(|done| told("hard links", done)).await?;
@@ -459,7 +455,6 @@ impl Rebuild {
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         shared.export().await;
         shared.release().await?;
-        drained.abort();
         filled
     }
 }

@@ -206,14 +206,7 @@ impl Shared {
             self.volume.note_error(&error);
         }
         self.yield_lease().await;
-        DrainReply {
-            committed: true,
-            lost: false,
-            uncommitted_bytes: 0,
-            unsettled_files: unsettled,
-            error: None,
-            damaged: false,
-        }
+        DrainReply { committed: true, unsettled_files: unsettled, ..DrainReply::default() }
     }
 
     /// Settles what can be settled now; returns how many are left. Names whose requests may still arrive wait,

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::commits::{self, FLUSH};
+use super::open::Mounted;
 use super::serve::Shared;
 use super::{VolumeState, collector, recovery};
 use crate::clock::Deadline;
@@ -136,20 +137,25 @@ async fn maintain(volume: &Volume) {
     }
 }
 
-/// The watch over lease and engine, for a tool that opens a volume without serving it.
+/// What goes on beside a tool that opens a volume without serving it; it ends when this is dropped.
 #[must_use]
-pub(super) struct Watched(tokio::task::JoinHandle<()>);
+pub(super) struct Watched(JoinSet<()>);
 
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Starts it; it ends with what is returned.
+/// The watch over lease and engine.
 pub(super) fn watched(shared: &Arc<Shared>) -> Watched {
     let shared = Arc::clone(shared);
-    Watched(tokio::spawn(async move { watch(&shared, &CancellationToken::new()).await }))
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { watch(&shared, &CancellationToken::new()).await });
+    Watched(tasks)
+}
+
+/// The same for a tool that looks at the bucket: no kernel is to be told what it finds there.
+pub(super) fn unattended(shared: &Arc<Shared>, mounted: &mut Mounted) -> Watched {
+    let (_, nothing) = crate::settle::changes();
+    let mut changes = std::mem::replace(&mut mounted.changes, nothing);
+    let mut watched = watched(shared);
+    watched.0.spawn(async move { while changes.recv().await.is_some() {} });
+    watched
 }
 
 async fn watch(shared: &Shared, stop: &CancellationToken) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::store::{Attributes, Properties};
-use crate::types::{StoreTime, Version};
+use crate::types::{StoreTime, Version, hex};
 
 const XATTR: &CStr = c"user.s3vol.object";
 /// Larger than any record we write.
@@ -121,8 +121,7 @@ impl Record {
 /// Where the sidecars of a key lie, but for the inode's number.
 pub(super) fn sidecar_base(own: &Path, key: &str) -> PathBuf {
     let hash = Sha256::digest(key.trim_end_matches('/').as_bytes());
-    let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-    own.join("attrs").join(hash)
+    own.join("attrs").join(hex(&hash))
 }
 
 fn sidecar_of(base: &Path, ino: u64) -> PathBuf {
