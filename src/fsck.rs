@@ -34,7 +34,7 @@ use crate::lease::LeaseError;
 use crate::meta::records::{DirentRec, InodeRec, Row, SuperRec, decode};
 use crate::meta::{EngineError, Follower, Lookup, MetaError, View, keys};
 use crate::store::{StoreBackend, StoreError};
-use crate::types::{Epoch, FileKind, FileName, Ino, KeyPrefix, VolumeId};
+use crate::types::{Base, Epoch, FileKind, FileName, Ino, KeyPrefix, VolumeId};
 
 pub use report::{Change, Checked, Finding, Kind, Mend, Outcome, Report};
 
@@ -65,6 +65,16 @@ pub struct Parts {
     pub folder: String,
     /// The engine's writer epoch.
     pub epoch: Epoch,
+}
+
+impl Parts {
+    /// Where what lies below a file is.
+    fn store_of(&self, base: &Base) -> &Arc<dyn StoreBackend> {
+        match base.parked {
+            true => &self.state_store,
+            false => &self.store,
+        }
+    }
 }
 
 /// How it is checked.

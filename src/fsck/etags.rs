@@ -142,10 +142,7 @@ impl Check<'_> {
         base: &Base,
         evidence: &mut Evidence,
     ) -> Result<(), FsckError> {
-        let store = match base.parked {
-            true => Arc::clone(&self.parts.state_store),
-            false => Arc::clone(&self.parts.store),
-        };
+        let store = Arc::clone(self.parts.store_of(base));
         let size = base.version.size;
         let parts =
             (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1).saturating_mul(PART)));
@@ -237,18 +234,12 @@ impl Check<'_> {
         let why = match failed {
             Failed::Unreadable(why) => why,
             // Where a HEAD tells the same, it was found with the objects, or changed since.
-            Failed::Another => {
-                let store = match base.parked {
-                    true => &self.parts.state_store,
-                    false => &self.parts.store,
-                };
-                match store.head(&base.key, REQUEST).await? {
-                    Some(info) if info.version.same(&base.version) => {
-                        "a GET shows another object than a HEAD".to_owned()
-                    }
-                    _ => return Ok(()),
+            Failed::Another => match self.parts.store_of(base).head(&base.key, REQUEST).await? {
+                Some(info) if info.version.same(&base.version) => {
+                    "a GET shows another object than a HEAD".to_owned()
                 }
-            }
+                _ => return Ok(()),
+            },
         };
         let what = self.called(ino).await?;
         let detail = format!("the object {} cannot be read: {why}", base.key);

@@ -51,7 +51,8 @@ impl Reconciler {
 
     /// Lists a directory and applies what differs, from its beginning to its end.
     pub(super) async fn list_whole(&self, dir: Ino) -> Result<(), SettleError> {
-        let Some(mut walk) = self.begin_walk(dir).await? else { return Ok(()) };
+        let Some(prefix) = self.prefix_of(dir).await? else { return Ok(()) };
+        let mut walk = self.begin_walk(dir, prefix).await?;
         while !self.list_page(dir, &mut walk).await? {}
         Ok(())
     }
@@ -65,17 +66,17 @@ impl Reconciler {
     ) -> Result<bool, SettleError> {
         let now = boottime();
         walks.retain(|_, walk| now.saturating_sub(walk.at) < WALK_KEPT);
-        let prefix = self.volume.dir_key(dir, &mut PathMemo::default()).await?;
-        if walks.get(&dir).is_some_and(|walk| prefix.as_ref() != Some(&walk.prefix)) {
+        let Some(prefix) = self.prefix_of(dir).await? else {
+            walks.remove(&dir);
+            return Ok(true);
+        };
+        if walks.get(&dir).is_some_and(|walk| prefix != walk.prefix) {
             // It has another name by now.
             walks.remove(&dir);
         }
         let walk = match walks.entry(dir) {
             Entry::Occupied(begun) => begun.into_mut(),
-            Entry::Vacant(place) => match self.begin_walk(dir).await? {
-                Some(walk) => place.insert(walk),
-                None => return Ok(true),
-            },
+            Entry::Vacant(place) => place.insert(self.begin_walk(dir, prefix).await?),
         };
         let result = self.list_page(dir, walk).await;
         let done = match &result {
@@ -90,13 +91,14 @@ impl Reconciler {
         result
     }
 
-    /// `None`: the directory is gone.
-    async fn begin_walk(&self, dir: Ino) -> Result<Option<Walk>, SettleError> {
-        let Some(prefix) = self.volume.dir_key(dir, &mut PathMemo::default()).await? else {
-            return Ok(None);
-        };
+    /// Of the keys of a directory; `None`: it is gone.
+    async fn prefix_of(&self, dir: Ino) -> Result<Option<String>, SettleError> {
+        Ok(self.volume.dir_key(dir, &mut PathMemo::default()).await?)
+    }
+
+    async fn begin_walk(&self, dir: Ino, prefix: String) -> Result<Walk, SettleError> {
         let empty = self.volume.meta.scan(keys::dirents_after(dir, 0), 1).await?.is_empty();
-        Ok(Some(Walk {
+        Ok(Walk {
             prefix,
             began: boottime(),
             at: boottime(),
@@ -104,7 +106,7 @@ impl Reconciler {
             pages: 0,
             held: BTreeMap::new(),
             shown: (!empty).then(HashMap::new),
-        }))
+        })
     }
 
     /// The next page of a walk, applied; after the last one also what is missing.
@@ -152,7 +154,8 @@ impl Reconciler {
         dir: Ino,
         name: &FileName,
     ) -> Result<(), SettleError> {
-        let Some(mut walk) = self.begin_walk(dir).await? else { return Ok(()) };
+        let Some(prefix) = self.prefix_of(dir).await? else { return Ok(()) };
+        let mut walk = self.begin_walk(dir, prefix).await?;
         if self.list_page(dir, &mut walk).await? {
             return Ok(());
         }
