@@ -152,12 +152,18 @@ impl Volume {
             return Ok(Standing::Written { bytes });
         }
         let (mut sent, mut renamed) = (false, HashSet::new());
-        self.meta.engine.each_undurable_key(|key| {
-            let Some(of) = keys::parse_ino(key) else { return };
-            match key.first() {
-                Some(&keys::PARENT) => drop(renamed.insert(of)),
-                Some(&(keys::INODE | keys::CONTENT | keys::XATTR)) => sent |= of == ino,
-                _ => {}
+        self.meta.engine.each_undurable_batch(|batch| {
+            let rows = || batch.iter().map(|(key, _)| key);
+            // What a publish notes of a content adds nothing to it that could be lost.
+            let of_a_publish = rows().any(|key| key.first() == Some(&keys::INTENT));
+            for key in rows() {
+                let Some(of) = keys::parse_ino(key) else { continue };
+                match key.first() {
+                    Some(&keys::PARENT) => drop(renamed.insert(of)),
+                    Some(&keys::CONTENT) if of_a_publish => {}
+                    Some(&(keys::INODE | keys::CONTENT | keys::XATTR)) => sent |= of == ino,
+                    _ => {}
+                }
             }
         });
         if sent || self.path_has(ino, &renamed).await? {

@@ -300,9 +300,9 @@ impl Engine {
         self.meter.watch_tombstones();
     }
 
-    /// Goes over the keys of all changes that are not known to be durable, in no order.
-    pub fn each_undurable_key(&self, each: impl FnMut(&[u8])) {
-        self.inner.kept.lock().each_key(each);
+    /// Goes over all batches that are not known to be durable.
+    pub fn each_undurable_batch(&self, each: impl FnMut(&Batch)) {
+        self.inner.kept.lock().each_batch(each);
     }
 
     /// The keys of all changes that are not known to be durable.

@@ -95,6 +95,25 @@ fn any_file_tells_where_it_is_without_a_request() {
 }
 
 #[test]
+fn what_was_synced_is_durable_also_while_it_is_published() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let url = format!("s3://{}/v", server.bucket());
+    // Nobody commits what a publish notes.
+    let mount = Mount::start(Some(&server), &place, &url, &["commit=5m", "settle_after=0s"]);
+    let file = place.file("file");
+    for round in 0..3 {
+        std::fs::write(&file, format!("content {round}")).unwrap();
+        sync(&file);
+        wait_for("rest", SOON, || {
+            let status = said(&file, STATUS);
+            assert_eq!(said(&file, DURABLE), "1", "{status}");
+            status.starts_with("at rest: ").then_some(())
+        });
+    }
+    mount.end_well();
+}
+
+#[test]
 fn what_a_file_tells_of_itself_is_not_set_nor_listed_nor_copied() {
     let (server, place) = (TestS3::start(), Place::new());
     let url = format!("s3://{}/v", server.bucket());

@@ -69,8 +69,8 @@ impl Kept {
         self.batches.is_empty()
     }
 
-    pub(super) fn each_key(&self, mut each: impl FnMut(&[u8])) {
-        self.batches.iter().flat_map(|(_, batch)| batch.iter()).for_each(|(key, _)| each(key));
+    pub(super) fn each_batch(&self, mut each: impl FnMut(&Batch)) {
+        self.batches.iter().for_each(|(_, batch)| each(batch));
     }
 
     pub(super) fn keys(&self) -> BTreeSet<Vec<u8>> {
