@@ -26,8 +26,9 @@ const PLACES: [&str; 10] = [
     points::LEASE_AFTER,
     points::SEGMENT_AFTER,
 ];
-/// Within this a busy database comes by, the pause of the supervisor after many crashes included.
-const MET: Duration = Duration::from_secs(60);
+/// Within this a busy database comes by, the pause of the supervisor after many crashes included. What a round
+/// does goes by every place at least once, so that it is the pace of the machine alone that is waited for.
+const MET: Duration = Duration::from_secs(180);
 const LIMIT: Duration = Duration::from_secs(600);
 /// In the tests that always run, and in the long ones.
 pub const FEW: usize = 5;
@@ -59,9 +60,11 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// pgbench says how many transactions it was told to be committed, and ends with an error if a client saw one. A
-/// checkpoint writes more at once than transactions do.
+/// pgbench says how many transactions it was told to be committed, and ends with an error if a client saw one. Before
+/// it a checkpoint, and one transaction of more than a commit of s3vol takes along with its records: random text, so
+/// that it is not compressed.
 const BENCH: &str = r"psql -h /tmp -U postgres -q -c checkpoint;
+    psql -h /tmp -U postgres -q -v ON_ERROR_STOP=1 -c 'create table if not exists large(b text)' -c 'truncate large' -c 'insert into large select string_agg(md5(random()::text), null) from generate_series(1, 40000)' || exit 1;
     pgbench -n -h /tmp -U postgres -c 4 -j 2 -T 3 postgres 2>&1 |
     sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p'";
 
@@ -81,7 +84,10 @@ pub fn postgresql(site: &Site, rounds: usize) {
             if !site.orders.is_open(name, place) {
                 break;
             }
-            assert!(begun.elapsed() < MET, "{place} was never passed");
+            assert!(
+                begun.elapsed() < MET,
+                "{place} was never passed in round {round}, after {committed} transactions"
+            );
         }
     }
     assert!(committed > rounds as u64 * 10, "only {committed} transactions");
@@ -120,7 +126,7 @@ with open(ledger, "a") as told:
             row = db.execute("insert into t(b) values(randomblob(3000))").lastrowid
             if row % 7 == 0:
                 db.execute("update t set b = randomblob(200) where a = ?", (row // 2,))
-            if row % 50 == 0:
+            if row % 10 == 0:
                 db.execute("insert into t(b) values(randomblob(300000))")
         print(row, file=told, flush=True)
 db.close()
