@@ -3,6 +3,7 @@
 //! `make bench` prints them; nothing is asserted. Each workload runs with 0 and with 20 ms added to
 //! every store request, and shows the requests that it caused, by kind.
 
+mod collect;
 mod durable;
 mod mount;
 #[path = "../../tests/support/mod.rs"]
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use mount::Mount;
 use support::s3server::TestS3;
-use workloads::{COLD, CONTENT, LARGE_DIRECTORY, NAMESPACE, PAGE, SMALL, Shape, Workload};
+use workloads::{COLD, CONTENT, LARGE_DIRECTORY, NAMESPACE, SMALL, Workload};
 
 /// Long enough to see an idle volume's renewals.
 const IDLE: Duration = Duration::from_secs(60);
@@ -118,68 +119,6 @@ impl Bench {
         }
     }
 
-    /// Files of many small pieces, for more and more of them, beside as many bytes in one piece: what their
-    /// removal and the unmount after it take, and what reading and publishing take.
-    fn collect(&self) {
-        println!(
-            "\nfiles of blocks of 4 KiB (a million: of 512 bytes); seconds, and requests of the publish"
-        );
-        println!("   blocks shape       write      read        rm   unmount   publish");
-        for blocks in [20_000, 40_000, 160_000, 320_000, 1_000_000] {
-            for shape in [Shape::Holes, Shape::Woven, Shape::One] {
-                let many = blocks > 320_000;
-                let block = if many { 512 } else { PAGE };
-                let server = TestS3::start();
-                let name = |what| format!("collect-{blocks}-{shape:?}-{what}");
-                let (mount, at) = self.mount(&server, &name("made"), &NEVER);
-                let write = workloads::write_blocks(&at, blocks, block, shape);
-                mount.end();
-                let (mount, at) = self.mount(&server, &name("read"), &NEVER);
-                let read = (!many).then(|| workloads::read_blocks(&at));
-                let remove = workloads::remove_blocks(&at);
-                let unmount = mount.end();
-                drop(server);
-                let published = (!many).then(|| {
-                    let server = TestS3::start();
-                    let (mount, at) = self.mount(&server, &name("published"), &[]);
-                    workloads::write_blocks(&at, blocks, block, shape);
-                    requests(&server);
-                    // What does not come to rest in time has no figure.
-                    let (time, ended) = mount.end_anyhow();
-                    (ended.success().then_some(time), requests(&server))
-                });
-                let seconds = |time: Option<Duration>| {
-                    time.map_or_else(|| "-".into(), |time| format!("{:.3}", time.as_secs_f64()))
-                };
-                let (publish, requests) = published.unzip();
-                println!(
-                    "{blocks:>9} {:<6} {:>10} {:>9} {:>9} {:>9} {:>9}  {}",
-                    format!("{shape:?}"),
-                    seconds(Some(write)),
-                    seconds(read),
-                    seconds(Some(remove)),
-                    seconds(Some(unmount)),
-                    seconds(publish.flatten()),
-                    requests.unwrap_or_default(),
-                );
-            }
-        }
-    }
-
-    /// What an unmount leaves out where it would take long: the export of more and more extents.
-    fn exports(&self) {
-        println!("\nunmount of a file of so many extents, export included where it is written");
-        for blocks in [5_000, 10_000, 19_000, 25_000, 100_000] {
-            let server = TestS3::start();
-            let (mount, at) = self.mount(&server, &format!("export-{blocks}"), &NEVER);
-            workloads::write_blocks(&at, blocks, PAGE, Shape::Holes);
-            requests(&server);
-            let time = mount.end().as_secs_f64();
-            let written = server.keys("").iter().any(|key| key.contains("/export/"));
-            println!("  {blocks:>7} {time:.3} s, exported: {written}; {}", requests(&server));
-        }
-    }
-
     fn at_rest(&self) {
         println!("\nidle for a minute");
         let server = TestS3::start();
@@ -220,6 +159,7 @@ fn main() {
     }
     if runs("collect", false) {
         bench.collect();
+        bench.names();
         bench.exports();
     }
     if runs("durable", false) {

@@ -20,7 +20,7 @@ const NAMES: usize = 10_000;
 const FOLDERS: usize = 100;
 const RANDOM: usize = 2_000;
 /// Entries of the large directory.
-const ENTRIES: usize = 100_000;
+pub const ENTRIES: usize = 100_000;
 
 /// A name for the table, and the work: returns how long what is measured took.
 pub type Workload = (&'static str, fn(&Path) -> Duration);
@@ -227,7 +227,7 @@ fn create(dir: &Path, place: Place) -> Duration {
     })
 }
 
-fn create_many(dir: &Path) -> Duration {
+pub fn create_many(dir: &Path) -> Duration {
     timed(|| {
         fs::create_dir(dir).expect("mkdir");
         (0..ENTRIES).for_each(|i| drop(File::create(flat(dir, i)).expect("create")));
@@ -280,6 +280,6 @@ fn rename(dir: &Path, place: Place) -> Duration {
     })
 }
 
-fn remove(dir: &Path) -> Duration {
+pub fn remove(dir: &Path) -> Duration {
     timed(|| fs::remove_dir_all(dir).expect("rm -r"))
 }
