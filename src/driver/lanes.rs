@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
@@ -24,6 +25,15 @@ pub(super) enum Phase {
 pub(super) struct Attached {
     pub spec: WorkerSpec,
     pub phase: Phase,
+    /// It was opened for somebody.
+    pub served: Arc<AtomicBool>,
+}
+
+impl Attached {
+    /// A worker that is being opened.
+    pub fn new(spec: WorkerSpec) -> Self {
+        Attached { spec, phase: Phase::Used, served: Arc::default() }
+    }
 }
 
 /// State of one volume's lane.
@@ -53,6 +63,10 @@ impl Lanes {
     pub async fn enter(&self, name: &VolumeName) -> OwnedMutexGuard<Lane> {
         let lane = Arc::clone(self.0.lock().entry(name.clone()).or_default());
         lane.lock_owned().await
+    }
+
+    pub fn has(&self, name: &VolumeName) -> bool {
+        self.0.lock().contains_key(name)
     }
 
     /// Volumes that have a lane.
