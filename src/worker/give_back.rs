@@ -276,7 +276,7 @@ async fn settle(shared: &Arc<Shared>, waited: Waited) {
     if left == 0 || waited == Waited::For || !shared.settler.has_late() {
         return;
     }
-    if commit_all(&shared.volume, COMMIT_BUDGET).await.is_err() || !shared.yield_lease().await {
+    if commit_all(&shared.volume, COMMIT_BUDGET).await.is_err() || !shared.yields().await {
         return;
     }
     tracing::info!(
