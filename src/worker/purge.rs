@@ -33,7 +33,7 @@ use crate::lease::{
     record_key,
 };
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
-use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
+use crate::meta::{Batch, Engine, EngineConfig, EngineError, EngineHome, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
     Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
@@ -125,7 +125,8 @@ impl EnginePurge {
         }
     }
 
-    async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
+    /// Who holds the volume.
+    async fn holding(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let known = match Format::of(&places, volume.uuid).read().await {
             Ok(Some((known, _))) => known,
@@ -134,15 +135,17 @@ impl EnginePurge {
             Err(error) if bucket_is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let home = &known.engine;
-        let epoch = match home.is_readable() {
-            true => {
-                let object_store = places.state_store.engine(&places.state)?.into_inner();
-                Engine::writer_epoch(&object_store, &home.folder, home.after).await?
-            }
-            // Of another engine only the leases can be read.
-            false => last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?,
-        };
+        let epoch = writer_epoch(&places, &known.engine).await?;
+        self.judged(volume, &places, epoch).await
+    }
+
+    /// Who holds the volume in its last epoch.
+    async fn judged(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Holder>, WorkerError> {
         let Some(epoch) = epoch else { return Ok(None) };
         let mut seen = self.seen.lock().remove(&volume.uuid).unwrap_or_default();
         let store = places.state_store.backend();
@@ -159,6 +162,23 @@ impl EnginePurge {
         let deadline = Deadline::after(self.slice);
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let format = Format::of(&places, volume.uuid);
+    /// Why nothing of the volume is deleted whose last epoch this is.
+    async fn in_the_way(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        known: &VolumeFormat,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Purged>, WorkerError> {
+        if let Some(holder) = self.judged(volume, places, epoch).await? {
+            return Ok(Some(Purged::Later(holder.to_string())));
+        }
+        Ok(match known.deleting {
+            None => used_since(volume, places).await?.map(Purged::Used),
+            Some(_) => None,
+        })
+    }
+
         let found = match format.read().await {
             Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
             found => found?,
@@ -176,17 +196,26 @@ impl EnginePurge {
         }
         let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
-            if let Some(holder) = self.judged(volume).await? {
-                return Ok(Purged::Later(holder.to_string()));
-            }
-            if known.deleting.is_none()
-                && let Some(host) = used_since(volume, &places).await?
-            {
-                return Ok(Purged::Used(host));
+            if !known.engine.is_readable() {
+                let epoch = writer_epoch(&places, &known.engine).await?;
+                if let Some(why) = self.in_the_way(volume, &places, &known, epoch).await? {
+                    return Ok(why);
+                }
             }
             let single_host = volume.options.single_host;
             let known = to_ours(&places, &format, (known, version), single_host).await?;
-            let later = self.delete_objects(volume, &places, &format, known, deadline).await?;
+            // The epoch that is judged is the one that is claimed over: who took the volume since keeps it.
+            let found = writer_epoch(&places, &known.engine).await?;
+            if let Some(why) = self.in_the_way(volume, &places, &known, found).await? {
+                return Ok(why);
+            }
+            let deleted = self.delete_objects(volume, &places, &format, known, found, deadline);
+            let later = match deleted.await {
+                Err(WorkerError::Engine(EngineError::Fenced { .. })) => {
+                    Some("somebody has just taken it".to_owned())
+                }
+                later => later?,
+            };
             if let Some(why) = later {
                 return Ok(Purged::Later(why));
             }
@@ -194,7 +223,8 @@ impl EnginePurge {
         delete_state(&places, &format.key, deadline).await
     }
 
-    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left.
+    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left. `found` is the last epoch, as
+    /// it was judged; without one the volume was never mounted.
     async fn delete_objects(
         &self,
         volume: &Definition,
@@ -205,12 +235,7 @@ impl EnginePurge {
     ) -> Result<Option<String>, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
         let home = known.engine.clone();
-        let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
-        if found.is_none() {
-            // Never mounted.
-            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
-            return Ok(None);
-        }
+        found: Option<Epoch>,
         let mut config = EngineConfig::new(object_store, home.folder, found);
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
@@ -266,7 +291,7 @@ impl EnginePurge {
 #[async_trait]
 impl Purge for EnginePurge {
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
-        let judged = tokio::time::timeout(HOLDER, self.judged(volume)).await;
+        let judged = tokio::time::timeout(HOLDER, self.holding(volume)).await;
         let mut holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
         if let Some(Holder { epoch, .. }) = holder {
             let id = volume.uuid;
@@ -322,6 +347,16 @@ async fn used_since(volume: &Definition, places: &Places) -> Result<Option<Strin
     let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
     if removing.epoch.is_some_and(|last| epoch.0 <= last) {
         return Ok(None);
+/// The volume's last epoch.
+async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch>, WorkerError> {
+    if !home.is_readable() {
+        // Of another engine only the leases can be read.
+        return Ok(last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?);
+    }
+    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    Ok(Engine::writer_epoch(&object_store, &home.folder, home.after).await?)
+}
+
     }
     let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
     // One that cannot be read does not say that anybody did.

@@ -118,6 +118,46 @@ async fn a_volume_that_was_used_after_its_removal_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_somebody_takes_while_its_removal_looks_for_users_stays() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = Arc::new(on(&server, &place, "0s").await);
+    create(&catalog, &volume()).await;
+    let first = mount(&server, &place);
+    fill(&place);
+    first.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    // The first look at the engine is for the epoch that is judged.
+    server.fault(Rule::new(Op::List, "manifest", 1, Action::Hold).after(1));
+    let sweep = tokio::spawn({
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.sweep(&EnginePurge::new()).await }
+    });
+    wait_for("the second look", SOON, || (server.held() > 0).then_some(()));
+    let second = mount(&server, &place);
+    server.release();
+    sweep.await.unwrap().unwrap();
+    std::fs::write(place.file("late"), "written after the removal").unwrap();
+    second.end_well();
+    for name in ["ours", "late", "sub/deep"] {
+        assert!(object(&server, &format!("team/web/{name}")).is_some(), "{name}");
+    }
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    let back = catalog.lookup(&volume()).await.unwrap().expect("it is back");
+    assert_eq!(back.removing, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_never_mounted_goes_as_well() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    foreign(&server);
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_objects_of_a_rebuilt_volume_stay_when_its_old_name_is_removed() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
