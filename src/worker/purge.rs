@@ -12,6 +12,7 @@
 //! finds the others.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub struct EnginePurge {
     local: Option<PathBuf>,
     /// What was seen of the leases of volumes that are waited for.
     seen: Mutex<HashMap<VolumeId, Observation>>,
+    /// How far the records of volumes were gone over that have objects which stay.
+    after: Mutex<HashMap<VolumeId, Bytes>>,
     known: Known,
 }
 
@@ -84,6 +87,7 @@ impl EnginePurge {
             slice: SLICE,
             local: None,
             seen: Mutex::default(),
+            after: Mutex::default(),
             known: Known::default(),
         }
     }
@@ -158,10 +162,6 @@ impl EnginePurge {
         }
     }
 
-    async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
-        let deadline = Deadline::after(self.slice);
-        let places = places(volume.uuid, &volume.options, &self.known)?;
-        let format = Format::of(&places, volume.uuid);
     /// Why nothing of the volume is deleted whose last epoch this is.
     async fn in_the_way(
         &self,
@@ -179,6 +179,10 @@ impl EnginePurge {
         })
     }
 
+    async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
+        let deadline = Deadline::after(self.slice);
+        let places = places(volume.uuid, &volume.options, &self.known)?;
+        let format = Format::of(&places, volume.uuid);
         let found = match format.read().await {
             Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
             found => found?,
@@ -231,11 +235,11 @@ impl EnginePurge {
         places: &Places,
         format: &Format,
         known: VolumeFormat,
+        found: Option<Epoch>,
         deadline: Deadline,
     ) -> Result<Option<String>, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
         let home = known.engine.clone();
-        found: Option<Epoch>,
         let mut config = EngineConfig::new(object_store, home.folder, found);
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
@@ -262,6 +266,7 @@ impl EnginePurge {
             next,
             foreign: 0,
             refused: None,
+            after: self.after.lock().remove(&volume.uuid),
         };
         let result: Result<Option<String>, WorkerError> = async {
             format.write(&begun).await?;
@@ -272,6 +277,9 @@ impl EnginePurge {
             Ok(left)
         }
         .await;
+        if let Some(after) = objects.after.take() {
+            self.after.lock().insert(volume.uuid, after);
+        }
         if objects.foreign > 0 {
             tracing::info!(volume = %volume.name, objects = objects.foreign,
                 "objects that the volume did not make stay");
@@ -339,14 +347,6 @@ impl Purge for EnginePurge {
     }
 }
 
-/// Who took the volume after it was removed: by its URL, or with another catalog. Their epoch tells, because
-/// clocks of stores are exact to a second at best.
-async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
-    let Some(removing) = &volume.removing else { return Ok(None) };
-    let store = places.state_store.backend();
-    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
-    if removing.epoch.is_some_and(|last| epoch.0 <= last) {
-        return Ok(None);
 /// The volume's last epoch.
 async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch>, WorkerError> {
     if !home.is_readable() {
@@ -357,6 +357,14 @@ async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch
     Ok(Engine::writer_epoch(&object_store, &home.folder, home.after).await?)
 }
 
+/// Who took the volume after it was removed: by its URL, or with another catalog. Their epoch tells, because
+/// clocks of stores are exact to a second at best.
+async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
+    let Some(removing) = &volume.removing else { return Ok(None) };
+    let store = places.state_store.backend();
+    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
+    if removing.epoch.is_some_and(|last| epoch.0 <= last) {
+        return Ok(None);
     }
     let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
     // One that cannot be read does not say that anybody did.
@@ -395,6 +403,10 @@ enum Fate {
     Hot,
 }
 
+fn others_left() -> String {
+    "many objects are deleted, others are still left".to_owned()
+}
+
 /// The objects of one volume, while this host holds it.
 struct Objects<'a> {
     volume: VolumeId,
@@ -409,25 +421,36 @@ struct Objects<'a> {
     foreign: usize,
     /// Why an object of the volume cannot be deleted. All others are.
     refused: Option<String>,
+    /// The last record that was looked at, where the call before or this one had no more time.
+    after: Option<Bytes>,
 }
 
 impl Objects<'_> {
     /// Deletes what the records name; `Some` says why some are left.
     async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
+        let begin = self.after.take();
         for prefix in [keys::INTENT, keys::REST] {
-            let mut pages = Pages::new(keys::below(prefix, &[]), PAGE);
+            let mut range = keys::below(prefix, &[]);
+            if let Some(begin) = begin.as_ref().filter(|_| prefix == keys::REST) {
+                range.0 = Bound::Excluded(begin.to_vec());
+            }
+            let mut pages = Pages::new(range, PAGE);
             while let Some(page) = pages.next(self.engine).await? {
-                let full = page.len() == PAGE;
+                let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
                 if let Some(why) = self.page(prefix, page).await? {
                     return Ok(Some(why));
                 }
-                if full && deadline.left().is_zero() {
-                    let left = || "many objects are deleted, others are still left".to_owned();
-                    return Ok(Some(self.refused.take().unwrap_or_else(left)));
+                if let Some(last) = last
+                    && deadline.left().is_zero()
+                {
+                    // What the store does not let go would take the time of the next call, too.
+                    let stays = prefix == keys::REST && self.refused.is_some();
+                    self.after = stays.then_some(last);
+                    return Ok(Some(self.refused.take().unwrap_or_else(others_left)));
                 }
             }
         }
-        Ok(self.refused.take())
+        Ok(self.refused.take().or_else(|| begin.map(|_| others_left())))
     }
 
     async fn page(
@@ -477,11 +500,8 @@ impl Objects<'_> {
                 Err(error) => failure = Some(error),
             }
         }
-        if batch.is_empty() {
-            // Of the next page none would go, either.
-            why = why.or(refused);
-        } else {
-            self.refused = self.refused.take().or(refused);
+        self.refused = self.refused.take().or(refused);
+        if !batch.is_empty() {
             at(points::PURGE_BATCH_BEFORE);
             self.engine.write(self.next, batch).await?;
             self.next = Lsn(self.next.0 + 1);
@@ -535,7 +555,16 @@ impl Objects<'_> {
         if !is_file_key(key, self.prefix) {
             return Ok(Fate::Foreign);
         }
-        let Some(info) = self.store.head(key, REQUEST).await? else { return Ok(Fate::Gone) };
+        let info = match self.store.head(key, REQUEST).await {
+            Ok(Some(info)) => info,
+            Ok(None) => return Ok(Fate::Gone),
+            Err(error) if error.is_transient() || error.kind == StoreErrorKind::NoBucket => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                return Ok(Fate::Refused(format!("{key} cannot be looked at: {error}")));
+            }
+        };
         // ETags alone prove nothing: they are equal for equal content.
         let ours = is_put(&info.attributes, key, self.volume, put_id);
         if !ours || version.is_some_and(|version| !version.same(&info.version)) {
@@ -570,19 +599,18 @@ async fn delete_state(
     deadline: Deadline,
 ) -> Result<Purged, WorkerError> {
     let store = places.state_store.backend();
+    let (mut token, mut found, mut refused) = (None, false, None);
     loop {
         let request = ListRequest {
             prefix: places.state.as_str().to_owned(),
             delimiter: false,
-            token: None,
+            token,
             max_keys: 1000,
         };
-        let found = store.list(request, REQUEST).await?.entries;
+        let page = store.list(request, REQUEST).await?;
         let keys: Vec<ObjectKey> =
-            found.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
-        if keys.is_empty() {
-            break;
-        }
+            page.entries.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
+        found |= !keys.is_empty();
         let outcomes: Vec<PutOutcome> = stream::iter(keys)
             .map(|key| {
                 let store = &store;
@@ -596,7 +624,16 @@ async fn delete_state(
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        outcomes.into_iter().try_for_each(applied)?;
+        // One that stays keeps no other.
+        refused = refused.or(outcomes.into_iter().find_map(|outcome| applied(outcome).err()));
+        token = page.next;
+        if token.is_none() {
+            match refused {
+                Some(error) => return Err(error),
+                None if !found => break,
+                None => found = false,
+            }
+        }
         if deadline.left().is_zero() {
             return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
         }

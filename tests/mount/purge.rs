@@ -261,6 +261,49 @@ async fn what_the_store_does_not_delete_is_named_and_keeps_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_the_store_does_not_delete_keep_nothing_behind_them() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let definition = create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    for folder in ["locked", "hidden"] {
+        std::fs::create_dir(place.file(folder)).unwrap();
+        for number in 0..510 {
+            std::fs::write(place.file(&format!("{folder}/{number}")), "x").unwrap();
+        }
+    }
+    std::fs::write(place.file("ours"), "x").unwrap();
+    mount.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    server.fault(Rule::always(Some(Op::Delete), "web/locked/", Action::Status(403)));
+    server.fault(Rule::always(Some(Op::Head), "web/hidden/", Action::Status(403)));
+    // Each call has time for one page.
+    let purge = EnginePurge::with_slice(Duration::ZERO);
+    for _ in 0..4 {
+        let purged = purge.purge(&definition).await.unwrap();
+        let Purged::Later(why) = purged else { panic!("{purged:?}") };
+        assert!(why.contains("403") || why.contains("others are still left"), "{why}");
+    }
+    let left = keys(&server, "team/web/");
+    assert!(
+        left.iter().all(|key| key.contains("/locked/") || key.contains("/hidden/")),
+        "{left:?}"
+    );
+    assert!(left.len() >= 1020, "{}", left.len());
+    // Of its state as well.
+    server.clear_faults();
+    let lease = "/lease/00000000000000000001";
+    server.fault(Rule::always(Some(Op::Delete), lease, Action::Status(403)));
+    let error = EnginePurge::new().purge(&definition).await.unwrap_err().to_string();
+    assert!(error.contains("403"), "{error}");
+    let left = keys(&server, "team/.s3vol/v/");
+    assert_eq!(left.len(), 2, "{left:?}");
+    server.clear_faults();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(keys(&server, ""), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_crash_its_lease_runs_out_and_it_goes_on() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = Arc::new(on(&server, &place, "0s").await);
