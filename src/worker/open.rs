@@ -195,7 +195,7 @@ async fn open_at(
             local = open_log(spec)?;
         }
     }
-    recovery::goes_on(state_dir)?;
+    recovery::goes_on(state_dir, &trash)?;
     let journal = Arc::new(Mutex::new(Journal::before_replay(local.log)));
     epochs.log_to(&journal, claimed)?;
     Claiming::done(state_dir);

@@ -142,6 +142,22 @@ async fn setting_aside_goes_on_where_a_killed_process_was() {
 
 #[tokio::test]
 async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
+#[tokio::test]
+async fn what_was_left_of_an_earlier_loss_is_not_taken_for_what_was_lost_now() {
+    let world = World::new().await;
+    // The power went before the log was moved, and that meant nothing any more.
+    let stale = CacheFile::path_in(&world.local().join("recovery-0/cache"), LOST[0]);
+    std::fs::create_dir_all(stale.parent().unwrap()).unwrap();
+    std::fs::write(stale, "of another time").unwrap();
+    assert_eq!(world.set_aside(), world.local().join("recovery-1"));
+    goes_on(&world.local(), &world.trash()).unwrap();
+    assert!(!world.local().join("recovery-0").exists(), "it has no log");
+    world.save().await.unwrap();
+    let found = world.found().await;
+    assert_eq!(found.len(), 1);
+    assert!(world.is_restored(&found[0]).await);
+}
+
     let world = World::new().await;
     let aside = world.set_aside();
     let name = save(&aside, &world.store, &world.state).await.unwrap().unwrap();
