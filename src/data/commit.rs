@@ -22,8 +22,10 @@ use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, MetaError, Txn, keys};
-use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
-use crate::types::{FileKind, Lsn};
+use crate::store::{
+    Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind,
+};
+use crate::types::{FileKind, Lsn, ObjectKey};
 use steps::{Step, row_bytes, steps};
 use thin::count_changed;
 
@@ -263,7 +265,15 @@ impl Volume {
                     upload.stored(body.len() as u64);
                     return Ok(upload);
                 }
-                PutOutcome::Lost => continue,
+                // Nobody else has the name: it was sent twice on its way, or another outcome was the right one.
+                PutOutcome::Lost => match self.state_store.head(&key, UPLOAD_TIMEOUT).await {
+                    Ok(Some(info)) if info.version.size == body.len() as u64 => {
+                        upload.stored(body.len() as u64);
+                        return Ok(upload);
+                    }
+                    Ok(found) => (refused(&key, found.is_some()), found.is_none()),
+                    Err(error) => (error, false),
+                },
                 PutOutcome::Failed(error) => (error, true),
                 PutOutcome::Ambiguous(error) => (error, false),
             };
@@ -472,3 +482,10 @@ fn read_piece(inode: &Inode, through: Lsn, range: Range<u64>) -> Result<(Bytes, 
     let cut = live.pending.cut_since(through);
     Ok((Bytes::from(buffer), if cut < range.end { cut } else { u64::MAX }))
 }
+/// What a store says that takes no segment because one is there.
+fn refused(key: &ObjectKey, is_there: bool) -> StoreError {
+    let there = if is_there { "another object is there" } else { "nothing is there" };
+    let message = format!("{key} was refused as one that exists, and {there}");
+    StoreError::new(StoreErrorKind::Protocol, message)
+}
+
