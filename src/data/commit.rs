@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::{MutexGuard, Semaphore};
 
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
@@ -84,25 +85,47 @@ type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
     /// next flush; after a crash of the process it is replayed.
-    pub async fn commit(&self, mut inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
+    pub async fn commit(&self, inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
+        self.commit_as(inodes, None).await
+    }
+
+    /// As [`Volume::commit`]; no more segments of all that commit so are under way at a time than `segments` lets.
+    pub async fn commit_sharing(
+        &self,
+        inodes: Vec<Arc<Inode>>,
+        segments: &Semaphore,
+    ) -> Result<(), DataError> {
+        self.commit_as(inodes, Some(segments)).await
+    }
+
+    async fn commit_as(
+        &self,
+        mut inodes: Vec<Arc<Inode>>,
+        segments: Option<&Semaphore>,
+    ) -> Result<(), DataError> {
         // One order for everybody, so that two groups cannot wait for each other.
         inodes.sort_by_key(|inode| inode.ino);
         inodes.dedup_by_key(|inode| inode.ino);
-        let mut guards = Vec::with_capacity(inodes.len());
+        let mut locked = Vec::with_capacity(inodes.len());
         for inode in &inodes {
-            guards.push(inode.commit.lock().await);
+            locked.push(inode.commit.lock().await);
+        }
+        let (mut parts, mut guards) = (Vec::new(), Vec::new());
+        for (inode, guard) in inodes.iter().zip(locked) {
+            if let Some(part) = self.snapshot(inode) {
+                parts.push(part);
+                guards.push(Some(guard));
+            }
         }
         let mut parts: Vec<Part> = inodes.iter().filter_map(|inode| self.snapshot(inode)).collect();
         if parts.is_empty() {
             return Ok(());
         }
-        let taken: Vec<_> = parts.iter().map(|part| Arc::clone(&part.inode)).collect();
-        let done = self.go_up(&mut parts).await;
-        for inode in taken {
-            if done.is_err() {
-                inode.live().attr_dirty = true;
-            }
-            inode.close_unused();
+        let done = self.go_up(&mut parts, &mut guards, segments).await;
+        // The others came to their end.
+        for (part, _) in parts.iter().zip(&guards).filter(|(_, guard)| guard.is_some()) {
+            part.inode.live().attr_dirty = true;
+            part.inode.close_unused();
         }
         done
     }
@@ -129,8 +152,13 @@ impl Volume {
         })
     }
 
-    /// Step by step.
-    async fn go_up(&self, parts: &mut [Part]) -> Result<(), DataError> {
+    /// Step by step. A file whose last step is handed over is let go: nobody waits for what others have to send.
+    async fn go_up(
+        &self,
+        parts: &mut [Part],
+        guards: &mut [Option<MutexGuard<'_, ()>>],
+        segments: Option<&Semaphore>,
+    ) -> Result<(), DataError> {
         // On a full disk the log has room for extents only.
         let roomy = self.meta.journal.lock().has_room(INLINE_GROUP);
         let mut inline_left = if roomy { INLINE_GROUP } else { 0 };
@@ -149,13 +177,30 @@ impl Volume {
             let replaced: u64 = parts.iter().map(|part| part.replaces(number)).sum();
             let takes = will_take(ranges as u64 + replaced / REPLACED);
             self.meta.log_fits(takes, Deadline::after(LOG_PATIENCE)).await?;
-            let mut uploads = self.place(parts, number).await?;
+            if steps > 1 {
+                // Likewise for what waits for the bucket.
+                self.meta.room_for_bulk().await?;
+            }
+            let mut uploads = self.place(parts, number, segments).await?;
             for part in &*parts {
                 self.thin_out(part, number).await?;
             }
             self.hand_over(parts, number, steps > 1, &mut uploads).await?;
             self.evict_files();
             self.make_room(0, None);
+            let through = |part: &Part| part.steps.len() == number + 1;
+            let done = parts.iter().zip(&mut *guards).filter(|(part, _)| through(part));
+            let mut changed = Vec::new();
+            for (part, guard) in done {
+                self.clean_if_clean(&part.inode);
+                self.may_be_scattered(part.inode.ino, part.content.pieces);
+                changed.extend(part.content_changed.then_some(part.inode.ino));
+                part.inode.close_unused();
+                *guard = None;
+            }
+            if !changed.is_empty() || number + 1 == steps {
+                self.wants_settling(changed);
+            }
             self.committed.notify_waiters();
         }
         for part in &*parts {
@@ -170,7 +215,12 @@ impl Volume {
     }
 
     /// Gives every changed range of a step its place: zero, inline or in an uploaded segment.
-    async fn place(&self, parts: &mut [Part], number: usize) -> Result<Vec<Upload<'_>>, DataError> {
+    async fn place(
+        &self,
+        parts: &mut [Part],
+        number: usize,
+        segments: Option<&Semaphore>,
+    ) -> Result<Vec<Upload<'_>>, DataError> {
         let mut groups: Vec<Group> = Vec::new();
         let mut filled = SEGMENT;
         for (index, part) in parts.iter_mut().enumerate() {
@@ -208,7 +258,14 @@ impl Volume {
                 group.into_iter().map(|(part, piece)| (part, of(part), piece)).collect()
             })
             .collect();
-        let stored = groups.into_iter().map(|group| self.upload_segment(group));
+        let stored = groups.into_iter().map(|group| async {
+            // Nobody closes it.
+            let _share = match segments {
+                Some(segments) => segments.acquire().await.ok(),
+                None => None,
+            };
+            self.upload_segment(group).await
+        });
         let stored: Vec<(Upload<'_>, Vec<Placed>)> =
             stream::iter(stored).buffered(PARALLEL).try_collect().await?;
         let (uploads, placed): (Vec<_>, Vec<_>) = stored.into_iter().unzip();
