@@ -189,7 +189,8 @@ async fn open_at(
     let applied = engine.applied();
     if !belongs(&local, found, applied) {
         let records = std::mem::take(&mut local.replayed);
-        if !records.is_empty() {
+        // Of one without records the epochs alone would count: as if it went on from what was before them.
+        if !records.is_empty() || !local.epochs.is_empty() {
             drop(local);
             recovery::set_aside(state_dir, &records, &engine, &trash).await?;
             local = open_log(spec)?;
