@@ -117,7 +117,6 @@ impl Volume {
                 guards.push(Some(guard));
             }
         }
-        let mut parts: Vec<Part> = inodes.iter().filter_map(|inode| self.snapshot(inode)).collect();
         if parts.is_empty() {
             return Ok(());
         }
@@ -188,6 +187,7 @@ impl Volume {
             self.hand_over(parts, number, steps > 1, &mut uploads).await?;
             self.evict_files();
             self.make_room(0, None);
+            self.committed.notify_waiters();
             let through = |part: &Part| part.steps.len() == number + 1;
             let done = parts.iter().zip(&mut *guards).filter(|(part, _)| through(part));
             let mut changed = Vec::new();
@@ -201,14 +201,7 @@ impl Volume {
             if !changed.is_empty() || number + 1 == steps {
                 self.wants_settling(changed);
             }
-            self.committed.notify_waiters();
         }
-        for part in &*parts {
-            self.clean_if_clean(&part.inode);
-            self.may_be_scattered(part.inode.ino, part.content.pieces);
-        }
-        let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
-        self.wants_settling(inos);
         // Whoever waits for fewer files that need the local disk.
         self.committed.notify_waiters();
         Ok(())
@@ -499,6 +492,13 @@ impl Volume {
     }
 }
 
+/// What a store says that takes no segment because one is there.
+fn refused(key: &ObjectKey, is_there: bool) -> StoreError {
+    let there = if is_there { "another object is there" } else { "nothing is there" };
+    let message = format!("{key} was refused as one that exists, and {there}");
+    StoreError::new(StoreErrorKind::Protocol, message)
+}
+
 impl Part {
     /// Rows that a step takes away, about.
     fn replaces(&self, number: usize) -> u64 {
@@ -539,10 +539,3 @@ fn read_piece(inode: &Inode, through: Lsn, range: Range<u64>) -> Result<(Bytes, 
     let cut = live.pending.cut_since(through);
     Ok((Bytes::from(buffer), if cut < range.end { cut } else { u64::MAX }))
 }
-/// What a store says that takes no segment because one is there.
-fn refused(key: &ObjectKey, is_there: bool) -> StoreError {
-    let there = if is_there { "another object is there" } else { "nothing is there" };
-    let message = format!("{key} was refused as one that exists, and {there}");
-    StoreError::new(StoreErrorKind::Protocol, message)
-}
-

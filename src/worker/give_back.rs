@@ -307,7 +307,7 @@ async fn taken(shared: &Shared) {
 
 /// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
 /// gone must not keep a command or a shutdown of the machine waiting.
-async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
+pub(super) async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
     let end = Deadline::after(COMMIT);
     let volume = &shared.volume;
     loop {

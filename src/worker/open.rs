@@ -359,7 +359,8 @@ async fn make_log_room(engine: &Engine, journal: &Mutex<Journal>) -> Result<(), 
     if journal.lock().has_room(0) {
         return Ok(());
     }
-    let _receipt = engine.flush(Deadline::after(STALLED)).await?;
+    // Whoever opens is told when nothing moves.
+    let _receipt = engine.flush(Deadline::after(STALLED * ROUNDS)).await?;
     journal.lock().durable(engine.durable_lsn())?;
     Ok(())
 }
@@ -378,8 +379,8 @@ async fn wait_until_free(
     epoch: Epoch,
     ours: Claiming,
 ) -> Result<(), WorkerError> {
-    let deadline = Deadline::after(HELD_BUDGET);
     let may_be_ours = ours.may_have_made(epoch);
+    let deadline = Deadline::after(HELD_BUDGET);
     let unsaid = Deadline::after(UNSAID);
     let store = places.state_store.backend();
     let mut observation = Observation::default();
@@ -389,12 +390,12 @@ async fn wait_until_free(
                 tracing::info!(%epoch, ?why, "the volume is free");
                 return Ok(());
             }
-            Judgement::Held(holder)
             // The lock of the state folder says that it has ended.
             Judgement::Held(holder) if ours.made(&holder) => {
                 tracing::info!(%epoch, "claimed here, by a process that was ended over it; the volume is free");
                 return Ok(());
             }
+            Judgement::Held(holder)
                 if holder.record.is_none() && may_be_ours && unsaid.passed() =>
             {
                 tracing::info!(%epoch, "claimed here, by a process that was killed; the volume is free");

@@ -18,6 +18,7 @@ use super::engine_change::unreadable;
 use super::export::delete_below;
 use super::format::Format;
 use super::fsck::Held;
+use super::give_back::commit_while_it_moves;
 use super::open::{Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
@@ -157,10 +158,10 @@ impl Old {
             None => {
                 last_epoch(&*self.places.state_store.backend(), &self.places.state, REQUEST).await?
             }
-        }
         };
         if let Some(epoch) = told {
             self.refuse_holder_of(epoch).await?;
+        }
         Ok(of_engine)
     }
 
@@ -461,6 +462,10 @@ impl Rebuild {
             Ok::<_, WorkerError>((found, links))
         };
         let filled = filled.await;
+        if filled.is_ok() {
+            // The rest may take a slow uplink longer than an unmount may take.
+            commit_while_it_moves(&shared).await?;
+        }
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         shared.export().await;
         shared.release().await?;
