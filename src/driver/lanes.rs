@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use crate::types::VolumeName;
-use crate::worker::WorkerSpec;
+use crate::worker::{Asked, WorkerSpec};
 
 /// What the driver last did with a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +42,15 @@ pub(super) struct Lane {
     pub worker: Option<Attached>,
     /// Where a worker that ended by itself left what is not in the bucket.
     pub left: Option<PathBuf>,
-    /// Grows with every use and every end, so that what was planned before is dropped.
+    /// Grows with every use and every end, so that what was planned before is dropped. It is also when that was, for
+    /// the worker.
     pub turn: u64,
 }
 
 impl Lane {
     /// Voids everything that was planned before, and names the present.
     pub fn next_turn(&mut self) -> u64 {
-        self.turn += 1;
+        self.turn = Asked::now().at.max(self.turn + 1);
         self.turn
     }
 }

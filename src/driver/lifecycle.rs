@@ -22,7 +22,7 @@ use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::{DrainReply, WorkerSpec, has_unsynced};
+use crate::worker::{Asked, DrainReply, WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
@@ -151,7 +151,7 @@ impl Driver {
     ) -> Result<DrainReply, ControlError> {
         let mut exits = self.workers.exits();
         loop {
-            let died = match client.drain(deadline.left()).await {
+            let died = match client.drain_as(Asked { at: turn }, deadline.left()).await {
                 Err(died @ ControlError::Unreachable { .. }) => died,
                 answered => return answered,
             };
