@@ -170,3 +170,33 @@ async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
         assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_as_deep_as_keys_allow_goes_when_others_remove_it() {
+    const LEVELS: usize = 500;
+    let world = World::new().await;
+    let key = format!("data/{}file", "d/".repeat(LEVELS));
+    world.server.put_foreign(&key, "content", &[]);
+    world.server.put_foreign("data/other", "", &[]);
+    let (tell, _) = changes();
+    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let (mut dir, name) = (Ino::ROOT, FileName::new("d").unwrap());
+    for _ in 0..LEVELS {
+        reconciler.name(dir, &name).await.unwrap();
+        dir = there(&world, dir, "d").await.expect("a level");
+    }
+    reconciler.directory(dir).await.unwrap();
+    assert!(there(&world, dir, "file").await.is_some());
+    assert!(world.server.delete_foreign(&key));
+    let requests = world.server.log().len();
+    let gone = || async {
+        reconciler.directory(Ino::ROOT).await.unwrap();
+        there(&world, Ino::ROOT, "d").await.is_none().then_some(())
+    };
+    support::wait_for_async("the end of the tree", PATIENCE, gone).await;
+    assert!(world.volume.meta.get::<InodeRec>(&keys::inode(dir)).await.unwrap().is_none());
+    assert!(there(&world, Ino::ROOT, "other").await.is_some());
+    // Not one for each level.
+    let asked = world.server.log().len() - requests;
+    assert!(asked < LEVELS / 2, "{asked} requests");
+}

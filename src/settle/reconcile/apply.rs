@@ -74,6 +74,11 @@ impl Reconciler {
         names: Vec<FileName>,
     ) -> Result<(), SettleError> {
         for name in names {
+            let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, &name)).await?;
+            if let Some(below) = dirent.filter(|dirent| dirent.kind == FileKind::Dir) {
+                let segment = self.volume.segment_of(dir, &name).await?;
+                self.empty(below.ino, format!("{prefix}{segment}/"), sent).await?;
+            }
             self.vanish(dir, prefix, sent, &name).await?;
         }
         Ok(())
@@ -438,7 +443,7 @@ impl Reconciler {
 
     /// An object that we knew is gone. A file that rested there goes with it; one that was changed here
     /// is published again under its name.
-    async fn vanish(
+    pub(super) async fn vanish(
         &self,
         dir: Ino,
         prefix: &str,
@@ -450,9 +455,6 @@ impl Reconciler {
         let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
         let segment = self.volume.segment_of(dir, name).await?;
         let key = ObjectKey::new(format!("{prefix}{segment}{slash}"));
-        if dirent.kind == FileKind::Dir {
-            Box::pin(self.list_whole(dirent.ino)).await?;
-        }
         let mut tx = self.taking_in().await?;
         if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
         {

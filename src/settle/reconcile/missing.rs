@@ -33,6 +33,23 @@ pub(super) struct Compared {
     missing: usize,
 }
 
+/// What is known of keys that begin with a name and a slash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Unknown,
+    Nothing,
+}
+
+/// One directory on the way down a tree that is gone.
+struct Level {
+    dir: Ino,
+    prefix: String,
+    /// How far it is looked through.
+    after: u64,
+    /// Its name in the level above.
+    name: Option<FileName>,
+}
+
 impl Reconciler {
     /// The next portion of a directory whose listing is whole. Says whether it was the last.
     pub(super) async fn compare_on(&self, dir: Ino, walk: &mut Walk) -> Result<bool, SettleError> {
@@ -90,7 +107,7 @@ impl Reconciler {
                 return Ok(false);
             }
         }
-        let gone = self.confirm(dir, prefix, missing).await?;
+        let gone = self.confirm(dir, prefix, missing, Below::Unknown).await?;
         if gone.is_empty() {
             return Ok(true);
         }
@@ -102,16 +119,63 @@ impl Reconciler {
         Ok(true)
     }
 
+    /// Takes out what rested below a directory of which the bucket shows nothing any more. However deep that is, no
+    /// directory of it is listed: only the files' own keys are asked for. What goes, goes from below, so that what
+    /// is cut off goes on where it was. `sent`: when nothing was seen below `prefix`.
+    pub(super) async fn empty(
+        &self,
+        dir: Ino,
+        prefix: String,
+        sent: Duration,
+    ) -> Result<(), SettleError> {
+        let mut levels = vec![Level { dir, prefix, after: 0, name: None }];
+        while let Some(level) = levels.last_mut() {
+            let asked = boottime();
+            let page = self.volume.meta.scan(keys::dirents_after(level.dir, level.after), PORTION);
+            let page = page.await?;
+            let (mut files, mut below) = (Vec::new(), None);
+            for (key, value) in &page {
+                let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
+                level.after = cookie;
+                if !self.was_at_rest(level.dir, &level.prefix, &name).await? {
+                    continue;
+                }
+                let dirent = decode::<DirentRec>(value)?;
+                if dirent.kind == FileKind::Dir {
+                    let segment = self.volume.segment_of(level.dir, &name).await?;
+                    let prefix = format!("{}{segment}/", level.prefix);
+                    below = Some(Level { dir: dirent.ino, prefix, after: 0, name: Some(name) });
+                    break;
+                }
+                files.push(name);
+            }
+            let files = self.confirm(level.dir, &level.prefix, files, Below::Nothing).await?;
+            for name in files {
+                self.vanish(level.dir, &level.prefix, asked, &name).await?;
+            }
+            if below.is_some() {
+                levels.extend(below);
+            } else if page.len() < PORTION {
+                let name = levels.pop().and_then(|level| level.name);
+                if let (Some(name), Some(above)) = (name, levels.last()) {
+                    self.vanish(above.dir, &above.prefix, sent, &name).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the names whose keys are really gone.
     async fn confirm(
         &self,
         dir: Ino,
         prefix: &str,
         names: Vec<FileName>,
+        below: Below,
     ) -> Result<Vec<FileName>, SettleError> {
         use futures::stream::{self, StreamExt, TryStreamExt};
         let checks = names.into_iter().map(|name| async move {
-            match self.is_gone(dir, prefix, &name).await {
+            match self.is_gone(dir, prefix, &name, below).await {
                 Ok(gone) => Ok(gone.then_some(name)),
                 // One that cannot be asked about stays, and holds up no other.
                 Err(error) if error.is_of_one() => {
@@ -126,7 +190,13 @@ impl Reconciler {
         Ok(gone.into_iter().flatten().collect())
     }
 
-    async fn is_gone(&self, dir: Ino, prefix: &str, name: &FileName) -> Result<bool, SettleError> {
+    async fn is_gone(
+        &self,
+        dir: Ino,
+        prefix: &str,
+        name: &FileName,
+        below: Below,
+    ) -> Result<bool, SettleError> {
         let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, name)).await?;
         let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
         let own = self.volume.stands_beside(dir, name).await?;
@@ -136,7 +206,7 @@ impl Reconciler {
         if !is_dir && self.volume.store.head(&key, USE_TIMEOUT).await?.is_some() {
             return Ok(false);
         }
-        if own.is_some() {
+        if own.is_some() || below == Below::Nothing {
             return Ok(true);
         }
         let marker =
