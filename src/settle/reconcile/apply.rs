@@ -501,6 +501,11 @@ impl Reconciler {
             tx.edit(dir, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
         }
         names_changed(&mut tx, dir).await?;
+        // All of this took a while: whoever opened and changed it meanwhile has an answer. The next look finds it
+        // changed, and publishes it again.
+        if inode.is_open() || !inode.live().pending.is_clean() {
+            return Ok(());
+        }
         let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
         self.taken_in(tx).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");
