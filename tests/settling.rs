@@ -66,6 +66,8 @@ impl World {
         let settle_after = Duration::ZERO;
         let options = VolumeOptions { settle_after, refresh, ..VolumeOptions::default() };
         let volume = volume_with(&server, dir.path(), options).await;
+        // Where it is missing, nothing that is gone is believed to be.
+        server.put_foreign(volume.state.key("format.json").as_str(), "{}", &[]);
         let lease = Arc::new(Lease::default());
         let permit = Arc::clone(&lease) as Arc<dyn Permit>;
         let settler = Settler::open(Arc::clone(&volume), permit, "test".into()).await.unwrap();
