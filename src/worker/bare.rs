@@ -118,12 +118,12 @@ impl Bare {
 
     /// Docker's Unmount: commits, settles what fits, lets anybody have the volume.
     pub async fn drain(&self) -> DrainReply {
-        self.shared.drain().await
+        self.shared.drain(|_| {}).await
     }
 
     /// Docker's Mount of a volume that was drained here; false when it is no longer ours.
     pub async fn resume(&self) -> bool {
-        self.shared.resume().await
+        self.shared.resume(|| {}).await
     }
 
     /// The end of the worker. Returns how many files are not at rest.

@@ -44,10 +44,14 @@ impl Served {
         }
     }
 
-    async fn drain(&self) -> DrainReply {
+    async fn drain(&self, told: impl FnOnce(&DrainReply)) -> DrainReply {
         match self {
-            Served::Writing(shared) => shared.drain().await,
-            Served::Following(followed) => followed.drain(),
+            Served::Writing(shared) => shared.drain(told).await,
+            Served::Following(followed) => {
+                let reply = followed.drain();
+                told(&reply);
+                reply
+            }
         }
     }
 
@@ -75,10 +79,13 @@ impl Served {
     }
 
     /// Whether it can be used again.
-    async fn resume(&self) -> bool {
+    async fn resume(&self, told: impl FnOnce()) -> bool {
         match self {
-            Served::Writing(shared) => shared.resume().await,
-            Served::Following(_) => true,
+            Served::Writing(shared) => shared.resume(told).await,
+            Served::Following(_) => {
+                told();
+                true
+            }
         }
     }
 }
@@ -191,9 +198,10 @@ async fn drain(State(control): State<Control>) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
     // Detached, so that a caller that gives up does not stop a commit half-way.
     let task = tokio::spawn(async move {
-        let reply = served.drain().await;
-        let _ = control.drained.send(Some(reply.committed));
-        reply
+        let told = |reply: &DrainReply| {
+            let _ = control.drained.send(Some(reply.committed));
+        };
+        served.drain(told).await
     });
     match task.await {
         Ok(reply) => Json(reply).into_response(),
@@ -203,8 +211,10 @@ async fn drain(State(control): State<Control>) -> Response {
 
 async fn resume(State(control): State<Control>) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
-    let _ = control.drained.send(None);
-    if served.resume().await {
+    let told = || {
+        let _ = control.drained.send(None);
+    };
+    if served.resume(told).await {
         StatusCode::OK.into_response()
     } else {
         control.exit.notify_one();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
     turn: Mutex<Turn>,
+    /// Held by whoever lets the volume go or takes it back.
+    hand: AsyncMutex<()>,
 }
 
 /// Whether the worker ends, and how many just take it back into use: a worker that ends is never
@@ -56,6 +58,8 @@ pub(super) struct Shared {
 struct Turn {
     closing: bool,
     resuming: u32,
+    /// How often it was taken back.
+    resumed: u64,
 }
 
 /// Somebody takes the volume back into use.
@@ -69,6 +73,7 @@ impl<'s> Resuming<'s> {
             return None;
         }
         now.resuming += 1;
+        now.resumed += 1;
         Some(Resuming(turn))
     }
 
@@ -95,6 +100,7 @@ impl Shared {
             failing: Mutex::default(),
             yielded: AtomicBool::new(false),
             turn: Mutex::default(),
+            hand: AsyncMutex::default(),
         })
     }
 
@@ -174,10 +180,22 @@ impl Shared {
         }
     }
 
-    /// Commits everything, settles what fits, and lets others have the volume.
-    pub async fn drain(&self) -> DrainReply {
+    /// Commits everything, settles what fits, and lets others have the volume. If it was taken back meanwhile
+    /// it stays in use; otherwise `told` hears what was reached before anybody can take it back.
+    pub async fn drain(&self, told: impl FnOnce(&DrainReply)) -> DrainReply {
         let bill = Bill::begin_with(requests(&self.volume));
+        let before = self.turn.lock().resumed;
         let reply = self.drained().await;
+        let hand = self.hand.lock().await;
+        if self.turn.lock().resumed == before {
+            if reply.committed {
+                self.yield_lease().await;
+            }
+            told(&reply);
+        } else {
+            tracing::info!("the volume was taken back before it was given away");
+        }
+        drop(hand);
         bill.log("unmount", requests(&self.volume));
         reply
     }
@@ -205,7 +223,6 @@ impl Shared {
         {
             self.volume.note_error(&error);
         }
-        self.yield_lease().await;
         DrainReply { committed: true, unsettled_files: unsettled, ..DrainReply::default() }
     }
 
@@ -247,9 +264,13 @@ impl Shared {
         self.turn.lock().closing = true;
     }
 
-    /// Back into use after a drain; false when the volume is no longer ours, or the worker ends.
-    pub async fn resume(&self) -> bool {
-        let Some(resuming) = Resuming::begin(&self.turn) else { return false };
+    /// Back into use after a drain, or in the middle of one; false when the volume is no longer ours, or the worker
+    /// ends. `told` hears of it when no drain has the last word any more.
+    pub async fn resume(&self, told: impl FnOnce()) -> bool {
+        let resuming = Resuming::begin(&self.turn);
+        let _hand = self.hand.lock().await;
+        told();
+        let Some(resuming) = resuming else { return false };
         let bill = Bill::begin_with(requests(&self.volume));
         let ours = self.take_back().await && resuming.still();
         if ours {
