@@ -157,6 +157,7 @@ impl Settler {
         };
         let to_store = &volume.state_store;
         let (none, plain) = Default::default();
+        let _share = volume.fetching.share(size.min(PART)).await;
         if size <= PART {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
             return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {
