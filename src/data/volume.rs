@@ -202,9 +202,7 @@ impl Volume {
         {
             let mut live = inode.live();
             live.cache.adopt();
-            if let Some((_, size)) = pending.size {
-                live.size = size;
-            }
+            live.size = pending.size_over(live.content.size);
             if let Some(time) = time {
                 // The fold has it only where no later change of attributes was recorded.
                 live.attr.mtime = time;
