@@ -26,6 +26,7 @@ mod http;
 mod jobs;
 mod lanes;
 mod lifecycle;
+mod see_off;
 mod status;
 mod unmount;
 mod volumes;

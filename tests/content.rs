@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, Repacked, Volume};
+use s3vol::data::{CacheFile, Inode, MOST_FETCHED, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
@@ -673,4 +673,42 @@ async fn a_file_that_only_grows_is_fetched_once() {
     let gets = log.iter().filter(|entry| entry.op == Op::Get && entry.key.contains("/segments/"));
     assert_eq!(gets.count(), 1);
     assert_eq!(world.read((1 << 20) - 2, 4).await, [7, 7, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_readers_fetch_together_has_a_bound() {
+    const READERS: usize = 64;
+    let most = MOST_FETCHED / MIB as u64;
+    assert!(most < READERS as u64);
+    let world = World::new().await;
+    let volume = &world.volume;
+    let mut files = Vec::new();
+    for number in 0..READERS {
+        let file = create(volume, &format!("f{number}")).await;
+        volume.write(&file, 0, &vec![number as u8; MIB]).await.unwrap();
+        files.push(file);
+    }
+    volume.commit(files.clone()).await.unwrap();
+    volume.evict_all().unwrap();
+    // Each fetches a piece of a MiB.
+    world.server.fault(Rule::new(Op::Get, "/segments/", READERS as u32, Action::Hold));
+    let mut reads = tokio::task::JoinSet::new();
+    for (number, file) in files.into_iter().enumerate() {
+        let volume = Arc::clone(volume);
+        reads.spawn(async move {
+            let read = volume.read(&file, 5, 10).await.unwrap();
+            assert_eq!(read[..], [number as u8; 10]);
+        });
+    }
+    let held = || async { (world.server.held() == most).then_some(()) };
+    support::wait_for_async("as many fetches as there may be", LONG, held).await;
+    while !reads.is_empty() {
+        // Time enough for one too many.
+        let done = tokio::time::timeout(Duration::from_millis(100), reads.join_next()).await;
+        assert!(world.server.held() <= most, "{}", world.server.held());
+        match done {
+            Ok(done) => done.expect("a read").unwrap(),
+            Err(_) => world.server.release(),
+        }
+    }
 }

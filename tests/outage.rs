@@ -324,6 +324,29 @@ fn a_process_that_ends_is_not_taken_back_into_use() {
     assert_eq!(server.get("vol/f").expect("it").body, b"data"[..]);
 }
 
+#[test]
+fn a_volume_that_is_taken_back_while_it_is_drained_is_given_to_nobody() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=200ms,settle_after=1h");
+    host.mount(&server);
+    std::fs::write(host.path("f"), b"data").expect("a file");
+    server.fault(Rule::new(Op::Put, "vol/f", 1, Action::Hold));
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| host.drain());
+        wait_for("the publish", LONG, || (server.held() > 0).then_some(()));
+        assert!(host.resume(), "it is there");
+        server.release();
+        assert!(draining.join().expect("an answer").committed);
+    });
+    host.wait_state(VolumeState::Active);
+    let mut other = Host::new("commit=1s");
+    let error = other.try_mount(&server).expect_err("it is in use");
+    assert!(error.contains("holds this volume"), "{error}");
+    assert!(host.drain().committed);
+    other.mount(&server);
+    assert_eq!(std::fs::read(other.path("f")).expect("it"), b"data");
+}
+
 /// One extended attribute of so many bytes, named by a number.
 fn set_attribute(file: &File, number: u32, len: usize) -> std::io::Result<()> {
     let name = std::ffi::CString::new(format!("user.{number}")).expect("a name");

@@ -293,6 +293,35 @@ async fn what_a_proxy_refuses_may_have_been_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_ends_after_its_file_was_emptied_is_no_more_under_way() {
+    let world = World::new().await;
+    let file = world.file("file", "content").await;
+    assert_eq!(world.settle().await, 0);
+    world.write(&file, "changed").await;
+    world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() }
+    });
+    until("the held PUT", || world.server.held() == 1).await;
+    world.volume.set_size(&file, 0).await.unwrap();
+    world.write(&file, "new").await;
+    // It is the last publish of this process.
+    let rest = world.settler.rest(Deadline::after(PATIENCE));
+    let released = async { world.server.release() };
+    tokio::join!(rest, released);
+    settling.await.unwrap();
+    assert_eq!(world.object("file").as_deref(), Some("changed"));
+    assert_eq!(world.settler.status().open_intents, 0);
+    let content: ContentRec =
+        world.volume.meta.get(&keys::content(file.ino)).await.unwrap().unwrap();
+    assert_eq!((content.publishing, &content), (None, &file.live().content));
+    let world = world.lose_host().await;
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("file").as_deref(), Some("new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
     let world = World::new().await;
     let file = world.file("file", "content").await;

@@ -137,6 +137,7 @@ impl Volume {
             return None;
         }
         live.attr_dirty = false;
+        live.begins_commit();
         // Every record of this inode so far was written under the lock that is held now.
         let through = Lsn(self.meta.journal.lock().next_lsn().0 - 1);
         Some(Part {
@@ -465,12 +466,7 @@ impl Volume {
             if *change != Change::Data {
                 continue;
             }
-            let range = range.start..range.end.min(limit);
-            for clean in live.pending.ranges.gaps(range) {
-                if !clean.is_empty() {
-                    live.cache.present.insert(clean, ());
-                }
-            }
+            live.committed(range.start..range.end.min(limit));
         }
         if part.content_changed {
             // Fetches under way stay right: the data committed here is present now, what they fetch is

@@ -41,11 +41,7 @@ impl Volume {
                 live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
             at(points::PWRITE_AFTER);
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
-            let lsn = logged.inspect_err(|_| {
-                // What was clean there may be half of this write now.
-                live.evicted += 1;
-                live.cache.present.remove(offset..end);
-            })?;
+            let lsn = logged.inspect_err(|_| live.spoil(offset..end))?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             (live.pending.data_bytes() >= self.eager_commit(), inode.ino)
         };

@@ -9,29 +9,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
 use super::control::{ControlClient, ControlError, Stays};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
-use super::workers::WorkerExit;
+use super::see_off::ended_for_good;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::{Asked, DrainReply, WorkerSpec, has_unsynced};
+use crate::worker::{WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
-/// One attempt to drain when nobody waits for it any more.
-const DRAIN: Duration = Duration::from_secs(600);
 /// Between looks whether a process that was asked to leave a volume has gone.
 const LEFT_PACE: Duration = Duration::from_millis(20);
-/// Between failed attempts to drain.
-const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A worker's answers: another host holds the volume; it is not served (yet).
 const HELD: u16 = 423;
@@ -139,65 +134,6 @@ impl Driver {
                 }
             }
         });
-    }
-
-    /// Drains in this turn. A worker that dies over it is succeeded, and its successor asked.
-    pub(super) async fn drain(
-        &self,
-        name: &VolumeName,
-        turn: u64,
-        client: &ControlClient,
-        deadline: Deadline,
-    ) -> Result<DrainReply, ControlError> {
-        let mut exits = self.workers.exits();
-        loop {
-            let died = match client.drain_as(Asked { at: turn }, deadline.left()).await {
-                Err(died @ ControlError::Unreachable { .. }) => died,
-                answered => return answered,
-            };
-            tokio::select! {
-                biased;
-                ready = client.ready(deadline) => ready?,
-                _ = ended_for_good(&mut exits, name) => return Err(died),
-            }
-            if self.lanes.enter(name).await.turn != turn {
-                return Err(died);
-            }
-        }
-    }
-
-    /// Drains until everything is committed, lingers, and ends the worker.
-    pub(super) async fn see_off(
-        self: Arc<Self>,
-        name: VolumeName,
-        turn: u64,
-        client: ControlClient,
-        linger: Duration,
-    ) {
-        loop {
-            match self.drain(&name, turn, &client, Deadline::after(DRAIN)).await {
-                Ok(reply) if reply.committed => break,
-                Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
-                    error = reply.error, "not drained yet"),
-                Err(error) => tracing::warn!(volume = %name, %error, "not drained yet"),
-            }
-            tokio::time::sleep(DRAIN_PAUSE).await;
-            let lane = self.lanes.enter(&name).await;
-            if lane.turn != turn || lane.worker.is_none() {
-                return;
-            }
-        }
-        self.status.ask(&name, &client).await;
-        self.end_after(name, turn, linger).await;
-    }
-
-    /// Ends the worker after `pause` unless the volume is used again before.
-    async fn end_after(self: Arc<Self>, name: VolumeName, turn: u64, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        let mut lane = self.lanes.enter(&name).await;
-        if lane.turn == turn && self.accounts.total(&name) == 0 {
-            self.end(&name, &mut lane).await;
-        }
     }
 
     /// Ends the worker; a failure leaves it attached, for the next attempt.
@@ -524,18 +460,6 @@ async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
                 ));
             }
             _ => tokio::time::sleep(LEFT_PACE).await,
-        }
-    }
-}
-
-/// The code of the worker's exit, when no successor comes.
-async fn ended_for_good(exits: &mut Receiver<WorkerExit>, name: &VolumeName) -> i32 {
-    loop {
-        match exits.recv().await {
-            Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
-            Ok(_) => {}
-            // Missed or closed: the readiness call finds out.
-            Err(_) => std::future::pending::<()>().await,
         }
     }
 }

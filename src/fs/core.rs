@@ -65,11 +65,14 @@ impl Fs {
     }
 
     /// Counts a new handle: an inode without a name lives while one is open.
-    pub(super) fn count_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
+    pub(super) async fn count_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
         if self.counted(caller) {
             return Ok(());
         }
-        inode.opens.fetch_add(1, Ordering::SeqCst);
+        if !inode.count_open().await {
+            // The kernel looks the name up again.
+            return Err(FsError::Stale);
+        }
         let counted = self.log_open(caller, inode);
         if counted.is_err() && count_less(inode) && inode.live().attr.nlink == 0 {
             // It lost its last name meanwhile, and was kept for this handle.
@@ -79,10 +82,6 @@ impl Fs {
     }
 
     fn log_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
-        if inode.live().removed {
-            // The kernel looks the name up again.
-            return Err(FsError::Stale);
-        }
         let meta = &self.volume.meta;
         let (conn, unique, ino) = (meta.connection(), caller.unique, inode.ino);
         let record = Record::OpenedBy { conn, unique, ino };

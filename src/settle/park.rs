@@ -198,7 +198,10 @@ impl Settler {
         };
         let to_store = &volume.state_store;
         let (none, plain) = Default::default();
-        if size <= part_size(size) {
+        let part = part_size(size);
+        // Readers are not to wait for hours, so of a large part no more counts than is asked for at a time.
+        let _share = volume.fetching.share(size.min(READ)).await;
+        if size <= part {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
             return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {
                 PutOutcome::Won(version) => Ok(version),

@@ -43,7 +43,7 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 /// Keys announced in one batch.
 pub(super) const ROUND: usize = 256;
 /// Bodies held in memory by one round, bytes.
-pub(super) const ROUND_BYTES: u64 = 64 << 20;
+pub(super) const ROUND_BYTES: u64 = 32 << 20;
 /// Stands for "keys to tidy" in the schedule.
 pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).

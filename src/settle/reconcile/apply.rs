@@ -333,12 +333,11 @@ impl Reconciler {
         dirent: DirentRec,
         rest: Option<&RestRec>,
     ) -> Result<bool, SettleError> {
-        let inode = tx.live(dirent.ino).await?;
         let rec = tx.inode(dirent.ino).await?;
         Ok(dirent.kind != FileKind::File
             && rec.nlink == 1
-            && !inode.is_open()
-            && rest.is_some_and(|rest| rest.ino == dirent.ino && rest.attr_gen == rec.attr_gen))
+            && rest.is_some_and(|rest| rest.ino == dirent.ino && rest.attr_gen == rec.attr_gen)
+            && tx.is_unused(dirent.ino).await?)
     }
 
     /// Replaces the content of a file that rests at this key and was not changed here.
@@ -489,7 +488,7 @@ impl Reconciler {
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
-        if !rests || inode.is_open() {
+        if !rests || !tx.is_unused(dirent.ino).await? {
             tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             self.taken_in(tx).await?;
             return Ok(());
