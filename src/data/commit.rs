@@ -54,6 +54,8 @@ struct Part {
     through: Lsn,
     attr: InodeRec,
     content: ContentRec,
+    /// [`Live::smeared`](super::Live) before its bytes were read.
+    smeared: u64,
     /// False when only times changed.
     content_changed: bool,
     /// Its data travels inside of the batch.
@@ -121,6 +123,7 @@ impl Volume {
             through,
             attr: live.attr.clone(),
             content: live.content.clone(),
+            smeared: live.smeared,
             content_changed: !live.pending.is_clean(),
             steps: steps(&live.pending, &live.content, live.size, through),
             cut: u64::MAX,
@@ -401,8 +404,13 @@ impl Volume {
         live.pending.committed(through);
         self.dirty_adjust(before, live.pending.weight());
         let limit = live.pending.limit();
+        let same = live.smeared == part.smeared || Mutant::SmearCached.lives();
+        if !same {
+            // The bucket has what the cache may have no more.
+            live.evicted += 1;
+        }
         for (range, change) in &step.ranges {
-            if *change != Change::Data {
+            if *change != Change::Data || !same {
                 continue;
             }
             let range = range.start..range.end.min(limit);

@@ -46,6 +46,8 @@ pub struct Live {
     /// Grows when clean bytes leave the cache: a fetch does not know of commits that came meanwhile, and
     /// relies on finding their bytes there.
     pub evicted: u64,
+    /// Grows when a write failed: the cache then has other bytes than a commit under way has taken.
+    pub smeared: u64,
     /// Changes of the content record that are on their way through the engine: no fetch may start or
     /// end meanwhile.
     pub changing: u32,
@@ -85,6 +87,7 @@ impl Inode {
                 write_seq: 0,
                 version: 0,
                 evicted: 0,
+                smeared: 0,
                 changing: 0,
                 cache,
                 attr_dirty: false,

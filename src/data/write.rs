@@ -44,6 +44,7 @@ impl Volume {
             let lsn = logged.inspect_err(|_| {
                 // What was clean there may be half of this write now.
                 live.evicted += 1;
+                live.smeared += 1;
                 live.cache.present.remove(offset..end);
             })?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);

@@ -187,7 +187,11 @@ async fn open_at(
     let claimed = engine.epoch();
 
     let applied = engine.applied();
-    if !belongs(&local, found, applied) {
+    let short = falls_short(&local, applied) && !Mutant::ShortLogGoesOn.lives();
+    if short {
+        tracing::error!("the local log has lost what the bucket has of it, and is not replayed");
+    }
+    if !belongs(&local, found, applied) || short {
         let records = std::mem::take(&mut local.replayed);
         if !records.is_empty() {
             drop(local);
@@ -311,6 +315,14 @@ fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied
             (None, _) => true,
             (Some(_), None) => false,
         }
+}
+
+/// Whether the bucket has batches that this log lost by damage: what it takes for uncommitted may have been committed,
+/// and overwritten, since.
+fn falls_short(local: &Opened<Record>, applied: Option<Applied>) -> bool {
+    applied.is_some_and(|applied| {
+        local.epochs.contains(&applied.epoch) && applied.lsn >= local.log.next_lsn()
+    })
 }
 
 /// Hands the batches that are not durable over again, in order.
