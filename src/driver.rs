@@ -27,6 +27,7 @@ mod jobs;
 mod lanes;
 mod lifecycle;
 mod status;
+mod unmount;
 mod volumes;
 mod watch;
 mod workers;
