@@ -23,6 +23,8 @@ pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
 pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
 /// Bodies beyond so many bytes are uploaded in parts of so many bytes.
 pub const PART: &str = "S3VOL_TEST_PART";
+/// A commit of more than so many bytes goes in steps of so many.
+pub const STEP: &str = "S3VOL_TEST_STEP";
 /// Beyond how many bytes the local log is rewritten.
 pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
 /// The least time between two looks at the catalog, milliseconds.
@@ -36,6 +38,9 @@ pub const CLOCK: &str = "S3VOL_TEST_CLOCK";
 /// The engine keeps no local copies of its files, when this is set: its cache works on threads of its own,
 /// which a simulation has no place for.
 pub const NO_MIRROR: &str = "S3VOL_TEST_NO_MIRROR";
+
+/// What may block is done where it is asked for, when this is set, and not on a thread of its own: likewise.
+pub const NO_THREADS: &str = "S3VOL_TEST_NO_THREADS";
 
 /// The process aborts after a request is in the local log and before anything else happens, when
 /// this file exists; it is removed first.

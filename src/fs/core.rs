@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::quota::Quota;
 use super::{Attr, FileHandle, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::meta::{Record, keys};
 use crate::types::{Caller, FileKind, Ino};
@@ -56,6 +57,7 @@ impl Fs {
     pub(super) fn answered(&self, caller: &Caller) -> bool {
         caller.resent
             && caller.unique != 0
+            && !Mutant::ResentAnew.lives()
             && self.volume.meta.journal.lock().answered(caller.unique)
     }
 

@@ -5,6 +5,7 @@
 mod bucket;
 mod calls;
 mod client;
+mod disk;
 mod engine_port;
 mod host;
 mod model;
@@ -12,7 +13,9 @@ mod outside;
 mod port;
 mod proof;
 mod random;
+mod requests;
 mod rest;
+mod rot;
 mod run;
 mod schedule;
 mod seam;

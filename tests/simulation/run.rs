@@ -151,11 +151,14 @@ impl Outcome {
 
 fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Outcome {
     // SAFETY: no other thread of this process is left that could read it.
-    unsafe { std::env::set_var(s3vol::fault::NO_MIRROR, "1") };
+    unsafe {
+        std::env::set_var(s3vol::fault::NO_MIRROR, "1");
+        std::env::set_var(s3vol::fault::NO_THREADS, "1");
+    }
     if let Some(mutant) = mutant {
         mutant.release();
     }
-    let sim = Sim::begin(plan.seed, aloud);
+    let sim = Sim::begin(plan.seed, dir.clone(), aloud);
     s3vol::fault::watch(crate::sim::passes);
     if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
