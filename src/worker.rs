@@ -32,9 +32,10 @@ mod supervised;
 mod takeover;
 mod tasks;
 mod trial;
+mod unfinished;
 mod verify;
 
-pub use bare::{Bare, bare_fsck, bare_verify};
+pub use bare::{Bare, BareFollower, bare_fsck, bare_verify};
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};
