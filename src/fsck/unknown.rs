@@ -43,18 +43,17 @@ impl Check<'_> {
             }
         }
         let store = std::sync::Arc::clone(&self.parts.store);
-        let heads: Vec<(ObjectKey, Result<Option<ObjectInfo>, StoreError>)> =
-            stream::iter(unknown)
-                .map(|key| {
-                    let store = &store;
-                    async move {
-                        let head = store.head(&key, REQUEST).await;
-                        (key, head)
-                    }
-                })
-                .buffered(PARALLEL)
-                .collect()
-                .await;
+        let heads: Vec<(ObjectKey, Result<Option<ObjectInfo>, StoreError>)> = stream::iter(unknown)
+            .map(|key| {
+                let store = &store;
+                async move {
+                    let head = store.head(&key, REQUEST).await;
+                    (key, head)
+                }
+            })
+            .buffered(PARALLEL)
+            .collect()
+            .await;
         for (key, head) in heads {
             // Gone since it was listed.
             let Some(info) = head? else { continue };

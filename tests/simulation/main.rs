@@ -6,12 +6,14 @@ mod bucket;
 mod calls;
 mod client;
 mod engine_port;
+mod follower;
 mod host;
 mod model;
 mod outside;
 mod port;
 mod proof;
 mod random;
+mod removal;
 mod rest;
 mod run;
 mod schedule;
@@ -32,6 +34,13 @@ fn the_same_seed_makes_the_same_schedule() {
         assert_eq!(one.story, two.story, "seed {seed}");
         assert_eq!(one, two, "seed {seed}");
     }
+}
+
+#[test]
+fn a_follower_that_was_left_alone_while_it_was_cut_off_asks_again() {
+    let directs = |dir| Box::pin(follower::left_alone(dir)) as _;
+    let outcome = run::begin_with(1, None, false, Box::new(directs)).end();
+    assert_eq!(outcome.trouble, None, "{}", outcome.story);
 }
 
 #[test]

@@ -109,6 +109,8 @@ pub struct Sim {
     pub aims: Cell<bool>,
     /// And their process may be killed soon after.
     pub kills: Cell<bool>,
+    /// The clients' directories are in the bucket.
+    pub shown: Cell<bool>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -164,6 +166,7 @@ impl Sim {
             passed: RefCell::default(),
             aims: Cell::new(false),
             kills: Cell::new(false),
+            shown: Cell::new(false),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim
