@@ -3,6 +3,7 @@
 //! This is the only module with `unsafe` code; each use says why it is sound. Nothing here keeps
 //! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
 
+mod beside;
 mod fd;
 mod heap;
 mod host;
@@ -10,6 +11,7 @@ mod mount;
 mod process;
 mod requests;
 
+pub use beside::beside;
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname, shown};

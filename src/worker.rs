@@ -33,9 +33,10 @@ mod takeover;
 mod tasks;
 mod trial;
 mod turn;
+mod unfinished;
 mod verify;
 
-pub use bare::{Bare, bare_fsck, bare_verify};
+pub use bare::{Bare, BareFollower, bare_fsck, bare_verify};
 pub use error::WorkerError;
 pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::CatalogError;
-use crate::fault::{at, points};
+use crate::fault::{Mutant, at, points};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
@@ -75,7 +75,10 @@ pub(super) async fn replace<T: Serialize + DeserializeOwned + PartialEq>(
     new: &T,
 ) -> Result<Replaced<T>, CatalogError> {
     let body = bytes_of(key, new)?;
-    let mut condition = Condition::Is(version.clone());
+    let mut condition = match Mutant::CatalogUnconditional.lives() {
+        true => Condition::None,
+        false => Condition::Is(version.clone()),
+    };
     loop {
         let send = expiring(store, condition.clone()).await?;
         let unsure = match plain_put(store, key, body.clone(), send).await {

@@ -34,6 +34,11 @@ pub trait Purge: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// A host that has used the volume since it was removed.
+    async fn used_since(&self, _volume: &Definition) -> Result<Option<String>, CatalogError> {
+        Ok(None)
+    }
+
     /// Must be safe to repeat after a crash at any point.
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError>;
 
@@ -96,9 +101,13 @@ impl Catalog {
         let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? else {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         };
-        if found.removing.is_some() {
+        // The removal of one that is removed counts for those who have used it since.
+        if found.removing.is_some() && purge.used_since(&found).await?.is_none() {
             return self.mirror.learn(found, Some(version), false).await;
         }
+        let deletes = found.deletes() && !self.is_led_elsewhere(&found).await;
+        // Before it is looked whether somebody holds it: whoever takes it after that look has a later one.
+        let epoch = if deletes { purge.last_epoch(&found).await? } else { None };
         match purge.holder(&found).await {
             Ok(None) => {}
             Ok(Some(holder)) => {
@@ -112,7 +121,7 @@ impl Catalog {
                 "its bucket does not tell whether another host uses it; it is forgotten all the same"),
             Err(error) => return Err(error),
         }
-        if !found.deletes() || self.is_led_elsewhere(&found).await {
+        if !deletes {
             // The by-prefix entry and the state stay: what is still in motion lives there.
             if !objects::delete(home.store(), &key, &version).await? {
                 let now = named::read(home.as_ref(), name, REQUEST).await?;
@@ -123,9 +132,9 @@ impl Catalog {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         }
         let since = home.store().now(REQUEST).await?;
-        let epoch = purge.last_epoch(&found).await?;
+        let purging = found.removing.as_ref().is_some_and(|removing| removing.purging);
         let marked = Definition {
-            removing: Some(Removing { since, by: self.host.clone(), epoch, purging: false }),
+            removing: Some(Removing { since, by: self.host.clone(), epoch, purging }),
             written_by: self.host.clone(),
             ..found.clone()
         };
@@ -135,24 +144,21 @@ impl Catalog {
         };
         tracing::info!(volume = %name, grace = ?self.grace,
             "volume removed; its objects are deleted after the grace");
-        self.mirror
-            .change(|volumes| {
-                if let Some(entry) = volumes.get_mut(name) {
-                    entry.definition = marked;
-                    entry.version = Some(at);
-                    // Capture off: it is no longer one of ours.
-                    entry.declared = false;
-                }
-                true
-            })
-            .await
+        // Also where it was not known: this host is the one that deletes it.
+        self.mirror.forget(marked, at).await
     }
 
-    /// Purges the volumes whose grace is over. Sends no request while none is being removed. A host
-    /// that only reads leaves it to others.
+    /// Purges the volumes whose grace is over, and what creations left here that were cut short. Sends no request
+    /// while there is neither. A host that only reads leaves it to others.
     pub async fn sweep(&self, purge: &dyn Purge) -> Result<(), CatalogError> {
         if self.defaults.readonly {
             return Ok(());
+        }
+        if let Err(error) = self.clear_drafts().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what a creation left that was cut short could not be looked at"
+            );
         }
         let removing: Vec<Definition> = self
             .mirror
@@ -254,7 +260,10 @@ impl Catalog {
         }
     }
 
-    async fn entry_of(&self, volume: &Definition) -> Result<Option<PrefixEntry>, CatalogError> {
+    pub(super) async fn entry_of(
+        &self,
+        volume: &Definition,
+    ) -> Result<Option<PrefixEntry>, CatalogError> {
         Ground::open(self.opener.as_ref(), &volume.options).await?.entry().await
     }
 

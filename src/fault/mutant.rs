@@ -54,6 +54,10 @@ pub enum Mutant {
     SmearCached,
     /// A damaged log goes on, also where the bucket has more.
     ShortLogGoesOn,
+    /// A follower that nobody asked for a while answers from what it knew then.
+    FollowerOldView,
+    /// The catalog replaces a record whatever it is by now.
+    CatalogUnconditional,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -85,6 +89,8 @@ impl Mutant {
         Mutant::ResentAnew,
         Mutant::SmearCached,
         Mutant::ShortLogGoesOn,
+        Mutant::FollowerOldView,
+        Mutant::CatalogUnconditional,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.

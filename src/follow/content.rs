@@ -49,7 +49,7 @@ impl ReadFs {
     /// At most `len` bytes from `offset`; fewer only at the end of the file.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let len = u64::from(len);
-        self.answer(self.follower.view(), |view| async move {
+        self.answer(self.fresh().await, |view| async move {
             let content: Option<ContentRec> = view.get(&keys::content(ino)).await?;
             let content = content.ok_or(FsError::Stale)?;
             let end = offset.saturating_add(len).min(content.size);

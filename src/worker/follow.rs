@@ -19,7 +19,7 @@ use super::format::Format;
 use super::give_back::Left;
 use super::leave::Ending;
 use super::open::{LAST_STEPS, Successor, clear_local, mirror};
-use super::places::places;
+use super::places::{Places, places};
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
 use super::turn::Turn;
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
@@ -46,16 +46,24 @@ pub(super) struct Followed {
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
 async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
+    open_in(spec, successor, places(spec.id, &spec.options, &spec.known())?).await
+}
+
+/// The same in `places`.
+pub(super) async fn open_in(
+    spec: &WorkerSpec,
+    successor: Successor,
+    places: Places,
+) -> Result<Arc<Followed>, WorkerError> {
     let dir = &spec.state_dir;
     let trash = Trash::beside(dir);
     trash.start();
-    let places = places(spec.id, &spec.options, &spec.known())?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
         return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
     }
     let store = places.state_store.engine(&places.state)?.into_inner();
-    let mirror = Some(mirror(spec));
+    let mirror = (!crate::fault::one_thread()).then(|| mirror(spec));
     let follower =
         Follower::open(store, &known.engine.folder, mirror, Deadline::after(OPEN)).await?;
     let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
@@ -79,6 +87,10 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
 }
 
 impl Followed {
+    pub fn fs(&self) -> &Arc<ReadFs> {
+        &self.fs
+    }
+
     pub async fn status(&self) -> WorkerStatus {
         let counters = self.fs.counters().await;
         let trouble = self.fs.trouble();
@@ -118,7 +130,7 @@ impl Followed {
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
-    fn clear_local(&self, lock: &StateDirLock) {
+    pub fn clear_local(&self, lock: &StateDirLock) {
         let dir = &self.spec.state_dir;
         clear_local(dir, &self.trash);
         if let Err(error) = HandoffFiles::new(dir).clear() {

@@ -22,11 +22,11 @@ use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
-    Applied, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog, Logged, Meta,
-    MetaError, Mirror, Record, keys,
+    Applied, BucketClock, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog,
+    Logged, Meta, MetaError, Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::Verb;
+use crate::store::{StoreBackend, Verb};
 use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
@@ -126,6 +126,14 @@ pub(super) async fn open_in(
     }
 }
 
+fn bucket_clock(store: Arc<dyn StoreBackend>) -> BucketClock {
+    const REQUEST: Duration = Duration::from_secs(10);
+    Arc::new(move || {
+        let store = Arc::clone(&store);
+        Box::pin(async move { store.now(REQUEST).await.ok().map(|now| now.0) })
+    })
+}
+
 /// Waits until nothing has moved for `patience`, or for `ROUNDS` times as long. How long a replay may
 /// take depends on the log and the link, but something moves, and what became durable is not replayed
 /// by the next attempt.
@@ -167,7 +175,8 @@ async fn open_at(
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
-    config.mirror = crate::fault::text(crate::fault::NO_MIRROR).is_none().then(|| mirror(spec));
+    config.bucket_clock = Some(bucket_clock(places.state_store.backend()));
+    config.mirror = (!crate::fault::one_thread()).then(|| mirror(spec));
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     let instance = Uuid::new_v4();

@@ -24,21 +24,22 @@ use parking_lot::Mutex;
 
 use super::engine_change::{Unchecked, to_ours};
 use super::format::{Format, applied};
-use super::places::{Places, places};
+use super::places::{Places, places, places_in};
+use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
 use crate::lease::{
-    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, judge, last_epoch,
-    record_key,
+    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, epochs_above, judge,
+    last_epoch, record_key,
 };
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, EngineConfig, EngineError, EngineHome, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
-    Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
-    Verb, is_file_key,
+    Condition, Known, ListRequest, PutOutcome, Send, Store, StoreBackend, StoreError,
+    StoreErrorKind, Verb, is_file_key,
 };
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
 
@@ -71,6 +72,8 @@ pub struct EnginePurge {
     /// How far the records of volumes were gone over that have objects which stay.
     after: Mutex<HashMap<VolumeId, Bytes>>,
     known: Known,
+    /// Has everything, instead of what the volumes' URLs lead to.
+    stand_in: Option<Store>,
 }
 
 impl Default for EnginePurge {
@@ -89,7 +92,13 @@ impl EnginePurge {
             seen: Mutex::default(),
             after: Mutex::default(),
             known: Known::default(),
+            stand_in: None,
         }
+    }
+
+    /// For a simulation: `store` has everything.
+    pub fn over(store: Store) -> Self {
+        EnginePurge { stand_in: Some(store), ..Self::new() }
     }
 
     /// As [`EnginePurge::new`], but a call stops after `slice`. It always does some work.
@@ -115,7 +124,18 @@ impl EnginePurge {
         work: impl FnOnce(PathBuf) -> T + std::marker::Send + 'static,
     ) -> Option<T> {
         let folder = self.local.as_ref()?.join(volume.uuid.to_string());
-        tokio::task::spawn_blocking(move || work(folder)).await.ok()
+        crate::sys::beside(move || work(folder)).await
+    }
+
+    fn places(&self, volume: &Definition) -> Result<Places, WorkerError> {
+        match &self.stand_in {
+            Some(store) => places_in(volume.uuid, &volume.options, store),
+            None => places(volume.uuid, &volume.options, &self.known),
+        }
+    }
+
+    fn unfinished(&self, volume: &Definition) -> Unfinished {
+        Unfinished::of(self.local.as_deref(), volume.uuid)
     }
 
     async fn clear_local(&self, volume: &Definition) {
@@ -131,7 +151,7 @@ impl EnginePurge {
 
     /// Who holds the volume.
     async fn holding(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
-        let places = places(volume.uuid, &volume.options, &self.known)?;
+        let places = self.places(volume)?;
         let known = match Format::of(&places, volume.uuid).read().await {
             Ok(Some((known, _))) => known,
             Ok(None) => return Ok(None),
@@ -170,7 +190,9 @@ impl EnginePurge {
         known: &VolumeFormat,
         epoch: Option<Epoch>,
     ) -> Result<Option<Purged>, WorkerError> {
-        if let Some(holder) = self.judged(volume, places, epoch).await? {
+        if let Some(holder) = self.judged(volume, places, epoch).await?
+            && !self.unfinished(volume).is(&holder)
+        {
             return Ok(Some(Purged::Later(holder.to_string())));
         }
         Ok(match known.deleting {
@@ -181,7 +203,7 @@ impl EnginePurge {
 
     async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
         let deadline = Deadline::after(self.slice);
-        let places = places(volume.uuid, &volume.options, &self.known)?;
+        let places = self.places(volume)?;
         let format = Format::of(&places, volume.uuid);
         let found = match format.read().await {
             Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
@@ -214,21 +236,19 @@ impl EnginePurge {
                 return Ok(why);
             }
             let deleted = self.delete_objects(volume, &places, &format, known, found, deadline);
-            let later = match deleted.await {
+            match deleted.await {
+                Ok(Purged::Done) => {}
                 Err(WorkerError::Engine(EngineError::Fenced { .. })) => {
-                    Some("somebody has just taken it".to_owned())
+                    return Ok(Purged::Later("somebody has just taken it".to_owned()));
                 }
-                later => later?,
-            };
-            if let Some(why) = later {
-                return Ok(Purged::Later(why));
+                not => return not,
             }
         }
         delete_state(&places, &format.key, deadline).await
     }
 
-    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left. `found` is the last epoch, as
-    /// it was judged; without one the volume was never mounted.
+    /// Deletes the objects and marks that in `format.json`, unless some are left. `found` is the last epoch, as it was
+    /// judged; without one the volume was never mounted.
     async fn delete_objects(
         &self,
         volume: &Definition,
@@ -237,12 +257,14 @@ impl EnginePurge {
         known: VolumeFormat,
         found: Option<Epoch>,
         deadline: Deadline,
-    ) -> Result<Option<String>, WorkerError> {
+    ) -> Result<Purged, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
         let home = known.engine.clone();
         let mut config = EngineConfig::new(object_store, home.folder, found);
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
+        let (unfinished, instance) = (self.unfinished(volume), uuid::Uuid::new_v4());
+        unfinished.begin(instance, found.unwrap_or(home.after));
         let engine = Engine::open(config).await?;
         let mut keeper = KeeperConfig::new(
             places.state_store.backend(),
@@ -252,6 +274,8 @@ impl EnginePurge {
             Arc::new(Unchecked),
         );
         keeper.note = Some(REMOVAL.to_owned());
+        keeper.instance = instance;
+        let begins = known.deleting.is_none();
         let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
         let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
@@ -268,13 +292,17 @@ impl EnginePurge {
             refused: None,
             after: self.after.lock().remove(&volume.uuid),
         };
-        let result: Result<Option<String>, WorkerError> = async {
-            format.write(&begun).await?;
-            let left = objects.delete(deadline).await?;
-            if left.is_none() {
-                format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+        let result: Result<Purged, WorkerError> = async {
+            // Until the epoch was claimed somebody may have come and gone.
+            if begins && let Some(host) = used_since(volume, places).await? {
+                return Ok(Purged::Used(host));
             }
-            Ok(left)
+            format.write(&begun).await?;
+            if let Some(why) = objects.delete(deadline).await? {
+                return Ok(Purged::Later(why));
+            }
+            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+            Ok(Purged::Done)
         }
         .await;
         if let Some(after) = objects.after.take() {
@@ -289,10 +317,11 @@ impl EnginePurge {
         let note = Some(REMOVAL.to_owned());
         let released = keeper.release(engine.epoch(), note, CLOSE).await;
         keeper.stop().await;
-        let left = result?;
+        let purged = result?;
         closed?;
         released?;
-        Ok(left)
+        unfinished.end();
+        Ok(purged)
     }
 }
 
@@ -317,11 +346,21 @@ impl Purge for EnginePurge {
 
     async fn last_epoch(&self, volume: &Definition) -> Result<Option<u64>, CatalogError> {
         let looked = async {
-            let places = places(volume.uuid, &volume.options, &self.known)?;
+            let places = self.places(volume)?;
             let store = places.state_store.backend();
             Ok(last_epoch(&*store, &places.state, REQUEST).await?.map(|epoch| epoch.0))
         };
-        match looked.await {
+        let looked = tokio::time::timeout(HOLDER, looked).await;
+        match looked.unwrap_or_else(|_| Err(late(volume))) {
+            Err(error) if bucket_is_gone(&error) => Ok(None),
+            looked => looked.map_err(failed),
+        }
+    }
+
+    async fn used_since(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
+        let looked = async { used_since(volume, &self.places(volume)?).await };
+        let looked = tokio::time::timeout(HOLDER, looked).await;
+        match looked.unwrap_or_else(|_| Err(late(volume))) {
             Err(error) if bucket_is_gone(&error) => Ok(None),
             looked => looked.map_err(failed),
         }
@@ -341,6 +380,7 @@ impl Purge for EnginePurge {
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {
         let purged = self.work(volume).await.map_err(failed)?;
         if purged == Purged::Done {
+            self.unfinished(volume).end();
             self.clear_local(volume).await;
         }
         Ok(purged)
@@ -361,16 +401,22 @@ async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch
 /// clocks of stores are exact to a second at best.
 async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
     let Some(removing) = &volume.removing else { return Ok(None) };
-    let store = places.state_store.backend();
-    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
-    if removing.epoch.is_some_and(|last| epoch.0 <= last) {
-        return Ok(None);
+    let (store, state) = (places.state_store.backend(), &places.state);
+    let noted = removing.epoch.map(Epoch);
+    // All of them: the last one may be of an attempt to delete it.
+    for epoch in epochs_above(&*store, state, noted, REQUEST).await? {
+        let found = match store.get(&record_key(state, epoch), None, None, REQUEST).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+            found => found?,
+        };
+        // One that cannot be read does not say that anybody did.
+        let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
+        let theirs = |record: &LeaseRecord| record.note.as_deref() != Some(REMOVAL);
+        if let Some(record) = record.filter(theirs) {
+            return Ok(Some(record.host));
+        }
     }
-    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
-    // One that cannot be read does not say that anybody did.
-    let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
-    let ours = |record: &LeaseRecord| record.note.as_deref() == Some(REMOVAL);
-    Ok(record.filter(|record| !ours(record)).map(|record| record.host))
+    Ok(None)
 }
 
 fn late(volume: &Definition) -> WorkerError {

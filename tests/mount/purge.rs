@@ -158,6 +158,21 @@ async fn a_volume_that_was_never_mounted_goes_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_used_after_its_removal_and_removed_again_goes() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    for _ in 0..2 {
+        let mount = mount(&server, &place);
+        std::fs::write(place.file("f"), "written").unwrap();
+        mount.end_well();
+        catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    }
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(keys(&server, ""), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_objects_of_a_rebuilt_volume_stay_when_its_old_name_is_removed() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
@@ -340,6 +355,32 @@ async fn after_a_crash_its_lease_runs_out_and_it_goes_on() {
     catalog.sweep(&EnginePurge::new()).await.unwrap();
     server.release();
     only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_the_same_host_goes_on_at_once() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = Arc::new(on(&server, &place, "0s").await);
+    create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    fill(&place);
+    mount.end_well();
+    let here = EnginePurge::new().with_local(place.state().join("volumes"));
+    catalog.remove(&volume(), &here).await.unwrap();
+    server.fault(Rule::always(Some(Op::Delete), "team/web/", Action::Hold));
+    let killed = tokio::spawn({
+        let (catalog, volumes) = (Arc::clone(&catalog), place.state().join("volumes"));
+        async move { catalog.sweep(&EnginePurge::new().with_local(volumes)).await }
+    });
+    wait_for("the first deletion", SOON, || (server.held() > 0).then_some(()));
+    killed.abort();
+    assert!(killed.await.unwrap_err().is_cancelled());
+    server.clear_faults();
+    // Any other host waits for its lease.
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert!(!server.keys("team/.s3vol/v/").is_empty());
+    catalog.sweep(&here).await.unwrap();
+    assert_eq!(keys(&server, ""), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

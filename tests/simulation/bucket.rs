@@ -172,6 +172,13 @@ impl Bucket {
         self.aims.borrow_mut().insert(format!("{what} {key}"), Box::new(aim));
     }
 
+    /// Nothing goes wrong, and nothing is slow.
+    pub fn is_well(&self) -> bool {
+        let Rates { refused, lost, unanswered, late, slow, cut } = *self.rates.borrow();
+        let rates = refused + lost + unanswered + late + slow + cut;
+        rates == 0 && !self.away.get() && !self.denied.get() && self.cut_off.borrow().is_empty()
+    }
+
     /// A request leaves.
     fn sent(&self, what: &str, key: &str) {
         let aim = self.aims.borrow_mut().remove(&format!("{what} {key}"));
@@ -294,6 +301,7 @@ pub async fn ask<T: Send + 'static>(
         let expired =
             bucket.honours(Verb::Expiry) && not_after.is_some_and(|end| bucket.clock() > end.0);
         let result = if bucket.denied.get() {
+            bucket.troubled.set(crate::sim::sim().now());
             Err(Trouble::Denied)
         } else if expired {
             Err(Trouble::Expired)

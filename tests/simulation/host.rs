@@ -49,6 +49,11 @@ impl Host {
         fs::write(self.root.join("boot_id"), id).expect("a boot");
     }
 
+    /// Its disk.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
     }

@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use s3vol::fault::Mutant;
 
 use crate::schedule::{Kind, Plan, run};
@@ -38,8 +39,17 @@ pub struct Running {
     dir: PathBuf,
 }
 
+/// What makes things happen below a folder.
+pub type Directs = Box<dyn FnOnce(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send>;
+
 /// Begins one. `aloud`: it says on standard error what happens.
 pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
+    let (seed, plan) = (plan.seed, plan.clone());
+    begin_with(seed, mutant, aloud, Box::new(move |dir| Box::pin(run(plan, dir))))
+}
+
+/// Begins one that is no seed's.
+pub fn begin_with(seed: u64, mutant: Option<Mutant>, aloud: bool, directs: Directs) -> Running {
     let shm = PathBuf::from("/dev/shm");
     let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("s3vol-sim-").tempdir_in(base).expect("a folder");
@@ -51,10 +61,9 @@ pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "no process");
     if child == 0 {
-        let plan = plan.clone();
         let below = dir.clone();
         let thread = std::thread::Builder::new().stack_size(64 << 20);
-        let outcome = thread.spawn(move || simulate(plan, below, mutant, aloud));
+        let outcome = thread.spawn(move || simulate(seed, mutant, aloud, directs, below));
         let outcome = outcome.expect("a thread").join();
         let bytes = match outcome {
             Ok(outcome) => outcome.to_text().into_bytes(),
@@ -149,16 +158,19 @@ impl Outcome {
     }
 }
 
-fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Outcome {
+fn simulate(
+    seed: u64,
+    mutant: Option<Mutant>,
+    aloud: bool,
+    directs: Directs,
+    dir: PathBuf,
+) -> Outcome {
     // SAFETY: no other thread of this process is left that could read it.
-    unsafe {
-        std::env::set_var(s3vol::fault::NO_MIRROR, "1");
-        std::env::set_var(s3vol::fault::NO_THREADS, "1");
-    }
+    unsafe { std::env::set_var(s3vol::fault::ONE_THREAD, "1") };
     if let Some(mutant) = mutant {
         mutant.release();
     }
-    let sim = Sim::begin(plan.seed, dir.clone(), aloud);
+    let sim = Sim::begin(seed, dir.clone(), aloud);
     s3vol::fault::watch(crate::sim::passes);
     if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
@@ -169,7 +181,7 @@ fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Ou
         let at = info.location().map(ToString::to_string).unwrap_or_default();
         crate::sim::sim().fail(format!("a panic at {at}: {what}"));
     }));
-    let done = sim.run(run(plan, dir)).and_then(|done| done);
+    let done = sim.run(directs(dir)).and_then(|done| done);
     let trouble = sim.trouble.borrow().clone().or(done.err());
     let story = sim.story.borrow();
     Outcome {

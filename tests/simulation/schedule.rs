@@ -19,11 +19,13 @@ use s3vol::worker::{Bare, WorkerError};
 
 use crate::bucket::Rates;
 use crate::client::{Hands, work};
+use crate::follower::Follower;
 use crate::host::{self, END, Host};
 use crate::model::{Found, Line, Rule};
 use crate::outside;
 use crate::proof;
 use crate::random::Random;
+use crate::removal;
 use crate::requests::{self, Wire};
 use crate::rest;
 use crate::seam::{MICRO, MILLI, SECOND};
@@ -85,6 +87,8 @@ pub enum Kind {
     Large,
     /// Commits go in small steps.
     Steps,
+    /// A host follows the volume, read-only.
+    Follow,
 }
 
 impl Kind {
@@ -114,6 +118,7 @@ impl Kind {
         (Kind::Rot, "rot"),
         (Kind::Large, "large"),
         (Kind::Steps, "steps"),
+        (Kind::Follow, "follow"),
     ];
 }
 
@@ -133,7 +138,12 @@ impl Plan {
         !self.without.contains(&kind)
     }
 
-    fn rates(&self, random: &Random) -> Rates {
+    /// Whether it is one of volumes by their names.
+    fn is_by_name(&self) -> bool {
+        self.seed % 5 == 3
+    }
+
+    pub fn rates(&self, random: &Random) -> Rates {
         let rate = |kind, most: u64| match self.has(kind) && random.chance(400) {
             true => random.below(most),
             false => 0,
@@ -148,6 +158,9 @@ impl Plan {
         }
     }
 }
+
+/// Machines on which the volume is mounted before the end.
+const HOSTS: usize = 3;
 
 /// A mounted volume.
 struct Mounted {
@@ -177,8 +190,11 @@ struct Director {
 
 /// Runs the whole schedule below `dir`.
 pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
+    if plan.is_by_name() {
+        return Box::pin(removal::run(plan, dir)).await;
+    }
     let random = Random::new(plan.seed, 3);
-    let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
+    let hosts = (0..HOSTS).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
     let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
     let (outside, homes, options) = (false, false, host::options());
@@ -204,6 +220,7 @@ impl Director {
         self.outside = self.random.chance(400);
         self.choose_ground();
         self.make().await?;
+        let follower = self.follower();
         let mut host = 0;
         for round in 0..self.plan.rounds {
             *sim().bucket.rates.borrow_mut() = self.plan.rates(&self.random);
@@ -217,10 +234,18 @@ impl Director {
                 tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
             }
             if self.plan.has(Kind::Move) && self.random.chance(350) {
-                host = 1 - host;
+                host = self.other(host);
             }
         }
-        self.finish(host).await
+        self.finish(host, follower).await
+    }
+
+    /// Somebody who follows the volume from now on.
+    fn follower(&self) -> Option<Follower> {
+        let random = Random::new(self.plan.seed, 9);
+        let volume = self.volume.clone().expect("it was made");
+        let follows = self.plan.has(Kind::Follow) && random.chance(350);
+        follows.then(|| Follower::start(&self.dir, volume, self.plan.clone(), random))
     }
 
     /// What the volume is like, and the store below it.
@@ -265,6 +290,11 @@ impl Director {
             sim().aims.set(true);
             sim().kills.set(self.plan.has(Kind::Kill));
         }
+    }
+
+    /// Another host than `host`.
+    fn other(&self, host: usize) -> usize {
+        (host + self.random.between(1, HOSTS as u64) as usize) % HOSTS
     }
 
     async fn make(&mut self) -> Result<(), String> {
@@ -399,6 +429,10 @@ impl Director {
         for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
             history.go_on(found, rule);
         }
+        if !ours {
+            let line = &mut model[self.line];
+            line.born = line.clients.iter().map(|history| history.durable).collect();
+        }
         drop(model);
         self.old.remove(&number);
         self.owner = Some(number);
@@ -449,6 +483,7 @@ impl Director {
             Some(Ok(())) => {
                 self.owner = Some(number);
                 self.homes = true;
+                sim().shown.set(true);
                 Ok(true)
             }
         }
@@ -538,7 +573,7 @@ impl Director {
         let begins = self.random.below(10 * SECOND);
         tokio::time::sleep(Duration::from_nanos(begins)).await;
         let process = &mounted.process;
-        let (host, other) = (process.host, 1 - process.host);
+        let (host, other) = (process.host, self.other(process.host));
         let length = self.random.between(40 * SECOND, 300 * SECOND);
         match self.random.below(3) {
             0 => sim().pause(process, length),
@@ -662,7 +697,7 @@ impl Director {
     }
 
     /// All is well; a new host has to find everything, and to bring it to rest.
-    async fn finish(&mut self, host: usize) -> Result<(), String> {
+    async fn finish(&mut self, host: usize, follower: Option<Follower>) -> Result<(), String> {
         tell!("all is well from now on");
         sim().stay_well();
         if self.random.chance(600)
@@ -688,6 +723,10 @@ impl Director {
         match mounted.process.run(async move { bare.close().await }).await {
             Some(Ok(0)) => {}
             other => return Err(format!("a healthy volume is not given back: {other:?}")),
+        }
+        sim().model.borrow_mut()[self.line].keep_all();
+        if let Some(follower) = follower {
+            follower.end().await?;
         }
         rest::check(&last, collected)?;
         let volume = self.volume.clone().expect("it was made");
@@ -758,6 +797,6 @@ fn set(name: &str, value: u64) {
     unsafe { std::env::set_var(name, value.to_string()) };
 }
 
-fn home(client: usize) -> String {
+pub fn home(client: usize) -> String {
     format!("c{client}")
 }

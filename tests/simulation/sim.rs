@@ -117,6 +117,8 @@ pub struct Sim {
     pub kills: Cell<bool>,
     /// So many large files may still be written.
     pub large: Cell<u32>,
+    /// The clients' directories are in the bucket.
+    pub shown: Cell<bool>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -176,6 +178,7 @@ impl Sim {
             aims: Cell::new(false),
             kills: Cell::new(false),
             large: Cell::new(0),
+            shown: Cell::new(false),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::os::unix::fs::DirEntryExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -282,10 +283,10 @@ fn commit(map: u64, generation: u64, lays: &[(u64, u64, u64)], takes: &[u64]) ->
 fn what_a_later_commit_cut_off_was_not_lost() {
     let written = commit(0, 1, &[(0, 1000, 1)], &[]);
     // Cut to nothing; cut to 300; written over in the middle. In all of them it is as long again after that.
-    let later = [
-        (commit(1, 2, &[(0, 10, 2)], &[]), vec![0..10]),
-        (commit(0, 2, &[(0, 300, 1), (900, 1000, 2)], &[1000]), vec![0..300, 900..1000]),
-        (commit(0, 2, &[(0, 300, 1), (300, 400, 2), (400, 1000, 1)], &[]), vec![0..1000]),
+    let later: [(Record, &[Range<u64>]); 3] = [
+        (commit(1, 2, &[(0, 10, 2)], &[]), &[0..10]),
+        (commit(0, 2, &[(0, 300, 1), (900, 1000, 2)], &[1000]), &[0..300, 900..1000]),
+        (commit(0, 2, &[(0, 300, 1), (300, 400, 2), (400, 1000, 1)], &[]), &[0..1000]),
     ];
     for (later, wanted) in later {
         let lost = Lost::of(&[(Lsn(1), written.clone()), (Lsn(2), later)]);

@@ -18,12 +18,13 @@ use super::{
     ON_DISK, Shelf, UPLOADED, UPLOADING, WHOLE, is_of_this_boot, is_up, known_paths, to_disk,
 };
 use crate::data::{CacheFile, Trash};
-use crate::fault::{self, at, points};
+use crate::fault::{at, points};
 use crate::meta::records::Place;
 use crate::meta::{LocalLog, Record};
 use crate::store::{
     Attributes, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
+use crate::sys::beside;
 use crate::types::{Ino, KeyPrefix, ObjectKey};
 use crate::worker::WorkerError;
 
@@ -209,11 +210,8 @@ async fn save_one(
     trash: &Trash,
 ) -> Result<(), WorkerError> {
     let (dir, aside) = (state_dir.to_owned(), folder.to_owned());
-    let synced = match fault::text(fault::NO_THREADS) {
-        None => tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await,
-        Some(_) => Ok(to_disk(&dir, &aside)),
-    };
-    if let Err(error) = synced.map_err(io::Error::other).flatten() {
+    let synced = beside(move || to_disk(&dir, &aside)).await;
+    if let Err(error) = synced.unwrap_or_else(|| Err(io::Error::other("it panicked"))) {
         tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
     }
     save(folder, store, state).await?;
