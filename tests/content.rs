@@ -102,6 +102,26 @@ async fn a_file_whose_part_of_a_commit_is_done_waits_for_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_hole_in_a_scattered_file_reads_few_rows_of_its_map() {
+    const HOLES: u64 = 100;
+    let world = World::new().await;
+    for piece in 0..6000 {
+        world.write(piece * 200, &[7; 100]).await;
+    }
+    world.commit().await;
+    for hole in 0..HOLES {
+        let at = hole * 10_000;
+        world.volume.zero(&world.file, at, at + 100, true).await.unwrap();
+    }
+    let costs = || world.volume.meta.engine.costs();
+    let before = costs();
+    world.commit().await;
+    let rows = (costs() - before).rows;
+    assert!(rows < HOLES * 100, "{rows} rows");
+    assert_eq!(world.read(10_000, 300).await[..250], [&[0; 200][..], &[7; 50][..]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_that_was_stored_by_a_request_that_came_twice_is_not_sent_again() {
     let world = World::new().await;
     let sent = || {

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Less than this is no sign that anything goes up (lease renewals, requests that are tried again), bytes.
 const SIGN: u64 = 1 << 20;
 /// So many times the patience is the end: what a bucket takes only to refuse it looks as if it went up, too.
-pub(super) const ROUNDS: u32 = 10;
+pub(super) const ROUNDS: u32 = 5;
 
 type Sent = Box<dyn Fn() -> u64 + Send + Sync>;
 
