@@ -13,8 +13,10 @@ use s3vol::fault::Mutant;
 use crate::schedule::{Kind, Plan, run};
 use crate::sim::Sim;
 
-/// A schedule that takes longer hangs in a loop without an end.
-const LONGEST: Duration = Duration::from_secs(120);
+/// A schedule that works for longer is in a loop without an end, seconds.
+const LONGEST: libc::rlim_t = 120;
+/// And one that takes so long, on a machine that has other work too, waits for something that never comes.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What became of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,9 @@ pub fn begin_with(seed: u64, mutant: Option<Mutant>, aloud: bool, directs: Direc
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "no process");
     if child == 0 {
+        let limit = libc::rlimit { rlim_cur: LONGEST, rlim_max: LONGEST };
+        // SAFETY: a value that is only read.
+        unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) };
         let below = dir.clone();
         let thread = std::thread::Builder::new().stack_size(64 << 20);
         let outcome = thread.spawn(move || simulate(seed, mutant, aloud, directs, below));
@@ -106,7 +111,7 @@ impl Running {
     pub fn end(mut self) -> Outcome {
         let child = self.child;
         let (send, receive) = std::sync::mpsc::channel::<()>();
-        let left = LONGEST.saturating_sub(self.began.elapsed());
+        let left = PATIENCE.saturating_sub(self.began.elapsed());
         let guard = std::thread::spawn(move || {
             if receive
                 .recv_timeout(left)

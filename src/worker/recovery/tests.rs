@@ -1,4 +1,3 @@
-use std::ops::Range;
 use std::os::unix::fs::DirEntryExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,16 +282,16 @@ fn commit(map: u64, generation: u64, lays: &[(u64, u64, u64)], takes: &[u64]) ->
 fn what_a_later_commit_cut_off_was_not_lost() {
     let written = commit(0, 1, &[(0, 1000, 1)], &[]);
     // Cut to nothing; cut to 300; written over in the middle. In all of them it is as long again after that.
-    let later: [(Record, &[Range<u64>]); 3] = [
-        (commit(1, 2, &[(0, 10, 2)], &[]), &[0..10]),
-        (commit(0, 2, &[(0, 300, 1), (900, 1000, 2)], &[1000]), &[0..300, 900..1000]),
-        (commit(0, 2, &[(0, 300, 1), (300, 400, 2), (400, 1000, 1)], &[]), &[0..1000]),
+    let later: [(Record, &[(u64, u64)]); 3] = [
+        (commit(1, 2, &[(0, 10, 2)], &[]), &[(0, 10)]),
+        (commit(0, 2, &[(0, 300, 1), (900, 1000, 2)], &[1000]), &[(0, 300), (900, 1000)]),
+        (commit(0, 2, &[(0, 300, 1), (300, 400, 2), (400, 1000, 1)], &[]), &[(0, 1000)]),
     ];
     for (later, wanted) in later {
         let lost = Lost::of(&[(Lsn(1), written.clone()), (Lsn(2), later)]);
         let ranges = &lost.files[&LOST[0]].ranges;
-        let covered: Vec<_> = wanted.iter().map(|range| ranges.covered(range.clone())).collect();
-        let lens: Vec<_> = wanted.iter().map(|range| range.end - range.start).collect();
+        let covered: Vec<_> = wanted.iter().map(|(from, to)| ranges.covered(*from..*to)).collect();
+        let lens: Vec<_> = wanted.iter().map(|(from, to)| to - from).collect();
         assert_eq!((covered, ranges.total()), (lens.clone(), lens.iter().sum()), "{wanted:?}");
     }
 }
