@@ -175,7 +175,7 @@ impl Agent {
             let (name, places) = *self.random.of(NAMES);
             match self.random.below(100) {
                 0..30 => {
-                    let place: &str = *self.random.of::<&str>(places);
+                    let place: &str = self.random.of::<&str>(places);
                     self.create(name, place).await;
                 }
                 30..55 => self.use_it(name).await,
