@@ -464,7 +464,7 @@ impl Volume {
         live.pending.committed(through);
         self.dirty_adjust(before, live.pending.weight());
         let limit = live.pending.limit();
-        let same = live.smeared == part.smeared || Mutant::SmearCached.lives();
+        let same = live.smeared == part.smeared;
         if !same {
             // The bucket has what the cache may have no more.
             live.evicted += 1;

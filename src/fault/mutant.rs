@@ -50,10 +50,6 @@ pub enum Mutant {
     TakenInWithoutLease,
     /// A request that a dead worker has carried out is carried out again.
     ResentAnew,
-    /// Bytes that a failed write left in the cache are taken for what a commit under way has brought up.
-    SmearCached,
-    /// A damaged log goes on, also where the bucket has more.
-    ShortLogGoesOn,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -83,8 +79,6 @@ impl Mutant {
         Mutant::UnannouncedSend,
         Mutant::TakenInWithoutLease,
         Mutant::ResentAnew,
-        Mutant::SmearCached,
-        Mutant::ShortLogGoesOn,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.
