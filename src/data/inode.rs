@@ -10,7 +10,6 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::{CacheFile, DataError};
-use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::meta::{Pending, RangeMap};
 use crate::types::Ino;
@@ -86,10 +85,7 @@ impl Live {
     /// What a commit has read of a range is in the engine, and clean unless it was changed since.
     pub(super) fn committed(&mut self, range: Range<u64>) {
         for clean in self.pending.ranges.gaps(range) {
-            let same = match Mutant::SmearCached.lives() {
-                true => vec![clean.clone()],
-                false => self.spoiled.gaps(clean.clone()),
-            };
+            let same = self.spoiled.gaps(clean.clone());
             if same.len() != 1 || same[0] != clean {
                 // A fetch that began before would look for it here.
                 self.evicted += 1;

@@ -50,10 +50,6 @@ pub enum Mutant {
     TakenInWithoutLease,
     /// A request that a dead worker has carried out is carried out again.
     ResentAnew,
-    /// Bytes that a failed write left in the cache are taken for what a commit under way has brought up.
-    SmearCached,
-    /// A damaged log goes on, also where the bucket has more.
-    ShortLogGoesOn,
     /// A follower that nobody asked for a while answers from what it knew then.
     FollowerOldView,
     /// The catalog replaces a record whatever it is by now.
@@ -87,8 +83,6 @@ impl Mutant {
         Mutant::UnannouncedSend,
         Mutant::TakenInWithoutLease,
         Mutant::ResentAnew,
-        Mutant::SmearCached,
-        Mutant::ShortLogGoesOn,
         Mutant::FollowerOldView,
         Mutant::CatalogUnconditional,
     ];
