@@ -9,6 +9,7 @@ mod heap;
 mod host;
 mod mount;
 mod process;
+mod requests;
 
 pub use beside::beside;
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
@@ -23,3 +24,4 @@ pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
     prepare_child, raise_open_files, reap, send_signal,
 };
+pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

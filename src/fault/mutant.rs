@@ -48,6 +48,12 @@ pub enum Mutant {
     UnannouncedSend,
     /// A host that may have lost the volume takes what the next one publishes for outside changes.
     TakenInWithoutLease,
+    /// A request that a dead worker has carried out is carried out again.
+    ResentAnew,
+    /// Bytes that a failed write left in the cache are taken for what a commit under way has brought up.
+    SmearCached,
+    /// A damaged log goes on, also where the bucket has more.
+    ShortLogGoesOn,
     /// A follower that nobody asked for a while answers from what it knew then.
     FollowerOldView,
     /// The catalog replaces a record whatever it is by now.
@@ -80,6 +86,9 @@ impl Mutant {
         Mutant::DeleteUnconditional,
         Mutant::UnannouncedSend,
         Mutant::TakenInWithoutLease,
+        Mutant::ResentAnew,
+        Mutant::SmearCached,
+        Mutant::ShortLogGoesOn,
         Mutant::FollowerOldView,
         Mutant::CatalogUnconditional,
     ];

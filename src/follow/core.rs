@@ -14,7 +14,7 @@ use super::pages::{KernelPages, Pages};
 use super::unknown::Unknown;
 use crate::clock::{Deadline, boottime};
 use crate::config::VolumeOptions;
-use crate::data::Trash;
+use crate::data::{Fetching, Trash};
 use crate::fault::Mutant;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
@@ -72,6 +72,7 @@ pub struct ReadFs {
     pub(super) state: KeyPrefix,
     pub(super) options: VolumeOptions,
     pub(super) cache: Cache,
+    pub(super) fetching: Fetching,
     pub(super) pages: Pages,
     pub(super) unknown: Unknown,
     pub(super) next_handle: AtomicU64,
@@ -109,6 +110,7 @@ impl ReadFs {
             state: parts.state,
             options: parts.options,
             cache,
+            fetching: Fetching::default(),
             pages: Pages::new(parts.inherited),
             unknown: Unknown::default(),
             next_handle: AtomicU64::new(1),

@@ -112,7 +112,7 @@ pub struct Bucket {
     /// Nobody reaches it.
     away: Cell<bool>,
     /// And that does not change any more.
-    well: Cell<bool>,
+    pub well: Cell<bool>,
     /// These hosts do not reach it.
     pub cut_off: RefCell<BTreeSet<usize>>,
     /// Credentials have expired.
@@ -153,12 +153,6 @@ impl Bucket {
     /// Milliseconds since 1970.
     pub fn clock(&self) -> i64 {
         BEGAN * 1000 + (sim().now() / MILLI) as i64 + self.ahead.get()
-    }
-
-    /// Everything goes well from now on, whatever was to come.
-    pub fn stay_well(&self) {
-        self.heal();
-        self.well.set(true);
     }
 
     /// Credentials are no good any more, or again.

@@ -5,6 +5,7 @@
 mod bucket;
 mod calls;
 mod client;
+mod disk;
 mod engine_port;
 mod follower;
 mod host;
@@ -14,7 +15,9 @@ mod port;
 mod proof;
 mod random;
 mod removal;
+mod requests;
 mod rest;
+mod rot;
 mod run;
 mod schedule;
 mod seam;

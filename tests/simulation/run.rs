@@ -170,7 +170,7 @@ fn simulate(
     if let Some(mutant) = mutant {
         mutant.release();
     }
-    let sim = Sim::begin(seed, aloud);
+    let sim = Sim::begin(seed, dir.clone(), aloud);
     s3vol::fault::watch(crate::sim::passes);
     if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();

@@ -1,5 +1,8 @@
 //! One schedule: what a seed makes happen, from an empty bucket to a volume that is checked to the last byte.
 
+mod disks;
+mod successor;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::outside;
 use crate::proof;
 use crate::random::Random;
 use crate::removal;
+use crate::requests::{self, Wire};
 use crate::rest;
 use crate::seam::{MICRO, MILLI, SECOND};
 use crate::sim::{Process, sim};
@@ -71,6 +75,18 @@ pub enum Kind {
     Parts,
     /// Programs write to what is published just then.
     Aim,
+    /// Others fill the local disk for a while.
+    Full,
+    /// The local disk fails calls for a while.
+    Broken,
+    /// The mount stays when its worker dies, and its successor gets requests a second time.
+    Resend,
+    /// Bytes of the local state are others after a process has ended.
+    Rot,
+    /// Files above 8 MiB.
+    Large,
+    /// Commits go in small steps.
+    Steps,
     /// A host follows the volume, read-only.
     Follow,
 }
@@ -96,6 +112,12 @@ impl Kind {
         (Kind::Short, "short"),
         (Kind::Parts, "parts"),
         (Kind::Aim, "aim"),
+        (Kind::Full, "full"),
+        (Kind::Broken, "broken"),
+        (Kind::Resend, "resend"),
+        (Kind::Rot, "rot"),
+        (Kind::Large, "large"),
+        (Kind::Steps, "steps"),
         (Kind::Follow, "follow"),
     ];
 }
@@ -203,6 +225,7 @@ impl Director {
         for round in 0..self.plan.rounds {
             *sim().bucket.rates.borrow_mut() = self.plan.rates(&self.random);
             tell!("round {round} on host {host}: {:?}", sim().bucket.rates.borrow());
+            self.rot(host, round);
             if let Some(mounted) = self.mount(host, true).await? {
                 self.serve(&mounted, round, false).await?;
             }
@@ -247,6 +270,7 @@ impl Director {
             tell!("files are uploaded in parts of {size} bytes");
             set(s3vol::fault::PART, size);
         }
+        self.choose_sizes();
         if let Some((which, _)) = is(Kind::Weak, 200) {
             let all = [
                 Verb::DeleteConditional,
@@ -254,12 +278,10 @@ impl Director {
                 Verb::CopyConditional,
                 Verb::Copy,
                 Verb::Expiry,
+                Verb::PutIfMatch,
             ];
             let chosen = |(place, _): &(usize, &Verb)| which >> place & 1 == 1;
             let overlooked = all.iter().enumerate().filter(chosen).map(|(_, verb)| *verb);
-            // There a completed upload may replace what the tool puts in the same moment.
-            let safe = |verb: &Verb| !(self.outside && *verb == Verb::CompleteConditional);
-            let overlooked = overlooked.filter(safe);
             sim().bucket.overlooks.borrow_mut().extend(overlooked);
             tell!("the store does not honour {:?}", sim().bucket.overlooks.borrow());
         }
@@ -323,7 +345,7 @@ impl Director {
                         return Err(format!("a healthy volume cannot be opened: {error}"));
                     }
                     if attempt == 20 {
-                        sim().bucket.heal();
+                        sim().heal();
                     }
                 }
             }
@@ -370,7 +392,7 @@ impl Director {
                 }
                 attempts += 1;
                 if attempts == 5 {
-                    sim().bucket.heal();
+                    sim().heal();
                 }
             }
         }
@@ -440,9 +462,14 @@ impl Director {
         let made = mounted.process.run(async move {
             for client in 0..clients {
                 let name = FileName::new(home(client)).expect("a name");
-                match fs.mkdir(Caller::ROOT, Ino::ROOT, name, 0o755).await {
-                    Ok(_) | Err(FsError::Exists) => {}
-                    Err(error) => return Err(error),
+                loop {
+                    match fs.mkdir(Caller::ROOT, Ino::ROOT, name.clone(), 0o755).await {
+                        Ok(_) | Err(FsError::Exists) => break,
+                        Err(FsError::Io { .. } | FsError::NoSpace(_)) => {
+                            tokio::time::sleep(Duration::from_secs(5)).await;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             while fs.fsync(Ino::ROOT, false).await.is_err() {
@@ -465,13 +492,17 @@ impl Director {
     /// Clients work, things go wrong, and it ends somehow.
     async fn serve(&mut self, mounted: &Mounted, round: u64, beside: bool) -> Result<(), String> {
         let process = &mounted.process;
+        requests::forget(process.host);
         self.trouble(process);
+        self.disk_trouble(process.host, round * 2 + u64::from(beside));
+        self.dies_unanswered(process, round * 2 + u64::from(beside));
         let (mut works, mut met) = (Vec::new(), Vec::new());
         for client in 0..self.plan.clients {
             let hands = Hands { fs: Arc::clone(mounted.bare.fs()), home: home(client) };
             let stream = round * 100 + u64::from(beside) * 50 + client as u64;
             let random = Random::new(self.plan.seed, 10_000 + stream);
-            let work = work(hands, self.line, client, self.plan.ops, random);
+            let wire = Wire::of(process.host, &hands.home);
+            let work = work(hands, wire, (self.line, client), self.plan.ops, random);
             works.push(process.run(work));
         }
         if self.plan.has(Kind::Outside) && self.outside {
@@ -499,8 +530,17 @@ impl Director {
             return Ok(());
         }
         if done.iter().any(Option::is_none) || process.is_dead() {
-            return self.after_death(process);
+            return match beside {
+                true => self.after_death(process),
+                false => Box::pin(self.goes_on(process, round)).await,
+            };
         }
+        self.part(mounted).await
+    }
+
+    /// Clients are done.
+    async fn part(&mut self, mounted: &Mounted) -> Result<(), String> {
+        let process = &mounted.process;
         match self.random.below(10) {
             0..2 => {
                 let bare = Arc::clone(&mounted.bare);
@@ -659,7 +699,7 @@ impl Director {
     /// All is well; a new host has to find everything, and to bring it to rest.
     async fn finish(&mut self, host: usize, follower: Option<Follower>) -> Result<(), String> {
         tell!("all is well from now on");
-        sim().bucket.stay_well();
+        sim().stay_well();
         if self.random.chance(600)
             && let Some(mounted) = self.mount(host, false).await?
         {
