@@ -132,7 +132,7 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let worked = join_all(agents.iter_mut().map(|agent| agent.work(ops))).await;
     worked.into_iter().collect::<Result<(), String>>()?;
     tell!("all is well from now on");
-    sim().bucket.stay_well();
+    sim().stay_well();
     for agent in &mut agents {
         agent.ends();
     }
