@@ -281,6 +281,7 @@ async fn a_host_deletes_what_it_removed_without_having_known_it(world: World) {
     here.remove(&name("web"), &purge).await.unwrap();
     assert!(here.known(&name("web")).is_none());
     drop(here);
+    world.pass_a_minute();
     // Nor does a new process of it forget.
     let here = catalog_with(&dirs[1], &world, &[("S3VOL_GRACE", "0s")]).await;
     here.sweep(&purge).await.unwrap();
