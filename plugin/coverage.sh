@@ -13,6 +13,8 @@ cd "$ROOT"
 FOLDER="${CARGO_TARGET_DIR:-$ROOT/target}/coverage"
 TOOLS="$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin"
 [ -x "$TOOLS/llvm-cov" ] || rustup component add llvm-tools
+# Whatever of it runs leaves its counts there, and not where it runs.
+export LLVM_PROFILE_FILE="$FOLDER/%4m.profraw"
 export RUSTC_WORKSPACE_WRAPPER="$ROOT/plugin/coverage.sh"
 unset AWS_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR
 
@@ -21,8 +23,8 @@ PROGRAM=$(${CARGO:-cargo} test --locked --test simulation --no-run --message-for
 rm -rf "$FOLDER"
 mkdir -p "$FOLDER"
 # Each schedule is a process; what they count is added up as they end.
-LLVM_PROFILE_FILE="$FOLDER/%4m.profraw" S3VOL_SIMULATION_SECONDS=$1 \
-  "$PROGRAM" --ignored --nocapture soak_schedules
+STATUS=0
+S3VOL_SIMULATION_SECONDS=$1 "$PROGRAM" --ignored --nocapture soak_schedules || STATUS=$?
 "$TOOLS/llvm-profdata" merge --sparse -o "$FOLDER/all.profdata" "$FOLDER"/*.profraw
 "$TOOLS/llvm-cov" report "$PROGRAM" --instr-profile="$FOLDER/all.profdata" --summary-only \
   --ignore-filename-regex='/(tests|registry|rustc|toolchains)/' >"$FOLDER/report"
@@ -31,3 +33,5 @@ awk '$1 ~ /\.rs$/ { name = $1; sub(/\/.*/, "", name); sub(/\.rs$/, "", name); al
   END { for (name in all) if (all[name]) printf "%-12s %6d lines, %5.1f %% reached\n", name, all[name],
           100 * (all[name] - not[name]) / all[name] }' "$FOLDER/report" | sort
 printf 'of every file: %s\n' "$FOLDER/report"
+# What was reached counts, also where a schedule failed.
+exit $STATUS

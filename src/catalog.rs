@@ -12,10 +12,11 @@
 //!   that creating it again finds its state.
 //!
 //! What survives a crash: everything in the bucket, and the mirror file (written beside, synced,
-//! renamed). A Create that was cut short is completed or repeated by the next one.
+//! renamed). A Create that was cut short is completed or repeated by the next one, or undone (`drafts`).
 
 mod create;
 mod definition;
+mod drafts;
 mod error;
 mod file;
 mod ground;
@@ -23,6 +24,7 @@ mod hold;
 mod incarnation;
 mod lookup;
 mod mirror;
+mod named;
 mod objects;
 mod overlap;
 mod remove;
@@ -50,6 +52,7 @@ pub use site::{Opener, Site, Stores};
 pub use stores::record;
 pub use trace::{Trace, lead_to, trace};
 
+use drafts::Drafts;
 use lookup::Breaker;
 use mirror::Mirror;
 
@@ -63,6 +66,7 @@ pub struct Catalog {
     grace: Duration,
     host: String,
     mirror: Mirror,
+    drafts: Arc<Drafts>,
     breaker: Breaker,
     /// Somebody asked since the last refresh; an idle daemon costs no requests.
     asked: AtomicBool,
@@ -81,6 +85,7 @@ impl Catalog {
             let store = Path::new("/").join(config.home.url.prefix.as_str());
             tokio::fs::create_dir_all(&store).await.map_err(CatalogError::disk(&store))?;
         }
+        let home = config.home.url.to_string();
         Ok(Catalog {
             opener,
             home: config.home.clone(),
@@ -88,7 +93,8 @@ impl Catalog {
             capture: config.capture,
             grace: config.grace,
             host,
-            mirror: Mirror::load(&config.state, &config.home.url.to_string()).await?,
+            mirror: Mirror::load(&config.state, &home)?,
+            drafts: Arc::new(Drafts::load(&config.state, &home)),
             breaker: Breaker::default(),
             asked: AtomicBool::new(true),
             listed: tokio::sync::Notify::new(),

@@ -13,6 +13,7 @@ mod dir_keys;
 mod error;
 mod evict;
 mod extents;
+mod fetching;
 mod freeing;
 mod garbage;
 mod inode;
@@ -37,6 +38,7 @@ pub use cache_file::CacheFile;
 pub use churn::Churn;
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
+pub use fetching::{Fetching, MOST as MOST_FETCHED, Share};
 pub use garbage::{give_up_map, give_up_older};
 pub use inode::{ChangeGuard, Inode, InodeTable, Live};
 pub use outside::{NothingOutside, Outside};
@@ -44,6 +46,7 @@ pub use paths::{MAX_KEY, PathMemo, beside, dir_key, escape_name, own_name, unesc
 pub use patience::Patience;
 pub use pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Source, cut_up, fetches, hull, pieces, read_inline, read_run,
+    zeros,
 };
 pub use read::ReadAhead;
 pub use repack::{Repacked, SLACK};

@@ -23,8 +23,12 @@ pub const MAINTENANCE: &str = "S3VOL_TEST_MAINTENANCE_MS";
 pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
 /// Bodies beyond so many bytes are uploaded in parts of so many bytes.
 pub const PART: &str = "S3VOL_TEST_PART";
+/// A commit of more than so many bytes goes in steps of so many.
+pub const STEP: &str = "S3VOL_TEST_STEP";
 /// Beyond how many bytes the local log is rewritten.
 pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
+/// How long the rest of a creation that was cut short is left, milliseconds.
+pub const DRAFT_AGE: &str = "S3VOL_TEST_DRAFT_AGE_MS";
 /// The least time between two looks at the catalog, milliseconds.
 pub const LISTED: &str = "S3VOL_TEST_LISTED_MS";
 /// Stands for the kernel's boot id.
@@ -33,9 +37,14 @@ pub const BOOT_ID: &str = "S3VOL_TEST_BOOT_ID";
 /// A file with the seconds by which this host's wall clock is ahead of the machine's; it may change at any time.
 pub const CLOCK: &str = "S3VOL_TEST_CLOCK";
 
-/// The engine keeps no local copies of its files, when this is set: its cache works on threads of its own,
-/// which a simulation has no place for.
-pub const NO_MIRROR: &str = "S3VOL_TEST_NO_MIRROR";
+/// When this is set, nothing works on threads of its own, which a simulation has no place for: the engine keeps no
+/// local copies of its files, what is removed stays in the trash, and what waits for the disk is waited for.
+pub const ONE_THREAD: &str = "S3VOL_TEST_ONE_THREAD";
+
+/// See [`ONE_THREAD`].
+pub fn one_thread() -> bool {
+    cfg!(debug_assertions) && std::env::var_os(ONE_THREAD).is_some()
+}
 
 /// The process aborts after a request is in the local log and before anything else happens, when
 /// this file exists; it is removed first.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use judge::{Free, Holder, Judgement, Observation, judge};
 pub use keeper::{Authority, FormatCheck, FormatTrouble, Keeper, KeeperConfig, LeaseStatus};
-pub use record::{LeaseRecord, LeaseState, forget_older, last_epoch, record_key};
+pub use record::{LeaseRecord, LeaseState, epochs_above, forget_older, last_epoch, record_key};
 
 use crate::store::StoreError;
 use crate::types::Epoch;

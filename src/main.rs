@@ -7,6 +7,9 @@ use s3vol::cli::{self, Command};
 use s3vol::sys::{self, FuseMount};
 use s3vol::{data, supervisor, telemetry, worker};
 
+#[global_allocator]
+static HEAP: sys::Heap = sys::Heap;
+
 fn main() -> ExitCode {
     sys::forget_empty_variables();
     let done = match cli::parse(std::env::args_os()) {

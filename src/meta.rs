@@ -15,6 +15,7 @@ mod pending;
 mod ranges;
 pub mod records;
 mod sequencer;
+mod uplink;
 
 pub use follower::{Follower, View};
 pub use journal::{Fold, Journal, Record};
@@ -30,8 +31,8 @@ pub mod log;
 mod maintenance;
 
 pub use engine::{
-    Applied, Batch, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState, EpochHook,
-    Mirror, RESERVED_KEY,
+    Applied, Batch, BucketClock, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState,
+    EpochHook, Mirror, RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

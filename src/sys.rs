@@ -3,12 +3,15 @@
 //! This is the only module with `unsafe` code; each use says why it is sound. Nothing here keeps
 //! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
 
+mod beside;
 mod fd;
 mod heap;
 mod host;
 mod mount;
 mod process;
+mod requests;
 
+pub use beside::beside;
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname, shown};
@@ -21,3 +24,4 @@ pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
     prepare_child, raise_open_files, reap, send_signal,
 };
+pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

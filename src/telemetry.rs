@@ -24,10 +24,32 @@ pub fn init(filter: &str) -> Result<(), String> {
     } else {
         plain.without_time().try_init()
     };
-    if let Err(error) = done {
-        tracing::debug!(%error, "the log was started before");
+    match done {
+        Ok(()) => {
+            // The process has no other one yet.
+            let _ = log::set_logger(&Libraries);
+            log::set_max_level(log::LevelFilter::Warn);
+        }
+        Err(error) => tracing::debug!(%error, "the log was started before"),
     }
     Ok(())
+}
+
+/// What libraries say in their own way. `fuser` so tells of answers that it could not give.
+struct Libraries;
+
+impl log::Log for Libraries {
+    fn enabled(&self, what: &log::Metadata<'_>) -> bool {
+        what.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            tracing::warn!(library = record.target(), "{}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// An error and its causes in one line. A cause that the text before it already has is not said again.

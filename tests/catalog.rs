@@ -47,7 +47,9 @@ in_both!(
     overlapping_writers_are_refused,
     a_careless_store_is_refused_unless_promised_alone,
     removal_waits_for_the_grace_and_spares_what_was_there,
+    a_host_deletes_what_it_removed_without_having_known_it,
     the_mirror_survives_and_follows_the_bucket,
+    a_record_that_is_no_definition_is_in_nobodys_way,
     a_host_may_read_only_what_others_write,
     a_change_that_was_refused_says_what_differs_and_who_did_it,
 );
@@ -270,6 +272,23 @@ async fn removal_waits_for_the_grace_and_spares_what_was_there(world: World) {
     assert_ne!(create(&catalog, "new", &[]).await.unwrap().uuid, new.uuid);
 }
 
+async fn a_host_deletes_what_it_removed_without_having_known_it(world: World) {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let there = catalog(&dirs[0], &world).await;
+    create(&there, "web", &[]).await.unwrap();
+    let here = catalog_with(&dirs[1], &world, &[("S3VOL_GRACE", "0s")]).await;
+    let purge = Noting::default();
+    here.remove(&name("web"), &purge).await.unwrap();
+    assert!(here.known(&name("web")).is_none());
+    drop(here);
+    world.pass_a_minute();
+    // Nor does a new process of it forget.
+    let here = catalog_with(&dirs[1], &world, &[("S3VOL_GRACE", "0s")]).await;
+    here.sweep(&purge).await.unwrap();
+    assert_eq!(*purge.0.lock(), ["web"]);
+    assert!(!world.keys().contains(&"team/.s3vol/volumes/web.json".to_owned()));
+}
+
 async fn the_mirror_survives_and_follows_the_bucket(world: World) {
     let dir = tempfile::tempdir().unwrap();
     let here = catalog(&dir, &world).await;
@@ -295,6 +314,38 @@ async fn the_mirror_survives_and_follows_the_bucket(world: World) {
     assert!(again.known(&name("a")).is_some());
     again.refresh(&|_| false).await.unwrap();
     assert!(again.known(&name("a")).is_none());
+}
+
+async fn a_record_that_is_no_definition_is_in_nobodys_way(world: World) {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let here = catalog(&dir, &world).await;
+    let made = create(&here, "prod", &[]).await.unwrap();
+    // Somebody copied the volume's definition and edited it, but not its name.
+    let copied = serde_json::to_string(&made).unwrap().replace("/prod/", "/test/");
+    assert_ne!(copied, serde_json::to_string(&made).unwrap());
+    world.put_object("team/.s3vol/volumes/test.json", Box::leak(copied.into_boxed_str()));
+    let long = format!("{}{}", " ".repeat(2 << 20), serde_json::to_string(&made).unwrap());
+    world.put_object("team/.s3vol/volumes/long.json", Box::leak(long.into_boxed_str()));
+    world.put_object("team/.s3vol/volumes/denied.json", "{}");
+    if let World::Gateway(server) = &world {
+        let refuse = s3server::Action::Status(403);
+        server.fault(Rule::always(Some(Op::Get), "volumes/denied.json", refuse));
+    }
+    let there = catalog(&other, &world).await;
+    for host in [&here, &there] {
+        host.refresh(&|_| false).await.unwrap();
+        let known: Vec<_> = host.all().iter().map(|d| (d.name.clone(), d.uuid)).collect();
+        assert_eq!(known, [(name("prod"), made.uuid)]);
+        assert_eq!(host.known(&name("prod")).unwrap().options.url, made.options.url);
+    }
+    let error = there.lookup(&name("test")).await.unwrap_err().to_string();
+    assert!(error.contains("volumes/test.json") && error.contains("volume prod"), "{error}");
+    let error = create(&there, "test", &[]).await.unwrap_err().to_string();
+    assert!(error.contains("the definition of volume prod"), "{error}");
+    // Other names are looked up, made and removed as ever.
+    assert_eq!(there.lookup(&name("nobody")).await.unwrap(), None);
+    create(&there, "next", &[]).await.unwrap();
+    there.remove(&name("next"), &RetainAll).await.unwrap();
 }
 
 async fn a_host_may_read_only_what_others_write(world: World) {
@@ -465,6 +516,7 @@ async fn a_place_that_could_not_be_looked_at_again_leads_to_its_state() {
 
 #[tokio::test]
 async fn a_place_that_is_refused_keeps_its_state_as_long_as_something_leads_there() {
+    drafts_go_at_once();
     let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
     let server = world.server();
     let catalog = catalog(&dir, &world).await;
@@ -503,9 +555,68 @@ async fn a_place_that_is_refused_keeps_its_state_as_long_as_something_leads_ther
         server.clear_faults();
         let expected = if leads { 2 } else { 1 };
         assert_eq!(formats(server).len(), expected, "{:?}", formats(server));
-        let claims = server.keys("team/.s3vol/by-prefix/").len();
-        assert_eq!(claims, expected + 1);
+        let claims = || server.keys("team/.s3vol/by-prefix/").len();
+        assert_eq!(claims(), expected + 1);
+        // What could not be taken away goes later.
+        catalog.sweep(&RetainAll).await.unwrap();
+        assert_eq!((formats(server).len(), claims()), (1, 2));
     }
+}
+
+/// What a creation leaves that is cut short is taken away soon.
+fn drafts_go_at_once() {
+    // SAFETY: all tests reach the environment through the standard library, which locks it.
+    unsafe { std::env::set_var(s3vol::fault::DRAFT_AGE, "0") };
+}
+
+/// A process that dies while it creates `web`, when a request to `key` is on its way.
+async fn dies_creating(server: &TestS3, catalog: Catalog, key: &str) {
+    server.fault(Rule::always(Some(Op::Put), key, s3server::Action::Hold));
+    let held = server.held();
+    let creating = tokio::spawn(async move { create(&catalog, "web", &[]).await.map(drop) });
+    while server.held() == held {
+        tokio::task::yield_now().await;
+    }
+    creating.abort();
+    assert!(creating.await.unwrap_err().is_cancelled());
+    server.clear_faults();
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_short_goes_on_with_the_next_one() {
+    for key in ["by-prefix", "volumes/web.json"] {
+        let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+        let server = world.server();
+        dies_creating(server, catalog(&dir, &world).await, key).await;
+        let left = formats(server);
+        let made = create(&catalog(&dir, &world).await, "web", &[]).await.unwrap();
+        assert_eq!(left, [format!("team/.s3vol/v/{}/format.json", made.uuid)]);
+        assert_eq!(formats(server), left);
+    }
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_short_and_is_not_repeated_leaves_nothing() {
+    drafts_go_at_once();
+    let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
+    let server = world.server();
+    for key in ["by-prefix", "volumes/web.json"] {
+        dies_creating(server, catalog(&dir, &world).await, key).await;
+        assert_eq!(formats(server).len(), 1);
+        catalog(&dir, &world).await.sweep(&RetainAll).await.unwrap();
+        let mut left = server.keys("team/");
+        left.retain(|key| !key.contains("/stores/"));
+        assert!(left.is_empty(), "{left:?}");
+    }
+    // What somebody has named meanwhile stays.
+    dies_creating(server, catalog(&dir, &world).await, "volumes/web.json").await;
+    let other = tempfile::tempdir().unwrap();
+    let there = catalog(&other, &world).await;
+    let made = create(&there, "web", &[]).await.unwrap();
+    let here = catalog(&dir, &world).await;
+    here.sweep(&RetainAll).await.unwrap();
+    assert_eq!(formats(server), [format!("team/.s3vol/v/{}/format.json", made.uuid)]);
+    assert_eq!(create(&here, "web", &[]).await.unwrap().uuid, made.uuid);
 }
 
 #[tokio::test]

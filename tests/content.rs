@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, Repacked, Volume};
+use s3vol::data::{CacheFile, Inode, MOST_FETCHED, Repacked, Volume};
 use s3vol::fs::Fs;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume, volume_with};
 use support::wait_for;
 use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A new volume with one empty file.
 struct World {
@@ -69,6 +71,74 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
     assert_eq!(world.read(0, 1 << 20).await, wanted);
     world.volume.evict_all().unwrap();
     assert_eq!(world.read(0, 1 << 20).await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_part_of_a_commit_is_done_waits_for_no_other() {
+    let world = World::new().await;
+    let small = create(&world.volume, "small").await;
+    // So many that they go in steps; what is small goes with the first.
+    for piece in 0..13_000 {
+        world.write(piece * 200, &[7; 100]).await;
+    }
+    world.volume.write(&small, 0, b"small").await.unwrap();
+    world.server.fault(Rule::always(Some(Op::Put), "/segments/", Action::Hold).after(1));
+    let group = tokio::spawn({
+        let (volume, both) = (Arc::clone(&world.volume), vec![world.file.clone(), small.clone()]);
+        async move { volume.commit(both).await }
+    });
+    wait_for("the second step", PATIENCE, || (world.server.held() > 0).then_some(()));
+    let again = async {
+        world.volume.write(&small, 0, b"again").await.unwrap();
+        world.volume.commit(vec![Arc::clone(&small)]).await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE / 2, again).await.expect("nobody is at it any more");
+    assert!(world.server.held() > 0 && !group.is_finished(), "the other one is still under way");
+    world.server.clear_faults();
+    world.server.release();
+    group.await.unwrap().unwrap();
+    assert!(world.file.live().pending.is_clean() && small.live().pending.is_clean());
+    assert_eq!(&world.volume.read(&small, 0, 10).await.unwrap()[..], b"again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_hole_in_a_scattered_file_reads_few_rows_of_its_map() {
+    const HOLES: u64 = 100;
+    let world = World::new().await;
+    for piece in 0..6000 {
+        world.write(piece * 200, &[7; 100]).await;
+    }
+    world.commit().await;
+    for hole in 0..HOLES {
+        let at = hole * 10_000;
+        world.volume.zero(&world.file, at, at + 100, true).await.unwrap();
+    }
+    let costs = || world.volume.meta.engine.costs();
+    let before = costs();
+    world.commit().await;
+    let rows = (costs() - before).rows;
+    assert!(rows < HOLES * 100, "{rows} rows");
+    assert_eq!(world.read(10_000, 300).await[..250], [&[0; 200][..], &[7; 50][..]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_was_stored_by_a_request_that_came_twice_is_not_sent_again() {
+    let world = World::new().await;
+    let sent = || {
+        let log = world.server.log();
+        log.iter().filter(|e| e.op == Op::Put && e.key.contains("/segments/")).count()
+    };
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::ApplyThenStatus(412)));
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    assert_eq!((sent(), world.segments()), (1, 1));
+    // Where nothing is there it is tried again, as after any refusal.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 2, Action::Status(412)));
+    world.write(0, &[8; 1 << 20]).await;
+    world.commit().await;
+    assert_eq!((sent(), world.segments()), (4, 2));
+    world.volume.evict_all().unwrap();
+    assert_eq!(world.read(0, 100).await, [8; 100]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -623,4 +693,42 @@ async fn a_file_that_only_grows_is_fetched_once() {
     let gets = log.iter().filter(|entry| entry.op == Op::Get && entry.key.contains("/segments/"));
     assert_eq!(gets.count(), 1);
     assert_eq!(world.read((1 << 20) - 2, 4).await, [7, 7, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_readers_fetch_together_has_a_bound() {
+    const READERS: usize = 64;
+    let most = MOST_FETCHED / MIB as u64;
+    assert!(most < READERS as u64);
+    let world = World::new().await;
+    let volume = &world.volume;
+    let mut files = Vec::new();
+    for number in 0..READERS {
+        let file = create(volume, &format!("f{number}")).await;
+        volume.write(&file, 0, &vec![number as u8; MIB]).await.unwrap();
+        files.push(file);
+    }
+    volume.commit(files.clone()).await.unwrap();
+    volume.evict_all().unwrap();
+    // Each fetches a piece of a MiB.
+    world.server.fault(Rule::new(Op::Get, "/segments/", READERS as u32, Action::Hold));
+    let mut reads = tokio::task::JoinSet::new();
+    for (number, file) in files.into_iter().enumerate() {
+        let volume = Arc::clone(volume);
+        reads.spawn(async move {
+            let read = volume.read(&file, 5, 10).await.unwrap();
+            assert_eq!(read[..], [number as u8; 10]);
+        });
+    }
+    let held = || async { (world.server.held() == most).then_some(()) };
+    support::wait_for_async("as many fetches as there may be", LONG, held).await;
+    while !reads.is_empty() {
+        // Time enough for one too many.
+        let done = tokio::time::timeout(Duration::from_millis(100), reads.join_next()).await;
+        assert!(world.server.held() <= most, "{}", world.server.held());
+        match done {
+            Ok(done) => done.expect("a read").unwrap(),
+            Err(_) => world.server.release(),
+        }
+    }
 }

@@ -297,6 +297,26 @@ fn a_restart_of_the_host_makes_its_log_void_and_keeps_what_was_synced() {
 }
 
 #[test]
+fn a_log_that_lost_what_the_bucket_has_undoes_nothing_that_was_synced() {
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.mount(&server);
+    let (path, log) = (host.path("file"), host.local("log/log"));
+    std::fs::write(&path, b"short").expect("a file");
+    let then = std::fs::metadata(&log).expect("the log").len();
+    std::fs::write(&path, b"longer than that").expect("the same file");
+    fsync(&path).expect("a sync");
+    host.kill();
+    let file = OpenOptions::new().read(true).write(true).open(&log).expect("the log");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, then).expect("what came after the first write");
+    file.write_at(&[byte[0] ^ 1], then).expect("damage");
+    host.mount(&server);
+    assert_eq!(std::fs::read(&path).expect("it"), b"longer than that");
+    host.end();
+}
+
+#[test]
 fn an_open_file_without_a_name_and_times_set_by_hand_survive_as_they_should() {
     let server = TestS3::start();
     let mut host = Host::new("commit=5m,settle=never");

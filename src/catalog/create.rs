@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::definition::{Definition, FORMAT, definition_key};
-use super::incarnation::{Prepared, prepare};
+use super::incarnation::{Incarnation, Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
-use super::{Catalog, CatalogError, Site, stores};
+use super::{Catalog, CatalogError, Site, named, stores};
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::types::VolumeName;
 
@@ -18,19 +18,23 @@ impl Catalog {
         name: &VolumeName,
         given: &BTreeMap<String, String>,
     ) -> Result<Definition, CatalogError> {
-        let mut options = self.parse(given, name)?;
+        let options = self.parse(given, name)?;
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
-        let key = definition_key(home.prefix(), name);
         // The usual case is a new volume, or one that this host knows.
         let likely_new = self.mirror.get(name).is_none() && !options.readonly;
         if !likely_new {
             home.check().await?;
-            if let Some((found, version)) = objects::read(home.store(), &key, REQUEST).await? {
+            if let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? {
                 return self.confirm(home.as_ref(), found, version, given).await;
             }
         }
         let prepared = {
-            let mut preparing = std::pin::pin!(prepare(self.opener.as_ref(), &options, likely_new));
+            let mut preparing = std::pin::pin!(prepare(
+                self.opener.as_ref(),
+                &options,
+                likely_new,
+                Some(&self.drafts)
+            ));
             // Volumes that other hosts created since the last refresh count too.
             let mut refreshing = std::pin::pin!(self.refresh(&|_| true));
             let (prepared, refreshed) = tokio::select! {
@@ -42,12 +46,12 @@ impl Catalog {
                 refreshed = &mut refreshing => (preparing.await, refreshed),
             };
             let exists = match likely_new && self.mirror.get(name).is_some() {
-                true => objects::read(home.store(), &key, REQUEST).await,
+                true => named::read(home.as_ref(), name, REQUEST).await,
                 false => Ok(None),
             };
             if let Ok(Some((found, version))) = exists {
                 if let Ok(prepared) = &prepared {
-                    prepared.undo().await;
+                    self.give_up(prepared).await;
                 }
                 return self.confirm(home.as_ref(), found, version, given).await;
             }
@@ -55,7 +59,7 @@ impl Catalog {
             match (prepared, judged) {
                 (Ok(prepared), Ok(())) => prepared,
                 (Ok(prepared), Err(error)) => {
-                    prepared.undo().await;
+                    self.give_up(&prepared).await;
                     return Err(error);
                 }
                 // It names the other volume.
@@ -63,11 +67,45 @@ impl Catalog {
                 (Err(error), _) => return Err(error),
             }
         };
-        let incarnation = match prepared {
-            Prepared::Found(found) => found,
-            Prepared::Free(draft) => draft.claim(self.opener.as_ref(), &options).await?,
+        let (incarnation, found) = match prepared {
+            Prepared::Found(found) => (found, true),
+            Prepared::Free(draft) => (draft.claim(self.opener.as_ref(), &options).await?, false),
         };
+        let id = incarnation.id;
+        let defined = self.define(home.as_ref(), name, options, incarnation, given).await;
+        match &defined {
+            Ok(definition) if definition.uuid == id => {
+                self.drafts.end(id).await;
+                if found {
+                    self.still_leads(home.as_ref(), definition).await?;
+                }
+            }
+            // What was made for it is nobody's.
+            _ => self.drafts.leave(id),
+        }
+        defined
+    }
+
+    /// Nothing is to be made there after all.
+    async fn give_up(&self, prepared: &Prepared) {
+        match prepared {
+            Prepared::Free(draft) => draft.undo().await,
+            // It may have been begun here.
+            Prepared::Found(found) => self.drafts.leave(found.id),
+        }
+    }
+
+    /// Gives a state its name. Safe to repeat.
+    async fn define(
+        &self,
+        home: &dyn Site,
+        name: &VolumeName,
+        mut options: VolumeOptions,
+        incarnation: Incarnation,
+        given: &BTreeMap<String, String>,
+    ) -> Result<Definition, CatalogError> {
         options.state_url = incarnation.state_url;
+        let key = definition_key(home.prefix(), name);
         let definition = Definition {
             format: FORMAT,
             name: name.clone(),
@@ -88,10 +126,29 @@ impl Catalog {
             self.mirror.learn(definition.clone(), Some(at), true).await?;
             return Ok(definition);
         }
-        match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
-            Some((found, version)) => self.confirm(home.as_ref(), found, version, given).await,
+        match named::read(home, name, REQUEST).await? {
+            Some((found, version)) => self.confirm(home, found, version, given).await,
             None => Err(CatalogError::Unknown(key.to_string())),
         }
+    }
+
+    /// Whoever began a state may take it away again until somebody has defined it, and may not have seen that yet.
+    async fn still_leads(
+        &self,
+        home: &dyn Site,
+        definition: &Definition,
+    ) -> Result<(), CatalogError> {
+        let led = self.entry_of(definition).await?;
+        if definition.options.readonly || led.is_some_and(|led| led.uuid == definition.uuid) {
+            return Ok(());
+        }
+        let key = definition_key(home.prefix(), &definition.name);
+        let there = named::read(home, &definition.name, REQUEST).await?;
+        if let Some((_, version)) = there.filter(|(now, _)| now == definition) {
+            objects::delete(home.store(), &key, &version).await?;
+        }
+        self.mirror.change(|volumes| volumes.remove(&definition.name).is_some()).await?;
+        Err(CatalogError::Unknown(key.to_string()))
     }
 
     /// The name is taken: by the same volume, by another one, or by one being removed.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// Replaces `path` with `bytes`: written beside it, synced, renamed, and the folder synced. Blocks;
-/// callers on an async runtime use `spawn_blocking`.
+/// callers on an async runtime use `sys::beside`.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     std::fs::create_dir_all(folder)?;

@@ -146,8 +146,12 @@ impl Ground {
     }
 
     /// A volume around the state of others would show and settle it as files. `page` is what comes
-    /// first at the place. Returns whether anything else is there.
-    pub async fn refuse_foreign_state(&self, page: &ListPage) -> Result<bool, CatalogError> {
+    /// first at the place. Returns whether anything else is there. `ours` may have been begun there before.
+    pub async fn refuse_foreign_state(
+        &self,
+        page: &ListPage,
+        ours: VolumeId,
+    ) -> Result<bool, CatalogError> {
         if names(page).next().is_none() {
             return Ok(false);
         }
@@ -160,8 +164,23 @@ impl Ground {
         };
         let state = self.volume.store().list(request, REQUEST).await?;
         // What a probe left to be known is no volume's state.
-        let stores = own.join("stores/");
-        if names(&state).any(|name| !name.starts_with(stores.as_str())) {
+        let (stores, states) = (own.join("stores/"), own.join("v/"));
+        let mut foreign = names(&state).any(|name| {
+            !name.starts_with(stores.as_str())
+                && (name != states.as_str() || !self.state_is_inside())
+        });
+        if !foreign && names(&state).any(|name| name == states.as_str()) {
+            let request = ListRequest {
+                prefix: states.as_str().to_owned(),
+                delimiter: true,
+                token: None,
+                max_keys: 2,
+            };
+            let begun = states.join(&format!("{ours}/"));
+            let states = self.volume.store().list(request, REQUEST).await?;
+            foreign = names(&states).any(|name| name != begun.as_str());
+        }
+        if foreign {
             return Err(CatalogError::Refused(format!(
                 "{url}.s3vol/ holds the state of volumes, so a volume at {url} would lie around them; use \
                  a prefix beside them"

@@ -1,13 +1,19 @@
 //! From a place to the one state it has: found, or made.
 
-use super::definition::{FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::definition::{
+    Deleting, FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder,
+};
+use super::drafts::{Drafts, withdraw};
 use super::ground::Ground;
-use super::objects::{self, REQUEST};
+use super::objects::{self, REQUEST, Replaced};
 use super::overlap::refuse_nested;
 use super::{CatalogError, Opener, stores};
 use crate::config::VolumeOptions;
 use crate::meta::EngineHome;
-use crate::store::{Capabilities, Finding, Send, Verb};
+use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb};
 use crate::types::VolumeId;
 
 /// The state that belongs to a prefix.
@@ -33,7 +39,7 @@ pub async fn incarnate(
     opener: &dyn Opener,
     options: &VolumeOptions,
 ) -> Result<Incarnation, CatalogError> {
-    match prepare(opener, options, false).await? {
+    match prepare(opener, options, false, None).await? {
         Prepared::Found(found) => Ok(found),
         Prepared::Free(draft) => draft.claim(opener, options).await,
     }
@@ -57,7 +63,7 @@ pub async fn new_state(
     let state_url = ground.state_url.to_string();
     let id = VolumeId::random();
     // Its objects were there before: they are not its to delete.
-    let mut draft = Draft { ground, id, adopted: true, written: false, findings: [None, None] };
+    let mut draft = Draft { adopted: true, ..Draft::new(ground, id) };
     let (volume, state) = draft.find_out(options).await?;
     draft.write_format(volume, state, options).await?;
     draft.record().await;
@@ -72,15 +78,6 @@ pub(super) enum Prepared {
     Free(Box<Draft>),
 }
 
-impl Prepared {
-    /// Nothing is to be made there after all.
-    pub async fn undo(&self) {
-        if let Prepared::Free(draft) = self {
-            draft.undo().await;
-        }
-    }
-}
-
 /// A state that nothing leads to. It has to be claimed or undone.
 #[derive(Debug)]
 #[must_use]
@@ -90,6 +87,13 @@ pub(super) struct Draft {
     adopted: bool,
     /// `format.json` may be there.
     written: bool,
+    /// An entry that leads to it may be there.
+    claimed: bool,
+    /// A request may still be under way: of this attempt, or of one before it.
+    unsure: bool,
+    again: bool,
+    /// Where it is noted.
+    noted: Option<Arc<Drafts>>,
     /// What was found out just now, of the volume's store and of the state's.
     findings: [Option<Finding>; 2],
 }
@@ -99,10 +103,13 @@ pub(super) struct Draft {
 /// `likely_new`: no state is expected to be found. Then everything is asked at once, and where the store
 /// is known `format.json` is written in the same moment: nothing leads to it, and it is deleted again if
 /// the place turns out to be taken.
+///
+/// What is begun is noted in `drafts`, or goes on where this host has begun it before.
 pub(super) async fn prepare(
     opener: &dyn Opener,
     options: &VolumeOptions,
     likely_new: bool,
+    drafts: Option<&Arc<Drafts>>,
 ) -> Result<Prepared, CatalogError> {
     let ground = Ground::open(opener, options).await?;
     let mut checked = None;
@@ -119,12 +126,13 @@ pub(super) async fn prepare(
             )));
         }
     }
-    let mut draft = Draft {
-        ground,
-        id: VolumeId::random(),
-        adopted: false,
-        written: false,
-        findings: [None, None],
+    let mut draft = match drafts {
+        None => Draft::new(ground, VolumeId::random()),
+        Some(drafts) => {
+            let (id, again) = drafts.begin(options).await?;
+            let noted = Some(Arc::clone(drafts));
+            Draft { noted, claimed: again, again, ..Draft::new(ground, id) }
+        }
     };
     let ahead = draft
         .ground
@@ -132,6 +140,7 @@ pub(super) async fn prepare(
         .filter(|(_, state)| is_sound(state, options))
         .filter(|_| likely_new && !draft.ground.state_is_inside());
     draft.written = ahead.is_some();
+    let settled = AtomicBool::new(!draft.written);
     let looked = async {
         let ground = &draft.ground;
         let checking = async {
@@ -142,7 +151,11 @@ pub(super) async fn prepare(
         };
         let writing = async {
             match ahead {
-                Some((volume, state)) => draft.write_format(volume, state, options).await,
+                Some((volume, state)) => {
+                    draft.write_format(volume, state, options).await?;
+                    settled.store(true, Ordering::Relaxed);
+                    Ok::<(), CatalogError>(())
+                }
                 None => Ok(()),
             }
         };
@@ -151,13 +164,19 @@ pub(super) async fn prepare(
         if taken? && let Some(found) = ground.find(opener, options).await? {
             return Ok(Err(found));
         }
-        let adopted = ground.refuse_foreign_state(&page).await?;
+        let adopted = ground.refuse_foreign_state(&page, draft.id).await?;
         written?;
         Ok(Ok(adopted))
     }
     .await;
+    draft.unsure = !settled.into_inner();
     match looked {
         Ok(Ok(adopted)) => draft.adopted = adopted,
+        // It was begun and claimed here, and is not ended.
+        Ok(Err(found)) if found.id == draft.id => {
+            let opened = draft.open_again().await;
+            return opened.map(|()| Prepared::Found(found)).inspect_err(|_| draft.leave());
+        }
         Ok(Err(found)) => {
             draft.undo().await;
             return Ok(Prepared::Found(found));
@@ -168,17 +187,55 @@ pub(super) async fn prepare(
         }
     }
     if !draft.written {
-        let (volume, state) = draft.find_out(options).await?;
-        draft.written = true;
-        if let Err(error) = draft.write_format(volume, state, options).await {
+        draft.unsure = true;
+        if let Err(error) = draft.find_out_and_write(options).await {
             draft.undo().await;
             return Err(error);
         }
+        draft.unsure = false;
     }
     Ok(Prepared::Free(Box::new(draft)))
 }
 
 impl Draft {
+    fn new(ground: Ground, id: VolumeId) -> Self {
+        Draft {
+            ground,
+            id,
+            adopted: false,
+            written: false,
+            claimed: false,
+            unsure: false,
+            again: false,
+            noted: None,
+            findings: [None, None],
+        }
+    }
+
+    async fn find_out_and_write(&mut self, options: &VolumeOptions) -> Result<(), CatalogError> {
+        let (volume, state) = self.find_out(options).await?;
+        self.written = true;
+        self.write_format(volume, state, options).await
+    }
+
+    /// What was begun before may have been about to be undone when that was cut short.
+    async fn open_again(&self) -> Result<(), CatalogError> {
+        let state = &self.ground.state;
+        let key = format_key(state.prefix(), self.id);
+        let found = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?;
+        let Some((was, version)) = found else {
+            return Err(CatalogError::Unknown(key.to_string()));
+        };
+        if was.deleting != Some(Deleting::State) {
+            return Ok(());
+        }
+        let open = VolumeFormat { deleting: None, ..was.clone() };
+        match objects::replace(state.store(), &key, (&was, version), &open).await? {
+            Replaced::Yes(_) => Ok(()),
+            Replaced::No(_) => Err(CatalogError::Unknown(key.to_string())),
+        }
+    }
+
     /// What the two stores honour: known, recorded, or probed.
     async fn find_out(
         &mut self,
@@ -230,16 +287,19 @@ impl Draft {
         let key = format_key(state.prefix(), self.id);
         match objects::create_unique(state.store(), &key, &record).await? {
             Some(_) => Ok(()),
+            // As it was begun before, by what was known of the stores then.
+            None if self.claimed => self.open_again().await,
             None => Err(CatalogError::Unknown(key.to_string())),
         }
     }
 
     /// Makes it the state of the place, unless somebody else was first: theirs counts then.
     pub async fn claim(
-        self,
+        mut self,
         opener: &dyn Opener,
         options: &VolumeOptions,
     ) -> Result<Incarnation, CatalogError> {
+        self.claimed = true;
         let Ground { url, state_url, state, .. } = &self.ground;
         let entry = PrefixEntry {
             format: FORMAT,
@@ -249,8 +309,8 @@ impl Draft {
             adopted: self.adopted,
         };
         let key = prefix_key(state.prefix(), url);
-        let version = match objects::create(state.store(), &key, &entry).await {
-            Ok(Some(version)) => version,
+        match objects::create(state.store(), &key, &entry).await {
+            Ok(Some(_)) => {}
             Ok(None) => {
                 self.undo().await;
                 return match self.ground.find(opener, options).await? {
@@ -259,33 +319,60 @@ impl Draft {
                 };
             }
             // It may be there, and then leads to what was written.
-            Err(error) => return Err(error),
-        };
+            Err(error) => {
+                self.leave();
+                return Err(error);
+            }
+        }
         // Once more: whoever made one around or inside meanwhile sees ours, or is seen.
         match refuse_nested(state.as_ref(), url).await {
             Ok(_) => {}
             Err(error @ CatalogError::Refused(_)) => {
-                // As long as it leads there, others find the state and may use it.
-                if objects::delete(state.store(), &key, &version).await.is_ok_and(|gone| gone) {
-                    self.undo().await;
-                }
+                self.undo().await;
                 return Err(error);
             }
             // It is the state of the place, and the next attempt finds it.
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.leave();
+                return Err(error);
+            }
         }
         self.record().await;
-        let Draft { id, adopted, .. } = self;
+        let (id, adopted) = (self.id, self.adopted);
         tracing::info!(%url, %id, adopted, "new volume state");
         Ok(Incarnation { id, state_url: entry.state_url, adopted })
     }
 
-    /// Takes away what was written. What cannot be taken away is one small object that nothing names.
+    /// Takes away what was written. What cannot be taken away now goes later, where it is noted.
     pub async fn undo(&self) {
-        if self.written {
-            let state = &self.ground.state;
-            let key = format_key(state.prefix(), self.id);
-            drop(state.store().delete(&key, Send::plain(REQUEST)).await);
+        let undone = match (self.claimed, self.written) {
+            // As long as it leads there, others find the state and may use it.
+            (true, _) => withdraw(&self.ground, self.id).await,
+            (false, true) => self.delete_format().await,
+            (false, false) => Ok(()),
+        };
+        match (&self.noted, undone) {
+            (Some(notes), Ok(())) if !self.unsure && !self.again => notes.end(self.id).await,
+            (_, Ok(())) => self.leave(),
+            (_, Err(error)) => {
+                tracing::debug!(id = %self.id, %error, "what was written is not undone");
+                self.leave();
+            }
+        }
+    }
+
+    async fn delete_format(&self) -> Result<(), CatalogError> {
+        let state = &self.ground.state;
+        let key = format_key(state.prefix(), self.id);
+        match state.store().delete(&key, Send::plain(REQUEST)).await {
+            PutOutcome::Won(_) | PutOutcome::Lost => Ok(()),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
+        }
+    }
+
+    fn leave(&self) {
+        if let Some(notes) = &self.noted {
+            notes.leave(self.id);
         }
     }
 

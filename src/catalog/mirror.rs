@@ -11,6 +11,7 @@ use super::CatalogError;
 use super::definition::{Definition, FORMAT};
 use super::file::write_durably;
 use crate::fault::{at, points};
+use crate::sys::beside;
 use crate::types::{Version, VolumeName};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,17 +45,17 @@ pub(super) struct Mirror {
 impl Mirror {
     /// Reads the file of this home. A file that cannot be read is set aside, not deleted: the
     /// bucket has the truth.
-    pub async fn load(state: &Path, home: &str) -> Result<Mirror, CatalogError> {
+    pub fn load(state: &Path, home: &str) -> Result<Mirror, CatalogError> {
         // One file a home, so that a changed S3VOL_URL can be changed back.
         let hash = format!("{:x}", sha2::Sha256::digest(home));
         let path = state.join(format!("catalog-{}.json", &hash[..12]));
-        let volumes = match tokio::fs::read(&path).await {
+        let volumes = match std::fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice::<MirrorFile>(&bytes) {
                 Ok(file) => file.volumes,
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "unreadable mirror set aside");
                     let aside = path.with_extension("damaged");
-                    tokio::fs::rename(&path, &aside).await.map_err(CatalogError::disk(&aside))?;
+                    std::fs::rename(&path, &aside).map_err(CatalogError::disk(&aside))?;
                     BTreeMap::new()
                 }
             },
@@ -91,7 +92,7 @@ impl Mirror {
             MirrorFile { format: FORMAT, home: self.home.clone(), volumes: volumes.clone() }
         };
         let path = self.path.clone();
-        let saved = tokio::task::spawn_blocking(move || {
+        let saved = beside(move || {
             let bytes = serde_json::to_vec_pretty(&file).map_err(std::io::Error::other)?;
             at(points::MIRROR_BEFORE);
             write_durably(&path, &bytes)?;
@@ -100,7 +101,7 @@ impl Mirror {
         });
         saved
             .await
-            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .unwrap_or_else(|| Err(std::io::Error::other("it panicked")))
             .map_err(CatalogError::disk(&self.path))
     }
 
@@ -112,6 +113,19 @@ impl Mirror {
                 true
             }
             _ => false,
+        })
+        .await
+    }
+
+    /// Takes in that a volume was removed here. Capture off: it is no longer one of ours.
+    pub async fn forget(&self, removed: Definition, at: Version) -> Result<(), CatalogError> {
+        self.change(|volumes| {
+            let name = removed.name.clone();
+            let readonly = volumes.get(&name).is_some_and(|entry| entry.readonly);
+            let entry =
+                MirrorEntry { definition: removed, version: Some(at), declared: false, readonly };
+            volumes.insert(name, entry);
+            true
         })
         .await
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::CatalogError;
-use crate::fault::{at, points};
+use crate::fault::{Mutant, at, points};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
@@ -16,13 +16,16 @@ use crate::types::{ObjectKey, Version};
 /// For one request of a user's command; the whole command has less than dockerd's 30 s.
 pub(super) const REQUEST: Duration = Duration::from_secs(8);
 
+/// No record is as long as this many bytes; of what is, no more is read.
+const LONGEST: u64 = 1 << 20;
+
 /// The record at `key` and its version, `None` when there is none.
 pub(super) async fn read<T: DeserializeOwned>(
     store: &dyn StoreBackend,
     key: &ObjectKey,
     timeout: Duration,
 ) -> Result<Option<(T, Version)>, CatalogError> {
-    match store.get(key, None, None, timeout).await {
+    match store.get(key, Some(0..LONGEST), None, timeout).await {
         Ok(got) => match serde_json::from_slice(&got.data) {
             Ok(record) => Ok(Some((record, got.info.version))),
             Err(source) => Err(CatalogError::Damaged { key: key.to_string(), source }),
@@ -72,7 +75,10 @@ pub(super) async fn replace<T: Serialize + DeserializeOwned + PartialEq>(
     new: &T,
 ) -> Result<Replaced<T>, CatalogError> {
     let body = bytes_of(key, new)?;
-    let mut condition = Condition::Is(version.clone());
+    let mut condition = match Mutant::CatalogUnconditional.lives() {
+        true => Condition::None,
+        false => Condition::Is(version.clone()),
+    };
     loop {
         let send = expiring(store, condition.clone()).await?;
         let unsure = match plain_put(store, key, body.clone(), send).await {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::definition::{Definition, Removing, definition_key, prefix_key};
 use super::ground::Ground;
 use super::objects::{self, REQUEST, Replaced};
-use super::{Catalog, CatalogError, Hold, PrefixEntry, Site};
+use super::{Catalog, CatalogError, Hold, PrefixEntry, Site, named};
 use crate::config::BucketUrl;
 use crate::store::StoreErrorKind;
 use crate::types::{StoreTime, VolumeName};
@@ -31,6 +31,11 @@ pub trait Purge: Send + Sync + 'static {
 
     /// The last epoch in which the volume was used; `None` when it never was.
     async fn last_epoch(&self, _volume: &Definition) -> Result<Option<u64>, CatalogError> {
+        Ok(None)
+    }
+
+    /// A host that has used the volume since it was removed.
+    async fn used_since(&self, _volume: &Definition) -> Result<Option<String>, CatalogError> {
         Ok(None)
     }
 
@@ -93,14 +98,16 @@ impl Catalog {
         }
         let home = self.home_to_change().await?;
         let key = definition_key(home.prefix(), name);
-        let Some((found, version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
-        else {
+        let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? else {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         };
-        if found.removing.is_some() {
+        // The removal of one that is removed counts for those who have used it since.
+        if found.removing.is_some() && purge.used_since(&found).await?.is_none() {
             return self.mirror.learn(found, Some(version), false).await;
         }
+        let deletes = found.deletes() && !self.is_led_elsewhere(&found).await;
+        // Before it is looked whether somebody holds it: whoever takes it after that look has a later one.
+        let epoch = if deletes { purge.last_epoch(&found).await? } else { None };
         match purge.holder(&found).await {
             Ok(None) => {}
             Ok(Some(holder)) => {
@@ -114,10 +121,10 @@ impl Catalog {
                 "its bucket does not tell whether another host uses it; it is forgotten all the same"),
             Err(error) => return Err(error),
         }
-        if !found.deletes() || self.is_led_elsewhere(&found).await {
+        if !deletes {
             // The by-prefix entry and the state stay: what is still in motion lives there.
             if !objects::delete(home.store(), &key, &version).await? {
-                let now = objects::read::<Definition>(home.store(), &key, REQUEST).await?;
+                let now = named::read(home.as_ref(), name, REQUEST).await?;
                 return Err(changed(&found, now.map(|(now, _)| now)));
             }
             tracing::info!(volume = %name, url = %found.options.url,
@@ -125,9 +132,9 @@ impl Catalog {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         }
         let since = home.store().now(REQUEST).await?;
-        let epoch = purge.last_epoch(&found).await?;
+        let purging = found.removing.as_ref().is_some_and(|removing| removing.purging);
         let marked = Definition {
-            removing: Some(Removing { since, by: self.host.clone(), epoch, purging: false }),
+            removing: Some(Removing { since, by: self.host.clone(), epoch, purging }),
             written_by: self.host.clone(),
             ..found.clone()
         };
@@ -137,24 +144,21 @@ impl Catalog {
         };
         tracing::info!(volume = %name, grace = ?self.grace,
             "volume removed; its objects are deleted after the grace");
-        self.mirror
-            .change(|volumes| {
-                if let Some(entry) = volumes.get_mut(name) {
-                    entry.definition = marked;
-                    entry.version = Some(at);
-                    // Capture off: it is no longer one of ours.
-                    entry.declared = false;
-                }
-                true
-            })
-            .await
+        // Also where it was not known: this host is the one that deletes it.
+        self.mirror.forget(marked, at).await
     }
 
-    /// Purges the volumes whose grace is over. Sends no request while none is being removed. A host
-    /// that only reads leaves it to others.
+    /// Purges the volumes whose grace is over, and what creations left here that were cut short. Sends no request
+    /// while there is neither. A host that only reads leaves it to others.
     pub async fn sweep(&self, purge: &dyn Purge) -> Result<(), CatalogError> {
         if self.defaults.readonly {
             return Ok(());
+        }
+        if let Err(error) = self.clear_drafts().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what a creation left that was cut short could not be looked at"
+            );
         }
         let removing: Vec<Definition> = self
             .mirror
@@ -196,9 +200,7 @@ impl Catalog {
         let name = known.name;
         let key = definition_key(home.prefix(), &name);
         // The mirror may be behind a revival on another host.
-        let Some((found, mut version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
-        else {
+        let Some((found, mut version)) = named::read(home, &name, REQUEST).await? else {
             return self.mirror.change(|v| v.remove(&name).is_some()).await;
         };
         if !due(&found) {
@@ -215,7 +217,7 @@ impl Catalog {
                 tracing::info!(volume = %name, %error, "not deleted");
                 return Ok(());
             }
-            match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
+            match named::read(home, &name, REQUEST).await? {
                 Some((now, at)) if now == purging => version = at,
                 _ => return Ok(()),
             }
@@ -258,7 +260,10 @@ impl Catalog {
         }
     }
 
-    async fn entry_of(&self, volume: &Definition) -> Result<Option<PrefixEntry>, CatalogError> {
+    pub(super) async fn entry_of(
+        &self,
+        volume: &Definition,
+    ) -> Result<Option<PrefixEntry>, CatalogError> {
         Ground::open(self.opener.as_ref(), &volume.options).await?.entry().await
     }
 
@@ -271,8 +276,7 @@ impl Catalog {
         }
         let home = self.home_to_change().await?;
         let key = definition_key(home.prefix(), &volume.name);
-        let Some((found, version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
+        let Some((found, version)) = named::read(home.as_ref(), &volume.name, REQUEST).await?
         else {
             return Ok(None);
         };

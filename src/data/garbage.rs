@@ -259,8 +259,7 @@ impl Volume {
             let mut tx = self.begin().await?;
             for (key, _) in &page {
                 let Some(ino) = keys::parse_ino(key) else { continue };
-                let in_use = self.inodes.get(ino).is_some_and(|inode| inode.is_open());
-                if in_use || tx.kv.get_raw(key).await?.is_none() {
+                if tx.kv.get_raw(key).await?.is_none() || !tx.is_unused(ino).await? {
                     continue;
                 }
                 tx.remove(ino).await?;

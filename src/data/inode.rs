@@ -1,6 +1,7 @@
 //! Live inodes: what is known in memory about inodes in use.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,8 +10,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::{CacheFile, DataError};
-use crate::meta::Pending;
 use crate::meta::records::{ContentRec, InodeRec};
+use crate::meta::{Pending, RangeMap};
 use crate::types::Ino;
 
 /// One inode. There is at most one `Inode` a number at any time (the table sees to it), so its lock
@@ -21,7 +22,7 @@ pub struct Inode {
     live: Mutex<Live>,
     /// Held by whoever commits this inode or changes its content record.
     pub commit: AsyncMutex<()>,
-    /// Rung when no change of the content record is on its way any more.
+    /// Rung when no change of the content record, and no removal, is on its way any more.
     calm: Notify,
     /// Open handles.
     pub opens: AtomicU32,
@@ -50,6 +51,9 @@ pub struct Live {
     /// end meanwhile.
     pub changing: u32,
     pub cache: CacheFile,
+    /// Where a write failed since the last commit began to read: the cache may hold a part of it, and what
+    /// was read not.
+    spoiled: RangeMap<()>,
     /// Attributes (times) that no record holds yet.
     pub attr_dirty: bool,
     /// Boot time of the last change, for settling.
@@ -58,10 +62,38 @@ pub struct Live {
     pub used_at: Duration,
     /// The inode is gone for good.
     pub removed: bool,
+    /// A change is about to remove it: whoever opens it waits for that.
+    leaving: bool,
     pub ahead: super::read::ReadAhead,
 }
 
 impl Live {
+    /// A write failed: what was clean there may be half of it now, and what is uncommitted, too.
+    pub(super) fn spoil(&mut self, range: Range<u64>) {
+        self.evicted += 1;
+        self.cache.present.remove(range.clone());
+        if !self.pending.is_clean() {
+            self.spoiled.insert(range, ());
+        }
+    }
+
+    /// A commit begins to read what the cache holds now.
+    pub(super) fn begins_commit(&mut self) {
+        self.spoiled.clear();
+    }
+
+    /// What a commit has read of a range is in the engine, and clean unless it was changed since.
+    pub(super) fn committed(&mut self, range: Range<u64>) {
+        for clean in self.pending.ranges.gaps(range) {
+            let same = self.spoiled.gaps(clean.clone());
+            if same.len() != 1 || same[0] != clean {
+                // A fetch that began before would look for it here.
+                self.evicted += 1;
+            }
+            same.into_iter().for_each(|part| self.cache.present.insert(part, ()));
+        }
+    }
+
     /// Refuses a change of an inode that was removed while it was being opened: nothing would ever
     /// commit it.
     pub(super) fn in_use(&self, ino: Ino) -> Result<(), DataError> {
@@ -87,10 +119,12 @@ impl Inode {
                 evicted: 0,
                 changing: 0,
                 cache,
+                spoiled: RangeMap::default(),
                 attr_dirty: false,
                 changed_at: Duration::ZERO,
                 used_at: Duration::ZERO,
                 removed: false,
+                leaving: false,
                 ahead: Default::default(),
             }),
             commit: AsyncMutex::new(()),
@@ -122,6 +156,35 @@ impl Inode {
         }
     }
 
+    /// Counts a new handle; false when the inode is gone. A handle that is counted keeps the inode.
+    pub async fn count_open(&self) -> bool {
+        loop {
+            let calm = self.calm.notified();
+            {
+                let live = self.live();
+                if live.removed {
+                    return false;
+                }
+                if !live.leaving {
+                    self.opens.fetch_add(1, Ordering::SeqCst);
+                    return true;
+                }
+            }
+            calm.await;
+        }
+    }
+
+    /// Announces the removal of an inode that nobody has open, and nobody opens before the guard is dropped.
+    /// `None` when somebody has it open.
+    pub(super) fn leaves(self: &Arc<Self>) -> Option<LeaveGuard> {
+        let mut live = self.live();
+        if self.is_open() {
+            return None;
+        }
+        live.leaving = true;
+        Some(LeaveGuard(Arc::clone(self)))
+    }
+
     pub fn is_open(&self) -> bool {
         self.opens.load(Ordering::SeqCst) > 0
     }
@@ -150,6 +213,17 @@ impl Drop for ChangeGuard {
             live.changing -= 1;
             live.version += 1;
         }
+        self.0.calm.notify_waiters();
+    }
+}
+
+/// While it lives, whoever opens the inode waits.
+#[derive(Debug)]
+pub(super) struct LeaveGuard(Arc<Inode>);
+
+impl Drop for LeaveGuard {
+    fn drop(&mut self) {
+        self.0.live().leaving = false;
         self.0.calm.notify_waiters();
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{DataError, live_extents};
 use crate::meta::Lookup;
@@ -80,6 +80,33 @@ pub enum Fetch {
     Base(Vec<Range<u64>>),
     /// Zeros, or what the record itself holds.
     Here(Range<u64>, Option<ExtentRec>),
+}
+
+impl Fetch {
+    /// Bytes in memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Fetch::Run(run) => in_segment(run).map_or(0, |(_, whole)| whole.end - whole.start),
+            Fetch::Base(run) => hull(run).end - hull(run).start,
+            Fetch::Here(span, extent) => match extent.as_ref().map(|extent| &extent.place) {
+                Some(Place::Inline(_)) => span.end - span.start,
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// What a run takes of its segment.
+fn in_segment(run: &[(Range<u64>, ExtentRec)]) -> Option<(u128, Range<u64>)> {
+    let mut whole: Option<(u128, Range<u64>)> = None;
+    for (_, extent) in run {
+        if let Place::Segment { id, crc_offset, crc_len, .. } = extent.place {
+            let end = crc_offset + u64::from(crc_len);
+            let (_, whole) = whole.get_or_insert((id, crc_offset..end));
+            *whole = whole.start.min(crc_offset)..whole.end.max(end);
+        }
+    }
+    whole
 }
 
 /// A gap in a segment or base that is fetched and thrown away rather than costing a request, bytes.
@@ -174,15 +201,7 @@ pub async fn read_run(
     ino: Ino,
     run: Vec<(Range<u64>, ExtentRec)>,
 ) -> Result<Vec<(Range<u64>, Option<Bytes>)>, DataError> {
-    let mut whole: Option<(u128, Range<u64>)> = None;
-    for (_, extent) in &run {
-        if let Place::Segment { id, crc_offset, crc_len, .. } = extent.place {
-            let end = crc_offset + u64::from(crc_len);
-            let (_, whole) = whole.get_or_insert((id, crc_offset..end));
-            *whole = whole.start.min(crc_offset)..whole.end.max(end);
-        }
-    }
-    let Some((id, whole)) = whole else { return Ok(Vec::new()) };
+    let Some((id, whole)) = in_segment(&run) else { return Ok(Vec::new()) };
     let key = segment_key(state, id);
     let found = store.get(&key, Some(whole.clone()), None, GET_TIMEOUT).await?.data;
     // Of a piece that was overwritten in the middle both ends are here.
@@ -218,6 +237,14 @@ pub async fn read_run(
 
 /// A stretch of a file and its bytes; `None` for zeros.
 pub type Piece = (Range<u64>, Option<Bytes>);
+
+/// Zeros for an answer. They are written, not only promised by the system: if this process is killed while the kernel
+/// copies memory that is not in place yet, the program that reads gets EIO of the kernel.
+pub fn zeros(len: usize) -> BytesMut {
+    let mut zeros = BytesMut::with_capacity(len);
+    zeros.resize(len, 0);
+    zeros
+}
 
 /// What one request for pieces of the base asks for.
 pub fn hull(run: &[Range<u64>]) -> Range<u64> {

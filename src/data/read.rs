@@ -7,9 +7,10 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::pieces::{
-    Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline, read_run,
+    Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline,
+    read_run, zeros,
 };
-use super::{DataError, Inode, Live, Volume};
+use super::{DataError, Inode, Live, Share, Volume};
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
 use crate::store::{ObjectInfo, StoreBackend, StoreErrorKind};
@@ -121,6 +122,7 @@ struct Fetched {
     generation: u64,
     /// An extent may reach past an uncommitted truncation, where it no longer shows.
     limit: u64,
+    _share: Share,
 }
 
 impl Fetched {
@@ -222,6 +224,8 @@ impl Volume {
                     range
                 }
             };
+            // Nobody waits for a share of what is fetched while he has one.
+            drop(fetched.take());
             fetched = self.fetch(inode, missing, cache).await?;
         }
         Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
@@ -257,7 +261,7 @@ impl Volume {
                 uncached.push(missing);
             }
         }
-        let mut buffer = BytesMut::zeroed((end - offset) as usize);
+        let mut buffer = zeros((end - offset) as usize);
         if let Some(fetched) = fetched {
             for range in uncached {
                 let at = (range.start - offset) as usize..(range.end - offset) as usize;
@@ -298,7 +302,7 @@ impl Volume {
         range: Range<u64>,
         cache: bool,
     ) -> Result<Option<Fetched>, DataError> {
-        let most = self.room.limit() / 8;
+        let most = (self.room.limit() / 8).min(self.fetching.window());
         let snapshot = {
             let mut live = inode.live();
             if live.removed {
@@ -332,8 +336,9 @@ impl Volume {
             inode.calm().await;
             return Ok(None);
         };
-        let pieces = match self.read_committed(inode, &content, window, &missing).await {
-            Ok(pieces) => blocks(pieces),
+        let read = self.read_committed(inode, &content, window, &missing).await;
+        let (share, pieces) = match read {
+            Ok((share, pieces)) => (share, blocks(pieces)),
             Err(error) => {
                 let live = inode.live();
                 // A commit may lay other bytes over all that a segment holds, which is then collected.
@@ -347,7 +352,7 @@ impl Volume {
             }
         };
         let generation = content.generation;
-        let fetched = Fetched { pieces, version, evicted, generation, limit };
+        let fetched = Fetched { pieces, version, evicted, generation, limit, _share: share };
         self.evict_files();
         let room = cache && self.make_room(fetched.bytes(), Some((inode, range)));
         for piece in &fetched.pieces {
@@ -382,9 +387,11 @@ impl Volume {
         content: &ContentRec,
         window: Range<u64>,
         missing: &[Range<u64>],
-    ) -> Result<Vec<Piece>, DataError> {
+    ) -> Result<(Share, Vec<Piece>), DataError> {
         let wanted = pieces(&self.meta, inode.ino, content, window).await?;
-        let reads = fetches(only(wanted, missing)).into_iter().map(|fetch| async move {
+        let fetches = fetches(only(wanted, missing));
+        let share = self.fetching.share(fetches.iter().map(Fetch::bytes).sum()).await;
+        let reads = fetches.into_iter().map(|fetch| async move {
             Ok::<_, DataError>(match fetch {
                 Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
@@ -403,7 +410,7 @@ impl Volume {
         let mut found: Vec<Piece> =
             stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();
         found.sort_by_key(|(span, _)| span.start);
-        Ok(found)
+        Ok((share, found))
     }
 
     async fn read_base(

@@ -89,6 +89,9 @@ impl Trash {
 
     /// Goes on with what is there.
     pub fn start(&self) {
+        if crate::fault::one_thread() {
+            return;
+        }
         let mut state = self.0.state.lock();
         state.wanted = true;
         if state.running || self.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::garbage::{give_up_map, give_up_xattrs};
+use super::inode::LeaveGuard;
 use super::paths::own_name;
 use super::{ChangeGuard, DataError, Inode, Volume};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, WorkRec};
@@ -28,6 +29,10 @@ pub struct Tx<'v> {
     created: Vec<(Ino, ContentRec)>,
     contents: Vec<Replaced>,
     removed: Vec<Ino>,
+    /// Inodes that nobody opens until this change is over.
+    leaving: Vec<LeaveGuard>,
+    /// Inodes that lose their last name while they are open.
+    orphaned: Vec<Ino>,
     touched: Vec<Ino>,
     /// Directories in which a name came or went.
     names: Vec<Ino>,
@@ -62,6 +67,8 @@ impl<'v> Tx<'v> {
             created: Vec::new(),
             contents: Vec::new(),
             removed: Vec::new(),
+            leaving: Vec::new(),
+            orphaned: Vec::new(),
             touched: Vec::new(),
             names: Vec::new(),
             named: Vec::new(),
@@ -174,6 +181,26 @@ impl<'v> Tx<'v> {
         Ok(())
     }
 
+    /// Whether nobody has an inode open. If so nobody opens it before this change is over, so that it may be
+    /// removed.
+    pub async fn is_unused(&mut self, ino: Ino) -> Result<bool, DataError> {
+        let inode = match self.live(ino).await {
+            Err(DataError::Gone(_)) => return Ok(true),
+            live => live?,
+        };
+        let guard = inode.leaves();
+        let unused = guard.is_some();
+        self.leaving.extend(guard);
+        Ok(unused)
+    }
+
+    /// Leaves an inode without a name to its last close.
+    pub fn orphan(&mut self, ino: Ino) {
+        self.kv.put_raw(keys::orphan(ino), Vec::new());
+        self.kv.delete(keys::work(ino));
+        self.orphaned.push(ino);
+    }
+
     /// Removes an inode and leaves what hangs on it to the collector.
     pub async fn remove(&mut self, ino: Ino) -> Result<(), DataError> {
         let content: Option<ContentRec> = self.kv.get(&keys::content(ino)).await?;
@@ -257,6 +284,7 @@ impl<'v> Tx<'v> {
     pub async fn commit(self, unique: u64) -> Result<(), DataError> {
         let Tx { volume, kv, working, held, edits, created, contents, .. } = self;
         let (removed, touched, names, named) = (self.removed, self.touched, self.names, self.named);
+        let _leaving = self.leaving;
         kv.commit(Logged::Op { unique }, || {
             volume.churn.note(&names);
             volume.dir_keys.changed(&named);
@@ -283,6 +311,11 @@ impl<'v> Tx<'v> {
         if !touched.is_empty() {
             volume.wants_settling(touched);
         }
+        // Closed since they were looked at, by somebody who saw a name yet.
+        let closed = |ino: &Ino| held.get(ino).is_some_and(|inode: &Arc<Inode>| !inode.is_open());
+        if self.orphaned.iter().any(closed) {
+            volume.wants_tidying();
+        }
         Ok(())
     }
 }
@@ -298,8 +331,7 @@ impl Volume {
         let mut live = inode.live();
         live.content = content.clone();
         if *other_bytes {
-            let pending = live.pending.size.map(|(_, size)| size);
-            live.size = pending.map_or(content.size, |size| size.max(content.size));
+            live.size = live.pending.size_over(content.size);
         }
     }
 

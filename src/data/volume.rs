@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
-use super::{CacheFile, Churn, DataError, Inode, InodeTable, Room, Trash, Tx, Uploads};
+use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
@@ -75,6 +75,8 @@ pub struct Volume {
     pub(super) dirty_ranges: AtomicU64,
     /// The cache's share of the local disk.
     pub(super) room: Room,
+    /// What may be downloaded at a time.
+    pub fetching: Fetching,
     /// Held by whoever looks for victims. Taken before inodes' states.
     pub(super) evicting: Mutex<()>,
     /// Somebody waits for dirty data to shrink, or there is much of it.
@@ -123,6 +125,7 @@ impl Volume {
             dirty_bytes: AtomicU64::new(0),
             dirty_ranges: AtomicU64::new(0),
             room,
+            fetching: Fetching::default(),
             evicting: Mutex::default(),
             commit_wanted: Notify::new(),
             committed: Notify::new(),
@@ -135,6 +138,8 @@ impl Volume {
             uploads: Uploads::default(),
             last_error: Mutex::new(None),
         });
+        let store = Arc::clone(&volume.state_store);
+        volume.meta.watch_uplink(move || store.requests().bytes_up);
         volume.clear_cache_except(&recovered.pending)?;
         if volume.meta.get::<InodeRec>(&keys::inode(Ino::ROOT)).await?.is_none() {
             volume.make_root().await?;
@@ -199,9 +204,7 @@ impl Volume {
         {
             let mut live = inode.live();
             live.cache.adopt();
-            if let Some((_, size)) = pending.size {
-                live.size = size;
-            }
+            live.size = pending.size_over(live.content.size);
             if let Some(time) = time {
                 // The fold has it only where no later change of attributes was recorded.
                 live.attr.mtime = time;

@@ -41,11 +41,7 @@ impl Volume {
                 live.cache.write_at(offset, data).map_err(|e| DataError::disk(inode.ino, e));
             at(points::PWRITE_AFTER);
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
-            let lsn = logged.inspect_err(|_| {
-                // What was clean there may be half of this write now.
-                live.evicted += 1;
-                live.cache.present.remove(offset..end);
-            })?;
+            let lsn = logged.inspect_err(|_| live.spoil(offset..end))?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             (live.pending.data_bytes() >= self.eager_commit(), inode.ino)
         };
@@ -109,7 +105,7 @@ impl Volume {
             let record = Record::Zeroed { ino: inode.ino, start, end, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             self.changed(&mut live, lsn, start..end, Change::Zero, size, time);
-            unless_freed(inode.ino, live.cache.give_back(start..end));
+            unless_freed(inode.ino, live.cache.give_back(start..end).map(drop));
         }
         inode.close_unused();
         self.mark_dirty(inode);

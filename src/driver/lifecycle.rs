@@ -1,36 +1,32 @@
-//! Mount and Unmount, and what goes on between them and after a restart.
+//! Mount, and what goes on between it and Unmount ([`super::unmount`]) and after a restart.
 //!
 //! A volume's worker is *used* from the first Mount, *draining* from the last Unmount, and ended
 //! when it has committed everything and nobody came back within the linger time. Every use voids
 //! the plans made before it ([`Lane::next_turn`]).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::broadcast::Receiver;
 
 use super::accounts::Released;
 use super::caller::Caller;
 use super::control::{ControlClient, ControlError, Stays};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
-use super::workers::WorkerExit;
+use super::see_off::ended_for_good;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
 use crate::types::VolumeName;
-use crate::worker::{DrainReply, WorkerSpec, has_unsynced};
+use crate::worker::{WorkerSpec, has_unsynced};
 
 /// For a worker's short answers.
 const CONTROL: Duration = Duration::from_secs(5);
-/// One attempt to drain when nobody waits for it any more.
-const DRAIN: Duration = Duration::from_secs(600);
 /// Between looks whether a process that was asked to leave a volume has gone.
 const LEFT_PACE: Duration = Duration::from_millis(20);
-/// Between failed attempts to drain.
-const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A worker's answers: another host holds the volume; it is not served (yet).
 const HELD: u16 = 423;
@@ -106,13 +102,23 @@ impl Driver {
             }
             Err(error) => {
                 // dockerd sends no Unmount for a Mount that failed.
-                self.accounts.release(&name, &id).await;
+                let released = self.accounts.release(&name, &id).await;
                 tracing::warn!(volume = %name, id, error = error.text, "not mounted");
                 if let Some(turn) = error.held {
                     tokio::spawn(Arc::clone(&self).watch_held(volume, turn));
+                } else if released == Released::Last {
+                    tokio::spawn(async move { self.drain_if_served(&name).await });
                 }
                 Err(error.text)
             }
+        }
+    }
+
+    /// Others used the volume, and left it to a mount that failed.
+    async fn drain_if_served(self: &Arc<Self>, name: &VolumeName) {
+        let worker = self.lanes.enter(name).await.worker.clone();
+        if worker.is_some_and(|worker| worker.served.load(Ordering::SeqCst)) {
+            self.begin_drain(name).await;
         }
     }
 
@@ -128,158 +134,6 @@ impl Driver {
                 }
             }
         });
-    }
-
-    /// Unmount: the count goes when the call arrives; the last one drains within the budget.
-    pub(super) async fn unmount(
-        self: &Arc<Self>,
-        name: VolumeName,
-        id: String,
-        caller: Caller,
-    ) -> Answer {
-        let key: Key = ("Unmount", format!("{name}\n{id}"));
-        let unheard = {
-            let (driver, key) = (Arc::clone(self), key.clone());
-            move |_| driver.jobs.was_unheard(key, driver.settings.unheard)
-        };
-        let driver = Arc::clone(self);
-        let work_key = key.clone();
-        let work = async move {
-            if driver.jobs.take_unheard(&work_key) {
-                // The repetition of a call whose answer was lost: its count went then.
-                return Ok(json!({ "Err": "" }));
-            }
-            driver.jobs.expire_unheard(&("Mount", work_key.1));
-            driver.do_unmount(name, id).await
-        };
-        self.jobs.run(key, caller, work, unheard).await
-    }
-
-    async fn do_unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
-        let deadline = Deadline::after(self.settings.budget);
-        let released = self.accounts.release(&name, &id).await;
-        tracing::info!(volume = %name, id, ?released, "unmount");
-        let done = Ok(json!({ "Err": "" }));
-        if released != Released::Last {
-            return done;
-        }
-        let Some((turn, client)) = self.begin_drain(&name).await else {
-            return match self.lanes.enter(&name).await.left.take() {
-                None => done,
-                Some(kept) => Err(format!(
-                    "volume {name}: its worker has ended, and what is not in the bucket is kept in {}; the next \
-                     mount on this host takes it up",
-                    kept.display()
-                )),
-            };
-        };
-        let drained = self.drain(&name, turn, &client, deadline).await;
-        if self.accounts.total(&name) > 0 {
-            // Mounted again meanwhile: what is not committed is the new mount's concern.
-            return done;
-        }
-        match drained {
-            Ok(reply) if reply.committed => done,
-            Ok(reply) if reply.lost => Err(format!(
-                "volume {name}: another host has taken it over; {} bytes that were not in the bucket then are \
-                 kept on this host, and beside the volume when they are uploaded (`s3vol recovered list`)",
-                reply.uncommitted_bytes
-            )),
-            Ok(reply) if reply.damaged => Err(format!(
-                "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
-                 here takes them up, or `s3vol recovered` shows them",
-                reply.uncommitted_bytes,
-                reply.because()
-            )),
-            Ok(reply) => Err(format!(
-                "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
-                 them and is released when that is done",
-                reply.uncommitted_bytes,
-                reply.because()
-            )),
-            Err(ControlError::Timeout) => Err(format!(
-                "volume {name}: not everything is in the bucket after {} s; the volume goes on \
-                 sending it and is released when that is done",
-                self.settings.budget.as_secs()
-            )),
-            Err(error) => Err(format!("volume {name}: {error}")),
-        }
-    }
-
-    /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
-    /// when there is nothing to drain.
-    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<(u64, ControlClient)> {
-        let mut lane = self.lanes.enter(name).await;
-        if self.accounts.total(name) > 0 {
-            return None;
-        }
-        let worker = lane.worker.as_mut()?;
-        worker.phase = Phase::Draining;
-        let client = ControlClient::new(&worker.spec.control_socket);
-        let turn = lane.next_turn();
-        drop(lane);
-        let linger = self.settings.linger;
-        tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
-        Some((turn, client))
-    }
-
-    /// Drains in this turn. A worker that dies over it is succeeded, and its successor asked.
-    async fn drain(
-        &self,
-        name: &VolumeName,
-        turn: u64,
-        client: &ControlClient,
-        deadline: Deadline,
-    ) -> Result<DrainReply, ControlError> {
-        let mut exits = self.workers.exits();
-        loop {
-            let died = match client.drain(deadline.left()).await {
-                Err(died @ ControlError::Unreachable { .. }) => died,
-                answered => return answered,
-            };
-            tokio::select! {
-                biased;
-                ready = client.ready(deadline) => ready?,
-                _ = ended_for_good(&mut exits, name) => return Err(died),
-            }
-            if self.lanes.enter(name).await.turn != turn {
-                return Err(died);
-            }
-        }
-    }
-
-    /// Drains until everything is committed, lingers, and ends the worker.
-    pub(super) async fn see_off(
-        self: Arc<Self>,
-        name: VolumeName,
-        turn: u64,
-        client: ControlClient,
-        linger: Duration,
-    ) {
-        loop {
-            match self.drain(&name, turn, &client, Deadline::after(DRAIN)).await {
-                Ok(reply) if reply.committed => break,
-                Ok(reply) => tracing::warn!(volume = %name, bytes = reply.uncommitted_bytes,
-                    error = reply.error, "not drained yet"),
-                Err(error) => tracing::warn!(volume = %name, %error, "not drained yet"),
-            }
-            tokio::time::sleep(DRAIN_PAUSE).await;
-            let lane = self.lanes.enter(&name).await;
-            if lane.turn != turn || lane.worker.is_none() {
-                return;
-            }
-        }
-        self.status.ask(&name, &client).await;
-        self.end_after(name, turn, linger).await;
-    }
-
-    /// Ends the worker after `pause` unless the volume is used again before.
-    async fn end_after(self: Arc<Self>, name: VolumeName, turn: u64, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        let mut lane = self.lanes.enter(&name).await;
-        if lane.turn == turn && self.accounts.total(&name) == 0 {
-            self.end(&name, &mut lane).await;
-        }
     }
 
     /// Ends the worker; a failure leaves it attached, for the next attempt.
@@ -327,8 +181,8 @@ impl Driver {
                 }
             }
         }
-        let spec = match &lane.worker {
-            Some(worker) => worker.spec.clone(),
+        let (spec, served) = match &lane.worker {
+            Some(worker) => (worker.spec.clone(), Arc::clone(&worker.served)),
             None => {
                 let spec = self.spec(volume);
                 make_way(&spec, deadline).await?;
@@ -337,9 +191,11 @@ impl Driver {
                     .start(spec.clone())
                     .await
                     .map_err(|e| NotUp::from(format!("volume {name}: {e}")))?;
-                lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
+                let worker = Attached::new(spec.clone());
+                let served = Arc::clone(&worker.served);
+                lane.worker = Some(worker);
                 lane.left = None;
-                spec
+                (spec, served)
             }
         };
         let turn = lane.next_turn();
@@ -360,6 +216,7 @@ impl Driver {
         };
         match outcome {
             Ok(()) => {
+                served.store(true, Ordering::SeqCst);
                 self.status.ask(name, &client).await;
                 Ok(())
             }
@@ -487,7 +344,10 @@ impl Driver {
             let Ok(name) = VolumeName::new(worker.name) else { continue };
             let client = ControlClient::new(&worker.spec.control_socket);
             let mut lane = self.lanes.enter(&name).await;
-            lane.worker = Some(Attached { spec: worker.spec, phase: Phase::Used });
+            let attached = Attached::new(worker.spec);
+            // By those whose counts were found again.
+            attached.served.store(true, Ordering::SeqCst);
+            lane.worker = Some(attached);
             lane.next_turn();
             drop(lane);
             tracing::info!(volume = %name, pid = worker.pid, "worker found again");
@@ -600,18 +460,6 @@ async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
                 ));
             }
             _ => tokio::time::sleep(LEFT_PACE).await,
-        }
-    }
-}
-
-/// The code of the worker's exit, when no successor comes.
-async fn ended_for_good(exits: &mut Receiver<WorkerExit>, name: &VolumeName) -> i32 {
-    loop {
-        match exits.recv().await {
-            Ok(exit) if exit.name == name.as_str() && !exit.restarting => return exit.code,
-            Ok(_) => {}
-            // Missed or closed: the readiness call finds out.
-            Err(_) => std::future::pending::<()>().await,
         }
     }
 }

@@ -48,6 +48,12 @@ pub enum Mutant {
     UnannouncedSend,
     /// A host that may have lost the volume takes what the next one publishes for outside changes.
     TakenInWithoutLease,
+    /// A request that a dead worker has carried out is carried out again.
+    ResentAnew,
+    /// A follower that nobody asked for a while answers from what it knew then.
+    FollowerOldView,
+    /// The catalog replaces a record whatever it is by now.
+    CatalogUnconditional,
 }
 
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -76,6 +82,9 @@ impl Mutant {
         Mutant::DeleteUnconditional,
         Mutant::UnannouncedSend,
         Mutant::TakenInWithoutLease,
+        Mutant::ResentAnew,
+        Mutant::FollowerOldView,
+        Mutant::CatalogUnconditional,
     ];
 
     /// Whether the code is to have this fault. Never in a release build.

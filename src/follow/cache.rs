@@ -71,13 +71,15 @@ impl Cache {
         Arc::clone(files.entry(ino).or_insert_with(|| Arc::new(Mutex::new(new()))))
     }
 
-    /// `range`, which lies below `size`, of this generation of the content.
+    /// `range`, which lies below `size`, of this generation of the content. `ahead`: how much may be fetched at
+    /// once.
     pub fn read(
         &self,
         ino: Ino,
         generation: u64,
         range: Range<u64>,
         size: u64,
+        ahead: u64,
     ) -> io::Result<Found> {
         let cached = self.of(ino, generation);
         let mut cached = cached.lock();
@@ -92,7 +94,8 @@ impl Cache {
         cached.used = boottime();
         if let Some(gap) = cached.file.present.gaps(range.clone()).into_iter().next() {
             let missing = gap.start..range.end;
-            return Ok(Found::Missing(cached.ahead.window(&missing, size, self.room.limit() / 8)));
+            let most = ahead.min(self.room.limit() / 8);
+            return Ok(Found::Missing(cached.ahead.window(&missing, size, most)));
         }
         let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
         cached.file.read_at(range.start, &mut buffer)?;
@@ -226,7 +229,8 @@ mod tests {
         let (_dir, cache) = cache();
         let one = vec![(0..4, Some(Bytes::from_static(b"aaaa"))), (4..8, None)];
         assert!(cache.fill(FILE, 1, &one, 6).expect("a disk"));
-        let read = |generation, range| cache.read(FILE, generation, range, 8).expect("a look");
+        let read =
+            |generation, range| cache.read(FILE, generation, range, 8, u64::MAX).expect("a look");
         assert_eq!(all(read(1, 2..6)).expect("it"), b"aa\0\0"[..]);
         assert!(matches!(read(1, 4..8), Found::Missing(gap) if gap.contains(&6)));
         assert!(matches!(read(2, 0..4), Found::Missing(_)));
@@ -246,7 +250,7 @@ mod tests {
             assert!(cache.fill(Ino(u64::from(n)), 1, &piece, 1 << 20).expect("a disk"));
             assert!(cache.room.taken().bytes() <= 8 << 20);
         }
-        let last = cache.read(Ino(39), 1, 0..10, 1 << 20).expect("a look");
+        let last = cache.read(Ino(39), 1, 0..10, 1 << 20, u64::MAX).expect("a look");
         assert_eq!(all(last).expect("the newest stays"), vec![39; 10]);
     }
 }

@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::ReadFs;
 use super::cache::{Found, Piece};
 use super::newest::Failed;
 use crate::data::{
-    DataError, Fetch, GET_TIMEOUT, PARALLEL, cut_up, fetches, hull, pieces, read_inline, read_run,
-    seek,
+    DataError, Fetch, GET_TIMEOUT, PARALLEL, Share, cut_up, fetches, hull, pieces, read_inline,
+    read_run, seek, zeros,
 };
 use crate::fs::{FsError, Opened};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec};
@@ -49,7 +49,7 @@ impl ReadFs {
     /// At most `len` bytes from `offset`; fewer only at the end of the file.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes, FsError> {
         let len = u64::from(len);
-        self.answer(self.follower.view(), |view| async move {
+        self.answer(self.fresh().await, |view| async move {
             let content: Option<ContentRec> = view.get(&keys::content(ino)).await?;
             let content = content.ok_or(FsError::Stale)?;
             let end = offset.saturating_add(len).min(content.size);
@@ -57,21 +57,24 @@ impl ReadFs {
                 return Ok(Bytes::new());
             }
             for _ in 0..FETCHES {
+                let ahead = self.fetching.window();
                 let found = self
                     .cache
-                    .read(ino, content.generation, offset..end, content.size)
+                    .read(ino, content.generation, offset..end, content.size, ahead)
                     .map_err(|e| DataError::disk(ino, e))?;
                 match found {
                     Found::All(bytes) => return Ok(bytes),
                     Found::Missing(range) => {
-                        let pieces = self.fetch(&view, ino, &content, range).await?;
+                        let (share, pieces) = self.fetch(&view, ino, &content, range).await?;
                         let cached = self
                             .cache
                             .fill(ino, content.generation, &pieces, content.size)
                             .map_err(|e| DataError::disk(ino, e))?;
+                        drop((pieces, share));
                         if !cached {
                             // The local disk is full: this read goes without.
-                            let pieces = self.fetch(&view, ino, &content, offset..end).await?;
+                            let (_share, pieces) =
+                                self.fetch(&view, ino, &content, offset..end).await?;
                             return Ok(joined(pieces, offset..end));
                         }
                     }
@@ -90,8 +93,9 @@ impl ReadFs {
         ino: Ino,
         content: &ContentRec,
         range: Range<u64>,
-    ) -> Result<Vec<Piece>, Failed> {
+    ) -> Result<(Share, Vec<Piece>), Failed> {
         let wanted = fetches(pieces(view, ino, content, range).await?);
+        let share = self.fetching.share(wanted.iter().map(Fetch::bytes).sum()).await;
         let reads = wanted.into_iter().map(|fetch| async move {
             Ok::<_, Failed>(match fetch {
                 Fetch::Run(run) => {
@@ -111,7 +115,7 @@ impl ReadFs {
         let mut found: Vec<Piece> =
             stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();
         found.sort_by_key(|(span, _)| span.start);
-        Ok(found)
+        Ok((share, found))
     }
 
     async fn read_base(
@@ -190,7 +194,7 @@ impl ReadFs {
 
 /// The bytes of a range that the pieces cover.
 fn joined(pieces: Vec<Piece>, range: Range<u64>) -> Bytes {
-    let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+    let mut buffer = zeros((range.end - range.start) as usize);
     for (span, bytes) in pieces {
         let part = span.start.max(range.start)..span.end.min(range.end);
         let Some(bytes) = bytes.filter(|_| !part.is_empty()) else { continue };

@@ -14,7 +14,8 @@ use super::pages::{KernelPages, Pages};
 use super::unknown::Unknown;
 use crate::clock::{Deadline, boottime};
 use crate::config::VolumeOptions;
-use crate::data::Trash;
+use crate::data::{Fetching, Trash};
+use crate::fault::Mutant;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
 use crate::meta::{Follower, Lookup, View, keys};
@@ -33,6 +34,9 @@ const USE: Duration = Duration::from_secs(60);
 /// A request waits no longer for news than this; then what is known serves, to others too, until a
 /// look succeeds again.
 const LOOK: Duration = Duration::from_secs(5);
+/// In use somebody looks again before the last attempt is so old, also while looks fail. What is older tells
+/// nothing of whether the next one would.
+const TRIED: Duration = Duration::from_secs(PACE.as_secs() + LOOK.as_secs() + 1);
 
 /// Why a look failed.
 pub(super) type Cause<'e> = &'e (dyn std::error::Error + 'static);
@@ -68,12 +72,14 @@ pub struct ReadFs {
     pub(super) state: KeyPrefix,
     pub(super) options: VolumeOptions,
     pub(super) cache: Cache,
+    pub(super) fetching: Fetching,
     pub(super) pages: Pages,
     pub(super) unknown: Unknown,
     pub(super) next_handle: AtomicU64,
-    /// Boot time of the last request and of the last look, milliseconds.
+    /// Boot time of the last request, of the last look, and of the end of the last attempt at one, milliseconds.
     used: AtomicU64,
     looked: AtomicU64,
+    tried: AtomicU64,
     /// The state that the kernel's pages were brought to.
     seen: AtomicU64,
     news: Notify,
@@ -104,11 +110,13 @@ impl ReadFs {
             state: parts.state,
             options: parts.options,
             cache,
+            fetching: Fetching::default(),
             pages: Pages::new(parts.inherited),
             unknown: Unknown::default(),
             next_handle: AtomicU64::new(1),
             used: AtomicU64::new(now),
             looked: AtomicU64::new(now),
+            tried: AtomicU64::new(now),
             seen: AtomicU64::new(view.number()),
             news: Notify::new(),
             trouble: Mutex::new(None),
@@ -148,8 +156,10 @@ impl ReadFs {
     pub(super) async fn fresh(&self) -> Arc<View> {
         let now = millis(boottime());
         self.used.store(now, Ordering::Relaxed);
-        let age = now.saturating_sub(self.looked.load(Ordering::Relaxed));
-        if age > millis(FRESH) && self.trouble.lock().is_none() {
+        let age = |at: &AtomicU64| now.saturating_sub(at.load(Ordering::Relaxed));
+        let fails = self.trouble.lock().is_some() && age(&self.tried) <= millis(TRIED);
+        let old = age(&self.looked) > millis(FRESH) && !Mutant::FollowerOldView.lives();
+        if old && !fails {
             self.look().await;
         }
         self.follower.view()
@@ -161,6 +171,7 @@ impl ReadFs {
         if polled.is_ok() {
             self.looked.store(millis(began), Ordering::Relaxed);
         }
+        self.tried.store(millis(boottime()), Ordering::Relaxed);
         self.learned(polled.as_ref().map(|_| ()).map_err(|e| e as Cause<'_>));
     }
 
@@ -184,6 +195,11 @@ impl ReadFs {
         if self.follower.view().number() != self.seen.load(Ordering::SeqCst) {
             self.news.notify_one();
         }
+    }
+
+    /// Later states have greater numbers.
+    pub fn state_number(&self) -> u64 {
+        self.follower.view().number()
     }
 
     /// Why the writer cannot be followed at the moment.

@@ -29,7 +29,7 @@ impl Fs {
             self.resize(&inode, 0).await?;
             self.drop_setid(caller, &inode).await?;
         }
-        self.opened(&caller, &inode, flags)
+        self.opened(&caller, &inode, flags).await
     }
 
     pub async fn create(
@@ -43,12 +43,17 @@ impl Fs {
         let new = NewInode { kind: FileKind::File, perm: mode & 0o7777, rdev: 0, target: None };
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;
-        Ok((attr, self.opened(&caller, &inode, flags)?))
+        Ok((attr, self.opened(&caller, &inode, flags).await?))
     }
 
-    fn opened(&self, caller: &Caller, inode: &Arc<Inode>, flags: i32) -> Result<Opened, FsError> {
+    async fn opened(
+        &self,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        flags: i32,
+    ) -> Result<Opened, FsError> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        self.count_open(caller, inode)?;
+        self.count_open(caller, inode).await?;
         let fh = self.new_handle();
         if writes {
             inode.writers.fetch_add(1, Ordering::SeqCst);
@@ -201,8 +206,7 @@ impl Fs {
     async fn remove_unused(&self, ino: Ino) -> Result<(), FsError> {
         let mut tx = self.volume.begin_owed().await?;
         let still_there = tx.kv.get_raw(&crate::meta::keys::orphan(ino)).await?.is_some();
-        if still_there && !self.volume.inodes.get(ino).is_some_and(|inode| inode.is_open()) {
-            tx.live(ino).await?;
+        if still_there && tx.is_unused(ino).await? {
             tx.remove(ino).await?;
             tx.commit(0).await?;
         }
@@ -219,7 +223,7 @@ impl Fs {
             if let Some(inode) = volume.inodes.get(ino) {
                 volume.commit(vec![inode]).await?;
             }
-            Ok::<_, FsError>(volume.meta.flush(timeout).await?)
+            Ok::<_, FsError>(volume.meta.flush_patiently(timeout).await?)
         });
         let mut patience = Patience::new(&self.volume, timeout);
         loop {

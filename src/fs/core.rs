@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::quota::Quota;
 use super::{Attr, FileHandle, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::meta::{Record, keys};
 use crate::types::{Caller, FileKind, Ino};
@@ -56,6 +57,7 @@ impl Fs {
     pub(super) fn answered(&self, caller: &Caller) -> bool {
         caller.resent
             && caller.unique != 0
+            && !Mutant::ResentAnew.lives()
             && self.volume.meta.journal.lock().answered(caller.unique)
     }
 
@@ -65,11 +67,14 @@ impl Fs {
     }
 
     /// Counts a new handle: an inode without a name lives while one is open.
-    pub(super) fn count_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
+    pub(super) async fn count_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
         if self.counted(caller) {
             return Ok(());
         }
-        inode.opens.fetch_add(1, Ordering::SeqCst);
+        if !inode.count_open().await {
+            // The kernel looks the name up again.
+            return Err(FsError::Stale);
+        }
         let counted = self.log_open(caller, inode);
         if counted.is_err() && count_less(inode) && inode.live().attr.nlink == 0 {
             // It lost its last name meanwhile, and was kept for this handle.
@@ -79,10 +84,6 @@ impl Fs {
     }
 
     fn log_open(&self, caller: &Caller, inode: &Inode) -> Result<(), FsError> {
-        if inode.live().removed {
-            // The kernel looks the name up again.
-            return Err(FsError::Stale);
-        }
         let meta = &self.volume.meta;
         let (conn, unique, ino) = (meta.connection(), caller.unique, inode.ino);
         let record = Record::OpenedBy { conn, unique, ino };

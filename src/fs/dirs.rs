@@ -9,7 +9,7 @@ impl Fs {
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<FileHandle, FsError> {
         let inode = self.directory(ino).await?;
         self.outside.directory(ino).await?;
-        self.count_open(&caller, &inode)?;
+        self.count_open(&caller, &inode).await?;
         Ok(self.new_handle())
     }
 

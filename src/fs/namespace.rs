@@ -6,7 +6,7 @@ use super::attributes::in_group;
 use super::{Attr, Fs, FsError};
 use crate::data::{PathMemo, Tx};
 use crate::meta::keys;
-use crate::meta::records::{InodeRec, WorkRec};
+use crate::meta::records::{DirentRec, InodeRec, WorkRec};
 use crate::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
 /// ext4's limit on hard links.
@@ -26,7 +26,7 @@ impl Fs {
     pub async fn lookup(&self, parent: Ino, name: FileName) -> Result<Attr, FsError> {
         self.directory(parent).await?;
         self.outside.name(parent, &name).await?;
-        let dirent: crate::meta::records::DirentRec =
+        let dirent: DirentRec =
             self.volume.meta.get(&keys::dirent(parent, &name)).await?.ok_or(FsError::NotFound)?;
         match self.getattr(dirent.ino).await {
             // The name went away between the two reads.
@@ -158,7 +158,7 @@ impl Fs {
 
     /// The answer to a resent request that had made this name.
     async fn made_before(&self, parent: Ino, name: &FileName) -> Result<Attr, FsError> {
-        let dirent: crate::meta::records::DirentRec =
+        let dirent: DirentRec =
             self.volume.meta.get(&keys::dirent(parent, name)).await?.ok_or(FsError::NotFound)?;
         self.getattr(dirent.ino).await
     }
@@ -229,25 +229,39 @@ impl Fs {
         if self.answered(&caller) {
             return Ok(());
         }
-        self.outside.name(parent, &name).await?;
-        if let Some(dirent) = self
-            .volume
-            .meta
-            .get::<crate::meta::records::DirentRec>(&keys::dirent(parent, &name))
-            .await?
-            && dirent.kind == FileKind::Dir
-        {
+        loop {
+            self.outside.name(parent, &name).await?;
+            let meta = &self.volume.meta;
+            let dirent: DirentRec =
+                meta.get(&keys::dirent(parent, &name)).await?.ok_or(FsError::NotFound)?;
+            if dirent.kind != FileKind::Dir {
+                return Err(FsError::NotDir);
+            }
             self.outside.directory(dirent.ino).await?;
+            if self.rmdir_known(caller, parent, &name, dirent).await? {
+                return Ok(());
+            }
+            // Somebody else has moved it meanwhile.
         }
+    }
+
+    /// Removes a directory of which all names are known; false when the name leads elsewhere by now.
+    async fn rmdir_known(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &FileName,
+        known: DirentRec,
+    ) -> Result<bool, FsError> {
         let mut tx = self.volume.begin_owed().await?;
-        let dirent = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
-        if dirent.kind != FileKind::Dir {
-            return Err(FsError::NotDir);
+        let dirent = tx.dirent(parent, name).await?.ok_or(FsError::NotFound)?;
+        if dirent != known {
+            return Ok(false);
         }
         self.must_be_empty(&tx, dirent.ino).await?;
         let now = crate::clock::now();
-        self.leave_key(&mut tx, parent, &name, true).await?;
-        tx.unlink(parent, &name, dirent.ino);
+        self.leave_key(&mut tx, parent, name, true).await?;
+        tx.unlink(parent, name, dirent.ino);
         tx.edit(parent, move |dir| {
             touch(dir, now);
             dir.nlink = dir.nlink.saturating_sub(1);
@@ -255,7 +269,7 @@ impl Fs {
         .await?;
         self.drop_inode(&mut tx, dirent.ino, now).await?;
         tx.commit(caller.unique).await?;
-        Ok(())
+        Ok(true)
     }
 
     pub(super) async fn must_be_empty(&self, tx: &Tx<'_>, dir: Ino) -> Result<(), FsError> {
@@ -290,18 +304,16 @@ impl Fs {
         ino: Ino,
         now: Timestamp,
     ) -> Result<(), FsError> {
-        let inode = tx.live(ino).await?;
-        if inode.is_open() {
-            tx.edit(ino, move |rec| {
-                rec.nlink = 0;
-                rec.ctime = now;
-            })
-            .await?;
-            tx.kv.put_raw(keys::orphan(ino), Vec::new());
-            tx.kv.delete(keys::work(ino));
-        } else {
+        if tx.is_unused(ino).await? {
             tx.remove(ino).await?;
+            return Ok(());
         }
+        tx.edit(ino, move |rec| {
+            rec.nlink = 0;
+            rec.ctime = now;
+        })
+        .await?;
+        tx.orphan(ino);
         Ok(())
     }
 

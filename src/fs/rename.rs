@@ -8,6 +8,16 @@ use crate::meta::keys;
 use crate::meta::records::{DirentRec, WorkRec};
 use crate::types::{Caller, FileKind, FileName, Ino};
 
+/// What both names lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    source: DirentRec,
+    target: Option<DirentRec>,
+}
+
+/// A name and its directory.
+type Place = (Ino, FileName);
+
 impl Fs {
     /// Moves a name. A file that takes the place of another one is committed first, so that the batch
     /// with the new name can only become durable after its data.
@@ -23,14 +33,26 @@ impl Fs {
         if self.answered(&caller) {
             return Ok(());
         }
-        self.directory(parent).await?;
-        self.directory(new_parent).await?;
-        self.outside.name(parent, &name).await?;
-        self.outside.name(new_parent, &new_name).await?;
+        let (from, to) = ((parent, name), (new_parent, new_name));
+        loop {
+            let ends = self.prepare(&from, &to, mode).await?;
+            if self.rename_prepared(caller, &from, &to, mode, ends).await? {
+                return Ok(());
+            }
+            // Somebody else has moved one of them meanwhile.
+        }
+    }
+
+    /// Does what has to be done to both inodes before a change of names.
+    async fn prepare(&self, from: &Place, to: &Place, mode: RenameMode) -> Result<Ends, FsError> {
+        for (dir, name) in [from, to] {
+            self.directory(*dir).await?;
+            self.outside.name(*dir, name).await?;
+        }
         let meta = &self.volume.meta;
-        let source: DirentRec =
-            meta.get(&keys::dirent(parent, &name)).await?.ok_or(FsError::NotFound)?;
-        let target: Option<DirentRec> = meta.get(&keys::dirent(new_parent, &new_name)).await?;
+        let source = meta.get(&keys::dirent(from.0, &from.1)).await?.ok_or(FsError::NotFound)?;
+        let target: Option<DirentRec> = meta.get(&keys::dirent(to.0, &to.1)).await?;
+        let ends = Ends { source, target };
         for dirent in [Some(source), target].into_iter().flatten() {
             if dirent.kind == FileKind::Dir {
                 self.outside.subtree(dirent.ino).await?;
@@ -48,10 +70,28 @@ impl Fs {
             }
             self.volume.commit(to_commit).await?;
         }
+        Ok(ends)
+    }
 
+    /// False when the names lead elsewhere than to what was prepared.
+    async fn rename_prepared(
+        &self,
+        caller: Caller,
+        (parent, name): &Place,
+        (new_parent, new_name): &Place,
+        mode: RenameMode,
+        prepared: Ends,
+    ) -> Result<bool, FsError> {
+        let (parent, new_parent) = (*parent, *new_parent);
         let mut tx = self.volume.begin().await?;
-        let source = tx.dirent(parent, &name).await?.ok_or(FsError::NotFound)?;
-        let target = tx.dirent(new_parent, &new_name).await?;
+        let source = tx.dirent(parent, name).await?.ok_or(FsError::NotFound)?;
+        let target = tx.dirent(new_parent, new_name).await?;
+        if (Ends { source, target }) != prepared {
+            return Ok(false);
+        }
+        if tx.inode(new_parent).await?.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
         if source.kind == FileKind::Dir {
             self.not_inside(new_parent, source.ino).await?;
         }
@@ -67,18 +107,18 @@ impl Fs {
             (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
             (RenameMode::Exchange, None) => return Err(FsError::NotFound),
             // Two names of one file: POSIX wants nothing to happen.
-            (_, Some(target)) if target.ino == source.ino => return Ok(()),
+            (_, Some(target)) if target.ino == source.ino => return Ok(true),
             (RenameMode::Exchange, Some(target)) => {
                 let target_dir = target.kind == FileKind::Dir;
                 for (dir, at, was_dir) in
-                    [(parent, &name, source_dir), (new_parent, &new_name, target_dir)]
+                    [(parent, name, source_dir), (new_parent, new_name, target_dir)]
                 {
                     self.leave_key(&mut tx, dir, at, was_dir).await?;
                 }
-                tx.unlink(parent, &name, source.ino);
-                tx.unlink(new_parent, &new_name, target.ino);
-                tx.link(parent, &name, target.ino, target.kind);
-                tx.link(new_parent, &new_name, source.ino, source.kind);
+                tx.unlink(parent, name, source.ino);
+                tx.unlink(new_parent, new_name, target.ino);
+                tx.link(parent, name, target.ino, target.kind);
+                tx.link(new_parent, new_name, source.ino, source.kind);
                 if parent != new_parent && source_dir != target_dir {
                     let (up, down) =
                         if source_dir { (new_parent, parent) } else { (parent, new_parent) };
@@ -97,19 +137,19 @@ impl Fs {
                         (true, true) => self.must_be_empty(&tx, target.ino).await?,
                         (false, false) => {}
                     }
-                    tx.unlink(new_parent, &new_name, target.ino);
+                    tx.unlink(new_parent, new_name, target.ino);
                     if target_dir {
-                        self.leave_key(&mut tx, new_parent, &new_name, true).await?;
+                        self.leave_key(&mut tx, new_parent, new_name, true).await?;
                         self.drop_inode(&mut tx, target.ino, now).await?;
                         tx.edit(new_parent, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
                     } else {
-                        self.leave_key(&mut tx, new_parent, &new_name, false).await?;
+                        self.leave_key(&mut tx, new_parent, new_name, false).await?;
                         self.drop_link(&mut tx, target.ino, now).await?;
                     }
                 }
-                self.leave_key(&mut tx, parent, &name, source_dir).await?;
-                tx.unlink(parent, &name, source.ino);
-                tx.link(new_parent, &new_name, source.ino, source.kind);
+                self.leave_key(&mut tx, parent, name, source_dir).await?;
+                tx.unlink(parent, name, source.ino);
+                tx.link(new_parent, new_name, source.ino, source.kind);
                 if source_dir && parent != new_parent {
                     tx.edit(parent, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
                     tx.edit(new_parent, |dir| dir.nlink += 1).await?;
@@ -121,7 +161,7 @@ impl Fs {
         tx.edit(parent, move |dir| touch(dir, now)).await?;
         tx.edit(new_parent, move |dir| touch(dir, now)).await?;
         tx.commit(caller.unique).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// Refuses to move a directory below itself.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fuser::{InitFlags, KernelConfig};
 
 /// Largest WRITE and READ: 256 pages.
-const MAX_WRITE: u32 = 1 << 20;
+const MAX_WRITE: u32 = crate::sys::LARGEST_WRITE as u32;
 
 /// Read-ahead and asynchronous requests that the kernel may have in flight. The kernel's default of 12
 /// serialises reads of a store whose answers take tens of milliseconds.

@@ -38,9 +38,6 @@ const INIT_DEADLINE: Duration = Duration::from_secs(10);
 /// After this long without INIT it may be that a worker had read it and died before storing it.
 const INIT_RESEND_AFTER: Duration = Duration::from_secs(1);
 
-/// The kernel refuses to read into less than its largest request, at most 16 MiB and headers.
-const READ_BUFFER: usize = (16 << 20) + (64 << 10);
-
 /// Bytes of `fuse_in_header`.
 const HEADER: usize = 40;
 const OPCODE_INIT: u32 = 26;
@@ -327,7 +324,7 @@ fn readable(device: &OwnedFd, patience: Duration) -> Result<bool, FuseError> {
 }
 
 fn read(device: &OwnedFd) -> Result<Vec<u8>, FuseError> {
-    let mut buffer = vec![0; READ_BUFFER];
+    let mut buffer = vec![0; crate::sys::REQUEST_BUFFER];
     loop {
         match nix::unistd::read(device, &mut buffer) {
             Ok(len) => {

@@ -10,11 +10,15 @@ use fuser::RenameFlags;
 
 use super::adapter::convert;
 use super::adapter::directory::resume_at;
-use super::adapter::request::{Op, drive};
+use super::adapter::request::{Op, Said, drive};
 use super::errno::errno;
 use super::notify::{Item, Key, Queue, Range};
 use crate::fs::{DirEntry, Fallocate, FsError, RenameMode, XattrMode};
 use crate::types::{FileKind, FileName, Ino, Timestamp};
+
+/// As the program has it.
+#[global_allocator]
+static HEAP: crate::sys::Heap = crate::sys::Heap;
 
 #[test]
 fn every_reason_has_its_errno() {
@@ -179,6 +183,40 @@ fn a_panic_ends_the_request_and_not_the_loop() {
     let done = driven(&runtime, async { panic!("a bug in an operation") });
     // The sender, which stands for the reply, was dropped; a dropped reply sends EIO.
     assert_eq!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
+}
+
+#[test]
+fn a_request_that_its_worker_does_not_end_is_left_to_the_next_one() {
+    use std::sync::mpsc::RecvTimeoutError;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = driven(&runtime, std::future::pending());
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    // The sender stands for the reply: dropped it would have sent EIO.
+    assert_eq!(done.recv_timeout(Duration::from_millis(1)), Err(RecvTimeoutError::Timeout));
+}
+
+#[test]
+fn a_panic_of_a_task_ends_its_request_only() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+    let done = driven(&runtime, async {
+        woken.await.unwrap();
+        panic!("a bug in an operation");
+    });
+    wake.send(()).unwrap();
+    let ended = done.recv_timeout(Duration::from_secs(20));
+    assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn of_many_failed_requests_some_are_said_and_the_others_counted() {
+    let mut said = Said::default();
+    let at = Duration::from_secs(100);
+    let mut says = |now| said.says(now);
+    let first = (0..1000).filter_map(|_| says(at)).count();
+    assert!((1..100).contains(&first), "{first}");
+    assert_eq!(says(at + Duration::from_secs(1)), Some(1000 - first as u64));
+    assert_eq!(says(at + Duration::from_secs(1)), Some(0));
 }
 
 #[test]

@@ -58,6 +58,23 @@ pub async fn last_epoch(
     Ok(last)
 }
 
+/// The epochs above `after` that have a record.
+pub async fn epochs_above(
+    store: &dyn StoreBackend,
+    state: &KeyPrefix,
+    after: Option<Epoch>,
+    timeout: Duration,
+) -> Result<Vec<Epoch>, StoreError> {
+    let prefix = state.join("lease");
+    let mut above = Vec::new();
+    let mut pages = Listing::of_keys(prefix.as_str());
+    while let Some(page) = pages.next(store, timeout).await? {
+        let epochs = page.entries.iter().filter_map(|entry| epoch_of(&prefix, &entry.key));
+        above.extend(epochs.filter(|epoch| Some(*epoch) > after));
+    }
+    Ok(above)
+}
+
 fn epoch_of(prefix: &KeyPrefix, key: &ObjectKey) -> Option<Epoch> {
     // What somebody else put there is no epoch that anybody could go on from.
     prefix.strip(key)?.parse().ok().filter(|epoch| *epoch <= i64::MAX as u64).map(Epoch)

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use slatedb::config::{CloseOptions, FlushType};
 use slatedb::object_store::ObjectStore;
@@ -100,7 +101,13 @@ pub struct EngineConfig {
     pub mirror: Option<Mirror>,
     /// The host's clock; replaced in tests.
     pub wall: WallClock,
+    /// The bucket's clock. What the collector deletes has been there for an hour by both, because followers
+    /// count on that, and go by no clock of the writer.
+    pub bucket_clock: Option<BucketClock>,
 }
+
+/// Milliseconds since 1970 by the bucket's clock; `None`: it does not say now.
+pub type BucketClock = Arc<dyn Fn() -> BoxFuture<'static, Option<i64>> + Send + Sync>;
 
 /// Local copies of the files that the engine wrote or read, so that a lookup costs no request and
 /// does not depend on the bucket. Their blocks carry checksums: a copy that a crash of the host
@@ -128,6 +135,7 @@ impl EngineConfig {
             most_kept: MAX_KEPT_BYTES,
             mirror: None,
             wall: HybridClock::host_wall(),
+            bucket_clock: None,
         }
     }
 }
@@ -188,6 +196,7 @@ pub(super) struct Inner {
     opened_with: Option<Applied>,
     pub(super) kept: Mutex<Kept>,
     most_kept: usize,
+    pub(super) bucket_clock: Option<BucketClock>,
     /// Held while batches go to the handle, so that they go in order, and while it is replaced.
     /// Taken before `kept`, which is a leaf.
     pub(super) order: tokio::sync::Mutex<()>,
@@ -241,6 +250,7 @@ impl Engine {
             opened_with: applied,
             kept: Mutex::default(),
             most_kept: config.most_kept.min(MAX_KEPT_BYTES),
+            bucket_clock: config.bucket_clock,
             order: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
             maintain_soon: Notify::new(),

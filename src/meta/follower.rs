@@ -38,8 +38,8 @@ use crate::clock::{Deadline, boottime};
 const MANIFEST_AGE: Duration = Duration::from_secs(60);
 /// The same when none came: only to notice a volume that is gone.
 const IDLE_MANIFEST_AGE: Duration = Duration::from_secs(300);
-/// The log is kept for an hour. After a longer pause than this (a host that slept) the manifest says
-/// where it starts now.
+/// The log is kept for an hour by the bucket's clock, so that until then its end is where an object is missing.
+/// After a longer pause than this (a host that slept) the manifest says where it starts now.
 const LONG_PAUSE: Duration = Duration::from_secs(600);
 /// Objects of the log read at a time, when there are many.
 const PARALLEL: usize = 16;

@@ -8,7 +8,7 @@
 //! * Records lie in the order of their [`Lsn`]s, which is the order in which their batches go to
 //!   the engine. A number is never given twice while the log lives, also across rotations.
 //! * An append is one write. If it fails, its bytes are cut off again, so that an error never
-//!   leaves half a frame below the next one; if that fails too the log refuses everything.
+//!   leaves half a frame below the next one; until that succeeds the log refuses everything.
 //! * Epochs stand in the log before the first batch of that epoch. The log belongs to the bucket's
 //!   state exactly if `applied.epoch` is one of [`Opened::epochs`]: then nobody else wrote between.
 //! * A log that cannot be trusted is moved aside whole, never deleted.
@@ -82,7 +82,7 @@ pub enum LogError {
     /// The local disk failed; the log is as it was before the call.
     #[error("the local log at {} cannot be used", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// A failed append could not be undone; only opening anew helps.
+    /// A failed append could not be undone, and still cannot.
     #[error("the local log failed before and accepts nothing more")]
     Broken,
     /// The volume is being given back, so that nothing more is acknowledged.
@@ -316,7 +316,9 @@ impl<R: Serialize + DeserializeOwned> LocalLog<R> {
 
     fn append_frame(&mut self, kind: Kind, lsn: Lsn, payload: &[u8]) -> Result<(), LogError> {
         if self.broken {
-            return Err(LogError::Broken);
+            // The disk may be well again.
+            self.media.set_len(self.len).map_err(|_| LogError::Broken)?;
+            self.broken = false;
         }
         self.buffer.clear();
         frame::write(&mut self.buffer, kind, lsn, payload)?;

@@ -19,7 +19,7 @@ use slatedb::config::{
 use slatedb::{CompactorBuilder, VersionedManifest};
 
 use super::engine::{EngineError, Handle, Inner, WatchedStore, filters};
-use super::hybrid_clock::HybridClock;
+use super::hybrid_clock::{HybridClock, WallClock};
 
 /// So many files in L0 start maintenance even if nobody asked.
 pub(super) const URGENT_L0: usize = 6;
@@ -274,11 +274,20 @@ async fn collect(inner: &Inner) -> Result<(), EngineError> {
         boundary_files_enabled: inner.backend.if_match,
         object_store_max_retries: None,
     };
-    // By the bare wall clock: the engine's own may be ahead, which would make everything look
-    // older than it is.
+    let Some(clock) = collectors_clock(inner).await else { return Ok(()) };
     let admin =
         slatedb::admin::AdminBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
-            .with_system_clock(Arc::new(HybridClock::new(inner.backend.clock.wall())) as _)
+            .with_system_clock(Arc::new(HybridClock::new(clock)) as _)
             .build();
     admin.run_gc_once(options).await.map_err(EngineError::from_slate)
+}
+
+/// The earlier one of two clocks, so that nothing looks older than it is: the host's, by which it names its
+/// tables, may be ahead, and so may the bucket's. The engine's own is ahead on purpose. `None`: the bucket's is not
+/// known, and nothing is collected this time.
+async fn collectors_clock(inner: &Inner) -> Option<WallClock> {
+    let wall = inner.backend.clock.wall();
+    let Some(bucket) = &inner.bucket_clock else { return Some(wall) };
+    let now = bucket().await?;
+    Some(Arc::new(move || wall().min(now)))
 }

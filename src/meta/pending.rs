@@ -77,6 +77,16 @@ impl Pending {
         newer.map(|(_, size)| *size).min().unwrap_or(u64::MAX)
     }
 
+    /// The size of a file with these changes over `committed` bytes, which may not be those that they were
+    /// made over.
+    pub fn size_over(&self, committed: u64) -> u64 {
+        match (self.size, self.cuts.is_empty()) {
+            // Whatever was there before the truncation.
+            (Some((_, size)), false) => size,
+            _ => committed.max(self.ranges.end()),
+        }
+    }
+
     /// Bytes of data that a commit will have to send.
     pub fn data_bytes(&self) -> u64 {
         self.data

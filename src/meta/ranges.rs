@@ -34,6 +34,11 @@ impl<V: Copy + PartialEq + Send + 'static> RangeMap<V> {
         self.overlapping(range).map(|(cut, _)| cut.end - cut.start).sum()
     }
 
+    /// Where the last range ends; 0 when there is none.
+    pub fn end(&self) -> u64 {
+        self.map.last_key_value().map_or(0, |(_, (end, _))| *end)
+    }
+
     /// Number of ranges.
     pub fn len(&self) -> usize {
         self.map.len()

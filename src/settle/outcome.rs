@@ -182,11 +182,14 @@ impl Settler {
         }
         let content: Option<ContentRec> = txn.get(&keys::content(intent.ino)).await?;
         let Some(mut content) = content else { return Ok(None) };
-        let publishing = content.publishing.filter(|p| p.put_id == put_id);
-        let (true, Some(publishing)) = (content.base == intent.replaces, publishing) else {
-            // The inode's content went another way meanwhile; the object is only what lies there.
+        let Some(publishing) = content.publishing.take_if(|p| p.put_id == put_id) else {
             return Ok(None);
         };
+        if !is_same(content.base.as_ref(), intent.replaces.as_ref()) {
+            // The inode's content went another way meanwhile; the object is only what lies there.
+            txn.put(keys::content(intent.ino), &content);
+            return Ok(Some(content));
+        }
         if let Some(old) = &content.base
             && old.key != intent.key
         {
@@ -207,7 +210,6 @@ impl Settler {
                 give_up_older(txn, intent.ino, &content);
             }
         }
-        content.publishing = None;
         txn.put(keys::content(intent.ino), &content);
         Ok(Some(content))
     }
@@ -247,6 +249,7 @@ impl Settler {
     async fn decide(&self, put_id: PutId, intent: &IntentRec) -> Result<Outcome, StoreError> {
         if let Some(upload) = &intent.upload {
             self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
+            self.forget_kept(&intent.key);
         }
         let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
         let ours = |info: &ObjectInfo| {
@@ -272,6 +275,19 @@ impl Settler {
             reconciler.recheck_key(&intent.key).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether a file still shows through the object that it showed through when a publish was announced. Others may
+/// have changed what that bears.
+fn is_same(now: Option<&Base>, then: Option<&Base>) -> bool {
+    match (now, then) {
+        (Some(now), Some(then)) => {
+            now.key == then.key
+                && now.parked == then.parked
+                && now.version.same_bytes(&then.version)
+        }
+        (now, then) => now == then,
     }
 }
 

@@ -7,24 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::leave::Ending;
 use super::open::{Mounted, Successor, open_in};
-use super::places::Places;
+use super::places::{Places, places_in};
 use super::serve::Shared;
 use super::supervised::end;
 use super::{
-    DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, fsck, leave, tasks, verify,
+    Asked, DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, follow, fsck,
+    leave, tasks, verify,
 };
 use crate::catalog::Opener;
 use crate::data::Volume;
+use crate::follow::ReadFs;
 use crate::fs::Fs;
 use crate::fsck::Report;
 use crate::meta::log::StateDirLock;
 use crate::settle::Settler;
-use crate::store::{Location, Store};
+use crate::store::Store;
 
 /// What `s3vol fsck --data` finds in a volume over `store`, to which `opener` leads.
 ///
@@ -47,14 +49,7 @@ pub async fn bare_verify(spec: &WorkerSpec, store: &Store) -> Result<Verified, W
 }
 
 fn places(spec: &WorkerSpec, store: &Store) -> Result<Places, WorkerError> {
-    let state = Location::parse(&spec.options.state_url)?.prefix;
-    Ok(Places {
-        store: store.clone(),
-        state_store: store.clone(),
-        prefix: Location::parse(&spec.options.url)?.prefix,
-        state: state.join(&format!(".s3vol/v/{}/", spec.id)),
-        same_bucket: true,
-    })
+    places_in(spec.id, &spec.options, store)
 }
 
 /// An open volume that nobody is served.
@@ -118,12 +113,12 @@ impl Bare {
 
     /// Docker's Unmount: commits, settles what fits, lets anybody have the volume.
     pub async fn drain(&self) -> DrainReply {
-        self.shared.drain().await
+        self.shared.drain(Asked::now().at).await
     }
 
     /// Docker's Mount of a volume that was drained here; false when it is no longer ours.
     pub async fn resume(&self) -> bool {
-        self.shared.resume().await
+        self.shared.resume(Asked::now().at).await
     }
 
     /// The end of the worker. Returns how many files are not at rest.
@@ -134,5 +129,38 @@ impl Bare {
     pub async fn close(&self) -> Result<u64, WorkerError> {
         let mut running = self.running.lock().await;
         end(&self.shared, &mut running, &self.stop, &Ending::default()).await
+    }
+}
+
+/// A volume that is followed, and nobody is served.
+#[derive(Debug)]
+pub struct BareFollower {
+    followed: Arc<follow::Followed>,
+    following: JoinHandle<()>,
+    lock: StateDirLock,
+}
+
+impl BareFollower {
+    /// Opens the newest state of the volume over `store`, and follows its writer.
+    ///
+    /// # Errors
+    /// As for a mount.
+    pub async fn open(spec: &WorkerSpec, store: &Store) -> Result<BareFollower, WorkerError> {
+        let lock = leave::lock(&spec.state_dir).await?;
+        let places = places(spec, store)?;
+        let followed = follow::open_in(spec, Successor::No, places).await?;
+        let fs = Arc::clone(followed.fs());
+        let following = tokio::spawn(fs.run(CancellationToken::new()));
+        Ok(BareFollower { followed, following, lock })
+    }
+
+    pub fn fs(&self) -> &Arc<ReadFs> {
+        self.followed.fs()
+    }
+
+    /// The end of the worker.
+    pub fn close(&self) {
+        self.following.abort();
+        self.followed.clear_local(&self.lock);
     }
 }

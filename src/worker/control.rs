@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::follow::Followed;
 use super::leave::Ending;
 use super::serve::Shared;
-use super::{DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
@@ -44,10 +45,10 @@ impl Served {
         }
     }
 
-    async fn drain(&self) -> DrainReply {
+    async fn drain(&self, asked: u64) -> DrainReply {
         match self {
-            Served::Writing(shared) => shared.drain().await,
-            Served::Following(followed) => followed.drain(),
+            Served::Writing(shared) => shared.drain(asked).await,
+            Served::Following(followed) => followed.drain(asked),
         }
     }
 
@@ -75,10 +76,10 @@ impl Served {
     }
 
     /// Whether it can be used again.
-    async fn resume(&self) -> bool {
+    async fn resume(&self, asked: u64) -> bool {
         match self {
-            Served::Writing(shared) => shared.resume().await,
-            Served::Following(_) => true,
+            Served::Writing(shared) => shared.resume(asked).await,
+            Served::Following(followed) => followed.resume(asked),
         }
     }
 }
@@ -89,8 +90,6 @@ pub(super) struct Control {
     pub spec: Arc<WorkerSpec>,
     pub stage: watch::Receiver<Stage>,
     pub exit: Arc<Notify>,
-    /// Bumped by drain and resume: the linger timer starts and stops with it.
-    pub drained: watch::Sender<Option<bool>>,
     pub ending: Ending,
 }
 
@@ -187,24 +186,19 @@ async fn ready(State(mut control): State<Control>) -> Response {
     }
 }
 
-async fn drain(State(control): State<Control>) -> Response {
+async fn drain(State(control): State<Control>, asked: Bytes) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
+    let asked = Asked::read(&asked);
     // Detached, so that a caller that gives up does not stop a commit half-way.
-    let task = tokio::spawn(async move {
-        let reply = served.drain().await;
-        let _ = control.drained.send(Some(reply.committed));
-        reply
-    });
-    match task.await {
+    match tokio::spawn(async move { served.drain(asked).await }).await {
         Ok(reply) => Json(reply).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
 }
 
-async fn resume(State(control): State<Control>) -> Response {
+async fn resume(State(control): State<Control>, asked: Bytes) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
-    let _ = control.drained.send(None);
-    if served.resume().await {
+    if served.resume(Asked::read(&asked)).await {
         StatusCode::OK.into_response()
     } else {
         control.exit.notify_one();

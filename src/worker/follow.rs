@@ -19,8 +19,9 @@ use super::format::Format;
 use super::give_back::Left;
 use super::leave::Ending;
 use super::open::{LAST_STEPS, Successor, clear_local, mirror};
-use super::places::places;
+use super::places::{Places, places};
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
+use super::turn::Turn;
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
 use crate::data::Trash;
@@ -40,20 +41,29 @@ pub(super) struct Followed {
     spec: WorkerSpec,
     fs: Arc<ReadFs>,
     trash: Trash,
+    turn: Turn,
 }
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
 async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, WorkerError> {
+    open_in(spec, successor, places(spec.id, &spec.options, &spec.known())?).await
+}
+
+/// The same in `places`.
+pub(super) async fn open_in(
+    spec: &WorkerSpec,
+    successor: Successor,
+    places: Places,
+) -> Result<Arc<Followed>, WorkerError> {
     let dir = &spec.state_dir;
     let trash = Trash::beside(dir);
     trash.start();
-    let places = places(spec.id, &spec.options, &spec.known())?;
     let (known, _) = Format::of(&places, spec.id).open(&places).await?;
     if !known.engine.is_readable() {
         return Err(unreadable(&known.engine, "a read-only mount changes nothing"));
     }
     let store = places.state_store.engine(&places.state)?.into_inner();
-    let mirror = Some(mirror(spec));
+    let mirror = (!crate::fault::one_thread()).then(|| mirror(spec));
     let follower =
         Follower::open(store, &known.engine.folder, mirror, Deadline::after(OPEN)).await?;
     let unwritten = || WorkerError::NeverWritten(spec.options.url.clone());
@@ -73,10 +83,14 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         FsError::NotFound => unwritten(),
         other => other.into(),
     })?;
-    Ok(Arc::new(Followed { spec: spec.clone(), fs, trash }))
+    Ok(Arc::new(Followed { spec: spec.clone(), fs, trash, turn: Turn::default() }))
 }
 
 impl Followed {
+    pub fn fs(&self) -> &Arc<ReadFs> {
+        &self.fs
+    }
+
     pub async fn status(&self) -> WorkerStatus {
         let counters = self.fs.counters().await;
         let trouble = self.fs.trouble();
@@ -105,12 +119,18 @@ impl Followed {
     }
 
     /// There is never anything to bring into the bucket.
-    pub fn drain(&self) -> DrainReply {
+    pub fn drain(&self, asked: u64) -> DrainReply {
+        let _ = self.turn.drained(self.turn.drains(asked, || ()), true, || ());
         DrainReply { committed: true, ..DrainReply::default() }
     }
 
+    /// Back into use; false when the process ends.
+    pub fn resume(&self, asked: u64) -> bool {
+        self.turn.resumes(asked).is_some_and(|resuming| resuming.done(|| ()))
+    }
+
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
-    fn clear_local(&self, lock: &StateDirLock) {
+    pub fn clear_local(&self, lock: &StateDirLock) {
         let dir = &self.spec.state_dir;
         clear_local(dir, &self.trash);
         if let Err(error) = HandoffFiles::new(dir).clear() {
@@ -128,25 +148,22 @@ impl Followed {
 struct Ends {
     ending: Ending,
     exit: Arc<Notify>,
-    drained: watch::Receiver<Option<bool>>,
     stage: watch::Sender<Stage>,
     mounting: Bill,
 }
 
 fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let (drain, drained) = watch::channel(None);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
-        drained: drain,
         ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { ending, exit, drained, stage, mounting: Bill::begin() })
+    Ok(Ends { ending, exit, stage, mounting: Bill::begin() })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -154,7 +171,7 @@ async fn serve_until_end(
     followed: &Arc<Followed>,
     device: OwnedFd,
     handoff: HandoffFiles,
-    mut ends: Ends,
+    ends: Ends,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (handle, fs) = (tokio::runtime::Handle::current(), Arc::clone(&followed.fs));
@@ -167,6 +184,7 @@ async fn serve_until_end(
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
     ends.mounting.log("mount", followed.fs.requests());
+    let (turn, mut drain_seen) = (&followed.turn, followed.turn.seen());
     let mut linger: Option<tokio::time::Instant> = None;
     loop {
         let lingering = async {
@@ -177,18 +195,25 @@ async fn serve_until_end(
         };
         tokio::select! {
             () = signals.any() => break,
-            () = ends.ending.hurried() => break,
             () = ends.exit.notified() => break,
-            () = lingering => break,
+            // Only what nobody uses is left, and only if nobody just takes it back.
+            () = ends.ending.hurried() => match turn.closes_unused() {
+                true => break,
+                false => ends.ending.call_off(),
+            },
+            () = lingering => match turn.closes_unused() {
+                true => break,
+                false => linger = None,
+            },
             ended = serving.wait() => {
                 if let Err(error) = ended {
                     tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
                 }
                 break;
             }
-            changed = ends.drained.changed() => {
+            changed = drain_seen.changed() => {
                 changed?;
-                let drained = ends.drained.borrow_and_update().is_some();
+                let drained = drain_seen.borrow_and_update().drained().is_some();
                 linger = drained.then(|| tokio::time::Instant::now() + LINGER);
                 match drained {
                     true => ends.ending.begin(),
@@ -197,6 +222,7 @@ async fn serve_until_end(
             }
         }
     }
+    turn.closes();
     ends.ending.begin();
     let bill = Bill::begin_with(followed.fs.requests());
     stop.cancel();

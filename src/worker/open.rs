@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::claim::Claiming;
 use super::engine_change::to_ours;
@@ -21,11 +22,11 @@ use crate::lease::{Judgement, Keeper, KeeperConfig, LEASE, Observation, judge};
 use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
-    Applied, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog, Logged, Meta,
-    MetaError, Mirror, Record, keys,
+    Applied, BucketClock, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog,
+    Logged, Meta, MetaError, Mirror, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::Verb;
+use crate::store::{StoreBackend, Verb};
 use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
@@ -90,8 +91,8 @@ impl Permit for LeasePermit {
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
 ///
 /// A volume that another host holds is waited for a short while, a bucket that goes away meanwhile
-/// for some minutes. Dropped half-way it may leave a claimed epoch without a lease, which makes others
-/// wait until a lease would have run out.
+/// for some minutes. Dropped half-way it may leave a claimed epoch, or a lease that nobody renews, which makes others
+/// wait until a lease would have run out; so does one that fails.
 pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, WorkerError> {
     let lock = leave::lock(&spec.state_dir).await?;
     let opened = open_locked(spec, successor, &lock).await?;
@@ -123,6 +124,14 @@ pub(super) async fn open_in(
         opened = open_at(spec, successor, places) => opened,
         stalled = stalled(moved, STALLED) => Err(stalled),
     }
+}
+
+fn bucket_clock(store: Arc<dyn StoreBackend>) -> BucketClock {
+    const REQUEST: Duration = Duration::from_secs(10);
+    Arc::new(move || {
+        let store = Arc::clone(&store);
+        Box::pin(async move { store.now(REQUEST).await.ok().map(|now| now.0) })
+    })
 }
 
 /// Waits until nothing has moved for `patience`, or for `ROUNDS` times as long. How long a replay may
@@ -160,17 +169,18 @@ async fn open_at(
     if let Some(epoch) = found
         && !local.epochs.contains(&epoch)
     {
-        let ours = Claiming::of(state_dir).may_have_made(epoch);
-        wait_until_free(&places, home, epoch, ours).await?;
+        wait_until_free(&places, home, epoch, Claiming::of(state_dir)).await?;
     }
     let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
-    config.mirror = crate::fault::text(crate::fault::NO_MIRROR).is_none().then(|| mirror(spec));
+    config.bucket_clock = Some(bucket_clock(places.state_store.backend()));
+    config.mirror = (!crate::fault::one_thread()).then(|| mirror(spec));
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
-    Claiming::from(found.unwrap_or(home.after)).note(state_dir);
+    let instance = Uuid::new_v4();
+    Claiming::begin(found.unwrap_or(home.after), instance).note(state_dir);
     at(points::CLAIM_BEFORE);
     let engine = match Engine::open(config).await {
         Ok(engine) => engine,
@@ -186,16 +196,33 @@ async fn open_at(
     crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();
 
+    // Before anything that may take long: who finds an epoch without a record for a lease takes the volume.
+    let host = crate::sys::hostname();
+    let mut config = KeeperConfig::new(
+        places.state_store.backend(),
+        places.state.clone(),
+        claimed,
+        host.clone(),
+        Arc::clone(&format) as _,
+    );
+    config.instance = instance;
+    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
+
     let applied = engine.applied();
-    if !belongs(&local, found, applied) {
+    let short = falls_short(&local, applied);
+    if short {
+        tracing::error!("the local log has lost what the bucket has of it, and is not replayed");
+    }
+    if !belongs(&local, found, applied) || short {
         let records = std::mem::take(&mut local.replayed);
-        if !records.is_empty() {
+        // Of one without records the epochs alone would count: as if it went on from what was before them.
+        if !records.is_empty() || !local.epochs.is_empty() {
             drop(local);
             recovery::set_aside(state_dir, &records, &engine, &trash).await?;
             local = open_log(spec)?;
         }
     }
-    recovery::goes_on(state_dir)?;
+    recovery::goes_on(state_dir, &trash)?;
     let journal = Arc::new(Mutex::new(Journal::before_replay(local.log)));
     epochs.log_to(&journal, claimed)?;
     Claiming::done(state_dir);
@@ -231,15 +258,6 @@ async fn open_at(
     let meta = Meta::sharing(engine, journal, superblock, connection);
     announce_owner(&meta, claimed).await?;
 
-    let host = crate::sys::hostname();
-    let config = KeeperConfig::new(
-        places.state_store.backend(),
-        places.state.clone(),
-        claimed,
-        host.clone(),
-        Arc::clone(&format) as _,
-    );
-    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
     // Whoever is changing the engine may have looked before our record was there.
     if format.engine_changes() {
         return Err(WorkerError::Held(
@@ -313,6 +331,14 @@ fn belongs(local: &Opened<Record>, found: Option<Epoch>, applied: Option<Applied
         }
 }
 
+/// Whether the bucket has batches that this log lost by damage: what it takes for uncommitted may have been committed,
+/// and overwritten, since.
+fn falls_short(local: &Opened<Record>, applied: Option<Applied>) -> bool {
+    applied.is_some_and(|applied| {
+        local.epochs.contains(&applied.epoch) && applied.lsn >= local.log.next_lsn()
+    })
+}
+
 /// Hands the batches that are not durable over again, in order.
 async fn replay(
     engine: &Engine,
@@ -354,7 +380,8 @@ async fn make_log_room(engine: &Engine, journal: &Mutex<Journal>) -> Result<(), 
     if journal.lock().has_room(0) {
         return Ok(());
     }
-    let _receipt = engine.flush(Deadline::after(STALLED)).await?;
+    // Whoever opens is told when nothing moves.
+    let _receipt = engine.flush(Deadline::after(STALLED * ROUNDS)).await?;
     journal.lock().durable(engine.durable_lsn())?;
     Ok(())
 }
@@ -371,8 +398,9 @@ async fn wait_until_free(
     places: &Places,
     home: &EngineHome,
     epoch: Epoch,
-    may_be_ours: bool,
+    ours: Claiming,
 ) -> Result<(), WorkerError> {
+    let may_be_ours = ours.may_have_made(epoch);
     let deadline = Deadline::after(HELD_BUDGET);
     let unsaid = Deadline::after(UNSAID);
     let store = places.state_store.backend();
@@ -381,6 +409,11 @@ async fn wait_until_free(
         match judge(&*store, &places.state, epoch, &mut observation, REQUEST).await? {
             Judgement::Free(why) => {
                 tracing::info!(%epoch, ?why, "the volume is free");
+                return Ok(());
+            }
+            // The lock of the state folder says that it has ended.
+            Judgement::Held(holder) if ours.made(&holder) => {
+                tracing::info!(%epoch, "claimed here, by a process that was ended over it; the volume is free");
                 return Ok(());
             }
             Judgement::Held(holder)

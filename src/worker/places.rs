@@ -51,6 +51,22 @@ impl Places {
     }
 }
 
+/// In `store`, which has the objects and the state.
+pub(super) fn places_in(
+    id: VolumeId,
+    options: &VolumeOptions,
+    store: &Store,
+) -> Result<Places, WorkerError> {
+    let state = Location::parse(&options.state_url)?.prefix;
+    Ok(Places {
+        store: store.clone(),
+        state_store: store.clone(),
+        prefix: Location::parse(&options.url)?.prefix,
+        state: state.join(&format!(".s3vol/v/{id}/")),
+        same_bucket: true,
+    })
+}
+
 /// `known`: what this host knows of stores.
 pub(super) fn places(
     id: VolumeId,

@@ -12,6 +12,7 @@
 //! finds the others.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +24,22 @@ use parking_lot::Mutex;
 
 use super::engine_change::{Unchecked, to_ours};
 use super::format::{Format, applied};
-use super::places::{Places, places};
+use super::places::{Places, places, places_in};
+use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
 use crate::lease::{
-    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, judge, last_epoch,
-    record_key,
+    Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, epochs_above, judge,
+    last_epoch, record_key,
 };
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
-use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
+use crate::meta::{Batch, Engine, EngineConfig, EngineError, EngineHome, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
-    Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
-    Verb, is_file_key,
+    Condition, Known, ListRequest, PutOutcome, Send, Store, StoreBackend, StoreError,
+    StoreErrorKind, Verb, is_file_key,
 };
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
 
@@ -67,7 +69,11 @@ pub struct EnginePurge {
     local: Option<PathBuf>,
     /// What was seen of the leases of volumes that are waited for.
     seen: Mutex<HashMap<VolumeId, Observation>>,
+    /// How far the records of volumes were gone over that have objects which stay.
+    after: Mutex<HashMap<VolumeId, Bytes>>,
     known: Known,
+    /// Has everything, instead of what the volumes' URLs lead to.
+    stand_in: Option<Store>,
 }
 
 impl Default for EnginePurge {
@@ -84,8 +90,15 @@ impl EnginePurge {
             slice: SLICE,
             local: None,
             seen: Mutex::default(),
+            after: Mutex::default(),
             known: Known::default(),
+            stand_in: None,
         }
+    }
+
+    /// For a simulation: `store` has everything.
+    pub fn over(store: Store) -> Self {
+        EnginePurge { stand_in: Some(store), ..Self::new() }
     }
 
     /// As [`EnginePurge::new`], but a call stops after `slice`. It always does some work.
@@ -111,7 +124,18 @@ impl EnginePurge {
         work: impl FnOnce(PathBuf) -> T + std::marker::Send + 'static,
     ) -> Option<T> {
         let folder = self.local.as_ref()?.join(volume.uuid.to_string());
-        tokio::task::spawn_blocking(move || work(folder)).await.ok()
+        crate::sys::beside(move || work(folder)).await
+    }
+
+    fn places(&self, volume: &Definition) -> Result<Places, WorkerError> {
+        match &self.stand_in {
+            Some(store) => places_in(volume.uuid, &volume.options, store),
+            None => places(volume.uuid, &volume.options, &self.known),
+        }
+    }
+
+    fn unfinished(&self, volume: &Definition) -> Unfinished {
+        Unfinished::of(self.local.as_deref(), volume.uuid)
     }
 
     async fn clear_local(&self, volume: &Definition) {
@@ -125,8 +149,9 @@ impl EnginePurge {
         }
     }
 
-    async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
-        let places = places(volume.uuid, &volume.options, &self.known)?;
+    /// Who holds the volume.
+    async fn holding(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
+        let places = self.places(volume)?;
         let known = match Format::of(&places, volume.uuid).read().await {
             Ok(Some((known, _))) => known,
             Ok(None) => return Ok(None),
@@ -134,15 +159,17 @@ impl EnginePurge {
             Err(error) if bucket_is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let home = &known.engine;
-        let epoch = match home.is_readable() {
-            true => {
-                let object_store = places.state_store.engine(&places.state)?.into_inner();
-                Engine::writer_epoch(&object_store, &home.folder, home.after).await?
-            }
-            // Of another engine only the leases can be read.
-            false => last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?,
-        };
+        let epoch = writer_epoch(&places, &known.engine).await?;
+        self.judged(volume, &places, epoch).await
+    }
+
+    /// Who holds the volume in its last epoch.
+    async fn judged(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Holder>, WorkerError> {
         let Some(epoch) = epoch else { return Ok(None) };
         let mut seen = self.seen.lock().remove(&volume.uuid).unwrap_or_default();
         let store = places.state_store.backend();
@@ -155,9 +182,28 @@ impl EnginePurge {
         }
     }
 
+    /// Why nothing of the volume is deleted whose last epoch this is.
+    async fn in_the_way(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        known: &VolumeFormat,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Purged>, WorkerError> {
+        if let Some(holder) = self.judged(volume, places, epoch).await?
+            && !self.unfinished(volume).is(&holder)
+        {
+            return Ok(Some(Purged::Later(holder.to_string())));
+        }
+        Ok(match known.deleting {
+            None => used_since(volume, places).await?.map(Purged::Used),
+            Some(_) => None,
+        })
+    }
+
     async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
         let deadline = Deadline::after(self.slice);
-        let places = places(volume.uuid, &volume.options, &self.known)?;
+        let places = self.places(volume)?;
         let format = Format::of(&places, volume.uuid);
         let found = match format.read().await {
             Err(error) if bucket_is_gone(&error) => return Ok(Purged::Done),
@@ -176,44 +222,49 @@ impl EnginePurge {
         }
         let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
-            if let Some(holder) = self.judged(volume).await? {
-                return Ok(Purged::Later(holder.to_string()));
-            }
-            if known.deleting.is_none()
-                && let Some(host) = used_since(volume, &places).await?
-            {
-                return Ok(Purged::Used(host));
+            if !known.engine.is_readable() {
+                let epoch = writer_epoch(&places, &known.engine).await?;
+                if let Some(why) = self.in_the_way(volume, &places, &known, epoch).await? {
+                    return Ok(why);
+                }
             }
             let single_host = volume.options.single_host;
             let known = to_ours(&places, &format, (known, version), single_host).await?;
-            let later = self.delete_objects(volume, &places, &format, known, deadline).await?;
-            if let Some(why) = later {
-                return Ok(Purged::Later(why));
+            // The epoch that is judged is the one that is claimed over: who took the volume since keeps it.
+            let found = writer_epoch(&places, &known.engine).await?;
+            if let Some(why) = self.in_the_way(volume, &places, &known, found).await? {
+                return Ok(why);
+            }
+            let deleted = self.delete_objects(volume, &places, &format, known, found, deadline);
+            match deleted.await {
+                Ok(Purged::Done) => {}
+                Err(WorkerError::Engine(EngineError::Fenced { .. })) => {
+                    return Ok(Purged::Later("somebody has just taken it".to_owned()));
+                }
+                not => return not,
             }
         }
         delete_state(&places, &format.key, deadline).await
     }
 
-    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left.
+    /// Deletes the objects and marks that in `format.json`, unless some are left. `found` is the last epoch, as it was
+    /// judged; without one the volume was never mounted.
     async fn delete_objects(
         &self,
         volume: &Definition,
         places: &Places,
         format: &Format,
         known: VolumeFormat,
+        found: Option<Epoch>,
         deadline: Deadline,
-    ) -> Result<Option<String>, WorkerError> {
+    ) -> Result<Purged, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
         let home = known.engine.clone();
-        let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
-        if found.is_none() {
-            // Never mounted.
-            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
-            return Ok(None);
-        }
         let mut config = EngineConfig::new(object_store, home.folder, found);
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
+        let (unfinished, instance) = (self.unfinished(volume), uuid::Uuid::new_v4());
+        unfinished.begin(instance, found.unwrap_or(home.after));
         let engine = Engine::open(config).await?;
         let mut keeper = KeeperConfig::new(
             places.state_store.backend(),
@@ -223,6 +274,8 @@ impl EnginePurge {
             Arc::new(Unchecked),
         );
         keeper.note = Some(REMOVAL.to_owned());
+        keeper.instance = instance;
+        let begins = known.deleting.is_none();
         let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
         let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
@@ -237,16 +290,24 @@ impl EnginePurge {
             next,
             foreign: 0,
             refused: None,
+            after: self.after.lock().remove(&volume.uuid),
         };
-        let result: Result<Option<String>, WorkerError> = async {
-            format.write(&begun).await?;
-            let left = objects.delete(deadline).await?;
-            if left.is_none() {
-                format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+        let result: Result<Purged, WorkerError> = async {
+            // Until the epoch was claimed somebody may have come and gone.
+            if begins && let Some(host) = used_since(volume, places).await? {
+                return Ok(Purged::Used(host));
             }
-            Ok(left)
+            format.write(&begun).await?;
+            if let Some(why) = objects.delete(deadline).await? {
+                return Ok(Purged::Later(why));
+            }
+            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
+            Ok(Purged::Done)
         }
         .await;
+        if let Some(after) = objects.after.take() {
+            self.after.lock().insert(volume.uuid, after);
+        }
         if objects.foreign > 0 {
             tracing::info!(volume = %volume.name, objects = objects.foreign,
                 "objects that the volume did not make stay");
@@ -256,17 +317,18 @@ impl EnginePurge {
         let note = Some(REMOVAL.to_owned());
         let released = keeper.release(engine.epoch(), note, CLOSE).await;
         keeper.stop().await;
-        let left = result?;
+        let purged = result?;
         closed?;
         released?;
-        Ok(left)
+        unfinished.end();
+        Ok(purged)
     }
 }
 
 #[async_trait]
 impl Purge for EnginePurge {
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
-        let judged = tokio::time::timeout(HOLDER, self.judged(volume)).await;
+        let judged = tokio::time::timeout(HOLDER, self.holding(volume)).await;
         let mut holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
         if let Some(Holder { epoch, .. }) = holder {
             let id = volume.uuid;
@@ -284,11 +346,21 @@ impl Purge for EnginePurge {
 
     async fn last_epoch(&self, volume: &Definition) -> Result<Option<u64>, CatalogError> {
         let looked = async {
-            let places = places(volume.uuid, &volume.options, &self.known)?;
+            let places = self.places(volume)?;
             let store = places.state_store.backend();
             Ok(last_epoch(&*store, &places.state, REQUEST).await?.map(|epoch| epoch.0))
         };
-        match looked.await {
+        let looked = tokio::time::timeout(HOLDER, looked).await;
+        match looked.unwrap_or_else(|_| Err(late(volume))) {
+            Err(error) if bucket_is_gone(&error) => Ok(None),
+            looked => looked.map_err(failed),
+        }
+    }
+
+    async fn used_since(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
+        let looked = async { used_since(volume, &self.places(volume)?).await };
+        let looked = tokio::time::timeout(HOLDER, looked).await;
+        match looked.unwrap_or_else(|_| Err(late(volume))) {
             Err(error) if bucket_is_gone(&error) => Ok(None),
             looked => looked.map_err(failed),
         }
@@ -308,26 +380,43 @@ impl Purge for EnginePurge {
     async fn purge(&self, volume: &Definition) -> Result<Purged, CatalogError> {
         let purged = self.work(volume).await.map_err(failed)?;
         if purged == Purged::Done {
+            self.unfinished(volume).end();
             self.clear_local(volume).await;
         }
         Ok(purged)
     }
 }
 
+/// The volume's last epoch.
+async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch>, WorkerError> {
+    if !home.is_readable() {
+        // Of another engine only the leases can be read.
+        return Ok(last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?);
+    }
+    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    Ok(Engine::writer_epoch(&object_store, &home.folder, home.after).await?)
+}
+
 /// Who took the volume after it was removed: by its URL, or with another catalog. Their epoch tells, because
 /// clocks of stores are exact to a second at best.
 async fn used_since(volume: &Definition, places: &Places) -> Result<Option<String>, WorkerError> {
     let Some(removing) = &volume.removing else { return Ok(None) };
-    let store = places.state_store.backend();
-    let Some(epoch) = last_epoch(&*store, &places.state, REQUEST).await? else { return Ok(None) };
-    if removing.epoch.is_some_and(|last| epoch.0 <= last) {
-        return Ok(None);
+    let (store, state) = (places.state_store.backend(), &places.state);
+    let noted = removing.epoch.map(Epoch);
+    // All of them: the last one may be of an attempt to delete it.
+    for epoch in epochs_above(&*store, state, noted, REQUEST).await? {
+        let found = match store.get(&record_key(state, epoch), None, None, REQUEST).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+            found => found?,
+        };
+        // One that cannot be read does not say that anybody did.
+        let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
+        let theirs = |record: &LeaseRecord| record.note.as_deref() != Some(REMOVAL);
+        if let Some(record) = record.filter(theirs) {
+            return Ok(Some(record.host));
+        }
     }
-    let found = store.get(&record_key(&places.state, epoch), None, None, REQUEST).await?;
-    // One that cannot be read does not say that anybody did.
-    let record: Option<LeaseRecord> = serde_json::from_slice(&found.data).ok();
-    let ours = |record: &LeaseRecord| record.note.as_deref() == Some(REMOVAL);
-    Ok(record.filter(|record| !ours(record)).map(|record| record.host))
+    Ok(None)
 }
 
 fn late(volume: &Definition) -> WorkerError {
@@ -360,6 +449,10 @@ enum Fate {
     Hot,
 }
 
+fn others_left() -> String {
+    "many objects are deleted, others are still left".to_owned()
+}
+
 /// The objects of one volume, while this host holds it.
 struct Objects<'a> {
     volume: VolumeId,
@@ -374,25 +467,36 @@ struct Objects<'a> {
     foreign: usize,
     /// Why an object of the volume cannot be deleted. All others are.
     refused: Option<String>,
+    /// The last record that was looked at, where the call before or this one had no more time.
+    after: Option<Bytes>,
 }
 
 impl Objects<'_> {
     /// Deletes what the records name; `Some` says why some are left.
     async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
+        let begin = self.after.take();
         for prefix in [keys::INTENT, keys::REST] {
-            let mut pages = Pages::new(keys::below(prefix, &[]), PAGE);
+            let mut range = keys::below(prefix, &[]);
+            if let Some(begin) = begin.as_ref().filter(|_| prefix == keys::REST) {
+                range.0 = Bound::Excluded(begin.to_vec());
+            }
+            let mut pages = Pages::new(range, PAGE);
             while let Some(page) = pages.next(self.engine).await? {
-                let full = page.len() == PAGE;
+                let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
                 if let Some(why) = self.page(prefix, page).await? {
                     return Ok(Some(why));
                 }
-                if full && deadline.left().is_zero() {
-                    let left = || "many objects are deleted, others are still left".to_owned();
-                    return Ok(Some(self.refused.take().unwrap_or_else(left)));
+                if let Some(last) = last
+                    && deadline.left().is_zero()
+                {
+                    // What the store does not let go would take the time of the next call, too.
+                    let stays = prefix == keys::REST && self.refused.is_some();
+                    self.after = stays.then_some(last);
+                    return Ok(Some(self.refused.take().unwrap_or_else(others_left)));
                 }
             }
         }
-        Ok(self.refused.take())
+        Ok(self.refused.take().or_else(|| begin.map(|_| others_left())))
     }
 
     async fn page(
@@ -442,11 +546,8 @@ impl Objects<'_> {
                 Err(error) => failure = Some(error),
             }
         }
-        if batch.is_empty() {
-            // Of the next page none would go, either.
-            why = why.or(refused);
-        } else {
-            self.refused = self.refused.take().or(refused);
+        self.refused = self.refused.take().or(refused);
+        if !batch.is_empty() {
             at(points::PURGE_BATCH_BEFORE);
             self.engine.write(self.next, batch).await?;
             self.next = Lsn(self.next.0 + 1);
@@ -500,7 +601,16 @@ impl Objects<'_> {
         if !is_file_key(key, self.prefix) {
             return Ok(Fate::Foreign);
         }
-        let Some(info) = self.store.head(key, REQUEST).await? else { return Ok(Fate::Gone) };
+        let info = match self.store.head(key, REQUEST).await {
+            Ok(Some(info)) => info,
+            Ok(None) => return Ok(Fate::Gone),
+            Err(error) if error.is_transient() || error.kind == StoreErrorKind::NoBucket => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                return Ok(Fate::Refused(format!("{key} cannot be looked at: {error}")));
+            }
+        };
         // ETags alone prove nothing: they are equal for equal content.
         let ours = is_put(&info.attributes, key, self.volume, put_id);
         if !ours || version.is_some_and(|version| !version.same(&info.version)) {
@@ -535,19 +645,18 @@ async fn delete_state(
     deadline: Deadline,
 ) -> Result<Purged, WorkerError> {
     let store = places.state_store.backend();
+    let (mut token, mut found, mut refused) = (None, false, None);
     loop {
         let request = ListRequest {
             prefix: places.state.as_str().to_owned(),
             delimiter: false,
-            token: None,
+            token,
             max_keys: 1000,
         };
-        let found = store.list(request, REQUEST).await?.entries;
+        let page = store.list(request, REQUEST).await?;
         let keys: Vec<ObjectKey> =
-            found.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
-        if keys.is_empty() {
-            break;
-        }
+            page.entries.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
+        found |= !keys.is_empty();
         let outcomes: Vec<PutOutcome> = stream::iter(keys)
             .map(|key| {
                 let store = &store;
@@ -561,7 +670,16 @@ async fn delete_state(
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        outcomes.into_iter().try_for_each(applied)?;
+        // One that stays keeps no other.
+        refused = refused.or(outcomes.into_iter().find_map(|outcome| applied(outcome).err()));
+        token = page.next;
+        if token.is_none() {
+            match refused {
+                Some(error) => return Err(error),
+                None if !found => break,
+                None => found = false,
+            }
+        }
         if deadline.left().is_zero() {
             return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
         }

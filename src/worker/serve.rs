@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
 use super::open::{LAST_STEPS, clear_local};
+use super::turn::Turn;
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
 };
@@ -47,41 +48,7 @@ pub(super) struct Shared {
     failing: Mutex<Vec<Lane>>,
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
-    turn: Mutex<Turn>,
-}
-
-/// Whether the worker ends, and how many just take it back into use: a worker that ends is never
-/// said to be in use.
-#[derive(Debug, Default)]
-struct Turn {
-    closing: bool,
-    resuming: u32,
-}
-
-/// Somebody takes the volume back into use.
-struct Resuming<'s>(&'s Mutex<Turn>);
-
-impl<'s> Resuming<'s> {
-    /// `None` when the worker ends.
-    fn begin(turn: &'s Mutex<Turn>) -> Option<Self> {
-        let mut now = turn.lock();
-        if now.closing {
-            return None;
-        }
-        now.resuming += 1;
-        Some(Resuming(turn))
-    }
-
-    /// Whether the worker was not told to end meanwhile.
-    fn still(&self) -> bool {
-        !self.0.lock().closing
-    }
-}
-
-impl Drop for Resuming<'_> {
-    fn drop(&mut self) {
-        self.0.lock().resuming -= 1;
-    }
+    pub turn: Turn,
 }
 
 impl Shared {
@@ -94,7 +61,7 @@ impl Shared {
             state: watch::Sender::new(VolumeState::Active),
             failing: Mutex::default(),
             yielded: AtomicBool::new(false),
-            turn: Mutex::default(),
+            turn: Turn::default(),
         })
     }
 
@@ -174,20 +141,21 @@ impl Shared {
         }
     }
 
-    /// Commits everything, settles what fits, and lets others have the volume.
-    pub async fn drain(&self) -> DrainReply {
+    /// Commits everything, settles what fits, and lets others have the volume, unless somebody wants it after `asked`.
+    pub async fn drain(&self, asked: u64) -> DrainReply {
         let bill = Bill::begin_with(requests(&self.volume));
-        let reply = self.drained().await;
+        let reply = self.drained(asked).await;
         bill.log("unmount", requests(&self.volume));
         reply
     }
 
-    async fn drained(&self) -> DrainReply {
-        self.set_state(VolumeState::Draining);
+    async fn drained(&self, asked: u64) -> DrainReply {
+        let draining = self.turn.drains(asked, || self.set_state(VolumeState::Draining));
         let deadline = Deadline::after(COMMIT_BUDGET);
         let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
         if let Err(error) = committed {
             self.volume.note_error(&error);
+            let _ = self.turn.drained(draining, false, || ());
             return DrainReply {
                 committed: false,
                 lost: *self.volume.meta.engine.state().borrow() == EngineState::Fenced,
@@ -197,7 +165,10 @@ impl Shared {
                 damaged: self.state() == VolumeState::Damaged,
             };
         }
-        let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
+        let unsettled = match self.turn.is_unused(draining) {
+            true => self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await,
+            false => self.settler.status().unsettled,
+        };
         // What settling found out must be durable too: an intent without its outcome would make the
         // next host wait for requests that cannot arrive any more.
         if self.volume.meta.undurable()
@@ -205,7 +176,9 @@ impl Shared {
         {
             self.volume.note_error(&error);
         }
-        self.yield_lease().await;
+        if let Some(yields) = self.turn.drained(draining, true, || self.yields()) {
+            yields.await;
+        }
         DrainReply { committed: true, unsettled_files: unsettled, ..DrainReply::default() }
     }
 
@@ -221,37 +194,33 @@ impl Shared {
         }
     }
 
-    /// From now on anyone may have the volume: everything is in the bucket. False when the record could not
-    /// be written yet.
-    pub async fn yield_lease(&self) -> bool {
+    /// From now on anyone may have the volume: everything is in the bucket. Begins at once; false when the record
+    /// could not be written yet.
+    pub fn yields(&self) -> impl Future<Output = bool> {
         self.yielded.store(true, Ordering::SeqCst);
-        let result = self.set_lease(LeaseState::Yielding).await;
-        if let Err(error) = &result {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "the lease could not be yielded; it runs out"
-            );
+        let set = self.keeper.sets_state(LeaseState::Yielding, None, Deadline::after(LEASE));
+        async {
+            let result = set.await;
+            if let Err(error) = &result {
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "the lease could not be yielded; it runs out"
+                );
+            }
+            result.is_ok()
         }
-        result.is_ok()
     }
 
-    /// The worker ends because nobody came back; false when somebody just does.
-    pub fn closes_unused(&self) -> bool {
-        let mut turn = self.turn.lock();
-        turn.closing |= turn.resuming == 0;
-        turn.closing
-    }
-
-    /// The worker ends.
-    pub fn closes(&self) {
-        self.turn.lock().closing = true;
-    }
-
-    /// Back into use after a drain; false when the volume is no longer ours, or the worker ends.
-    pub async fn resume(&self) -> bool {
-        let Some(resuming) = Resuming::begin(&self.turn) else { return false };
+    /// Back into use after a drain, as somebody wanted at `asked`; false when the volume is no longer ours, or the
+    /// worker ends.
+    pub async fn resume(&self, asked: u64) -> bool {
+        let Some(resuming) = self.turn.resumes(asked) else { return false };
         let bill = Bill::begin_with(requests(&self.volume));
-        let ours = self.take_back().await && resuming.still();
+        let ours = self.take_back().await
+            && resuming.done(|| {
+                self.yielded.store(false, Ordering::SeqCst);
+                self.set_state(VolumeState::Active);
+            });
         if ours {
             bill.log("mount, by going on,", requests(&self.volume));
         }
@@ -267,12 +236,7 @@ impl Shared {
         let engine = &self.volume.meta.engine;
         let ours = engine.check_epoch(Deadline::after(LEASE)).await.is_ok()
             && self.volume.meta.confirm_ownership(LEASE).await.is_ok();
-        if !ours || self.set_lease(LeaseState::Held).await.is_err() {
-            return false;
-        }
-        self.yielded.store(false, Ordering::SeqCst);
-        self.set_state(VolumeState::Active);
-        true
+        ours && self.set_lease(LeaseState::Held).await.is_ok()
     }
 
     /// Whether the volume was given back here and then taken by another host, and nothing of it is

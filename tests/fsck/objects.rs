@@ -3,9 +3,17 @@
 use bytes::Bytes;
 use s3vol::types::{Caller, Ino};
 
+use crate::support::s3server::{Action, Object, Op, Rule};
 use crate::world::{World, assert_clean, left, named, noise};
 
 const FILE: &str = "home/vol/dir/file";
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Waits until a request is held.
+async fn held(world: &World, what: &str) {
+    let held = || async { (world.server.held() == 1).then_some(()) };
+    crate::support::wait_for_async(what, PATIENCE, held).await;
+}
 
 /// One of every kind at rest, and nobody who uses it.
 async fn at_rest() -> World {
@@ -106,7 +114,7 @@ async fn all_that_an_object_shows_is_compared() {
     found_and_published_again(&mut world, &["attributes: home/vol/dir/file"]).await;
     let put = |name: &str| name == "s3volput";
     let now = world.server.get(FILE).unwrap();
-    let kept = |object: &crate::support::s3server::Object| {
+    let kept = |object: &Object| {
         let pairs = object.metadata.clone().into_iter();
         pairs.filter(|(name, _)| !put(name)).collect::<Vec<_>>()
     };
@@ -122,6 +130,109 @@ async fn all_that_an_object_shows_is_compared() {
     world.server.spoil("home/vol/dir/link", |object| object.body = Bytes::from_static(b"elif"));
     found_and_published_again(&mut world, &["object: home/vol/dir/link"]).await;
     assert_eq!(&*world.server.get("home/vol/dir/link").unwrap().body, b"file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_object_was_given_to_bear_is_compared() {
+    let mut world = World::new().await;
+    let file = world.file(Ino::ROOT, "f", b"x").await;
+    let given = [
+        ("user.s3.storage-class", "STANDARD_IA"),
+        ("user.s3.encryption", "AES256"),
+        ("user.s3.tag.team", "red"),
+        ("user.s3.cache-control", "no-store"),
+    ];
+    for (name, value) in given {
+        let mode = s3vol::fs::XattrMode::Any;
+        world.fs().setxattr(Caller::ROOT, file, name.into(), value.into(), mode).await.unwrap();
+    }
+    world.settle().await;
+    world.close().await;
+    assert_clean(&world.check().await);
+    let key = "home/vol/f";
+    let whole = world.server.get(key).unwrap();
+    assert_eq!(whole.carried.tags["team"], "red");
+    // What others add is theirs.
+    let tag = |object: &mut Object, name: &str, value: &str| {
+        object.carried.tags.insert(name.to_owned(), value.to_owned())
+    };
+    world.server.spoil(key, |object| drop(tag(object, "cost", "7")));
+    assert_clean(&world.check().await);
+    world.server.spoil(key, |object| {
+        tag(object, "team", "blue");
+        (object.carried.class, object.carried.encryption) = (None, None);
+    });
+    let report = world.check().await;
+    assert_eq!(left(&report), ["attributes: home/vol/f"]);
+    let detail = &report.findings[0].detail;
+    assert!(detail.contains("storage class, encryption, tags"), "{detail}");
+    // Tags are read with the data only.
+    let how = s3vol::worker::FsckHow { data: false, all: false, repair: None };
+    world.server.clear_log();
+    let report = s3vol::worker::fsck(&world.at, how, &mut |_| {}).await.unwrap();
+    assert!(!report.findings[0].detail.contains("tags"), "{:?}", report.findings);
+    let tagging = Op::Tagging;
+    assert!(world.server.log().iter().all(|one| one.op != tagging));
+    world.server.deny("s3:GetObjectTagging");
+    let report = world.check().await;
+    assert!(!report.findings[0].detail.contains("tags"), "{:?}", report.findings);
+    assert!(report.not_judged.iter().any(|what| what.contains("tags")), "{:?}", report.not_judged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_adopted_object_said_is_compared() {
+    let mut world = World::new().await;
+    let key = "home/vol/theirs";
+    let said = [("mode", "33188"), ("uid", "7"), ("gid", "8"), ("mtime", "1000"), ("note", "n")];
+    world.server.put_foreign(key, "theirs", &said);
+    world.server.put_foreign("home/vol/plain", "plain", &[]);
+    for name in ["theirs", "plain"] {
+        let ino = world.lookup(Ino::ROOT, name).await.unwrap();
+        world.fs().getattr(ino).await.unwrap();
+    }
+    world.settle().await;
+    world.close().await;
+    assert_clean(&world.check().await);
+    world.server.spoil(key, |object| {
+        for (name, value) in [("mode", "33152"), ("uid", "9"), ("mtime", "1001")] {
+            object.metadata.insert(name.to_owned(), value.to_owned());
+        }
+        object.metadata.remove("note");
+    });
+    let report = world.check().await;
+    assert_eq!(left(&report), ["attributes: home/vol/theirs"]);
+    let detail = &report.findings[0].detail;
+    assert!(detail.contains("another mode, uid, mtime, metadata than"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_that_shows_another_object_than_a_head_is_found() {
+    let mut world = World::new().await;
+    world.file(Ino::ROOT, "f", b"content").await;
+    world.settle().await;
+    world.close().await;
+    let key = "home/vol/f";
+    let etag = world.server.get(key).unwrap().etag;
+    world.server.fault(Rule::new(Op::Get, key, 1, Action::Hold));
+    // The first one is asked for before anything is read.
+    world.server.fault(Rule::new(Op::Head, key, 1, Action::Hold).after(1));
+    let meanwhile = async {
+        held(&world, "the GET").await;
+        world.server.spoil(key, |object| object.etag = "0".repeat(32));
+        world.server.release();
+        let refused = || async {
+            let log = world.server.log();
+            log.iter().any(|one| (one.op, one.status) == (Op::Get, 412)).then_some(())
+        };
+        crate::support::wait_for_async("the GET's answer", PATIENCE, refused).await;
+        held(&world, "the HEAD").await;
+        world.server.spoil(key, |object| object.etag = etag.clone());
+        world.server.release();
+    };
+    let (report, ()) = tokio::join!(world.check(), meanwhile);
+    assert_eq!(left(&report), ["object: /f"]);
+    let detail = &report.findings[0].detail;
+    assert!(detail.contains("a GET shows another object than a HEAD"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

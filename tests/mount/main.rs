@@ -5,6 +5,7 @@
 mod support;
 
 mod adopted;
+mod at_once;
 mod bad_input;
 mod borne;
 mod by_hand;

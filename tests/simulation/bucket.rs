@@ -112,7 +112,7 @@ pub struct Bucket {
     /// Nobody reaches it.
     away: Cell<bool>,
     /// And that does not change any more.
-    well: Cell<bool>,
+    pub well: Cell<bool>,
     /// These hosts do not reach it.
     pub cut_off: RefCell<BTreeSet<usize>>,
     /// Credentials have expired.
@@ -155,12 +155,6 @@ impl Bucket {
         BEGAN * 1000 + (sim().now() / MILLI) as i64 + self.ahead.get()
     }
 
-    /// Everything goes well from now on, whatever was to come.
-    pub fn stay_well(&self) {
-        self.heal();
-        self.well.set(true);
-    }
-
     /// Credentials are no good any more, or again.
     pub fn denies(&self, denied: bool) {
         if !self.well.get() {
@@ -176,6 +170,13 @@ impl Bucket {
     /// `aim` happens when `what` is sent to `key` the next time, before it arrives.
     pub fn aim(&self, what: &str, key: &str, aim: impl FnOnce() + 'static) {
         self.aims.borrow_mut().insert(format!("{what} {key}"), Box::new(aim));
+    }
+
+    /// Nothing goes wrong, and nothing is slow.
+    pub fn is_well(&self) -> bool {
+        let Rates { refused, lost, unanswered, late, slow, cut } = *self.rates.borrow();
+        let rates = refused + lost + unanswered + late + slow + cut;
+        rates == 0 && !self.away.get() && !self.denied.get() && self.cut_off.borrow().is_empty()
     }
 
     /// A request leaves.
@@ -300,6 +301,7 @@ pub async fn ask<T: Send + 'static>(
         let expired =
             bucket.honours(Verb::Expiry) && not_after.is_some_and(|end| bucket.clock() > end.0);
         let result = if bucket.denied.get() {
+            bucket.troubled.set(crate::sim::sim().now());
             Err(Trouble::Denied)
         } else if expired {
             Err(Trouble::Expired)

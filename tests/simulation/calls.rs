@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use libc::{mode_t, off_t, size_t, ssize_t};
 
-use crate::seam::{self, Change, Machine, SECOND};
+use crate::disk::{Disk, PAGE, PAGES};
+use crate::seam::{self, Change, Machine, SECOND, Seam};
 
 fn fail(errno: c_int) -> c_int {
     // SAFETY: the location is this thread's own.
@@ -132,7 +133,7 @@ unsafe fn open_at(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -
         return open(path);
     }
     if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
-        match machine.changes(false) {
+        match machine.changes(seam.now.get()) {
             Change::Made => {}
             Change::Torn => {
                 if machine.random.chance(500) {
@@ -141,10 +142,13 @@ unsafe fn open_at(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -
                 }
                 return fail(libc::EIO);
             }
-            Change::Fails(errno) => return fail(errno),
+            Change::Fails => return fail(libc::EIO),
         }
     }
     let fd = open(other.as_ref().map_or(path, |other| other.as_ptr()));
+    if fd >= 0 && flags & libc::O_TRUNC != 0 {
+        machine.disk.frees(file_of(fd), 0, u64::MAX);
+    }
     // Streams of directories are closed within libc.
     if fd >= 0 && flags & libc::O_DIRECTORY == 0 {
         seam.files.borrow_mut().insert(fd, machine);
@@ -191,7 +195,7 @@ unsafe extern "C" fn read(fd: c_int, into: *mut c_void, len: size_t) -> ssize_t 
         if fd == RANDOM.load(std::sync::atomic::Ordering::Relaxed) {
             return unsafe { getrandom(into, len, 0) };
         }
-        if seam.owner(fd).is_some() && fails_to_read(machine) {
+        if seam.owner(fd).is_some() && fails_to_read(seam, machine) {
             return fail(libc::EIO) as ssize_t;
         }
     }
@@ -202,41 +206,65 @@ unsafe extern "C" fn read(fd: c_int, into: *mut c_void, len: size_t) -> ssize_t 
 unsafe extern "C" fn pread64(fd: c_int, into: *mut c_void, len: size_t, at: off_t) -> ssize_t {
     if let Some((seam, machine)) = seam::running()
         && seam.owner(fd).is_some()
-        && fails_to_read(machine)
+        && fails_to_read(seam, machine)
     {
         return fail(libc::EIO) as ssize_t;
     }
     unsafe { libc::syscall(libc::SYS_pread64, fd, into, len, at) as ssize_t }
 }
 
-fn fails_to_read(machine: &Machine) -> bool {
-    machine.dead.get() || machine.broken.get() > 0 && machine.random.chance(machine.broken.get())
+fn fails_to_read(seam: &Seam, machine: &Machine) -> bool {
+    machine.dead.get() || machine.fails(seam.now.get())
+}
+
+/// What a descriptor or a path leads to.
+fn file_of(fd: c_int) -> (u64, u64) {
+    // SAFETY: all zeros are a value of it.
+    let mut found: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: there is room for it.
+    match unsafe { libc::fstat64(fd, &mut found) } {
+        0 => (found.st_dev, found.st_ino),
+        _ => (0, 0),
+    }
+}
+
+/// A file of which this is the only name.
+fn only_name(path: *const c_char) -> Option<(u64, u64)> {
+    // SAFETY: all zeros are a value of it.
+    let mut found: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: there is room for it.
+    let there = unsafe { libc::lstat64(path, &mut found) } == 0;
+    let file = there && found.st_mode & libc::S_IFMT == libc::S_IFREG && found.st_nlink == 1;
+    file.then_some((found.st_dev, found.st_ino))
 }
 
 /// The process of a descriptor whose file the caller is about to change.
-fn changed(fd: c_int) -> Option<&'static Machine> {
+fn changed(fd: c_int) -> Option<(&'static Seam, &'static Machine)> {
     let (seam, _) = seam::running()?;
-    seam.owner(fd)
+    Some((seam, seam.owner(fd)?))
 }
 
 /// Carries out a change that is whole or not at all.
-fn change(machine: Option<&'static Machine>, grows: bool, make: impl FnOnce() -> c_long) -> c_long {
-    match machine.map_or(Change::Made, |machine| machine.changes(grows)) {
+fn change(
+    machine: Option<(&'static Seam, &'static Machine)>,
+    make: impl FnOnce() -> c_long,
+) -> c_long {
+    match machine.map_or(Change::Made, |(seam, machine)| machine.changes(seam.now.get())) {
         Change::Made => make(),
         Change::Torn => {
-            if machine.is_some_and(|machine| machine.random.chance(500)) {
+            if machine.is_some_and(|(_, machine)| machine.random.chance(500)) {
                 make();
             }
             c_long::from(fail(libc::EIO))
         }
-        Change::Fails(errno) => c_long::from(fail(errno)),
+        Change::Fails => c_long::from(fail(libc::EIO)),
     }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, len: size_t, at: off_t) -> ssize_t {
     let write = |len: size_t| unsafe { libc::syscall(libc::SYS_pwrite64, fd, from, len, at) };
-    torn_write(fd, len, write)
+    partial_write(fd, len, || at as u64, write)
 }
 
 #[unsafe(no_mangle)]
@@ -248,41 +276,73 @@ unsafe extern "C" fn write(fd: c_int, from: *const c_void, len: size_t) -> ssize
         // Runtimes wake each other like this.
         seam.met.set(true);
     }
-    torn_write(fd, len, write)
+    let at = || unsafe { libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) as u64 };
+    partial_write(fd, len, at, write)
 }
 
-/// Of the write in which a process dies, the disk has any part of its beginning.
-fn torn_write(fd: c_int, len: size_t, write: impl FnOnce(size_t) -> c_long) -> ssize_t {
-    let machine = changed(fd);
-    let written = match machine.map_or(Change::Made, |machine| machine.changes(true)) {
-        Change::Made => write(len),
+/// Of the write in which a process dies, and of one that fails, the disk has any part of its beginning. A full disk
+/// takes what finds room.
+fn partial_write(
+    fd: c_int,
+    len: size_t,
+    at: impl FnOnce() -> u64,
+    write: impl FnOnce(size_t) -> c_long,
+) -> ssize_t {
+    let Some((seam, machine)) = changed(fd) else { return write(len) as ssize_t };
+    let change = machine.changes(seam.now.get());
+    if machine.dead.get() && change == Change::Fails {
+        return fail(libc::EIO) as ssize_t;
+    }
+    let room = machine.disk.takes(file_of(fd), at(), len as u64);
+    match change {
+        Change::Made if room == 0 && len > 0 => fail(libc::ENOSPC) as ssize_t,
+        Change::Made => write(room as size_t) as ssize_t,
         Change::Torn => {
-            let part = machine.map_or(0, |machine| machine.random.below(len as u64 + 1));
-            write(part as size_t);
-            c_long::from(fail(libc::EIO))
+            write(machine.random.below(room + 1) as size_t);
+            fail(libc::EIO) as ssize_t
         }
-        Change::Fails(errno) => c_long::from(fail(errno)),
-    };
-    written as ssize_t
+        Change::Fails => {
+            // Whoever is told so may take it for not written.
+            write(machine.random.below(room.max(1)) as size_t);
+            fail(libc::EIO) as ssize_t
+        }
+    }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ftruncate64(fd: c_int, len: off_t) -> c_int {
-    change(changed(fd), false, || unsafe { libc::syscall(libc::SYS_ftruncate, fd, len) }) as c_int
+    let disk = changed(fd).map(|(_, machine)| machine.disk);
+    change(changed(fd), || {
+        if let Some(disk) = disk {
+            disk.frees(file_of(fd), len as u64, u64::MAX);
+        }
+        unsafe { libc::syscall(libc::SYS_ftruncate, fd, len) }
+    }) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fallocate(fd: c_int, mode: c_int, at: off_t, len: off_t) -> c_int {
-    let grows = mode & libc::FALLOC_FL_PUNCH_HOLE == 0;
-    let make = || unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, at, len) };
-    change(changed(fd), grows, make) as c_int
+    let disk = changed(fd).map(|(_, machine)| machine.disk);
+    let (start, end) = (at as u64, (at as u64).saturating_add(len as u64));
+    change(changed(fd), || {
+        match disk {
+            Some(disk) if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 => {
+                disk.frees(file_of(fd), start, end);
+            }
+            Some(disk) if !disk.allocates(file_of(fd), start, len as u64) => {
+                return c_long::from(fail(libc::ENOSPC));
+            }
+            _ => {}
+        }
+        unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, at, len) }
+    }) as c_int
 }
 
 /// Simulated disks never forget by themselves: what a host loses with its power is decided where that is simulated.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fsync(fd: c_int) -> c_int {
     match changed(fd) {
-        Some(machine) if machine.dead.get() => fail(libc::EIO),
+        Some((_, machine)) if machine.dead.get() => fail(libc::EIO),
         Some(_) => 0,
         None => unsafe { libc::syscall(libc::SYS_fsync, fd) as c_int },
     }
@@ -293,64 +353,73 @@ unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
     unsafe { fsync(fd) }
 }
 
-/// The process that changes names now.
-fn changing() -> Option<&'static Machine> {
-    seam::running().map(|(_, machine)| machine)
+/// Takes a name away, by `make`; with the last one the file gives its room back.
+fn unname(path: *const c_char, make: impl FnOnce() -> c_long) -> c_long {
+    let Some((_, machine)) = seam::running() else { return make() };
+    change(seam::running(), || {
+        let last = only_name(path);
+        let done = make();
+        if let (0, Some(file)) = (done, last) {
+            machine.disk.forgets(file);
+        }
+        done
+    })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
     let at = libc::AT_FDCWD;
     let make = || unsafe { libc::syscall(libc::SYS_renameat2, at, from, at, to, 0) };
-    change(changing(), false, make) as c_int
+    // What is in the trash goes from there by and by, by a thread that simulates nothing.
+    let trash = unsafe { CStr::from_ptr(to) }.to_bytes().windows(7).any(|part| part == b"/trash/");
+    unname(if trash { from } else { to }, make) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     let make = || unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) };
-    change(changing(), false, make) as c_int
+    unname(path, make) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unlinkat(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
     let make = || unsafe { libc::syscall(libc::SYS_unlinkat, dir, path, flags) };
-    change(changing(), false, make) as c_int
+    change(seam::running(), make) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
     let make = || unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) };
-    change(changing(), false, make) as c_int
+    change(seam::running(), make) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rmdir(path: *const c_char) -> c_int {
     let dir = libc::AT_REMOVEDIR;
     let make = || unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, dir) };
-    change(changing(), false, make) as c_int
+    change(seam::running(), make) as c_int
 }
 
 /// Simulated disks are all of one size.
-unsafe fn space(into: *mut libc::statvfs) {
-    const BLOCK: u64 = 4096;
-    const BLOCKS: u64 = (64 << 30) / BLOCK;
+unsafe fn space(disk: &Disk, into: *mut libc::statvfs) {
+    let left = disk.available().min(PAGES / 2);
     unsafe {
         std::ptr::write_bytes(into, 0, 1);
-        (*into).f_bsize = BLOCK;
-        (*into).f_frsize = BLOCK;
-        (*into).f_blocks = BLOCKS;
-        (*into).f_bfree = BLOCKS / 2;
-        (*into).f_bavail = BLOCKS / 2;
-        (*into).f_files = BLOCKS;
-        (*into).f_ffree = BLOCKS / 2;
-        (*into).f_favail = BLOCKS / 2;
+        (*into).f_bsize = PAGE;
+        (*into).f_frsize = PAGE;
+        (*into).f_blocks = PAGES;
+        (*into).f_bfree = left;
+        (*into).f_bavail = left;
+        (*into).f_files = PAGES;
+        (*into).f_ffree = PAGES / 2;
+        (*into).f_favail = PAGES / 2;
     }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn statvfs(path: *const c_char, into: *mut libc::statvfs) -> c_int {
-    if seam::running().is_some() {
-        unsafe { space(into) };
+    if let Some((_, machine)) = seam::running() {
+        unsafe { space(machine.disk, into) };
         return 0;
     }
     // Nothing outside of the simulation looks at disks through this symbol.

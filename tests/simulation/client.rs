@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use s3vol::fs::{Fallocate, Fs, FsError, RenameMode, SetAttr, SetTime, Show};
+use s3vol::fs::{Fallocate, FileHandle, Fs, FsError, RenameMode, SetAttr, SetTime, Show};
 use s3vol::types::{Caller, FileKind, FileName, Ino, Timestamp};
 
-use crate::model::{History, Id, Node, Promise, Seen, State, Survey};
+use crate::model::{History, Id, Node, Promise, Rule, Seen, State, Survey};
 use crate::random::Random;
-use crate::seam::{Machine, SECOND};
+use crate::requests::{Doing, Wire};
+use crate::seam::{Machine, SECOND, Time};
 use crate::sim::sim;
 use crate::tell;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, unique: 0, resent: false, umask: 0 };
+
+/// What an operation that the local disk failed has left is looked at so often.
+const LOOKS: u32 = 40;
 
 /// What a client may do; chosen so that it succeeds.
 #[derive(Debug, Clone)]
@@ -70,6 +74,7 @@ pub fn choose(random: &Random, state: &State) -> Op {
         };
         let op = match random.below(100) {
             0..14 if !taken => Some(Op::Create { path }),
+            14..40 if sim().large.get() > 0 && random.chance(300) => file().map(large(random)),
             14..40 => file().map(|path| {
                 let at = match random.below(3) {
                     0 => 0,
@@ -136,6 +141,19 @@ pub fn choose(random: &Random, state: &State) -> Op {
         }
     }
     Op::Sync { path: String::new() }
+}
+
+/// A write that makes a file larger than what is published in one piece: most of it is a hole, or one pattern.
+fn large(random: &Random) -> impl FnOnce(String) -> Op {
+    const PIECE: u64 = 8 << 20;
+    sim().large.set(sim().large.get() - 1);
+    let end = PIECE + random.between(1, 1 << 20);
+    let at = if random.chance(700) { end - random.between(1, 3000) } else { random.below(5000) };
+    let mut pattern = vec![0; 4093];
+    random.fill(&mut pattern);
+    let mut bytes = pattern.repeat(((end - at) / 4093 + 1) as usize);
+    bytes.truncate((end - at) as usize);
+    move |path| Op::Write { path, at, bytes: bytes.into() }
 }
 
 /// The state that an operation leads to; `None` when it changes nothing.
@@ -239,104 +257,154 @@ pub struct Hands {
 }
 
 impl Hands {
-    async fn dir(&self, path: &str) -> Result<Ino, FsError> {
+    async fn dir(&self, wire: &Wire, path: &str) -> Result<Ino, FsError> {
         let mut at = Ino::ROOT;
         let whole = format!("{}/{path}", self.home);
         for part in whole.split('/').filter(|part| !part.is_empty()) {
-            at = self.fs.lookup(at, name(part)).await?.ino;
+            at = wire.ask(async |_| Ok(self.fs.lookup(at, name(part)).await?.ino)).await?;
         }
         Ok(at)
     }
 
-    async fn place(&self, path: &str) -> Result<(Ino, FileName), FsError> {
+    async fn place(&self, wire: &Wire, path: &str) -> Result<(Ino, FileName), FsError> {
         let (dir, last) = name_of(path);
-        Ok((self.dir(dir).await?, name(last)))
+        Ok((self.dir(wire, dir).await?, name(last)))
     }
 
-    pub async fn carry_out(&self, op: &Op) -> Result<Option<Bytes>, FsError> {
+    async fn open(&self, wire: &Wire, ino: Ino) -> Result<FileHandle, FsError> {
+        wire.ask(async |caller| Ok(self.fs.open(caller, ino, libc::O_RDWR).await?.fh)).await
+    }
+
+    /// No program hears what becomes of it.
+    async fn release(&self, wire: &Wire, ino: Ino, fh: FileHandle) {
+        let released = wire.ask(async |caller| self.fs.released(caller, ino, fh).await).await;
+        if let Err(error) = released {
+            tell!("a handle is closed: {error}");
+        }
+    }
+
+    pub async fn carry_out(&self, wire: &Wire, op: &Op) -> Result<Option<Bytes>, FsError> {
         let fs = &self.fs;
         match op {
             Op::Create { path } => {
-                let (dir, name) = self.place(path).await?;
-                let (attr, opened) = fs.create(CALLER, dir, name, 0o644, libc::O_RDWR).await?;
-                fs.release(attr.ino, opened.fh).await?;
+                let (dir, name) = self.place(wire, path).await?;
+                let create = async |caller| {
+                    let (attr, opened) =
+                        fs.create(caller, dir, name.clone(), 0o644, libc::O_RDWR).await?;
+                    Ok((attr.ino, opened.fh))
+                };
+                let (ino, fh) = wire.ask(create).await?;
+                self.release(wire, ino, fh).await;
             }
             Op::Write { path, at, bytes } => {
-                let ino = self.dir(path).await?;
-                let opened = fs.open(CALLER, ino, libc::O_RDWR).await?;
-                let written = fs.write(ino, opened.fh, *at, bytes.clone(), false).await;
-                fs.release(ino, opened.fh).await?;
+                let ino = self.dir(wire, path).await?;
+                let fh = self.open(wire, ino).await?;
+                let write = async |_| fs.write(ino, fh, *at, bytes.clone(), false).await;
+                let written = wire.ask(write).await;
+                self.release(wire, ino, fh).await;
                 written?;
             }
             Op::Truncate { path, size } => {
-                let ino = self.dir(path).await?;
+                let ino = self.dir(wire, path).await?;
                 let change = SetAttr { size: Some(*size), ..SetAttr::default() };
-                fs.setattr(CALLER, ino, change).await?;
+                self.set(wire, ino, change).await?;
             }
             Op::Punch { path, at, len } => {
-                let ino = self.dir(path).await?;
-                let opened = fs.open(CALLER, ino, libc::O_RDWR).await?;
-                let punched = fs.fallocate(ino, opened.fh, Fallocate::PunchHole, *at, *len).await;
-                fs.release(ino, opened.fh).await?;
+                let ino = self.dir(wire, path).await?;
+                let fh = self.open(wire, ino).await?;
+                let punch = async |_| fs.fallocate(ino, fh, Fallocate::PunchHole, *at, *len).await;
+                let punched = wire.ask(punch).await;
+                self.release(wire, ino, fh).await;
                 punched?;
             }
             Op::Mkdir { path } => {
-                let (dir, name) = self.place(path).await?;
-                fs.mkdir(CALLER, dir, name, 0o755).await?;
+                let (dir, name) = self.place(wire, path).await?;
+                let make =
+                    async |caller| fs.mkdir(caller, dir, name.clone(), 0o755).await.map(drop);
+                wire.ask(make).await?;
             }
             Op::Remove { path } => {
-                let (dir, name) = self.place(path).await?;
-                let kind = fs.lookup(dir, name.clone()).await?.kind;
-                match kind {
-                    FileKind::Dir => fs.rmdir(CALLER, dir, name).await?,
-                    _ => fs.unlink(CALLER, dir, name).await?,
-                }
+                let (dir, name) = self.place(wire, path).await?;
+                let kind = async |_| Ok(fs.lookup(dir, name.clone()).await?.kind);
+                let remove = match wire.ask(kind).await? {
+                    FileKind::Dir => wire.ask(async |c| fs.rmdir(c, dir, name.clone()).await).await,
+                    _ => wire.ask(async |c| fs.unlink(c, dir, name.clone()).await).await,
+                };
+                remove?;
             }
             Op::Rename { from, to } => {
-                let (from, to) = (self.place(from).await?, self.place(to).await?);
-                fs.rename(CALLER, from.0, from.1, to.0, to.1, RenameMode::Replace).await?;
+                self.rename(wire, from, to, RenameMode::Replace).await?;
             }
             Op::Exchange { one, other } => {
-                let (from, to) = (self.place(one).await?, self.place(other).await?);
-                fs.rename(CALLER, from.0, from.1, to.0, to.1, RenameMode::Exchange).await?;
+                self.rename(wire, one, other, RenameMode::Exchange).await?;
             }
             Op::Link { from, to } => {
-                let (ino, to) = (self.dir(from).await?, self.place(to).await?);
-                fs.link(CALLER, ino, to.0, to.1).await?;
+                let (ino, to) = (self.dir(wire, from).await?, self.place(wire, to).await?);
+                let link = async |caller| fs.link(caller, ino, to.0, to.1.clone()).await.map(drop);
+                wire.ask(link).await?;
             }
             Op::Symlink { path, target } => {
-                let (dir, name) = self.place(path).await?;
-                fs.symlink(CALLER, dir, name, Bytes::from(target.clone())).await?;
+                let (dir, name) = self.place(wire, path).await?;
+                let link = async |caller| {
+                    let target = Bytes::from(target.clone());
+                    fs.symlink(caller, dir, name.clone(), target).await.map(drop)
+                };
+                wire.ask(link).await?;
             }
             Op::Chmod { path, perm } => {
                 let change = SetAttr { mode: Some(*perm), ..SetAttr::default() };
-                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+                let ino = self.dir(wire, path).await?;
+                self.set(wire, ino, change).await?;
             }
             Op::Chown { path, uid } => {
                 let change = SetAttr { uid: Some(*uid), ..SetAttr::default() };
-                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+                let ino = self.dir(wire, path).await?;
+                self.set(wire, ino, change).await?;
             }
             Op::Utimes { path, time } => {
                 let change = SetAttr { mtime: Some(SetTime::At(*time)), ..SetAttr::default() };
-                fs.setattr(CALLER, self.dir(path).await?, change).await?;
+                let ino = self.dir(wire, path).await?;
+                self.set(wire, ino, change).await?;
             }
             Op::Sync { path } => {
-                let _receipt = fs.fsync(self.dir(path).await?, false).await?;
+                let ino = self.dir(wire, path).await?;
+                wire.ask(async |_| fs.fsync(ino, false).await.map(drop)).await?;
             }
             Op::Read { path } => {
-                let ino = self.dir(path).await?;
-                return Ok(Some(self.whole(ino).await?));
+                let ino = self.dir(wire, path).await?;
+                return Ok(Some(self.whole(wire, ino).await?));
             }
         }
         Ok(None)
     }
 
-    async fn whole(&self, ino: Ino) -> Result<Bytes, FsError> {
-        let opened = self.fs.open(CALLER, ino, libc::O_RDONLY).await?;
+    async fn set(&self, wire: &Wire, ino: Ino, change: SetAttr) -> Result<(), FsError> {
+        let set = async |caller| self.fs.setattr(caller, ino, change).await.map(drop);
+        wire.ask(set).await
+    }
+
+    async fn rename(
+        &self,
+        wire: &Wire,
+        from: &str,
+        to: &str,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let (from, to) = (self.place(wire, from).await?, self.place(wire, to).await?);
+        let rename = async |caller| {
+            self.fs.rename(caller, from.0, from.1.clone(), to.0, to.1.clone(), mode).await
+        };
+        wire.ask(rename).await
+    }
+
+    async fn whole(&self, wire: &Wire, ino: Ino) -> Result<Bytes, FsError> {
+        let open = async |caller| Ok(self.fs.open(caller, ino, libc::O_RDONLY).await?.fh);
+        let fh = wire.ask(open).await?;
         let mut all = BytesMut::new();
         let read = async {
             loop {
-                let piece = self.fs.read(ino, opened.fh, all.len() as u64, 128 << 10).await?;
+                let at = all.len() as u64;
+                let piece = wire.ask(async |_| self.fs.read(ino, fh, at, 128 << 10).await).await?;
                 if piece.is_empty() {
                     return Ok(());
                 }
@@ -344,7 +412,7 @@ impl Hands {
             }
         }
         .await;
-        self.fs.release(ino, opened.fh).await?;
+        self.release(wire, ino, fh).await;
         read.map(|()| all.freeze())
     }
 
@@ -353,7 +421,7 @@ impl Hands {
         let mut seen = Survey::new();
         let mut dirs = vec![String::new()];
         while let Some(dir) = dirs.pop() {
-            let ino = self.dir(&dir).await?;
+            let ino = self.dir(&Wire::NONE, &dir).await?;
             let fh = self.fs.opendir(CALLER, ino).await?;
             let mut cookie = 0;
             loop {
@@ -365,7 +433,7 @@ impl Hands {
                     let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
                     let attr = self.fs.getattr(entry.ino).await?;
                     let bytes = match attr.kind {
-                        FileKind::File => self.whole(entry.ino).await?,
+                        FileKind::File => self.whole(&Wire::NONE, entry.ino).await?,
                         FileKind::Symlink => self.fs.readlink(entry.ino).await?,
                         _ => Bytes::new(),
                     };
@@ -455,8 +523,17 @@ async fn published(home: &str) -> Option<Aim> {
 }
 
 /// Works until so many operations are done.
-pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Random) {
+pub async fn work(
+    hands: Hands,
+    wire: Wire,
+    (line, client): (usize, usize),
+    ops: u64,
+    random: Random,
+) {
     let mut aim = None;
+    if !go_on(&hands, &wire, (line, client)).await {
+        return;
+    }
     for _ in 0..ops {
         let op = {
             let model = sim().model.borrow();
@@ -481,21 +558,10 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
             }
             promise
         };
-        tell!("{}: {}", hands.home, short(&op));
-        let done = hands.carry_out(&op).await;
-        if sim().is_dead() {
-            // Nobody hears the answer of a process that was killed.
-            std::future::pending::<()>().await;
+        wire.begin(Doing { op, promise, began: sim().now() });
+        if !go_on(&hands, &wire, (line, client)).await {
+            return;
         }
-        tell!(
-            "{}: {}",
-            hands.home,
-            match &done {
-                Ok(_) => "done".to_owned(),
-                Err(error) => error.to_string(),
-            }
-        );
-        answered(&hands.home, (line, client), &op, promise, done);
         if sim().aims.get() && random.chance(200) {
             aim = published(&hands.home).await;
             // Most of them while it is under way.
@@ -520,6 +586,72 @@ pub async fn work(hands: Hands, line: usize, client: usize, ops: u64, random: Ra
     }
 }
 
+/// Carries out what is under way, if anything is; also what a dead worker did not answer. False when the client can
+/// do no more here.
+async fn go_on(hands: &Hands, wire: &Wire, (line, client): (usize, usize)) -> bool {
+    if let Some(Doing { op, promise, began }) = wire.again() {
+        tell!("{}: {}", hands.home, short(&op));
+        let done = hands.carry_out(wire, &op).await;
+        if sim().is_dead() {
+            // Nobody hears the answer of a process that was killed.
+            std::future::pending::<()>().await;
+        }
+        tell!(
+            "{}: {}",
+            hands.home,
+            match &done {
+                Ok(_) => "done".to_owned(),
+                Err(error) => error.to_string(),
+            }
+        );
+        let resent = wire.was_resent();
+        wire.end();
+        answered(&hands.home, (line, client), &op, promise, (began, resent), done);
+    }
+    let open = sim().model.borrow()[line].clients[client].under_way;
+    !open || look_again(hands, (line, client)).await
+}
+
+/// The local disk has failed an operation: what became of it, the directory tells.
+async fn look_again(hands: &Hands, program: (usize, usize)) -> bool {
+    for _ in 0..LOOKS {
+        let survey = hands.survey().await;
+        if sim().is_dead() {
+            std::future::pending::<()>().await;
+        }
+        if is_clear(hands, program, survey) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    false
+}
+
+fn is_clear(
+    hands: &Hands,
+    (line, client): (usize, usize),
+    survey: Result<Survey, FsError>,
+) -> bool {
+    let mut model = sim().model.borrow_mut();
+    let replaced = model[line].found.is_some();
+    let history = &mut model[line].clients[client];
+    match survey {
+        _ if replaced => {
+            history.end(false);
+            history.unsure = true;
+        }
+        Ok(survey) => match history.find(&survey, Rule::Whole) {
+            Ok(found) => history.go_on(&found, Rule::Whole),
+            Err(why) => sim().fail(format!("after an operation failed: {why}")),
+        },
+        Err(error) => {
+            tell!("{} is looked at: {error}", hands.home);
+            return false;
+        }
+    }
+    true
+}
+
 /// Where two contents differ first.
 fn difference(one: &[u8], other: &[u8]) -> String {
     let at = one.iter().zip(other).position(|(a, b)| a != b);
@@ -535,12 +667,17 @@ fn answered(
     (line, client): (usize, usize),
     op: &Op,
     promise: Option<Promise>,
+    (began, resent): (Time, bool),
     done: Result<Option<Bytes>, FsError>,
 ) {
     let mut model = sim().model.borrow_mut();
     let replaced = model[line].found.is_some();
     let history = &mut model[line].clients[client];
-    if history.under_way {
+    let now = sim().now();
+    let machine: &'static Machine = sim().seam.running.get().expect("a process works");
+    // What the local disk fails may be there in part, and what was carried out by a dead worker is.
+    let open = done.is_err() && !replaced && (resent || machine.disk.troubled(began, now));
+    if history.under_way && !open {
         history.end(done.is_ok());
     }
     let was_unsure = history.unsure;
@@ -558,7 +695,14 @@ fn answered(
                 sim().fail(format!("{home}/{path} is not what was written{whose}: {differ}"));
             }
         }
-        (_, Err(FsError::Io { .. } | FsError::NoSpace(_))) => {}
+        (_, Err(FsError::NoSpace(why))) => {
+            let narrow = machine.disk.was_narrow(now);
+            if narrow.is_none_or(|at| at + SECOND < began) {
+                sim()
+                    .fail(format!("{home}: {}: no room on a disk that has some: {why}", short(op)));
+            }
+        }
+        (_, Err(FsError::Io { .. })) => {}
         (_, Err(_)) if was_unsure => {}
         (_, Err(error)) => sim().fail(format!("{home}: {}: {error}", short(op))),
         _ => {}

@@ -13,7 +13,7 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
     Result,
 };
-use s3vol::store::{Attributes, Properties};
+use s3vol::store::{Attributes, Properties, Verb};
 
 use crate::bucket::{Access, Bucket, Object, Trouble, ask};
 
@@ -125,7 +125,11 @@ impl ObjectStore for EnginePort {
             let now = bucket.objects.borrow().get(&at).map(|object| object.etag.clone());
             match (&mode, &now) {
                 (PutMode::Create, Some(_)) => return Err(Some(true)),
-                (PutMode::Update(version), now) if version.e_tag != *now => return Err(None),
+                (PutMode::Update(version), now)
+                    if version.e_tag != *now && bucket.honours(Verb::PutIfMatch) =>
+                {
+                    return Err(None);
+                }
                 _ => {}
             }
             bucket.put(&at, body.clone(), attributes.clone(), Properties::default());

@@ -49,7 +49,12 @@ impl Host {
         fs::write(self.root.join("boot_id"), id).expect("a boot");
     }
 
-    fn state(&self) -> PathBuf {
+    /// Its disk.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn state(&self) -> PathBuf {
         self.root.join("state")
     }
 
@@ -147,11 +152,22 @@ pub async fn mount(
     volume: &Incarnation,
     options: VolumeOptions,
 ) -> Option<Result<Arc<Bare>, WorkerError>> {
+    mount_as(host, process, volume, options, Successor::No).await
+}
+
+/// As [`mount`], perhaps as the successor of a worker that died.
+pub async fn mount_as(
+    host: &Host,
+    process: &Process,
+    volume: &Incarnation,
+    options: VolumeOptions,
+    successor: Successor,
+) -> Option<Result<Arc<Bare>, WorkerError>> {
     let spec = spec(host, volume, options);
     let (number, known) = (host.number, host.known());
     let opened = async move {
         let store = Store::stand_in(Port::new(number), &location(), &known);
-        Bare::open(&spec, &store, Successor::No).await.map(Arc::new)
+        Bare::open(&spec, &store, successor).await.map(Arc::new)
     };
     process.run(opened).await
 }

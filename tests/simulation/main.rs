@@ -5,14 +5,19 @@
 mod bucket;
 mod calls;
 mod client;
+mod disk;
 mod engine_port;
+mod follower;
 mod host;
 mod model;
 mod outside;
 mod port;
 mod proof;
 mod random;
+mod removal;
+mod requests;
 mod rest;
+mod rot;
 mod run;
 mod schedule;
 mod seam;
@@ -32,6 +37,13 @@ fn the_same_seed_makes_the_same_schedule() {
         assert_eq!(one.story, two.story, "seed {seed}");
         assert_eq!(one, two, "seed {seed}");
     }
+}
+
+#[test]
+fn a_follower_that_was_left_alone_while_it_was_cut_off_asks_again() {
+    let directs = |dir| Box::pin(follower::left_alone(dir)) as _;
+    let outcome = run::begin_with(1, None, false, Box::new(directs)).end();
+    assert_eq!(outcome.trouble, None, "{}", outcome.story);
 }
 
 #[test]

@@ -201,6 +201,18 @@ impl History {
         ))
     }
 
+    /// The oldest state from `first` on that this may be, whatever was not synced; for who is no mount.
+    pub fn oldest(&self, seen: &Survey, first: usize) -> Result<usize, String> {
+        let mut why = format!("there is no state {first}");
+        for state in first..self.states.len() {
+            match self.is(state, seen, Rule::Synced) {
+                Ok(_) => return Ok(state),
+                Err(not) => why = format!("not state {state} of {first}..: {not}"),
+            }
+        }
+        Err(why)
+    }
+
     fn is(&self, number: usize, seen: &Survey, rule: Rule) -> Result<Found, String> {
         let state = &self.states[number];
         if let Some(name) = state.names.keys().find(|name| !seen.contains_key(*name)) {
@@ -348,6 +360,8 @@ pub struct Line {
     pub found: Option<Vec<Found>>,
     /// Something of it was surely durable: no older log goes on.
     pub synced: bool,
+    /// What was durable of each client when it began.
+    pub born: Vec<usize>,
 }
 
 /// What an fsync promises when it is answered.

@@ -16,7 +16,7 @@ use s3vol::types::{Caller, FileName, Ino};
 use crate::host::PREFIX;
 use crate::model::Survey;
 use crate::random::Random;
-use crate::seam::{MILLI, SECOND};
+use crate::seam::{MILLI, SECOND, Time};
 use crate::sim::sim;
 use crate::tell;
 
@@ -30,6 +30,8 @@ pub struct Outside {
     /// All that should lie in `x/`.
     theirs: BTreeMap<String, Bytes>,
     shared: BTreeMap<String, Pair>,
+    /// When somebody looked last at an object of them.
+    looked: BTreeMap<String, Time>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,10 @@ struct Pair {
     /// The volume's bytes, once they are synced.
     ours: Option<Bytes>,
     theirs: Option<Bytes>,
+    /// When the tool put it.
+    put_at: Time,
+    /// The volume has replaced it in that very moment, in a store that overlooks conditions.
+    overwritten: bool,
     /// The tool has replaced an object that held the volume's bytes.
     replaced: bool,
     /// The volume has removed the name, or is about to.
@@ -62,6 +68,34 @@ fn some(random: &Random) -> Bytes {
     let mut bytes = vec![0; random.between(8, 2000) as usize];
     random.fill(&mut bytes);
     bytes.into()
+}
+
+fn shared(key: &str) -> Option<&str> {
+    key.strip_prefix(PREFIX)?.strip_prefix(SHARED)?.strip_prefix('/')
+}
+
+/// The volume looks at an object.
+pub fn looks(key: &str) {
+    if let Some(name) = shared(key) {
+        sim().outside.borrow_mut().looked.insert(name.to_owned(), sim().now());
+    }
+}
+
+/// When it did last.
+pub fn looked(key: &str) -> Time {
+    let outside = sim().outside.borrow();
+    shared(key).and_then(|name| outside.looked.get(name).copied()).unwrap_or(0)
+}
+
+/// The volume's object, sent after a look at that time, replaces whatever lies there. What the tool has put since
+/// nobody could know of.
+pub fn overwrites(key: &str, looked: Time) {
+    let mut outside = sim().outside.borrow_mut();
+    let Some(pair) = shared(key).and_then(|name| outside.shared.get_mut(name)) else { return };
+    if pair.theirs.is_some() && pair.put_at >= looked {
+        tell!("outside: {key} is overwritten");
+        pair.overwritten = true;
+    }
 }
 
 /// The tool does something in `x/` within the next minute.
@@ -109,6 +143,7 @@ pub async fn meet(fs: Arc<Fs>, name: String, random: Random) {
         if let Some(pair) = sim().outside.borrow_mut().shared.get_mut(&at) {
             pair.replaced |= was.as_ref() == Some(&mine);
             pair.theirs = Some(there);
+            pair.put_at = sim().now();
         }
     });
     match when {
@@ -187,7 +222,7 @@ pub fn check(theirs: Option<&Survey>, shared: Option<&Survey>) -> Result<(), Str
         bytes.as_ref().is_none_or(|bytes| shared.values().any(|seen| seen.bytes == *bytes))
     };
     for (name, pair) in &outside.shared {
-        if !has(&pair.theirs) {
+        if !pair.overwritten && !has(&pair.theirs) {
             return Err(format!("{SHARED}/{name}: what the tool put is lost"));
         }
         if !pair.replaced && !pair.removed && !has(&pair.ours) {

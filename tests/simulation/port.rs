@@ -18,6 +18,7 @@ use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 use crate::bucket::{Access, Bucket, Trouble, Upload, ask};
 use crate::engine_port::EnginePort;
+use crate::outside;
 
 /// The name of the bucket, and how it is reached.
 pub const BUCKET: &str = "bucket";
@@ -195,9 +196,15 @@ impl StoreBackend for Port {
         });
         let (at, condition) = (key.as_str().to_owned(), send.condition.clone());
         let (attributes, properties) = (attributes.clone(), properties.clone());
+        let looked = outside::looked(key.as_str());
         self.write("PUT", key.as_str(), &send, move |bucket| {
-            if !holds(bucket, &at, &condition) {
+            let honoured =
+                bucket.honours(Verb::PutIfMatch) || matches!(condition, Condition::Absent);
+            if honoured && !holds(bucket, &at, &condition) {
                 return Applied::Lost;
+            }
+            if !honoured {
+                outside::overwrites(&at, looked);
             }
             bucket.put(&at, body, attributes, properties);
             Applied::Won(told(bucket, &at))
@@ -216,6 +223,7 @@ impl StoreBackend for Port {
         let (at, expect) = (key.as_str().to_owned(), expect.cloned());
         let got = self
             .read("GET", key.as_str(), timeout, move |bucket| {
+                outside::looks(&at);
                 let objects = bucket.objects.borrow();
                 let Some(object) = objects.get(&at) else { return Err(StoreErrorKind::NotFound) };
                 if expect.as_ref().is_some_and(|version| version.etag != object.etag) {
@@ -244,7 +252,10 @@ impl StoreBackend for Port {
     ) -> Result<Option<ObjectInfo>, StoreError> {
         self.count(|counts| counts.head += 1);
         let at = key.as_str().to_owned();
-        let head = move |bucket: &Bucket| bucket.objects.borrow().get(&at).map(info);
+        let head = move |bucket: &Bucket| {
+            outside::looks(&at);
+            bucket.objects.borrow().get(&at).map(info)
+        };
         self.read("HEAD", key.as_str(), timeout, head).await
     }
 
@@ -373,12 +384,14 @@ impl StoreBackend for Port {
     ) -> PutOutcome {
         self.count(|counts| counts.multipart += 1);
         let (id, tags, condition) = (upload.0.clone(), parts.to_vec(), send.condition.clone());
+        let looked = outside::looked(key.as_str());
         self.write("COMPLETE", key.as_str(), &send, move |bucket| {
             let Some(upload) = bucket.uploads.borrow().get(&id).cloned() else {
                 return Applied::NoUpload;
             };
             let at = upload.key.clone();
-            if bucket.honours(Verb::CompleteConditional) && !holds(bucket, &at, &condition) {
+            let honoured = bucket.honours(Verb::CompleteConditional);
+            if honoured && !holds(bucket, &at, &condition) {
                 return Applied::Lost;
             }
             let there: Vec<&String> = upload.parts.values().map(|(tag, _)| tag).collect();
@@ -388,6 +401,9 @@ impl StoreBackend for Port {
             let mut body = BytesMut::new();
             upload.parts.values().for_each(|(_, part)| body.extend_from_slice(part));
             bucket.uploads.borrow_mut().remove(&id);
+            if !honoured {
+                outside::overwrites(&at, looked);
+            }
             // As on S3: the hash of the hashes, and how many.
             let etag = format!("{}-{}", crate::bucket::etag(tags.concat().as_bytes()), tags.len());
             bucket.put_as(&at, body.freeze(), upload.attributes, upload.properties, etag);

@@ -7,13 +7,16 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use s3vol::fault::Mutant;
 
 use crate::schedule::{Kind, Plan, run};
 use crate::sim::Sim;
 
-/// A schedule that takes longer hangs in a loop without an end.
-const LONGEST: Duration = Duration::from_secs(120);
+/// A schedule that works for longer is in a loop without an end, seconds.
+const LONGEST: libc::rlim_t = 120;
+/// And one that takes so long, on a machine that has other work too, waits for something that never comes.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What became of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +41,17 @@ pub struct Running {
     dir: PathBuf,
 }
 
+/// What makes things happen below a folder.
+pub type Directs = Box<dyn FnOnce(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send>;
+
 /// Begins one. `aloud`: it says on standard error what happens.
 pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
+    let (seed, plan) = (plan.seed, plan.clone());
+    begin_with(seed, mutant, aloud, Box::new(move |dir| Box::pin(run(plan, dir))))
+}
+
+/// Begins one that is no seed's.
+pub fn begin_with(seed: u64, mutant: Option<Mutant>, aloud: bool, directs: Directs) -> Running {
     let shm = PathBuf::from("/dev/shm");
     let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("s3vol-sim-").tempdir_in(base).expect("a folder");
@@ -51,10 +63,12 @@ pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "no process");
     if child == 0 {
-        let plan = plan.clone();
+        let limit = libc::rlimit { rlim_cur: LONGEST, rlim_max: LONGEST };
+        // SAFETY: a value that is only read.
+        unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) };
         let below = dir.clone();
         let thread = std::thread::Builder::new().stack_size(64 << 20);
-        let outcome = thread.spawn(move || simulate(plan, below, mutant, aloud));
+        let outcome = thread.spawn(move || simulate(seed, mutant, aloud, directs, below));
         let outcome = outcome.expect("a thread").join();
         let bytes = match outcome {
             Ok(outcome) => outcome.to_text().into_bytes(),
@@ -97,7 +111,7 @@ impl Running {
     pub fn end(mut self) -> Outcome {
         let child = self.child;
         let (send, receive) = std::sync::mpsc::channel::<()>();
-        let left = LONGEST.saturating_sub(self.began.elapsed());
+        let left = PATIENCE.saturating_sub(self.began.elapsed());
         let guard = std::thread::spawn(move || {
             if receive
                 .recv_timeout(left)
@@ -149,13 +163,19 @@ impl Outcome {
     }
 }
 
-fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Outcome {
+fn simulate(
+    seed: u64,
+    mutant: Option<Mutant>,
+    aloud: bool,
+    directs: Directs,
+    dir: PathBuf,
+) -> Outcome {
     // SAFETY: no other thread of this process is left that could read it.
-    unsafe { std::env::set_var(s3vol::fault::NO_MIRROR, "1") };
+    unsafe { std::env::set_var(s3vol::fault::ONE_THREAD, "1") };
     if let Some(mutant) = mutant {
         mutant.release();
     }
-    let sim = Sim::begin(plan.seed, aloud);
+    let sim = Sim::begin(seed, dir.clone(), aloud);
     s3vol::fault::watch(crate::sim::passes);
     if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
@@ -166,7 +186,7 @@ fn simulate(plan: Plan, dir: PathBuf, mutant: Option<Mutant>, aloud: bool) -> Ou
         let at = info.location().map(ToString::to_string).unwrap_or_default();
         crate::sim::sim().fail(format!("a panic at {at}: {what}"));
     }));
-    let done = sim.run(run(plan, dir)).and_then(|done| done);
+    let done = sim.run(directs(dir)).and_then(|done| done);
     let trouble = sim.trouble.borrow().clone().or(done.err());
     let story = sim.story.borrow();
     Outcome {

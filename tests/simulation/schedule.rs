@@ -1,5 +1,8 @@
 //! One schedule: what a seed makes happen, from an empty bucket to a volume that is checked to the last byte.
 
+mod disks;
+mod successor;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,11 +19,14 @@ use s3vol::worker::{Bare, WorkerError};
 
 use crate::bucket::Rates;
 use crate::client::{Hands, work};
+use crate::follower::Follower;
 use crate::host::{self, END, Host};
 use crate::model::{Found, Line, Rule};
 use crate::outside;
 use crate::proof;
 use crate::random::Random;
+use crate::removal;
+use crate::requests::{self, Wire};
 use crate::rest;
 use crate::seam::{MICRO, MILLI, SECOND};
 use crate::sim::{Process, sim};
@@ -69,6 +75,20 @@ pub enum Kind {
     Parts,
     /// Programs write to what is published just then.
     Aim,
+    /// Others fill the local disk for a while.
+    Full,
+    /// The local disk fails calls for a while.
+    Broken,
+    /// The mount stays when its worker dies, and its successor gets requests a second time.
+    Resend,
+    /// Bytes of the local state are others after a process has ended.
+    Rot,
+    /// Files above 8 MiB.
+    Large,
+    /// Commits go in small steps.
+    Steps,
+    /// A host follows the volume, read-only.
+    Follow,
 }
 
 impl Kind {
@@ -92,6 +112,13 @@ impl Kind {
         (Kind::Short, "short"),
         (Kind::Parts, "parts"),
         (Kind::Aim, "aim"),
+        (Kind::Full, "full"),
+        (Kind::Broken, "broken"),
+        (Kind::Resend, "resend"),
+        (Kind::Rot, "rot"),
+        (Kind::Large, "large"),
+        (Kind::Steps, "steps"),
+        (Kind::Follow, "follow"),
     ];
 }
 
@@ -111,7 +138,12 @@ impl Plan {
         !self.without.contains(&kind)
     }
 
-    fn rates(&self, random: &Random) -> Rates {
+    /// Whether it is one of volumes by their names.
+    fn is_by_name(&self) -> bool {
+        self.seed % 5 == 3
+    }
+
+    pub fn rates(&self, random: &Random) -> Rates {
         let rate = |kind, most: u64| match self.has(kind) && random.chance(400) {
             true => random.below(most),
             false => 0,
@@ -126,6 +158,9 @@ impl Plan {
         }
     }
 }
+
+/// Machines on which the volume is mounted before the end.
+const HOSTS: usize = 3;
 
 /// A mounted volume.
 struct Mounted {
@@ -155,8 +190,11 @@ struct Director {
 
 /// Runs the whole schedule below `dir`.
 pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
+    if plan.is_by_name() {
+        return Box::pin(removal::run(plan, dir)).await;
+    }
     let random = Random::new(plan.seed, 3);
-    let hosts = (0..2).map(|number| Host::new(&dir, number)).collect();
+    let hosts = (0..HOSTS).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
     let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
     let (outside, homes, options) = (false, false, host::options());
@@ -182,10 +220,12 @@ impl Director {
         self.outside = self.random.chance(400);
         self.choose_ground();
         self.make().await?;
+        let follower = self.follower();
         let mut host = 0;
         for round in 0..self.plan.rounds {
             *sim().bucket.rates.borrow_mut() = self.plan.rates(&self.random);
             tell!("round {round} on host {host}: {:?}", sim().bucket.rates.borrow());
+            self.rot(host, round);
             if let Some(mounted) = self.mount(host, true).await? {
                 self.serve(&mounted, round, false).await?;
             }
@@ -194,10 +234,18 @@ impl Director {
                 tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
             }
             if self.plan.has(Kind::Move) && self.random.chance(350) {
-                host = 1 - host;
+                host = self.other(host);
             }
         }
-        self.finish(host).await
+        self.finish(host, follower).await
+    }
+
+    /// Somebody who follows the volume from now on.
+    fn follower(&self) -> Option<Follower> {
+        let random = Random::new(self.plan.seed, 9);
+        let volume = self.volume.clone().expect("it was made");
+        let follows = self.plan.has(Kind::Follow) && random.chance(350);
+        follows.then(|| Follower::start(&self.dir, volume, self.plan.clone(), random))
     }
 
     /// What the volume is like, and the store below it.
@@ -222,6 +270,7 @@ impl Director {
             tell!("files are uploaded in parts of {size} bytes");
             set(s3vol::fault::PART, size);
         }
+        self.choose_sizes();
         if let Some((which, _)) = is(Kind::Weak, 200) {
             let all = [
                 Verb::DeleteConditional,
@@ -229,12 +278,10 @@ impl Director {
                 Verb::CopyConditional,
                 Verb::Copy,
                 Verb::Expiry,
+                Verb::PutIfMatch,
             ];
             let chosen = |(place, _): &(usize, &Verb)| which >> place & 1 == 1;
             let overlooked = all.iter().enumerate().filter(chosen).map(|(_, verb)| *verb);
-            // There a completed upload may replace what the tool puts in the same moment.
-            let safe = |verb: &Verb| !(self.outside && *verb == Verb::CompleteConditional);
-            let overlooked = overlooked.filter(safe);
             sim().bucket.overlooks.borrow_mut().extend(overlooked);
             tell!("the store does not honour {:?}", sim().bucket.overlooks.borrow());
         }
@@ -243,6 +290,11 @@ impl Director {
             sim().aims.set(true);
             sim().kills.set(self.plan.has(Kind::Kill));
         }
+    }
+
+    /// Another host than `host`.
+    fn other(&self, host: usize) -> usize {
+        (host + self.random.between(1, HOSTS as u64) as usize) % HOSTS
     }
 
     async fn make(&mut self) -> Result<(), String> {
@@ -293,7 +345,7 @@ impl Director {
                         return Err(format!("a healthy volume cannot be opened: {error}"));
                     }
                     if attempt == 20 {
-                        sim().bucket.heal();
+                        sim().heal();
                     }
                 }
             }
@@ -340,7 +392,7 @@ impl Director {
                 }
                 attempts += 1;
                 if attempts == 5 {
-                    sim().bucket.heal();
+                    sim().heal();
                 }
             }
         }
@@ -377,6 +429,10 @@ impl Director {
         for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
             history.go_on(found, rule);
         }
+        if !ours {
+            let line = &mut model[self.line];
+            line.born = line.clients.iter().map(|history| history.durable).collect();
+        }
         drop(model);
         self.old.remove(&number);
         self.owner = Some(number);
@@ -406,9 +462,14 @@ impl Director {
         let made = mounted.process.run(async move {
             for client in 0..clients {
                 let name = FileName::new(home(client)).expect("a name");
-                match fs.mkdir(Caller::ROOT, Ino::ROOT, name, 0o755).await {
-                    Ok(_) | Err(FsError::Exists) => {}
-                    Err(error) => return Err(error),
+                loop {
+                    match fs.mkdir(Caller::ROOT, Ino::ROOT, name.clone(), 0o755).await {
+                        Ok(_) | Err(FsError::Exists) => break,
+                        Err(FsError::Io { .. } | FsError::NoSpace(_)) => {
+                            tokio::time::sleep(Duration::from_secs(5)).await;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             while fs.fsync(Ino::ROOT, false).await.is_err() {
@@ -422,6 +483,7 @@ impl Director {
             Some(Ok(())) => {
                 self.owner = Some(number);
                 self.homes = true;
+                sim().shown.set(true);
                 Ok(true)
             }
         }
@@ -430,13 +492,17 @@ impl Director {
     /// Clients work, things go wrong, and it ends somehow.
     async fn serve(&mut self, mounted: &Mounted, round: u64, beside: bool) -> Result<(), String> {
         let process = &mounted.process;
+        requests::forget(process.host);
         self.trouble(process);
+        self.disk_trouble(process.host, round * 2 + u64::from(beside));
+        self.dies_unanswered(process, round * 2 + u64::from(beside));
         let (mut works, mut met) = (Vec::new(), Vec::new());
         for client in 0..self.plan.clients {
             let hands = Hands { fs: Arc::clone(mounted.bare.fs()), home: home(client) };
             let stream = round * 100 + u64::from(beside) * 50 + client as u64;
             let random = Random::new(self.plan.seed, 10_000 + stream);
-            let work = work(hands, self.line, client, self.plan.ops, random);
+            let wire = Wire::of(process.host, &hands.home);
+            let work = work(hands, wire, (self.line, client), self.plan.ops, random);
             works.push(process.run(work));
         }
         if self.plan.has(Kind::Outside) && self.outside {
@@ -464,8 +530,17 @@ impl Director {
             return Ok(());
         }
         if done.iter().any(Option::is_none) || process.is_dead() {
-            return self.after_death(process);
+            return match beside {
+                true => self.after_death(process),
+                false => Box::pin(self.goes_on(process, round)).await,
+            };
         }
+        self.part(mounted).await
+    }
+
+    /// Clients are done.
+    async fn part(&mut self, mounted: &Mounted) -> Result<(), String> {
+        let process = &mounted.process;
         match self.random.below(10) {
             0..2 => {
                 let bare = Arc::clone(&mounted.bare);
@@ -498,7 +573,7 @@ impl Director {
         let begins = self.random.below(10 * SECOND);
         tokio::time::sleep(Duration::from_nanos(begins)).await;
         let process = &mounted.process;
-        let (host, other) = (process.host, 1 - process.host);
+        let (host, other) = (process.host, self.other(process.host));
         let length = self.random.between(40 * SECOND, 300 * SECOND);
         match self.random.below(3) {
             0 => sim().pause(process, length),
@@ -622,9 +697,9 @@ impl Director {
     }
 
     /// All is well; a new host has to find everything, and to bring it to rest.
-    async fn finish(&mut self, host: usize) -> Result<(), String> {
+    async fn finish(&mut self, host: usize, follower: Option<Follower>) -> Result<(), String> {
         tell!("all is well from now on");
-        sim().bucket.stay_well();
+        sim().stay_well();
         if self.random.chance(600)
             && let Some(mounted) = self.mount(host, false).await?
         {
@@ -648,6 +723,10 @@ impl Director {
         match mounted.process.run(async move { bare.close().await }).await {
             Some(Ok(0)) => {}
             other => return Err(format!("a healthy volume is not given back: {other:?}")),
+        }
+        sim().model.borrow_mut()[self.line].keep_all();
+        if let Some(follower) = follower {
+            follower.end().await?;
         }
         rest::check(&last, collected)?;
         let volume = self.volume.clone().expect("it was made");
@@ -718,6 +797,6 @@ fn set(name: &str, value: u64) {
     unsafe { std::env::set_var(name, value.to_string()) };
 }
 
-fn home(client: usize) -> String {
+pub fn home(client: usize) -> String {
     format!("c{client}")
 }

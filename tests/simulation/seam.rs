@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::task::Waker;
 
+use crate::disk::Disk;
 use crate::random::Random;
 
 /// Nanoseconds.
@@ -34,17 +35,14 @@ pub struct Machine {
     /// How much its host's wall clock is ahead, nanoseconds.
     pub ahead: Cell<i64>,
     pub random: Random,
-    /// The host's local disk.
+    /// The host's local disk: where it lies, and how it is.
     pub root: PathBuf,
+    pub disk: &'static Disk,
     /// Changes of the disk so far, and the one at which the process is killed.
     pub changes: Cell<u64>,
     pub dies_at: Cell<Option<u64>>,
     /// The place in the code (`fault::points`) at which it is killed, and how often it passes there before.
     pub dies_there: Cell<Option<(&'static str, u64)>>,
-    /// The disk takes nothing more.
-    pub full: Cell<bool>,
-    /// How many of a thousand calls of the disk fail.
-    pub broken: Cell<u64>,
     /// Nothing is ready to run; the earliest timer, if there is one.
     pub idle: Cell<bool>,
     pub timer: Cell<Option<Time>>,
@@ -56,18 +54,17 @@ pub struct Machine {
 unsafe impl Sync for Machine {}
 
 impl Machine {
-    pub fn new(root: PathBuf, random: Random) -> Self {
+    pub fn new(root: PathBuf, disk: &'static Disk, random: Random) -> Self {
         Machine {
             dead: Cell::new(false),
             paused: Cell::new(false),
             ahead: Cell::new(0),
             random,
             root,
+            disk,
             changes: Cell::new(0),
             dies_at: Cell::new(None),
             dies_there: Cell::new(None),
-            full: Cell::new(false),
-            broken: Cell::new(0),
             idle: Cell::new(false),
             timer: Cell::new(None),
             waker: RefCell::new(None),
@@ -101,7 +98,8 @@ pub enum Change {
     Made,
     /// The process dies in the middle of it.
     Torn,
-    Fails(i32),
+    /// With EIO.
+    Fails,
 }
 
 /// The machines of one simulation.
@@ -163,10 +161,10 @@ impl Seam {
 }
 
 impl Machine {
-    /// Counts a change of the disk, and says what becomes of it. `grows`: it needs room.
-    pub fn changes(&self, grows: bool) -> Change {
+    /// Counts a change of the disk, and says what becomes of it.
+    pub fn changes(&self, now: Time) -> Change {
         if self.dead.get() {
-            return Change::Fails(libc::EIO);
+            return Change::Fails;
         }
         let number = self.changes.get();
         self.changes.set(number + 1);
@@ -174,12 +172,19 @@ impl Machine {
             self.die();
             return Change::Torn;
         }
-        if self.full.get() && grows {
-            return Change::Fails(libc::ENOSPC);
-        }
-        if self.broken.get() > 0 && self.random.chance(self.broken.get()) {
-            return Change::Fails(libc::EIO);
+        if self.fails(now) {
+            return Change::Fails;
         }
         Change::Made
+    }
+
+    /// Whether a call of the disk fails.
+    pub fn fails(&self, now: Time) -> bool {
+        let rate = self.disk.broken();
+        let fails = rate > 0 && self.random.chance(rate);
+        if fails {
+            self.disk.fails(now);
+        }
+        fails
     }
 }

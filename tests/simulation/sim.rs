@@ -17,9 +17,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bucket::Bucket;
+use crate::disk::Disk;
 use crate::model::Line;
 use crate::outside::Outside;
 use crate::random::Random;
+use crate::requests::Requests;
 use crate::seam::{Machine, Seam, Time};
 
 /// A schedule that lasts longer is stuck.
@@ -96,19 +98,27 @@ pub struct Sim {
     pub seam: &'static Seam,
     pub bucket: Bucket,
     processes: RefCell<Vec<Arc<Process>>>,
+    disks: RefCell<BTreeMap<usize, &'static Disk>>,
     events: RefCell<BTreeMap<(Time, u64), Event>>,
     next_event: Cell<u64>,
     seed: u64,
+    /// Where the disks lie, which is elsewhere each time.
+    below: PathBuf,
     /// What happened, for the comparison of two runs, and for people.
     pub story: RefCell<Story>,
     pub trouble: RefCell<Option<String>>,
     pub outside: RefCell<Outside>,
+    pub requests: RefCell<Requests>,
     /// Which of `fault::points` were passed.
     pub passed: RefCell<BTreeSet<&'static str>>,
     /// Programs write to what is published just then.
     pub aims: Cell<bool>,
     /// And their process may be killed soon after.
     pub kills: Cell<bool>,
+    /// So many large files may still be written.
+    pub large: Cell<u32>,
+    /// The clients' directories are in the bucket.
+    pub shown: Cell<bool>,
     /// What the volume may hold, one line after the other.
     pub model: RefCell<Vec<Line>>,
 }
@@ -149,21 +159,26 @@ macro_rules! tell {
 }
 
 impl Sim {
-    pub fn begin(seed: u64, aloud: bool) -> &'static Sim {
+    pub fn begin(seed: u64, below: PathBuf, aloud: bool) -> &'static Sim {
         let sim: &'static Sim = Box::leak(Box::new(Sim {
             seam: Seam::begin(),
             bucket: Bucket::new(seed),
             processes: RefCell::default(),
+            disks: RefCell::default(),
             events: RefCell::default(),
             next_event: Cell::new(0),
             seed,
+            below,
             story: RefCell::new(Story { aloud, ..Story::default() }),
             trouble: RefCell::default(),
             model: RefCell::default(),
             outside: RefCell::default(),
+            requests: RefCell::default(),
             passed: RefCell::default(),
             aims: Cell::new(false),
             kills: Cell::new(false),
+            large: Cell::new(0),
+            shown: Cell::new(false),
         }));
         SIM.with(|here| here.set(Some(sim)));
         sim
@@ -182,7 +197,8 @@ impl Sim {
         const KEPT: usize = 400;
         let mut story = self.story.borrow_mut();
         let now = self.now();
-        let line = format!("{:>9}.{:06} {what}", now / 1_000_000_000, now / 1000 % 1_000_000);
+        let what = what.replace(&*self.below.to_string_lossy(), "");
+        let line = format!("{:>9}.{:09} {what}", now / 1_000_000_000, now % 1_000_000_000);
         for byte in line.bytes() {
             story.digest = (story.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -209,9 +225,9 @@ impl Sim {
 
     /// A new process of a host whose disk is `root`.
     pub fn process(&self, host: usize, root: PathBuf, name: String) -> Arc<Process> {
-        let number = self.seam.machines.borrow().len() as u64;
+        let random = Random::new(self.seed, 1000 + self.seam.machines.borrow().len() as u64);
         let machine: &'static Machine =
-            Box::leak(Box::new(Machine::new(root, Random::new(self.seed, 1000 + number))));
+            Box::leak(Box::new(Machine::new(root, self.disk(host), random)));
         self.seam.machines.borrow_mut().push(machine);
         let before = self.seam.running.replace(Some(machine));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -224,6 +240,26 @@ impl Sim {
             Arc::new(Process { machine, host, name, runtime, died, buried: Cell::new(false) });
         self.processes.borrow_mut().push(Arc::clone(&process));
         process
+    }
+
+    /// The local disk of a host.
+    pub fn disk(&self, host: usize) -> &'static Disk {
+        self.disks.borrow_mut().entry(host).or_insert_with(|| Box::leak(Box::default()))
+    }
+
+    /// Nothing is wrong any more, now.
+    pub fn heal(&self) {
+        self.bucket.heal();
+        for disk in self.disks.borrow().values() {
+            disk.fills(None, self.now());
+            disk.breaks(0);
+        }
+    }
+
+    /// And from now on, whatever was to come.
+    pub fn stay_well(&self) {
+        self.heal();
+        self.bucket.well.set(true);
     }
 
     /// Kills a process: from now on nothing that it does has any effect.

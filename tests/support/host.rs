@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use s3vol::driver::ControlClient;
-use s3vol::worker::{VolumeState, WorkerStatus};
+use s3vol::worker::{DrainReply, VolumeState, WorkerStatus};
 use tempfile::TempDir;
 
 use super::s3server::TestS3;
@@ -201,6 +201,13 @@ impl Host {
     /// What the control socket says.
     pub fn status(&self) -> Option<WorkerStatus> {
         self.ask(|control| async move { control.status(Duration::from_secs(5)).await.ok() })?
+    }
+
+    /// What an unmount says that Docker asks for.
+    pub fn drain(&self) -> DrainReply {
+        let drained =
+            self.ask(|control| async move { control.drain(Duration::from_secs(30)).await });
+        drained.expect("a control socket").expect("an answer")
     }
 
     /// Whether the volume could be taken back into use.

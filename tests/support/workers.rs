@@ -84,6 +84,12 @@ impl FakeWorkers {
             .unwrap();
     }
 
+    /// A worker dies, and its successor answers at once.
+    pub fn succeed(&self, name: &str) {
+        assert!(self.running.lock().contains_key(name));
+        drop(self.exits.send(WorkerExit { name: name.to_owned(), code: 1, restarting: true }));
+    }
+
     /// Ends a worker as a crash would.
     pub fn crash(&self, name: &str) {
         self.running.lock().remove(name).unwrap().server.abort();

@@ -49,7 +49,7 @@ pub(super) fn steps(
     through: Lsn,
 ) -> Vec<Step> {
     let step_bytes = match committed.pieces {
-        0..STEP_ROWS => STEP_BYTES,
+        0..STEP_ROWS => crate::fault::number(crate::fault::STEP, STEP_BYTES),
         _ => (row_bytes(committed) * STEP_ROWS).clamp(LEAST_STEP_BYTES, STEP_BYTES),
     };
     let limit = pending.limit();

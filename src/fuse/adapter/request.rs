@@ -2,19 +2,28 @@
 //!
 //! Its future is polled once on the FUSE thread: what needs no request to the store is answered right
 //! there, without a task or a change of threads. What has to wait goes on as a task. A future that
-//! panics answers EIO, because dropping a reply sends that.
+//! panics answers EIO. One that this process does not bring to its end is not answered at all: the kernel asks a
+//! successor again, or ends the request with the mount.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fuser::{Errno, INodeNo, Request};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use super::Adapter;
+use crate::clock::boottime;
 use crate::fs::FsError;
 use crate::fuse::errno::errno;
+
+/// Lines about failed requests in one second; a program may try again for ever.
+const LINES: u32 = 20;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What a log line says about a request.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +41,15 @@ impl Op {
     /// The errno for `error`. An I/O error is logged here, once, with its causes: the program that
     /// gets EIO cannot see them.
     pub(in crate::fuse) fn errno(self, error: &FsError) -> Errno {
-        if let FsError::Io { .. } = error {
+        if let FsError::Io { .. } = error
+            && let Some(left_out) = SAID.lock().says(boottime())
+        {
             tracing::warn!(
                 op = self.name,
                 ino = self.ino,
                 unique = self.unique,
                 error = %Chain(error),
+                left_out,
                 "a request failed"
             );
         }
@@ -79,19 +91,73 @@ pub(in crate::fuse) fn drive(
     request: impl Future<Output = ()> + Send + 'static,
 ) {
     let span = tracing::debug_span!("fuse", op = op.name, ino = op.ino, unique = op.unique);
-    let mut request = Box::pin(request.instrument(span));
+    let mut request = Unanswered { op, request: Some(Box::pin(request.instrument(span))) };
     let _runtime = runtime.enter();
-    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        // A wake-up that comes before the task exists is not lost: a task is polled when it
-        // starts, and that poll registers the task's own waker.
-        request.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-    }));
-    match polled {
-        Ok(Poll::Ready(())) => {}
-        Ok(Poll::Pending) => drop(runtime.spawn(request)),
-        Err(_) => {
-            tracing::error!(op = op.name, ino = op.ino, unique = op.unique, "a request panicked")
+    // A wake-up that comes before the task exists is not lost: a task is polled when it
+    // starts, and that poll registers the task's own waker.
+    if Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        drop(runtime.spawn(request));
+    }
+}
+
+/// A request until it is answered.
+struct Unanswered<F> {
+    op: Op,
+    request: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future<Output = ()>> Future for Unanswered<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(request) = &mut self.request else { return Poll::Ready(()) };
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(context)));
+        match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(())) => {}
+            Err(_) => {
+                let Op { name, ino, unique } = self.op;
+                tracing::error!(op = name, ino, unique, "a request panicked");
+            }
         }
+        // A reply that is dropped in it sends EIO.
+        self.request = None;
+        Poll::Ready(())
+    }
+}
+
+impl<F> Drop for Unanswered<F> {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take() {
+            let Op { name, ino, unique } = self.op;
+            tracing::debug!(op = name, ino, unique, "a request is left to whoever comes next");
+            std::mem::forget(request);
+        }
+    }
+}
+
+static SAID: Mutex<Said> = Mutex::new(Said { since: Duration::ZERO, lines: 0, left_out: 0 });
+
+/// What was said of failed requests in this second.
+#[derive(Debug, Default)]
+pub(in crate::fuse) struct Said {
+    since: Duration,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Said {
+    /// Whether one more is said; with how many were not since the last one.
+    pub(in crate::fuse) fn says(&mut self, now: Duration) -> Option<u64> {
+        if now.saturating_sub(self.since) >= SECOND {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines == LINES {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 

@@ -208,6 +208,35 @@ async fn what_the_writer_deletes_is_no_loss() {
     writer.abandon();
 }
 
+/// The end of the log is where an object is missing, so none may go before followers have read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_whose_clock_is_ahead_leaves_followers_the_log() {
+    const DAY: i64 = 86_400_000;
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let mut config = EngineConfig::new(Arc::clone(&store), PATH, None);
+    let right = Arc::clone(&config.wall);
+    config.wall = Arc::new(move || right() + DAY);
+    let bucket = Arc::clone(&EngineConfig::new(Arc::clone(&store), PATH, None).wall);
+    config.bucket_clock = Some(Arc::new(move || {
+        let now = bucket();
+        Box::pin(async move { Some(now) })
+    }));
+    let writer = Engine::open(config).await.unwrap();
+    let follower = Follower::open(Arc::clone(&store), PATH, None, soon()).await.unwrap().unwrap();
+    for lsn in 1..=20u64 {
+        let mut batch = Batch::new();
+        batch.put(b"k", lsn.to_be_bytes());
+        writer.write(Lsn(lsn), batch).await.unwrap();
+        let _receipt = writer.flush(soon()).await.unwrap();
+        if lsn % 5 == 0 {
+            writer.maintain(true).await.unwrap();
+        }
+    }
+    let newest = follower.poll(soon()).await.unwrap();
+    assert_eq!(newest.get_raw(b"k").await.unwrap().unwrap(), 20u64.to_be_bytes().as_slice());
+    writer.abandon();
+}
+
 #[tokio::test]
 async fn what_nobody_wrote_cannot_be_followed() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

@@ -209,6 +209,24 @@ fn a_failed_append_that_cannot_be_undone_ends_the_log() {
 }
 
 #[test]
+fn a_failed_append_is_undone_by_the_next_one_on_a_disk_that_is_well_again() {
+    let dir = TempDir::new().unwrap();
+    three(&dir);
+    let mut log = open(&dir).log;
+    let bytes = Arc::new(Mutex::new(std::fs::read(file(&dir)).unwrap()));
+    let room = bytes.lock().len() + 10;
+    log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room, cuts: false });
+    assert!(log.append(&named(4)).is_err());
+    assert!(matches!(log.append(&named(4)), Err(LogError::Broken)));
+    log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room: 1 << 20, cuts: true });
+    assert_eq!(log.append(&named(4)).unwrap(), Lsn(4));
+    std::fs::write(file(&dir), &*bytes.lock()).unwrap();
+    drop(log);
+    let opened = open(&dir);
+    assert_eq!((opened.replayed.len(), opened.damage), (4, None));
+}
+
+#[test]
 fn a_rotation_that_fails_leaves_the_old_log() {
     let dir = TempDir::new().unwrap();
     three(&dir);

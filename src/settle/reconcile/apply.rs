@@ -74,6 +74,11 @@ impl Reconciler {
         names: Vec<FileName>,
     ) -> Result<(), SettleError> {
         for name in names {
+            let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, &name)).await?;
+            if let Some(below) = dirent.filter(|dirent| dirent.kind == FileKind::Dir) {
+                let segment = self.volume.segment_of(dir, &name).await?;
+                self.empty(below.ino, format!("{prefix}{segment}/"), sent).await?;
+            }
             self.vanish(dir, prefix, sent, &name).await?;
         }
         Ok(())
@@ -328,12 +333,11 @@ impl Reconciler {
         dirent: DirentRec,
         rest: Option<&RestRec>,
     ) -> Result<bool, SettleError> {
-        let inode = tx.live(dirent.ino).await?;
         let rec = tx.inode(dirent.ino).await?;
         Ok(dirent.kind != FileKind::File
             && rec.nlink == 1
-            && !inode.is_open()
-            && rest.is_some_and(|rest| rest.ino == dirent.ino && rest.attr_gen == rec.attr_gen))
+            && rest.is_some_and(|rest| rest.ino == dirent.ino && rest.attr_gen == rec.attr_gen)
+            && tx.is_unused(dirent.ino).await?)
     }
 
     /// Replaces the content of a file that rests at this key and was not changed here.
@@ -438,7 +442,7 @@ impl Reconciler {
 
     /// An object that we knew is gone. A file that rested there goes with it; one that was changed here
     /// is published again under its name.
-    async fn vanish(
+    pub(super) async fn vanish(
         &self,
         dir: Ino,
         prefix: &str,
@@ -450,9 +454,6 @@ impl Reconciler {
         let slash = if dirent.kind == FileKind::Dir { "/" } else { "" };
         let segment = self.volume.segment_of(dir, name).await?;
         let key = ObjectKey::new(format!("{prefix}{segment}{slash}"));
-        if dirent.kind == FileKind::Dir {
-            Box::pin(self.list_whole(dirent.ino)).await?;
-        }
         let mut tx = self.taking_in().await?;
         if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
         {
@@ -487,7 +488,7 @@ impl Reconciler {
             return Ok(());
         }
         tx.kv.delete_rest(&key).await?;
-        if !rests || inode.is_open() {
+        if !rests || !tx.is_unused(dirent.ino).await? {
             tx.needs_rest(dirent.ino, WorkRec::Inode).await?;
             self.taken_in(tx).await?;
             return Ok(());
@@ -499,6 +500,11 @@ impl Reconciler {
             tx.edit(dir, |dir| dir.nlink = dir.nlink.saturating_sub(1)).await?;
         }
         names_changed(&mut tx, dir).await?;
+        // All of this took a while: whoever opened and changed it meanwhile has an answer. The next look finds it
+        // changed, and publishes it again.
+        if inode.is_open() || !inode.live().pending.is_clean() {
+            return Ok(());
+        }
         let _told = self.telling(vec![Changed::Entry { parent: dir, name: name.clone() }]);
         self.taken_in(tx).await?;
         tracing::info!(%key, "an object was removed by somebody else; so is its file");

@@ -24,6 +24,7 @@ use crate::meta::{LocalLog, Record};
 use crate::store::{
     Attributes, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
 };
+use crate::sys::beside;
 use crate::types::{Ino, KeyPrefix, ObjectKey};
 use crate::worker::WorkerError;
 
@@ -209,8 +210,8 @@ async fn save_one(
     trash: &Trash,
 ) -> Result<(), WorkerError> {
     let (dir, aside) = (state_dir.to_owned(), folder.to_owned());
-    let synced = tokio::task::spawn_blocking(move || to_disk(&dir, &aside)).await;
-    if let Err(error) = synced.map_err(io::Error::other).flatten() {
+    let synced = beside(move || to_disk(&dir, &aside)).await;
+    if let Err(error) = synced.unwrap_or_else(|| Err(io::Error::other("it panicked"))) {
         tracing::warn!(folder = %folder.display(), %error, "what was set aside may not be on the disk");
     }
     save(folder, store, state).await?;
