@@ -23,6 +23,7 @@ mod hold;
 mod incarnation;
 mod lookup;
 mod mirror;
+mod named;
 mod objects;
 mod overlap;
 mod remove;

@@ -28,6 +28,7 @@ mod lanes;
 mod lifecycle;
 mod see_off;
 mod status;
+mod unmount;
 mod volumes;
 mod watch;
 mod workers;

@@ -15,6 +15,7 @@ mod pending;
 mod ranges;
 pub mod records;
 mod sequencer;
+mod uplink;
 
 pub use follower::{Follower, View};
 pub use journal::{Fold, Journal, Record};

@@ -10,18 +10,22 @@
 //! in the engine: the queues of work and the open intents.
 
 mod attributes;
+mod beside;
 mod body;
 mod churn;
 mod conflict;
 mod dress;
 mod error;
 mod hot;
+mod kept;
 mod learn;
 mod links;
 mod outcome;
 mod pace;
 mod park;
+mod parts;
 mod plan;
+mod reach;
 mod reasons;
 mod reconcile;
 mod round;

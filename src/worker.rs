@@ -32,6 +32,7 @@ mod supervised;
 mod takeover;
 mod tasks;
 mod trial;
+mod turn;
 mod verify;
 
 pub use bare::{Bare, bare_fsck, bare_verify};
@@ -41,7 +42,7 @@ pub use foreground::{serve_detached, serve_foreground};
 pub use fsck::{FsckHow, VolumeAt, fsck};
 pub use give_back::Left;
 pub use open::{Mounted, Successor, open};
-pub use protocol::{DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
+pub use protocol::{Asked, DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;
 pub use rebuild::{Rebuild, Rebuilt, plan_rebuild};
 pub use recovery::{Listed, Recovered, Restored, Shelf, has_unsynced};

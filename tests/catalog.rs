@@ -48,6 +48,7 @@ in_both!(
     a_careless_store_is_refused_unless_promised_alone,
     removal_waits_for_the_grace_and_spares_what_was_there,
     the_mirror_survives_and_follows_the_bucket,
+    a_record_that_is_no_definition_is_in_nobodys_way,
     a_host_may_read_only_what_others_write,
     a_change_that_was_refused_says_what_differs_and_who_did_it,
 );
@@ -295,6 +296,38 @@ async fn the_mirror_survives_and_follows_the_bucket(world: World) {
     assert!(again.known(&name("a")).is_some());
     again.refresh(&|_| false).await.unwrap();
     assert!(again.known(&name("a")).is_none());
+}
+
+async fn a_record_that_is_no_definition_is_in_nobodys_way(world: World) {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let here = catalog(&dir, &world).await;
+    let made = create(&here, "prod", &[]).await.unwrap();
+    // Somebody copied the volume's definition and edited it, but not its name.
+    let copied = serde_json::to_string(&made).unwrap().replace("/prod/", "/test/");
+    assert_ne!(copied, serde_json::to_string(&made).unwrap());
+    world.put_object("team/.s3vol/volumes/test.json", Box::leak(copied.into_boxed_str()));
+    let long = format!("{}{}", " ".repeat(2 << 20), serde_json::to_string(&made).unwrap());
+    world.put_object("team/.s3vol/volumes/long.json", Box::leak(long.into_boxed_str()));
+    world.put_object("team/.s3vol/volumes/denied.json", "{}");
+    if let World::Gateway(server) = &world {
+        let refuse = s3server::Action::Status(403);
+        server.fault(Rule::always(Some(Op::Get), "volumes/denied.json", refuse));
+    }
+    let there = catalog(&other, &world).await;
+    for host in [&here, &there] {
+        host.refresh(&|_| false).await.unwrap();
+        let known: Vec<_> = host.all().iter().map(|d| (d.name.clone(), d.uuid)).collect();
+        assert_eq!(known, [(name("prod"), made.uuid)]);
+        assert_eq!(host.known(&name("prod")).unwrap().options.url, made.options.url);
+    }
+    let error = there.lookup(&name("test")).await.unwrap_err().to_string();
+    assert!(error.contains("volumes/test.json") && error.contains("volume prod"), "{error}");
+    let error = create(&there, "test", &[]).await.unwrap_err().to_string();
+    assert!(error.contains("the definition of volume prod"), "{error}");
+    // Other names are looked up, made and removed as ever.
+    assert_eq!(there.lookup(&name("nobody")).await.unwrap(), None);
+    create(&there, "next", &[]).await.unwrap();
+    there.remove(&name("next"), &RetainAll).await.unwrap();
 }
 
 async fn a_host_may_read_only_what_others_write(world: World) {

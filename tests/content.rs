@@ -14,6 +14,8 @@ use support::volume::{crowd_out, volume, volume_with};
 use support::wait_for;
 use tokio_util::sync::CancellationToken;
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A new volume with one empty file.
 struct World {
     server: TestS3,
@@ -69,6 +71,54 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
     assert_eq!(world.read(0, 1 << 20).await, wanted);
     world.volume.evict_all().unwrap();
     assert_eq!(world.read(0, 1 << 20).await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_part_of_a_commit_is_done_waits_for_no_other() {
+    let world = World::new().await;
+    let small = create(&world.volume, "small").await;
+    // So many that they go in steps; what is small goes with the first.
+    for piece in 0..13_000 {
+        world.write(piece * 200, &[7; 100]).await;
+    }
+    world.volume.write(&small, 0, b"small").await.unwrap();
+    world.server.fault(Rule::always(Some(Op::Put), "/segments/", Action::Hold).after(1));
+    let group = tokio::spawn({
+        let (volume, both) = (Arc::clone(&world.volume), vec![world.file.clone(), small.clone()]);
+        async move { volume.commit(both).await }
+    });
+    wait_for("the second step", PATIENCE, || (world.server.held() > 0).then_some(()));
+    let again = async {
+        world.volume.write(&small, 0, b"again").await.unwrap();
+        world.volume.commit(vec![Arc::clone(&small)]).await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE / 2, again).await.expect("nobody is at it any more");
+    assert!(world.server.held() > 0 && !group.is_finished(), "the other one is still under way");
+    world.server.clear_faults();
+    world.server.release();
+    group.await.unwrap().unwrap();
+    assert!(world.file.live().pending.is_clean() && small.live().pending.is_clean());
+    assert_eq!(&world.volume.read(&small, 0, 10).await.unwrap()[..], b"again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_was_stored_by_a_request_that_came_twice_is_not_sent_again() {
+    let world = World::new().await;
+    let sent = || {
+        let log = world.server.log();
+        log.iter().filter(|e| e.op == Op::Put && e.key.contains("/segments/")).count()
+    };
+    world.server.fault(Rule::new(Op::Put, "/segments/", 1, Action::ApplyThenStatus(412)));
+    world.write(0, &[7; 1 << 20]).await;
+    world.commit().await;
+    assert_eq!((sent(), world.segments()), (1, 1));
+    // Where nothing is there it is tried again, as after any refusal.
+    world.server.fault(Rule::new(Op::Put, "/segments/", 2, Action::Status(412)));
+    world.write(0, &[8; 1 << 20]).await;
+    world.commit().await;
+    assert_eq!((sent(), world.segments()), (4, 2));
+    world.volume.evict_all().unwrap();
+    assert_eq!(world.read(0, 100).await, [8; 100]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -357,9 +357,58 @@ async fn an_unmount_releases_its_count_when_it_arrives() {
     assert!(started.elapsed() < Duration::from_secs(4));
     assert_eq!(plugin.mounts("v").await, 0);
     assert_eq!(plugin.workers.log(), ["start v"]);
+    // Whoever asks again is told no more than whoever asked first.
+    let error = plugin.err("Unmount", json!({ "Name": "v", "ID": "1" })).await;
+    assert!(error.contains("goes on sending"), "{error}");
     // It releases the volume by itself when everything is committed.
     plugin.workers.behaviour.committed.send_replace(true);
     plugin.workers.logged("stop v").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unmount_after_another_mount_of_its_id_repeats_none_that_nobody_heard_of() {
+    let host = Host::new();
+    let plugin = host.start().await;
+    plugin.create("v").await;
+    let behaviour = &plugin.workers.behaviour;
+    for first_is_over in [false, true] {
+        plugin.mount("v", "1").await;
+        behaviour.committed.send_replace(false);
+        let before = behaviour.drains.load(Ordering::SeqCst);
+        let drains = || behaviour.drains.load(Ordering::SeqCst) - before;
+        let begun = eventually("a drain", || async { drains() > 0 });
+        plugin.hang_up("Unmount", json!({ "Name": "v", "ID": "1" }), begun).await;
+        // The container is started again, with the ID that it had.
+        plugin.mount("v", "1").await;
+        behaviour.committed.send_replace(first_is_over);
+        let drained = drains();
+        let commits = async {
+            eventually("its own drain", || async { drains() > drained }).await;
+            behaviour.committed.send_replace(true);
+        };
+        tokio::join!(plugin.unmount("v", "1"), commits);
+        assert_eq!(plugin.mounts("v").await, 0);
+    }
+    plugin.workers.logged("stop v").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_several_mounts_drains_though_it_failed() {
+    let host = Host::new();
+    let plugin = host.start().await;
+    plugin.create("v").await;
+    plugin.mount("v", "1").await;
+    let behaviour = &plugin.workers.behaviour;
+    behaviour.ready.send_replace(None);
+    let fails = plugin.err("Mount", json!({ "Name": "v", "ID": "2" }));
+    let leaves = async {
+        eventually("the mount", || async { plugin.mounts("v").await == 2 }).await;
+        plugin.unmount("v", "1").await;
+        assert_eq!(behaviour.drains.load(Ordering::SeqCst), 0);
+    };
+    tokio::join!(fails, leaves);
+    plugin.workers.logged("stop v").await;
+    assert!(behaviour.drains.load(Ordering::SeqCst) > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

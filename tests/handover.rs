@@ -13,10 +13,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
-use s3vol::driver::ControlClient;
+use s3vol::driver::{ControlClient, Stays};
 use s3vol::supervisor::{Settings, run};
-use s3vol::worker::{VolumeState, WorkerSpec};
+use s3vol::worker::{Asked, VolumeState, WorkerSpec};
 use serde_json::{Value, json};
 use support::host::Host;
 use support::s3server::{Action, Op, Rule, TestS3};
@@ -157,6 +158,13 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn control(&self) -> ControlClient {
         ControlClient::new(&self.dir.path().join("control"))
+    }
+
+    fn control_state(&self, runtime: &tokio::runtime::Runtime, state: VolumeState) {
+        wait_for(&format!("the state {state:?}"), PATIENCE, || {
+            let asked = runtime.block_on(self.control().status(PATIENCE));
+            asked.ok().filter(|status| status.state == state)
+        });
     }
 
     /// Ends the worker; returns when its mount is gone.
@@ -457,6 +465,54 @@ fn what_is_written_after_a_drain_is_recovered_when_another_host_takes_the_volume
     other.run(&server, &["recovered", "restore", &url, &name, to]).expect("restored");
     assert_eq!(std::fs::read(into.join("f")).unwrap(), b"after!");
     assert!(other.unmount().success());
+}
+
+/// What the last record of a lease says.
+fn lease(server: &TestS3) -> String {
+    let leases = server.objects("").into_iter().filter(|(key, _)| key.contains("/lease/"));
+    let (_, last) = leases.max_by_key(|(key, _)| key.clone()).expect("a lease");
+    let record: Value = serde_json::from_slice(&last.body).unwrap();
+    record["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_drain_gives_back_nothing_that_was_mounted_again_since_it_was_asked_for() {
+    let server = TestS3::start();
+    let mut rig = Rig::start(&server);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let control = rig.control();
+    runtime.block_on(control.ready(Deadline::after(PATIENCE))).unwrap();
+    let (asked, in_use) = (Asked::now(), lease(&server));
+    server.fault(Rule::always(Some(Op::Put), "/segments/", Action::Hold));
+    std::fs::write(rig.path("f"), vec![7; 1 << 20]).unwrap();
+    wait_for("its upload", PATIENCE, || (server.held() > 0).then_some(()));
+    let draining = {
+        let control = rig.control();
+        runtime.spawn(async move { control.drain(PATIENCE).await })
+    };
+    rig.control_state(&runtime, VolumeState::Draining);
+    assert!(runtime.block_on(control.resume(PATIENCE)).unwrap());
+    server.clear_faults();
+    server.release();
+    let drained = runtime.block_on(draining).unwrap().unwrap();
+    assert!(drained.committed, "{drained:?}");
+    let stays = |what: &str| {
+        assert_eq!(lease(&server), in_use, "{what}");
+        let asked = runtime.block_on(control.vacate(PATIENCE));
+        assert!(matches!(asked, Err(Stays::Serves(_))), "{what}: {asked:?}");
+    };
+    stays("after a drain that it overtook");
+    // The request itself may come late.
+    let drained = runtime.block_on(control.drain_as(asked, PATIENCE)).unwrap();
+    assert!(drained.committed, "{drained:?}");
+    stays("after one that it overtook on its way");
+    rig.control_state(&runtime, VolumeState::Active);
+    std::fs::write(rig.path("f"), b"still served").unwrap();
+    // And one that was asked for since does.
+    assert!(runtime.block_on(control.drain(PATIENCE)).unwrap().committed);
+    assert_ne!(lease(&server), in_use);
+    rig.stop();
+    assert_eq!(server.get("vol/f").expect("it").body, b"still served"[..]);
 }
 
 #[test]

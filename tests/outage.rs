@@ -246,6 +246,36 @@ fn the_small_becomes_durable_in_its_time_beside_an_upload_that_hangs() {
 }
 
 #[test]
+fn a_large_file_waits_for_no_upload_of_another_that_hangs() {
+    const STREAM: u64 = 80 << 20;
+    let server = TestS3::start();
+    let mut host = Host::new("commit=300ms,settle=never");
+    host.mount(&server);
+    server.fault(Rule::new(Op::Put, "/segments/", 1, Action::Hold));
+    let mut file = File::create(host.path("stream")).expect("a file");
+    for _ in 0..STREAM >> 20 {
+        file.write_all(&[7; 1 << 20]).expect("a write is local");
+    }
+    wait_for("the upload", LONG, || (server.held() > 0).then_some(()));
+    let large = vec![8; 24 << 20];
+    std::fs::write(host.path("large"), &large).expect("a file");
+    // Sooner than a hanging request is given up.
+    wait_for("its commit", Duration::from_secs(12), || {
+        let status = host.status()?;
+        (status.uncommitted_bytes <= STREAM).then_some(())
+    });
+    let flushes = || server.log().iter().filter(|entry| entry.key.contains("/wal/")).count();
+    let before = flushes();
+    wait_for("a flush", Duration::from_secs(5), || {
+        std::fs::create_dir_all(host.path("dir")).expect("a directory");
+        std::fs::remove_dir(host.path("dir")).expect("it goes");
+        (flushes() >= before + 2).then_some(())
+    });
+    assert!(server.held() > 0, "the upload still hangs");
+    assert!(found_elsewhere(&server, &mut host, &["large"])[0] == large);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_here_does_not_keep_others_from_the_bucket() {
     let server = TestS3::start();
     let mut host = Host::new("commit=5m,settle=never");

@@ -1,8 +1,13 @@
 //! Settling over a volume without a worker: rounds whose requests are held or refused.
 
+#[path = "settling/large.rs"]
+mod large;
+#[path = "settling/outside.rs"]
+mod outside;
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use s3vol::clock::{Deadline, boottime};
@@ -19,12 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
-struct Always;
+/// A lease that lapses when the test says so.
+#[derive(Debug, Default)]
+struct Lease {
+    lapsed: AtomicBool,
+}
 
-impl Permit for Always {
+impl Permit for Lease {
     fn may_publish(&self) -> bool {
-        true
+        !self.lapsed.load(Ordering::SeqCst)
     }
 }
 
@@ -33,6 +41,7 @@ struct World {
     dir: tempfile::TempDir,
     volume: Arc<Volume>,
     settler: Arc<Settler>,
+    lease: Arc<Lease>,
 }
 
 /// Requests are late for no longer than until their expiry.
@@ -48,12 +57,19 @@ impl World {
     }
 
     async fn on(server: TestS3) -> Self {
+        World::refreshed(server, VolumeOptions::default().refresh).await
+    }
+
+    async fn refreshed(server: TestS3, refresh: Duration) -> Self {
         no_margin();
         let dir = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
+        let settle_after = Duration::ZERO;
+        let options = VolumeOptions { settle_after, refresh, ..VolumeOptions::default() };
         let volume = volume_with(&server, dir.path(), options).await;
-        let settler = Settler::open(Arc::clone(&volume), Arc::new(Always), "test".into()).await;
-        World { server, dir, volume, settler: settler.unwrap() }
+        let lease = Arc::new(Lease::default());
+        let permit = Arc::clone(&lease) as Arc<dyn Permit>;
+        let settler = Settler::open(Arc::clone(&volume), permit, "test".into()).await.unwrap();
+        World { server, dir, volume, settler, lease }
     }
 
     /// Another host goes on with what this one made durable.
@@ -205,25 +221,6 @@ async fn what_a_file_in_motion_was_renamed_over_goes_though_its_directory_moves_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
-    const MANY: usize = 2000;
-    let world = World::new().await;
-    let (tell, mut changes) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    for number in 0..MANY {
-        world.server.put_foreign(&format!("data/f{number:04}"), "theirs", &[]);
-    }
-    // The kernel takes no notice of a directory while a request about it has no answer.
-    let look = reconciler.directory(Ino::ROOT);
-    tokio::time::timeout(PATIENCE, look).await.expect("an answer").unwrap();
-    for number in 0..MANY {
-        let name = FileName::new(format!("f{number:04}")).unwrap();
-        let told = tokio::time::timeout(PATIENCE, changes.recv()).await.expect("a notice");
-        assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_refuses_is_in_nobodys_way_and_comes_again() {
     let world = World::new().await;
     let kept = world.file("kept", "content").await;
@@ -340,78 +337,8 @@ async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
     assert_eq!(world.object("renamed").as_deref(), Some("content"));
 }
 
-/// The volume of a bucket with a directory of this many files, and that directory.
-async fn large(files: usize) -> (World, Arc<Reconciler>, Ino) {
-    let world = World::new().await;
-    for number in 0..files {
-        world.server.put_foreign(&format!("data/large/{number:05}"), "", &[]);
-    }
-    world.server.put_foreign("data/other", "", &[]);
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    reconciler.name(Ino::ROOT, &FileName::new("large").unwrap()).await.unwrap();
-    let name = keys::dirent(Ino::ROOT, &FileName::new("large").unwrap());
-    let dirent: DirentRec = world.volume.meta.get(&name).await.unwrap().unwrap();
-    (world, reconciler, dirent.ino)
-}
-
 async fn names_in(world: &World, dir: Ino) -> usize {
     world.volume.meta.scan(keys::dirents_after(dir, 0), 100_000).await.unwrap().len()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_listing_that_is_cut_off_shows_what_it_saw_and_goes_on_there() {
-    let (world, reconciler, dir) = large(2500).await;
-    let pages = "data/large/";
-    world
-        .server
-        .fault(Rule { skip: 2, ..Rule::always(Some(Op::List), pages, Action::Status(503)) });
-    reconciler.directory(dir).await.unwrap();
-    // The last one may be a directory, which the next page would say.
-    assert_eq!(names_in(&world, dir).await, 1999);
-    world.server.clear_faults();
-    // The bucket is asked again some seconds later. For a name of the rest no listing is made.
-    let lists = world.server.count(Op::List);
-    let name = FileName::new("02400").unwrap();
-    let shown = || async {
-        reconciler.name(dir, &name).await.unwrap();
-        world.volume.meta.get::<DirentRec>(&keys::dirent(dir, &name)).await.unwrap()
-    };
-    support::wait_for_async("the name", PATIENCE, shown).await;
-    assert_eq!(world.server.count(Op::List) - lists, 1, "whether it is a directory");
-    world.server.delete_foreign("data/large/02450");
-    let all = || async {
-        reconciler.directory(dir).await.unwrap();
-        (names_in(&world, dir).await == 2499).then_some(())
-    };
-    let lists = world.server.count(Op::List);
-    support::wait_for_async("the rest", PATIENCE, all).await;
-    assert_eq!(world.server.count(Op::List) - lists, 1, "only what was missing");
-}
-
-#[tokio::test]
-async fn whoever_looks_elsewhere_comes_between_the_pages_of_a_large_listing() {
-    let (world, reconciler, dir) = large(2500).await;
-    let before = world.server.log().len();
-    world.server.fault(Rule::new(Op::List, "data/large/", 1, Action::Hold));
-    let listing = tokio::spawn({
-        let reconciler = Arc::clone(&reconciler);
-        async move { reconciler.directory(dir).await.unwrap() }
-    });
-    until("the first page", || world.server.held() == 1).await;
-    let key = ObjectKey::new("data/other");
-    let mut other = std::pin::pin!(reconciler.recheck_key(&key));
-    assert!(futures::poll!(&mut other).is_pending());
-    world.server.release();
-    other.await.unwrap();
-    listing.await.unwrap();
-    assert_eq!(names_in(&world, dir).await, 2500);
-    let log = world.server.log();
-    let asked = log[before..].iter().map(|request| (request.op, request.key.as_str()));
-    let asked: Vec<_> = asked.collect();
-    let other = asked.iter().position(|one| *one == (Op::Head, "data/other")).expect("the look");
-    let last = asked.iter().rposition(|one| *one == (Op::List, "data/large/")).expect("a page");
-    assert!(other < last, "it waited for the whole listing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

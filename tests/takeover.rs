@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -265,6 +266,73 @@ fn a_claim_whose_host_died_at_once_does_not_lock_the_volume() {
     server.set_clock_offset(100);
     other.mount(&server);
     assert_eq!(std::fs::read(other.path("f")).expect("it"), b"there");
+}
+
+#[test]
+fn a_host_whose_opening_takes_long_says_that_it_has_the_volume() {
+    let _alone = alone();
+    let server = TestS3::start();
+    let mut host = Host::new("commit=5m,settle=never");
+    host.mount(&server);
+    for number in 0..8 {
+        let file = File::create(host.path(&format!("f{number}"))).expect("a file");
+        set_attribute(&file, &vec![number; 60_000]).expect("its attribute");
+    }
+    host.kill();
+    // So little may be on its way at a time that the replay has to wait for the bucket.
+    host.env("S3VOL_TEST_LONG_LOG", 128 << 10).env("S3VOL_TEST_RENEW_MS", 300);
+    server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Hold).after(1));
+    std::thread::scope(|scope| {
+        let opens = scope.spawn(|| host.try_mount(&server));
+        wait_for("the replay", Duration::from_secs(30), || (server.held() > 0).then_some(()));
+        let renewed = || {
+            let log = server.log();
+            log.iter()
+                .filter(|e| e.key.contains("/lease/") && e.op == Op::Put && e.status == 200)
+                .count()
+        };
+        server.set_clock_offset(100);
+        let before = renewed();
+        // Without a lease nobody would renew one.
+        wait_for("a renewal", Duration::from_secs(20), || (renewed() > before + 1).then_some(()));
+        let mut other = Host::new("commit=200ms");
+        let refused = other.try_mount(&server).expect_err("it is being opened");
+        assert!(refused.contains("holds this volume"), "{refused}");
+        server.clear_faults();
+        server.release();
+        opens.join().expect("its end").expect("it is open");
+    });
+    for number in 0..8 {
+        let file = File::open(host.path(&format!("f{number}"))).expect("a file");
+        assert!(attribute(&file).expect("its attribute") == vec![number; 60_000]);
+    }
+    assert!(host.unmount().success(), "{}", host.log());
+}
+
+fn set_attribute(file: &File, value: &[u8]) -> std::io::Result<()> {
+    // SAFETY: plain system call on memory of ours.
+    let set = unsafe {
+        libc::fsetxattr(file.as_raw_fd(), c"user.a".as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn attribute(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut value = vec![0; 64 << 10];
+    // SAFETY: plain system call on memory of ours.
+    let got = unsafe {
+        libc::fgetxattr(
+            file.as_raw_fd(),
+            c"user.a".as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    if got < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    value.truncate(got as usize);
+    Ok(value)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::definition::{Definition, FORMAT, definition_key};
 use super::incarnation::{Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
-use super::{Catalog, CatalogError, Site, stores};
+use super::{Catalog, CatalogError, Site, named, stores};
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::types::VolumeName;
 
@@ -25,7 +25,7 @@ impl Catalog {
         let likely_new = self.mirror.get(name).is_none() && !options.readonly;
         if !likely_new {
             home.check().await?;
-            if let Some((found, version)) = objects::read(home.store(), &key, REQUEST).await? {
+            if let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? {
                 return self.confirm(home.as_ref(), found, version, given).await;
             }
         }
@@ -42,7 +42,7 @@ impl Catalog {
                 refreshed = &mut refreshing => (preparing.await, refreshed),
             };
             let exists = match likely_new && self.mirror.get(name).is_some() {
-                true => objects::read(home.store(), &key, REQUEST).await,
+                true => named::read(home.as_ref(), name, REQUEST).await,
                 false => Ok(None),
             };
             if let Ok(Some((found, version))) = exists {
@@ -88,7 +88,7 @@ impl Catalog {
             self.mirror.learn(definition.clone(), Some(at), true).await?;
             return Ok(definition);
         }
-        match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
+        match named::read(home.as_ref(), name, REQUEST).await? {
             Some((found, version)) => self.confirm(home.as_ref(), found, version, given).await,
             None => Err(CatalogError::Unknown(key.to_string())),
         }

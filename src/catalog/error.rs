@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::ConfigErrors;
 use crate::store::StoreError;
-use crate::types::NameError;
+use crate::types::{NameError, VolumeName};
 
 /// Why the catalog refused or could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,11 @@ pub enum CatalogError {
         #[source]
         source: serde_json::Error,
     },
+    /// A definition lies under another volume's name.
+    #[error(
+        "{key} in the bucket is the definition of volume {name}; remove that object, or put the right one there"
+    )]
+    Misnamed { key: String, name: VolumeName },
     /// The bucket may or may not have done it; trying again is safe.
     #[error("the bucket did not say whether {0} was written; try again")]
     Unknown(String),
@@ -41,6 +46,15 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// Whether it says something of one record only, and not of the bucket.
+    pub(super) fn is_of_one(&self) -> bool {
+        match self {
+            CatalogError::Damaged { .. } | CatalogError::Misnamed { .. } => true,
+            CatalogError::Store(error) => error.is_of_one(),
+            _ => false,
+        }
+    }
+
     /// For `map_err`: an error of the local disk at `path`.
     pub(super) fn disk(path: &Path) -> impl FnOnce(std::io::Error) -> CatalogError {
         let path = path.display().to_string();

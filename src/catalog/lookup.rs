@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::definition::{Definition, definition_key, volumes};
+use super::definition::{Definition, definition_key};
 use super::mirror::MirrorEntry;
-use super::{Catalog, CatalogError, Opener, objects};
+use super::{Catalog, CatalogError, Opener, named};
 use crate::clock::Deadline;
 use crate::config::{BucketUrl, VolumeOptions};
-use crate::store::{Listing, StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind};
 use crate::types::VolumeName;
 
 /// Every `docker run -v anything:` asks every plugin, so an unknown name may cost this much.
@@ -37,8 +37,7 @@ pub async fn defined_in(
     name: &VolumeName,
 ) -> Result<Option<Definition>, CatalogError> {
     let site = opener.open(home, defaults).await?;
-    let key = definition_key(site.prefix(), name);
-    let found = objects::read::<Definition>(site.store(), &key, REFRESH_REQUEST).await?;
+    let found = named::read(site.as_ref(), name, REFRESH_REQUEST).await?;
     Ok(found.map(|(definition, _)| definition))
 }
 
@@ -85,7 +84,10 @@ impl Catalog {
                 Err(unreachable(name, Some(error)))
             }
             Ok(Err(error)) => {
-                self.breaker.trip();
+                // What one record says is nothing that other names have to wait for.
+                if !error.is_of_one() {
+                    self.breaker.trip();
+                }
                 Err(error)
             }
             Err(_) => {
@@ -102,8 +104,7 @@ impl Catalog {
         timeout: Duration,
     ) -> Result<Option<Definition>, CatalogError> {
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
-        let key = definition_key(home.prefix(), name);
-        match objects::read::<Definition>(home.store(), &key, timeout).await? {
+        match named::read(home.as_ref(), name, timeout).await? {
             Some((definition, version)) => {
                 self.mirror.learn(definition.clone(), Some(version), false).await?;
                 Ok(Some(definition))
@@ -116,20 +117,7 @@ impl Catalog {
     /// because dockerd forgets what a Get denies.
     pub async fn refresh(&self, keep: Keep<'_>) -> Result<(), CatalogError> {
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
-        let folder = volumes(home.prefix());
-        let mut listed = std::collections::BTreeMap::new();
-        let mut pages = Listing::of_folder(folder.as_str());
-        while let Some(page) = pages.next(home.store(), REFRESH_REQUEST).await? {
-            for entry in page.entries {
-                let name = folder.strip(&entry.key).and_then(|f| f.strip_suffix(".json"));
-                match name.map(VolumeName::new) {
-                    Some(Ok(name)) => {
-                        listed.insert(name, entry.version);
-                    }
-                    _ => tracing::debug!(key = %entry.key, "not a definition"),
-                }
-            }
-        }
+        let listed = named::list(home.as_ref(), REFRESH_REQUEST).await?;
         let changed: Vec<VolumeName> = listed
             .iter()
             .filter(|(name, version)| {
@@ -144,8 +132,9 @@ impl Catalog {
                 match read {
                     Ok(_) => {}
                     // One unreadable definition must not hide the others.
-                    Err(error @ CatalogError::Damaged { .. }) => {
-                        tracing::warn!(volume = %name, %error, "definition skipped");
+                    Err(error) if error.is_of_one() => {
+                        tracing::warn!(volume = %name, error = &error as &dyn std::error::Error,
+                            "definition skipped");
                     }
                     Err(error) => return Err(error),
                 }

@@ -16,13 +16,16 @@ use crate::types::{ObjectKey, Version};
 /// For one request of a user's command; the whole command has less than dockerd's 30 s.
 pub(super) const REQUEST: Duration = Duration::from_secs(8);
 
+/// No record is as long as this many bytes; of what is, no more is read.
+const LONGEST: u64 = 1 << 20;
+
 /// The record at `key` and its version, `None` when there is none.
 pub(super) async fn read<T: DeserializeOwned>(
     store: &dyn StoreBackend,
     key: &ObjectKey,
     timeout: Duration,
 ) -> Result<Option<(T, Version)>, CatalogError> {
-    match store.get(key, None, None, timeout).await {
+    match store.get(key, Some(0..LONGEST), None, timeout).await {
         Ok(got) => match serde_json::from_slice(&got.data) {
             Ok(record) => Ok(Some((record, got.info.version))),
             Err(source) => Err(CatalogError::Damaged { key: key.to_string(), source }),

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::definition::{Definition, Removing, definition_key, prefix_key};
 use super::ground::Ground;
 use super::objects::{self, REQUEST, Replaced};
-use super::{Catalog, CatalogError, Hold, PrefixEntry, Site};
+use super::{Catalog, CatalogError, Hold, PrefixEntry, Site, named};
 use crate::config::BucketUrl;
 use crate::store::StoreErrorKind;
 use crate::types::{StoreTime, VolumeName};
@@ -93,9 +93,7 @@ impl Catalog {
         }
         let home = self.home_to_change().await?;
         let key = definition_key(home.prefix(), name);
-        let Some((found, version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
-        else {
+        let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? else {
             return self.mirror.change(|v| v.remove(name).is_some()).await;
         };
         if found.removing.is_some() {
@@ -117,7 +115,7 @@ impl Catalog {
         if !found.deletes() || self.is_led_elsewhere(&found).await {
             // The by-prefix entry and the state stay: what is still in motion lives there.
             if !objects::delete(home.store(), &key, &version).await? {
-                let now = objects::read::<Definition>(home.store(), &key, REQUEST).await?;
+                let now = named::read(home.as_ref(), name, REQUEST).await?;
                 return Err(changed(&found, now.map(|(now, _)| now)));
             }
             tracing::info!(volume = %name, url = %found.options.url,
@@ -196,9 +194,7 @@ impl Catalog {
         let name = known.name;
         let key = definition_key(home.prefix(), &name);
         // The mirror may be behind a revival on another host.
-        let Some((found, mut version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
-        else {
+        let Some((found, mut version)) = named::read(home, &name, REQUEST).await? else {
             return self.mirror.change(|v| v.remove(&name).is_some()).await;
         };
         if !due(&found) {
@@ -215,7 +211,7 @@ impl Catalog {
                 tracing::info!(volume = %name, %error, "not deleted");
                 return Ok(());
             }
-            match objects::read::<Definition>(home.store(), &key, REQUEST).await? {
+            match named::read(home, &name, REQUEST).await? {
                 Some((now, at)) if now == purging => version = at,
                 _ => return Ok(()),
             }
@@ -271,8 +267,7 @@ impl Catalog {
         }
         let home = self.home_to_change().await?;
         let key = definition_key(home.prefix(), &volume.name);
-        let Some((found, version)) =
-            objects::read::<Definition>(home.store(), &key, REQUEST).await?
+        let Some((found, version)) = named::read(home.as_ref(), &volume.name, REQUEST).await?
         else {
             return Ok(None);
         };

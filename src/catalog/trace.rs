@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::definition::{
-    Definition, FORMAT, PrefixEntry, definition_key, format_key, prefix_key, volumes,
-};
+use super::definition::{Definition, FORMAT, PrefixEntry, definition_key, format_key, prefix_key};
 use super::ground::Ground;
 use super::objects::{self, REQUEST, Replaced};
-use super::{CatalogError, Incarnation, Opener, Site};
+use super::{CatalogError, Incarnation, Opener, Site, named};
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{
-    Attributes, Condition, ListRequest, Listing, Properties, PutOutcome, Send, StoreErrorKind,
+    Attributes, Condition, ListRequest, Properties, PutOutcome, Send, StoreErrorKind,
 };
 use crate::types::{ATTR_VOLUME, VolumeId};
 
@@ -80,20 +78,19 @@ async fn definitions(
     url: &BucketUrl,
 ) -> Result<(Vec<Definition>, Vec<String>), CatalogError> {
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-    let mut pages = Listing::of_folder(volumes(home.prefix()).as_str());
-    while let Some(page) = pages.next(home.store(), REQUEST).await? {
-        for entry in page.entries {
-            match objects::read::<Definition>(home.store(), &entry.key, REQUEST).await {
-                Ok(Some((definition, _))) => {
-                    let place = BucketUrl::parse(&definition.options.url);
-                    if place.is_ok_and(|place| place == *url) {
-                        found.push(definition);
-                    }
+    for name in named::list(home, REQUEST).await?.into_keys() {
+        match named::read(home, &name, REQUEST).await {
+            Ok(Some((definition, _))) => {
+                let place = BucketUrl::parse(&definition.options.url);
+                if place.is_ok_and(|place| place == *url) {
+                    found.push(definition);
                 }
-                Ok(None) => {}
-                Err(CatalogError::Damaged { key, .. }) => unreadable.push(key),
-                Err(error) => return Err(error),
             }
+            Ok(None) => {}
+            Err(error) if error.is_of_one() => {
+                unreadable.push(definition_key(home.prefix(), &name).to_string());
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok((found, unreadable))
@@ -174,7 +171,7 @@ pub async fn lead_to(
     for old in definitions.into_iter().filter(|definition| definition.uuid != to.id) {
         let key = definition_key(home.prefix(), &old.name);
         let new = Definition { uuid: to.id, adopted: to.adopted, ..old.clone() };
-        let Some((now, version)) = objects::read::<Definition>(store, &key, REQUEST).await? else {
+        let Some((now, version)) = named::read(home.as_ref(), &old.name, REQUEST).await? else {
             continue;
         };
         if now != old {

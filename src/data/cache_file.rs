@@ -134,11 +134,12 @@ impl CacheFile {
         punched
     }
 
-    /// Gives the blocks of a range back, whose bytes mean nothing any more, as far as that goes within a
-    /// moment.
-    pub fn give_back(&mut self, range: Range<u64>) -> io::Result<()> {
+    /// Gives the blocks of a range back, whose bytes mean nothing any more, from its end, as far as that goes
+    /// within a moment. Returns where what was given back begins: before that the bytes are as they were.
+    pub fn give_back(&mut self, range: Range<u64>) -> io::Result<u64> {
         if self.size <= LARGE {
-            return self.punch(range);
+            let start = range.start;
+            return self.punch(range).map(|()| start);
         }
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let file = self.file()?;
@@ -173,7 +174,7 @@ impl CacheFile {
         if len > size {
             let cut = match small {
                 true => file.set_len(size),
-                false => for_a_moment(file, size..len, |part| file.set_len(part.start)),
+                false => for_a_moment(file, size..len, |part| file.set_len(part.start)).map(drop),
             };
             self.weigh();
             cut?;
@@ -226,15 +227,15 @@ impl CacheFile {
     }
 }
 
-/// Frees the parts of a range, from its end, for a moment.
+/// Frees the parts of a range, from its end, for a moment. Returns where what is free begins.
 fn for_a_moment(
     file: &File,
     range: Range<u64>,
     free: impl Fn(Range<u64>) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let (mut freeing, end) = (Freeing::over(range), Deadline::after(MOMENT));
     while freeing.go(file, &free)? && !end.passed() {}
-    Ok(())
+    Ok(freeing.free_from())
 }
 
 /// Where the file system makes no holes.
@@ -248,4 +249,28 @@ fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
         at += n as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_slow_disk_does_not_give_back_in_time_is_told() {
+        let file = tempfile::tempfile().unwrap();
+        let range = 0..256 * 8192;
+        (0..256).for_each(|piece| file.write_all_at(&[1; 4096], piece * 8192).unwrap());
+        let freed = parking_lot::Mutex::new(range.end);
+        let slow = |part: Range<u64>| {
+            let began = Deadline::after(MOMENT);
+            while !began.passed() {}
+            *freed.lock() = part.start;
+            Ok(())
+        };
+        let from = for_a_moment(&file, range.clone(), slow).unwrap();
+        assert_eq!(from, *freed.lock());
+        assert!(range.start < from && from < range.end, "{from}");
+        assert_eq!(for_a_moment(&file, range.clone(), |_| Ok(())).unwrap(), range.start);
+        assert_eq!(for_a_moment(&file, 7..7, |_| Ok(())).unwrap(), 7);
+    }
 }

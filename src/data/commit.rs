@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::{MutexGuard, Semaphore};
 
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
@@ -22,8 +23,10 @@ use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, MetaError, Txn, keys};
-use crate::store::{Attributes, Condition, Properties, PutOutcome, Send};
-use crate::types::{FileKind, Lsn};
+use crate::store::{
+    Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind,
+};
+use crate::types::{FileKind, Lsn, ObjectKey};
 use steps::{Step, row_bytes, steps};
 use thin::count_changed;
 
@@ -82,25 +85,46 @@ type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
     /// next flush; after a crash of the process it is replayed.
-    pub async fn commit(&self, mut inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
+    pub async fn commit(&self, inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
+        self.commit_as(inodes, None).await
+    }
+
+    /// As [`Volume::commit`]; no more segments of all that commit so are under way at a time than `segments` lets.
+    pub async fn commit_sharing(
+        &self,
+        inodes: Vec<Arc<Inode>>,
+        segments: &Semaphore,
+    ) -> Result<(), DataError> {
+        self.commit_as(inodes, Some(segments)).await
+    }
+
+    async fn commit_as(
+        &self,
+        mut inodes: Vec<Arc<Inode>>,
+        segments: Option<&Semaphore>,
+    ) -> Result<(), DataError> {
         // One order for everybody, so that two groups cannot wait for each other.
         inodes.sort_by_key(|inode| inode.ino);
         inodes.dedup_by_key(|inode| inode.ino);
-        let mut guards = Vec::with_capacity(inodes.len());
+        let mut locked = Vec::with_capacity(inodes.len());
         for inode in &inodes {
-            guards.push(inode.commit.lock().await);
+            locked.push(inode.commit.lock().await);
         }
-        let mut parts: Vec<Part> = inodes.iter().filter_map(|inode| self.snapshot(inode)).collect();
+        let (mut parts, mut guards) = (Vec::new(), Vec::new());
+        for (inode, guard) in inodes.iter().zip(locked) {
+            if let Some(part) = self.snapshot(inode) {
+                parts.push(part);
+                guards.push(Some(guard));
+            }
+        }
         if parts.is_empty() {
             return Ok(());
         }
-        let taken: Vec<_> = parts.iter().map(|part| Arc::clone(&part.inode)).collect();
-        let done = self.go_up(&mut parts).await;
-        for inode in taken {
-            if done.is_err() {
-                inode.live().attr_dirty = true;
-            }
-            inode.close_unused();
+        let done = self.go_up(&mut parts, &mut guards, segments).await;
+        // The others came to their end.
+        for (part, _) in parts.iter().zip(&guards).filter(|(_, guard)| guard.is_some()) {
+            part.inode.live().attr_dirty = true;
+            part.inode.close_unused();
         }
         done
     }
@@ -128,8 +152,13 @@ impl Volume {
         })
     }
 
-    /// Step by step.
-    async fn go_up(&self, parts: &mut [Part]) -> Result<(), DataError> {
+    /// Step by step. A file whose last step is handed over is let go: nobody waits for what others have to send.
+    async fn go_up(
+        &self,
+        parts: &mut [Part],
+        guards: &mut [Option<MutexGuard<'_, ()>>],
+        segments: Option<&Semaphore>,
+    ) -> Result<(), DataError> {
         // On a full disk the log has room for extents only.
         let roomy = self.meta.journal.lock().has_room(INLINE_GROUP);
         let mut inline_left = if roomy { INLINE_GROUP } else { 0 };
@@ -148,7 +177,11 @@ impl Volume {
             let replaced: u64 = parts.iter().map(|part| part.replaces(number)).sum();
             let takes = will_take(ranges as u64 + replaced / REPLACED);
             self.meta.log_fits(takes, Deadline::after(LOG_PATIENCE)).await?;
-            let mut uploads = self.place(parts, number).await?;
+            if steps > 1 {
+                // Likewise for what waits for the bucket.
+                self.meta.room_for_bulk().await?;
+            }
+            let mut uploads = self.place(parts, number, segments).await?;
             for part in &*parts {
                 self.thin_out(part, number).await?;
             }
@@ -156,20 +189,32 @@ impl Volume {
             self.evict_files();
             self.make_room(0, None);
             self.committed.notify_waiters();
+            let through = |part: &Part| part.steps.len() == number + 1;
+            let done = parts.iter().zip(&mut *guards).filter(|(part, _)| through(part));
+            let mut changed = Vec::new();
+            for (part, guard) in done {
+                self.clean_if_clean(&part.inode);
+                self.may_be_scattered(part.inode.ino, part.content.pieces);
+                changed.extend(part.content_changed.then_some(part.inode.ino));
+                part.inode.close_unused();
+                *guard = None;
+            }
+            if !changed.is_empty() || number + 1 == steps {
+                self.wants_settling(changed);
+            }
         }
-        for part in &*parts {
-            self.clean_if_clean(&part.inode);
-            self.may_be_scattered(part.inode.ino, part.content.pieces);
-        }
-        let inos = parts.iter().filter(|part| part.content_changed).map(|part| part.inode.ino);
-        self.wants_settling(inos);
         // Whoever waits for fewer files that need the local disk.
         self.committed.notify_waiters();
         Ok(())
     }
 
     /// Gives every changed range of a step its place: zero, inline or in an uploaded segment.
-    async fn place(&self, parts: &mut [Part], number: usize) -> Result<Vec<Upload<'_>>, DataError> {
+    async fn place(
+        &self,
+        parts: &mut [Part],
+        number: usize,
+        segments: Option<&Semaphore>,
+    ) -> Result<Vec<Upload<'_>>, DataError> {
         let mut groups: Vec<Group> = Vec::new();
         let mut filled = SEGMENT;
         for (index, part) in parts.iter_mut().enumerate() {
@@ -207,7 +252,14 @@ impl Volume {
                 group.into_iter().map(|(part, piece)| (part, of(part), piece)).collect()
             })
             .collect();
-        let stored = groups.into_iter().map(|group| self.upload_segment(group));
+        let stored = groups.into_iter().map(|group| async {
+            // Nobody closes it.
+            let _share = match segments {
+                Some(segments) => segments.acquire().await.ok(),
+                None => None,
+            };
+            self.upload_segment(group).await
+        });
         let stored: Vec<(Upload<'_>, Vec<Placed>)> =
             stream::iter(stored).buffered(PARALLEL).try_collect().await?;
         let (uploads, placed): (Vec<_>, Vec<_>) = stored.into_iter().unzip();
@@ -264,7 +316,15 @@ impl Volume {
                     upload.stored(body.len() as u64);
                     return Ok(upload);
                 }
-                PutOutcome::Lost => continue,
+                // Nobody else has the name: it was sent twice on its way, or another outcome was the right one.
+                PutOutcome::Lost => match self.state_store.head(&key, UPLOAD_TIMEOUT).await {
+                    Ok(Some(info)) if info.version.size == body.len() as u64 => {
+                        upload.stored(body.len() as u64);
+                        return Ok(upload);
+                    }
+                    Ok(found) => (refused(&key, found.is_some()), found.is_none()),
+                    Err(error) => (error, false),
+                },
                 PutOutcome::Failed(error) => (error, true),
                 PutOutcome::Ambiguous(error) => (error, false),
             };
@@ -426,6 +486,13 @@ impl Volume {
             dirty.remove(&inode.ino);
         }
     }
+}
+
+/// What a store says that takes no segment because one is there.
+fn refused(key: &ObjectKey, is_there: bool) -> StoreError {
+    let there = if is_there { "another object is there" } else { "nothing is there" };
+    let message = format!("{key} was refused as one that exists, and {there}");
+    StoreError::new(StoreErrorKind::Protocol, message)
 }
 
 impl Part {

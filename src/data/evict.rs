@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache_file::MOMENT;
-use super::{DataError, Inode, Volume};
+use super::{DataError, Inode, Live, Volume};
 use crate::clock::Deadline;
 
 /// Bytes that are given back at a time; less of a small file is not worth two system calls.
@@ -78,46 +78,47 @@ impl Volume {
 
     /// Gives back clean bytes outside of `keep` until the cache takes `target` or there are none.
     fn evict_until(&self, inode: &Inode, target: u64, keep: Range<u64>) {
-        let small = inode.live().cache.present.total() <= STEP;
-        let evicted = match keep.is_empty() && small {
-            true => self.evict(inode),
-            false => self.punch_until(inode, target, keep),
+        let mut live = inode.live();
+        live.evicted += 1;
+        let small = keep.is_empty() && live.cache.present.total() <= STEP;
+        let evicted = match small {
+            true if live.pending.is_clean() => live.cache.remove(),
+            true => self.punch_until(&mut live, 0, keep),
+            false => self.punch_until(&mut live, target, keep),
         };
+        if !inode.is_open() {
+            live.cache.close();
+        }
         if let Err(error) = evicted {
             tracing::warn!(ino = %inode.ino, %error, "clean bytes could not be evicted");
         }
     }
 
-    fn punch_until(&self, inode: &Inode, target: u64, keep: Range<u64>) -> Result<(), DataError> {
-        let mut live = inode.live();
-        live.evicted += 1;
+    /// What the disk does not give back in time stays in the cache.
+    fn punch_until(&self, live: &mut Live, target: u64, keep: Range<u64>) -> std::io::Result<()> {
         let clean: Vec<_> = [0..keep.start, keep.end..u64::MAX]
             .into_iter()
             .flat_map(|side| live.cache.present.overlapping(side).collect::<Vec<_>>())
             .map(|(range, ())| range)
             .collect();
-        let mut punched = Ok(());
         // The file is locked meanwhile. Whoever needs more room looks again.
         let moment = Deadline::after(MOMENT);
-        'ranges: for range in clean {
+        for range in clean {
             let mut at = range.start;
             while at < range.end {
                 if self.room.taken().bytes() <= target || moment.passed() {
-                    break 'ranges;
+                    return Ok(());
                 }
                 let part = at..range.end.min(at + STEP);
                 at = part.end;
-                live.cache.present.remove(part.clone());
-                punched = live.cache.give_back(part);
-                if punched.is_err() {
-                    break 'ranges;
-                }
+                let freed = live.cache.give_back(part.clone());
+                // Of a part that was refused nobody knows what is left.
+                let from = *freed.as_ref().unwrap_or(&part.start);
+                live.cache.present.remove(from..part.end);
+                freed?;
             }
         }
-        if !inode.is_open() {
-            live.cache.close();
-        }
-        punched.map_err(|e| DataError::disk(inode.ino, e))
+        Ok(())
     }
 
     /// Drops all clean cached bytes of an inode. Blocks that take long to give back go with the file.
@@ -130,7 +131,7 @@ impl Volume {
         }
         let moment = Deadline::after(MOMENT);
         let mut within = present.iter().take_while(|_| !moment.passed());
-        let punched = within.try_for_each(|(range, ())| live.cache.give_back(range));
+        let punched = within.try_for_each(|(range, ())| live.cache.give_back(range).map(drop));
         if !inode.is_open() {
             live.cache.close();
         }

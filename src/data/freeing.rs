@@ -61,6 +61,11 @@ impl Freeing {
         Ok(!self.left.is_empty())
     }
 
+    /// From where on the range was freed.
+    pub fn free_from(&self) -> u64 {
+        self.left.end
+    }
+
     fn next(&mut self, file: &File) -> io::Result<Range<u64>> {
         let Range { start, end } = self.left;
         loop {

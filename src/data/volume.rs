@@ -138,6 +138,8 @@ impl Volume {
             uploads: Uploads::default(),
             last_error: Mutex::new(None),
         });
+        let store = Arc::clone(&volume.state_store);
+        volume.meta.watch_uplink(move || store.requests().bytes_up);
         volume.clear_cache_except(&recovered.pending)?;
         if volume.meta.get::<InodeRec>(&keys::inode(Ino::ROOT)).await?.is_none() {
             volume.make_root().await?;

@@ -105,7 +105,7 @@ impl Volume {
             let record = Record::Zeroed { ino: inode.ino, start, end, size, time };
             let lsn = self.meta.journal.lock().append(&record)?;
             self.changed(&mut live, lsn, start..end, Change::Zero, size, time);
-            unless_freed(inode.ino, live.cache.give_back(start..end));
+            unless_freed(inode.ino, live.cache.give_back(start..end).map(drop));
         }
         inode.close_unused();
         self.mark_dirty(inode);

@@ -5,7 +5,7 @@
 //! old IDs; the counts are therefore bound to the mounts they speak of: to one boot, and to one
 //! supervisor, with which all mounts end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -24,6 +24,12 @@ struct File {
     volumes: Counts,
 }
 
+#[derive(Debug, Default)]
+struct Latest {
+    mounts: u64,
+    by_id: HashMap<(VolumeName, String), u64>,
+}
+
 /// The accounting could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("the accounting of mounts at {path}: {source}")]
@@ -33,13 +39,15 @@ pub struct AccountsError {
     source: std::io::Error,
 }
 
-/// Counts of mounts. Lock order: `saving` before `counts`; `counts` is never held over an await.
+/// Counts of mounts. Lock order: `saving`, `counts`, `latest`; the latter two are never held over an await.
 #[derive(Debug)]
 pub struct Accounts {
     path: PathBuf,
     boot: String,
     supervisor: String,
     counts: Mutex<Counts>,
+    /// Of each ID that is counted, which of all mounts was its latest.
+    latest: Mutex<Latest>,
     saving: tokio::sync::Mutex<()>,
 }
 
@@ -88,6 +96,7 @@ impl Accounts {
             boot: boot.to_owned(),
             supervisor: supervisor.to_owned(),
             counts: Mutex::new(counts),
+            latest: Mutex::default(),
             saving: tokio::sync::Mutex::new(()),
         };
         Ok((accounts, left))
@@ -103,14 +112,35 @@ impl Accounts {
         self.counts.lock().keys().cloned().collect()
     }
 
+    /// Names the latest mount of an ID among all of this run; 0 when there is none.
+    pub fn mounted_as(&self, name: &VolumeName, id: &str) -> u64 {
+        let latest = self.latest.lock();
+        latest.by_id.get(&(name.clone(), id.to_owned())).copied().unwrap_or(0)
+    }
+
+    fn take(&self, name: &VolumeName, id: &str) -> Released {
+        let mut counts = self.counts.lock();
+        let released = take(&mut counts, name, id);
+        if !counts.get(name).is_some_and(|ids| ids.contains_key(id)) {
+            self.latest.lock().by_id.remove(&(name.clone(), id.to_owned()));
+        }
+        released
+    }
+
     /// Counts one mount. On an error nothing was counted.
     pub async fn add(&self, name: &VolumeName, id: &str) -> Result<(), AccountsError> {
         {
             let mut counts = self.counts.lock();
             *counts.entry(name.clone()).or_default().entry(id.to_owned()).or_insert(0) += 1;
         }
+        {
+            let mut latest = self.latest.lock();
+            latest.mounts += 1;
+            let this = latest.mounts;
+            latest.by_id.insert((name.clone(), id.to_owned()), this);
+        }
         if let Err(error) = self.save().await {
-            take(&mut self.counts.lock(), name, id);
+            self.take(name, id);
             return Err(error);
         }
         Ok(())
@@ -119,7 +149,7 @@ impl Accounts {
     /// Takes one mount back. A full disk does not hold it: the count in memory is what matters
     /// until the driver ends.
     pub async fn release(&self, name: &VolumeName, id: &str) -> Released {
-        let released = take(&mut self.counts.lock(), name, id);
+        let released = self.take(name, id);
         if released != Released::Unknown
             && let Err(error) = self.save().await
         {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Deadline;
-use crate::worker::{DrainReply, SettleReply, WorkerStatus};
+use crate::worker::{Asked, DrainReply, SettleReply, WorkerStatus};
 
 /// No answer of a worker is longer.
 const LONGEST_ANSWER: usize = 1 << 20;
@@ -82,13 +82,22 @@ impl ControlClient {
 
     /// Commits everything and yields the lease.
     pub async fn drain(&self, timeout: Duration) -> Result<DrainReply, ControlError> {
-        let body = self.send(Method::POST, "/drain", timeout).await?;
+        self.drain_as(Asked::now(), timeout).await
+    }
+
+    /// As [`ControlClient::drain`], unless somebody took the volume into use since that was asked for.
+    pub async fn drain_as(
+        &self,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<DrainReply, ControlError> {
+        let body = self.ask("/drain", asked, timeout).await?;
         Ok(serde_json::from_slice(&body)?)
     }
 
     /// Takes a draining volume back into use; `false` when it is gone.
     pub async fn resume(&self, timeout: Duration) -> Result<bool, ControlError> {
-        match self.send(Method::POST, "/resume", timeout).await {
+        match self.ask("/resume", Asked::now(), timeout).await {
             Ok(_) => Ok(true),
             Err(ControlError::Refused { status: 409, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -135,6 +144,17 @@ impl ControlClient {
         let call = self.exchange(Method::POST, path, body);
         let answer = tokio::time::timeout(timeout, call).await;
         Ok(serde_json::from_slice(&answer.map_err(|_| ControlError::Timeout)??)?)
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<Bytes, ControlError> {
+        let body = Bytes::from(serde_json::to_vec(&asked)?);
+        let asked = self.exchange(Method::POST, path, body);
+        tokio::time::timeout(timeout, asked).await.map_err(|_| ControlError::Timeout)?
     }
 
     async fn send(

@@ -78,7 +78,10 @@ impl Jobs {
 
     /// Remembers for `hold` that the answer to `key` was not heard.
     pub fn was_unheard(&self, key: Key, hold: Duration) {
-        self.unheard.lock().insert(key, Deadline::after(hold));
+        let mut unheard = self.unheard.lock();
+        // Those of mounts are taken out by who takes the mounts back.
+        unheard.retain(|(call, _), until| *call == "Mount" || !until.passed());
+        unheard.insert(key, Deadline::after(hold));
     }
 
     /// Whether the answer to `key` was not heard a short while ago: a call now is its repetition.

@@ -1,10 +1,11 @@
-//! Mount and Unmount, and what goes on between them and after a restart.
+//! Mount, and what goes on between it and Unmount ([`super::unmount`]) and after a restart.
 //!
 //! A volume's worker is *used* from the first Mount, *draining* from the last Unmount, and ended
 //! when it has committed everything and nobody came back within the linger time. Every use voids
 //! the plans made before it ([`Lane::next_turn`]).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -101,13 +102,23 @@ impl Driver {
             }
             Err(error) => {
                 // dockerd sends no Unmount for a Mount that failed.
-                self.accounts.release(&name, &id).await;
+                let released = self.accounts.release(&name, &id).await;
                 tracing::warn!(volume = %name, id, error = error.text, "not mounted");
                 if let Some(turn) = error.held {
                     tokio::spawn(Arc::clone(&self).watch_held(volume, turn));
+                } else if released == Released::Last {
+                    tokio::spawn(async move { self.drain_if_served(&name).await });
                 }
                 Err(error.text)
             }
+        }
+    }
+
+    /// Others used the volume, and left it to a mount that failed.
+    async fn drain_if_served(self: &Arc<Self>, name: &VolumeName) {
+        let worker = self.lanes.enter(name).await.worker.clone();
+        if worker.is_some_and(|worker| worker.served.load(Ordering::SeqCst)) {
+            self.begin_drain(name).await;
         }
     }
 
@@ -123,99 +134,6 @@ impl Driver {
                 }
             }
         });
-    }
-
-    /// Unmount: the count goes when the call arrives; the last one drains within the budget.
-    pub(super) async fn unmount(
-        self: &Arc<Self>,
-        name: VolumeName,
-        id: String,
-        caller: Caller,
-    ) -> Answer {
-        let key: Key = ("Unmount", format!("{name}\n{id}"));
-        let unheard = {
-            let (driver, key) = (Arc::clone(self), key.clone());
-            move |_| driver.jobs.was_unheard(key, driver.settings.unheard)
-        };
-        let driver = Arc::clone(self);
-        let work_key = key.clone();
-        let work = async move {
-            if driver.jobs.take_unheard(&work_key) {
-                // The repetition of a call whose answer was lost: its count went then.
-                return Ok(json!({ "Err": "" }));
-            }
-            driver.jobs.expire_unheard(&("Mount", work_key.1));
-            driver.do_unmount(name, id).await
-        };
-        self.jobs.run(key, caller, work, unheard).await
-    }
-
-    async fn do_unmount(self: &Arc<Self>, name: VolumeName, id: String) -> Answer {
-        let deadline = Deadline::after(self.settings.budget);
-        let released = self.accounts.release(&name, &id).await;
-        tracing::info!(volume = %name, id, ?released, "unmount");
-        let done = Ok(json!({ "Err": "" }));
-        if released != Released::Last {
-            return done;
-        }
-        let Some((turn, client)) = self.begin_drain(&name).await else {
-            return match self.lanes.enter(&name).await.left.take() {
-                None => done,
-                Some(kept) => Err(format!(
-                    "volume {name}: its worker has ended, and what is not in the bucket is kept in {}; the next \
-                     mount on this host takes it up",
-                    kept.display()
-                )),
-            };
-        };
-        let drained = self.drain(&name, turn, &client, deadline).await;
-        if self.accounts.total(&name) > 0 {
-            // Mounted again meanwhile: what is not committed is the new mount's concern.
-            return done;
-        }
-        match drained {
-            Ok(reply) if reply.committed => done,
-            Ok(reply) if reply.lost => Err(format!(
-                "volume {name}: another host has taken it over; {} bytes that were not in the bucket then are \
-                 kept on this host, and beside the volume when they are uploaded (`s3vol recovered list`)",
-                reply.uncommitted_bytes
-            )),
-            Ok(reply) if reply.damaged => Err(format!(
-                "volume {name}: {} bytes are not in the bucket and stay on this host{}; the next mount \
-                 here takes them up, or `s3vol recovered` shows them",
-                reply.uncommitted_bytes,
-                reply.because()
-            )),
-            Ok(reply) => Err(format!(
-                "volume {name}: {} bytes are not in the bucket yet{}; the volume goes on sending \
-                 them and is released when that is done",
-                reply.uncommitted_bytes,
-                reply.because()
-            )),
-            Err(ControlError::Timeout) => Err(format!(
-                "volume {name}: not everything is in the bucket after {} s; the volume goes on \
-                 sending it and is released when that is done",
-                self.settings.budget.as_secs()
-            )),
-            Err(error) => Err(format!("volume {name}: {error}")),
-        }
-    }
-
-    /// Marks a volume without mounts as draining and lets a task of its own see it through. `None`
-    /// when there is nothing to drain.
-    async fn begin_drain(self: &Arc<Self>, name: &VolumeName) -> Option<(u64, ControlClient)> {
-        let mut lane = self.lanes.enter(name).await;
-        if self.accounts.total(name) > 0 {
-            return None;
-        }
-        let worker = lane.worker.as_mut()?;
-        worker.phase = Phase::Draining;
-        let client = ControlClient::new(&worker.spec.control_socket);
-        let turn = lane.next_turn();
-        drop(lane);
-        let linger = self.settings.linger;
-        tokio::spawn(Arc::clone(self).see_off(name.clone(), turn, client.clone(), linger));
-        Some((turn, client))
     }
 
     /// Ends the worker; a failure leaves it attached, for the next attempt.
@@ -263,8 +181,8 @@ impl Driver {
                 }
             }
         }
-        let spec = match &lane.worker {
-            Some(worker) => worker.spec.clone(),
+        let (spec, served) = match &lane.worker {
+            Some(worker) => (worker.spec.clone(), Arc::clone(&worker.served)),
             None => {
                 let spec = self.spec(volume);
                 make_way(&spec, deadline).await?;
@@ -273,9 +191,11 @@ impl Driver {
                     .start(spec.clone())
                     .await
                     .map_err(|e| NotUp::from(format!("volume {name}: {e}")))?;
-                lane.worker = Some(Attached { spec: spec.clone(), phase: Phase::Used });
+                let worker = Attached::new(spec.clone());
+                let served = Arc::clone(&worker.served);
+                lane.worker = Some(worker);
                 lane.left = None;
-                spec
+                (spec, served)
             }
         };
         let turn = lane.next_turn();
@@ -296,6 +216,7 @@ impl Driver {
         };
         match outcome {
             Ok(()) => {
+                served.store(true, Ordering::SeqCst);
                 self.status.ask(name, &client).await;
                 Ok(())
             }
@@ -423,7 +344,10 @@ impl Driver {
             let Ok(name) = VolumeName::new(worker.name) else { continue };
             let client = ControlClient::new(&worker.spec.control_socket);
             let mut lane = self.lanes.enter(&name).await;
-            lane.worker = Some(Attached { spec: worker.spec, phase: Phase::Used });
+            let attached = Attached::new(worker.spec);
+            // By those whose counts were found again.
+            attached.served.store(true, Ordering::SeqCst);
+            lane.worker = Some(attached);
             lane.next_turn();
             drop(lane);
             tracing::info!(volume = %name, pid = worker.pid, "worker found again");

@@ -11,7 +11,7 @@ use super::control::{ControlClient, ControlError};
 use super::workers::WorkerExit;
 use crate::clock::Deadline;
 use crate::types::VolumeName;
-use crate::worker::DrainReply;
+use crate::worker::{Asked, DrainReply};
 
 /// One attempt to drain when nobody waits for it any more.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -29,7 +29,7 @@ impl Driver {
     ) -> Result<DrainReply, ControlError> {
         let mut exits = self.workers.exits();
         loop {
-            let died = match client.drain(deadline.left()).await {
+            let died = match client.drain_as(Asked { at: turn }, deadline.left()).await {
                 Err(died @ ControlError::Unreachable { .. }) => died,
                 answered => return answered,
             };

@@ -223,7 +223,7 @@ impl Fs {
             if let Some(inode) = volume.inodes.get(ino) {
                 volume.commit(vec![inode]).await?;
             }
-            Ok::<_, FsError>(volume.meta.flush(timeout).await?)
+            Ok::<_, FsError>(volume.meta.flush_patiently(timeout).await?)
         });
         let mut patience = Patience::new(&self.volume, timeout);
         loop {

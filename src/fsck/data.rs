@@ -28,6 +28,7 @@ impl Check<'_> {
         self.witness(&mut evidence).await?;
         let view = Arc::clone(&self.view);
         let mut contents = Walk::table(&view, keys::CONTENT);
+        let mut below = Vec::new();
         while let Some((key, value)) = contents.next().await? {
             let (Some(ino), Ok(content)) = (keys::parse_ino(&key), decode::<ContentRec>(&value))
             else {
@@ -38,9 +39,13 @@ impl Check<'_> {
             if let Some(base) = content.base.as_ref().filter(|_| content.base_limit > 0)
                 && (base.parked || !self.has(&keys::rest(&base.key)).await?)
             {
-                self.object(ino, base, &mut evidence).await?;
+                below.push((ino, base.clone()));
+                if below.len() == TOGETHER {
+                    self.read_all(std::mem::take(&mut below), &mut evidence).await?;
+                }
             }
         }
+        self.read_all(below, &mut evidence).await?;
         self.at_rest(&mut evidence).await?;
         self.judge(evidence);
         Ok(())

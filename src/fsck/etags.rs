@@ -17,7 +17,7 @@ use super::{Check, FsckError, Kind, Mend, REQUEST};
 use crate::meta::keys;
 use crate::meta::records::{InodeRec, RestRec, decode};
 use crate::settle::part_size;
-use crate::store::{ObjectInfo, StoreError, StoreErrorKind};
+use crate::store::{ObjectInfo, StoreBackend, StoreError, StoreErrorKind};
 use crate::types::{Base, FileKind, Ino, ObjectKey, hex};
 
 /// An object is read in parts of this size, bytes.
@@ -118,6 +118,54 @@ fn is_hidden(info: &ObjectInfo) -> bool {
     encryption.is_some_and(|encryption| encryption.algorithm.starts_with("aws:kms"))
 }
 
+/// What came of reading an object.
+struct Read {
+    bytes: u64,
+    /// The ETag that its bytes would have, where the one that it has is of a shape that tells.
+    etag: Result<Option<(Shape, String)>, Failed>,
+}
+
+/// Reads an object to its end.
+async fn read(store: &Arc<dyn StoreBackend>, base: &Base) -> Result<Read, FsckError> {
+    let size = base.version.size;
+    let parts = (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1).saturating_mul(PART)));
+    let mut reads = stream::iter(parts)
+        .map(|part| async move {
+            let length = part.end - part.start;
+            let read = store.get(&base.key, Some(part), Some(&base.version), REQUEST).await;
+            (length, read)
+        })
+        .buffered(AT_ONCE);
+    let shape = Shape::of(&base.version.etag);
+    let mut hash = shape.map(|shape| Hash::new(shape, size));
+    let mut bytes = 0;
+    while let Some((length, read)) = reads.next().await {
+        let failed = match read {
+            Ok(found) if !found.info.version.same_bytes(&base.version) => Failed::Another,
+            Ok(found) if found.data.len() as u64 == length => {
+                bytes += length;
+                if is_hidden(&found.info) {
+                    hash = None;
+                }
+                if let Some(hash) = &mut hash {
+                    hash.update(&found.data);
+                }
+                continue;
+            }
+            Ok(found) => Failed::Unreadable(format!("{} bytes came of {length}", found.data.len())),
+            Err(error)
+                if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Changed) =>
+            {
+                Failed::Another
+            }
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => Failed::Unreadable(error.to_string()),
+        };
+        return Ok(Read { bytes, etag: Err(failed) });
+    }
+    Ok(Read { bytes, etag: Ok(shape.zip(hash.map(Hash::etag))) })
+}
+
 impl Check<'_> {
     /// An object of ours whose bytes are known to be right: it is read by every mount.
     pub(super) async fn witness(&mut self, evidence: &mut Evidence) -> Result<(), FsckError> {
@@ -135,75 +183,45 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The object below a file, to its end.
-    pub(super) async fn object(
+    /// The objects below files, to their ends: small ones side by side, large ones in parts.
+    pub(super) async fn read_all(
+        &mut self,
+        below: Vec<(Ino, Base)>,
+        evidence: &mut Evidence,
+    ) -> Result<(), FsckError> {
+        let parts = self.parts;
+        let (small, large): (Vec<_>, Vec<_>) =
+            below.into_iter().partition(|(_, base)| base.version.size <= PART);
+        let one = |(ino, base): (Ino, Base)| async move {
+            let read = read(parts.store_of(&base), &base).await;
+            (ino, base, read)
+        };
+        let small = stream::iter(small).map(one).buffered(AT_ONCE);
+        let mut reads = Box::pin(small.chain(stream::iter(large).then(one)));
+        while let Some((ino, base, read)) = reads.next().await {
+            self.has_read(ino, &base, read?, evidence).await?;
+        }
+        Ok(())
+    }
+
+    async fn has_read(
         &mut self,
         ino: Ino,
         base: &Base,
+        read: Read,
         evidence: &mut Evidence,
     ) -> Result<(), FsckError> {
-        let store = Arc::clone(self.parts.store_of(base));
-        let size = base.version.size;
-        let parts =
-            (0..size.div_ceil(PART)).map(|n| n * PART..size.min((n + 1).saturating_mul(PART)));
-        let mut reads = stream::iter(parts)
-            .map(|part| {
-                let store = &store;
-                async move {
-                    let length = part.end - part.start;
-                    let read = store.get(&base.key, Some(part), Some(&base.version), REQUEST).await;
-                    (length, read)
-                }
-            })
-            .buffered(AT_ONCE);
-        let shape = Shape::of(&base.version.etag);
-        let mut hash = shape.map(|shape| Hash::new(shape, size));
-        let mut read_bytes = 0;
-        let mut failed = None;
-        while let Some((length, read)) = reads.next().await {
-            match read {
-                Ok(found) if !found.info.version.same_bytes(&base.version) => {
-                    failed = Some(Failed::Another);
-                    break;
-                }
-                Ok(found) if found.data.len() as u64 == length => {
-                    read_bytes += length;
-                    if is_hidden(&found.info) {
-                        hash = None;
-                    }
-                    if let Some(hash) = &mut hash {
-                        hash.update(&found.data);
-                    }
-                }
-                Ok(found) => {
-                    let why = format!("{} bytes came of {length}", found.data.len());
-                    failed = Some(Failed::Unreadable(why));
-                    break;
-                }
-                Err(error)
-                    if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Changed) =>
-                {
-                    failed = Some(Failed::Another);
-                    break;
-                }
-                Err(error) if error.is_transient() => return Err(error.into()),
-                Err(error) => {
-                    failed = Some(Failed::Unreadable(error.to_string()));
-                    break;
-                }
+        let (size, Read { bytes, etag }) = (base.version.size, read);
+        self.report.checked.bytes_read += bytes;
+        self.went_on(bytes);
+        let (shape, is) = match etag {
+            Err(failed) => return self.not_read(ino, base, failed).await,
+            Ok(Some(seen)) => seen,
+            Ok(None) => {
+                evidence.silent += 1;
+                return Ok(());
             }
-        }
-        drop(reads);
-        self.report.checked.bytes_read += read_bytes;
-        self.went_on(read_bytes);
-        if let Some(failed) = failed {
-            return self.not_read(ino, base, failed).await;
-        }
-        let (Some(shape), Some(hash)) = (shape, hash) else {
-            evidence.silent += 1;
-            return Ok(());
         };
-        let is = hash.etag();
         let seen = match shape {
             Shape::Whole => &mut evidence.whole,
             Shape::Parts(parts) => {
@@ -256,7 +274,7 @@ impl Check<'_> {
             if rows.is_empty() {
                 return Ok(());
             }
-            let mut links = Vec::new();
+            let (mut links, mut files) = (Vec::new(), Vec::new());
             for (row, value) in rows {
                 let (Some(key), Ok(rest)) = (keys::parse_object(&row), decode::<RestRec>(&value))
                 else {
@@ -267,12 +285,13 @@ impl Check<'_> {
                     FileKind::File => {
                         let RestRec { ino, version, put_id, .. } = rest;
                         let base = Base { key, parked: false, version, put_id };
-                        self.object(ino, &base, evidence).await?;
+                        files.push((ino, base));
                     }
                     FileKind::Symlink if is_shown(&rest, &inode) => links.push((key, rest, inode)),
                     _ => {}
                 }
             }
+            self.read_all(files, evidence).await?;
             self.targets(links).await?;
         }
     }

@@ -29,7 +29,7 @@ struct Objects {
     page: VecDeque<Entry>,
 }
 
-/// A record whose object is there, as it should be by the listing.
+/// A record whose object is asked for.
 pub(super) struct There {
     pub key: ObjectKey,
     pub rest: RestRec,
@@ -64,8 +64,10 @@ impl Check<'_> {
                     self.whose(&mut unseen, TOGETHER, intents).await?;
                 }
                 let is_here = objects.key(self).await?.is_some_and(|at| *at == key);
-                let entry = if is_here { objects.take() } else { None };
-                self.report.checked.objects += u64::from(entry.is_some());
+                if is_here {
+                    objects.take();
+                    self.report.checked.objects += 1;
+                }
                 let rest = match decode::<RestRec>(&value) {
                     Ok(rest) => rest,
                     Err(_) => {
@@ -73,7 +75,7 @@ impl Check<'_> {
                         continue;
                     }
                 };
-                there.extend(self.one_record(key, rest, entry, intents).await?);
+                there.extend(self.one_record(key, rest, intents).await?);
             }
             self.ask(there, intents).await?;
         }
@@ -88,7 +90,6 @@ impl Check<'_> {
         &mut self,
         key: ObjectKey,
         rest: RestRec,
-        entry: Option<Entry>,
         intents: &Intents,
     ) -> Result<Option<There>, FsckError> {
         let tidied = self.has(&keys::tidy(&key)).await?;
@@ -119,18 +120,11 @@ impl Check<'_> {
             let detail = format!("none of the names of inode {} is there", rest.ino);
             self.report.found(Kind::Rest, key.to_string(), detail, Mend::Rows(vec![work]));
         }
-        match entry {
-            Some(entry) if entry.version.same(&rest.version) => {
-                Ok(Some(There { key, rest, inode, content }))
-            }
-            entry => {
-                self.another_object(&key, &rest, content.as_ref(), entry.is_some()).await?;
-                Ok(None)
-            }
-        }
+        // The object is asked itself: a listing may be behind, and its order is not everywhere that of the keys.
+        Ok(Some(There { key, rest, inode, content }))
     }
 
-    /// The listing shows another object than the record, or none.
+    /// There is another object than that of the record, or none.
     async fn another_object(
         &mut self,
         key: &ObjectKey,

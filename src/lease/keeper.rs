@@ -206,6 +206,28 @@ impl Keeper {
         self.command(Change::State(state, note), deadline).await
     }
 
+    /// As [`Keeper::set_state`], and asked for when this returns: what is asked for later comes after it.
+    pub fn sets_state(
+        &self,
+        state: LeaseState,
+        note: Option<String>,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), LeaseError>> + use<> {
+        let (done, wait) = oneshot::channel();
+        let sent = self.commands.try_send(Command { change: Change::State(state, note), done });
+        let asked = match sent {
+            Ok(()) => Ok(self.status.clone()),
+            // So many wait for the store already.
+            Err(mpsc::error::TrySendError::Full(_)) => Err(LeaseError::Deadline),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(why_stopped(&self.status)),
+        };
+        async move {
+            let status = asked?;
+            let waited = tokio::time::timeout(deadline.left(), wait).await;
+            waited.map_err(|_| LeaseError::Deadline)?.map_err(|_| why_stopped(&status))
+        }
+    }
+
     /// Keeps the lease under an epoch that the engine has adopted since.
     pub async fn adopt(&self, epoch: Epoch, deadline: Deadline) -> Result<(), LeaseError> {
         self.command(Change::Epoch(epoch), deadline).await
@@ -246,17 +268,17 @@ impl Keeper {
         let (done, wait) = oneshot::channel();
         let command = async {
             let sent = self.commands.send(Command { change, done }).await;
-            sent.map_err(|_| self.why_stopped())?;
-            wait.await.map_err(|_| self.why_stopped())
+            sent.map_err(|_| why_stopped(&self.status))?;
+            wait.await.map_err(|_| why_stopped(&self.status))
         };
         tokio::time::timeout(deadline.left(), command).await.map_err(|_| LeaseError::Deadline)?
     }
+}
 
-    fn why_stopped(&self) -> LeaseError {
-        match &self.status.borrow().damaged {
-            Some(why) => LeaseError::Damaged(why.clone()),
-            None => LeaseError::Stopped,
-        }
+fn why_stopped(status: &watch::Receiver<LeaseStatus>) -> LeaseError {
+    match &status.borrow().damaged {
+        Some(why) => LeaseError::Damaged(why.clone()),
+        None => LeaseError::Stopped,
     }
 }
 

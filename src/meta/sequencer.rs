@@ -24,6 +24,7 @@ use super::journal::{Journal, Record};
 use super::kvcache::KvCache;
 use super::newborn::Newborn;
 use super::records::{RecordError, RestRec, Row, SuperRec, decode, encode};
+use super::uplink::{ROUNDS, Uplink};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
 use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
@@ -79,6 +80,7 @@ pub struct Meta {
     /// What the journal was told to forget.
     forgotten: AtomicU64,
     patience: Duration,
+    uplink: Uplink,
     /// Why nothing is acknowledged any more.
     refused: OnceLock<String>,
 }
@@ -118,8 +120,14 @@ impl Meta {
             handed: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             patience: crate::fault::duration(crate::fault::SYNC_TIMEOUT, PATIENCE),
+            uplink: Uplink::default(),
             refused: OnceLock::new(),
         }
+    }
+
+    /// From now on changes wait as long as the bytes that `sent` counts go up.
+    pub fn watch_uplink(&self, sent: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.uplink.watch(Box::new(sent));
     }
 
     /// How long a program waits for the bucket or for the local disk before it gets an error.
@@ -148,7 +156,7 @@ impl Meta {
     /// Proves by a durable batch that no other host has taken the volume over.
     pub async fn confirm_ownership(&self, timeout: Duration) -> Result<Receipt, MetaError> {
         let deadline = Deadline::after(timeout);
-        let mut txn = self.begin_within(timeout).await?;
+        let mut txn = in_time(timeout, self.begun()).await??;
         txn.put(keys::owner(), &self.engine.epoch());
         txn.commit(Logged::Op { unique: 0 }, || {}).await?;
         self.flush(deadline.left()).await
@@ -209,8 +217,14 @@ impl Meta {
     /// As [`Meta::begin`], for one of many batches in a row: waits much earlier for what was handed over
     /// to become durable, so that nobody else has to.
     pub async fn begin_bulk(&self) -> Result<Txn<'_>, MetaError> {
-        in_time(self.patience, self.engine.room_for_bulk()).await??;
+        self.room_for_bulk().await?;
         self.begin_owed().await
+    }
+
+    /// Returns when [`Meta::begin_bulk`] would not wait for long.
+    pub async fn room_for_bulk(&self) -> Result<(), MetaError> {
+        let room = self.uplink.wait(self.patience, self.engine.room_for_bulk()).await;
+        Ok(room.ok_or(MetaError::Late(self.patience))??)
     }
 
     /// Begins a change; others wait until it is committed or dropped. All waiting for the bucket is
@@ -224,7 +238,8 @@ impl Meta {
     /// [`Meta::begin`] for what brings others' changes into the bucket: it may use what the log keeps for
     /// a full disk, because nothing else makes room.
     pub async fn begin_owed(&self) -> Result<Txn<'_>, MetaError> {
-        self.begin_within(self.patience).await
+        let begun = self.uplink.wait(self.patience, self.begun()).await;
+        begun.ok_or(MetaError::Late(self.patience))?
     }
 
     /// Returns when the log has room for more than what commits may need. Where the local disk is full it
@@ -258,14 +273,11 @@ impl Meta {
         Ok(())
     }
 
-    async fn begin_within(&self, patience: Duration) -> Result<Txn<'_>, MetaError> {
-        let begun = async {
-            // Before the lock: those who find no room wait side by side.
-            self.engine.room().await?;
-            self.forget_durable();
-            Ok::<_, EngineError>(self.sequencer.lock().await)
-        };
-        let guard = in_time(patience, begun).await??;
+    async fn begun(&self) -> Result<Txn<'_>, MetaError> {
+        // Before the lock: those who find no room wait side by side.
+        self.engine.room().await?;
+        self.forget_durable();
+        let guard = self.sequencer.lock().await;
         let superblock = guard.clone();
         Ok(Txn { meta: self, guard, superblock, writes: BTreeMap::new() })
     }
@@ -291,6 +303,12 @@ impl Meta {
         let receipt = self.engine.flush(Deadline::after(timeout)).await?;
         self.forget_durable();
         Ok(receipt)
+    }
+
+    /// As [`Meta::flush`]; takes longer than `patience` only as long as something goes up.
+    pub async fn flush_patiently(&self, patience: Duration) -> Result<Receipt, MetaError> {
+        let flushed = self.uplink.wait(patience, self.flush(patience * ROUNDS)).await;
+        flushed.unwrap_or(Err(EngineError::Deadline.into()))
     }
 
     /// Names this worker's FUSE connection in the log.

@@ -1,13 +1,13 @@
 //! The bytes of an object to publish: exactly one generation of a file, never a mixture.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::SettleError;
 use super::dress::Dress;
+use super::parts::{Parts, TIMEOUT};
 use super::settler::Settler;
 use crate::data::{DataError, Inode, PathMemo};
 use crate::fault::{self, Mutant};
@@ -21,11 +21,11 @@ const IN_MEMORY: u64 = 8 << 20;
 /// Size of a part; grown for files that would need more than 10,000 of them (S3's limit).
 const PART: u64 = 16 << 20;
 const MOST_PARTS: u64 = 10_000;
-const PARALLEL: usize = 3;
-const TIMEOUT: Duration = Duration::from_secs(30);
-const PART_ATTEMPTS: u32 = 5;
+const PARALLEL: u64 = 3;
+/// What parts that are on their way may hold in memory, unless one alone is larger, bytes.
+const PARTS_HELD: u64 = 96 << 20;
 /// S3's limit for one server-side copy, bytes.
-const COPY_LIMIT: u64 = 5 << 30;
+pub(super) const COPY_LIMIT: u64 = 5 << 30;
 
 /// Of the parts in which an object of this size is published, bytes.
 pub fn part_size(size: u64) -> u64 {
@@ -33,6 +33,11 @@ pub fn part_size(size: u64) -> u64 {
         0 => PART.max(size.div_ceil(MOST_PARTS).next_multiple_of(1 << 20)),
         small => small.max(size.div_ceil(MOST_PARTS)),
     }
+}
+
+/// How many parts of this size are sent side by side.
+fn parallel(part: u64) -> usize {
+    (PARTS_HELD / part.max(1)).clamp(1, PARALLEL) as usize
 }
 
 /// What is ready to be published.
@@ -62,32 +67,33 @@ impl Settler {
         write_seq: u64,
         dress: &Dress,
     ) -> Result<Option<Body>, SettleError> {
-        let (in_memory, part) = (fault::number(fault::PART, IN_MEMORY), part_size(content.size));
+        let part = part_size(content.size);
+        // What does not arrive in time goes up in parts, before it is announced.
+        let in_memory = fault::number(fault::PART, IN_MEMORY).min(self.reach.bytes());
         if content.size <= in_memory {
             let bytes = self.copy(inode, 0, content.size).await?;
             return Ok(unchanged(inode, content, write_seq).then_some(Body::Bytes(bytes)));
         }
         let store = &self.volume.store;
         let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
+        let sending = &Parts::new(store.as_ref(), key, &id);
         let count = content.size.div_ceil(part);
-        let sends = (0..count).map(|index| {
-            let id = &id;
-            async move {
-                if !unchanged(inode, content, write_seq) {
-                    return Ok(None);
-                }
-                let start = index * part;
-                let bytes = self.copy(inode, start, part.min(content.size - start)).await?;
-                let tag = self.send_part(key, id, index as u32 + 1, bytes).await?;
-                Ok::<_, SettleError>(Some(tag))
+        let sends = (0..count).map(|index| async move {
+            if !unchanged(inode, content, write_seq) || self.at_its_end.is_cancelled() {
+                return Ok(None);
             }
+            let start = index * part;
+            let len = part.min(content.size - start);
+            let bytes = self.patiently(sending, || self.copy(inode, start, len)).await?;
+            let tag = self.send_part(sending, index as u32 + 1, bytes).await?;
+            Ok::<_, SettleError>(Some(tag))
         });
         let parts: Result<Vec<Option<String>>, SettleError> =
-            stream::iter(sends).buffered(PARALLEL).try_collect().await;
+            stream::iter(sends).buffered(parallel(part)).try_collect().await;
         let parts = match parts {
             Ok(parts) => parts.into_iter().collect::<Option<Vec<String>>>(),
             Err(e) => {
-                self.abort(key, &id).await;
+                self.abort(store.as_ref(), key, &id).await;
                 return Err(e);
             }
         };
@@ -96,7 +102,7 @@ impl Settler {
                 Ok(Some(Body::Upload { id, parts, size: content.size }))
             }
             _ => {
-                self.abort(key, &id).await;
+                self.abort(store.as_ref(), key, &id).await;
                 Ok(None)
             }
         }
@@ -148,28 +154,7 @@ impl Settler {
     /// Drops a body that will not be sent.
     pub(super) async fn drop_body(&self, key: &ObjectKey, body: &Body) {
         if let Body::Upload { id, .. } = body {
-            self.abort(key, id).await;
-        }
-    }
-
-    async fn send_part(
-        &self,
-        key: &ObjectKey,
-        id: &UploadId,
-        number: u32,
-        bytes: Bytes,
-    ) -> Result<String, SettleError> {
-        let mut attempt = 1;
-        loop {
-            match self.volume.store.upload_part(key, id, number, bytes.clone(), TIMEOUT).await {
-                Ok(tag) => return Ok(tag),
-                Err(e) if e.is_transient() && attempt < PART_ATTEMPTS => {
-                    tracing::debug!(error = %e, number, attempt, "a part was not stored");
-                    tokio::time::sleep(Duration::from_millis(100) * 2u32.pow(attempt)).await;
-                    attempt += 1;
-                }
-                Err(e) => return Err(e.into()),
-            }
+            self.abort(self.volume.store.as_ref(), key, id).await;
         }
     }
 
@@ -192,14 +177,6 @@ impl Settler {
         }
         Ok(body.freeze())
     }
-
-    /// Drops parts that no intent names. What a failure leaves here, the bucket's lifecycle rule for
-    /// incomplete uploads removes.
-    pub(super) async fn abort(&self, key: &ObjectKey, id: &UploadId) {
-        if let Err(error) = self.volume.store.abort_upload(key, id, TIMEOUT).await {
-            tracing::warn!(%error, %key, "an abandoned upload could not be dropped");
-        }
-    }
 }
 
 /// Whether the inode still is this generation, without uncommitted changes.
@@ -212,4 +189,20 @@ pub(super) fn unchanged(inode: &Inode, content: &ContentRec, write_seq: u64) -> 
         && live.pending.is_clean()
         && live.write_seq == write_seq
         && live.content.generation == content.generation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_on_their_way_hold_no_more_memory_however_large_they_are() {
+        for size in [1u64 << 30, 1 << 37, 1 << 38, 1 << 39, 1 << 40] {
+            let part = part_size(size);
+            let held = part * parallel(part) as u64;
+            assert!(held <= PARTS_HELD.max(part), "{held} of {size}");
+            assert!(size.div_ceil(part) <= MOST_PARTS);
+        }
+        assert_eq!(parallel(PART), PARALLEL as usize);
+    }
 }

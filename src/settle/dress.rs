@@ -16,6 +16,7 @@ use crate::types::{ATTR_INODE, ATTR_TYPE, FileKind, Ino, NO_TYPE, ObjectKey, Put
 const HEAD: usize = 4096;
 
 /// For one object.
+#[derive(PartialEq, Eq)]
 pub(super) struct Dress {
     pub attributes: Attributes,
     pub properties: Properties,

@@ -2,7 +2,7 @@
 
 use crate::data::DataError;
 use crate::meta::MetaError;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::StoreError;
 
 /// Nothing is lost by any of these: the work stays in the queue.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +26,9 @@ impl SettleError {
             SettleError::NoAuthority => false,
             // What is refused is a segment, and those are all alike.
             SettleError::Commit(DataError::Store(_) | DataError::NoSpace) => false,
-            SettleError::Store(error) => store_is_of_one(error),
+            SettleError::Store(error) => error.is_of_one(),
             SettleError::Data(error) | SettleError::Commit(error) => match error {
-                DataError::Store(error) => store_is_of_one(error),
+                DataError::Store(error) => error.is_of_one(),
                 DataError::Meta(error) => matches!(error, MetaError::Record(_)),
                 DataError::Disk { .. }
                 | DataError::NoSpace
@@ -39,14 +39,6 @@ impl SettleError {
                 | DataError::Late(_) => true,
             },
         }
-    }
-}
-
-fn store_is_of_one(error: &StoreError) -> bool {
-    use StoreErrorKind::*;
-    match error.kind {
-        NotFound | Changed | Denied | TagsDenied | Unsupported | Protocol => true,
-        NoBucket | ClockSkew | Tls | Unreachable | Timeout | NoSpace => false,
     }
 }
 

@@ -249,6 +249,7 @@ impl Settler {
     async fn decide(&self, put_id: PutId, intent: &IntentRec) -> Result<Outcome, StoreError> {
         if let Some(upload) = &intent.upload {
             self.volume.store.abort_upload(&intent.key, upload, HEAD_TIMEOUT).await?;
+            self.forget_kept(&intent.key);
         }
         let head = self.volume.store.head(&intent.key, HEAD_TIMEOUT).await?;
         let ours = |info: &ObjectInfo| {

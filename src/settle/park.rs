@@ -4,21 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use super::SettleError;
+use super::body::{COPY_LIMIT, part_size};
 use super::outcome::forget_base;
+use super::parts::{Parts, TIMEOUT};
 use super::settler::Settler;
-use crate::data::{DataError, Inode, PathMemo, Upload, escape_name, own_name};
+use crate::clock::boottime;
+use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Upload, escape_name, own_name};
 use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
-use crate::types::{Base, Ino, ObjectKey, Version};
+use crate::types::{Base, FileKind, Ino, ObjectKey, Version};
 
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Copied through this host in parts of this size, bytes.
-const PART: u64 = 16 << 20;
-/// S3's limit for one server-side copy, bytes.
-const COPY_LIMIT: u64 = 5 << 30;
+/// Read at a time, bytes.
+const READ: u64 = 16 << 20;
+/// Whoever is about to free a key by itself is waited for no longer than this before it begins.
+const SOON: Duration = Duration::from_secs(60);
 
 impl Settler {
     /// Makes sure that no live inode's content lies at `key`. False: not yet.
@@ -33,6 +37,10 @@ impl Settler {
             Err(e) => return Err(e.into()),
         };
         self.own_key_only(rest.ino, key).await?;
+        if self.moves_by_itself(&inode, key).await? {
+            self.schedule.by(rest.ino, boottime());
+            return Ok(false);
+        }
         if !self.hot.inode_is_hot(rest.ino) && !self.know_before_it_goes(rest.ino, key).await? {
             return Ok(false);
         }
@@ -49,6 +57,39 @@ impl Settler {
                 Ok(true)
             }
         }
+    }
+
+    /// Whether a file's own publish is about to free `key`: to park it before would send all its bytes twice. Not so
+    /// where that publish may have to wait for others.
+    async fn moves_by_itself(&self, inode: &Inode, key: &ObjectKey) -> Result<bool, SettleError> {
+        let volume = &self.volume;
+        let (size, here) = {
+            let live = inode.live();
+            let base = live.content.base.as_ref();
+            (live.size, base.is_some_and(|base| !base.parked && base.key == *key))
+        };
+        let soon = self.not_yet(inode).is_none_or(|wait| wait < SOON) && !inode.has_writer();
+        let cheap = self.copies_away(size) || size <= part_size(size);
+        if !here || !soon || cheap || self.unsettleable.lock().has(inode.ino) {
+            return Ok(false);
+        }
+        if volume.meta.get_raw(&keys::work(inode.ino)).await?.is_none() {
+            return Ok(false);
+        }
+        let own = self.keys_of(inode.ino, FileKind::File, &mut PathMemo::default()).await?;
+        for key in &own {
+            let rest: Option<RestRec> = volume.meta.get(&keys::rest(key)).await?;
+            if key.as_str().len() > MAX_KEY || rest.is_some_and(|rest| rest.ino != inode.ino) {
+                return Ok(false);
+            }
+        }
+        Ok(!own.is_empty())
+    }
+
+    /// Whether parking is one request.
+    fn copies_away(&self, size: u64) -> bool {
+        let volume = &self.volume;
+        volume.same_bucket && volume.capabilities.has(Verb::Copy) && size <= COPY_LIMIT
     }
 
     /// Looks at what an inode's object at `key` bears, because afterwards it is not there any more. False:
@@ -141,7 +182,7 @@ impl Settler {
     async fn copy_away(&self, base: &Base, to: &ObjectKey) -> Result<Version, SettleError> {
         let volume = &self.volume;
         let size = base.version.size;
-        if volume.same_bucket && volume.capabilities.has(Verb::Copy) && size <= COPY_LIMIT {
+        if self.copies_away(size) {
             let send = Send { condition: Condition::None, not_after: None, timeout: TIMEOUT };
             let (none, plain) = Default::default();
             match volume.store.copy(&base.key, &base.version, to, &none, &plain, send).await {
@@ -157,8 +198,8 @@ impl Settler {
         };
         let to_store = &volume.state_store;
         let (none, plain) = Default::default();
-        let _share = volume.fetching.share(size.min(PART)).await;
-        if size <= PART {
+        let _share = volume.fetching.share(size.min(part_size(size))).await;
+        if size <= part_size(size) {
             let body = if size == 0 { Default::default() } else { whole(0, size).await?.data };
             return match to_store.put(to, body, &none, &plain, Send::plain(TIMEOUT)).await {
                 PutOutcome::Won(version) => Ok(version),
@@ -166,21 +207,45 @@ impl Settler {
                 PutOutcome::Lost => Err(unexpected_loss()),
             };
         }
-        let upload = to_store.create_upload(to, &none, &plain, TIMEOUT).await?;
+        let id = to_store.create_upload(to, &none, &plain, TIMEOUT).await?;
+        let outcome = match self.parts_away(base, &Parts::new(to_store.as_ref(), to, &id)).await {
+            Ok(tags) => to_store.complete_upload(to, &id, &tags, size, Send::plain(TIMEOUT)).await,
+            Err(error) => {
+                self.abort(to_store.as_ref(), to, &id).await;
+                return Err(error);
+            }
+        };
+        let error = match outcome {
+            PutOutcome::Won(version) => return Ok(version),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => error.into(),
+            PutOutcome::Lost => unexpected_loss(),
+        };
+        self.abort(to_store.as_ref(), to, &id).await;
+        Err(error)
+    }
+
+    /// Sends a base object through this host; the tags of its parts.
+    async fn parts_away(&self, base: &Base, to: &Parts<'_>) -> Result<Vec<String>, SettleError> {
+        let size = base.version.size;
+        let part = part_size(size);
         let mut tags = Vec::new();
         let mut at = 0;
         while at < size {
-            let end = (at + PART).min(size);
-            let body = whole(at, end).await?.data;
-            let number = tags.len() as u32 + 1;
-            tags.push(to_store.upload_part(to, &upload, number, body, TIMEOUT).await?);
-            at = end;
+            let end = (at + part).min(size);
+            let mut body = BytesMut::with_capacity((end - at) as usize);
+            while at < end {
+                let range = at..(at + READ).min(end);
+                let piece = self.patiently(to, || async {
+                    let (range, version) = (range.clone(), &base.version);
+                    let got = self.volume.store.get(&base.key, Some(range), Some(version), TIMEOUT);
+                    Ok(got.await?.data)
+                });
+                body.extend_from_slice(&piece.await?);
+                at = range.end;
+            }
+            tags.push(self.send_part(to, tags.len() as u32 + 1, body.freeze()).await?);
         }
-        match to_store.complete_upload(to, &upload, &tags, size, Send::plain(TIMEOUT)).await {
-            PutOutcome::Won(version) => Ok(version),
-            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
-            PutOutcome::Lost => Err(unexpected_loss()),
-        }
+        Ok(tags)
     }
 }
 

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::SettleError;
 use super::body::Body;
 use super::dress::Dress;
-use super::settler::{ROUND, ROUND_BYTES, Settler};
+use super::kept::Upload;
+use super::settler::{ROUND, Settler};
 use crate::clock::boottime;
 use crate::config::SettleMode;
 use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
@@ -58,6 +59,16 @@ pub(super) struct Item {
     pub prepared: Duration,
 }
 
+/// An inode as it is published.
+#[derive(Clone, Copy)]
+struct State<'s> {
+    inode: &'s Arc<Inode>,
+    attr: &'s InodeRec,
+    content: &'s ContentRec,
+    write_seq: u64,
+    xattrs: &'s [(Bytes, Bytes)],
+}
+
 impl Item {
     pub fn bytes_held(&self) -> u64 {
         match &self.body {
@@ -104,7 +115,7 @@ impl Settler {
     }
 
     /// How long this inode should be left alone.
-    fn not_yet(&self, inode: &Inode) -> Option<Duration> {
+    pub(super) fn not_yet(&self, inode: &Inode) -> Option<Duration> {
         if self.hurried() {
             return None;
         }
@@ -213,48 +224,73 @@ impl Settler {
             wanted.swap(0, first);
         }
         let mut items: Vec<Item> = Vec::new();
+        let state = State { inode, attr: &attr, content: &content, write_seq, xattrs: &xattrs };
+        match Box::pin(self.make_items(&state, wanted, moves.is_some(), memo, &mut items)).await {
+            Ok(None) => Ok(Plan::Publish(items)),
+            Ok(Some(plan)) => {
+                self.give_up(items).await;
+                Ok(plan)
+            }
+            Err(error) => {
+                self.give_up(items).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes what is to lie at the keys, as far as one round takes it; `Some`: nothing of this is published now.
+    async fn make_items(
+        &self,
+        state: &State<'_>,
+        wanted: Vec<(ObjectKey, Option<RestRec>)>,
+        moves: bool,
+        memo: &mut PathMemo,
+        items: &mut Vec<Item>,
+    ) -> Result<Option<Plan>, SettleError> {
+        let State { inode, attr, content, write_seq, xattrs } = *state;
+        let (ino, kind) = (inode.ino, attr.kind);
         let mut held = 0;
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             // A file of many names goes on in the next round.
-            if items.len() >= ROUND || held > ROUND_BYTES {
+            if items.len() >= ROUND || held > self.reach.bytes() {
                 break;
             }
+            let dress = |put_id| self.dress((ino, attr), xattrs, &key, put_id);
             let put_id = PutId::random();
-            let dress = self.dress((ino, &attr), &xattrs, &key, put_id);
-            if let Some(why) = dress.too_much(&key) {
-                self.give_up(items).await;
-                return Ok(self.stays_in_motion(ino, why));
+            let fresh = dress(put_id);
+            if let Some(why) = fresh.too_much(&key) {
+                return Ok(Some(self.stays_in_motion(ino, why)));
             }
             let began = boottime();
-            let body = match self.copy_on_server(inode, &content, &dress, memo).await? {
-                Some(copy) => copy,
-                None => match kind {
-                    FileKind::File => {
-                        match self.body(inode, &key, &content, write_seq, &dress).await {
-                            Ok(Some(body)) if self.still_bears(ino, &body, &xattrs).await? => body,
-                            // It changed under the copy, or what its object bears did.
-                            Ok(body) => {
-                                self.note_interruption(ino, "its content changed");
-                                if let Some(body) = body {
-                                    self.drop_body(&key, &body).await;
-                                }
-                                self.give_up(items).await;
-                                return Ok(Plan::Later(volume.options.settle_after));
-                            }
-                            Err(error) => {
-                                self.give_up(items).await;
-                                return Err(error);
-                            }
-                        }
-                    }
-                    FileKind::Symlink => Body::Bytes(attr.target.clone().unwrap_or_default()),
-                    _ => Body::Bytes(Bytes::new()),
-                },
+            let kept = self.take_kept(&key, (inode, content, write_seq), dress).await;
+            let mut upload = kept.unwrap_or_else(|| Upload {
+                inode: Arc::clone(inode),
+                content: content.clone(),
+                write_seq,
+                put_id,
+                dress: fresh,
+                body: None,
+                prepared: Duration::ZERO,
+            });
+            if upload.body.is_none() {
+                upload.body = self.copy_on_server(inode, content, &upload.dress, memo).await?;
+            }
+            let body = match (upload.body.take(), kind) {
+                (Some(body), _) => Some(body),
+                (None, FileKind::Symlink) => {
+                    Some(Body::Bytes(attr.target.clone().unwrap_or_default()))
+                }
+                (None, FileKind::File) if self.beside.sends(&key) => {
+                    return Ok(Some(Plan::Later(Duration::from_secs(1))));
+                }
+                (None, FileKind::File) if self.goes_beside(content.size) => {
+                    let later = self.send_beside(key, upload);
+                    return Ok(items.is_empty().then_some(later));
+                }
+                (None, FileKind::File) => upload.send(self, &key).await?,
+                (None, _) => Some(Body::Bytes(Bytes::new())),
             };
-            let upload = match &body {
-                Body::Upload { id, .. } => Some(id.clone()),
-                Body::Bytes(_) | Body::Copy { .. } => None,
-            };
+            let Some(body) = body else { return Ok(Some(self.changed_under_it(ino))) };
             let intent = IntentRec {
                 key,
                 op: IntentOp::Put,
@@ -263,23 +299,38 @@ impl Settler {
                 attr_gen: attr.attr_gen,
                 expected: rest.map(|rest| rest.version),
                 not_after: StoreTime(0),
-                upload,
-                moves_base: kind == FileKind::File && moves.is_some() && index == 0,
+                upload: match &body {
+                    Body::Upload { id, .. } => Some(id.clone()),
+                    Body::Bytes(_) | Body::Copy { .. } => None,
+                },
+                moves_base: kind == FileKind::File && moves && index == 0,
                 replaces: content.base.clone(),
             };
             let item = Item {
                 inode: Arc::clone(inode),
-                put_id,
+                put_id: upload.put_id,
                 intent,
-                dress,
+                dress: upload.dress,
                 body,
                 write_seq,
-                prepared: boottime().saturating_sub(began),
+                prepared: upload.prepared + boottime().saturating_sub(began),
             };
             held += item.bytes_held();
             items.push(item);
+            let last = items.last().map(|item| &item.body);
+            if let Some(body) = last
+                && !self.still_bears(ino, body, xattrs).await?
+            {
+                return Ok(Some(self.changed_under_it(ino)));
+            }
         }
-        Ok(Plan::Publish(items))
+        Ok(None)
+    }
+
+    /// It changed under the copy, or what its object bears did.
+    fn changed_under_it(&self, ino: Ino) -> Plan {
+        self.note_interruption(ino, "its content changed");
+        Plan::Later(self.volume.options.settle_after)
     }
 
     fn pace_at(&self, ino: Ino) -> Duration {

@@ -33,6 +33,10 @@ impl Reasons {
         self.0.remove(&ino);
     }
 
+    pub fn has(&self, ino: Ino) -> bool {
+        self.0.contains_key(&ino)
+    }
+
     pub fn some(&self, most: usize) -> Vec<String> {
         self.0.values().take(most).cloned().collect()
     }

@@ -8,16 +8,19 @@
 //! is missing.
 
 mod apply;
+mod away;
 mod changes;
 mod heads;
 mod listing;
+mod missing;
+mod shown;
 mod tombs;
 mod whole;
 mod wipe;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +31,7 @@ use crate::clock::boottime;
 use crate::data::{DataError, Outside, Tx, Volume};
 use crate::fault::Mutant;
 use crate::types::{FileName, Ino, ObjectKey};
+use away::Away;
 use changes::Telling;
 pub use changes::{Changed, Changes, Tell, changes};
 use listing::Walk;
@@ -67,12 +71,14 @@ pub struct Reconciler {
     /// The lapses of the lease after which the volume was proven to be ours.
     proven: AtomicU64,
     tell: Tell,
+    away: Away,
+    this: Weak<Reconciler>,
 }
 
 impl Reconciler {
     /// `tell` gets what the kernel has to forget.
     pub fn new(settler: Arc<Settler>, tell: Tell) -> Arc<Self> {
-        let reconciler = Arc::new(Reconciler {
+        let reconciler = Arc::new_cyclic(|this| Reconciler {
             volume: Arc::clone(&settler.volume),
             settler,
             known: Mutex::default(),
@@ -81,6 +87,8 @@ impl Reconciler {
             one_at_a_time: tokio::sync::Mutex::default(),
             proven: AtomicU64::new(0),
             tell,
+            away: Away::default(),
+            this: Weak::clone(this),
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
         let _ = reconciler.settler.reconciler.set(Arc::downgrade(&reconciler));
@@ -201,6 +209,9 @@ impl Reconciler {
         dir: Ino,
         look: impl Future<Output = Result<(), SettleError>>,
     ) -> Result<(), DataError> {
+        if self.bucket_is_away() {
+            return Ok(());
+        }
         let Ok(result) = tokio::time::timeout(LOOK_TIMEOUT, look).await else {
             let late = SettleError::Data(DataError::Late("the look took too long".into()));
             // What was seen of a large directory shows, and the next call goes on with it.
@@ -218,6 +229,9 @@ impl Reconciler {
                 | SettleError::Data(DataError::Late(_))),
             ) => {
                 self.put_off(dir, &error);
+                if let SettleError::Store(error) = &error {
+                    self.no_answer(error);
+                }
                 Ok(())
             }
             Err(SettleError::Data(error) | SettleError::Commit(error)) => Err(error),
@@ -226,8 +240,11 @@ impl Reconciler {
 
     /// Looks at one key and brings what is there into the tree.
     pub async fn recheck_key(&self, key: &ObjectKey) -> Result<(), SettleError> {
-        let _turn = self.one_at_a_time.lock().await;
-        match tokio::time::timeout(LOOK_TIMEOUT, self.check_key(key)).await {
+        let look = async {
+            let _turn = self.one_at_a_time.lock().await;
+            self.check_key(key).await
+        };
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
             Ok(result) => result,
             Err(_) => Err(DataError::Late(format!("{key}: the look took too long")).into()),
         }
@@ -241,7 +258,9 @@ impl Reconciler {
         let pages = async {
             loop {
                 let mut walks = self.one_at_a_time.lock().await;
-                if self.is_fresh(dir) || self.list_on(dir, &mut walks).await? {
+                // Those who waited for their turn need not wait for the bucket after that.
+                let needless = self.is_fresh(dir) || self.bucket_is_away();
+                if needless || self.list_on(dir, &mut walks).await? {
                     return Ok(());
                 }
             }
@@ -267,14 +286,13 @@ impl Outside for Reconciler {
         if seen.is_some_and(|at| boottime().saturating_sub(at) < self.volume.options.refresh) {
             return Ok(());
         }
-        let _turn = self.one_at_a_time.lock().await;
-        if self.is_fresh(dir) {
-            return Ok(());
-        }
-        // The first look at a directory is one page; it may be all there is.
-        let first = self.unseen(dir);
         let look = async {
-            if first {
+            let _turn = self.one_at_a_time.lock().await;
+            if self.is_fresh(dir) || self.bucket_is_away() {
+                return Ok(());
+            }
+            // The first look at a directory is one page; it may be all there is.
+            if self.unseen(dir) {
                 self.list_first_page(dir, name).await?;
             } else {
                 self.check_name(dir, name).await?;

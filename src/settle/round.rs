@@ -1,7 +1,7 @@
 //! One round of publishing: announce, flush, send, resolve.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt};
@@ -17,11 +17,11 @@ use super::pace::Pace;
 use super::plan::Item;
 use super::plan::TIMES_TOOK;
 use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler};
-use crate::clock::boottime;
+use crate::clock::{Deadline, boottime};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
-use crate::store::{Condition, PutOutcome, Send, StoreError, Verb};
+use crate::store::{Condition, PutOutcome, Send, StoreError, StoreErrorKind, Verb};
 use crate::types::{FileKind, Ino, PutId, StoreTime};
 
 /// A request that cannot leave this long before its expiry does not leave.
@@ -29,19 +29,25 @@ const MARGIN_MS: i64 = 2_000;
 /// How long one request may take.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 const PARALLEL: usize = 16;
+/// Between two looks whether this host still may publish.
+const PERMIT_PACE: Duration = Duration::from_secs(1);
 
 /// Which requests of a round may have left.
 #[derive(Debug, Default)]
-pub(super) struct Leaving(Mutex<HashSet<PutId>>);
+pub(super) struct Leaving {
+    ids: Mutex<HashSet<PutId>>,
+    /// Whether one was cut off on its way.
+    cut: AtomicBool,
+}
 
 impl Leaving {
     /// To be called before anything is sent.
     pub fn add(&self, put_id: PutId) {
-        self.0.lock().insert(put_id);
+        self.ids.lock().insert(put_id);
     }
 
     fn has(&self, put_id: PutId) -> bool {
-        self.0.lock().contains(&put_id)
+        self.ids.lock().contains(&put_id)
     }
 }
 
@@ -56,36 +62,60 @@ impl Settler {
             self.give_up(items).await;
             return Err(SettleError::NoAuthority);
         }
-        let not_after = self.expiry().await?;
-        let announced = self.announce(items, not_after).await?;
-        if announced.is_empty() {
+        let mut items = items;
+        let not_after = match self.expiry().await {
+            Ok(not_after) => not_after,
+            Err(error) => {
+                self.give_up(items).await;
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.announce(&mut items, not_after).await {
+            self.give_up(items).await;
+            return Err(error);
+        }
+        if items.is_empty() {
             return Ok(());
         }
+        let intents: HashMap<_, _> =
+            items.iter().map(|item| (item.put_id, item.intent.clone())).collect();
         let durable = self.announced_in_time().await;
         if !matches!(durable, Ok(true)) {
             // They may be durable or not; none was sent, and this process knows it.
-            let unsent = announced.into_iter().map(|item| (item.put_id, item.intent, Outcome::Not));
-            self.resolve(unsent.collect()).await?;
-            return durable.map(drop);
+            let unsent = intents.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
+            let resolved = self.resolve(unsent.collect()).await;
+            self.give_up(items).await;
+            return resolved.and(durable.map(drop));
         }
-        let intents = announced.iter().map(|item| (item.put_id, item.intent.clone())).collect();
+        let sizes: HashMap<PutId, u64> =
+            items.iter().map(|item| (item.put_id, item.bytes_held())).collect();
         let leaving = &Leaving::default();
+        let began = boottime();
         // Each with the time of its own request: one that hangs says nothing about the others.
-        let sends = stream::iter(announced).map(|item| async move {
+        let sends = stream::iter(items).map(|item| async move {
             let began = boottime();
             let outcome = self.send(&item, not_after, leaving).await;
             let took = match outcome {
                 Outcome::Applied(_) => item.prepared + (boottime() - began),
-                Outcome::Failed => LONGEST_PAUSE / TIMES_TOOK,
+                // As long as it takes to send it again, if that is much.
+                Outcome::Failed => item.prepared.max(LONGEST_PAUSE / TIMES_TOOK),
                 _ => Duration::ZERO,
             };
-            if matches!(outcome, Outcome::Not | Outcome::Failed | Outcome::Refused) {
-                self.drop_body(&item.intent.key, &item.body).await;
+            let put_id = item.put_id;
+            match outcome {
+                Outcome::Not => self.keep(item).await,
+                Outcome::Failed | Outcome::Refused => {
+                    self.drop_body(&item.intent.key, &item.body).await;
+                }
+                Outcome::Applied(_) | Outcome::Open => {}
             }
-            (item.put_id, outcome, took)
+            (put_id, outcome, took)
         });
         let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
         let now = boottime();
+        let arrived = sent.iter().filter(|(.., outcome, _)| matches!(outcome, Outcome::Applied(_)));
+        let arrived = arrived.filter_map(|(id, ..)| sizes.get(id)).sum();
+        self.reach.learn(arrived, now - began, leaving.cut.load(Ordering::Relaxed));
         {
             let mut pace = self.pace.lock();
             for (_, intent, outcome, took) in &sent {
@@ -139,23 +169,23 @@ impl Settler {
         Ok(now.plus(NOT_AFTER.as_millis() as i64))
     }
 
+    /// They come again; what was uploaded for them may still do then.
     pub(super) async fn give_up(&self, items: Vec<Item>) {
         for item in items {
-            self.drop_body(&item.intent.key, &item.body).await;
             self.schedule.by(item.inode.ino, boottime() + self.volume.options.settle_after);
+            self.keep(item).await;
         }
     }
 
-    /// Records the intents of those items that are still right, in one batch.
+    /// Records the intents of those items that are still right, in one batch. Those stay.
     async fn announce(
         &self,
-        items: Vec<Item>,
+        items: &mut Vec<Item>,
         not_after: StoreTime,
-    ) -> Result<Vec<Item>, SettleError> {
+    ) -> Result<(), SettleError> {
         let mut txn = self.volume.meta.begin().await?;
-        let mut announced = Vec::new();
-        let mut stale = Vec::new();
-        for mut item in items {
+        let mut stale = HashSet::new();
+        for item in items.iter_mut() {
             item.intent.not_after = not_after;
             let ino = item.intent.ino;
             let attr: Option<InodeRec> = txn.get(&keys::inode(ino)).await?;
@@ -172,7 +202,7 @@ impl Settler {
                 && !self.hot.is_hot(&item.intent.key);
             if !right {
                 self.note_interruption(ino, "it changed before it was announced");
-                stale.push(item);
+                stale.insert(item.put_id);
                 continue;
             }
             if item.intent.moves_base {
@@ -185,11 +215,11 @@ impl Settler {
                 txn.put(keys::content(ino), &content);
             }
             txn.put(keys::intent(item.put_id), &item.intent);
-            announced.push(item);
         }
+        let stale: Vec<Item> = items.extract_if(.., |item| stale.contains(&item.put_id)).collect();
         at(points::ANNOUNCE_BEFORE);
-        txn.commit(Logged::Op { unique: 0 }, || {
-            for item in &announced {
+        let committed = txn.commit(Logged::Op { unique: 0 }, || {
+            for item in &*items {
                 self.hot.announce(&item.intent.key, item.intent.ino, item.put_id);
                 if item.intent.moves_base {
                     let mut live = item.inode.live();
@@ -200,29 +230,58 @@ impl Settler {
                     });
                 }
             }
-        })
-        .await?;
+        });
+        let committed = committed.await;
         at(points::ANNOUNCE_AFTER);
         self.give_up(stale).await;
-        Ok(announced)
+        committed?;
+        Ok(())
     }
 
-    /// Whether there still is time to send what expires then.
-    pub(super) async fn in_time(&self, not_after: StoreTime) -> bool {
-        tokio::select! {
-            now = self.volume.store.now(SEND_TIMEOUT) => {
-                now.is_ok_and(|now| now.0 + MARGIN_MS < not_after.0)
+    /// When what expires then must be over, whatever became of it; `None`: there is no time left to send it.
+    pub(super) async fn in_time(&self, not_after: StoreTime) -> Option<Deadline> {
+        let now = tokio::select! {
+            now = self.volume.store.now(SEND_TIMEOUT) => now.ok()?,
+            () = self.at_its_end.cancelled() => return None,
+        };
+        let left = not_after.0.saturating_sub(now.0);
+        // A store looks at the expiry when a request begins, and others count from then on: half of what they
+        // wait is for the request's end, the other half for what is on its way after that.
+        let margin = self.hot_time().saturating_sub(NOT_AFTER);
+        let until = || Duration::from_millis(left.unsigned_abs()) + margin / 2;
+        (left > MARGIN_MS).then(|| Deadline::after(until()))
+    }
+
+    /// What becomes of a request on its way. `None`: it was cut off, because it was not over in time, or because
+    /// another host may have the volume by now.
+    pub(super) async fn on_its_way(
+        &self,
+        until: Deadline,
+        leaving: &Leaving,
+        request: impl Future<Output = PutOutcome>,
+    ) -> Option<PutOutcome> {
+        let lapses = async {
+            while !until.passed() && self.permit.may_publish() {
+                tokio::time::sleep(until.left().min(PERMIT_PACE)).await;
             }
-            () = self.at_its_end.cancelled() => false,
+        };
+        tokio::select! {
+            biased;
+            outcome = request => Some(outcome),
+            () = lapses => {
+                leaving.cut.store(true, Ordering::Relaxed);
+                None
+            }
         }
     }
 
     async fn send(&self, item: &Item, not_after: StoreTime, leaving: &Leaving) -> Outcome {
         let volume = &self.volume;
-        if !self.in_time(not_after).await || !self.may_send() {
+        let until = self.in_time(not_after).await.filter(|_| self.may_send());
+        let Some(until) = until else {
             self.note_interruption(item.intent.ino, "it was not sent in time");
             return Outcome::Not;
-        }
+        };
         let verb = match item.body {
             Body::Upload { .. } => Verb::CompleteConditional,
             Body::Copy { .. } => Verb::CopyConditional,
@@ -241,18 +300,23 @@ impl Settler {
         let Dress { attributes, properties } = &item.dress;
         at(points::SEND_BEFORE);
         leaving.add(item.put_id);
-        let outcome = match &item.body {
+        let request = match &item.body {
             Body::Bytes(bytes) => {
-                volume.store.put(key, bytes.clone(), attributes, properties, send).await
+                volume.store.put(key, bytes.clone(), attributes, properties, send)
             }
             Body::Upload { id, parts, size } => {
-                volume.store.complete_upload(key, id, parts, *size, send).await
+                volume.store.complete_upload(key, id, parts, *size, send)
             }
             Body::Copy { from, expect } => {
-                volume.store.copy(from, expect, key, attributes, properties, send).await
+                volume.store.copy(from, expect, key, attributes, properties, send)
             }
         };
+        let outcome = self.on_its_way(until, leaving, request).await;
         at(points::SEND_AFTER);
+        let Some(outcome) = outcome else {
+            tracing::warn!(%key, "a publish did not arrive in time and was cut off");
+            return Outcome::Open;
+        };
         match outcome {
             PutOutcome::Won(version) => Outcome::Applied(version),
             PutOutcome::Lost => self.refused(item).await,
@@ -301,6 +365,12 @@ impl Settler {
             tracing::info!(%key, %error, "the store does not copy it; it is sent from here");
             self.note_interruption(item.intent.ino, "no copies are made");
             return Outcome::Not;
+        }
+        if let Body::Upload { .. } = item.body
+            && error.kind == StoreErrorKind::NotFound
+        {
+            self.note_interruption(item.intent.ino, "its upload is gone");
+            return Outcome::Failed;
         }
         if error.is_transient() {
             self.volume.note_error(&error);

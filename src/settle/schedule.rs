@@ -51,8 +51,11 @@ impl Schedule {
         self.inner.lock().by_time.first().map(|(at, _)| *at)
     }
 
-    pub fn len(&self) -> usize {
-        self.inner.lock().by_ino.len()
+    /// Whether the time of so many comes until `at`.
+    pub fn has_until(&self, at: Duration, many: usize) -> bool {
+        let inner = self.inner.lock();
+        inner.by_time.len() >= many
+            && inner.by_time.iter().take_while(|(time, _)| *time <= at).take(many).count() == many
     }
 
     /// Everything is due now: the volume is being given up.

@@ -1,19 +1,22 @@
 //! The task that settles one volume.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::churn::Churning;
 use super::hot::{Hot, time_left};
+use super::kept::Kept;
 use super::learn::Learned;
 use super::pace::Paces;
 use super::plan::{Item, Plan};
+use super::reach::Reach;
 use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
@@ -105,6 +108,10 @@ pub struct Settler {
     pub(super) unsettleable: Mutex<Reasons>,
     pub(super) conflicts: AtomicU64,
     pub(super) tags: TagSight,
+    pub(super) kept: Kept,
+    pub(super) beside: Beside,
+    pub(super) this: Weak<Settler>,
+    pub(super) reach: Reach,
     /// When expired tombs were looked for, boot time.
     pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
@@ -142,7 +149,7 @@ impl Settler {
         // Files that never settle stay queued; what else waits among them settles when it is used.
         let queue = Pages::new(volume.meta.queued(keys::WORK), BACKLOG);
         let backlog = (volume.options.settle != SettleMode::Never).then_some(queue);
-        let settler = Arc::new(Settler {
+        let settler = Arc::new_cyclic(|this| Settler {
             volume,
             permit,
             hot: Hot::default(),
@@ -153,6 +160,10 @@ impl Settler {
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
             tags: TagSight::default(),
+            kept: Kept::default(),
+            beside: Beside::default(),
+            this: Weak::clone(this),
+            reach: Reach::default(),
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
@@ -178,7 +189,8 @@ impl Settler {
             *backlog = None;
             return Ok(false);
         };
-        let at = boottime() + self.volume.options.settle_after;
+        let wait = if self.hurried() { Duration::ZERO } else { self.volume.options.settle_after };
+        let at = boottime() + wait;
         for ino in page.iter().filter_map(|(key, _)| keys::parse_ino(key)) {
             self.schedule.by(ino, at);
         }
@@ -241,8 +253,14 @@ impl Settler {
         }
     }
 
+    /// Whether enough is scheduled for now. What has to wait for longer does not count: it may be very much.
+    fn is_crowded(&self) -> bool {
+        let soon = boottime() + self.volume.options.settle_after;
+        self.schedule.has_until(soon, SCHEDULED)
+    }
+
     async fn next_wake(&self) -> Option<Duration> {
-        if self.schedule.len() < SCHEDULED && self.backlog.lock().await.is_some() {
+        if !self.is_crowded() && self.backlog.lock().await.is_some() {
             return Some(BETWEEN_PAGES);
         }
         let now = boottime();
@@ -276,7 +294,7 @@ impl Settler {
         let limit = deadline.left() + STATUS;
         let result = tokio::time::timeout(limit, self.settle_until(deadline, late)).await;
         self.hurried.store(false, Ordering::SeqCst);
-        result.unwrap_or_else(|_| Ok(self.schedule.len() as u64))
+        result.unwrap_or_else(|_| Ok(self.unsettled()))
     }
 
     /// Whether the round that is under way is to end with the requests that it has sent so far.
@@ -298,6 +316,8 @@ impl Settler {
             // Whatever is not recorded by then waits for the next owner, as after a crash.
             drop(tokio::time::timeout(RECORD, self.one_round.lock()).await);
         }
+        self.beside_ends(deadline).await;
+        self.drop_kept(deadline).await;
     }
 
     async fn settle_until(
@@ -305,7 +325,6 @@ impl Settler {
         deadline: Deadline,
         late: Late,
     ) -> Result<u64, SettleError> {
-        while !deadline.passed() && self.take_backlog().await? {}
         let mut retries = RETRIES;
         loop {
             self.take_queue();
@@ -327,8 +346,11 @@ impl Settler {
             let now = self.unsettled();
             let again = self.interrupted.swap(false, Ordering::SeqCst) && retries > 0;
             retries -= u32::from(again);
-            let stuck =
-                now == before && !self.take_queue() && !again && !self.ripens(deadline, late).await;
+            let stuck = now == before
+                && !self.take_queue()
+                && !again
+                && !self.beside_ends(deadline).await
+                && !self.ripens(deadline, late).await;
             if now == 0 || stuck || deadline.passed() || self.at_its_end.is_cancelled() {
                 return Ok(now);
             }
@@ -422,9 +444,10 @@ impl Settler {
             return Ok(());
         }
         self.take_queue();
-        if self.schedule.len() < SCHEDULED {
+        if !self.is_crowded() {
             self.take_backlog().await?;
         }
+        self.sweep_kept().await;
         self.watch_churn().await?;
         self.decide_ripe().await?;
         loop {
@@ -432,6 +455,9 @@ impl Settler {
                 return Ok(());
             }
             let due = self.schedule.due(boottime(), ROUND);
+            if due.is_empty() && self.hurried() && self.take_backlog().await? {
+                continue;
+            }
             if due.is_empty() {
                 return Ok(());
             }
@@ -449,9 +475,25 @@ impl Settler {
 
     async fn round(&self, due: &[Ino]) -> Result<(), SettleError> {
         let mut round = Round::default();
+        if let Err(error) = self.gather(due, &mut round).await {
+            self.give_up(round.items).await;
+            return Err(error);
+        }
+        if !round.items.is_empty() {
+            self.publish(round.items).await?;
+        }
+        if due.contains(&TIDY) && !self.at_its_end.is_cancelled() {
+            self.tidy_round().await?;
+            self.sweep_tombs().await?;
+        }
+        Ok(())
+    }
+
+    /// What is to be published of that which is due.
+    async fn gather(&self, due: &[Ino], round: &mut Round) -> Result<(), SettleError> {
         let mut to_look = Vec::new();
         for &ino in due.iter().filter(|ino| **ino != TIDY) {
-            if let Plan::Look = self.plan_one(ino, false, &mut round).await? {
+            if let Plan::Look = self.plan_one(ino, false, round).await? {
                 to_look.push(ino);
             }
         }
@@ -466,22 +508,11 @@ impl Settler {
                     let Plan::Later(wait) = self.cannot_settle(ino, &error) else { continue };
                     self.schedule.by(ino, boottime() + wait);
                 }
-                Some(error) => {
-                    self.give_up(round.items).await;
-                    return Err(error);
-                }
+                Some(error) => return Err(error),
                 None => {
-                    self.plan_one(ino, true, &mut round).await?;
+                    self.plan_one(ino, true, round).await?;
                 }
             }
-        }
-        let items = round.items;
-        if !items.is_empty() {
-            self.publish(items).await?;
-        }
-        if due.contains(&TIDY) && !self.at_its_end.is_cancelled() {
-            self.tidy_round().await?;
-            self.sweep_tombs().await?;
         }
         Ok(())
     }
@@ -493,7 +524,7 @@ impl Settler {
         looked: bool,
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
-        if round.bytes > ROUND_BYTES || round.items.len() >= ROUND {
+        if round.bytes > self.reach.bytes() || round.items.len() >= ROUND {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }

@@ -187,9 +187,8 @@ impl Settler {
         leaving: &Leaving,
     ) -> Outcome {
         let volume = &self.volume;
-        if !self.in_time(not_after).await || !self.may_send() {
-            return Outcome::Not;
-        }
+        let until = self.in_time(not_after).await.filter(|_| self.may_send());
+        let Some(until) = until else { return Outcome::Not };
         let Some(expected) = &intent.expected else { return Outcome::Not };
         let careless = Mutant::DeleteUnconditional.lives();
         let conditional = volume.capabilities.has(Verb::DeleteConditional) && !careless;
@@ -206,8 +205,9 @@ impl Settler {
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
         at(points::DELETE_BEFORE);
         leaving.add(put_id);
-        let outcome = volume.store.delete(&intent.key, send).await;
+        let outcome = self.on_its_way(until, leaving, volume.store.delete(&intent.key, send)).await;
         at(points::DELETE_AFTER);
+        let Some(outcome) = outcome else { return Outcome::Open };
         match outcome {
             PutOutcome::Won(_) => Outcome::Applied(absent()),
             PutOutcome::Lost => match volume.store.head(&intent.key, SEND_TIMEOUT).await {

@@ -230,6 +230,8 @@ fn calm(status: http::StatusCode, body: &[u8], creates: bool) -> http::StatusCod
 
 fn http_error(fault: Fault) -> HttpError {
     let kind = match fault.kind {
+        // What was not sent is tried again, whatever it is.
+        FaultKind::Tls if fault.may_have_arrived() => HttpErrorKind::Interrupted,
         FaultKind::Name | FaultKind::Connect | FaultKind::Tls => HttpErrorKind::Connect,
         FaultKind::Timeout => HttpErrorKind::Timeout,
         FaultKind::Cut => HttpErrorKind::Interrupted,

@@ -47,6 +47,15 @@ impl StoreError {
         StoreError { kind, message: message.into(), source: None }
     }
 
+    /// Whether it may say something of this object only: others of the bucket may well be read and written.
+    pub fn is_of_one(&self) -> bool {
+        use StoreErrorKind::*;
+        match self.kind {
+            NotFound | Changed | Denied | TagsDenied | Unsupported | Protocol => true,
+            NoBucket | ClockSkew | Tls | Unreachable | Timeout | NoSpace => false,
+        }
+    }
+
     /// Whether trying the same again later can succeed.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unreachable | StoreErrorKind::Timeout)

@@ -96,26 +96,20 @@ impl Fault {
 
     fn of(error: reqwest::Error) -> Self {
         let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(inner) = source {
-            text = format!("{text}: {inner}");
-            source = inner.source();
-        }
-        let lower = text.to_ascii_lowercase();
-        let has = |words: &[&str]| words.iter().any(|w| lower.contains(w));
-        let kind = if has(&["dns error", "failed to lookup address", "name resolution"]) {
-            FaultKind::Name
-        } else if has(&["certificate", "handshake", "corrupt message", "tls", "unknownissuer"]) {
-            FaultKind::Tls
-        } else if error.is_connect() {
-            FaultKind::Connect
-        } else if error.is_timeout() {
-            FaultKind::Timeout
-        } else {
-            FaultKind::Cut
+        let (text, why) = explained(&error);
+        let kind = match why {
+            Why::Name => FaultKind::Name,
+            Why::Tls => FaultKind::Tls,
+            _ if error.is_connect() => FaultKind::Connect,
+            _ if error.is_timeout() => FaultKind::Timeout,
+            Why::Other => FaultKind::Cut,
         };
         Fault { kind, sent: !error.is_connect(), text }
+    }
+
+    /// Whether there was a connection that may have taken the request.
+    pub(super) fn may_have_arrived(&self) -> bool {
+        self.sent
     }
 
     /// The error for the caller: `doing` what, at which `endpoint`.
@@ -151,6 +145,43 @@ impl Fault {
             source: Some(Box::new(self)),
         }
     }
+}
+
+/// What an error of the HTTP library is about, as far as its kind does not say.
+#[derive(Debug, PartialEq, Eq)]
+enum Why {
+    Name,
+    Tls,
+    Other,
+}
+
+/// The whole text of an error with its causes, and what it is about.
+fn explained(error: &(dyn std::error::Error + 'static)) -> (String, Why) {
+    let mut text = error.to_string();
+    let is_end = |error: &(dyn std::error::Error + 'static)| {
+        let disk = error.downcast_ref::<std::io::Error>();
+        disk.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof)
+    };
+    // A connection that ended is no refusal, although rustls says of it that TLS was not closed.
+    let mut ended = is_end(error);
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        ended |= is_end(inner);
+        source = inner.source();
+    }
+    let lower = text.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+    let why = if has(&["dns error", "failed to lookup address", "name resolution"]) {
+        Why::Name
+    } else if !ended
+        && has(&["certificate", "handshake", "corrupt message", "tls", "unknownissuer"])
+    {
+        Why::Tls
+    } else {
+        Why::Other
+    };
+    (text, why)
 }
 
 /// What became of a changing request without an answer.
@@ -471,5 +502,24 @@ mod tests {
         assert_eq!(kind(Method::PUT, "partNumber=1&uploadId=u", false), Kind::Multipart);
         assert_eq!(kind(Method::POST, "uploads=", false), Kind::Multipart);
         assert_eq!(kind(Method::POST, "delete=", false), Kind::Delete);
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_no_refusal() {
+        use std::io::{Error, ErrorKind};
+
+        #[derive(Debug, thiserror::Error)]
+        #[error("error sending request")]
+        struct Outer(#[source] Error);
+        let why = |kind, text: &str| explained(&Outer(Error::new(kind, text.to_owned())));
+        let text = "peer closed connection without sending TLS close_notify";
+        let (said, ended) = why(ErrorKind::UnexpectedEof, text);
+        assert_eq!((said, ended), (format!("error sending request: {text}"), Why::Other));
+        assert_eq!(why(ErrorKind::UnexpectedEof, "tls handshake eof").1, Why::Other);
+        assert_eq!(
+            why(ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer").1,
+            Why::Tls
+        );
+        assert_eq!(why(ErrorKind::Other, "failed to lookup address information").1, Why::Name);
     }
 }

@@ -16,7 +16,8 @@ use super::places::Places;
 use super::serve::Shared;
 use super::supervised::end;
 use super::{
-    DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, fsck, leave, tasks, verify,
+    Asked, DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, fsck, leave, tasks,
+    verify,
 };
 use crate::catalog::Opener;
 use crate::data::Volume;
@@ -118,12 +119,12 @@ impl Bare {
 
     /// Docker's Unmount: commits, settles what fits, lets anybody have the volume.
     pub async fn drain(&self) -> DrainReply {
-        self.shared.drain(|_| {}).await
+        self.shared.drain(Asked::now().at).await
     }
 
     /// Docker's Mount of a volume that was drained here; false when it is no longer ours.
     pub async fn resume(&self) -> bool {
-        self.shared.resume(|| {}).await
+        self.shared.resume(Asked::now().at).await
     }
 
     /// The end of the worker. Returns how many files are not at rest.

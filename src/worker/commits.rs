@@ -2,12 +2,16 @@
 //!
 //! Two lanes, so that what one program streams never keeps what others wrote from becoming durable
 //! after the `commit` interval. The first commits what is small and in nobody else's hands, and
-//! flushes; it waits for no upload of much data. The second has the rest: large files, and whatever a
-//! writer without room asks for at once. One file that cannot be committed holds up no other.
+//! flushes; it waits for no upload of much data. The second has the rest ([`beside`]). One file that
+//! cannot be committed holds up no other.
 
+mod beside;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use beside::beside;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +20,7 @@ use super::WorkerError;
 use super::serve::Shared;
 use crate::clock::Deadline;
 use crate::data::{DataError, Inode, Volume};
+use crate::meta::{EngineError, MetaError};
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -25,6 +30,8 @@ const GROUP_BYTES: u64 = 8 << 20;
 pub(super) const FLUSH: Duration = Duration::from_secs(30);
 /// What did get into batches has at least this long to become durable, whatever the commits took.
 const LEAST_FLUSH: Duration = Duration::from_secs(3);
+/// Less than this within that time is no progress, bytes.
+const MOVED: u64 = 1 << 20;
 /// The pause after trouble.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -38,14 +45,15 @@ pub(super) enum Lane {
 /// Commits everything and makes it durable. The error is the first one; it kept nothing else back.
 pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
     let deadline = Deadline::after(timeout);
-    let committed = match commit_groups(volume, volume.dirty_inodes(), Some(deadline)).await {
-        Ok(Done::Yes) => Ok(()),
-        Ok(Done::Late) => {
-            let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
-            Err(DataError::Late(why).into())
-        }
-        Err(error) => Err(error.into()),
-    };
+    let committed =
+        match commit_groups(volume, volume.dirty_inodes(), Some(deadline), Files::All).await {
+            Ok(Done::Yes) => Ok(()),
+            Ok(Done::Late) => {
+                let why = volume.last_error().unwrap_or_else(|| "the bucket is slow".into());
+                Err(DataError::Late(why).into())
+            }
+            Err(error) => Err(error.into()),
+        };
     let flushed = flush(volume, deadline.left().max(LEAST_FLUSH)).await;
     committed.and(flushed)
 }
@@ -64,33 +72,13 @@ pub(super) async fn on_time(shared: Arc<Shared>, large: Arc<Notify>, stop: Cance
         next = Instant::now() + period;
         let (quick, rest): (Vec<_>, Vec<_>) = volume.dirty_inodes().into_iter().partition(is_quick);
         let within = Deadline::after(period.clamp(PAUSE, FLUSH));
-        let committed = commit_groups(volume, quick, Some(within)).await;
+        let committed = commit_groups(volume, quick, Some(within), Files::Quick).await;
         // What is not through yet goes on by itself, and the other lane sees to it.
         if !rest.is_empty() || matches!(committed, Ok(Done::Late)) {
             large.notify_one();
         }
         let committed = committed.map(drop).map_err(WorkerError::from);
-        went(&shared, Lane::Timer, committed.and(flush(volume, FLUSH).await), &stop).await;
-    }
-}
-
-/// The second lane: when the first one leaves something, and when a writer asks. Returns when `stop`
-/// is cancelled.
-pub(super) async fn beside(shared: Arc<Shared>, large: Arc<Notify>, stop: CancellationToken) {
-    let volume = &shared.volume;
-    loop {
-        let on_time = tokio::select! {
-            () = stop.cancelled() => return,
-            () = large.notified() => true,
-            () = volume.commit_wanted.notified() => false,
-        };
-        let committed = commit_groups(volume, volume.dirty_inodes(), None).await;
-        let mut result = committed.map(drop).map_err(WorkerError::from);
-        // A writer that asks again and again needs no flush each time: the timer's comes.
-        if on_time {
-            result = result.and(flush(volume, FLUSH).await);
-        }
-        went(&shared, Lane::Large, result, &stop).await;
+        went(&shared, Lane::Timer, committed.and(flush_for_now(volume).await), &stop).await;
     }
 }
 
@@ -107,6 +95,20 @@ async fn went(
             () = stop.cancelled() => {}
             () = tokio::time::sleep(PAUSE) => {}
         }
+    }
+}
+
+/// As [`flush`], where the next attempt comes soon: one that takes long because much goes up is no trouble.
+async fn flush_for_now(volume: &Volume) -> Result<(), WorkerError> {
+    let sent = || volume.state_store.requests().bytes_up;
+    let before = sent();
+    match flush(volume, FLUSH).await {
+        Err(WorkerError::Meta(MetaError::Engine(EngineError::Deadline)))
+            if sent() > before + MOVED =>
+        {
+            Ok(())
+        }
+        flushed => flushed,
     }
 }
 
@@ -134,15 +136,39 @@ enum Done {
     Late,
 }
 
+/// What is committed of the files that became large, or somebody else's, while others were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    All,
+    /// Nothing: that counts as late.
+    Quick,
+}
+
 /// Commits all of these; the error is the first one, and met after all others were tried.
 async fn commit_groups(
     volume: &Arc<Volume>,
     inodes: Vec<Arc<Inode>>,
     deadline: Option<Deadline>,
+    files: Files,
 ) -> Result<Done, DataError> {
     let mut first = None;
     let mut done = Done::Yes;
-    for group in groups(inodes) {
+    let mut waiting: VecDeque<_> = groups(inodes).into();
+    while let Some(group) = waiting.pop_front() {
+        // What was small may have become large since.
+        let (group, others) = match &*group {
+            [one] if files == Files::All || is_quick(one) => (group, Vec::new()),
+            [_] => (Vec::new(), group),
+            _ => still_together(group),
+        };
+        match files {
+            Files::All => waiting.extend(others.into_iter().map(|inode| vec![inode])),
+            Files::Quick if others.is_empty() => {}
+            Files::Quick => done = Done::Late,
+        }
+        if group.is_empty() {
+            continue;
+        }
         // In a task of its own, which goes on when the time is over: what was uploaded is used.
         let this = Arc::clone(volume);
         let commit = tokio::spawn(async move { commit_each(&this, group).await });
@@ -162,6 +188,19 @@ async fn commit_groups(
         }
     }
     first.map_or(Ok(done), Err)
+}
+
+/// Those of a group that may still be committed together, and the others.
+fn still_together(group: Vec<Arc<Inode>>) -> (Vec<Arc<Inode>>, Vec<Arc<Inode>>) {
+    let mut filled: u64 = 0;
+    group.into_iter().partition(|inode| {
+        let bytes = filled.saturating_add(inode.live().pending.data_bytes());
+        let fits = !is_busy(inode) && bytes <= GROUP_BYTES;
+        if fits {
+            filled = bytes;
+        }
+        fits
+    })
 }
 
 /// Commits a group; without those of its files that are to blame when that fails.

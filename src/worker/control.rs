@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::follow::Followed;
 use super::leave::Ending;
 use super::serve::Shared;
-use super::{DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
@@ -44,14 +45,10 @@ impl Served {
         }
     }
 
-    async fn drain(&self, told: impl FnOnce(&DrainReply)) -> DrainReply {
+    async fn drain(&self, asked: u64) -> DrainReply {
         match self {
-            Served::Writing(shared) => shared.drain(told).await,
-            Served::Following(followed) => {
-                let reply = followed.drain();
-                told(&reply);
-                reply
-            }
+            Served::Writing(shared) => shared.drain(asked).await,
+            Served::Following(followed) => followed.drain(asked),
         }
     }
 
@@ -79,13 +76,10 @@ impl Served {
     }
 
     /// Whether it can be used again.
-    async fn resume(&self, told: impl FnOnce()) -> bool {
+    async fn resume(&self, asked: u64) -> bool {
         match self {
-            Served::Writing(shared) => shared.resume(told).await,
-            Served::Following(_) => {
-                told();
-                true
-            }
+            Served::Writing(shared) => shared.resume(asked).await,
+            Served::Following(followed) => followed.resume(asked),
         }
     }
 }
@@ -96,8 +90,6 @@ pub(super) struct Control {
     pub spec: Arc<WorkerSpec>,
     pub stage: watch::Receiver<Stage>,
     pub exit: Arc<Notify>,
-    /// Bumped by drain and resume: the linger timer starts and stops with it.
-    pub drained: watch::Sender<Option<bool>>,
     pub ending: Ending,
 }
 
@@ -194,27 +186,19 @@ async fn ready(State(mut control): State<Control>) -> Response {
     }
 }
 
-async fn drain(State(control): State<Control>) -> Response {
+async fn drain(State(control): State<Control>, asked: Bytes) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
+    let asked = Asked::read(&asked);
     // Detached, so that a caller that gives up does not stop a commit half-way.
-    let task = tokio::spawn(async move {
-        let told = |reply: &DrainReply| {
-            let _ = control.drained.send(Some(reply.committed));
-        };
-        served.drain(told).await
-    });
-    match task.await {
+    match tokio::spawn(async move { served.drain(asked).await }).await {
         Ok(reply) => Json(reply).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
 }
 
-async fn resume(State(control): State<Control>) -> Response {
+async fn resume(State(control): State<Control>, asked: Bytes) -> Response {
     let Some(served) = control.serving() else { return not_serving() };
-    let told = || {
-        let _ = control.drained.send(None);
-    };
-    if served.resume(told).await {
+    if served.resume(Asked::read(&asked)).await {
         StatusCode::OK.into_response()
     } else {
         control.exit.notify_one();

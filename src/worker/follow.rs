@@ -21,6 +21,7 @@ use super::leave::Ending;
 use super::open::{LAST_STEPS, Successor, clear_local, mirror};
 use super::places::places;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
+use super::turn::Turn;
 use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
 use crate::data::Trash;
@@ -40,6 +41,7 @@ pub(super) struct Followed {
     spec: WorkerSpec,
     fs: Arc<ReadFs>,
     trash: Trash,
+    turn: Turn,
 }
 
 /// Opens the newest state of the volume. Writes nothing to the bucket.
@@ -73,7 +75,7 @@ async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Arc<Followed>, 
         FsError::NotFound => unwritten(),
         other => other.into(),
     })?;
-    Ok(Arc::new(Followed { spec: spec.clone(), fs, trash }))
+    Ok(Arc::new(Followed { spec: spec.clone(), fs, trash, turn: Turn::default() }))
 }
 
 impl Followed {
@@ -105,8 +107,14 @@ impl Followed {
     }
 
     /// There is never anything to bring into the bucket.
-    pub fn drain(&self) -> DrainReply {
+    pub fn drain(&self, asked: u64) -> DrainReply {
+        let _ = self.turn.drained(self.turn.drains(asked, || ()), true, || ());
         DrainReply { committed: true, ..DrainReply::default() }
+    }
+
+    /// Back into use; false when the process ends.
+    pub fn resume(&self, asked: u64) -> bool {
+        self.turn.resumes(asked).is_some_and(|resuming| resuming.done(|| ()))
     }
 
     /// What was cached means nothing to the next process. The folder stays if somebody's log is in it.
@@ -128,25 +136,22 @@ impl Followed {
 struct Ends {
     ending: Ending,
     exit: Arc<Notify>,
-    drained: watch::Receiver<Option<bool>>,
     stage: watch::Sender<Stage>,
     mounting: Bill,
 }
 
 fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let (drain, drained) = watch::channel(None);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
-        drained: drain,
         ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { ending, exit, drained, stage, mounting: Bill::begin() })
+    Ok(Ends { ending, exit, stage, mounting: Bill::begin() })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -154,7 +159,7 @@ async fn serve_until_end(
     followed: &Arc<Followed>,
     device: OwnedFd,
     handoff: HandoffFiles,
-    mut ends: Ends,
+    ends: Ends,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (handle, fs) = (tokio::runtime::Handle::current(), Arc::clone(&followed.fs));
@@ -167,6 +172,7 @@ async fn serve_until_end(
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
     ends.mounting.log("mount", followed.fs.requests());
+    let (turn, mut drain_seen) = (&followed.turn, followed.turn.seen());
     let mut linger: Option<tokio::time::Instant> = None;
     loop {
         let lingering = async {
@@ -177,18 +183,25 @@ async fn serve_until_end(
         };
         tokio::select! {
             () = signals.any() => break,
-            () = ends.ending.hurried() => break,
             () = ends.exit.notified() => break,
-            () = lingering => break,
+            // Only what nobody uses is left, and only if nobody just takes it back.
+            () = ends.ending.hurried() => match turn.closes_unused() {
+                true => break,
+                false => ends.ending.call_off(),
+            },
+            () = lingering => match turn.closes_unused() {
+                true => break,
+                false => linger = None,
+            },
             ended = serving.wait() => {
                 if let Err(error) = ended {
                     tracing::error!(error = &error as &dyn std::error::Error, "the FUSE connection broke");
                 }
                 break;
             }
-            changed = ends.drained.changed() => {
+            changed = drain_seen.changed() => {
                 changed?;
-                let drained = ends.drained.borrow_and_update().is_some();
+                let drained = drain_seen.borrow_and_update().drained().is_some();
                 linger = drained.then(|| tokio::time::Instant::now() + LINGER);
                 match drained {
                     true => ends.ending.begin(),
@@ -197,6 +210,7 @@ async fn serve_until_end(
             }
         }
     }
+    turn.closes();
     ends.ending.begin();
     let bill = Bill::begin_with(followed.fs.requests());
     stop.cancel();

@@ -69,14 +69,12 @@ fn empty_later(state_dir: &Path) {
 async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyhow::Result<Left> {
     let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let (drained, _) = watch::channel(None);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
-        drained,
         ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
@@ -124,7 +122,7 @@ async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyh
             Waited::Not
         }
     };
-    shared.closes();
+    shared.turn.closes();
     let bill = Bill::begin_with(requests(&shared.volume));
     ending.begin();
     shared.set_state(VolumeState::Draining);

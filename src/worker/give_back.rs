@@ -276,7 +276,7 @@ async fn settle(shared: &Arc<Shared>, waited: Waited) {
     if left == 0 || waited == Waited::For || !shared.settler.has_late() {
         return;
     }
-    if commit_all(&shared.volume, COMMIT_BUDGET).await.is_err() || !shared.yield_lease().await {
+    if commit_all(&shared.volume, COMMIT_BUDGET).await.is_err() || !shared.yields().await {
         return;
     }
     tracing::info!(
@@ -307,7 +307,7 @@ async fn taken(shared: &Shared) {
 
 /// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
 /// gone must not keep a command or a shutdown of the machine waiting.
-async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
+pub(super) async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
     let end = Deadline::after(COMMIT);
     let volume = &shared.volume;
     loop {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::claim::Claiming;
 use super::engine_change::to_ours;
@@ -90,8 +91,8 @@ impl Permit for LeasePermit {
 /// Opens the volume: claims its epoch, replays the local log, loads what settling has to do.
 ///
 /// A volume that another host holds is waited for a short while, a bucket that goes away meanwhile
-/// for some minutes. Dropped half-way it may leave a claimed epoch without a lease, which makes others
-/// wait until a lease would have run out.
+/// for some minutes. Dropped half-way it may leave a claimed epoch, or a lease that nobody renews, which makes others
+/// wait until a lease would have run out; so does one that fails.
 pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, WorkerError> {
     let lock = leave::lock(&spec.state_dir).await?;
     let opened = open_locked(spec, successor, &lock).await?;
@@ -160,8 +161,7 @@ async fn open_at(
     if let Some(epoch) = found
         && !local.epochs.contains(&epoch)
     {
-        let ours = Claiming::of(state_dir).may_have_made(epoch);
-        wait_until_free(&places, home, epoch, ours).await?;
+        wait_until_free(&places, home, epoch, Claiming::of(state_dir)).await?;
     }
     let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
     config.after = home.after;
@@ -170,7 +170,8 @@ async fn open_at(
     config.mirror = crate::fault::text(crate::fault::NO_MIRROR).is_none().then(|| mirror(spec));
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
-    Claiming::from(found.unwrap_or(home.after)).note(state_dir);
+    let instance = Uuid::new_v4();
+    Claiming::begin(found.unwrap_or(home.after), instance).note(state_dir);
     at(points::CLAIM_BEFORE);
     let engine = match Engine::open(config).await {
         Ok(engine) => engine,
@@ -186,16 +187,29 @@ async fn open_at(
     crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
     let claimed = engine.epoch();
 
+    // Before anything that may take long: who finds an epoch without a record for a lease takes the volume.
+    let host = crate::sys::hostname();
+    let mut config = KeeperConfig::new(
+        places.state_store.backend(),
+        places.state.clone(),
+        claimed,
+        host.clone(),
+        Arc::clone(&format) as _,
+    );
+    config.instance = instance;
+    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
+
     let applied = engine.applied();
     if !belongs(&local, found, applied) {
         let records = std::mem::take(&mut local.replayed);
-        if !records.is_empty() {
+        // Of one without records the epochs alone would count: as if it went on from what was before them.
+        if !records.is_empty() || !local.epochs.is_empty() {
             drop(local);
             recovery::set_aside(state_dir, &records, &engine, &trash).await?;
             local = open_log(spec)?;
         }
     }
-    recovery::goes_on(state_dir)?;
+    recovery::goes_on(state_dir, &trash)?;
     let journal = Arc::new(Mutex::new(Journal::before_replay(local.log)));
     epochs.log_to(&journal, claimed)?;
     Claiming::done(state_dir);
@@ -231,15 +245,6 @@ async fn open_at(
     let meta = Meta::sharing(engine, journal, superblock, connection);
     announce_owner(&meta, claimed).await?;
 
-    let host = crate::sys::hostname();
-    let config = KeeperConfig::new(
-        places.state_store.backend(),
-        places.state.clone(),
-        claimed,
-        host.clone(),
-        Arc::clone(&format) as _,
-    );
-    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
     // Whoever is changing the engine may have looked before our record was there.
     if format.engine_changes() {
         return Err(WorkerError::Held(
@@ -354,7 +359,8 @@ async fn make_log_room(engine: &Engine, journal: &Mutex<Journal>) -> Result<(), 
     if journal.lock().has_room(0) {
         return Ok(());
     }
-    let _receipt = engine.flush(Deadline::after(STALLED)).await?;
+    // Whoever opens is told when nothing moves.
+    let _receipt = engine.flush(Deadline::after(STALLED * ROUNDS)).await?;
     journal.lock().durable(engine.durable_lsn())?;
     Ok(())
 }
@@ -371,8 +377,9 @@ async fn wait_until_free(
     places: &Places,
     home: &EngineHome,
     epoch: Epoch,
-    may_be_ours: bool,
+    ours: Claiming,
 ) -> Result<(), WorkerError> {
+    let may_be_ours = ours.may_have_made(epoch);
     let deadline = Deadline::after(HELD_BUDGET);
     let unsaid = Deadline::after(UNSAID);
     let store = places.state_store.backend();
@@ -381,6 +388,11 @@ async fn wait_until_free(
         match judge(&*store, &places.state, epoch, &mut observation, REQUEST).await? {
             Judgement::Free(why) => {
                 tracing::info!(%epoch, ?why, "the volume is free");
+                return Ok(());
+            }
+            // The lock of the state folder says that it has ended.
+            Judgement::Held(holder) if ours.made(&holder) => {
+                tracing::info!(%epoch, "claimed here, by a process that was ended over it; the volume is free");
                 return Ok(());
             }
             Judgement::Held(holder)

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::boottime;
 use crate::config::VolumeOptions;
 use crate::store::Known;
 use crate::types::VolumeId;
@@ -109,6 +110,23 @@ pub struct WorkerStatus {
     pub missing_rights: Vec<String>,
     pub last_error: Option<String>,
     pub requests: crate::store::RequestCounts,
+}
+
+/// When somebody decided to drain or resume a volume, by CLOCK_BOOTTIME, nanoseconds: one request may overtake the
+/// other. The body of both; without one it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub at: u64,
+}
+
+impl Asked {
+    pub fn now() -> Self {
+        Asked { at: u64::try_from(boottime().as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    pub(super) fn read(body: &[u8]) -> u64 {
+        serde_json::from_slice(body).unwrap_or_else(|_| Asked::now()).at
+    }
 }
 
 /// The answer to drain.

@@ -12,6 +12,7 @@
 //! finds the others.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::lease::{
     record_key,
 };
 use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
-use crate::meta::{Batch, Engine, EngineConfig, MetaError, Pages, keys};
+use crate::meta::{Batch, Engine, EngineConfig, EngineError, EngineHome, MetaError, Pages, keys};
 use crate::settle::{hot_time, is_put};
 use crate::store::{
     Condition, Known, ListRequest, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
@@ -67,6 +68,8 @@ pub struct EnginePurge {
     local: Option<PathBuf>,
     /// What was seen of the leases of volumes that are waited for.
     seen: Mutex<HashMap<VolumeId, Observation>>,
+    /// How far the records of volumes were gone over that have objects which stay.
+    after: Mutex<HashMap<VolumeId, Bytes>>,
     known: Known,
 }
 
@@ -84,6 +87,7 @@ impl EnginePurge {
             slice: SLICE,
             local: None,
             seen: Mutex::default(),
+            after: Mutex::default(),
             known: Known::default(),
         }
     }
@@ -125,7 +129,8 @@ impl EnginePurge {
         }
     }
 
-    async fn judged(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
+    /// Who holds the volume.
+    async fn holding(&self, volume: &Definition) -> Result<Option<Holder>, WorkerError> {
         let places = places(volume.uuid, &volume.options, &self.known)?;
         let known = match Format::of(&places, volume.uuid).read().await {
             Ok(Some((known, _))) => known,
@@ -134,15 +139,17 @@ impl EnginePurge {
             Err(error) if bucket_is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let home = &known.engine;
-        let epoch = match home.is_readable() {
-            true => {
-                let object_store = places.state_store.engine(&places.state)?.into_inner();
-                Engine::writer_epoch(&object_store, &home.folder, home.after).await?
-            }
-            // Of another engine only the leases can be read.
-            false => last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?,
-        };
+        let epoch = writer_epoch(&places, &known.engine).await?;
+        self.judged(volume, &places, epoch).await
+    }
+
+    /// Who holds the volume in its last epoch.
+    async fn judged(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Holder>, WorkerError> {
         let Some(epoch) = epoch else { return Ok(None) };
         let mut seen = self.seen.lock().remove(&volume.uuid).unwrap_or_default();
         let store = places.state_store.backend();
@@ -153,6 +160,23 @@ impl EnginePurge {
                 Ok(Some(holder))
             }
         }
+    }
+
+    /// Why nothing of the volume is deleted whose last epoch this is.
+    async fn in_the_way(
+        &self,
+        volume: &Definition,
+        places: &Places,
+        known: &VolumeFormat,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Purged>, WorkerError> {
+        if let Some(holder) = self.judged(volume, places, epoch).await? {
+            return Ok(Some(Purged::Later(holder.to_string())));
+        }
+        Ok(match known.deleting {
+            None => used_since(volume, places).await?.map(Purged::Used),
+            Some(_) => None,
+        })
     }
 
     async fn work(&self, volume: &Definition) -> Result<Purged, WorkerError> {
@@ -176,17 +200,26 @@ impl EnginePurge {
         }
         let known = places.learn(known);
         if known.deleting != Some(Deleting::State) {
-            if let Some(holder) = self.judged(volume).await? {
-                return Ok(Purged::Later(holder.to_string()));
-            }
-            if known.deleting.is_none()
-                && let Some(host) = used_since(volume, &places).await?
-            {
-                return Ok(Purged::Used(host));
+            if !known.engine.is_readable() {
+                let epoch = writer_epoch(&places, &known.engine).await?;
+                if let Some(why) = self.in_the_way(volume, &places, &known, epoch).await? {
+                    return Ok(why);
+                }
             }
             let single_host = volume.options.single_host;
             let known = to_ours(&places, &format, (known, version), single_host).await?;
-            let later = self.delete_objects(volume, &places, &format, known, deadline).await?;
+            // The epoch that is judged is the one that is claimed over: who took the volume since keeps it.
+            let found = writer_epoch(&places, &known.engine).await?;
+            if let Some(why) = self.in_the_way(volume, &places, &known, found).await? {
+                return Ok(why);
+            }
+            let deleted = self.delete_objects(volume, &places, &format, known, found, deadline);
+            let later = match deleted.await {
+                Err(WorkerError::Engine(EngineError::Fenced { .. })) => {
+                    Some("somebody has just taken it".to_owned())
+                }
+                later => later?,
+            };
             if let Some(why) = later {
                 return Ok(Purged::Later(why));
             }
@@ -194,23 +227,19 @@ impl EnginePurge {
         delete_state(&places, &format.key, deadline).await
     }
 
-    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left.
+    /// Deletes the objects and marks that in `format.json`; `Some` says why some are left. `found` is the last epoch, as
+    /// it was judged; without one the volume was never mounted.
     async fn delete_objects(
         &self,
         volume: &Definition,
         places: &Places,
         format: &Format,
         known: VolumeFormat,
+        found: Option<Epoch>,
         deadline: Deadline,
     ) -> Result<Option<String>, WorkerError> {
         let object_store = places.state_store.engine(&places.state)?.into_inner();
         let home = known.engine.clone();
-        let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
-        if found.is_none() {
-            // Never mounted.
-            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..known }).await?;
-            return Ok(None);
-        }
         let mut config = EngineConfig::new(object_store, home.folder, found);
         config.after = home.after;
         config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
@@ -237,6 +266,7 @@ impl EnginePurge {
             next,
             foreign: 0,
             refused: None,
+            after: self.after.lock().remove(&volume.uuid),
         };
         let result: Result<Option<String>, WorkerError> = async {
             format.write(&begun).await?;
@@ -247,6 +277,9 @@ impl EnginePurge {
             Ok(left)
         }
         .await;
+        if let Some(after) = objects.after.take() {
+            self.after.lock().insert(volume.uuid, after);
+        }
         if objects.foreign > 0 {
             tracing::info!(volume = %volume.name, objects = objects.foreign,
                 "objects that the volume did not make stay");
@@ -266,7 +299,7 @@ impl EnginePurge {
 #[async_trait]
 impl Purge for EnginePurge {
     async fn holder(&self, volume: &Definition) -> Result<Option<String>, CatalogError> {
-        let judged = tokio::time::timeout(HOLDER, self.judged(volume)).await;
+        let judged = tokio::time::timeout(HOLDER, self.holding(volume)).await;
         let mut holder = judged.unwrap_or_else(|_| Err(late(volume))).map_err(failed)?;
         if let Some(Holder { epoch, .. }) = holder {
             let id = volume.uuid;
@@ -312,6 +345,16 @@ impl Purge for EnginePurge {
         }
         Ok(purged)
     }
+}
+
+/// The volume's last epoch.
+async fn writer_epoch(places: &Places, home: &EngineHome) -> Result<Option<Epoch>, WorkerError> {
+    if !home.is_readable() {
+        // Of another engine only the leases can be read.
+        return Ok(last_epoch(&*places.state_store.backend(), &places.state, REQUEST).await?);
+    }
+    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    Ok(Engine::writer_epoch(&object_store, &home.folder, home.after).await?)
 }
 
 /// Who took the volume after it was removed: by its URL, or with another catalog. Their epoch tells, because
@@ -360,6 +403,10 @@ enum Fate {
     Hot,
 }
 
+fn others_left() -> String {
+    "many objects are deleted, others are still left".to_owned()
+}
+
 /// The objects of one volume, while this host holds it.
 struct Objects<'a> {
     volume: VolumeId,
@@ -374,25 +421,36 @@ struct Objects<'a> {
     foreign: usize,
     /// Why an object of the volume cannot be deleted. All others are.
     refused: Option<String>,
+    /// The last record that was looked at, where the call before or this one had no more time.
+    after: Option<Bytes>,
 }
 
 impl Objects<'_> {
     /// Deletes what the records name; `Some` says why some are left.
     async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
+        let begin = self.after.take();
         for prefix in [keys::INTENT, keys::REST] {
-            let mut pages = Pages::new(keys::below(prefix, &[]), PAGE);
+            let mut range = keys::below(prefix, &[]);
+            if let Some(begin) = begin.as_ref().filter(|_| prefix == keys::REST) {
+                range.0 = Bound::Excluded(begin.to_vec());
+            }
+            let mut pages = Pages::new(range, PAGE);
             while let Some(page) = pages.next(self.engine).await? {
-                let full = page.len() == PAGE;
+                let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
                 if let Some(why) = self.page(prefix, page).await? {
                     return Ok(Some(why));
                 }
-                if full && deadline.left().is_zero() {
-                    let left = || "many objects are deleted, others are still left".to_owned();
-                    return Ok(Some(self.refused.take().unwrap_or_else(left)));
+                if let Some(last) = last
+                    && deadline.left().is_zero()
+                {
+                    // What the store does not let go would take the time of the next call, too.
+                    let stays = prefix == keys::REST && self.refused.is_some();
+                    self.after = stays.then_some(last);
+                    return Ok(Some(self.refused.take().unwrap_or_else(others_left)));
                 }
             }
         }
-        Ok(self.refused.take())
+        Ok(self.refused.take().or_else(|| begin.map(|_| others_left())))
     }
 
     async fn page(
@@ -442,11 +500,8 @@ impl Objects<'_> {
                 Err(error) => failure = Some(error),
             }
         }
-        if batch.is_empty() {
-            // Of the next page none would go, either.
-            why = why.or(refused);
-        } else {
-            self.refused = self.refused.take().or(refused);
+        self.refused = self.refused.take().or(refused);
+        if !batch.is_empty() {
             at(points::PURGE_BATCH_BEFORE);
             self.engine.write(self.next, batch).await?;
             self.next = Lsn(self.next.0 + 1);
@@ -500,7 +555,16 @@ impl Objects<'_> {
         if !is_file_key(key, self.prefix) {
             return Ok(Fate::Foreign);
         }
-        let Some(info) = self.store.head(key, REQUEST).await? else { return Ok(Fate::Gone) };
+        let info = match self.store.head(key, REQUEST).await {
+            Ok(Some(info)) => info,
+            Ok(None) => return Ok(Fate::Gone),
+            Err(error) if error.is_transient() || error.kind == StoreErrorKind::NoBucket => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                return Ok(Fate::Refused(format!("{key} cannot be looked at: {error}")));
+            }
+        };
         // ETags alone prove nothing: they are equal for equal content.
         let ours = is_put(&info.attributes, key, self.volume, put_id);
         if !ours || version.is_some_and(|version| !version.same(&info.version)) {
@@ -535,19 +599,18 @@ async fn delete_state(
     deadline: Deadline,
 ) -> Result<Purged, WorkerError> {
     let store = places.state_store.backend();
+    let (mut token, mut found, mut refused) = (None, false, None);
     loop {
         let request = ListRequest {
             prefix: places.state.as_str().to_owned(),
             delimiter: false,
-            token: None,
+            token,
             max_keys: 1000,
         };
-        let found = store.list(request, REQUEST).await?.entries;
+        let page = store.list(request, REQUEST).await?;
         let keys: Vec<ObjectKey> =
-            found.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
-        if keys.is_empty() {
-            break;
-        }
+            page.entries.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
+        found |= !keys.is_empty();
         let outcomes: Vec<PutOutcome> = stream::iter(keys)
             .map(|key| {
                 let store = &store;
@@ -561,7 +624,16 @@ async fn delete_state(
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        outcomes.into_iter().try_for_each(applied)?;
+        // One that stays keeps no other.
+        refused = refused.or(outcomes.into_iter().find_map(|outcome| applied(outcome).err()));
+        token = page.next;
+        if token.is_none() {
+            match refused {
+                Some(error) => return Err(error),
+                None if !found => break,
+                None => found = false,
+            }
+        }
         if deadline.left().is_zero() {
             return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
         }

@@ -18,6 +18,7 @@ use super::engine_change::unreadable;
 use super::export::delete_below;
 use super::format::Format;
 use super::fsck::Held;
+use super::give_back::commit_while_it_moves;
 use super::open::{Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};
@@ -141,21 +142,30 @@ impl Old {
         Ok(usable.then_some(Incarnation { id, state_url, adopted: true }))
     }
 
-    /// The last epoch that anything tells of.
+    /// The engine's last epoch, if that can be read.
     async fn epoch(&self) -> Result<Option<Epoch>, WorkerError> {
-        if let Some(known) = &self.known {
-            let store = self.places.state_store.engine(&self.places.state)?.into_inner();
-            let (folder, after) = (&known.engine.folder, known.engine.after);
-            if let Ok(Some(epoch)) = Engine::writer_epoch(&store, folder, after).await {
-                return Ok(Some(epoch));
-            }
-        }
-        let store = self.places.state_store.backend();
-        Ok(last_epoch(&*store, &self.places.state, REQUEST).await?)
+        let Some(known) = &self.known else { return Ok(None) };
+        let store = self.places.state_store.engine(&self.places.state)?.into_inner();
+        let (folder, after) = (&known.engine.folder, known.engine.after);
+        Ok(Engine::writer_epoch(&store, folder, after).await.unwrap_or(None))
     }
 
-    async fn refuse_held(&self) -> Result<(), WorkerError> {
-        let Some(epoch) = self.epoch().await? else { return Ok(()) };
+    /// Judges the last epoch that anything tells of. Returns the engine's.
+    async fn refuse_held(&self) -> Result<Option<Epoch>, WorkerError> {
+        let of_engine = self.epoch().await?;
+        let told = match of_engine {
+            Some(epoch) => Some(epoch),
+            None => {
+                last_epoch(&*self.places.state_store.backend(), &self.places.state, REQUEST).await?
+            }
+        };
+        if let Some(epoch) = told {
+            self.refuse_holder_of(epoch).await?;
+        }
+        Ok(of_engine)
+    }
+
+    async fn refuse_holder_of(&self, epoch: Epoch) -> Result<(), WorkerError> {
         let (store, state) = (self.places.state_store.backend(), &self.places.state);
         let mut seen = Observation::default();
         match judge(&*store, state, epoch, &mut seen, REQUEST).await {
@@ -221,13 +231,13 @@ impl Old {
         }
     }
 
-    /// Holds the old state, if anybody can: nobody is to mount it meanwhile.
-    async fn hold(&self) -> Result<Option<Held>, WorkerError> {
-        let Some(known) = &self.known else { return Ok(None) };
-        let store = self.places.state_store.engine(&self.places.state)?.into_inner();
-        let (folder, after) = (&known.engine.folder, known.engine.after);
-        let Ok(Some(epoch)) = Engine::writer_epoch(&store, folder, after).await else {
-            return Ok(None);
+    /// Holds the old state, if anybody can: nobody is to mount it meanwhile. `judged` is the epoch that nobody holds.
+    async fn hold(&self, judged: Option<Epoch>) -> Result<Option<Held>, WorkerError> {
+        let (Some(known), Some(epoch)) = (&self.known, judged) else {
+            return match self.epoch().await? {
+                None => Ok(None),
+                Some(_) => Err(WorkerError::Held("somebody has just taken the volume".to_owned())),
+            };
         };
         match Held::claim(&self.places, known, epoch).await {
             Ok(held) => Ok(Some(held)),
@@ -308,8 +318,8 @@ impl Rebuild {
             Some(old) => {
                 let lock = old.lock().await?;
                 old.refuse_unsynced()?;
-                old.refuse_held().await?;
-                (lock, old.hold().await?)
+                let judged = old.refuse_held().await?;
+                (lock, old.hold(judged).await?)
             }
         };
         let made = self.make(held.as_ref(), told).await;
@@ -452,6 +462,10 @@ impl Rebuild {
             Ok::<_, WorkerError>((found, links))
         };
         let filled = filled.await;
+        if filled.is_ok() {
+            // The rest may take a slow uplink longer than an unmount may take.
+            commit_while_it_moves(&shared).await?;
+        }
         shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
         shared.export().await;
         shared.release().await?;

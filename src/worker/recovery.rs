@@ -76,7 +76,8 @@ pub(super) async fn set_aside(
     Ok(())
 }
 
-/// A new folder, or one that a process made which did not get to move the log there.
+/// A new folder, or one that a process made which did not get to move the log there: unless it has the cache of an
+/// earlier log, whose inodes have the same numbers.
 fn aside_folder(state_dir: &Path) -> Result<PathBuf, WorkerError> {
     let mut number = 0;
     loop {
@@ -86,7 +87,8 @@ fn aside_folder(state_dir: &Path) -> Result<PathBuf, WorkerError> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(WorkerError::local(folder.display().to_string())(e)),
         }
-        if !folder.join("log").exists() {
+        let other = folder.join("cache").exists() && state_dir.join("cache").exists();
+        if !folder.join("log").exists() && !other {
             return Ok(folder);
         }
         number += 1;
@@ -185,13 +187,32 @@ fn is_up(folder: &Path) -> bool {
     marker.lines().nth(1) == Some(WHOLE)
 }
 
-/// The log goes on: what was uploaded of it is not all that it will hold.
-pub(super) fn goes_on(state_dir: &Path) -> Result<(), WorkerError> {
+/// The log goes on, or a new one begins: what was uploaded of it is not all that it will hold, and a folder to which
+/// none was moved is of one that there is no more.
+pub(super) fn goes_on(state_dir: &Path, trash: &Trash) -> Result<(), WorkerError> {
+    let local = || WorkerError::local(state_dir.display().to_string());
+    for folder in set_aside_in(state_dir).map_err(local())? {
+        if !folder.join("log").exists() {
+            trash.take(&folder).map_err(local())?;
+        }
+    }
     for marker in [UPLOADED, UPLOADING].map(|marker| state_dir.join(marker)) {
         unless_missing(std::fs::remove_file(&marker))
             .map_err(WorkerError::local(marker.display().to_string()))?;
     }
     Ok(())
+}
+
+/// The folders of what was set aside.
+fn set_aside_in(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(state_dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("recovery-")) {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
 }
 
 /// Removes the local folder of a volume that is deleted, unless something in it is in no bucket.

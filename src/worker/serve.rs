@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::watch;
 
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
 use super::open::{LAST_STEPS, clear_local};
+use super::turn::Turn;
 use super::{
     DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
 };
@@ -47,46 +48,7 @@ pub(super) struct Shared {
     failing: Mutex<Vec<Lane>>,
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
-    turn: Mutex<Turn>,
-    /// Held by whoever lets the volume go or takes it back.
-    hand: AsyncMutex<()>,
-}
-
-/// Whether the worker ends, and how many just take it back into use: a worker that ends is never
-/// said to be in use.
-#[derive(Debug, Default)]
-struct Turn {
-    closing: bool,
-    resuming: u32,
-    /// How often it was taken back.
-    resumed: u64,
-}
-
-/// Somebody takes the volume back into use.
-struct Resuming<'s>(&'s Mutex<Turn>);
-
-impl<'s> Resuming<'s> {
-    /// `None` when the worker ends.
-    fn begin(turn: &'s Mutex<Turn>) -> Option<Self> {
-        let mut now = turn.lock();
-        if now.closing {
-            return None;
-        }
-        now.resuming += 1;
-        now.resumed += 1;
-        Some(Resuming(turn))
-    }
-
-    /// Whether the worker was not told to end meanwhile.
-    fn still(&self) -> bool {
-        !self.0.lock().closing
-    }
-}
-
-impl Drop for Resuming<'_> {
-    fn drop(&mut self) {
-        self.0.lock().resuming -= 1;
-    }
+    pub turn: Turn,
 }
 
 impl Shared {
@@ -99,8 +61,7 @@ impl Shared {
             state: watch::Sender::new(VolumeState::Active),
             failing: Mutex::default(),
             yielded: AtomicBool::new(false),
-            turn: Mutex::default(),
-            hand: AsyncMutex::default(),
+            turn: Turn::default(),
         })
     }
 
@@ -180,32 +141,21 @@ impl Shared {
         }
     }
 
-    /// Commits everything, settles what fits, and lets others have the volume. If it was taken back meanwhile
-    /// it stays in use; otherwise `told` hears what was reached before anybody can take it back.
-    pub async fn drain(&self, told: impl FnOnce(&DrainReply)) -> DrainReply {
+    /// Commits everything, settles what fits, and lets others have the volume, unless somebody wants it after `asked`.
+    pub async fn drain(&self, asked: u64) -> DrainReply {
         let bill = Bill::begin_with(requests(&self.volume));
-        let before = self.turn.lock().resumed;
-        let reply = self.drained().await;
-        let hand = self.hand.lock().await;
-        if self.turn.lock().resumed == before {
-            if reply.committed {
-                self.yield_lease().await;
-            }
-            told(&reply);
-        } else {
-            tracing::info!("the volume was taken back before it was given away");
-        }
-        drop(hand);
+        let reply = self.drained(asked).await;
         bill.log("unmount", requests(&self.volume));
         reply
     }
 
-    async fn drained(&self) -> DrainReply {
-        self.set_state(VolumeState::Draining);
+    async fn drained(&self, asked: u64) -> DrainReply {
+        let draining = self.turn.drains(asked, || self.set_state(VolumeState::Draining));
         let deadline = Deadline::after(COMMIT_BUDGET);
         let committed = commit_all(&self.volume, COMMIT_BUDGET).await;
         if let Err(error) = committed {
             self.volume.note_error(&error);
+            let _ = self.turn.drained(draining, false, || ());
             return DrainReply {
                 committed: false,
                 lost: *self.volume.meta.engine.state().borrow() == EngineState::Fenced,
@@ -215,13 +165,19 @@ impl Shared {
                 damaged: self.state() == VolumeState::Damaged,
             };
         }
-        let unsettled = self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await;
+        let unsettled = match self.turn.is_unused(draining) {
+            true => self.settle(Deadline::after(SETTLE_BUDGET.min(deadline.left()))).await,
+            false => self.settler.status().unsettled,
+        };
         // What settling found out must be durable too: an intent without its outcome would make the
         // next host wait for requests that cannot arrive any more.
         if self.volume.meta.undurable()
             && let Err(error) = self.volume.meta.flush(LEASE).await
         {
             self.volume.note_error(&error);
+        }
+        if let Some(yields) = self.turn.drained(draining, true, || self.yields()) {
+            yields.await;
         }
         DrainReply { committed: true, unsettled_files: unsettled, ..DrainReply::default() }
     }
@@ -238,41 +194,33 @@ impl Shared {
         }
     }
 
-    /// From now on anyone may have the volume: everything is in the bucket. False when the record could not
-    /// be written yet.
-    pub async fn yield_lease(&self) -> bool {
+    /// From now on anyone may have the volume: everything is in the bucket. Begins at once; false when the record
+    /// could not be written yet.
+    pub fn yields(&self) -> impl Future<Output = bool> {
         self.yielded.store(true, Ordering::SeqCst);
-        let result = self.set_lease(LeaseState::Yielding).await;
-        if let Err(error) = &result {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "the lease could not be yielded; it runs out"
-            );
+        let set = self.keeper.sets_state(LeaseState::Yielding, None, Deadline::after(LEASE));
+        async {
+            let result = set.await;
+            if let Err(error) = &result {
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "the lease could not be yielded; it runs out"
+                );
+            }
+            result.is_ok()
         }
-        result.is_ok()
     }
 
-    /// The worker ends because nobody came back; false when somebody just does.
-    pub fn closes_unused(&self) -> bool {
-        let mut turn = self.turn.lock();
-        turn.closing |= turn.resuming == 0;
-        turn.closing
-    }
-
-    /// The worker ends.
-    pub fn closes(&self) {
-        self.turn.lock().closing = true;
-    }
-
-    /// Back into use after a drain, or in the middle of one; false when the volume is no longer ours, or the worker
-    /// ends. `told` hears of it when no drain has the last word any more.
-    pub async fn resume(&self, told: impl FnOnce()) -> bool {
-        let resuming = Resuming::begin(&self.turn);
-        let _hand = self.hand.lock().await;
-        told();
-        let Some(resuming) = resuming else { return false };
+    /// Back into use after a drain, as somebody wanted at `asked`; false when the volume is no longer ours, or the
+    /// worker ends.
+    pub async fn resume(&self, asked: u64) -> bool {
+        let Some(resuming) = self.turn.resumes(asked) else { return false };
         let bill = Bill::begin_with(requests(&self.volume));
-        let ours = self.take_back().await && resuming.still();
+        let ours = self.take_back().await
+            && resuming.done(|| {
+                self.yielded.store(false, Ordering::SeqCst);
+                self.set_state(VolumeState::Active);
+            });
         if ours {
             bill.log("mount, by going on,", requests(&self.volume));
         }
@@ -288,12 +236,7 @@ impl Shared {
         let engine = &self.volume.meta.engine;
         let ours = engine.check_epoch(Deadline::after(LEASE)).await.is_ok()
             && self.volume.meta.confirm_ownership(LEASE).await.is_ok();
-        if !ours || self.set_lease(LeaseState::Held).await.is_err() {
-            return false;
-        }
-        self.yielded.store(false, Ordering::SeqCst);
-        self.set_state(VolumeState::Active);
-        true
+        ours && self.set_lease(LeaseState::Held).await.is_ok()
     }
 
     /// Whether the volume was given back here and then taken by another host, and nothing of it is

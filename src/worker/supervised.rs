@@ -103,14 +103,12 @@ async fn run(
 ) -> anyhow::Result<u8> {
     let bill = Bill::begin();
     let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let (drained, mut drain_seen) = watch::channel(None);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
-        drained,
         ending: ending.clone(),
     };
     listen(&spec.control_socket, control)?;
@@ -138,6 +136,7 @@ async fn run(
         }
     };
     let shared = Shared::new(spec.clone(), &mounted);
+    let mut drain_seen = shared.turn.seen();
     let Mounted { fs, changes, .. } = mounted;
     let handle = tokio::runtime::Handle::current();
     let serving: Result<Serving, _> =
@@ -178,28 +177,28 @@ async fn run(
             }
             () = lingering => {
                 // Not looked at while the commit waits: whoever resumes writes it.
-                let committed = *drain_seen.borrow();
+                let committed = drain_seen.borrow().drained();
                 match committed {
                     // The commit did not fit its budget: it goes on here.
                     Some(false) => {
                         linger = Some(tokio::time::Instant::now() + Duration::from_secs(1));
                         let done = commit_all(&shared.volume, LINGER).await.is_ok();
-                        if done && drain_seen.borrow().is_some() && shared.closes_unused() {
+                        if done && shared.turn.closes_unused() {
                             break;
                         }
                     }
-                    Some(true) if shared.closes_unused() => break,
+                    Some(true) if shared.turn.closes_unused() => break,
                     Some(true) | None => linger = None,
                 }
             }
             // Only a volume that nobody uses is left, and only if nobody just takes it back.
-            () = ending.hurried() => match shared.closes_unused() {
+            () = ending.hurried() => match shared.turn.closes_unused() {
                 true => break,
                 false => ending.call_off(),
             },
             changed = drain_seen.changed() => {
                 changed?;
-                let drained = *drain_seen.borrow_and_update();
+                let drained = drain_seen.borrow_and_update().drained();
                 linger = drained.map(|committed| {
                     let wait = if committed { LINGER } else { Duration::ZERO };
                     tokio::time::Instant::now() + wait
@@ -250,7 +249,7 @@ pub(super) async fn end(
     stop: &CancellationToken,
     ending: &Ending,
 ) -> Result<u64, WorkerError> {
-    shared.closes();
+    shared.turn.closes();
     ending.begin();
     let bill = Bill::begin_with(requests(&shared.volume));
     stop.cancel();

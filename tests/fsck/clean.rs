@@ -37,6 +37,23 @@ async fn a_whole_volume_is_silent_in_use_at_rest_and_in_motion() {
     assert!(report.checked.objects >= 10, "{report:?}");
 }
 
+/// On Azure and Google a directory's marker has another name, by which it is listed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_volume_is_silent_where_listings_have_another_order() {
+    let mut world = World::new().await;
+    world.every_kind().await;
+    world.settle().await;
+    let objects = world.check().await.checked.objects;
+    world.server.list_in_disorder();
+    let report = world.check().await;
+    assert_clean(&report);
+    assert_eq!((report.checked.objects, report.checked.unseen_objects), (objects, 0));
+    world.close().await;
+    let report = world.check().await;
+    assert_clean(&report);
+    assert_eq!((report.checked.objects, report.checked.unseen_objects), (objects, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_is_silent_while_it_is_written_and_settled() {
     let world = World::new().await;

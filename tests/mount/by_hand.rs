@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use s3vol::meta::log::Header;
+use s3vol::meta::{LocalLog, Record};
+use s3vol::types::{Epoch, VolumeId};
 use serde_json::json;
 
 use super::plugin::Plugin;
@@ -166,6 +169,40 @@ fn a_host_that_comes_back_to_a_volume_nobody_mounted_goes_on() {
     let holder = Mount::start(Some(&server), &old, &url, &BY_HAND);
     std::fs::write(old.file("f"), "in its log").unwrap();
     holder.kill();
+    let (code, out, errors) = run(&server, &new, &["takeover", "--yes", &url]);
+    assert_eq!(code, Some(0), "{out}{errors}");
+    let mount = Mount::start(Some(&server), &old, &url, &[]);
+    assert_eq!(std::fs::read_to_string(old.file("f")).unwrap(), "in its log");
+    mount.end_well();
+}
+
+#[test]
+fn an_epoch_that_came_to_nothing_before_others_used_the_volume_keeps_no_later_log_from_going_on() {
+    let (server, old, new) = (TestS3::start(), Place::new(), Place::new());
+    let url = url(&server);
+    let holder = Mount::start(Some(&server), &old, &url, &BY_HAND);
+    let volumes = std::fs::read_dir(old.state().join("volumes")).unwrap();
+    let folders =
+        volumes.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("trash"));
+    let [folder] = &*folders.collect::<Vec<_>>() else { panic!("one volume") };
+    holder.end_well();
+    // As an opening leaves it that ended between its claim and its first record.
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let id = VolumeId(uuid::Uuid::parse_str(name).unwrap());
+    std::fs::create_dir_all(folder.join("log")).unwrap();
+    let header = Header::here(id).unwrap();
+    let mut log = LocalLog::<Record>::open(&folder.join("log"), header.clone()).unwrap().log;
+    log.append_epoch(Epoch(1)).unwrap();
+    drop(log);
+    let other = Mount::start(Some(&server), &new, &url, &[]);
+    std::fs::write(new.file("theirs"), "of another host").unwrap();
+    other.end_well();
+
+    let holder = Mount::start(Some(&server), &old, &url, &BY_HAND);
+    std::fs::write(old.file("f"), "in its log").unwrap();
+    holder.kill();
+    let epochs = LocalLog::<Record>::epochs(&folder.join("log"), &header).unwrap();
+    assert_eq!(epochs.len(), 1, "{epochs:?}");
     let (code, out, errors) = run(&server, &new, &["takeover", "--yes", &url]);
     assert_eq!(code, Some(0), "{out}{errors}");
     let mount = Mount::start(Some(&server), &old, &url, &[]);

@@ -118,6 +118,46 @@ async fn a_volume_that_was_used_after_its_removal_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_somebody_takes_while_its_removal_looks_for_users_stays() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = Arc::new(on(&server, &place, "0s").await);
+    create(&catalog, &volume()).await;
+    let first = mount(&server, &place);
+    fill(&place);
+    first.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    // The first look at the engine is for the epoch that is judged.
+    server.fault(Rule::new(Op::List, "manifest", 1, Action::Hold).after(1));
+    let sweep = tokio::spawn({
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.sweep(&EnginePurge::new()).await }
+    });
+    wait_for("the second look", SOON, || (server.held() > 0).then_some(()));
+    let second = mount(&server, &place);
+    server.release();
+    sweep.await.unwrap().unwrap();
+    std::fs::write(place.file("late"), "written after the removal").unwrap();
+    second.end_well();
+    for name in ["ours", "late", "sub/deep"] {
+        assert!(object(&server, &format!("team/web/{name}")).is_some(), "{name}");
+    }
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    let back = catalog.lookup(&volume()).await.unwrap().expect("it is back");
+    assert_eq!(back.removing, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_never_mounted_goes_as_well() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    create(&catalog, &volume()).await;
+    foreign(&server);
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    only_foreign(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_objects_of_a_rebuilt_volume_stay_when_its_old_name_is_removed() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
@@ -218,6 +258,49 @@ async fn what_the_store_does_not_delete_is_named_and_keeps_nothing_else() {
     catalog.sweep(&EnginePurge::new()).await.unwrap();
     assert_eq!(keys(&server, "team/web/"), [""; 0]);
     assert_eq!(keys(&server, "team/.s3vol/"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_the_store_does_not_delete_keep_nothing_behind_them() {
+    let (server, place) = (TestS3::start(), Place::new());
+    let catalog = on(&server, &place, "0s").await;
+    let definition = create(&catalog, &volume()).await;
+    let mount = mount(&server, &place);
+    for folder in ["locked", "hidden"] {
+        std::fs::create_dir(place.file(folder)).unwrap();
+        for number in 0..510 {
+            std::fs::write(place.file(&format!("{folder}/{number}")), "x").unwrap();
+        }
+    }
+    std::fs::write(place.file("ours"), "x").unwrap();
+    mount.end_well();
+    catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
+    server.fault(Rule::always(Some(Op::Delete), "web/locked/", Action::Status(403)));
+    server.fault(Rule::always(Some(Op::Head), "web/hidden/", Action::Status(403)));
+    // Each call has time for one page.
+    let purge = EnginePurge::with_slice(Duration::ZERO);
+    for _ in 0..4 {
+        let purged = purge.purge(&definition).await.unwrap();
+        let Purged::Later(why) = purged else { panic!("{purged:?}") };
+        assert!(why.contains("403") || why.contains("others are still left"), "{why}");
+    }
+    let left = keys(&server, "team/web/");
+    assert!(
+        left.iter().all(|key| key.contains("/locked/") || key.contains("/hidden/")),
+        "{left:?}"
+    );
+    assert!(left.len() >= 1020, "{}", left.len());
+    // Of its state as well.
+    server.clear_faults();
+    let lease = "/lease/00000000000000000001";
+    server.fault(Rule::always(Some(Op::Delete), lease, Action::Status(403)));
+    let error = EnginePurge::new().purge(&definition).await.unwrap_err().to_string();
+    assert!(error.contains("403"), "{error}");
+    let left = keys(&server, "team/.s3vol/v/");
+    assert_eq!(left.len(), 2, "{left:?}");
+    server.clear_faults();
+    catalog.sweep(&EnginePurge::new()).await.unwrap();
+    assert_eq!(keys(&server, ""), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

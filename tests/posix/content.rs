@@ -73,8 +73,7 @@ fn posix_a_sparse_file_of_one_tebibyte_stays_small_and_in_motion() {
     drop(file);
     check_sparse(&mounted);
     // Settling does not send a tebibyte of zeros; it says so.
-    let status = mounted.status();
-    assert!(status.contains("sparse: more than half of it is holes"), "{status}");
+    mounted.says("sparse: more than half of it is holes");
     mounted.unmount_leaving();
     assert!(bucket.object("sparse").is_none());
     let total: usize = bucket.server.objects("").iter().map(|(_, o)| o.body.len()).sum();
@@ -338,8 +337,7 @@ fn posix_paths_longer_than_any_key_work_and_are_named_in_the_status() {
     let over = std::fs::metadata(longest.join("x")).unwrap_err();
     assert_eq!(over.raw_os_error(), Some(libc::ENAMETOOLONG));
     drop((file, deep));
-    let status = mounted.status();
-    assert!(status.contains("the key would be longer than 1024 bytes"), "{status}");
+    mounted.says("the key would be longer than 1024 bytes");
     mounted.unmount_leaving();
     let mounted = bucket.mount(options, LIMIT);
     let deep = descend(&mounted.path, LEVELS, false);

@@ -147,6 +147,11 @@ impl Mounted {
         String::from_utf8(done.stdout).unwrap()
     }
 
+    /// Waits until `s3vol status` says this.
+    pub fn says(&self, what: &str) {
+        wait_for(what, PATIENCE, || self.status().contains(what).then_some(()));
+    }
+
     /// Kills the worker, as a crash would.
     pub fn kill(mut self) {
         self.worker.kill().unwrap();

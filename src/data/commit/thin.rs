@@ -15,6 +15,8 @@ use crate::meta::{Change, Logged, Txn, keys};
 pub(super) const ROWS: u64 = 1000;
 /// Up to so many the batch of the step itself takes.
 pub(super) const FEW: u64 = 4 * ROWS;
+/// Rows that are looked at together, at first, because most ranges hold few, and at most.
+const FIRST_PAGE: usize = 4;
 const PAGE: usize = 512;
 
 /// What becomes of a range of committed content.
@@ -68,9 +70,10 @@ impl Volume {
         range: Range<u64>,
     ) -> Result<Vec<u64>, DataError> {
         let (mut ends, mut rows, mut from) = (Vec::new(), 0, range.start);
+        let mut most = FIRST_PAGE;
         loop {
             let after = keys::extents_after(inode.ino, content.map, from);
-            let page = self.meta.scan(after, PAGE).await?;
+            let page = self.meta.scan(after, most).await?;
             for (key, value) in &page {
                 let (span, _) = extent_of(inode.ino, key, value)?;
                 if span.start >= range.end {
@@ -82,9 +85,10 @@ impl Volume {
                     ends.push(span.end);
                 }
             }
-            if page.len() < PAGE {
+            if page.len() < most {
                 return Ok(ends);
             }
+            most = (most * 4).min(PAGE);
         }
     }
 

@@ -71,6 +71,40 @@ async fn changes_without_a_bucket_are_taken_while_there_is_room_and_then_refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_and_flushes_wait_longer_as_long_as_something_goes_up() {
+    let mut world = World::new().await;
+    let sent: Arc<AtomicU64> = Arc::default();
+    let counted = Arc::clone(&sent);
+    world.meta.watch_uplink(move || counted.load(Ordering::SeqCst));
+    world.store.go_away(true);
+    let late = loop {
+        if let Err(error) = world.put("key", vec![7; 2 << 20]).await {
+            break error;
+        }
+    };
+    assert!(matches!(late, MetaError::Late(_)), "nothing goes up: {late:?}");
+    let patience = Duration::from_secs(1);
+    world.meta.patience = patience;
+    // As if all of it were slow.
+    let goes_up = async {
+        for step in 0.. {
+            sent.fetch_add(2 << 20, Ordering::SeqCst);
+            tokio::time::sleep(patience / 4).await;
+            world.store.go_away(step < 6);
+        }
+    };
+    let change =
+        async { tokio::join!(world.put("now", vec![1]), world.meta.flush_patiently(patience)) };
+    let (put, flushed) = tokio::select! {
+        done = change => done,
+        () = goes_up => unreachable!("it has no end"),
+    };
+    put.unwrap();
+    let _receipt = flushed.unwrap();
+    assert!(world.has("now").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_does_not_wait_for_a_handle_that_is_being_replaced() {
     let world = World::new().await;
     world.put("a", b"1".to_vec()).await.unwrap();

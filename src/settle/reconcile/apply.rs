@@ -452,6 +452,18 @@ impl Reconciler {
         if dirent.kind == FileKind::Dir {
             Box::pin(self.list_whole(dirent.ino)).await?;
         }
+        // In a box, as what is below comes here again.
+        Box::pin(self.take_out(dir, sent, name, dirent, key)).await
+    }
+
+    async fn take_out(
+        &self,
+        dir: Ino,
+        sent: Duration,
+        name: &FileName,
+        dirent: DirentRec,
+        key: ObjectKey,
+    ) -> Result<(), SettleError> {
         let mut tx = self.taking_in().await?;
         if self.settler.hot.touched_since(&key, sent) || tx.dirent(dir, name).await? != Some(dirent)
         {

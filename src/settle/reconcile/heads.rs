@@ -15,10 +15,19 @@ const TRIES: u32 = 3;
 impl Reconciler {
     pub(super) async fn read_attributes(&self, ino: Ino) -> Result<(), DataError> {
         let _turn = self.one_at_a_time.lock().await;
+        if self.bucket_is_away() {
+            return match self.is_unknown(ino).await? {
+                true => Err(self.told_away().into()),
+                false => Ok(()),
+            };
+        }
         match self.read_unknown(ino).await {
             Ok(()) | Err(SettleError::NoAuthority) => Ok(()),
             Err(SettleError::Data(error) | SettleError::Commit(error)) => Err(error),
-            Err(SettleError::Store(error)) => Err(error.into()),
+            Err(SettleError::Store(error)) => {
+                self.no_answer(&error);
+                Err(error.into())
+            }
         }
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::apply::Seen;
+use super::missing::Compared;
+use super::shown::Names;
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo, beside, escape_name, own_name, unescape_name};
@@ -16,10 +18,6 @@ use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
 /// Objects per request: S3's most.
 const PAGE: u32 = 1000;
-/// More missing keys than this (and than a tenth of the known ones) look like a wrong bucket, a lost
-/// permission or a stale answer; then the volume's own state must be readable, too.
-const MANY: usize = 1000;
-const HEAD_PARALLEL: usize = 16;
 /// A listing with which nobody went on for so long begins anew.
 const WALK_KEPT: Duration = Duration::from_secs(600);
 
@@ -82,7 +80,7 @@ impl Reconciler {
         let done = match &result {
             Ok(last) => *last,
             // A store may know nothing of an old place in a listing.
-            Err(SettleError::Store(error)) => !error.is_transient(),
+            Err(SettleError::Store(error)) => walk.compared.is_none() && !error.is_transient(),
             Err(_) => false,
         };
         if done {
@@ -105,12 +103,25 @@ impl Reconciler {
             token: None,
             pages: 0,
             held: BTreeMap::new(),
-            shown: (!empty).then(HashMap::new),
+            shown: (!empty).then(Names::default),
+            compared: None,
         })
     }
 
-    /// The next page of a walk, applied; after the last one also what is missing.
+    /// The next page of a walk, applied; after the last one what is missing, a portion at a time.
     async fn list_page(&self, dir: Ino, walk: &mut Walk) -> Result<bool, SettleError> {
+        if walk.compared.is_none() {
+            self.take_page(dir, walk).await?;
+        }
+        let whole = walk.compared.is_some() && self.compare_on(dir, walk).await?;
+        match whole {
+            true => self.learned(dir, walk.began, walk.pages),
+            false => self.goes_on(dir, walk.pages),
+        }
+        Ok(whole)
+    }
+
+    async fn take_page(&self, dir: Ino, walk: &mut Walk) -> Result<(), SettleError> {
         let sent = boottime();
         let page = self.page(&walk.prefix, walk.token.clone()).await?;
         let next = page.next.clone();
@@ -130,22 +141,16 @@ impl Reconciler {
             held = std::mem::take(&mut seen);
         }
         if let Some(shown) = &mut walk.shown {
-            shown.extend(seen.iter().map(|(name, seen)| (name.clone(), Shown::from(seen))));
+            seen.iter().for_each(|(name, seen)| shown.add(name, seen));
         }
         self.apply(dir, &walk.prefix, since, seen).await?;
-        if next.is_none()
-            && let Some(shown) = &walk.shown
-        {
-            self.missing(dir, &walk.prefix, sent, shown).await?;
-        }
         walk.pages += 1;
-        let whole = next.is_none();
-        (walk.token, walk.held, walk.at) = (next, held, sent);
-        match whole {
-            true => self.learned(dir, walk.began, walk.pages),
-            false => self.goes_on(dir, walk.pages),
+        if next.is_none() {
+            walk.shown.iter_mut().for_each(Names::seal);
+            walk.compared = Some(Compared::default());
         }
-        Ok(whole)
+        (walk.token, walk.held, walk.at) = (next, held, sent);
+        Ok(())
     }
 
     /// The first look at a directory, for one name: one page, and if there is more the name itself.
@@ -259,7 +264,7 @@ impl Reconciler {
     }
 
     /// Whether the tree has this name because of what lay at its key.
-    async fn was_at_rest(
+    pub(super) async fn was_at_rest(
         &self,
         dir: Ino,
         prefix: &str,
@@ -301,116 +306,23 @@ impl Reconciler {
             }
         }
     }
-
-    /// What the tree has and a whole listing did not show goes, each missing key confirmed on its own.
-    async fn missing(
-        &self,
-        dir: Ino,
-        prefix: &str,
-        sent: Duration,
-        shown: &HashMap<FileName, Shown>,
-    ) -> Result<(), SettleError> {
-        let mut vanished = Vec::new();
-        let mut known = 0;
-        let mut after = 0;
-        loop {
-            let page = self.volume.meta.scan(keys::dirents_after(dir, after), 1000).await?;
-            for (key, value) in &page {
-                let Some((cookie, name)) = keys::parse_dirent(key) else { continue };
-                after = cookie;
-                known += 1;
-                let is_dir = decode::<DirentRec>(value)?.kind == FileKind::Dir;
-                let there = match self.volume.stands_beside(dir, &name).await? {
-                    Some(own) => shown.get(&own).is_some_and(|shown| shown.object),
-                    None if is_dir => shown.get(&name).is_some_and(|shown| shown.below),
-                    None => shown.contains_key(&name),
-                };
-                if !there && self.was_at_rest(dir, prefix, &name).await? {
-                    vanished.push(name);
-                }
-            }
-            if page.len() < 1000 {
-                break;
-            }
-        }
-        if !vanished.is_empty() && (vanished.len() >= MANY || vanished.len() * 10 > known) {
-            // An empty answer from a wrong place must not empty the volume.
-            let format = self.volume.state.key("format.json");
-            if self.volume.state_store.head(&format, USE_TIMEOUT).await?.is_none() {
-                tracing::error!(
-                    missing = vanished.len(),
-                    "many objects seem to be gone, and so is the volume's state: nothing is believed"
-                );
-                vanished.clear();
-            }
-        }
-        let vanished = self.confirm(dir, prefix, vanished).await?;
-        let vanished = self.believed(vanished).await?;
-        self.vanished(dir, prefix, sent, vanished).await
-    }
-
-    /// Keeps the names whose keys are really gone.
-    async fn confirm(
-        &self,
-        dir: Ino,
-        prefix: &str,
-        names: Vec<FileName>,
-    ) -> Result<Vec<FileName>, SettleError> {
-        use futures::stream::{self, StreamExt, TryStreamExt};
-        let checks = names.into_iter().map(|name| async move {
-            let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, &name)).await?;
-            let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
-            let own = self.volume.stands_beside(dir, &name).await?;
-            let segment = escape_name(own.as_ref().unwrap_or(&name));
-            let key = ObjectKey::new(format!("{prefix}{segment}"));
-            // An object says nothing about the directory of its name, nor the other way.
-            if !is_dir && self.volume.store.head(&key, USE_TIMEOUT).await?.is_some() {
-                return Ok(None);
-            }
-            if own.is_some() {
-                return Ok(Some(name));
-            }
-            let marker = ListRequest {
-                prefix: format!("{key}/"),
-                delimiter: false,
-                token: None,
-                max_keys: 1,
-            };
-            let there = !self.volume.store.list(marker, USE_TIMEOUT).await?.entries.is_empty();
-            Ok::<_, SettleError>((!there).then_some(name))
-        });
-        let gone: Vec<Option<FileName>> =
-            stream::iter(checks).buffered(HEAD_PARALLEL).try_collect().await?;
-        Ok(gone.into_iter().flatten().collect())
-    }
 }
 
 /// A listing of a directory, as far as it came.
 #[derive(Debug)]
 pub(super) struct Walk {
-    prefix: String,
+    pub(super) prefix: String,
     began: Duration,
-    /// When its last page was asked for.
-    at: Duration,
+    /// When its last page was asked for, or the last portion of its names was compared.
+    pub(super) at: Duration,
     token: Option<String>,
     pages: u32,
     /// Objects at the end of the last page below whose name there may be keys on the next one.
     held: BTreeMap<FileName, Seen>,
     /// All that was shown, where names of the tree may be missing in it: not in a directory that had none.
-    shown: Option<HashMap<FileName, Shown>>,
-}
-
-/// What of a [`Seen`] tells whether a name is missing.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    object: bool,
-    below: bool,
-}
-
-impl From<&Seen> for Shown {
-    fn from(seen: &Seen) -> Self {
-        Shown { object: seen.object.is_some(), below: seen.below }
-    }
+    pub(super) shown: Option<Names>,
+    /// Once all was shown: how far the tree's names are compared with that.
+    pub(super) compared: Option<Compared>,
 }
 
 /// The last key or common prefix of a page.

@@ -1,6 +1,7 @@
 //! What only a local log and its cache files know.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use crate::data::escape_name;
 use crate::meta::records::{ContentRec, ExtentRec, Place, decode};
@@ -48,6 +49,18 @@ pub(super) struct Lost {
     pub batches: usize,
     /// Names, as the log has them: all of an inode that it speaks of.
     names: HashMap<Ino, Vec<(Ino, FileName)>>,
+    /// The map of a file in the last batch with its content.
+    maps: HashMap<Ino, u64>,
+    /// Where rows begin, by their map and end.
+    begins: HashMap<Ino, HashMap<(u64, u64), u64>>,
+}
+
+/// A row of a file's map in a batch; without an extent it is taken away.
+struct Row {
+    ino: Ino,
+    map: u64,
+    range: Range<u64>,
+    extent: Option<ExtentRec>,
 }
 
 impl Lost {
@@ -65,6 +78,8 @@ impl Lost {
             match record {
                 Record::Commit { batch, .. } => lost.committed(batch),
                 Record::Op { batch, .. } => {
+                    let rows = lost.laid(batch);
+                    lost.took_away(&rows);
                     for (key, value) in batch.iter() {
                         if let (Some(&keys::INODE), None) = (key.first(), value)
                             && let Some(ino) = keys::parse_ino(key)
@@ -108,22 +123,70 @@ impl Lost {
             {
                 current.insert(ino, (content.map, content.generation));
                 let file = self.files.entry(ino).or_default();
+                if self.maps.insert(ino, content.map).is_some_and(|before| before != content.map) {
+                    // It was cut to nothing in between.
+                    file.ranges.clear();
+                }
                 file.size = content.size;
                 file.ranges.remove(content.size..u64::MAX);
             }
         }
+        let rows = self.laid(batch);
+        self.took_away(&rows);
+        for Row { ino, map, range, extent } in rows {
+            let Some(extent) = extent.filter(|e| current.get(&ino) == Some(&(map, e.generation)))
+            else {
+                continue;
+            };
+            let source = match extent.place {
+                Place::Zero => Source::Zero,
+                place => Source::Extent { start: extent.start, place },
+            };
+            self.files.entry(ino).or_default().add(range, source);
+        }
+    }
+
+    /// The rows of maps that a batch lays, and those that it takes away of such as batches before it laid.
+    fn laid(&mut self, batch: &crate::meta::Batch) -> Vec<Row> {
+        let mut rows = Vec::new();
         for (key, value) in batch.iter() {
-            if let (Some(&keys::EXTENT), Some(value)) = (key.first(), value)
-                && let (Some(ino), Some((map, end)), Ok(extent)) =
-                    (keys::parse_ino(key), keys::parse_extent(key), decode::<ExtentRec>(value))
-                && current.get(&ino) == Some(&(map, extent.generation))
-                && extent.start < end
-            {
-                let source = match extent.place {
-                    Place::Zero => Source::Zero,
-                    place => Source::Extent { start: extent.start, place },
-                };
-                self.files.entry(ino).or_default().add(extent.start..end, source);
+            if key.first() != Some(&keys::EXTENT) {
+                continue;
+            }
+            let (Some(ino), Some((map, end))) = (keys::parse_ino(key), keys::parse_extent(key))
+            else {
+                continue;
+            };
+            let extent: Option<ExtentRec> = value.and_then(|value| decode(value).ok());
+            let begins = self.begins.entry(ino).or_default();
+            let start = match &extent {
+                Some(extent) => {
+                    begins.insert((map, end), extent.start);
+                    Some(extent.start)
+                }
+                None => begins.remove(&(map, end)),
+            };
+            if let Some(start) = start.filter(|start| *start < end) {
+                rows.push(Row { ino, map, range: start..end, extent });
+            }
+        }
+        rows
+    }
+
+    /// Forgets what rows showed that are gone, as far as no other shows it.
+    fn took_away(&mut self, rows: &[Row]) {
+        let mut shown: HashMap<Ino, RangeMap<()>> = HashMap::new();
+        for row in rows.iter().filter(|row| row.extent.is_some()) {
+            shown.entry(row.ino).or_default().insert(row.range.clone(), ());
+        }
+        for row in rows.iter().filter(|row| row.extent.is_none()) {
+            let Some(file) = self.files.get_mut(&row.ino) else { continue };
+            match shown.get(&row.ino) {
+                Some(shown) => {
+                    let gone = shown.gaps(row.range.clone());
+                    gone.into_iter().for_each(|gone| file.ranges.remove(gone));
+                }
+                None => file.ranges.remove(row.range.clone()),
             }
         }
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::data::CacheFile;
+use crate::meta::records::{ContentRec, ExtentRec, Place, encode};
+use crate::meta::{Batch, keys};
 use crate::store::{
     Attributes, Known, Location, Properties, PutOutcome, Send, Store, StoreBackend, StoreSettings,
 };
@@ -141,6 +143,22 @@ async fn setting_aside_goes_on_where_a_killed_process_was() {
 }
 
 #[tokio::test]
+async fn what_was_left_of_an_earlier_loss_is_not_taken_for_what_was_lost_now() {
+    let world = World::new().await;
+    // The power went before the log was moved, and that meant nothing any more.
+    let stale = CacheFile::path_in(&world.local().join("recovery-0/cache"), LOST[0]);
+    std::fs::create_dir_all(stale.parent().unwrap()).unwrap();
+    std::fs::write(stale, "of another time").unwrap();
+    assert_eq!(world.set_aside(), world.local().join("recovery-1"));
+    goes_on(&world.local(), &world.trash()).unwrap();
+    assert!(!world.local().join("recovery-0").exists(), "it has no log");
+    world.save().await.unwrap();
+    let found = world.found().await;
+    assert_eq!(found.len(), 1);
+    assert!(world.is_restored(&found[0]).await);
+}
+
+#[tokio::test]
 async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
     let world = World::new().await;
     let aside = world.set_aside();
@@ -242,4 +260,38 @@ async fn a_file_that_cannot_be_restored_keeps_no_other_from_it() {
     assert_eq!((restored.written, restored.failed.len()), (1, 1));
     assert_eq!(std::fs::read(into.join(format!("file {}", LOST[1]))).unwrap(), text(LOST[1]));
     assert!(!into.join(format!("file {}", LOST[0])).exists());
+}
+
+/// A commit of a file of 1,000 bytes that lays rows, from, to, generation, and takes others away, by their ends.
+fn commit(map: u64, generation: u64, lays: &[(u64, u64, u64)], takes: &[u64]) -> Record {
+    let mut batch = Batch::new();
+    let content = ContentRec { size: 1000, map, generation, ..ContentRec::default() };
+    batch.put(keys::content(LOST[0]), encode(&content));
+    for end in takes {
+        batch.delete(keys::extent(LOST[0], map, *end));
+    }
+    for (start, end, generation) in lays.iter().copied() {
+        let place = Place::Inline(vec![1; (end - start) as usize].into());
+        let row = ExtentRec { start, generation, place };
+        batch.put(keys::extent(LOST[0], map, end), encode(&row));
+    }
+    Record::Commit { inodes: Vec::new(), batch: Arc::new(batch) }
+}
+
+#[test]
+fn what_a_later_commit_cut_off_was_not_lost() {
+    let written = commit(0, 1, &[(0, 1000, 1)], &[]);
+    // Cut to nothing; cut to 300; written over in the middle. In all of them it is as long again after that.
+    let later = [
+        (commit(1, 2, &[(0, 10, 2)], &[]), vec![0..10]),
+        (commit(0, 2, &[(0, 300, 1), (900, 1000, 2)], &[1000]), vec![0..300, 900..1000]),
+        (commit(0, 2, &[(0, 300, 1), (300, 400, 2), (400, 1000, 1)], &[]), vec![0..1000]),
+    ];
+    for (later, wanted) in later {
+        let lost = Lost::of(&[(Lsn(1), written.clone()), (Lsn(2), later)]);
+        let ranges = &lost.files[&LOST[0]].ranges;
+        let covered: Vec<_> = wanted.iter().map(|range| ranges.covered(range.clone())).collect();
+        let lens: Vec<_> = wanted.iter().map(|range| range.end - range.start).collect();
+        assert_eq!((covered, ranges.total()), (lens.clone(), lens.iter().sum()), "{wanted:?}");
+    }
 }

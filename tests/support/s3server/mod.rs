@@ -304,6 +304,11 @@ impl TestS3 {
         self.state.gateway.store(false, Ordering::Relaxed);
     }
 
+    /// From now on the keys of a page are not in the order of keys, as where they stand for others.
+    pub fn list_in_disorder(&self) {
+        self.state.disorder.store(true, Ordering::Relaxed);
+    }
+
     // --- The bucket itself, without HTTP and without a log entry ---
 
     /// The objects below a prefix, in key order.

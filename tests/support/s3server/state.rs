@@ -46,6 +46,8 @@ pub struct State {
     pub held: AtomicU64,
     /// It speaks as a Ceph gateway.
     pub gateway: AtomicBool,
+    /// Pages of listings are not in the order of keys.
+    pub disorder: AtomicBool,
     /// Creations (`If-None-Match: *`) under way by key, each with a mark that another one met it.
     pub creating: Mutex<BTreeMap<String, Vec<Arc<AtomicBool>>>>,
     /// Print each request to standard output.
@@ -69,6 +71,7 @@ impl State {
             released: tokio::sync::watch::Sender::new(0),
             held: AtomicU64::new(0),
             gateway: AtomicBool::new(false),
+            disorder: AtomicBool::new(false),
             creating: Mutex::default(),
             print,
         }

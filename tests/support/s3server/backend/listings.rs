@@ -1,5 +1,7 @@
 //! Listings of objects, in both forms.
 
+use std::sync::atomic::Ordering;
+
 use base64::Engine as _;
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
@@ -17,7 +19,7 @@ impl Backend {
     ) -> S3Result<(Vec<s3s::dto::Object>, Vec<CommonPrefix>, Option<String>)> {
         self.with(bucket, |b| {
             let page = model::list(&b.objects, listing);
-            let contents = page
+            let mut contents: Vec<_> = page
                 .keys
                 .iter()
                 .map(|key| {
@@ -34,6 +36,9 @@ impl Backend {
                     }
                 })
                 .collect();
+            if self.0.disorder.load(Ordering::Relaxed) {
+                contents.reverse();
+            }
             let prefixes = page
                 .prefixes
                 .iter()
