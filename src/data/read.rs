@@ -226,7 +226,7 @@ impl Volume {
             };
             // Nobody waits for a share of what is fetched while he has one.
             drop(fetched.take());
-            fetched = self.fetch(inode, missing, cache).await?;
+            fetched = Box::pin(self.fetch(inode, missing, cache)).await?;
         }
         Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
     }

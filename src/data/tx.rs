@@ -184,7 +184,7 @@ impl<'v> Tx<'v> {
     /// Whether nobody has an inode open. If so nobody opens it before this change is over, so that it may be
     /// removed.
     pub async fn is_unused(&mut self, ino: Ino) -> Result<bool, DataError> {
-        let inode = match self.live(ino).await {
+        let inode = match Box::pin(self.live(ino)).await {
             Err(DataError::Gone(_)) => return Ok(true),
             live => live?,
         };

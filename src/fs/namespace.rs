@@ -238,7 +238,7 @@ impl Fs {
                 return Err(FsError::NotDir);
             }
             self.outside.directory(dirent.ino).await?;
-            if self.rmdir_known(caller, parent, &name, dirent).await? {
+            if Box::pin(self.rmdir_known(caller, parent, &name, dirent)).await? {
                 return Ok(());
             }
             // Somebody else has moved it meanwhile.

@@ -35,8 +35,9 @@ impl Fs {
         }
         let (from, to) = ((parent, name), (new_parent, new_name));
         loop {
-            let ends = self.prepare(&from, &to, mode).await?;
-            if self.rename_prepared(caller, &from, &to, mode, ends).await? {
+            // In boxes: they are deep.
+            let ends = Box::pin(self.prepare(&from, &to, mode)).await?;
+            if Box::pin(self.rename_prepared(caller, &from, &to, mode, ends)).await? {
                 return Ok(());
             }
             // Somebody else has moved one of them meanwhile.
