@@ -453,10 +453,10 @@ impl Reconciler {
             Box::pin(self.list_whole(dirent.ino)).await?;
         }
         // In a box, as what is below comes here again.
-        Box::pin(self.take_out(dir, sent, name, dirent, key)).await
+        Box::pin(self.vanish_now(dir, sent, name, dirent, key)).await
     }
 
-    async fn take_out(
+    async fn vanish_now(
         &self,
         dir: Ino,
         sent: Duration,
