@@ -46,9 +46,11 @@ pub(in crate::worker) async fn beside(
             () = stop.cancelled() => return,
             Some((what, result)) = lane.under_way.next() => {
                 lane.ended(what, result.is_err());
-                let error = result.as_ref().err();
-                if error.is_some() || lane.failing.is_empty() {
-                    shared.commit_went(Lane::Large, error);
+                if let Err(error) = &result {
+                    shared.commit_went(Lane::Large, Some(error));
+                    if what.is_none() {
+                        lane.begin_small(FlushToo::Yes);
+                    }
                 }
             }
             () = large.notified() => lane.begin_small(FlushToo::Yes),
@@ -59,6 +61,9 @@ pub(in crate::worker) async fn beside(
             }
         }
         lane.begin_large();
+        if lane.has_recovered() {
+            shared.commit_went(Lane::Large, None);
+        }
     }
 }
 
@@ -80,6 +85,8 @@ struct Beside {
     what: HashMap<What, bool>,
     /// Those whose last commit failed.
     failing: HashSet<What>,
+    /// There were none when it was last asked.
+    well: bool,
 }
 
 impl Beside {
@@ -90,11 +97,19 @@ impl Beside {
             under_way: FuturesUnordered::new(),
             what: HashMap::new(),
             failing: HashSet::new(),
+            well: true,
         }
+    }
+
+    /// Whether nothing fails any more, and something did.
+    fn has_recovered(&mut self) -> bool {
+        let well = self.failing.is_empty();
+        !std::mem::replace(&mut self.well, well) && well
     }
 
     fn ended(&mut self, what: What, failed: bool) {
         self.what.remove(&what);
+        self.well &= !failed;
         match failed {
             true => self.failing.insert(what),
             false => self.failing.remove(&what),
