@@ -184,6 +184,8 @@ impl Reconciler {
         tx.create(ino, rec);
         tx.link(dir, name, ino, FileKind::Dir);
         tx.edit(dir, |dir| dir.nlink += 1).await?;
+        // It goes again when the next look finds nothing below it.
+        self.saw_prefix(ino, marker);
         changed.push(Changed::Entry { parent: dir, name: name.clone() });
         Ok(())
     }
