@@ -74,7 +74,9 @@ pub(super) async fn on_time(shared: Arc<Shared>, large: Arc<Notify>, stop: Cance
         let within = Deadline::after(period.clamp(PAUSE, FLUSH));
         let committed = commit_groups(volume, quick, Some(within), Files::Quick).await;
         // What is not through yet goes on by itself, and the other lane sees to it.
-        if !rest.is_empty() || matches!(committed, Ok(Done::Late)) {
+        // After a failure it is asked once more: others may have brought up what it could not.
+        let late = matches!(committed, Ok(Done::Late));
+        if late || !rest.is_empty() || shared.fails(Lane::Large) {
             large.notify_one();
         }
         let committed = committed.map(drop).map_err(WorkerError::from);

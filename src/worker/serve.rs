@@ -94,6 +94,11 @@ impl Shared {
         }
     }
 
+    /// Whether a lane's last commit failed.
+    pub fn fails(&self, lane: Lane) -> bool {
+        self.failing.lock().contains(&lane)
+    }
+
     /// A lane's last result.
     pub fn commit_went(&self, lane: Lane, error: Option<&WorkerError>) {
         let all_well = {

@@ -134,15 +134,14 @@ impl Beside {
 
     /// Begins with those for which there is a place.
     fn begin_large(&mut self) {
-        // One that was removed is dirty no more.
         let dirty = self.volume.dirty_inodes();
-        if !self.failing.is_empty() {
-            let left: HashSet<Ino> = dirty.iter().map(|inode| inode.ino).collect();
-            self.failing.retain(|what| what.is_none_or(|ino| left.contains(&ino)));
-        }
-        let mut large: Vec<_> = dirty
+        let large: Vec<_> = dirty.into_iter().filter(|inode| !is_quick(inode)).collect();
+        // Of one that is not large any more the rest came up otherwise, or it was removed.
+        let still = |ino: Ino| large.iter().any(|inode| inode.ino == ino);
+        self.failing.retain(|what| what.is_none_or(still));
+        let mut large: Vec<_> = large
             .into_iter()
-            .filter(|inode| !is_quick(inode) && !is_busy(inode))
+            .filter(|inode| !is_busy(inode))
             .map(|inode| {
                 let bytes = inode.live().pending.data_bytes();
                 (bytes, inode)
