@@ -176,7 +176,8 @@ async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tree_as_deep_as_keys_allow_goes_when_others_remove_it() {
     const LEVELS: usize = 500;
-    let world = World::new().await;
+    let world = World::refreshed(TestS3::start(), Duration::ZERO).await;
+    world.server.put_foreign(".s3vol/v/test/format.json", "{}", &[]);
     let key = format!("data/{}file", "d/".repeat(LEVELS));
     world.server.put_foreign(&key, "content", &[]);
     world.server.put_foreign("data/other", "", &[]);
