@@ -48,9 +48,6 @@ pub(in crate::worker) async fn beside(
                 lane.ended(what, result.is_err());
                 if let Err(error) = &result {
                     shared.commit_went(Lane::Large, Some(error));
-                    if what.is_none() {
-                        lane.begin_small(FlushToo::Yes);
-                    }
                 }
             }
             () = large.notified() => lane.begin_small(FlushToo::Yes),
