@@ -506,16 +506,17 @@ async fn known_volumes_need_no_bucket() {
         plugin.ok(call, json!({ "Name": "v" })).await;
         let started = Instant::now();
         plugin.ok(call, json!({ "Name": "v" })).await;
-        assert!(started.elapsed() < Duration::from_millis(10), "{call}: {:?}", started.elapsed());
+        // A lookup that waits for the bucket takes half a second.
+        assert!(started.elapsed() < Duration::from_millis(400), "{call}: {:?}", started.elapsed());
     }
     let started = Instant::now();
     let error = plugin.err("Get", json!({ "Name": "other" })).await;
     assert!(error.contains("does not answer"), "{error}");
-    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     let before = host.memory.requests.load(Ordering::SeqCst);
     let started = Instant::now();
     plugin.err("Get", json!({ "Name": "other" })).await;
-    assert!(started.elapsed() < Duration::from_millis(100), "the breaker is open");
+    assert!(started.elapsed() < Duration::from_millis(400), "the breaker is open");
     assert_eq!(host.memory.requests.load(Ordering::SeqCst), before);
     plugin.unmount("v", "1").await;
 }

@@ -74,6 +74,8 @@ const KEPT: &[(&str, &str)] = &[
         "554",
         "an object kept its time when the file's was stored with a link, and the write itself was lost",
     ),
+    ("83", "a volume that was removed, used, and removed again was not deleted"),
+    ("2453", "the same"),
 ];
 
 #[test]
