@@ -606,10 +606,19 @@ async fn go_on(hands: &Hands, wire: &Wire, (line, client): (usize, usize)) -> bo
         );
         let resent = wire.was_resent();
         wire.end();
+        let lost = done.as_ref().is_err_and(is_of_a_lost_volume);
         answered(&hands.home, (line, client), &op, promise, (began, resent), done);
+        if lost && sim().model.borrow()[line].clients[client].under_way {
+            // It is in the log, and happens if the host that has the volume makes nothing durable.
+            return false;
+        }
     }
     let open = sim().model.borrow()[line].clients[client].under_way;
     !open || look_again(hands, (line, client)).await
+}
+
+fn is_of_a_lost_volume(error: &FsError) -> bool {
+    error.to_string().contains("another host has taken over this volume")
 }
 
 /// The local disk has failed an operation: what became of it, the directory tells.
@@ -676,7 +685,9 @@ fn answered(
     let now = sim().now();
     let machine: &'static Machine = sim().seam.running.get().expect("a process works");
     // What the local disk fails may be there in part, and what was carried out by a dead worker is.
-    let open = done.is_err() && !replaced && (resent || machine.disk.troubled(began, now));
+    let open = done.as_ref().is_err_and(|error| {
+        is_of_a_lost_volume(error) || !replaced && (resent || machine.disk.troubled(began, now))
+    });
     if history.under_way && !open {
         history.end(done.is_ok());
     }

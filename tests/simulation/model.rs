@@ -120,6 +120,8 @@ pub enum Rule {
     Whole,
     /// What was not synced may be.
     Synced,
+    /// Likewise, and the end of a local log is lost: of what it takes for uncommitted, the cache has what came later.
+    Mixed,
 }
 
 /// What a mount found of a history.
@@ -183,7 +185,7 @@ impl History {
     pub fn find(&self, seen: &Survey, rule: Rule) -> Result<Found, String> {
         let first = match rule {
             Rule::Whole => self.answered(),
-            Rule::Synced => self.durable,
+            Rule::Synced | Rule::Mixed => self.durable,
         };
         let mut why = Vec::new();
         for state in (first..self.states.len()).rev() {
@@ -276,6 +278,11 @@ impl History {
                 return Ok(());
             }
         }
+        if rule == Rule::Mixed && is_mixed(&all[oldest..], &there.bytes) {
+            found.contents.insert(id, oldest);
+            found.torn.insert(id, there.bytes.clone());
+            return Ok(());
+        }
         let last = self.under_way && number + 1 == self.states.len();
         if last && node.content > oldest.saturating_sub(1) && node.content > 0 {
             let from = (oldest.min(node.content - 1)..node.content).rev();
@@ -323,7 +330,7 @@ impl History {
                 self.states.truncate(found.state);
                 self.states.push(state);
             }
-            Rule::Synced => {
+            Rule::Synced | Rule::Mixed => {
                 for (id, version) in &found.contents {
                     if let Some(node) = state.nodes.get_mut(id)
                         && !found.torn.contains_key(id)
@@ -350,6 +357,15 @@ fn is_between(old: &[u8], new: &[u8], bytes: &[u8]) -> bool {
         && bytes.iter().enumerate().all(|(at, byte)| {
             old.get(at) == Some(byte) || new.get(at) == Some(byte) || *byte == 0 && at >= least
         })
+}
+
+/// Whether each byte was at its place in one of these contents, or is of a hole.
+fn is_mixed(all: &[Bytes], bytes: &[u8]) -> bool {
+    let lens = || all.iter().map(Bytes::len);
+    let (least, most) = (lens().min().unwrap_or(0), lens().max().unwrap_or(0));
+    let fits = |at, byte: &u8| *byte == 0 || all.iter().any(|one| one.get(at) == Some(byte));
+    (least..=most).contains(&bytes.len())
+        && bytes.iter().enumerate().all(|(at, byte)| fits(at, byte))
 }
 
 /// The histories of all clients of a volume that one host after the other goes on with.

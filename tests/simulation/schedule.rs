@@ -176,6 +176,8 @@ struct Director {
     dir: PathBuf,
     /// The host whose local log goes on with the current line.
     owner: Option<usize>,
+    /// The host of whose local log a byte has changed.
+    rotten: Option<usize>,
     /// Lines that end in the local log of a host which another one took the volume from.
     old: BTreeMap<usize, usize>,
     line: usize,
@@ -196,9 +198,9 @@ pub async fn run(plan: Plan, dir: PathBuf) -> Result<(), String> {
     let random = Random::new(plan.seed, 3);
     let hosts = (0..HOSTS).map(|number| Host::new(&dir, number)).collect();
     sim().model.borrow_mut().push(Line::new(plan.clients));
-    let (owner, old, line, volume) = (None, BTreeMap::new(), 0, None);
+    let (owner, rotten, old, line, volume) = (None, None, BTreeMap::new(), 0, None);
     let (outside, homes, options) = (false, false, host::options());
-    Director { plan, random, hosts, dir, owner, old, line, volume, outside, homes, options }
+    Director { plan, random, hosts, dir, owner, rotten, old, line, volume, outside, homes, options }
         .direct()
         .await
 }
@@ -399,25 +401,29 @@ impl Director {
         if surveys.iter().all(Option::is_none) {
             return self.make_homes(number, mounted).await;
         }
-        // Another host may have claimed the volume and not opened it: then this one's log goes on, and what it
-        // brings back is as little durable as before.
-        let returns = self.old.get(&number) == Some(&self.line);
-        if returns && self.find(self.line, &surveys, Rule::Whole).is_ok() {
-            rule = Rule::Whole;
+        // Another host may have claimed the volume and not opened it, or made nothing durable: then this one's log goes
+        // on, and what it brings back is as little durable as before.
+        let old = self.old.get(&number).copied();
+        let old = old.filter(|old| *old == self.line || !sim().model.borrow()[self.line].synced);
+        if let Some(old) = old
+            && self.find(old, &surveys, Rule::Whole).is_ok()
+        {
+            (self.line, rule) = (old, Rule::Whole);
         }
-        let found = self.find(self.line, &surveys, rule);
-        let found = match (found, self.old.get(&number).copied()) {
-            (Err(why), Some(old)) if !sim().model.borrow()[self.line].synced => {
-                // Whoever came between made nothing durable: this host's log goes on, with what is nowhere else;
-                // or that was set aside, and the bucket is as it was.
+        let mut found = self.find(self.line, &surveys, rule);
+        let rotten = self.rotten == Some(number);
+        let ways = [(old, Rule::Synced), (Some(self.line), Rule::Mixed), (old, Rule::Mixed)];
+        for (line, other) in ways {
+            // That log was set aside, and the bucket is as it was; or it ends before its time.
+            if let (Err(why), Some(line)) = (&found, line)
+                && (other != Rule::Mixed || rotten)
+            {
                 tell!("not of the last host's line: {why}");
-                self.line = old;
-                let whole = self.find(old, &surveys, Rule::Whole);
-                rule = if whole.is_ok() { Rule::Whole } else { Rule::Synced };
-                whole.or_else(|_| self.find(old, &surveys, Rule::Synced))
+                found = self.find(line, &surveys, other);
+                (self.line, rule) = if found.is_ok() { (line, other) } else { (self.line, rule) };
             }
-            (found, _) => found,
-        };
+        }
+        self.rotten = self.rotten.filter(|rotten| *rotten != number);
         let found = found.map_err(|why| format!("on host {number}: {why}"))?;
         let mut model = sim().model.borrow_mut();
         if !ours {

@@ -58,6 +58,7 @@ impl Director {
         if random.chance(50) && rot::of_log(&state, &random) {
             tell!("a byte of the log of host {host} is another one");
             // What comes behind it is lost, as if the host were.
+            self.rotten = Some(host);
             self.owner = self.owner.filter(|owner| *owner != host);
         }
     }
