@@ -40,7 +40,11 @@ impl Claiming {
 
     /// As an earlier process left it. What cannot be read says nothing.
     pub fn of(state_dir: &Path) -> Self {
-        let text = std::fs::read_to_string(path(state_dir)).unwrap_or_default();
+        Claiming::read(&path(state_dir))
+    }
+
+    pub fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut words = text.split_whitespace();
         let mut read = || {
             let after = Epoch(words.next()?.parse().ok()?);
@@ -53,11 +57,12 @@ impl Claiming {
     /// Whether it may have made an epoch of which nobody says whose it is.
     pub fn may_have_made(self, epoch: Epoch) -> bool {
         let now = crate::clock::now().secs;
-        self.0.is_some_and(|claim| {
-            epoch > claim.after
-                && epoch.0 - claim.after.0 <= IN_A_ROW
-                && now.abs_diff(claim.at) <= COUNTS
-        })
+        self.reaches(epoch) && self.0.is_some_and(|claim| now.abs_diff(claim.at) <= COUNTS)
+    }
+
+    /// Whether it may have got as far as this epoch, whenever that was.
+    pub fn reaches(self, epoch: Epoch) -> bool {
+        self.0.is_some_and(|Claim { after, .. }| epoch > after && epoch.0 - after.0 <= IN_A_ROW)
     }
 
     /// Whether it was the process of this claim that says so.
@@ -69,9 +74,13 @@ impl Claiming {
     /// Survives the end of this process, as the log does. On a full disk it is left out: without it the next
     /// opening only waits longer.
     pub fn note(self, state_dir: &Path) {
+        self.write(&path(state_dir));
+    }
+
+    pub fn write(self, path: &Path) {
         let Some(Claim { after, instance, at }) = self.0 else { return };
         let text = format!("{} {instance} {at}", after.0);
-        if let Err(error) = std::fs::write(path(state_dir), text) {
+        if let Err(error) = std::fs::write(path, text) {
             tracing::debug!(%error, "the claim of an epoch is not noted");
         }
     }

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::claim::Claiming;
 use crate::lease::Holder;
 use crate::types::{Epoch, VolumeId};
 
 const FOLDER: &str = "purging";
-/// One deletion may claim some epochs in a row.
-const IN_A_ROW: u64 = 8;
 
 #[derive(Debug, Clone)]
 pub(super) struct Unfinished(Option<PathBuf>);
@@ -28,26 +27,20 @@ impl Unfinished {
     /// Writes down that `instance` is about to claim an epoch after `after`.
     pub fn begin(&self, instance: Uuid, after: Epoch) {
         let Some(path) = &self.0 else { return };
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let noted = folder.and_then(|()| std::fs::write(path, format!("{instance} {}", after.0)));
-        if let Err(error) = noted {
-            // Without it the next attempt only waits longer.
+        if let Some(Err(error)) = path.parent().map(std::fs::create_dir_all) {
+            // Without the note the next attempt only waits longer.
             tracing::debug!(%error, "a deletion is not noted");
         }
+        Claiming::begin(after, instance).write(path);
     }
 
     /// Whether `holder` is, or may be, a deletion that began here and did not end.
     pub fn is(&self, holder: &Holder) -> bool {
-        let text = self.0.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
-        let Some((instance, after)) = text.as_deref().and_then(|text| text.split_once(' ')) else {
-            return false;
-        };
-        match &holder.record {
-            Some(record) => instance.parse() == Ok(record.instance),
+        let Some(claim) = self.0.as_deref().map(Claiming::read) else { return false };
+        match holder.record {
+            Some(_) => claim.made(holder),
             // It may have claimed the epoch, and not got as far as to say so.
-            None => after.parse().is_ok_and(|after: u64| {
-                holder.epoch.0 > after && holder.epoch.0 - after <= IN_A_ROW
-            }),
+            None => claim.reaches(holder.epoch),
         }
     }
 
