@@ -71,6 +71,13 @@ fn fill(place: &Place) {
     }
 }
 
+/// The volume gets some files, which then rest.
+fn use_once(server: &TestS3, place: &Place) {
+    let mount = mount(server, place);
+    fill(place);
+    mount.end_well();
+}
+
 /// What other programs put among the volume's objects.
 fn foreign(server: &TestS3) {
     server.put_foreign("team/web/photo.jpg", "jpeg", &[]);
@@ -97,9 +104,7 @@ async fn a_volume_that_was_used_after_its_removal_comes_back() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
     create(&catalog, &volume()).await;
-    let first = mount(&server, &place);
-    fill(&place);
-    first.end_well();
+    use_once(&server, &place);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     // By its URL nobody sees that.
     let second = mount(&server, &place);
@@ -122,9 +127,7 @@ async fn a_volume_that_somebody_takes_while_its_removal_looks_for_users_stays() 
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = Arc::new(on(&server, &place, "0s").await);
     create(&catalog, &volume()).await;
-    let first = mount(&server, &place);
-    fill(&place);
-    first.end_well();
+    use_once(&server, &place);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     // The first look at the engine is for the epoch that is judged.
     server.fault(Rule::new(Op::List, "manifest", 1, Action::Hold).after(1));
@@ -177,9 +180,7 @@ async fn the_objects_of_a_rebuilt_volume_stay_when_its_old_name_is_removed() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
     let old = create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     let definition = "team/.s3vol/volumes/web.json";
     let leads = server.get(definition).unwrap().body;
@@ -205,9 +206,7 @@ async fn only_what_others_made_stays() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
     let first = create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     foreign(&server);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     assert!(object(&server, "team/web/ours").is_some(), "removal itself deletes nothing");
@@ -224,9 +223,7 @@ async fn broken_off_anywhere_it_goes_on() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
     create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     foreign(&server);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     let purge = EnginePurge::with_slice(Duration::ZERO);
@@ -257,9 +254,7 @@ async fn what_the_store_does_not_delete_is_named_and_keeps_nothing_else() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "0s").await;
     let definition = create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     // As an object that is locked.
     server.fault(Rule::always(Some(Op::Delete), "web/ours", Action::Status(403)));
@@ -323,9 +318,7 @@ async fn after_a_crash_its_lease_runs_out_and_it_goes_on() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = Arc::new(on(&server, &place, "0s").await);
     create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     foreign(&server);
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     server.fault(Rule::always(Some(Op::Delete), "team/web/", Action::Hold));
@@ -362,9 +355,7 @@ async fn after_a_crash_the_same_host_goes_on_at_once() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = Arc::new(on(&server, &place, "0s").await);
     create(&catalog, &volume()).await;
-    let mount = mount(&server, &place);
-    fill(&place);
-    mount.end_well();
+    use_once(&server, &place);
     let here = EnginePurge::new().with_local(place.state().join("volumes"));
     catalog.remove(&volume(), &here).await.unwrap();
     server.fault(Rule::always(Some(Op::Delete), "team/web/", Action::Hold));
@@ -388,9 +379,7 @@ async fn within_the_grace_it_comes_back_whole() {
     let (server, place) = (TestS3::start(), Place::new());
     let catalog = on(&server, &place, "1h").await;
     let first = create(&catalog, &volume()).await;
-    let mount_1 = mount(&server, &place);
-    fill(&place);
-    mount_1.end_well();
+    use_once(&server, &place);
     let before = server.keys("team/web/");
     catalog.remove(&volume(), &EnginePurge::new()).await.unwrap();
     catalog.sweep(&EnginePurge::new()).await.unwrap();

@@ -13,12 +13,9 @@ fn requests(world: &World, op: Op) -> usize {
     log.iter().filter(|one| one.op == op && one.key.starts_with("data/")).count()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
-    let world = World::new().await;
-    let body = mib(9);
-    world.file("large", &body).await;
-    world.server.fault(Rule::new(Op::UploadPart, "data/large", 1, Action::Hold));
+/// Settles, and has the lease lapse while the first part of this object goes up.
+async fn lapse_over(world: &World, key: &str) {
+    world.server.fault(Rule::new(Op::UploadPart, key, 1, Action::Hold));
     let settling = tokio::spawn({
         let settler = Arc::clone(&world.settler);
         async move { settler.settle_all(Deadline::after(PATIENCE)).await }
@@ -27,6 +24,14 @@ async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
     world.lease.lapsed.store(true, Ordering::SeqCst);
     world.server.release();
     settling.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
+    let world = World::new().await;
+    let body = mib(9);
+    world.file("large", &body).await;
+    lapse_over(&world, "data/large").await;
     assert_eq!(world.object("large"), None);
     world.lease.lapsed.store(false, Ordering::SeqCst);
     assert_eq!(world.settle().await, 0);
@@ -39,15 +44,7 @@ async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
 async fn what_is_kept_of_an_upload_goes_when_its_file_changes_and_when_the_volume_is_left() {
     let world = World::new().await;
     let files = [world.file("changed", &mib(9)).await, world.file("left", &mib(9)).await];
-    world.server.fault(Rule::new(Op::UploadPart, "data/left", 1, Action::Hold));
-    let settling = tokio::spawn({
-        let settler = Arc::clone(&world.settler);
-        async move { settler.settle_all(Deadline::after(PATIENCE)).await }
-    });
-    until("the part", || world.server.held() == 1).await;
-    world.lease.lapsed.store(true, Ordering::SeqCst);
-    world.server.release();
-    settling.await.unwrap().unwrap_err();
+    lapse_over(&world, "data/left").await;
     assert_eq!(world.server.uploads().len(), 2);
     world.write(&files[0], "another beginning").await;
     world.settler.settle_now(Deadline::after(PATIENCE)).await.unwrap_err();

@@ -447,15 +447,7 @@ impl Hands {
                     if attr.kind == FileKind::Dir {
                         dirs.push(path.clone());
                     }
-                    let there = Seen {
-                        ino: entry.ino.0,
-                        kind: attr.kind,
-                        perm: attr.perm,
-                        uid: attr.uid,
-                        mtime: attr.mtime,
-                        links: attr.nlink,
-                        bytes,
-                    };
+                    let there = Seen::of(&attr, bytes);
                     seen.insert(path, there);
                 }
             }

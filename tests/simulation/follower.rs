@@ -383,15 +383,7 @@ async fn survey(fs: &ReadFs, home: &str) -> Result<Survey, FsError> {
                 if attr.kind == FileKind::Dir {
                     dirs.push((path.clone(), entry.ino));
                 }
-                let there = Seen {
-                    ino: entry.ino.0,
-                    kind: attr.kind,
-                    perm: attr.perm,
-                    uid: attr.uid,
-                    mtime: attr.mtime,
-                    links: attr.nlink,
-                    bytes,
-                };
+                let there = Seen::of(&attr, bytes);
                 seen.insert(path.to_string_lossy().into_owned(), there);
             }
         }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use s3vol::fs::Attr;
 use s3vol::types::{FileKind, Timestamp};
 
 pub type Id = u64;
@@ -92,6 +93,13 @@ pub struct Seen {
     pub links: u32,
     /// Of a file; of a link its target.
     pub bytes: Bytes,
+}
+
+impl Seen {
+    pub fn of(attr: &Attr, bytes: Bytes) -> Self {
+        let Attr { ino, kind, perm, uid, mtime, nlink, .. } = *attr;
+        Seen { ino: ino.0, kind, perm, uid, mtime, links: nlink, bytes }
+    }
 }
 
 pub type Survey = BTreeMap<String, Seen>;

@@ -177,32 +177,51 @@ impl Media for SmallDisk {
     }
 }
 
+/// Puts the log on a disk with room for so many more bytes. What that has in the end, [`written_back`] opens.
+fn on_small_disk(
+    dir: &TempDir,
+    log: &mut LocalLog<Record>,
+    more: usize,
+    cuts: bool,
+) -> Arc<Mutex<Vec<u8>>> {
+    let bytes = std::fs::read(file(dir)).unwrap();
+    let room = bytes.len() + more;
+    let bytes = Arc::new(Mutex::new(bytes));
+    log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room, cuts });
+    bytes
+}
+
+/// How many records another process replays, and what it finds damaged.
+fn written_back(
+    dir: &TempDir,
+    log: LocalLog<Record>,
+    bytes: &Mutex<Vec<u8>>,
+) -> (usize, Option<Damage>) {
+    std::fs::write(file(dir), &*bytes.lock()).unwrap();
+    drop(log);
+    let opened = open(dir);
+    (opened.replayed.len(), opened.damage)
+}
+
 #[test]
 fn a_full_disk_refuses_the_record_and_leaves_nothing_of_it() {
     let dir = TempDir::new().unwrap();
     three(&dir);
     let mut log = open(&dir).log;
-    let bytes = Arc::new(Mutex::new(std::fs::read(file(&dir)).unwrap()));
-    let room = bytes.lock().len() + 60;
-    log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room, cuts: true });
+    let bytes = on_small_disk(&dir, &mut log, 60, true);
     let before = bytes.lock().clone();
     let error = log.append(&Record::Data(vec![1; 100])).unwrap_err();
     assert!(matches!(error, LogError::NoSpace { .. }), "{error:?}");
     assert_eq!(*bytes.lock(), before);
     assert_eq!(log.append(&named(4)).unwrap(), Lsn(4));
-    std::fs::write(file(&dir), &*bytes.lock()).unwrap();
-    drop(log);
-    let opened = open(&dir);
-    assert_eq!((opened.replayed.len(), opened.damage), (4, None));
+    assert_eq!(written_back(&dir, log, &bytes), (4, None));
 }
 
 #[test]
 fn a_failed_append_that_cannot_be_undone_ends_the_log() {
     let dir = TempDir::new().unwrap();
     let mut log = open(&dir).log;
-    let bytes = Arc::new(Mutex::new(std::fs::read(file(&dir)).unwrap()));
-    let room = bytes.lock().len() + 10;
-    log.media = Box::new(SmallDisk { bytes, room, cuts: false });
+    on_small_disk(&dir, &mut log, 10, false);
     assert!(matches!(log.append(&named(1)), Err(LogError::NoSpace { .. })));
     assert!(matches!(log.append(&named(1)), Err(LogError::Broken)));
     assert!(matches!(log.append_epoch(Epoch(1)), Err(LogError::Broken)));
@@ -213,17 +232,12 @@ fn a_failed_append_is_undone_by_the_next_one_on_a_disk_that_is_well_again() {
     let dir = TempDir::new().unwrap();
     three(&dir);
     let mut log = open(&dir).log;
-    let bytes = Arc::new(Mutex::new(std::fs::read(file(&dir)).unwrap()));
-    let room = bytes.lock().len() + 10;
-    log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room, cuts: false });
+    let bytes = on_small_disk(&dir, &mut log, 10, false);
     assert!(log.append(&named(4)).is_err());
     assert!(matches!(log.append(&named(4)), Err(LogError::Broken)));
     log.media = Box::new(SmallDisk { bytes: Arc::clone(&bytes), room: 1 << 20, cuts: true });
     assert_eq!(log.append(&named(4)).unwrap(), Lsn(4));
-    std::fs::write(file(&dir), &*bytes.lock()).unwrap();
-    drop(log);
-    let opened = open(&dir);
-    assert_eq!((opened.replayed.len(), opened.damage), (4, None));
+    assert_eq!(written_back(&dir, log, &bytes), (4, None));
 }
 
 #[test]
