@@ -5,6 +5,8 @@ mod large;
 #[path = "settling/outside.rs"]
 mod outside;
 mod support;
+#[path = "settling/writers.rs"]
+mod writers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -197,6 +197,11 @@ impl Inode {
         }
     }
 
+    /// Open, or about to be: whoever makes a file writes to it before the handle counts.
+    fn is_used(&self) -> bool {
+        self.is_open() || self.has_writer()
+    }
+
     pub fn has_writer(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
     }
@@ -303,7 +308,7 @@ impl InodeTable {
         let before = map.inodes.len();
         let mut to_drop = before - KEEP / 2;
         map.inodes.retain(|_, inode| {
-            if to_drop == 0 || Arc::strong_count(inode) > 1 || inode.is_open() {
+            if to_drop == 0 || Arc::strong_count(inode) > 1 || inode.is_used() {
                 return true;
             }
             let mut live = inode.live();

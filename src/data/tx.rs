@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::garbage::{give_up_map, give_up_xattrs};
 use super::inode::LeaveGuard;
@@ -27,6 +28,8 @@ pub struct Tx<'v> {
     ahead: BTreeSet<Ino>,
     edits: Vec<(Ino, Edit)>,
     created: Vec<(Ino, ContentRec)>,
+    /// New files that are open for writing before anybody else sees them.
+    written: Vec<Ino>,
     contents: Vec<Replaced>,
     removed: Vec<Ino>,
     /// Inodes that nobody opens until this change is over.
@@ -65,6 +68,7 @@ impl<'v> Tx<'v> {
             ahead: BTreeSet::new(),
             edits: Vec::new(),
             created: Vec::new(),
+            written: Vec::new(),
             contents: Vec::new(),
             removed: Vec::new(),
             leaving: Vec::new(),
@@ -149,6 +153,11 @@ impl<'v> Tx<'v> {
         self.kv.superblock.inodes += 1;
         self.working.insert(ino, rec);
         self.created.push((ino, content));
+    }
+
+    /// This new file has a writer from its first moment: it is not settled before that one closes it.
+    pub fn open_for_writing(&mut self, ino: Ino) {
+        self.written.push(ino);
     }
 
     /// The same bytes lie elsewhere: another base.
@@ -284,6 +293,7 @@ impl<'v> Tx<'v> {
     pub async fn commit(self, unique: u64) -> Result<(), DataError> {
         let Tx { volume, kv, working, held, edits, created, contents, .. } = self;
         let (removed, touched, names, named) = (self.removed, self.touched, self.names, self.named);
+        let written = self.written;
         let _leaving = self.leaving;
         kv.commit(Logged::Op { unique }, || {
             volume.churn.note(&names);
@@ -292,7 +302,10 @@ impl<'v> Tx<'v> {
                 if let Some(rec) = working.get(&ino)
                     && !removed.contains(&ino)
                 {
-                    volume.inodes.created(volume.new_inode(ino, rec.clone(), content));
+                    let inode = volume.new_inode(ino, rec.clone(), content);
+                    let writers = written.iter().filter(|written| **written == ino).count();
+                    inode.writers.store(writers as u32, Ordering::SeqCst);
+                    volume.inodes.created(inode);
                 }
             }
             for replaced in &contents {

@@ -40,10 +40,18 @@ impl Fs {
         mode: u32,
         flags: i32,
     ) -> Result<(Attr, Opened), FsError> {
-        let new = NewInode { kind: FileKind::File, perm: mode & 0o7777, rdev: 0, target: None };
+        let writer = writes(flags);
+        let perm = mode & 0o7777;
+        let new = NewInode { kind: FileKind::File, perm, rdev: 0, target: None, writer };
+        let made = !self.answered(&caller);
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;
-        Ok((attr, self.opened(&caller, &inode, flags).await?))
+        let opened = self.opened(&caller, &inode, flags).await;
+        if made && writer {
+            // From here on its handle counts.
+            no_longer_written(&inode);
+        }
+        Ok((attr, opened?))
     }
 
     async fn opened(
@@ -52,7 +60,7 @@ impl Fs {
         inode: &Arc<Inode>,
         flags: i32,
     ) -> Result<Opened, FsError> {
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let writes = writes(flags);
         self.count_open(caller, inode).await?;
         let fh = self.new_handle();
         if writes {
@@ -165,10 +173,7 @@ impl Fs {
         if fh.0 & 1 == 1
             && let Some(inode) = self.volume.inodes.get(ino)
         {
-            // A handle of an earlier worker was not counted here as a writer.
-            let _ = inode
-                .writers
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            no_longer_written(&inode);
         }
         self.closed(caller, ino).await
     }
@@ -345,6 +350,16 @@ impl Fs {
         }
         Ok(done)
     }
+}
+
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// One writer less; a handle of an earlier worker was not counted as one here.
+fn no_longer_written(inode: &Inode) {
+    let less = |writers: u32| writers.checked_sub(1);
+    let _ = inode.writers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
 }
 
 /// Bytes that a file takes when `offset..end` is reserved, too. Where its holes are is not looked up: what

@@ -20,6 +20,8 @@ pub(super) struct NewInode {
     pub perm: u32,
     pub rdev: u32,
     pub target: Option<Bytes>,
+    /// Whether its maker opens it for writing.
+    pub writer: bool,
 }
 
 impl Fs {
@@ -55,7 +57,7 @@ impl Fs {
             FileKind::CharDevice | FileKind::BlockDevice => rdev,
             _ => 0,
         };
-        let new = NewInode { kind, perm: mode & 0o7777, rdev, target: None };
+        let new = NewInode { kind, perm: mode & 0o7777, rdev, target: None, writer: false };
         self.make(caller, parent, name, new).await
     }
 
@@ -66,7 +68,7 @@ impl Fs {
         name: FileName,
         mode: u32,
     ) -> Result<Attr, FsError> {
-        let new = NewInode { kind: FileKind::Dir, perm: mode & 0o7777, rdev: 0, target: None };
+        let new = NewInode { kind: FileKind::Dir, perm: mode & 0o7777, rdev: 0, target: None, writer: false };
         let attr = self.make(caller, parent, name, new).await?;
         self.outside.made(attr.ino);
         Ok(attr)
@@ -85,7 +87,7 @@ impl Fs {
         if target.len() > MAX_TARGET {
             return Err(FsError::NameTooLong);
         }
-        let new = NewInode { kind: FileKind::Symlink, perm: 0o777, rdev: 0, target: Some(target) };
+        let new = NewInode { kind: FileKind::Symlink, perm: 0o777, rdev: 0, target: Some(target), writer: false };
         self.make(caller, parent, name, new).await
     }
 
@@ -141,6 +143,9 @@ impl Fs {
         };
         let ino = tx.new_ino();
         tx.create(ino, rec.clone());
+        if new.writer {
+            tx.open_for_writing(ino);
+        }
         inherited.store(&mut tx, ino);
         tx.link(parent, &name, ino, new.kind);
         tx.edit(parent, move |dir| {

@@ -78,6 +78,11 @@ impl Item {
     }
 }
 
+/// Whether a file of so many bytes, with so many that are not holes, stays in motion.
+fn mostly_holes(size: u64, data: u64) -> bool {
+    size > SPARSE && data < size / 2
+}
+
 impl Settler {
     /// `looked`: what its object bears was looked at just now.
     pub(super) async fn plan(
@@ -123,14 +128,17 @@ impl Settler {
             return Some(WRITER_PAUSE);
         }
         let now = boottime();
-        let (changed_at, size) = {
+        let (changed_at, sent) = {
             let live = inode.live();
-            (live.changed_at, live.size)
+            let data = live.content.allocated().saturating_add(live.pending.data_bytes());
+            // What stays in motion is not sent, and says so at once.
+            let sent = if mostly_holes(live.size, data) { 0 } else { live.size };
+            (live.changed_at, sent)
         };
         let mut ready = changed_at + self.volume.options.settle_after;
         if let Some(pace) = self.pace.lock().get(inode.ino) {
             let rest = (pace.took * TIMES_TOOK)
-                .max(Duration::from_secs(size / PACE_RATE))
+                .max(Duration::from_secs(sent / PACE_RATE))
                 .max(self.volume.options.settle_after)
                 .min(LONGEST_PACE);
             ready = ready.max(pace.at + rest);
@@ -186,8 +194,7 @@ impl Settler {
         if wanted.is_empty() {
             return Ok(Plan::Done);
         }
-        if kind == FileKind::File && content.size > SPARSE && content.allocated() < content.size / 2
-        {
+        if kind == FileKind::File && mostly_holes(content.size, content.allocated()) {
             let why = format!("{}: more than half of it is holes", wanted[0].0);
             return Ok(self.stays_in_motion(ino, why));
         }
