@@ -606,7 +606,7 @@ impl Inner {
         to: &Bound<Vec<u8>>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
-        if self.kept.lock().newer_rows(from, to, limit).is_empty() {
+        if !self.kept.lock().has_newer(from, to) {
             return handle::scan(&handle.db, from, to, limit).await;
         }
         let (stored, rows) = self.one_moment(handle, from, to, limit).await?;

@@ -47,16 +47,20 @@ impl Ahead {
         self.rows.is_empty()
     }
 
+    /// Whether there is anything in a range.
+    pub fn touches(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+        !is_empty_range(from, to) && self.rows.range::<[u8], _>(slices(from, to)).next().is_some()
+    }
+
     /// The rows of a range, as many as a page of `limit` pairs can show.
     pub fn range(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>, limit: usize) -> Rows {
         // Such ranges make a map panic.
         if is_empty_range(from, to) {
             return Rows::new();
         }
-        let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
         let mut rows = Rows::new();
         let mut live = 0;
-        for (key, (_, value)) in self.rows.range::<[u8], _>(range) {
+        for (key, (_, value)) in self.rows.range::<[u8], _>(slices(from, to)) {
             if live == limit {
                 break;
             }
@@ -65,6 +69,13 @@ impl Ahead {
         }
         rows
     }
+}
+
+fn slices<'b>(
+    from: &'b Bound<Vec<u8>>,
+    to: &'b Bound<Vec<u8>>,
+) -> (Bound<&'b [u8]>, Bound<&'b [u8]>) {
+    (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
 /// The first `limit` pairs of `stored` with `rows` over it. `stored` has at least `limit + rows.len()` pairs,

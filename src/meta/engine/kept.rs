@@ -85,6 +85,11 @@ impl Kept {
         self.ahead.get(key).cloned()
     }
 
+    /// Whether there is anything in a range that the handle does not have yet.
+    pub(super) fn has_newer(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+        self.ahead.touches(from, to)
+    }
+
     /// The rows of a range that the handle does not have yet, as many as a page of `limit` pairs can show.
     pub(super) fn newer_rows(
         &self,
