@@ -3,6 +3,8 @@
 //! Owns the database under one path of the bucket, as its only writer. Invariants:
 //! * Batches become durable in the order of their [`Lsn`]s, each whole or not at all. Every batch
 //!   carries [`Applied`], so the bucket itself says what it holds.
+//! * Readers see a batch as soon as it is accepted. The handle gets it a moment later, in one write with
+//!   others ([`feeder`]); until then its rows lie over the handle's ([`ahead`]).
 //! * One epoch, one writer. The epoch is claimed by an open that expects the one before it; exactly
 //!   one challenger wins. An engine only ever adopts an epoch that it claimed itself.
 //! * A SlateDB handle that fails is replaced, not mourned: it says "fenced" or "closed" for causes
@@ -13,9 +15,11 @@
 //! Calls wait while the bucket is away; callers bring deadlines. Every future here may be dropped
 //! at any await. What survives a crash is what a flush covered, and the local log's batches.
 
+mod ahead;
 mod batch;
 mod costs;
 mod error;
+mod feeder;
 mod filter;
 mod handle;
 mod home;
@@ -35,6 +39,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use slatedb::DbSnapshot;
 use slatedb::config::{CloseOptions, FlushType};
 use slatedb::object_store::ObjectStore;
 use tokio::sync::{Notify, watch};
@@ -64,6 +69,9 @@ const MAX_KEPT_BYTES: usize = 32 << 20;
 
 /// And so much before those wait who hand over batch after batch.
 const BULK_KEPT_BYTES: usize = 8 << 20;
+
+/// How often a scan looks for a moment in which nothing is handed over before it keeps others from that.
+const SNAPSHOT_ATTEMPTS: u32 = 3;
 
 /// How often one lookup may meet a failing handle before the data itself is to blame.
 const MAX_READ_ATTEMPTS: u32 = 5;
@@ -202,6 +210,8 @@ pub(super) struct Inner {
     pub(super) order: tokio::sync::Mutex<()>,
     pub(super) rounds: Rounds,
     pub(super) meter: Meter,
+    /// Batches wait for the handle.
+    pub(super) accepted: Notify,
     /// Asks for maintenance that nobody waits for.
     pub(super) maintain_soon: Notify,
     pub(super) stop: CancellationToken,
@@ -253,11 +263,13 @@ impl Engine {
             bucket_clock: config.bucket_clock,
             order: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
+            accepted: Notify::new(),
             maintain_soon: Notify::new(),
             stop: CancellationToken::new(),
         });
         let tasks = vec![
             tokio::spawn(handle::replace_broken(Arc::clone(&inner))),
+            tokio::spawn(feeder::run(Arc::clone(&inner))),
             tokio::spawn(flusher::run(Arc::clone(&inner))),
             tokio::spawn(maintenance::run(Arc::clone(&inner))),
         ];
@@ -327,6 +339,10 @@ impl Engine {
         }
         self.meter.got();
         let mut attempts = 0;
+        self.inner.alive()?;
+        if let Some(value) = self.inner.kept.lock().newer(key) {
+            return Ok(value);
+        }
         guarded(async {
             loop {
                 let handle = self.inner.handle().await?;
@@ -354,7 +370,7 @@ impl Engine {
         guarded(async {
             loop {
                 let handle = self.inner.handle().await?;
-                match handle::scan(&handle.db, &from, &to, limit).await {
+                match self.inner.scan(&handle, &from, &to, limit).await {
                     Ok(pairs) => {
                         self.meter.scanned(&from, &to, &pairs, pairs.len() >= limit);
                         return Ok(pairs);
@@ -366,21 +382,33 @@ impl Engine {
         .await
     }
 
-    /// Hands a batch over. The caller calls in the order of `lsn`, one at a time. Once this has
-    /// been polled the batch will be handed over even if the future is dropped. Returns when reads
-    /// see it; durable it is only after [`Engine::flush`]. Waits while too much is not durable.
+    /// Takes a batch. The caller calls in the order of `lsn`, one at a time. Once this has been polled the
+    /// batch is taken even if the future is dropped. Returns when the handle has it, too; durable it is only
+    /// after [`Engine::flush`]. Waits while too much is not durable.
     pub async fn write(&self, lsn: Lsn, batch: impl Into<Arc<Batch>>) -> Result<(), EngineError> {
-        self.keep(lsn, batch.into())?;
+        self.accept(lsn, batch.into())?;
         self.inner.hand_over().await?;
         self.room().await
     }
 
-    /// As [`Engine::write`], but waits for nothing that the bucket has to do: while the handle is
-    /// being replaced the batch is only kept, and reads wait until the next handle has it. Whoever
-    /// goes on and on asks for [`Engine::room`] before.
-    pub async fn accept(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
-        self.keep(lsn, batch)?;
-        self.inner.hand_over_if_open().await
+    /// As [`Engine::write`], but waits for nothing: reads see the batch at once, and the handle gets it when
+    /// it can take it. Whoever goes on and on asks for [`Engine::room`] before.
+    pub fn accept(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
+        if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
+            return Err(EngineError::BadKey);
+        }
+        self.inner.alive()?;
+        self.meter.changed(&batch);
+        let first = {
+            let mut kept = self.inner.kept.lock();
+            let first = kept.all_fed();
+            kept.push(lsn, batch)?;
+            first
+        };
+        if first {
+            self.inner.accepted.notify_one();
+        }
+        Ok(())
     }
 
     /// Returns when not too much is waiting to become durable.
@@ -400,15 +428,6 @@ impl Engine {
             let _receipt = self.inner.join_flush().await?;
         }
         Ok(())
-    }
-
-    fn keep(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
-        if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
-            return Err(EngineError::BadKey);
-        }
-        self.inner.alive()?;
-        self.meter.changed(&batch);
-        self.inner.kept.lock().push(lsn, batch)
     }
 
     /// Makes everything durable that was handed over before this call. All callers that arrive
@@ -579,30 +598,51 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::hand_over`], but leaves it to whoever is replacing the handle: the next one is
-    /// shown only when it has all that is kept.
-    async fn hand_over_if_open(&self) -> Result<(), EngineError> {
-        loop {
-            let order = self.order.lock().await;
-            let slot = self.slot.borrow().clone();
-            let Slot::Open(handle) = slot else { return self.alive() };
-            match self.hand_all_to(&handle).await {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    drop(order);
-                    self.report_broken(&handle, &error);
-                }
+    /// The first `limit` pairs of a range: the handle's, under what it does not have yet. All of one moment.
+    async fn scan(
+        &self,
+        handle: &Handle,
+        from: &Bound<Vec<u8>>,
+        to: &Bound<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
+        if !self.kept.lock().has_newer(from, to) {
+            return handle::scan(&handle.db, from, to, limit).await;
+        }
+        let (stored, rows) = self.one_moment(handle, from, to, limit).await?;
+        let more = limit.saturating_add(rows.len());
+        let stored = handle::scan(stored.as_ref(), from, to, more).await?;
+        Ok(ahead::merged(stored, rows, limit))
+    }
+
+    /// What the handle has, and the rows of a range that lie over it.
+    async fn one_moment(
+        &self,
+        handle: &Handle,
+        from: &Bound<Vec<u8>>,
+        to: &Bound<Vec<u8>>,
+        limit: usize,
+    ) -> Result<(Arc<DbSnapshot>, ahead::Rows), slatedb::Error> {
+        for _ in 0..SNAPSHOT_ATTEMPTS {
+            let before = self.kept.lock().fed();
+            let snapshot = handle.db.snapshot()?;
+            let kept = self.kept.lock();
+            if kept.fed() == before {
+                return Ok((snapshot, kept.newer_rows(from, to, limit)));
             }
         }
+        let _order = self.order.lock().await;
+        let snapshot = handle.db.snapshot()?;
+        Ok((snapshot, self.kept.lock().newer_rows(from, to, limit)))
     }
 
     /// Caller holds `order`.
     async fn hand_all_to(&self, handle: &Handle) -> Result<(), slatedb::Error> {
         loop {
-            let Some((lsn, batch)) = self.kept.lock().next() else { return Ok(()) };
+            let Some((lsn, batches)) = self.kept.lock().next_group() else { return Ok(()) };
             let tick = self.backend.clock.tick();
             let applied = Applied { epoch: handle.epoch, lsn, tick };
-            handle.db.write(handle::write_batch(&batch, &applied)).await?;
+            handle.db.write(handle::write_batch(&batches, &applied)).await?;
             self.kept.lock().mark_handed(lsn);
         }
     }

@@ -13,8 +13,8 @@ const LARGEST: usize = 4096;
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<Vec<u8>, Option<Bytes>> for ByBytes {
-    fn weight(&self, key: &Vec<u8>, value: &Option<Bytes>) -> u64 {
+impl Weighter<Bytes, Option<Bytes>> for ByBytes {
+    fn weight(&self, key: &Bytes, value: &Option<Bytes>) -> u64 {
         (key.len() + value.as_ref().map_or(0, Bytes::len) + 64) as u64
     }
 }
@@ -23,7 +23,7 @@ impl Weighter<Vec<u8>, Option<Bytes>> for ByBytes {
 /// in what it read if nothing was written since it began.
 #[derive(Debug)]
 pub struct KvCache {
-    cache: Cache<Vec<u8>, Option<Bytes>, ByBytes>,
+    cache: Cache<Bytes, Option<Bytes>, ByBytes>,
     written: AtomicU64,
     fill: RwLock<()>,
 }
@@ -54,12 +54,12 @@ impl KvCache {
         }
         let _guard = self.fill.read();
         if self.written.load(Ordering::SeqCst) == ticket {
-            self.cache.insert(key.to_vec(), value.clone());
+            self.cache.insert(Bytes::copy_from_slice(key), value.clone());
         }
     }
 
     /// Takes what a batch wrote, after the engine has it.
-    pub fn wrote<'b>(&self, writes: impl Iterator<Item = (&'b [u8], Option<&'b [u8]>)>) {
+    pub fn wrote<'b>(&self, writes: impl Iterator<Item = (&'b Bytes, &'b Option<Bytes>)>) {
         let _guard = self.fill.write();
         self.written.fetch_add(1, Ordering::SeqCst);
         for (key, value) in writes {
@@ -67,8 +67,7 @@ impl KvCache {
                 Some(v) if v.len() > LARGEST => {
                     self.cache.remove(key);
                 }
-                Some(v) => self.cache.insert(key.to_vec(), Some(Bytes::copy_from_slice(v))),
-                None => self.cache.insert(key.to_vec(), None),
+                value => self.cache.insert(key.clone(), value.clone()),
             }
         }
     }

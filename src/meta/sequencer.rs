@@ -1,8 +1,8 @@
 //! One order for all changes.
 //!
-//! Under the sequencer's lock, in this order: the batch is appended to the local log, handed to the
+//! Under the sequencer's lock, in this order: the batch is appended to the local log, accepted by the
 //! engine, and shown to readers. Log order is engine order, so a crash of the process replays exactly
-//! the history that was acknowledged. A batch is handed over only when it may become durable at
+//! the history that was acknowledged. A batch is accepted only when it may become durable at
 //! that instant, because any flush makes it so.
 //!
 //! Lock order: sequencer, then an inode's live state, then the journal. Nothing but the sequencer is
@@ -464,7 +464,10 @@ impl Txn<'_> {
                 Some(&keys::TIDY) => &mut tidy,
                 _ => continue,
             };
-            let was = self.meta.get_raw(key).await?.is_some();
+            // A number that this change gives out has no row yet.
+            let new = key.first() == Some(&keys::WORK)
+                && keys::parse_ino(key).is_some_and(|ino| ino.0 >= self.guard.next_ino);
+            let was = !new && self.meta.get_raw(key).await?.is_some();
             *counter += i64::from(value.is_some()) - i64::from(was);
         }
         self.superblock.work = self.superblock.work.saturating_add_signed(work);
@@ -474,10 +477,8 @@ impl Txn<'_> {
 
     /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
     /// in order. An error before the log took it changes nothing. An error of the engine after that
-    /// leaves the change in the log: the volume is then fenced or closed, and serves nothing.
-    ///
-    /// May be dropped at any time: what the log took is shown to readers all the same, because the
-    /// engine has it from the first poll on and hands it over.
+    /// leaves the change in the log: the volume is then fenced or closed, and serves nothing. Nothing is
+    /// waited for once the log has it.
     pub async fn commit(mut self, logged: Logged, applied: impl FnOnce()) -> Result<(), MetaError> {
         self.count_queues().await?;
         if self.superblock != *self.guard {
@@ -490,10 +491,10 @@ impl Txn<'_> {
         }
         self.meta.accepting()?;
         let mut batch = Batch::default();
-        for (key, value) in &self.writes {
+        for (key, value) in std::mem::take(&mut self.writes) {
             match value {
-                Some(value) => batch.put(key.clone(), value.clone()),
-                None => batch.delete(key.clone()),
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
             }
         }
         let batch = Arc::new(batch);
@@ -509,52 +510,35 @@ impl Txn<'_> {
             crate::fault::die_if_asked(crate::fault::DIE_LOGGED);
         }
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
-        let meta = self.meta;
-        let mut logged = InLog { txn: self, applied: Some(applied) };
         at(points::BATCH_BEFORE);
-        let accepted = meta.engine.accept(lsn, batch).await;
+        self.meta.engine.accept(lsn, Arc::clone(&batch))?;
         at(points::BATCH_AFTER);
-        match accepted {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                logged.applied = None;
-                Err(error.into())
+        self.show(&batch);
+        applied();
+        Ok(())
+    }
+
+    fn show(&mut self, batch: &Batch) {
+        *self.guard = self.superblock.clone();
+        *self.meta.counters.lock() = self.superblock.clone();
+        // Nobody looks extents up one by one, and a batch may hold thousands.
+        let single = batch.changes().filter(|(key, _)| key.first() != Some(&keys::EXTENT));
+        self.meta.cache.wrote(single);
+        let mut garbage = false;
+        for (key, value) in batch.changes() {
+            if value.is_some() {
+                self.meta.floors.put(key);
+                garbage |= matches!(key.first(), Some(&keys::DEAD | &keys::GARBAGE));
             }
+        }
+        if garbage {
+            self.meta.garbage.notify_one();
         }
     }
 }
 
 async fn in_time<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, MetaError> {
     tokio::time::timeout(patience, work).await.map_err(|_| MetaError::Late(patience))
-}
-
-/// A change that the log took; dropping it shows it to readers.
-struct InLog<'m, A: FnOnce()> {
-    txn: Txn<'m>,
-    applied: Option<A>,
-}
-
-impl<A: FnOnce()> Drop for InLog<'_, A> {
-    fn drop(&mut self) {
-        let Some(applied) = self.applied.take() else { return };
-        let txn = &mut self.txn;
-        *txn.guard = txn.superblock.clone();
-        *txn.meta.counters.lock() = txn.superblock.clone();
-        // Nobody looks extents up one by one, and a batch may hold thousands.
-        let single = txn.writes.iter().filter(|(key, _)| key.first() != Some(&keys::EXTENT));
-        txn.meta.cache.wrote(single.map(|(k, v)| (k.as_slice(), v.as_deref())));
-        let mut garbage = false;
-        for (key, value) in &txn.writes {
-            if value.is_some() {
-                txn.meta.floors.put(key);
-                garbage |= matches!(key.first(), Some(&keys::DEAD | &keys::GARBAGE));
-            }
-        }
-        if garbage {
-            txn.meta.garbage.notify_one();
-        }
-        applied();
-    }
 }
 
 #[cfg(test)]

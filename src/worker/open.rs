@@ -356,7 +356,8 @@ async fn replay(
         fold.apply(lsn, &record);
         match record {
             Record::Op { batch, .. } | Record::Commit { batch, .. } if lsn > durable => {
-                engine.write(lsn, batch).await?;
+                engine.accept(lsn, batch)?;
+                engine.room().await?;
                 // A long log is not held in memory twice.
                 fold.durable(engine.durable_lsn());
                 handed += 1;

@@ -102,11 +102,12 @@ pub(super) async fn writer_epoch(
     Ok(manifest.map(|m| Epoch(after.0 + m.writer_epoch())))
 }
 
-pub(super) fn write_batch(batch: &Batch, applied: &Applied) -> WriteBatch {
+/// Several batches as one write of the database; of two changes of a key the later one counts.
+pub(super) fn write_batch(batches: &[Arc<Batch>], applied: &Applied) -> WriteBatch {
     let mut out = WriteBatch::new();
-    for (key, value) in batch.iter() {
+    for (key, value) in batches.iter().flat_map(|batch| batch.changes()) {
         match value {
-            Some(value) => out.put(key, value),
+            Some(value) => out.put_bytes(key.clone(), value.clone()),
             None => out.delete(key),
         }
     }

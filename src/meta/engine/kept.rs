@@ -1,20 +1,30 @@
-//! Batches that were handed over and may not be durable yet.
+//! Batches that were accepted and may not be durable yet.
 //!
-//! They stay in memory until a flush covers them, so that a handle of the engine that dies can be
+//! They stay in memory until a flush covers them: the handle gets them in groups, and one that dies can be
 //! replaced without its callers noticing. Handing one over twice in a row is harmless: nothing
 //! else lies between the two.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::ahead::{Ahead, Rows};
 use super::{Batch, EngineError};
 use crate::types::Lsn;
+
+/// One group for the handle is not much larger than this, bytes.
+const GROUP: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(in crate::meta) struct Kept {
     batches: VecDeque<(Lsn, Arc<Batch>)>,
     /// How many of them, from the front, the current handle has.
     handed: usize,
+    /// The last batch of which nothing is in `ahead` any more.
+    fed: Lsn,
+    ahead: Ahead,
     bytes: usize,
     last: Option<Lsn>,
 }
@@ -29,20 +39,65 @@ impl Kept {
         }
         self.last = Some(lsn);
         self.bytes += batch.len_bytes();
+        self.ahead.put(lsn, &batch);
         self.batches.push_back((lsn, batch));
         Ok(())
     }
 
-    /// The first batch that the current handle does not have.
-    pub(super) fn next(&self) -> Option<(Lsn, Arc<Batch>)> {
-        self.batches.get(self.handed).map(|(lsn, batch)| (*lsn, Arc::clone(batch)))
+    /// The first batches that the current handle does not have, and the number of the last one of them.
+    pub(super) fn next_group(&self) -> Option<(Lsn, Vec<Arc<Batch>>)> {
+        let mut group = Vec::new();
+        let (mut last, mut bytes) = (None, 0);
+        for (lsn, batch) in self.batches.range(self.handed..) {
+            bytes += batch.len_bytes();
+            if bytes > GROUP && last.is_some() {
+                break;
+            }
+            last = Some(*lsn);
+            group.push(Arc::clone(batch));
+        }
+        last.map(|last| (last, group))
     }
 
     /// The current handle has everything up to `lsn`.
     pub(super) fn mark_handed(&mut self, lsn: Lsn) {
-        while self.batches.get(self.handed).is_some_and(|(l, _)| *l <= lsn) {
+        while let Some((number, batch)) = self.batches.get(self.handed)
+            && *number <= lsn
+        {
+            self.ahead.drop_batch(*number, batch);
             self.handed += 1;
         }
+        self.fed = self.fed.max(lsn);
+    }
+
+    /// Grows with what readers find in a handle only.
+    pub(super) fn fed(&self) -> Lsn {
+        self.fed
+    }
+
+    /// Whether the handle has everything.
+    pub(super) fn all_fed(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// What a key is, if the handle does not have that yet.
+    pub(super) fn newer(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.ahead.get(key).cloned()
+    }
+
+    /// Whether there is anything in a range that the handle does not have yet.
+    pub(super) fn has_newer(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+        self.ahead.touches(from, to)
+    }
+
+    /// The rows of a range that the handle does not have yet, as many as a page of `limit` pairs can show.
+    pub(super) fn newer_rows(
+        &self,
+        from: &Bound<Vec<u8>>,
+        to: &Bound<Vec<u8>>,
+        limit: usize,
+    ) -> Rows {
+        self.ahead.range(from, to, limit)
     }
 
     /// A new handle has none of them.
@@ -58,11 +113,15 @@ impl Kept {
     /// Forgets everything up to `lsn`: it is durable.
     pub(in crate::meta) fn drop_durable(&mut self, lsn: Lsn) {
         while self.batches.front().is_some_and(|(l, _)| *l <= lsn) {
-            if let Some((_, batch)) = self.batches.pop_front() {
+            if let Some((number, batch)) = self.batches.pop_front() {
                 self.bytes -= batch.len_bytes();
+                if self.handed == 0 {
+                    self.ahead.drop_batch(number, &batch);
+                }
             }
             self.handed = self.handed.saturating_sub(1);
         }
+        self.fed = self.fed.max(lsn);
     }
 
     pub(in crate::meta) fn is_empty(&self) -> bool {
