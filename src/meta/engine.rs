@@ -402,6 +402,11 @@ impl Engine {
         Ok(())
     }
 
+    /// The error that will meet every call from now on, if there is one.
+    pub fn alive(&self) -> Result<(), EngineError> {
+        self.inner.alive()
+    }
+
     fn keep(&self, lsn: Lsn, batch: Arc<Batch>) -> Result<(), EngineError> {
         if batch.iter().any(|(key, _)| key.is_empty() || key == RESERVED_KEY) {
             return Err(EngineError::BadKey);

@@ -473,8 +473,8 @@ impl Txn<'_> {
     }
 
     /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
-    /// in order. An error before the log took it changes nothing. An error of the engine after that
-    /// leaves the change in the log: the volume is then fenced or closed, and serves nothing.
+    /// in order. An error changes nothing, and what the log took is no error: a host that loses the volume in
+    /// that moment has one more change that was answered and not synced.
     ///
     /// May be dropped at any time: what the log took is shown to readers all the same, because the
     /// engine has it from the first poll on and hands it over.
@@ -489,6 +489,7 @@ impl Txn<'_> {
             return Ok(());
         }
         self.meta.accepting()?;
+        self.meta.engine.alive()?;
         let mut batch = Batch::default();
         for (key, value) in &self.writes {
             match value {
@@ -516,6 +517,8 @@ impl Txn<'_> {
         at(points::BATCH_AFTER);
         match accepted {
             Ok(()) => Ok(()),
+            // The log goes on with it when the other host made nothing durable.
+            Err(error) if error.is_final() => Ok(()),
             Err(error) => {
                 logged.applied = None;
                 Err(error.into())
