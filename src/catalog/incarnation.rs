@@ -192,7 +192,8 @@ pub(super) async fn prepare(
             draft.undo().await;
             return Err(error);
         }
-        draft.unsure = false;
+        // A probe may go on without an answer, and what it sent may arrive when all is taken away again.
+        draft.unsure = draft.findings.iter().any(Option::is_some);
     }
     Ok(Prepared::Free(Box::new(draft)))
 }

@@ -430,6 +430,11 @@ impl Engine {
         Ok(())
     }
 
+    /// The error that will meet every call from now on, if there is one.
+    pub fn alive(&self) -> Result<(), EngineError> {
+        self.inner.alive()
+    }
+
     /// Makes everything durable that was handed over before this call. All callers that arrive
     /// while a flush is in flight share the next one. When the deadline passes the flush goes on.
     pub async fn flush(&self, deadline: Deadline) -> Result<Receipt, EngineError> {

@@ -476,9 +476,9 @@ impl Txn<'_> {
     }
 
     /// Logs the change, hands it to the engine and shows it to readers; then `applied` runs, still
-    /// in order. An error before the log took it changes nothing. An error of the engine after that
-    /// leaves the change in the log: the volume is then fenced or closed, and serves nothing. Nothing is
-    /// waited for once the log has it.
+    /// in order. An error changes nothing, and what the log took is no error: a host that loses the volume in
+    /// that moment has one more change that was answered and not synced. Nothing is waited for once the log
+    /// has it.
     pub async fn commit(mut self, logged: Logged, applied: impl FnOnce()) -> Result<(), MetaError> {
         self.count_queues().await?;
         if self.superblock != *self.guard {
@@ -490,6 +490,7 @@ impl Txn<'_> {
             return Ok(());
         }
         self.meta.accepting()?;
+        self.meta.engine.alive()?;
         let mut batch = Batch::default();
         for (key, value) in std::mem::take(&mut self.writes) {
             match value {
@@ -511,7 +512,11 @@ impl Txn<'_> {
         }
         self.meta.handed.store(lsn.0, Ordering::SeqCst);
         at(points::BATCH_BEFORE);
-        self.meta.engine.accept(lsn, Arc::clone(&batch))?;
+        match self.meta.engine.accept(lsn, Arc::clone(&batch)) {
+            // The log goes on with it when the other host made nothing durable.
+            Err(error) if !error.is_final() => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
         at(points::BATCH_AFTER);
         self.show(&batch);
         applied();

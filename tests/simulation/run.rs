@@ -12,6 +12,7 @@ use s3vol::fault::Mutant;
 
 use crate::schedule::{Kind, Plan, run};
 use crate::sim::Sim;
+use crate::voice::{Voice, said};
 
 /// A schedule that works for longer is in a loop without an end, seconds.
 const LONGEST: libc::rlim_t = 120;
@@ -44,14 +45,14 @@ pub struct Running {
 /// What makes things happen below a folder.
 pub type Directs = Box<dyn FnOnce(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send>;
 
-/// Begins one. `aloud`: it says on standard error what happens.
-pub fn begin(plan: &Plan, mutant: Option<Mutant>, aloud: bool) -> Running {
+/// Begins one.
+pub fn begin(plan: &Plan, mutant: Option<Mutant>, voice: Voice) -> Running {
     let (seed, plan) = (plan.seed, plan.clone());
-    begin_with(seed, mutant, aloud, Box::new(move |dir| Box::pin(run(plan, dir))))
+    begin_with(seed, mutant, voice, Box::new(move |dir| Box::pin(run(plan, dir))))
 }
 
 /// Begins one that is no seed's.
-pub fn begin_with(seed: u64, mutant: Option<Mutant>, aloud: bool, directs: Directs) -> Running {
+pub fn begin_with(seed: u64, mutant: Option<Mutant>, voice: Voice, directs: Directs) -> Running {
     let shm = PathBuf::from("/dev/shm");
     let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("s3vol-sim-").tempdir_in(base).expect("a folder");
@@ -68,7 +69,7 @@ pub fn begin_with(seed: u64, mutant: Option<Mutant>, aloud: bool, directs: Direc
         unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) };
         let below = dir.clone();
         let thread = std::thread::Builder::new().stack_size(64 << 20);
-        let outcome = thread.spawn(move || simulate(seed, mutant, aloud, directs, below));
+        let outcome = thread.spawn(move || simulate(seed, mutant, voice, directs, below));
         let outcome = outcome.expect("a thread").join();
         let bytes = match outcome {
             Ok(outcome) => outcome.to_text().into_bytes(),
@@ -166,7 +167,7 @@ impl Outcome {
 fn simulate(
     seed: u64,
     mutant: Option<Mutant>,
-    aloud: bool,
+    voice: Voice,
     directs: Directs,
     dir: PathBuf,
 ) -> Outcome {
@@ -175,19 +176,19 @@ fn simulate(
     if let Some(mutant) = mutant {
         mutant.release();
     }
-    let sim = Sim::begin(seed, dir.clone(), aloud);
+    voice.begin();
+    let sim = Sim::begin(seed, dir.clone(), voice != Voice::Silent);
     s3vol::fault::watch(crate::sim::passes);
-    if aloud && let Ok(filter) = std::env::var("RUST_LOG") {
-        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
-        log.with_writer(std::io::stderr).with_ansi(false).init();
-    }
     std::panic::set_hook(Box::new(|info| {
         let what = info.payload_as_str().unwrap_or("something");
         let at = info.location().map(ToString::to_string).unwrap_or_default();
         crate::sim::sim().fail(format!("a panic at {at}: {what}"));
     }));
     let done = sim.run(directs(dir)).and_then(|done| done);
-    let trouble = sim.trouble.borrow().clone().or(done.err());
+    let mut trouble = sim.trouble.borrow().clone().or(done.err());
+    if voice == Voice::Unheard && said() == 0 {
+        trouble.get_or_insert("the code said nothing".to_owned());
+    }
     let story = sim.story.borrow();
     Outcome {
         digest: story.digest,
@@ -242,7 +243,7 @@ pub fn shrink(plan: &Plan, mutant: Option<Mutant>, attempts: u32) -> Plan {
             return false;
         }
         left -= 1;
-        begin(plan, mutant, false).end().trouble.is_some()
+        begin(plan, mutant, Voice::Silent).end().trouble.is_some()
     };
     loop {
         let mut smaller = Vec::new();

@@ -6,6 +6,7 @@ use s3vol::fault::Mutant;
 
 use crate::run::{Outcome, VARIABLE, begin, describe, shrink};
 use crate::schedule::Plan;
+use crate::voice::Voice;
 
 /// Runs them until they end or `each` says that it is enough.
 pub fn many(
@@ -17,7 +18,7 @@ pub fn many(
     let mut running = VecDeque::new();
     let mut enough = false;
     for plan in plans {
-        let schedule = begin(&plan, mutant, false);
+        let schedule = begin(&plan, mutant, Voice::Silent);
         running.push_back((plan, schedule));
         if running.len() > width
             && let Some((plan, schedule)) = running.pop_front()
@@ -38,7 +39,7 @@ pub fn many(
 pub fn report(plan: &Plan, outcome: &Outcome) -> String {
     const LINES: usize = 60;
     let small = shrink(plan, None, 60);
-    let again = begin(&small, None, false).end();
+    let again = begin(&small, None, Voice::Silent).end();
     let (small, outcome) = match again.trouble {
         Some(_) => (&small, &again),
         None => (plan, outcome),

@@ -8,6 +8,7 @@ use s3vol::fault::{Mutant, points};
 use crate::run::begin;
 use crate::schedule::Plan;
 use crate::series::{many, report};
+use crate::voice::Voice;
 
 /// How long schedules are run, in seconds; else two minutes.
 const SECONDS: &str = "S3VOL_SIMULATION_SECONDS";
@@ -70,7 +71,7 @@ fn soak_every_mutant_is_found() {
         let mut found = None;
         many((1..=ENOUGH).map(Plan::of), Some(*mutant), |plan, outcome| {
             // A seed that fails by itself shows nothing.
-            let shows = |_: &String| begin(plan, None, false).end().trouble.is_none();
+            let shows = |_: &String| begin(plan, None, Voice::Silent).end().trouble.is_none();
             found = outcome.trouble.filter(shows).map(|why| (plan.seed, why));
             found.is_none()
         });

@@ -125,6 +125,22 @@ async fn a_change_does_not_wait_for_a_handle_that_is_being_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_fails_because_another_host_has_the_volume_is_not_in_the_log() {
+    let world = World::new().await;
+    world.put("before", b"1".to_vec()).await.unwrap();
+    let other = open(&world.store).await;
+    let flushed = world.meta.flush(SOON).await;
+    assert!(matches!(flushed, Err(MetaError::Engine(EngineError::Fenced { .. }))), "{flushed:?}");
+    let logged = world.meta.journal.lock().next_lsn();
+    let refused = world.put("after", b"2".to_vec()).await;
+    assert!(matches!(refused, Err(MetaError::Engine(EngineError::Fenced { .. }))), "{refused:?}");
+    let journal = world.meta.journal.lock();
+    assert_eq!(journal.next_lsn(), logged, "whoever goes on with this log would find it there");
+    assert_eq!(journal.undurable().len(), 1);
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_in_memory_once_and_only_until_it_is_durable() {
     let world = World::new().await;
     world.put("a", vec![1; 1000]).await.unwrap();

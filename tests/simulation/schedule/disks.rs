@@ -1,7 +1,7 @@
 //! What the local disks do: others fill them and make room again, calls fail for a while, and bytes are others after a
-//! process has ended; and how large files are.
+//! process has ended.
 
-use super::{Director, Kind, set};
+use super::{Director, Kind};
 use crate::random::Random;
 use crate::rot;
 use crate::seam::SECOND;
@@ -41,9 +41,7 @@ impl Director {
             sim().at(random.between(20 * SECOND, 60 * SECOND), move || breaks(host, 0));
         }
     }
-}
 
-impl Director {
     /// What changed on a host's disk while no process ran there.
     pub(super) fn rot(&mut self, host: usize, round: u64) {
         let random = Random::new(self.plan.seed, 60_000 + round);
@@ -60,22 +58,6 @@ impl Director {
             // What comes behind it is lost, as if the host were.
             self.rotten = Some(host);
             self.owner = self.owner.filter(|owner| *owner != host);
-        }
-    }
-
-    /// How large files are, and what a commit takes at a time.
-    pub(super) fn choose_sizes(&self) {
-        let random = Random::new(self.plan.seed, 9);
-        if self.plan.has(Kind::Steps) && random.chance(200) {
-            let size = random.between(500, 60_000);
-            tell!("commits go in steps of {size} bytes");
-            set(s3vol::fault::STEP, size);
-        }
-        // In parts of some hundred bytes they would be many.
-        let parts = s3vol::fault::number(s3vol::fault::PART, 0) > 0;
-        if self.plan.has(Kind::Large) && random.chance(40) && !parts {
-            tell!("there are large files");
-            sim().large.set(2);
         }
     }
 }
