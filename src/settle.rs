@@ -30,6 +30,7 @@ mod reasons;
 mod reconcile;
 mod round;
 mod schedule;
+mod seen;
 mod settler;
 mod tags;
 mod tidy;

@@ -5,6 +5,8 @@ mod large;
 #[path = "settling/outside.rs"]
 mod outside;
 mod support;
+#[path = "settling/removed.rs"]
+mod removed;
 #[path = "settling/writers.rs"]
 mod writers;
 

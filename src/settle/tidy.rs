@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt};
 use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, SEND_TIMEOUT};
+use super::seen::Seen;
 use super::settler::{LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
 use crate::data::DataError;
@@ -139,10 +140,14 @@ impl Settler {
             self.resolve(unsent.collect()).await?;
             return durable.map(|_| waiting);
         }
+        let seen = match self.compares_itself() {
+            true => Seen::look(&*self.volume.store, deletes.iter().map(|(_, i)| &i.key)).await,
+            false => Seen::default(),
+        };
         let intents = deletes.iter().cloned().collect();
-        let leaving = &Leaving::default();
+        let (leaving, seen) = (&Leaving::default(), &seen);
         let sends = stream::iter(deletes).map(|(put_id, intent)| async move {
-            let outcome = self.send_delete((put_id, &intent), not_after, leaving).await;
+            let outcome = self.send_delete((put_id, &intent), not_after, leaving, seen).await;
             (put_id, outcome, Duration::ZERO)
         });
         let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
@@ -180,27 +185,39 @@ impl Settler {
         })
     }
 
+    /// Whether the store cannot compare before it deletes.
+    fn compares_itself(&self) -> bool {
+        !self.volume.capabilities.has(Verb::DeleteConditional)
+            && !Mutant::DeleteUnconditional.lives()
+    }
+
     async fn send_delete(
         &self,
         (put_id, intent): (PutId, &IntentRec),
         not_after: StoreTime,
         leaving: &Leaving,
+        seen: &Seen,
     ) -> Outcome {
         let volume = &self.volume;
         let until = self.in_time(not_after).await.filter(|_| self.may_send());
         let Some(until) = until else { return Outcome::Not };
         let Some(expected) = &intent.expected else { return Outcome::Not };
-        let careless = Mutant::DeleteUnconditional.lives();
-        let conditional = volume.capabilities.has(Verb::DeleteConditional) && !careless;
-        if !conditional && !careless {
-            // The store cannot compare: look first. A foreign PUT in between is the documented risk.
-            match volume.store.head(&intent.key, SEND_TIMEOUT).await {
-                Ok(None) => return Outcome::Applied(absent()),
-                Ok(Some(info)) if !info.version.same(expected) => return Outcome::Refused,
-                Ok(Some(_)) => {}
-                Err(_) => return Outcome::Not,
+        if self.compares_itself() {
+            // Look first. A foreign PUT in between is the documented risk.
+            let there = match seen.fresh(&intent.key) {
+                Some(version) => version.clone(),
+                None => match volume.store.head(&intent.key, SEND_TIMEOUT).await {
+                    Ok(None) => return Outcome::Applied(absent()),
+                    Ok(Some(info)) => info.version,
+                    Err(_) => return Outcome::Not,
+                },
+            };
+            if !there.same(expected) {
+                return Outcome::Refused;
             }
         }
+        let careless = Mutant::DeleteUnconditional.lives();
+        let conditional = volume.capabilities.has(Verb::DeleteConditional) && !careless;
         let condition = if conditional { Condition::Is(expected.clone()) } else { Condition::None };
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
         at(points::DELETE_BEFORE);

@@ -1,0 +1,65 @@
+//! Objects of removed files, at a store that cannot compare before it deletes.
+
+use super::*;
+
+const FILES: usize = 200;
+
+async fn many(server: TestS3) -> World {
+    server.fault(Rule::always(Some(Op::Delete), "", Action::IgnoreConditions));
+    let world = World::on(server).await;
+    for number in 0..FILES {
+        world.file(&format!("f{number:03}"), "content").await;
+    }
+    world.settle().await;
+    assert_eq!(world.server.keys("data/f").len(), FILES);
+    world
+}
+
+async fn remove(world: &World, number: usize) {
+    let name = FileName::new(format!("f{number:03}")).unwrap();
+    world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+}
+
+fn asked(world: &World, op: Op) -> usize {
+    world.server.log().iter().filter(|one| one.op == op && one.key.starts_with("data/")).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_keys_hold_is_seen_by_one_listing() {
+    let world = many(TestS3::start()).await;
+    for number in 0..FILES {
+        remove(&world, number).await;
+    }
+    world.server.clear_log();
+    world.settle().await;
+    assert_eq!(world.server.keys("data/f"), [""; 0]);
+    assert_eq!(asked(&world, Op::Delete), FILES);
+    // A loaded machine may take longer over them than a look lasts.
+    let heads = asked(&world, Op::Head);
+    assert!(heads < FILES / 4, "{heads} HEAD");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_put_there_stays_though_many_keys_are_seen_at_once() {
+    let world = many(TestS3::start()).await;
+    for number in 0..FILES {
+        remove(&world, number).await;
+    }
+    world.server.put_foreign("data/f007", "foreign", &[]);
+    world.server.delete_foreign("data/f008");
+    world.settle().await;
+    assert_eq!(world.server.keys("data/f"), ["data/f007"]);
+    assert_eq!(world.object("f007").as_deref(), Some("foreign"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_can_be_listed_keys_are_looked_at_one_by_one() {
+    let world = many(TestS3::start()).await;
+    for number in 0..FILES {
+        remove(&world, number).await;
+    }
+    world.server.fault(Rule::always(Some(Op::List), "", Action::Status(403)));
+    world.server.put_foreign("data/f007", "foreign", &[]);
+    world.settle().await;
+    assert_eq!(world.server.keys("data/f"), ["data/f007"]);
+}
