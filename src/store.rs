@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
-    Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo,
+    Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part,
     PutOutcome, RequestCounts, Send, StoreBackend, UploadId, Verb,
 };
 pub use confined::{confined, is_file_key};

@@ -124,6 +124,7 @@ impl Catalog {
                     "kept inside the plugin; docker plugin rm deletes it");
             }
             self.mirror.learn(definition.clone(), Some(at), true).await?;
+            self.stands_alone(home, &definition).await?;
             return Ok(definition);
         }
         match named::read(home, name, REQUEST).await? {
@@ -142,13 +143,41 @@ impl Catalog {
         if definition.options.readonly || led.is_some_and(|led| led.uuid == definition.uuid) {
             return Ok(());
         }
+        self.take_back(home, definition).await?;
+        Err(CatalogError::Unknown(definition_key(home.prefix(), &definition.name).to_string()))
+    }
+
+    /// Once more: whoever defined another volume there meanwhile sees this one, or is seen. Of two that see each
+    /// other neither stays.
+    async fn stands_alone(
+        &self,
+        home: &dyn Site,
+        definition: &Definition,
+    ) -> Result<(), CatalogError> {
+        let refreshed = self.refresh(&|_| true).await;
+        let judged =
+            refreshed.and_then(|()| self.refuse_overlap(&definition.name, &definition.options));
+        if judged.is_err()
+            && let Err(error) = self.take_back(home, definition).await
+        {
+            tracing::warn!(volume = %definition.name, error = &error as &dyn std::error::Error,
+                "a definition that was refused could not be taken back");
+        }
+        judged
+    }
+
+    /// Takes a definition that was just made out of the bucket.
+    async fn take_back(
+        &self,
+        home: &dyn Site,
+        definition: &Definition,
+    ) -> Result<(), CatalogError> {
         let key = definition_key(home.prefix(), &definition.name);
         let there = named::read(home, &definition.name, REQUEST).await?;
         if let Some((_, version)) = there.filter(|(now, _)| now == definition) {
             objects::delete(home.store(), &key, &version).await?;
         }
-        self.mirror.change(|volumes| volumes.remove(&definition.name).is_some()).await?;
-        Err(CatalogError::Unknown(key.to_string()))
+        self.mirror.change(|volumes| volumes.remove(&definition.name).is_some()).await
     }
 
     /// The name is taken: by the same volume, by another one, or by one being removed.

@@ -11,7 +11,7 @@ use super::judge::judge_at;
 use super::*;
 use crate::clock::Deadline;
 use crate::store::{
-    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
+    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties, PutOutcome,
     RequestCounts, Send, StoreBackend, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
@@ -154,7 +154,7 @@ impl StoreBackend for FakeStore {
         &self,
         _: &ObjectKey,
         _: &UploadId,
-        _: u32,
+        _: Part,
         _: Bytes,
         _: Duration,
     ) -> Result<String, StoreError> {

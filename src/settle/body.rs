@@ -13,7 +13,7 @@ use crate::data::{DataError, Inode, PathMemo};
 use crate::fault::{self, Mutant};
 use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
-use crate::store::{UploadId, Verb};
+use crate::store::{Part, UploadId, Verb};
 use crate::types::{FileKind, Ino, ObjectKey, Version};
 
 /// Bodies up to this are copied before they are sent; larger ones are uploaded in parts, bytes.
@@ -85,7 +85,9 @@ impl Settler {
             let start = index * part;
             let len = part.min(content.size - start);
             let bytes = self.patiently(sending, || self.copy(inode, start, len)).await?;
-            let tag = self.send_part(sending, index as u32 + 1, bytes).await?;
+            let tag = self
+                .send_part(sending, Part { number: index as u32 + 1, offset: start }, bytes)
+                .await?;
             Ok::<_, SettleError>(Some(tag))
         });
         let parts: Result<Vec<Option<String>>, SettleError> =

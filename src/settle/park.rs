@@ -16,7 +16,7 @@ use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Upload, escape_name, own_
 use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, RestRec, SegmentRec, WorkRec};
 use crate::meta::{Logged, keys};
-use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::store::{Condition, Part, PutOutcome, Send, Verb};
 use crate::types::{Base, FileKind, Ino, ObjectKey, Version};
 
 /// Read at a time, bytes.
@@ -233,6 +233,7 @@ impl Settler {
         let mut tags = Vec::new();
         let mut at = 0;
         while at < size {
+            let part_of = Part { number: tags.len() as u32 + 1, offset: at };
             let end = (at + part).min(size);
             let mut body = BytesMut::with_capacity((end - at) as usize);
             while at < end {
@@ -245,7 +246,7 @@ impl Settler {
                 body.extend_from_slice(&piece.await?);
                 at = range.end;
             }
-            tags.push(self.send_part(to, tags.len() as u32 + 1, body.freeze()).await?);
+            tags.push(self.send_part(to, part_of, body.freeze()).await?);
         }
         Ok(tags)
     }

@@ -9,7 +9,7 @@ use super::SettleError;
 use super::settler::Settler;
 use crate::clock::boottime;
 use crate::data::DataError;
-use crate::store::{StoreBackend, UploadId};
+use crate::store::{Part, StoreBackend, UploadId};
 use crate::types::ObjectKey;
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,12 +69,12 @@ impl Settler {
     pub(super) async fn send_part(
         &self,
         parts: &Parts<'_>,
-        number: u32,
+        part: Part,
         bytes: Bytes,
     ) -> Result<String, SettleError> {
         let send = || async {
             let Parts { store, key, id, .. } = *parts;
-            Ok(store.upload_part(key, id, number, bytes.clone(), TIMEOUT).await?)
+            Ok(store.upload_part(key, id, part, bytes.clone(), TIMEOUT).await?)
         };
         self.patiently(parts, send).await
     }

@@ -117,6 +117,15 @@ pub struct ListPage {
 #[serde(transparent)]
 pub struct UploadId(pub String);
 
+/// One part of a multipart upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// From 1.
+    pub number: u32,
+    /// Where its bytes begin in the object.
+    pub offset: u64,
+}
+
 /// Requests sent so far, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RequestCounts {
@@ -302,18 +311,19 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<UploadId, StoreError>;
 
-    /// Sends part `number` (from 1; all parts but the last have the same size, at least 5 MiB) and
-    /// returns its tag.
+    /// Sends a part (all but the last have the same size, at least 5 MiB) and returns its tag. Of a
+    /// part that is sent again the later one counts.
     async fn upload_part(
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError>;
 
-    /// Makes the object from the tags of its parts, in order. `size` is the sum of the parts.
+    /// Makes the object from the tags of its parts, in order. `size` is the sum of the parts. Whatever
+    /// its outcome, nobody completes the same upload again.
     async fn complete_upload(
         &self,
         key: &ObjectKey,

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
+    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties, PutOutcome,
     RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
@@ -143,12 +143,12 @@ impl StoreBackend for Confined {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
         self.may(key)?;
-        self.inner.upload_part(key, upload, number, body, timeout).await
+        self.inner.upload_part(key, upload, part, body, timeout).await
     }
 
     async fn complete_upload(

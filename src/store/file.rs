@@ -9,8 +9,8 @@ mod disk;
 mod list;
 mod name;
 mod record;
+mod upload;
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -22,15 +22,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 
-use self::disk::{Disk, Found, Stop, fill, in_time, outcome};
+use self::disk::{Disk, Found, Stop, fill, in_time, outcome, pour};
 use self::name::Place;
 use self::record::{About, Record, attributes_of, sidecar_base, version_of};
+use self::upload::Uploading;
 use super::engine::{EngineStore, Gate};
 use super::meter::{Kind, Meter, host_time};
-use super::wire::ANSWER_MAX;
+use super::wire::{ANSWER_MAX, Progress};
 use super::{
-    Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, Properties, PutOutcome,
-    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
+    Attributes, GetResult, ListPage, ListRequest, Location, ObjectInfo, Part, Properties,
+    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -49,16 +50,17 @@ impl FileStore {
         Ok(FileStore { disk: Disk { bucket }, meter: Arc::new(Meter::default()), endpoint })
     }
 
-    /// Runs blocking work. After `timeout` the caller stops waiting, but the work goes on; what it
-    /// may still change is bounded by its expiry.
+    /// Runs blocking work. When it got on with nothing for `timeout` the caller stops waiting, but the
+    /// work goes on; what it may still change is bounded by its expiry.
     async fn run<T: std::marker::Send + 'static>(
         &self,
         timeout: Duration,
-        work: impl FnOnce(&Disk) -> Result<T, StoreError> + std::marker::Send + 'static,
+        work: impl FnOnce(&Disk, &Progress) -> Result<T, StoreError> + std::marker::Send + 'static,
     ) -> Result<T, StoreError> {
-        let disk = self.disk.clone();
-        let running = tokio::task::spawn_blocking(move || work(&disk));
-        match tokio::time::timeout(timeout, running).await {
+        let (disk, progress) = (self.disk.clone(), Progress::new(timeout));
+        let moves = progress.clone();
+        let running = tokio::task::spawn_blocking(move || work(&disk, &moves));
+        match progress.watch(running).await {
             Ok(Ok(result)) => result,
             Ok(Err(e)) => Err(StoreError {
                 kind: StoreErrorKind::Unreachable,
@@ -79,9 +81,9 @@ impl FileStore {
     async fn change(
         &self,
         timeout: Duration,
-        work: impl FnOnce(&Disk) -> Result<Version, Stop> + std::marker::Send + 'static,
+        work: impl FnOnce(&Disk, &Progress) -> Result<Version, Stop> + std::marker::Send + 'static,
     ) -> PutOutcome {
-        match self.run(timeout, move |disk| Ok(outcome(work(disk)))).await {
+        match self.run(timeout, move |disk, progress| Ok(outcome(work(disk, progress)))).await {
             Ok(outcome) => outcome,
             Err(e) => PutOutcome::Ambiguous(e),
         }
@@ -101,7 +103,7 @@ impl StoreBackend for FileStore {
         self.meter.request(Kind::Put);
         self.meter.sent(body.len());
         let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
-        self.change(send.timeout, move |disk| {
+        self.change(send.timeout, move |disk, progress| {
             in_time(&key, send.not_after)?;
             let record = Record::new(about, host_time());
             if key.ends_with('/') {
@@ -114,7 +116,7 @@ impl StoreBackend for FileStore {
                 }
                 return disk.put_marker(&key, record, &send.condition, send.not_after);
             }
-            write(disk, &key, record, &send, |temp| fill(temp, &body))
+            write(disk, &key, record, &send, |temp| fill(temp, &body, progress))
         })
         .await
     }
@@ -129,7 +131,7 @@ impl StoreBackend for FileStore {
         self.meter.request(Kind::Get);
         let (key, expect) = (key.as_str().to_owned(), expect.cloned());
         let result = self
-            .run(timeout, move |disk| {
+            .run(timeout, move |disk, _| {
                 let found = disk.find(&key)?.ok_or_else(|| {
                     StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
                 })?;
@@ -176,7 +178,7 @@ impl StoreBackend for FileStore {
     ) -> Result<Option<ObjectInfo>, StoreError> {
         self.meter.request(Kind::Head);
         let key = key.as_str().to_owned();
-        self.run(timeout, move |disk| Ok(disk.find(&key)?.as_ref().map(info))).await
+        self.run(timeout, move |disk, _| Ok(disk.find(&key)?.as_ref().map(info))).await
     }
 
     async fn get_tags(
@@ -186,7 +188,7 @@ impl StoreBackend for FileStore {
     ) -> Result<Option<Tags>, StoreError> {
         self.meter.request(Kind::Get);
         let key = key.as_str().to_owned();
-        self.run(timeout, move |disk| {
+        self.run(timeout, move |disk, _| {
             let found = disk.find(&key)?.ok_or_else(|| {
                 StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
             })?;
@@ -197,13 +199,13 @@ impl StoreBackend for FileStore {
 
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
         self.meter.request(Kind::List);
-        self.run(timeout, move |disk| disk.list(&request)).await
+        self.run(timeout, move |disk, _| disk.list(&request)).await
     }
 
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
         self.meter.request(Kind::Delete);
         let key = key.as_str().to_owned();
-        self.change(send.timeout, move |disk| {
+        self.change(send.timeout, move |disk, _| {
             in_time(&key, send.not_after)?;
             disk.delete(&key, &send.condition, send.not_after)
         })
@@ -222,7 +224,7 @@ impl StoreBackend for FileStore {
         self.meter.request(Kind::Copy);
         let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
         let (expect, mut about) = (expect.clone(), About::new(attributes, properties));
-        self.change(send.timeout, move |disk| {
+        self.change(send.timeout, move |disk, progress| {
             in_time(&to, send.not_after)?;
             let source = disk.find(&from)?.ok_or(Stop::Lost)?;
             if !expect.same(&source.version()) {
@@ -238,7 +240,7 @@ impl StoreBackend for FileStore {
             }
             let mut same = true;
             let version = write(disk, &to, record, &send, |temp| {
-                io::copy(&mut &source.file, &mut temp.file)?;
+                pour(&source.file, temp, progress)?;
                 let meta = source.file.metadata()?;
                 same = version_of(&meta, source.record.as_ref()) == source.version();
                 if same { Ok(()) } else { Err(io::ErrorKind::StaleNetworkFileHandle.into()) }
@@ -257,39 +259,22 @@ impl StoreBackend for FileStore {
     ) -> Result<UploadId, StoreError> {
         self.meter.request(Kind::Multipart);
         let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
-        self.run(timeout, move |disk| {
-            let place = disk.place(&key)?;
-            // Makes the root and our folder in it.
-            drop(disk.temp(&place)?);
-            let id = uuid::Uuid::new_v4().simple().to_string();
-            let dir = uploads(&place).join(&id);
-            let make = || -> io::Result<()> {
-                fs::create_dir_all(&dir)?;
-                fs::write(dir.join("attributes"), serde_json::to_vec(&about)?)
-            };
-            make().map_err(|e| disk.error("begin an upload", e))?;
-            Ok(UploadId(id))
-        })
-        .await
+        self.run(timeout, move |disk, _| Uploading::begin(disk, &key, &about)).await
     }
 
     async fn upload_part(
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
         self.meter.request(Kind::Multipart);
         self.meter.sent(body.len());
         let (key, upload) = (key.as_str().to_owned(), upload.clone());
-        self.run(timeout, move |disk| {
-            let dir = upload_dir(disk, &key, &upload)?;
-            let tag = uuid::Uuid::new_v4().simple().to_string();
-            fs::write(dir.join(part_name(number, &tag)), &body)
-                .map_err(|e| disk.error("write a part", e))?;
-            Ok(tag)
+        self.run(timeout, move |disk, progress| {
+            Uploading::of(disk, &key, &upload)?.write(part, &body, progress)
         })
         .await
     }
@@ -304,29 +289,10 @@ impl StoreBackend for FileStore {
     ) -> PutOutcome {
         self.meter.request(Kind::Multipart);
         let (key, upload, parts) = (key.as_str().to_owned(), upload.clone(), parts.to_vec());
-        self.change(send.timeout, move |disk| {
+        self.change(send.timeout, move |disk, _| {
             in_time(&key, send.not_after)?;
-            let dir = upload_dir(disk, &key, &upload)?;
-            let about = fs::read(dir.join("attributes"))
-                .and_then(|bytes| Ok(serde_json::from_slice::<About>(&bytes)?))
-                .map_err(|e| disk.error("complete an upload", e))?;
-            let record = Record::new(about, host_time());
-            let version = write(disk, &key, record, &send, |temp| {
-                let mut total = 0;
-                for (number, tag) in (1..).zip(&parts) {
-                    // The tag is a file name here.
-                    if uuid::Uuid::try_parse(tag).is_err() {
-                        return Err(io::ErrorKind::InvalidInput.into());
-                    }
-                    let mut part = fs::File::open(dir.join(part_name(number, tag)))?;
-                    total += io::copy(&mut part, &mut temp.file)?;
-                }
-                if total == size { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
-            })?;
-            if let Err(error) = fs::remove_dir_all(&dir) {
-                tracing::debug!(%error, "the parts of a complete upload are left for the sweep");
-            }
-            Ok(version)
+            let (about, temp, place) = Uploading::of(disk, &key, &upload)?.take(&parts, size)?;
+            finish(disk, &key, &place, temp, Record::new(about, host_time()), &send)
         })
         .await
     }
@@ -339,16 +305,7 @@ impl StoreBackend for FileStore {
     ) -> Result<(), StoreError> {
         self.meter.request(Kind::Multipart);
         let (key, upload) = (key.as_str().to_owned(), upload.clone());
-        self.run(timeout, move |disk| {
-            let dir = upload_dir(disk, &key, &upload)?;
-            match fs::remove_dir_all(dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    Err(disk.error("abort an upload", e))
-                }
-                _ => Ok(()),
-            }
-        })
-        .await
+        self.run(timeout, move |disk, _| Uploading::of(disk, &key, &upload)?.abort()).await
     }
 
     async fn now(&self, _timeout: Duration) -> Result<StoreTime, StoreError> {
@@ -385,7 +342,7 @@ impl super::Backend for FileStore {
     async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError> {
         const CHECK_TIME: Duration = Duration::from_secs(9);
         let key = format!("{prefix}check");
-        self.run(CHECK_TIME, move |disk| {
+        self.run(CHECK_TIME, move |disk, _| {
             let place = disk.place(&key)?;
             // Only a real file shows that the disk takes one.
             let temp = disk.temp(&place)?;
@@ -410,21 +367,34 @@ impl super::Backend for FileStore {
     }
 }
 
-/// Fills a temporary file, gives it its attributes, syncs it and commits it.
+/// Fills a temporary file and makes it the object.
 fn write(
     disk: &Disk,
     key: &str,
-    mut record: Record,
+    record: Record,
     send: &Send,
     content: impl FnOnce(&mut disk::Temp) -> io::Result<()>,
 ) -> Result<Version, Stop> {
     let place = disk.place(key)?;
     let mut temp = disk.temp(&place)?;
-    content(&mut temp)
-        .and_then(|()| record.apply(&temp.file, &sidecar_base(&place.own(), key)))
+    content(&mut temp).map_err(|e| disk.error(&format!("write {key:?}"), e))?;
+    finish(disk, key, &place, temp, record, send)
+}
+
+/// Gives a temporary file that has its content its attributes, syncs it and commits it.
+fn finish(
+    disk: &Disk,
+    key: &str,
+    place: &Place,
+    temp: disk::Temp,
+    mut record: Record,
+    send: &Send,
+) -> Result<Version, Stop> {
+    record
+        .apply(&temp.file, &sidecar_base(&place.own(), key))
         .and_then(|()| temp.file.sync_all())
         .map_err(|e| disk.error(&format!("write {key:?}"), e))?;
-    disk.commit(key, &place, temp, &record, &send.condition, send.not_after)
+    disk.commit(key, place, temp, &record, &send.condition, send.not_after)
 }
 
 fn info(found: &Found) -> ObjectInfo {
@@ -433,25 +403,6 @@ fn info(found: &Found) -> ObjectInfo {
     let tags = properties.tags.take();
     let tag_count = Some(tags.map_or(0, |tags| tags.len() as u32));
     ObjectInfo { version: found.version(), attributes, properties, tag_count }
-}
-
-fn uploads(place: &Place) -> PathBuf {
-    place.own().join("uploads")
-}
-
-/// An upload's folder; its id is a file name here, so it must be one of ours.
-fn upload_dir(disk: &Disk, key: &str, upload: &UploadId) -> Result<PathBuf, StoreError> {
-    if uuid::Uuid::try_parse(&upload.0).is_err() {
-        return Err(StoreError::new(
-            StoreErrorKind::NotFound,
-            format!("there is no upload {:?} of {key:?}", upload.0),
-        ));
-    }
-    Ok(uploads(&disk.place(key)?).join(&upload.0))
-}
-
-fn part_name(number: u32, tag: &str) -> String {
-    format!("{number:05}-{tag}")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Attributes, Backend, Capabilities, Condition, Knowledge, Properties, PutOutcome, Send,
+    Attributes, Backend, Capabilities, Condition, Knowledge, Part, Properties, PutOutcome, Send,
     StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
@@ -252,7 +252,10 @@ impl Probe<'_> {
                 return Ok(false);
             };
             let body = Bytes::from_static(b"part");
-            let part = self.store.upload_part(&key, &upload, 1, body, TIMEOUT).await;
+            let part = self
+                .store
+                .upload_part(&key, &upload, Part { number: 1, offset: 0 }, body, TIMEOUT)
+                .await;
             let lost = match part {
                 Ok(tag) => {
                     let send = Send { condition, ..Send::plain(TIMEOUT) };

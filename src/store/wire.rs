@@ -208,7 +208,8 @@ impl Progress {
         progress
     }
 
-    fn touch(&self) {
+    /// Something moved.
+    pub(super) fn touch(&self) {
         self.last_ms.store(boottime().as_millis() as u64, Ordering::Relaxed);
     }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::store::{
-    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Properties,
+    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
     PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError, StoreErrorKind, Tags,
     UploadId, Verb,
 };
@@ -355,20 +355,20 @@ impl StoreBackend for Port {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
         self.count(|counts| counts.multipart += 1);
         let id = upload.0.clone();
-        let part = move |bucket: &Bucket| {
+        let put = move |bucket: &Bucket| {
             let mut uploads = bucket.uploads.borrow_mut();
             let upload = uploads.get_mut(&id)?;
             let tag = crate::bucket::etag(&body);
-            upload.parts.insert(number, (tag.clone(), body));
+            upload.parts.insert(part.number, (tag.clone(), body));
             Some(tag)
         };
-        let tag = self.once((Access::Writes, "PART"), key.as_str(), None, timeout, part).await?;
+        let tag = self.once((Access::Writes, "PART"), key.as_str(), None, timeout, put).await?;
         let gone =
             || StoreError::new(StoreErrorKind::NotFound, format!("PART of {key}: no upload"));
         tag.ok_or_else(gone)

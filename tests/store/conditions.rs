@@ -7,7 +7,7 @@ use s3vol::store::{Attributes, Condition, Properties, PutOutcome, Send};
 use s3vol::types::Version;
 
 use super::TIMEOUT;
-use super::suite::{Traits, Under, lost, unapplied, won};
+use super::suite::{FIRST, Traits, Under, lost, unapplied, won};
 
 fn when(condition: Condition) -> Send {
     Send { condition, ..Send::plain(TIMEOUT) }
@@ -70,7 +70,7 @@ pub async fn complete_conditions(under: &Under<'_>, traits: Traits) {
             .await
             .unwrap();
         let body = Bytes::from_static(b"uploaded");
-        let tag = under.store.upload_part(&key, &upload, 1, body, TIMEOUT).await.unwrap();
+        let tag = under.store.upload_part(&key, &upload, FIRST, body, TIMEOUT).await.unwrap();
         let outcome = under.store.complete_upload(&key, &upload, &[tag], 8, when(condition)).await;
         under.store.abort_upload(&key, &upload, TIMEOUT).await.unwrap();
         outcome

@@ -9,7 +9,7 @@ use s3vol::store::{
 };
 use s3vol::types::{ObjectKey, Version};
 
-use super::suite::{ambiguous, unapplied, won};
+use super::suite::{FIRST, ambiguous, unapplied, won};
 use super::support::s3server::{Action, Op, Rule, TestS3};
 use super::support::wait_for;
 use super::{TIMEOUT, store_of};
@@ -54,7 +54,7 @@ async fn upload(store: &Store) -> (UploadId, String) {
     let id =
         store.create_upload(&k, &Attributes::new(), &Properties::default(), TIMEOUT).await.unwrap();
     let body = Bytes::from_static(b"uploaded");
-    let tag = store.upload_part(&k, &id, 1, body, TIMEOUT).await.unwrap();
+    let tag = store.upload_part(&k, &id, FIRST, body, TIMEOUT).await.unwrap();
     (id, tag)
 }
 

@@ -13,7 +13,7 @@ use s3vol::types::{KeyPrefix, ObjectKey};
 
 use super::TIMEOUT;
 use super::probe::FULL;
-use super::suite::{self, failed, lost, won};
+use super::suite::{self, FIRST, failed, lost, won};
 use super::support::gcs::{BUCKET, EMAIL, TestGcs};
 
 /// A service account's file with a key of its own.
@@ -183,7 +183,7 @@ mod with_an_account {
         // Google overlooks conditions there, so none is sent.
         let upload =
             good.create_upload(&key("k"), &none, &Properties::default(), TIMEOUT).await.unwrap();
-        let tag = good.upload_part(&key("k"), &upload, 1, "new".into(), TIMEOUT).await.unwrap();
+        let tag = good.upload_part(&key("k"), &upload, FIRST, "new".into(), TIMEOUT).await.unwrap();
         let create = Send { condition: Condition::Absent, ..Send::plain(TIMEOUT) };
         let error = failed(good.complete_upload(&key("k"), &upload, &[tag], 3, create).await);
         assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use s3vol::store::{Attributes, Condition, Properties, Send, StoreErrorKind};
+use s3vol::store::{Attributes, Condition, Part, Properties, Send, StoreErrorKind};
 use s3vol::types::StoreTime;
 
 use super::TIMEOUT;
-use super::suite::{Traits, Under, ambiguous, lost, won};
+use super::suite::{FIRST, Traits, Under, ambiguous, lost, won};
 
 fn some_attributes() -> Attributes {
     [("mode", "33188"), ("mtime", "1700000000.000000001"), ("s3volput", "00ff")]
@@ -171,9 +171,10 @@ pub async fn multipart(under: &Under<'_>, traits: Traits) {
         .unwrap();
     // Out of order, and one part sent twice: the later one counts.
     let lost = Bytes::from_static(b"not this");
-    under.store.upload_part(&key, &upload, 2, lost, TIMEOUT).await.unwrap();
-    let two = under.store.upload_part(&key, &upload, 2, last.clone(), TIMEOUT).await.unwrap();
-    let one = under.store.upload_part(&key, &upload, 1, first.clone(), TIMEOUT).await.unwrap();
+    let second = Part { number: 2, offset: first.len() as u64 };
+    under.store.upload_part(&key, &upload, second, lost, TIMEOUT).await.unwrap();
+    let two = under.store.upload_part(&key, &upload, second, last.clone(), TIMEOUT).await.unwrap();
+    let one = under.store.upload_part(&key, &upload, FIRST, first.clone(), TIMEOUT).await.unwrap();
     assert!(!under.exists("m ü").await, "nothing is visible before the completion");
     let parts = [one, two];
     let plain = || Send::plain(TIMEOUT);
@@ -193,7 +194,7 @@ pub async fn multipart(under: &Under<'_>, traits: Traits) {
         .create_upload(&key, &Attributes::new(), &Properties::default(), TIMEOUT)
         .await
         .unwrap();
-    let tag = under.store.upload_part(&key, &upload, 1, last, TIMEOUT).await.unwrap();
+    let tag = under.store.upload_part(&key, &upload, FIRST, last, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.unwrap();
     under.store.abort_upload(&key, &upload, TIMEOUT).await.expect("a missing upload is fine");
     if traits.aborts {

@@ -6,7 +6,7 @@ use s3vol::store::{
 };
 use s3vol::types::{KeyPrefix, ObjectKey};
 
-use super::suite::{Traits, Under, failed, lost, won};
+use super::suite::{FIRST, Traits, Under, failed, lost, won};
 use super::support::s3server::{Op, TestS3};
 use super::{TIMEOUT, settings, store_of};
 
@@ -86,7 +86,8 @@ pub async fn put_copy_and_upload(under: &Under<'_>, traits: Traits) {
     assert_eq!(seen(under, traits, "to").await.tags, other.tags);
 
     let upload = under.store.create_upload(&to, &none, &all, TIMEOUT).await.unwrap();
-    let part = under.store.upload_part(&to, &upload, 1, "<html>".into(), TIMEOUT).await.unwrap();
+    let part =
+        under.store.upload_part(&to, &upload, FIRST, "<html>".into(), TIMEOUT).await.unwrap();
     let _ = won(under.store.complete_upload(&to, &upload, &[part], 6, plain()).await);
     assert_eq!(seen(under, traits, "to").await, all);
 

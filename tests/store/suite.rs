@@ -4,11 +4,14 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 use s3vol::store::{
-    Attributes, Condition, ListRequest, Properties, PutOutcome, Send, Store, StoreError,
+    Attributes, Condition, ListRequest, Part, Properties, PutOutcome, Send, Store, StoreError,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 use super::{TIMEOUT, conditions, keys, objects, properties};
+
+/// The first part of an upload.
+pub const FIRST: Part = Part { number: 1, offset: 0 };
 
 /// What a store is known to be unable to do. Everything else must work.
 #[derive(Debug, Clone, Copy)]

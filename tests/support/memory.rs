@@ -17,7 +17,7 @@ use s3vol::catalog::{Opener, Site};
 use s3vol::config::{BucketUrl, VolumeOptions};
 use s3vol::store::{
     Attributes, Capabilities, Condition, Entry, GetResult, Knowledge, Known, ListPage, ListRequest,
-    ObjectInfo, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError,
+    ObjectInfo, Part, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError,
     StoreErrorKind, Tags, UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
@@ -286,7 +286,7 @@ impl StoreBackend for MemoryBucket {
         &self,
         _key: &ObjectKey,
         _upload: &UploadId,
-        _number: u32,
+        _part: Part,
         _body: Bytes,
         _timeout: Duration,
     ) -> Result<String, StoreError> {

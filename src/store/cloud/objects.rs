@@ -20,7 +20,7 @@ use crate::store::s3::properties::{about_tags, tags_of};
 use crate::store::s3::xml::{ErrorBody, Written, hides_error, is_rejection, unquote};
 use crate::store::wire::{Answer, Progress, unanswered};
 use crate::store::{
-    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Properties,
+    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
     PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{ObjectKey, StoreTime, Version};
@@ -450,7 +450,7 @@ impl StoreBackend for CloudStore {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
@@ -459,11 +459,12 @@ impl StoreBackend for CloudStore {
             Dialect::Azure => {
                 let upload = azure_upload(key, upload)?;
                 // All names of one blob's blocks have the same length.
-                let block = STANDARD.encode(format!("{}{number:05}", upload.id));
+                let block = STANDARD.encode(format!("{}{:05}", upload.id, part.number));
                 (call.query("comp", "block").query("blockid", block.as_str()), Some(block))
             }
             Dialect::Google => (
-                call.query("partNumber", number.to_string()).query("uploadId", upload.0.as_str()),
+                call.query("partNumber", part.number.to_string())
+                    .query("uploadId", upload.0.as_str()),
                 None,
             ),
         };

@@ -6,7 +6,7 @@
 //! leaves at most a temporary file, which [`Disk::sweep`] removes after a day.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,11 +16,17 @@ use nix::fcntl::{Flock, FlockArg};
 use super::name::{Place, TooLong};
 use super::record::{Record, sidecar_base, version_of};
 use crate::store::meter::host_time;
+use crate::store::wire::Progress;
 use crate::store::{Condition, PutOutcome, StoreError, StoreErrorKind};
 use crate::types::{StoreTime, Version};
 
 /// Temporary files and uploads older than this belong to nobody.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Written and synced at a time, bytes: what even a slow disk does within a few seconds.
+pub(super) const STEP: usize = 4 << 20;
+/// Copied at a time, bytes.
+const COPIED: u64 = 16 << 20;
 
 /// The directory that stands for the bucket.
 #[derive(Debug, Clone)]
@@ -176,18 +182,13 @@ impl Disk {
         self.need_bucket()?;
         self.make_dirs(&place.root)?;
         let dir = place.own().join("tmp");
-        let create = || -> io::Result<Temp> {
+        let made = || -> io::Result<Temp> {
             fs::create_dir_all(&dir)?;
             let path = dir.join(uuid::Uuid::new_v4().simple().to_string());
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o644)
-                .open(&path)?;
+            let file = create(&path)?;
             Ok(Temp { path, file })
         };
-        create().map_err(|e| self.error("create a temporary file", e))
+        made().map_err(|e| self.error("create a temporary file", e))
     }
 
     fn lock(&self, place: &Place) -> Result<Flock<File>, StoreError> {
@@ -382,11 +383,8 @@ impl Disk {
         for dir in ["tmp", "uploads"] {
             let Ok(entries) = fs::read_dir(own.join(dir)) else { continue };
             for entry in entries.flatten() {
-                let old = |m: fs::Metadata| {
-                    let written = StoreTime(m.mtime() * 1000);
-                    host_time().0 - written.0 > STALE.as_millis() as i64
-                };
-                if entry.metadata().is_ok_and(old) {
+                let stale = |last: StoreTime| host_time().0 - last.0 > STALE.as_millis() as i64;
+                if touched(&entry.path()).is_some_and(stale) {
                     let path = entry.path();
                     let removed = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
                     if let Err(error) = removed {
@@ -396,6 +394,15 @@ impl Disk {
             }
         }
     }
+}
+
+/// When something was last done to a file, or to any in a folder. What is written may bear any time of its own, so
+/// that of the last change counts.
+fn touched(path: &Path) -> Option<StoreTime> {
+    let changed = |path: &Path| Some(fs::symlink_metadata(path).ok()?.ctime() * 1000);
+    let inside = fs::read_dir(path).into_iter().flatten().flatten();
+    let last = inside.filter_map(|entry| changed(&entry.path())).max();
+    Some(StoreTime(changed(path)?.max(last.unwrap_or(0))))
 }
 
 /// Whether the condition holds for what is there.
@@ -419,7 +426,28 @@ pub(super) fn in_time(key: &str, not_after: Option<StoreTime>) -> Result<(), Sto
     }
 }
 
-/// Writes all of it and syncs.
-pub(super) fn fill(temp: &mut Temp, body: &[u8]) -> io::Result<()> {
-    temp.file.write_all(body)
+/// Writes all of it. What is more than one step is synced step by step: whoever waits sees that it gets on.
+pub(super) fn fill(temp: &mut Temp, body: &[u8], progress: &Progress) -> io::Result<()> {
+    for piece in body.chunks(STEP) {
+        temp.file.write_all(piece)?;
+        if body.len() > STEP {
+            temp.file.sync_data()?;
+        }
+        progress.touch();
+    }
+    Ok(())
+}
+
+/// Copies all of a file in the same way; the file system may share the blocks.
+pub(super) fn pour(from: &File, temp: &mut Temp, progress: &Progress) -> io::Result<()> {
+    while io::copy(&mut from.take(COPIED), &mut temp.file)? == COPIED {
+        temp.file.sync_data()?;
+        progress.touch();
+    }
+    Ok(())
+}
+
+/// A new file, for us to write.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)
 }

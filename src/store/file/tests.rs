@@ -220,23 +220,6 @@ async fn an_expired_change_does_nothing() {
 }
 
 #[tokio::test]
-async fn uploads_become_one_object() {
-    let f = fixture();
-    let mut attributes = Attributes::new();
-    attributes.insert("mode".into(), "33188".into());
-    let id =
-        f.store.create_upload(&k("v/big"), &attributes, &Properties::default(), T).await.unwrap();
-    let one = f.store.upload_part(&k("v/big"), &id, 1, "one".into(), T).await.unwrap();
-    let two = f.store.upload_part(&k("v/big"), &id, 2, "two".into(), T).await.unwrap();
-    let done = f.store.complete_upload(&k("v/big"), &id, &[one, two], 6, Send::plain(T)).await;
-    assert_eq!(won(done).size, 6);
-    assert_eq!(f.body("v/big").await, "onetwo");
-    f.store.abort_upload(&k("v/big"), &id, T).await.unwrap();
-    let foreign = UploadId("../../x".into());
-    assert!(f.store.abort_upload(&k("v/big"), &foreign, T).await.is_err());
-}
-
-#[tokio::test]
 async fn a_missing_directory_is_a_missing_bucket() {
     let dir = tempfile::tempdir().unwrap();
     let location = Location::parse(&format!("file://{}/no/v", dir.path().display())).unwrap();
@@ -292,3 +275,5 @@ async fn a_file_lives_next_to_its_directory() {
         assert_eq!(f.list("", false, 10).await.0, Vec::<String>::new());
     }
 }
+
+mod uploads;

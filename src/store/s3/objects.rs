@@ -13,8 +13,8 @@ use super::xml::{ErrorBody, Written, hides_error, is_rejection, list_page, unquo
 use super::{Call, S3Store, quoted};
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
-    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Properties, PutOutcome,
-    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
+    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
+    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
 };
 use crate::types::{ObjectKey, StoreTime, Version};
 
@@ -340,12 +340,12 @@ impl StoreBackend for S3Store {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        part: Part,
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
         let mut call = Call::new(Method::PUT, key.as_str())
-            .query("partNumber", number.to_string())
+            .query("partNumber", part.number.to_string())
             .query("uploadId", upload.0.as_str());
         call.body = body;
         let answer = self.send(&call, &Progress::new(timeout)).await?;
