@@ -1,7 +1,11 @@
 //! Settling over a volume without a worker: rounds whose requests are held or refused.
 
+#[path = "settling/beside.rs"]
+mod beside;
 #[path = "settling/large.rs"]
 mod large;
+#[path = "settling/late.rs"]
+mod late;
 #[path = "settling/outside.rs"]
 mod outside;
 mod support;
