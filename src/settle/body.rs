@@ -169,7 +169,7 @@ impl Settler {
         let mut at = start;
         while at < start + len {
             let want = STEP.min(start + len - at) as usize;
-            let bytes = match self.volume.read(inode, at, want).await {
+            let bytes = match self.volume.read_proven(inode, at, want).await {
                 Err(DataError::Gone(_)) => Bytes::new(),
                 read => read?,
             };
