@@ -24,6 +24,7 @@ mod pieces;
 mod read;
 mod repack;
 mod room;
+mod rot;
 mod scatter;
 mod seek;
 mod standing;

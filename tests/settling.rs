@@ -1,7 +1,11 @@
 //! Settling over a volume without a worker: rounds whose requests are held or refused.
 
+#[path = "settling/beside.rs"]
+mod beside;
 #[path = "settling/large.rs"]
 mod large;
+#[path = "settling/late.rs"]
+mod late;
 #[path = "settling/outside.rs"]
 mod outside;
 mod support;
@@ -531,4 +535,19 @@ async fn of_a_round_that_ends_too_early_only_what_is_on_its_way_stays_open() {
     let left = world.settler.settle_now(Deadline::after(PATIENCE)).await.unwrap();
     assert_eq!(left, SENT, "what was applied and what was not sent is at rest");
     assert_eq!(world.server.keys("data/f").len() as u64, 40 - SENT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_local_disk_changes_of_committed_bytes_is_in_no_object() {
+    let world = World::new().await;
+    // In the record itself, and in a segment.
+    for (name, len) in [("small", 1000), ("large", 3 << 20)] {
+        let content = "0123456789".repeat(len / 10);
+        let file = world.file(name, &content).await;
+        let cached = CacheFile::path_in(&world.dir.path().join("cache"), file.ino);
+        let cached = std::fs::File::options().write(true).open(cached).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&cached, b"rot", len as u64 / 2).unwrap();
+        assert_eq!(world.settle().await, 0);
+        assert!(world.object(name).as_deref() == Some(&content), "{name}");
+    }
 }

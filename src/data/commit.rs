@@ -414,11 +414,13 @@ impl Volume {
         segments: &mut BTreeMap<u128, u64>,
     ) -> Result<(), DataError> {
         let ino = part.inode.ino;
-        let (size, limit) = (step.size.min(part.cut), step.limit.min(part.cut));
-        // Publishing may have changed the record since the snapshot, under the sequencer.
+        let limit = step.limit.min(part.cut);
+        // Publishing may have changed the record since the snapshot, under the sequencer; so may somebody
+        // else's object that took the place of the content.
         part.content = txn.get(&keys::content(ino)).await?.unwrap_or(part.content.clone());
         let content = &mut part.content;
         let before = content.size;
+        let size = step.size_over(before).min(part.cut);
         content.generation += 1;
         if limit == 0 && before > 0 {
             // Everything older is dead at once; the collector drops it later.

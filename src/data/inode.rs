@@ -174,6 +174,12 @@ impl Inode {
         }
     }
 
+    /// Counts a handle less; true when it was the last one. One of an earlier worker was not counted.
+    pub fn count_closed(&self) -> bool {
+        let less = |n: u32| n.checked_sub(1);
+        self.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
+    }
+
     /// Announces the removal of an inode that nobody has open, and nobody opens before the guard is dropped.
     /// `None` when somebody has it open.
     pub(super) fn leaves(self: &Arc<Self>) -> Option<LeaveGuard> {

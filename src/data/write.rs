@@ -135,7 +135,12 @@ impl Volume {
 
     /// Sets the size: truncates or extends with zeros. Enters the engine with the next commit, so that
     /// a file rewritten after O_TRUNC keeps its old content until the new one is committed.
+    ///
+    /// truncate(2) needs no handle: it counts as one meanwhile, so that nobody takes the file away under it.
     pub async fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<(), DataError> {
+        let Some(_kept) = Kept::new(self, inode).await else {
+            return Err(DataError::Gone(inode.ino));
+        };
         self.with_room(0, || self.cut_now(inode, size)).await
     }
 
@@ -163,7 +168,6 @@ impl Volume {
             live.write_seq += 1;
             live.changed_at = crate::clock::boottime();
         }
-        inode.close_unused();
         self.mark_dirty(inode);
         Ok(())
     }
@@ -187,6 +191,31 @@ impl Volume {
         };
         adjust(&self.dirty_bytes, before.bytes, after.bytes);
         adjust(&self.dirty_ranges, before.ranges, after.ranges);
+    }
+}
+
+/// Keeps an inode as an open handle does.
+struct Kept<'v> {
+    volume: &'v Volume,
+    inode: &'v Arc<Inode>,
+}
+
+impl<'v> Kept<'v> {
+    /// `None`: the inode is gone.
+    async fn new(volume: &'v Volume, inode: &'v Arc<Inode>) -> Option<Self> {
+        inode.count_open().await.then_some(Kept { volume, inode })
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        if self.inode.count_closed() {
+            self.inode.close_unused();
+            if self.inode.live().attr.nlink == 0 {
+                // It lost its last name meanwhile.
+                self.volume.wants_tidying();
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::core::{SYNC_TIMEOUT, count_less};
+use super::core::SYNC_TIMEOUT;
 use super::namespace::NewInode;
 use super::{Attr, Fallocate, FileHandle, Fs, FsError, Opened};
 use crate::data::{Inode, Live, Patience};
@@ -184,7 +184,7 @@ impl Fs {
         let record = Record::Released { conn, unique: caller.unique, ino };
         let noted = self.volume.meta.journal.lock().append(&record);
         // The handle is gone whether the log has room for that or not.
-        let removed = match count_less(&inode) {
+        let removed = match inode.count_closed() {
             true => self.unused(&inode).await,
             false => Ok(()),
         };

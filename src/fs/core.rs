@@ -31,12 +31,6 @@ pub struct Fs {
     pub(super) quota: Quota,
 }
 
-/// A handle less; whether none is left.
-pub(super) fn count_less(inode: &Inode) -> bool {
-    let less = |n: u32| n.checked_sub(1);
-    inode.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
-}
-
 impl Fs {
     pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
         let ttl = TTL.min(volume.options.refresh);
@@ -76,7 +70,7 @@ impl Fs {
             return Err(FsError::Stale);
         }
         let counted = self.log_open(caller, inode);
-        if counted.is_err() && count_less(inode) && inode.live().attr.nlink == 0 {
+        if counted.is_err() && inode.count_closed() && inode.live().attr.nlink == 0 {
             // It lost its last name meanwhile, and was kept for this handle.
             self.volume.wants_tidying();
         }

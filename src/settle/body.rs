@@ -26,6 +26,9 @@ const PARALLEL: u64 = 3;
 const PARTS_HELD: u64 = 96 << 20;
 /// S3's limit for one server-side copy, bytes.
 pub(super) const COPY_LIMIT: u64 = 5 << 30;
+/// What is published by one, bytes: a store that looks at the condition when it begins to copy must be done before
+/// others take the request for dead.
+const PUBLISHED_COPY: u64 = 1 << 30;
 
 /// Of the parts in which an object of this size is published, bytes.
 pub fn part_size(size: u64) -> u64 {
@@ -134,7 +137,7 @@ impl Settler {
                 .map(|base| (base.key.clone(), base.version.clone())),
             kind => self.resting(inode.ino, kind, memo).await?,
         };
-        let fits = at.filter(|(_, version)| version.size <= COPY_LIMIT);
+        let fits = at.filter(|(_, version)| version.size <= PUBLISHED_COPY);
         Ok(fits.map(|(from, expect)| Body::Copy { from, expect }))
     }
 
@@ -166,7 +169,7 @@ impl Settler {
         let mut at = start;
         while at < start + len {
             let want = STEP.min(start + len - at) as usize;
-            let bytes = match self.volume.read(inode, at, want).await {
+            let bytes = match self.volume.read_proven(inode, at, want).await {
                 Err(DataError::Gone(_)) => Bytes::new(),
                 read => read?,
             };

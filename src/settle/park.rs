@@ -129,14 +129,11 @@ impl Settler {
     }
 
     async fn park(&self, inode: &Arc<Inode>, base: &Base) -> Result<(), SettleError> {
-        // Held until the copy is recorded.
-        let mut upload = self.volume.upload();
-        let to = upload.key();
-        upload.sent();
         at(points::PARK_BEFORE);
-        let version = self.copy_away(base, &to).await?;
+        // Held until the copy is recorded.
+        let (mut upload, version) = self.away(base).await?;
         at(points::PARK_AFTER);
-        let parked = Base { key: to, parked: true, version, put_id: None };
+        let parked = Base { key: upload.key(), parked: true, version, put_id: None };
         let guard = inode.changing();
         let result = self.record_parked(inode, base, parked, &mut upload).await;
         drop(guard);
@@ -178,21 +175,34 @@ impl Settler {
         Ok(())
     }
 
-    /// Copies a base object to a unique name in the state's bucket.
-    async fn copy_away(&self, base: &Base, to: &ObjectKey) -> Result<Version, SettleError> {
+    /// Copies a base object to a unique name in the state's bucket. Each attempt has its own name: a copy that
+    /// the store goes on with, though nobody waits for it any more, comes over nothing.
+    async fn away(&self, base: &Base) -> Result<(Upload<'_>, Version), SettleError> {
         let volume = &self.volume;
         let size = base.version.size;
         if self.copies_away(size) {
+            let mut upload = volume.upload();
+            let to = upload.key();
+            upload.sent();
             let send = Send { condition: Condition::None, not_after: None, timeout: TIMEOUT };
             let (none, plain) = Default::default();
-            match volume.store.copy(&base.key, &base.version, to, &none, &plain, send).await {
-                PutOutcome::Won(version) if version.size == size => return Ok(version),
+            match volume.store.copy(&base.key, &base.version, &to, &none, &plain, send).await {
+                PutOutcome::Won(version) if version.size == size => return Ok((upload, version)),
                 PutOutcome::Won(_) | PutOutcome::Lost => {}
                 PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
                     tracing::debug!(%error, "a server-side copy failed; copying through this host");
                 }
             }
         }
+        let mut upload = volume.upload();
+        upload.sent();
+        let version = self.carry_away(base, &upload.key()).await?;
+        Ok((upload, version))
+    }
+
+    async fn carry_away(&self, base: &Base, to: &ObjectKey) -> Result<Version, SettleError> {
+        let volume = &self.volume;
+        let size = base.version.size;
         let whole = |from: u64, to: u64| {
             volume.store.get(&base.key, Some(from..to), Some(&base.version), TIMEOUT)
         };

@@ -12,19 +12,39 @@ const AIM: Duration = Duration::from_secs(8);
 /// However slow it is, bytes.
 const LEAST: u64 = 64 << 10;
 
-/// Bytes that are announced together.
+/// An announcement that is durable sooner than this leaves its requests enough of their time.
+const SOON: Duration = Duration::from_secs(5);
+/// However long one took, the next is given no more than this.
+const LONGEST_LEAD: Duration = Duration::from_secs(600);
+
 #[derive(Debug)]
-pub(super) struct Reach(AtomicU64);
+pub(super) struct Reach {
+    /// Bytes that are announced together.
+    bytes: AtomicU64,
+    /// For how long an announcement may be on its way, milliseconds.
+    lead: AtomicU64,
+}
 
 impl Default for Reach {
     fn default() -> Self {
-        Reach(AtomicU64::new(ROUND_BYTES))
+        Reach { bytes: AtomicU64::new(ROUND_BYTES), lead: AtomicU64::new(0) }
     }
 }
 
 impl Reach {
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How much later than usual requests may expire that are announced now.
+    pub fn lead(&self) -> Duration {
+        Duration::from_millis(self.lead.load(Ordering::Relaxed))
+    }
+
+    /// An announcement was durable, or given up, after this time.
+    pub fn learn_lead(&self, took: Duration) {
+        let next = if took < SOON { self.lead() / 2 } else { took * 2 };
+        self.lead.store(next.min(LONGEST_LEAD).as_millis() as u64, Ordering::Relaxed);
     }
 
     /// `sent` bytes arrived within `took`; `cut`: others did not.
@@ -41,13 +61,27 @@ impl Reach {
         } else {
             now
         };
-        self.0.store(next.clamp(LEAST, ROUND_BYTES), Ordering::Relaxed);
+        self.bytes.store(next.clamp(LEAST, ROUND_BYTES), Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_announced_may_take_twice_as_long_as_it_took() {
+        let secs = Duration::from_secs;
+        let reach = Reach::default();
+        reach.learn_lead(secs(1));
+        assert_eq!(reach.lead(), Duration::ZERO);
+        reach.learn_lead(secs(30));
+        assert_eq!(reach.lead(), secs(60));
+        reach.learn_lead(secs(4));
+        assert_eq!(reach.lead(), secs(30));
+        reach.learn_lead(secs(3600));
+        assert_eq!(reach.lead(), LONGEST_LEAD);
+    }
 
     #[test]
     fn rounds_are_as_large_as_the_uplink_takes_in_time() {

@@ -80,6 +80,7 @@ impl Settler {
         let intents: HashMap<_, _> =
             items.iter().map(|item| (item.put_id, item.intent.clone())).collect();
         let durable = self.announced_in_time().await;
+        self.learn_lead(not_after).await;
         if !matches!(durable, Ok(true)) {
             // They may be durable or not; none was sent, and this process knows it.
             let unsent = intents.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
@@ -129,13 +130,15 @@ impl Settler {
         self.resolve(results.collect()).await
     }
 
-    /// Makes what was announced durable; false when this process ends before that.
+    /// Makes what was announced durable, as long as something goes up; false when this process ends before that.
     pub(super) async fn announced_in_time(&self) -> Result<bool, SettleError> {
         if Mutant::UnannouncedSend.lives() {
             return Ok(true);
         }
         tokio::select! {
-            flushed = self.volume.meta.flush(FLUSH_TIMEOUT) => Ok(flushed.map(drop).map(|()| true)?),
+            flushed = self.volume.meta.flush_patiently(FLUSH_TIMEOUT) => {
+                Ok(flushed.map(drop).map(|()| true)?)
+            }
             () = self.at_its_end.cancelled() => Ok(false),
         }
     }
@@ -163,10 +166,19 @@ impl Settler {
         sent
     }
 
-    /// The expiry of requests announced now, by the store's clock.
+    /// The latest expiry of requests announced now, by the store's clock: they are sent when that is durable.
     pub(super) async fn expiry(&self) -> Result<StoreTime, SettleError> {
         let now = self.volume.store.now(SEND_TIMEOUT).await?;
-        Ok(now.plus(NOT_AFTER.as_millis() as i64))
+        Ok(now.plus((NOT_AFTER + self.reach.lead()).as_millis() as i64))
+    }
+
+    /// How long it took until what expires at `announced` was durable, by the clock that judges its requests.
+    pub(super) async fn learn_lead(&self, announced: StoreTime) {
+        if let Ok(now) = self.volume.store.now(SEND_TIMEOUT).await {
+            let began = announced.plus(-((NOT_AFTER + self.reach.lead()).as_millis() as i64));
+            let took = now.0.saturating_sub(began.0).max(0).unsigned_abs();
+            self.reach.learn_lead(Duration::from_millis(took));
+        }
     }
 
     /// They come again; what was uploaded for them may still do then.
@@ -238,18 +250,20 @@ impl Settler {
         Ok(())
     }
 
-    /// When what expires then must be over, whatever became of it; `None`: there is no time left to send it.
-    pub(super) async fn in_time(&self, not_after: StoreTime) -> Option<Deadline> {
+    /// What is sent now expires then, and must be over by that deadline, whatever became of it; `None`: there is no
+    /// time left to send it. `announced`: the latest expiry that others know of.
+    pub(super) async fn in_time(&self, announced: StoreTime) -> Option<(StoreTime, Deadline)> {
         let now = tokio::select! {
             now = self.volume.store.now(SEND_TIMEOUT) => now.ok()?,
             () = self.at_its_end.cancelled() => return None,
         };
+        let not_after = announced.min(now.plus(NOT_AFTER.as_millis() as i64));
         let left = not_after.0.saturating_sub(now.0);
         // A store looks at the expiry when a request begins, and others count from then on: half of what they
         // wait is for the request's end, the other half for what is on its way after that.
         let margin = self.hot_time().saturating_sub(NOT_AFTER);
         let until = || Duration::from_millis(left.unsigned_abs()) + margin / 2;
-        (left > MARGIN_MS).then(|| Deadline::after(until()))
+        (left > MARGIN_MS).then(|| (not_after, Deadline::after(until())))
     }
 
     /// What becomes of a request on its way. `None`: it was cut off, because it was not over in time, or because
@@ -275,10 +289,10 @@ impl Settler {
         }
     }
 
-    async fn send(&self, item: &Item, not_after: StoreTime, leaving: &Leaving) -> Outcome {
+    async fn send(&self, item: &Item, announced: StoreTime, leaving: &Leaving) -> Outcome {
         let volume = &self.volume;
-        let until = self.in_time(not_after).await.filter(|_| self.may_send());
-        let Some(until) = until else {
+        let time = self.in_time(announced).await.filter(|_| self.may_send());
+        let Some((not_after, until)) = time else {
             self.note_interruption(item.intent.ino, "it was not sent in time");
             return Outcome::Not;
         };
@@ -325,6 +339,9 @@ impl Settler {
                 volume.note_error(&error);
                 if let Body::Copy { .. } = item.body {
                     self.tags.copy_failed(&error);
+                }
+                if error.kind == StoreErrorKind::Timeout {
+                    leaving.cut.store(true, Ordering::Relaxed);
                 }
                 tracing::warn!(%key, %error, "a publish has no known outcome yet");
                 Outcome::Open

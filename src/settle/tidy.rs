@@ -135,6 +135,7 @@ impl Settler {
             return Ok(waiting);
         }
         let durable = self.announced_in_time().await;
+        self.learn_lead(not_after).await;
         if !matches!(durable, Ok(true)) {
             let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;
@@ -194,13 +195,13 @@ impl Settler {
     async fn send_delete(
         &self,
         (put_id, intent): (PutId, &IntentRec),
-        not_after: StoreTime,
+        announced: StoreTime,
         leaving: &Leaving,
         seen: &Seen,
     ) -> Outcome {
         let volume = &self.volume;
-        let until = self.in_time(not_after).await.filter(|_| self.may_send());
-        let Some(until) = until else { return Outcome::Not };
+        let time = self.in_time(announced).await.filter(|_| self.may_send());
+        let Some((not_after, until)) = time else { return Outcome::Not };
         let Some(expected) = &intent.expected else { return Outcome::Not };
         if self.compares_itself() {
             // Look first. A foreign PUT in between is the documented risk.

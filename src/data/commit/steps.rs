@@ -32,6 +32,15 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// The file's size after it, over content of `before` bytes, which may not be what it was made over.
+    pub fn size_over(&self, before: u64) -> u64 {
+        if self.limit < u64::MAX {
+            return self.size;
+        }
+        let end = self.ranges.iter().map(|(range, _)| range.end).max();
+        before.max(end.unwrap_or(0))
+    }
+
     /// Bytes of data.
     pub fn data(&self) -> u64 {
         let data = self.ranges.iter().filter(|(_, change)| *change == Change::Data);
