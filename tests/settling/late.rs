@@ -45,6 +45,51 @@ async fn a_publish_whose_announcement_is_long_on_its_way_gets_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_the_store_makes_late_comes_over_nothing_newer() {
+    let world = World::new().await;
+    // What has tags that nobody here may read moves by a copy.
+    world.server.put_foreign("data/file", "old", &[]);
+    world.server.dress_foreign("data/file", |carried| {
+        carried.tags.insert("tag".to_owned(), "value".to_owned());
+    });
+    world.server.copy_any_tags();
+    world.server.deny("s3:GetObjectTagging");
+    let (tell, _) = changes();
+    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    reconciler.name(Ino::ROOT, &name("file")).await.unwrap();
+    rename(&world, "file", "renamed").await;
+    world.server.fault(Rule::new(Op::Copy, "data/renamed", 1, Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_now(Deadline::after(PATIENCE)).await.map(drop) }
+    });
+    until("the copy", || world.server.held() == 1).await;
+    settling.abort();
+    // The host is lost, and the next one waits until the request has expired.
+    world.server.set_clock_offset(100);
+    let world = world.lose_host().await;
+    let ino = world.fs().lookup(Ino::ROOT, name("renamed")).await.unwrap().ino;
+    let file = world.volume.inode(ino).await.unwrap();
+    world.write(&file, "new").await;
+    // What it copies stays there.
+    world.server.fault(Rule::always(Some(Op::Delete), "data/file", Action::Status(403)));
+    world.settle().await;
+    assert_eq!(world.object("renamed").as_deref(), Some("new"));
+    assert_eq!(world.object("file").as_deref(), Some("old"));
+    // It was let in before it expired.
+    world.server.set_clock_offset(0);
+    world.server.release();
+    let refused = || {
+        let log = world.server.log();
+        log.iter()
+            .any(|one| (one.op, one.key.as_str(), one.status) == (Op::Copy, "data/renamed", 412))
+    };
+    until("the end of the copy", refused).await;
+    assert_eq!(world.object("renamed").as_deref(), Some("new"));
+    assert_eq!(names_in(&world, Ino::ROOT).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_parked_through_this_host_has_another_name_than_the_copy_that_may_still_come() {
     let world = World::new().await;
     for file in ["one", "two"] {
