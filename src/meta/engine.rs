@@ -109,7 +109,7 @@ pub struct EngineConfig {
     pub mirror: Option<Mirror>,
     /// The host's clock; replaced in tests.
     pub wall: WallClock,
-    /// The bucket's clock. What the collector deletes has been there for an hour by both, because followers
+    /// The bucket's clock. What the collector deletes has been there for its time by both, because followers
     /// count on that, and go by no clock of the writer.
     pub bucket_clock: Option<BucketClock>,
 }
@@ -248,7 +248,7 @@ impl Engine {
         let durable = applied.map_or(Lsn::default(), |a| a.lsn);
         let handle = Handle { generation: 1, epoch, db };
         let inner = Arc::new(Inner {
-            meter: Meter::new(&backend.store, &manifest),
+            meter: Meter::new(&backend.store, &manifest, backend.clock.tick()),
             backend,
             on_epoch: config.on_epoch,
             slot: watch::Sender::new(Slot::Open(handle)),

@@ -37,10 +37,10 @@ use crate::clock::{Deadline, boottime};
 /// How long rows of the log may gather before a manifest is looked for that has them in tables.
 const MANIFEST_AGE: Duration = Duration::from_secs(60);
 /// The same when none came: only to notice a volume that is gone.
-const IDLE_MANIFEST_AGE: Duration = Duration::from_secs(300);
-/// The log is kept for an hour by the bucket's clock, so that until then its end is where an object is missing.
+const IDLE_MANIFEST_AGE: Duration = Duration::from_secs(240);
+/// The log is kept for five minutes by the bucket's clock, so that until then its end is where an object is missing.
 /// After a longer pause than this (a host that slept) the manifest says where it starts now.
-const LONG_PAUSE: Duration = Duration::from_secs(600);
+const LONG_PAUSE: Duration = Duration::from_secs(120);
 /// Objects of the log read at a time, when there are many.
 const PARALLEL: usize = 16;
 
@@ -166,7 +166,8 @@ impl Follower {
                 view: RwLock::new(Arc::new(view)),
                 cursor: tokio::sync::Mutex::new(cursor),
             };
-            follower.look(&mut *follower.cursor.lock().await, false).await?;
+            // The manifest once more: what the log had when it was read first may have gone to tables since.
+            follower.look(&mut *follower.cursor.lock().await, true).await?;
             Ok(Some(follower))
         };
         let open = tokio::time::timeout(deadline.left(), guarded(open));
@@ -217,8 +218,9 @@ impl Follower {
 
     async fn look(&self, cursor: &mut Cursor, manifest: bool) -> Result<(), EngineError> {
         let began = boottime();
-        let slept = began.saturating_sub(cursor.polled) > LONG_PAUSE;
         self.read_log(cursor).await?;
+        // While it was read, too.
+        let slept = boottime().saturating_sub(cursor.polled) > LONG_PAUSE;
         let age = if cursor.grown { MANIFEST_AGE } else { IDLE_MANIFEST_AGE };
         let due = began.saturating_sub(cursor.manifest_read) > age;
         if manifest || slept || due {
@@ -289,26 +291,33 @@ impl Follower {
 
     /// Goes over to the newest tables, if there are newer ones.
     async fn read_manifest(&self, cursor: &mut Cursor) -> Result<(), EngineError> {
-        let Some(manifest) = newest_manifest(&self.store, &self.path).await? else {
-            let gone = std::io::Error::other("the volume's metadata is gone from the bucket");
-            return Err(EngineError::Damaged(Arc::new(gone)));
-        };
-        let mut view = View::clone(&self.view());
-        if manifest <= view.tables.manifest() {
+        loop {
+            let Some(manifest) = newest_manifest(&self.store, &self.path).await? else {
+                let gone = std::io::Error::other("the volume's metadata is gone from the bucket");
+                return Err(EngineError::Damaged(Arc::new(gone)));
+            };
             cursor.grown = false;
-            return Ok(());
+            let mut view = View::clone(&self.view());
+            if manifest <= view.tables.manifest() {
+                return Ok(());
+            }
+            view.tables = Tables::open(&self.mirrored, &self.path, &self.cache).await?;
+            // What lies in tables need not be kept; what came later is in the rows already, because the
+            // log was read from before these tables to its end.
+            let end = view.tables.last_seq();
+            view.rows.drop_through(end);
+            view.seq = view.seq.max(end);
+            let start = view.tables.log_starts_after() + 1;
+            let jumped = start > cursor.next;
+            cursor.next = cursor.next.max(start);
+            self.show(view);
+            // If the tables were ahead of the log as it was read, there may be more of it.
+            self.read_log(cursor).await?;
+            // Old objects of the log, which these tables need, may have gone to newer ones meanwhile.
+            if !jumped {
+                return Ok(());
+            }
         }
-        view.tables = Tables::open(&self.mirrored, &self.path, &self.cache).await?;
-        // What lies in tables need not be kept; what came later is in the rows already, because the
-        // log was read from before these tables to its end.
-        let end = view.tables.last_seq();
-        view.rows.drop_through(end);
-        view.seq = view.seq.max(end);
-        cursor.next = cursor.next.max(view.tables.log_starts_after() + 1);
-        cursor.grown = false;
-        self.show(view);
-        // If the tables were ahead of the log as it was read, there may be more of it.
-        self.read_log(cursor).await
     }
 
     fn show(&self, mut view: View) {

@@ -4,9 +4,10 @@
 //! behind the last writer's stalls the first write and then kills the handle. Hosts' clocks do
 //! differ, and are set back. So the engine never sees the wall clock itself, but
 //! `max(wall, floor + a sixteenth of the time since the floor was set, own last)`. The floor is what the
-//! bucket shows of earlier ticks, plus a minute. It passes, so that names made from it (ULIDs) go on growing
-//! while a host is behind; and slowly, so that the wall catches up: each opening adds up to a minute to the
-//! lead, and the collector, which goes by the wall, keeps garbage for so much longer.
+//! bucket shows of earlier ticks, plus ten seconds. It passes, so that names made from it (ULIDs) go on growing
+//! while a host is behind; and slowly, so that the wall catches up: each opening adds up to ten seconds to the
+//! lead, and the collector, which goes by the wall, keeps garbage for so much longer. Where workers die every
+//! minute the wall has to catch up within that.
 //!
 //! File times never come from here. Nothing here survives a crash: the last tick travels in
 //! `applied` and in the manifest.
@@ -26,8 +27,9 @@ use crate::clock;
 /// Milliseconds since 1970 by the host's wall clock; replaced in tests.
 pub type WallClock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// Distance kept from the latest tick that another writer may have used without our seeing it.
-const MARGIN_MS: i64 = 60_000;
+/// Distance kept from the latest tick that another writer may have used without our seeing it: what the engine
+/// stamps a batch with is taken a moment after the tick that the batch bears.
+const MARGIN_MS: i64 = 10_000;
 
 /// Ahead of the wall it passes by one part in so many.
 const SLOWED: i64 = 16;
@@ -63,7 +65,7 @@ impl HybridClock {
         Arc::clone(&self.wall)
     }
 
-    /// From now on every tick lies at least a minute after `tick`, which some writer has used.
+    /// From now on every tick lies at least [`MARGIN_MS`] after `tick`, which some writer has used.
     pub(super) fn stay_after(&self, tick: i64) {
         let floor = tick.saturating_add(MARGIN_MS);
         if floor > self.tick() {
@@ -150,6 +152,20 @@ mod tests {
         assert!(now >= first);
         wall.store(10_000_000, Ordering::SeqCst);
         assert_eq!(clock.tick(), 10_000_000);
+    }
+
+    /// Each opens the database where the one before died, and none is ahead for long.
+    #[test]
+    fn workers_that_die_every_minute_do_not_run_ahead() {
+        let (mut wall, mut last) = (1_000_000, 1_000_000);
+        for _ in 0..100 {
+            let (now, clock) = settable(wall);
+            clock.stay_after(last);
+            assert!(clock.tick() <= wall + MARGIN_MS, "{} ms ahead", clock.tick() - wall);
+            wall += 60_000;
+            now.store(wall, Ordering::SeqCst);
+            last = clock.tick();
+        }
     }
 
     #[test]

@@ -2,9 +2,14 @@
 //!
 //! Left to itself the engine would poll the bucket all day, and its collector believes wall clocks.
 //! So neither runs in the background. Maintenance is asked for by the worker when a volume is idle
-//! and every few minutes; it does something only when enough has gathered. It always runs at the
-//! current epoch: first flushing the memtable (which fences a handle whose epoch is old), then
-//! compacting until L0 is nearly empty, then collecting what was unreferenced for an hour.
+//! and every minute; it does something only when enough has gathered. It always runs at the
+//! current epoch: first flushing the memtable (which fences a handle whose epoch is old), then, once
+//! some tables have gathered, compacting until L0 is nearly empty, then collecting what nothing refers to.
+//!
+//! What a database takes in the bucket is what it holds and what was replaced lately. Nothing refers any
+//! more to what was replaced but readers that began before: views of followers and checks, scans under way.
+//! They have [`REPLACED_KEPT`], and take a newer view when that is over. The log goes by the same time,
+//! which followers know ([`super::follower`]).
 //!
 //! Nobody waits for it, and dropping it half-way leaves nothing worse than garbage.
 
@@ -16,15 +21,15 @@ use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, GarbageCollectorDirectoryOptions,
     GarbageCollectorOptions, SizeTieredCompactionSchedulerOptions,
 };
-use slatedb::{CompactorBuilder, VersionedManifest};
+use slatedb::{CompactorBuilder, GarbageCollectorBuilder, VersionedManifest};
 
 use super::engine::{EngineError, Handle, Inner, WatchedStore, filters};
 use super::hybrid_clock::{HybridClock, WallClock};
 
 /// So many files in L0 start maintenance even if nobody asked.
-pub(super) const URGENT_L0: usize = 6;
+pub(super) const URGENT_L0: usize = 8;
 
-const DUE_L0: usize = 4;
+const DUE_L0: usize = 6;
 const DUE_WAL_OBJECTS: u64 = 512;
 const DUE_WAL_BYTES: u64 = 8 << 20;
 
@@ -41,13 +46,32 @@ const CLOSING_L0: usize = 16;
 /// Compaction ends when L0 holds no more than this.
 const L0_GOAL: usize = 1;
 
+/// What a merge holds in memory: of each source some pieces that were fetched ahead, and of its result a table,
+/// which is in memory until its parts are in the bucket.
+const MOST_SOURCES: usize = 16;
+const FETCHES: usize = 2;
+const FETCH_BYTES: usize = 256 << 10;
+const TABLE_BYTES: usize = 16 << 20;
+
 /// One run; what is left waits for the next.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// How often the compactor and we look for its progress. Only while maintenance runs.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Tables stay for so long after they were replaced, and objects of the log after they were written. No view of
+/// a follower is older than this when it is read, and none goes on with the log after a pause of nearly so long.
+const REPLACED_KEPT: Duration = Duration::from_secs(300);
+
+/// Age of collected manifests, which are small.
 const GARBAGE_AGE: Duration = Duration::from_secs(3600);
+
+/// After a change that left garbage it is collected again when that is over, by these multiples of its time: clocks
+/// differ, so what one pass finds too young is left to the next. The last one is for the manifests.
+const PASSES: [u32; 3] = [1, 3, 13];
+
+/// How long a merge of what is no more in L0 is waited for. One that is cut off goes on with the next run.
+const MERGE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Age of collected manifests on stores without If-Match: nothing but time keeps a host that slept
 /// from reusing the number of a deleted manifest there.
@@ -71,15 +95,43 @@ pub(super) struct Meter {
     last: Mutex<(u64, u64)>,
     /// The number of the log's next object when the engine was opened, and how many were written by then.
     opened: (u64, u64),
+    garbage: Mutex<Garbage>,
+}
+
+/// When something was left behind that is to be collected.
+#[derive(Debug, Clone, Copy)]
+struct Garbage {
+    /// A tick of the engine's clock.
+    left: i64,
+    /// How often it was looked for since.
+    passes: usize,
+}
+
+impl Garbage {
+    /// Whether a pass would find more than the one before.
+    fn is_due(&self, tick: i64) -> bool {
+        let wait = |times: &u32| i64::try_from((replaced_kept() * *times).as_millis()).ok();
+        PASSES.get(self.passes).and_then(wait).is_some_and(|wait| tick - self.left > wait)
+    }
+}
+
+fn garbage_age() -> Duration {
+    crate::fault::duration(crate::fault::GARBAGE_AGE, GARBAGE_AGE)
+}
+
+fn replaced_kept() -> Duration {
+    REPLACED_KEPT.min(garbage_age())
 }
 
 impl Meter {
-    pub(super) fn new(store: &WatchedStore, opened: &VersionedManifest) -> Self {
+    /// `tick`: now by the engine's clock. Whoever had the database before may have left garbage.
+    pub(super) fn new(store: &WatchedStore, opened: &VersionedManifest, tick: i64) -> Self {
         let written = store.wal_written();
         Meter {
             running: tokio::sync::Mutex::default(),
             last: Mutex::new(written),
             opened: (opened.next_wal_sst_id(), written.0),
+            garbage: Mutex::new(Garbage { left: tick, passes: 0 }),
         }
     }
 
@@ -135,14 +187,30 @@ pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, E
         || opened_with > TOO_LONG_WAL_OBJECTS
         || objects >= DUE_WAL_OBJECTS
         || bytes >= DUE_WAL_BYTES;
-    if !due && !force {
-        return Ok(Maintained { l0_before, l0_after: l0_before, ..Maintained::default() });
+    let idle = Maintained { l0_before, l0_after: l0_before, ..Maintained::default() };
+    let tick = inner.backend.clock.tick();
+    let to_collect = inner.meter.garbage.lock().is_due(tick);
+    if !due && !force && !to_collect {
+        return Ok(idle);
     }
+    let work = async {
+        if !due && !force {
+            return collect(inner, &handle).await;
+        }
+        // With what is flushed now there are enough.
+        let crowded = force || l0_before + 1 >= DUE_L0;
+        maintain_now(inner, &handle, crowded).await
+    };
     let done = tokio::select! {
         _ = inner.stop.cancelled() => return Err(EngineError::Closed),
-        done = tokio::time::timeout(LIMIT, maintain_now(inner, &handle)) => done,
+        done = tokio::time::timeout(LIMIT, work) => done,
     };
     done.map_err(|_| EngineError::Deadline)??;
+    if !due && !force {
+        inner.meter.garbage.lock().passes += 1;
+        return Ok(idle);
+    }
+    *inner.meter.garbage.lock() = Garbage { left: inner.backend.clock.tick(), passes: 0 };
     *inner.meter.last.lock() = written;
     let manifest = handle.db.manifest();
     Ok(Maintained {
@@ -175,17 +243,19 @@ async fn flush_memtable(inner: &Inner, handle: &Handle) -> Result<(), EngineErro
     })
 }
 
-async fn maintain_now(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+/// `crowded`: there are tables enough to be merged.
+async fn maintain_now(inner: &Inner, handle: &Handle, crowded: bool) -> Result<(), EngineError> {
     let broken = |error| {
         inner.report_broken(handle, &error);
         EngineError::from_slate(error)
     };
-    compact(inner, handle).await?;
-    handle.db.refresh_manifest().await.map_err(broken)?;
-    if is_current(inner, handle).await?.is_some() {
-        collect(inner).await?;
+    if crowded {
+        compact(inner, handle).await?;
+        handle.db.refresh_manifest().await.map_err(broken)?;
+    } else {
+        flush_memtable(inner, handle).await?;
     }
-    Ok(())
+    collect(inner, handle).await
 }
 
 /// The compactor epoch, if the writer epoch in the bucket is the handle's.
@@ -225,9 +295,25 @@ async fn flush_and_watch(inner: &Inner, handle: &Handle) -> Result<(), EngineErr
         // The compactor tells nobody when it is done; the manifest does.
         let manifest = admin.read_manifest(None).await.map_err(EngineError::from_slate)?;
         if manifest.is_none_or(|m| m.l0().len() <= L0_GOAL) {
-            return Ok(());
+            break;
         }
         tokio::time::sleep(POLL).await;
+    }
+    // What came out of L0 may be merged with what lies below.
+    let merges = async {
+        // Between two of them none is there for a moment.
+        let mut quiet = 0;
+        while quiet < 2 {
+            tokio::time::sleep(POLL).await;
+            let compactions = admin.read_compactions(None).await?;
+            let busy = compactions.is_some_and(|c| c.recent_compactions().any(|one| one.active()));
+            quiet = if busy { 0 } else { quiet + 1 };
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(MERGE_LIMIT, merges).await {
+        Ok(done) => done.map_err(EngineError::from_slate),
+        Err(_) => Ok(()),
     }
 }
 
@@ -238,36 +324,42 @@ fn compactor_options() -> CompactorOptions {
         max_concurrent_compactions: 1,
         scheduler_options: SizeTieredCompactionSchedulerOptions {
             min_compaction_sources: 2,
-            max_compaction_sources: 32,
+            max_compaction_sources: MOST_SOURCES,
             ..Default::default()
         }
         .into(),
         worker: Some(CompactionWorkerOptions {
             max_concurrent_compactions: 1,
             compactions_poll_interval: POLL,
-            max_sst_size: 64 << 20,
+            max_sst_size: TABLE_BYTES,
             max_subcompactions: 1,
+            max_fetch_tasks: FETCHES,
+            bytes_to_fetch: FETCH_BYTES,
             ..Default::default()
         }),
+        // With each result the compactor keeps what it replaced for so long.
+        checkpoint_lifetime: replaced_kept(),
         ..Default::default()
     }
 }
 
 /// WAL fences are kept for ever: a host that slept could otherwise write where one lay.
-async fn collect(inner: &Inner) -> Result<(), EngineError> {
+async fn collect(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+    if is_current(inner, handle).await?.is_none() {
+        return Ok(());
+    }
     let aged = |min_age| {
         Some(GarbageCollectorDirectoryOptions { interval: None, min_age, dry_run: false })
     };
-    let garbage_age = crate::fault::duration(crate::fault::GARBAGE_AGE, GARBAGE_AGE);
     let manifest_age = match inner.backend.if_match {
-        true => garbage_age,
+        true => garbage_age(),
         false => MANIFEST_AGE_WITHOUT_IF_MATCH,
     };
     let options = GarbageCollectorOptions {
         manifest_options: aged(manifest_age),
-        wal_options: aged(garbage_age),
+        wal_options: aged(replaced_kept()),
         wal_fence_options: None,
-        compacted_options: aged(garbage_age),
+        compacted_options: aged(replaced_kept()),
         compactions_options: aged(manifest_age),
         detach_options: None,
         metric_level: None,
@@ -275,11 +367,14 @@ async fn collect(inner: &Inner) -> Result<(), EngineError> {
         object_store_max_retries: None,
     };
     let Some(clock) = collectors_clock(inner).await else { return Ok(()) };
-    let admin =
-        slatedb::admin::AdminBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
+    // Not through the engine's `Admin`: that judges the log by the host's clock, whatever clock it is given.
+    let collector =
+        GarbageCollectorBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
             .with_system_clock(Arc::new(HybridClock::new(clock)) as _)
+            .with_options(options)
             .build();
-    admin.run_gc_once(options).await.map_err(EngineError::from_slate)
+    collector.run_gc_once().await;
+    Ok(())
 }
 
 /// The earlier one of two clocks, so that nothing looks older than it is: the host's, by which it names its
@@ -291,3 +386,6 @@ async fn collectors_clock(inner: &Inner) -> Option<WallClock> {
     let now = bucket().await?;
     Some(Arc::new(move || wall().min(now)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! What a volume takes of its host and of its bucket over hours.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::site::Host;
-use crate::support::s3server::TestS3;
+use crate::support::s3server::{Logged, TestS3};
 
 /// No worker may have more than this of its own. The pages of the program are not: all workers of a host share them,
 /// and those of a build for tests are several times as large.
@@ -25,10 +26,19 @@ const MEASURES: [(&str, u64); 9] = [
     ("objects", 150),
 ];
 
+/// What the state itself takes at most, beside what was replaced lately: records, and content of some MiB in motion.
+const MOST_STATE: u64 = 64 << 20;
+/// How long it may be until somebody collects what is to go: maintenance comes every minute, and when a worker takes
+/// over a long log.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(150);
+
 /// One moment.
 #[derive(Debug, Clone)]
 pub struct Sample {
     at: Duration,
+    /// Bytes of the state now, and written into it since the sample before.
+    state: u64,
+    written: u64,
     host: &'static str,
     steps: u64,
     values: [u64; MEASURES.len()],
@@ -38,6 +48,27 @@ pub struct Sample {
 pub struct Curve {
     samples: Vec<Sample>,
     most_memory: u64,
+    /// Bytes written into the state since the last sample.
+    written: u64,
+    /// What lay in the folders of the state at the end of each leg.
+    ends: Vec<(Duration, BTreeMap<String, Held>)>,
+}
+
+/// Objects, and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    objects: u64,
+    bytes: u64,
+}
+
+/// The folder below the volume's state in which a key lies, without the parts of it that are numbers.
+fn folder(key: &str) -> String {
+    let below = key.split_once(".s3vol/v/").map_or("", |(_, below)| below);
+    let folders: Vec<&str> = below.split('/').skip(1).collect();
+    let named = folders.iter().rev().skip(1).rev();
+    let named: Vec<&str> =
+        named.copied().filter(|part| part.bytes().any(|b| !b.is_ascii_digit())).collect();
+    named.join("/")
 }
 
 fn status_kib(pid: u64, field: &str) -> Option<u64> {
@@ -82,6 +113,8 @@ impl Curve {
         server: &TestS3,
         steps: u64,
     ) {
+        let to_state = |r: &&Logged| r.status < 300 && r.key.contains(".s3vol/v/");
+        self.written += server.log().iter().filter(to_state).map(|r| r.bytes_in).sum::<u64>();
         let volumes = host.dir().join("state/volumes");
         let plugin = host.plugin();
         let [worker] = plugin.children("worker")[..] else { return };
@@ -95,6 +128,7 @@ impl Curve {
         };
         let (state, objects): (Vec<_>, Vec<_>) =
             server.objects("").into_iter().partition(|(key, _)| key.contains(".s3vol/"));
+        let bytes = state.iter().map(|(_, object)| object.body.len() as u64).sum::<u64>();
         let values = [
             memory,
             descriptors(worker).unwrap_or(0),
@@ -103,10 +137,64 @@ impl Curve {
             local("log"),
             local("cache"),
             state.len() as u64,
-            state.iter().map(|(_, object)| object.body.len() as u64).sum::<u64>() >> 10,
+            bytes >> 10,
             objects.len() as u64,
         ];
-        self.samples.push(Sample { at, host: name, steps, values });
+        let written = std::mem::take(&mut self.written);
+        self.samples.push(Sample { at, state: bytes, written, host: name, steps, values });
+    }
+
+    /// The state has no more than what it holds and what was written into it of late: what it keeps for `kept` after
+    /// it was replaced, and what waits to be collected.
+    pub fn judge_state(&self, kept: Duration) -> Result<String, String> {
+        let bound = |sample: &Sample| {
+            let since = sample.at.saturating_sub(kept + COLLECTED_WITHIN);
+            let late = self.samples.iter().filter(|s| (since..=sample.at).contains(&s.at));
+            MOST_STATE + late.map(|s| s.written).sum::<u64>()
+        };
+        let worst = self.samples.iter().max_by_key(|s| s.state * 100 / bound(s));
+        let Some(worst) = worst else { return Err("no samples".to_owned()) };
+        let all = self.samples.iter().map(|s| s.written).sum::<u64>();
+        let text = format!(
+            "{} KiB were written into the state; it had {} KiB at minute {:.1}, and may have had {} KiB",
+            all >> 10,
+            worst.state >> 10,
+            worst.at.as_secs_f64() / 60.0,
+            bound(worst) >> 10
+        );
+        if worst.state > bound(worst) { Err(text) } else { Ok(text) }
+    }
+
+    /// Looks once where in the state its objects lie.
+    pub fn look_into_state(&mut self, at: Duration, server: &TestS3) {
+        let mut held: BTreeMap<String, Held> = BTreeMap::new();
+        for (key, object) in server.objects("") {
+            if key.contains(".s3vol/v/") {
+                let folder = held.entry(folder(&key)).or_default();
+                folder.objects += 1;
+                folder.bytes += object.body.len() as u64;
+            }
+        }
+        self.ends.push((at, held));
+    }
+
+    /// A table with a line for each folder of the state: what it held at the end of each leg.
+    pub fn folders(&self) -> String {
+        let mut text = String::from("| objects, KiB at minute |");
+        for (at, _) in &self.ends {
+            let _ = write!(text, " {:.1} |", at.as_secs_f64() / 60.0);
+        }
+        let _ = write!(text, "\n|---|{}", "---|".repeat(self.ends.len()));
+        let all: std::collections::BTreeSet<&String> =
+            self.ends.iter().flat_map(|(_, held)| held.keys()).collect();
+        for name in all {
+            let _ = write!(text, "\n| {name} |");
+            for (_, held) in &self.ends {
+                let Held { objects, bytes } = held.get(name).copied().unwrap_or_default();
+                let _ = write!(text, " {objects}, {} |", bytes >> 10);
+            }
+        }
+        text
     }
 
     /// A table with a line for each of these spans: the medians, and the largest memory of a worker.
@@ -164,12 +252,16 @@ fn a_curve_that_grows_is_told_from_one_that_swings() {
         samples: (0..200)
             .map(|n| Sample {
                 at: Duration::from_secs(n * 10),
+                state: value(n) << 10,
+                written: 1 << 20,
                 host: "a",
                 steps: n,
                 values: [value(n); MEASURES.len()],
             })
             .collect(),
         most_memory: 1,
+        written: 0,
+        ends: Vec::new(),
     };
     let warm = Duration::from_secs(100);
     curve(|n| 100_000 + n % 7 * 40_000).judge(warm).expect("it swings");
@@ -177,6 +269,9 @@ fn a_curve_that_grows_is_told_from_one_that_swings() {
     curve(|n| if n == 150 { 9_000_000 } else { 100_000 - n }).judge(warm).expect("it falls");
     let grown = curve(|n| 100_000 + n * 500).judge(warm).expect_err("it grows");
     assert!(MEASURES.iter().all(|(name, _)| grown.contains(name)), "{grown}");
+    curve(|_| 60 << 10).judge_state(Duration::from_secs(300)).expect("written of late");
+    let kept = curve(|n| (n + 40) << 10).judge_state(Duration::from_secs(300));
+    assert!(kept.expect_err("all of it is kept").contains("minute 33.2"));
     let much = Curve { most_memory: MOST_MEMORY_KIB + 1, ..curve(|_| 5) };
     assert!(much.judge(warm).expect_err("too much").contains("memory of a worker\"]"));
 }

@@ -15,7 +15,8 @@ const SECONDS: &str = "S3VOL_SOAK_SECONDS";
 const TWO_HOURS: u64 = 7200;
 const MOVE_EVERY: Duration = Duration::from_secs(300);
 const KILL_EVERY: Duration = Duration::from_secs(60);
-const GARBAGE: Duration = Duration::from_secs(600);
+/// How long the engine keeps what was replaced, and in a run of less than an hour.
+const GARBAGE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Every path with its kind, mode, owner, size, time of change and what a link says; and the hashes of all files
@@ -68,10 +69,10 @@ fn soak_two_hours() {
     let move_every = MOVE_EVERY.min(whole / 4);
     let kill_every = KILL_EVERY.min(move_every / 3);
     let mut site = Site::bare();
-    // The engine keeps what it replaced for an hour; here for a part of it that comes to an end in each half.
-    let kept = (GARBAGE.min(whole / 12)).as_millis().to_string();
+    // For a part of the run that comes to an end in each half.
+    let kept = GARBAGE.min(whole / 12);
     for host in [&mut site.a, &mut site.b] {
-        host.env(s3vol::fault::GARBAGE_AGE, &kept);
+        host.env(s3vol::fault::GARBAGE_AGE, &kept.as_millis().to_string());
     }
     site.start(&[]);
     let outside = tempfile::tempdir().unwrap();
@@ -106,9 +107,11 @@ fn soak_two_hours() {
         ALL.iter().for_each(|program| program.check(&place, outside.path()));
         left = Some(manifests(&place));
         host.unmount();
+        curve.look_into_state(began.elapsed(), &site.server);
         moves += 1;
     }
     println!("{}", curve.table(KILL_EVERY));
+    println!("\n{}", curve.folders());
     let steps: Vec<_> = ALL.iter().map(|program| (program.name, program.steps())).collect();
     println!(
         "\n{moves} legs; steps {steps:?}; {} acknowledged fsyncs of the ledger",
@@ -124,6 +127,10 @@ fn soak_two_hours() {
     let said = site.s3vol(&["verify", "--manifest", hashes.to_str().unwrap(), &site.url()]);
     println!("{}", said.lines().last().unwrap_or_default());
     assert!(site.recovered().is_empty());
+    match curve.judge_state(kept) {
+        Ok(bound) => println!("{bound}"),
+        Err(more) => panic!("{more}"),
+    }
     // The volume still fills while it is on its first host.
     match curve.judge(move_every) {
         Ok(halves) => println!("{halves}"),

@@ -31,7 +31,8 @@ const MIRROR_DESCRIPTORS: usize = 64;
 /// every byte twice, for its log and its memtable, and memtables on their way to L0: so twice what may
 /// be kept, with room for three memtables.
 const MAX_UNFLUSHED_BYTES: usize = 2 * (super::MAX_KEPT_BYTES + (8 << 20)) + 3 * L0_BYTES;
-const L0_BYTES: usize = 16 << 20;
+/// Each is in memory twice while it goes to the bucket, beside the next.
+const L0_BYTES: usize = 8 << 20;
 
 /// Files in L0 before the engine makes writers wait. Maintenance runs long before.
 const MAX_L0: usize = 32;

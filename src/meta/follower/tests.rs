@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use slatedb::object_store::memory::InMemory;
 
 use super::*;
-use crate::meta::engine::tests::TestStore;
+use crate::meta::engine::tests::{Happens, TestStore};
 use crate::meta::{Batch, Engine, EngineConfig};
 use crate::types::{Epoch, Lsn};
 
@@ -234,6 +234,31 @@ async fn a_writer_whose_clock_is_ahead_leaves_followers_the_log() {
     }
     let newest = follower.poll(soon()).await.unwrap();
     assert_eq!(newest.get_raw(b"k").await.unwrap().unwrap(), 20u64.to_be_bytes().as_slice());
+    writer.abandon();
+}
+
+/// The same for whoever only begins to follow: a log that nobody flushed for long goes as soon as it is flushed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_log_that_goes_while_a_follower_opens_is_not_its_end() {
+    let store = TestStore::new();
+    let shared: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+    let writer = Arc::new(engine(&shared, None).await);
+    for lsn in 1..=20u64 {
+        let mut batch = Batch::new();
+        batch.put(b"k", lsn.to_be_bytes());
+        writer.write(Lsn(lsn), batch).await.unwrap();
+        let _receipt = writer.flush(soon()).await.unwrap();
+    }
+    store.aged_secs.store(2 * 3600, Ordering::SeqCst);
+    let collects = Arc::clone(&writer);
+    let happens = async move {
+        collects.maintain(true).await.unwrap();
+    };
+    *store.before_wal.lock() = Some(Happens(Box::pin(happens)));
+    let follower = Follower::open(shared, PATH, None, soon()).await.unwrap().unwrap();
+    assert!(store.before_wal.lock().is_none());
+    let found = follower.view().get_raw(b"k").await.unwrap().unwrap();
+    assert_eq!(found, 20u64.to_be_bytes().as_slice());
     writer.abandon();
 }
 
