@@ -110,6 +110,12 @@ pub enum FsckError {
     Lease(#[from] LeaseError),
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Nothing is said about the volume.
+    #[error(
+        "the volume's records were replaced {ATTEMPTS} times while they were read; check it while \
+         nothing uses it"
+    )]
+    Outdated,
 }
 
 impl From<EngineError> for FsckError {
@@ -145,20 +151,31 @@ pub async fn check(
     let mut attempt = 1;
     loop {
         let view = follower.renew(Deadline::after(NEWER)).await;
-        let mut check = match view {
-            Ok(view) => Check::new(follower, view, parts, how, &mut *watch),
+        let (read, mut check) = match view {
+            Ok(view) => (view.manifest(), Check::new(follower, view, parts, how, &mut *watch)),
             Err(error) => return unreadable(error.into(), parts, how).await,
         };
         let done = check.run().await;
         let report = check.report;
-        match done {
+        let error = match done {
             Ok(()) => return Ok(report),
-            // The writer's collector knows nothing of us.
-            Err(error) if error.is_of_the_engine() && how.in_use && attempt < ATTEMPTS => {
-                attempt += 1;
-            }
-            Err(error) => return unreadable(error, parts, how).await,
+            Err(error) => error,
+        };
+        if !error.is_of_the_engine() {
+            return Err(error);
         }
+        // A writer's collector knows nothing of us, and somebody may have begun to write meanwhile.
+        let newest = match follower.renew(Deadline::after(NEWER)).await {
+            Ok(view) => view.manifest(),
+            Err(error) => return unreadable(error.into(), parts, how).await,
+        };
+        if newest == read && !(how.in_use && attempt < ATTEMPTS) {
+            return unreadable(error, parts, how).await;
+        }
+        if attempt == ATTEMPTS {
+            return Err(FsckError::Outdated);
+        }
+        attempt += 1;
     }
 }
 

@@ -1,5 +1,7 @@
 //! The catalog's rules, on an in-memory bucket.
 
+#[path = "catalog/at_once.rs"]
+mod at_once;
 #[path = "support/memory.rs"]
 mod memory;
 
@@ -477,58 +479,6 @@ async fn a_create_on_a_known_store_takes_nine_requests_in_five_rounds() {
     let shown: Vec<_> = log.iter().map(|entry| (entry.op, &entry.key, entry.status)).collect();
     assert!(log.len() <= 9, "{} requests: {shown:#?}", log.len());
     assert!(rounds(&log) <= 5, "{} rounds: {shown:#?}", rounds(&log));
-}
-
-/// Whichever request of one creation the other one comes before.
-#[tokio::test]
-async fn of_two_volumes_that_are_made_for_one_place_at_once_no_two_stay() {
-    let url = [("url", "s3://bkt/team/place")];
-    let inside = [("url", "s3://bkt/team/place/inside")];
-    // On one host alone, and on two.
-    for (hosts, other) in [(1, url), (2, url), (2, inside)] {
-        let mut met = 0;
-        for at in 0..40 {
-            let (world, dirs) = (World::gateway(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
-            let server = world.server();
-            let one = Arc::new(catalog(&dirs[0], &world).await);
-            create(&one, "known", &[]).await.unwrap();
-            let two = match hosts {
-                1 => Arc::clone(&one),
-                _ => Arc::new(catalog(&dirs[1], &world).await),
-            };
-            let rule = Rule::always(None, "", s3server::Action::Hold).after(at);
-            server.fault(Rule { times: Some(1), ..rule });
-            let ended = AtomicBool::new(false);
-            let first = async {
-                let made = create(&one, "one", &url).await;
-                ended.store(true, Ordering::SeqCst);
-                made
-            };
-            let second = async {
-                while server.held() == 0 && !ended.load(Ordering::SeqCst) {
-                    tokio::task::yield_now().await;
-                }
-                let made = create(&two, "two", &other).await;
-                server.release();
-                made
-            };
-            let (first, second) = tokio::join!(first, second);
-            if server.faults_left() > 0 {
-                break;
-            }
-            met += 1;
-            assert!(first.is_err() || second.is_err(), "request {at} of {hosts}: both stay");
-            for (made, volume) in [(first, "one"), (second, "two")] {
-                let there = server.keys("team/.s3vol/volumes/").iter().any(|k| k.contains(volume));
-                assert_eq!(made.is_ok(), there, "request {at} of {hosts}: {volume}: {made:?}");
-            }
-            // Nothing is left that keeps one from being made.
-            if server.keys("team/.s3vol/volumes/").len() == 1 {
-                create(&two, "two", &other).await.unwrap();
-            }
-        }
-        assert!(met > 8, "{met}");
-    }
 }
 
 /// The keys of states.

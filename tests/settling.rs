@@ -8,9 +8,9 @@ mod large;
 mod late;
 #[path = "settling/outside.rs"]
 mod outside;
-mod support;
 #[path = "settling/removed.rs"]
 mod removed;
+mod support;
 #[path = "settling/writers.rs"]
 mod writers;
 

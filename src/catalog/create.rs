@@ -1,6 +1,7 @@
 //! `docker volume create`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::definition::{Definition, FORMAT, definition_key};
 use super::incarnation::{Incarnation, Prepared, prepare};
@@ -9,6 +10,10 @@ use super::remove::changed;
 use super::{Catalog, CatalogError, Site, named, stores};
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::types::VolumeName;
+
+/// How often a new definition's neighbours are looked for while the bucket does not answer.
+const LOOKS: u32 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Catalog {
     /// Creates `name`, or confirms that it exists with what `given` asks for. Within the grace of a
@@ -148,15 +153,21 @@ impl Catalog {
     }
 
     /// Once more: whoever defined another volume there meanwhile sees this one, or is seen. Of two that see each
-    /// other neither stays.
+    /// other neither stays. A definition that could not be looked at again stays: somebody may use it by now.
     async fn stands_alone(
         &self,
         home: &dyn Site,
         definition: &Definition,
     ) -> Result<(), CatalogError> {
-        let refreshed = self.refresh(&|_| true).await;
-        let judged =
-            refreshed.and_then(|()| self.refuse_overlap(&definition.name, &definition.options));
+        let mut refreshed = self.refresh(&|_| true).await;
+        for _ in 1..LOOKS {
+            if refreshed.is_err() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                refreshed = self.refresh(&|_| true).await;
+            }
+        }
+        refreshed?;
+        let judged = self.refuse_overlap(&definition.name, &definition.options);
         if judged.is_err()
             && let Err(error) = self.take_back(home, definition).await
         {

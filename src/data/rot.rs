@@ -44,10 +44,11 @@ impl Volume {
         }
     }
 
-    /// Where bytes are not those of their record, as far as that tells. One that shows in parts only does not.
+    /// Where bytes are not those of their record, as far as that tells. One of which only a part shows is looked
+    /// at as a whole.
     async fn rotten(
         &self,
-        inode: &Inode,
+        inode: &Arc<Inode>,
         content: &ContentRec,
         offset: u64,
         bytes: &Bytes,
@@ -56,11 +57,17 @@ impl Volume {
         let mut rotten = Vec::new();
         for (span, source) in pieces(&self.meta, inode.ino, content, range.clone()).await? {
             let Source::Extent(extent) = source else { continue };
-            if span.start < range.start || span.end > range.end {
-                continue;
-            }
             let len = span.end - span.start;
-            let here = &bytes[(span.start - offset) as usize..(span.end - offset) as usize];
+            let whole;
+            let here = if range.start <= span.start && span.end <= range.end {
+                &bytes[(span.start - offset) as usize..(span.end - offset) as usize]
+            } else {
+                whole = self.read(inode, span.start, len as usize).await?;
+                if whole.len() as u64 != len {
+                    continue;
+                }
+                &whole[..]
+            };
             let proven = match &extent.place {
                 Place::Segment { offset, crc, crc_offset, crc_len, .. } => {
                     let whole = offset == crc_offset && u64::from(*crc_len) == len;

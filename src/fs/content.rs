@@ -41,8 +41,7 @@ impl Fs {
         flags: i32,
     ) -> Result<(Attr, Opened), FsError> {
         let writer = writes(flags);
-        let perm = mode & 0o7777;
-        let new = NewInode { kind: FileKind::File, perm, rdev: 0, target: None, writer };
+        let new = NewInode { writer, ..NewInode::new(FileKind::File, mode) };
         let made = !self.answered(&caller);
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;

@@ -24,6 +24,13 @@ pub(super) struct NewInode {
     pub writer: bool,
 }
 
+impl NewInode {
+    /// `mode`: of which the permission bits count.
+    pub fn new(kind: FileKind, mode: u32) -> Self {
+        NewInode { kind, perm: mode & 0o7777, rdev: 0, target: None, writer: false }
+    }
+}
+
 impl Fs {
     pub async fn lookup(&self, parent: Ino, name: FileName) -> Result<Attr, FsError> {
         self.directory(parent).await?;
@@ -57,7 +64,7 @@ impl Fs {
             FileKind::CharDevice | FileKind::BlockDevice => rdev,
             _ => 0,
         };
-        let new = NewInode { kind, perm: mode & 0o7777, rdev, target: None, writer: false };
+        let new = NewInode { rdev, ..NewInode::new(kind, mode) };
         self.make(caller, parent, name, new).await
     }
 
@@ -68,8 +75,7 @@ impl Fs {
         name: FileName,
         mode: u32,
     ) -> Result<Attr, FsError> {
-        let new = NewInode { kind: FileKind::Dir, perm: mode & 0o7777, rdev: 0, target: None, writer: false };
-        let attr = self.make(caller, parent, name, new).await?;
+        let attr = self.make(caller, parent, name, NewInode::new(FileKind::Dir, mode)).await?;
         self.outside.made(attr.ino);
         Ok(attr)
     }
@@ -87,7 +93,7 @@ impl Fs {
         if target.len() > MAX_TARGET {
             return Err(FsError::NameTooLong);
         }
-        let new = NewInode { kind: FileKind::Symlink, perm: 0o777, rdev: 0, target: Some(target), writer: false };
+        let new = NewInode { target: Some(target), ..NewInode::new(FileKind::Symlink, 0o777) };
         self.make(caller, parent, name, new).await
     }
 

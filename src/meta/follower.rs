@@ -32,7 +32,7 @@ use self::tables::Tables;
 use super::engine::{
     EngineError, Mirror, RESERVED_KEY, guarded, is_empty_range, table_cache, through_mirror,
 };
-use crate::clock::{Deadline, boottime};
+use crate::clock::{self, Deadline, boottime};
 
 /// How long rows of the log may gather before a manifest is looked for that has them in tables.
 const MANIFEST_AGE: Duration = Duration::from_secs(60);
@@ -65,6 +65,11 @@ impl View {
     /// Later states have greater numbers; equal numbers are the same state.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The manifest of its tables. What a newer one replaced may be gone.
+    pub fn manifest(&self) -> u64 {
+        self.tables.manifest()
     }
 
     /// The value of a key.
@@ -110,6 +115,8 @@ struct Cursor {
     /// The next object of the log.
     next: u64,
     polled: Duration,
+    /// The wall clock then, seconds: it goes on where a machine was stopped from outside.
+    polled_wall: i64,
     manifest_read: Duration,
     /// Rows came since the manifest was read.
     grown: bool,
@@ -156,7 +163,13 @@ impl Follower {
             let next = tables.log_starts_after() + 1;
             let view = View { seq: tables.last_seq(), tables, rows: Overlay::default(), number: 1 };
             let now = boottime();
-            let cursor = Cursor { next, polled: now, manifest_read: now, grown: false };
+            let cursor = Cursor {
+                next,
+                polled: now,
+                polled_wall: clock::now().secs,
+                manifest_read: now,
+                grown: false,
+            };
             let follower = Follower {
                 log: WalReader::new(path.to_owned(), Arc::clone(&store)),
                 path: path.to_owned(),
@@ -217,17 +230,18 @@ impl Follower {
     }
 
     async fn look(&self, cursor: &mut Cursor, manifest: bool) -> Result<(), EngineError> {
-        let began = boottime();
+        let (began, began_wall) = (boottime(), clock::now().secs);
         self.read_log(cursor).await?;
         // While it was read, too.
-        let slept = boottime().saturating_sub(cursor.polled) > LONG_PAUSE;
+        let slept = boottime().saturating_sub(cursor.polled) > LONG_PAUSE
+            || clock::now().secs.abs_diff(cursor.polled_wall) > LONG_PAUSE.as_secs();
         let age = if cursor.grown { MANIFEST_AGE } else { IDLE_MANIFEST_AGE };
         let due = began.saturating_sub(cursor.manifest_read) > age;
         if manifest || slept || due {
             self.read_manifest(cursor).await?;
             cursor.manifest_read = began;
         }
-        cursor.polled = began;
+        (cursor.polled, cursor.polled_wall) = (began, began_wall);
         Ok(())
     }
 
@@ -296,9 +310,9 @@ impl Follower {
                 let gone = std::io::Error::other("the volume's metadata is gone from the bucket");
                 return Err(EngineError::Damaged(Arc::new(gone)));
             };
-            cursor.grown = false;
             let mut view = View::clone(&self.view());
             if manifest <= view.tables.manifest() {
+                cursor.grown = false;
                 return Ok(());
             }
             view.tables = Tables::open(&self.mirrored, &self.path, &self.cache).await?;
@@ -310,6 +324,7 @@ impl Follower {
             let start = view.tables.log_starts_after() + 1;
             let jumped = start > cursor.next;
             cursor.next = cursor.next.max(start);
+            cursor.grown = false;
             self.show(view);
             // If the tables were ahead of the log as it was read, there may be more of it.
             self.read_log(cursor).await?;

@@ -174,7 +174,11 @@ impl Settler {
 
     /// How long it took until what expires at `announced` was durable, by the clock that judges its requests.
     pub(super) async fn learn_lead(&self, announced: StoreTime) {
-        if let Ok(now) = self.volume.store.now(SEND_TIMEOUT).await {
+        let now = tokio::select! {
+            now = self.volume.store.now(SEND_TIMEOUT) => now,
+            () = self.at_its_end.cancelled() => return,
+        };
+        if let Ok(now) = now {
             let began = announced.plus(-((NOT_AFTER + self.reach.lead()).as_millis() as i64));
             let took = now.0.saturating_sub(began.0).max(0).unsigned_abs();
             self.reach.learn_lead(Duration::from_millis(took));

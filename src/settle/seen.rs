@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::round::SEND_TIMEOUT;
 use crate::clock::boottime;
 use crate::store::{ListRequest, StoreBackend};
 use crate::types::{ObjectKey, Version};
@@ -16,6 +15,8 @@ const FEW: usize = 16;
 /// A page of a listing for so many keys, at most.
 const KEYS_A_PAGE: usize = 64;
 const PAGE: u32 = 1000;
+/// A store that lists more slowly than this is asked for each key.
+const LIST_TIMEOUT: Duration = FRESH;
 /// For so long what was listed is as good as what was asked for: a foreign PUT between a look and the
 /// deletion that follows it is deleted with what lay there.
 const FRESH: Duration = Duration::from_secs(1);
@@ -36,13 +37,23 @@ impl Seen {
             directories.entry(parent).or_default().insert(key);
         }
         let mut seen = Seen::default();
+        let began = boottime();
         for (prefix, keys) in directories.iter().filter(|(_, keys)| keys.len() >= FEW) {
-            seen.list(store, prefix, keys).await;
+            // What was seen first would be too old by the time it is of use.
+            if boottime() - began > FRESH || !seen.list(store, prefix, keys).await {
+                break;
+            }
         }
         seen
     }
 
-    async fn list(&mut self, store: &dyn StoreBackend, prefix: &str, keys: &BTreeSet<&ObjectKey>) {
+    /// Whether the store lists.
+    async fn list(
+        &mut self,
+        store: &dyn StoreBackend,
+        prefix: &str,
+        keys: &BTreeSet<&ObjectKey>,
+    ) -> bool {
         let mut token = None;
         for _ in 0..=keys.len() / KEYS_A_PAGE {
             let request = ListRequest {
@@ -53,20 +64,21 @@ impl Seen {
                 max_keys: PAGE,
             };
             let asked = boottime();
-            let page = match store.list(request, SEND_TIMEOUT).await {
+            let page = match store.list(request, LIST_TIMEOUT).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::debug!(prefix, %error, "keys to delete are not listed");
-                    return;
+                    return false;
                 }
             };
             let wanted = page.entries.into_iter().filter(|entry| keys.contains(&entry.key));
             self.versions.extend(wanted.map(|entry| (entry.key, (entry.version, asked))));
             token = page.next;
             if token.is_none() {
-                return;
+                break;
             }
         }
+        true
     }
 
     /// What lay at the key just now, if a listing showed that.

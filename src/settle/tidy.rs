@@ -141,10 +141,14 @@ impl Settler {
             self.resolve(unsent.collect()).await?;
             return durable.map(|_| waiting);
         }
-        let seen = match self.compares_itself() {
-            true => Seen::look(&*self.volume.store, deletes.iter().map(|(_, i)| &i.key)).await,
-            false => Seen::default(),
-        };
+        let mut seen = Seen::default();
+        if self.compares_itself() {
+            let keys = deletes.iter().map(|(_, intent)| &intent.key);
+            tokio::select! {
+                looked = Seen::look(&*self.volume.store, keys) => seen = looked,
+                () = self.at_its_end.cancelled() => {}
+            }
+        }
         let intents = deletes.iter().cloned().collect();
         let (leaving, seen) = (&Leaving::default(), &seen);
         let sends = stream::iter(deletes).map(|(put_id, intent)| async move {

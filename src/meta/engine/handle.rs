@@ -11,7 +11,7 @@ use slatedb::config::{CloseOptions, ScanOptions, Settings};
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::object_store::ObjectStore;
-use slatedb::{CloseReason, Db, DbReadOps, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbReadOps, ErrorKind, VersionedManifest, WriteBatch};
 
 use super::super::hybrid_clock::HybridClock;
 use super::{Batch, EngineError, EngineState, Inner, Mirror, RESERVED_KEY, Slot, WatchedStore};
@@ -261,12 +261,24 @@ impl Backend {
         }
     }
 
+    /// Tables are named by the clock, some time after their rows. The collector takes one that is named before the
+    /// newest for left over, so that those of this host must come after all that are there.
+    fn stay_after(&self, manifest: &VersionedManifest) {
+        self.clock.stay_after(manifest.last_l0_clock_tick());
+        let merged = manifest.compacted().iter().flat_map(|run| run.sst_views());
+        let tables = manifest.l0().iter().chain(merged).map(|view| view.id);
+        let named = tables.chain(manifest.last_compacted_l0_sst_view_id());
+        if let Some(last) = named.map(|id| id.timestamp_ms()).max() {
+            self.clock.stay_after(i64::try_from(last).unwrap_or_default());
+        }
+    }
+
     /// Claims the epoch after `base` and reads what the database holds.
     async fn claim(&self, base: Epoch) -> Result<Claim, Refused> {
         let again = |error| Refused::Again(EngineError::from_slate(error));
         let manifest = self.admin().read_manifest(None).await.map_err(again)?;
         if let Some(manifest) = &manifest {
-            self.clock.stay_after(manifest.last_l0_clock_tick());
+            self.stay_after(manifest);
         }
         let db = match self.build(base).await {
             Ok(db) => db,
@@ -280,7 +292,7 @@ impl Backend {
             Err(error) => return Err(again(error)),
         };
         let epoch = self.epoch(db.manifest().writer_epoch());
-        self.clock.stay_after(db.manifest().last_l0_clock_tick());
+        self.stay_after(&db.manifest());
         let applied = match db.get(RESERVED_KEY).await {
             Ok(value) => value,
             Err(error) => {
