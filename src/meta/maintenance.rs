@@ -108,6 +108,13 @@ struct Garbage {
 }
 
 impl Garbage {
+    /// What an opened database shows: what a merge replaced, or a log. Either may be old enough by now.
+    fn found(opened: &VersionedManifest, tick: i64) -> Self {
+        let some = !opened.checkpoints().is_empty() || log_read(opened) > 0;
+        let kept = i64::try_from(replaced_kept().as_millis()).unwrap_or(i64::MAX);
+        Garbage { left: if some { tick.saturating_sub(kept) - 1 } else { tick }, passes: 0 }
+    }
+
     /// Whether a pass would find more than the one before.
     fn is_due(&self, tick: i64) -> bool {
         let wait = |times: &u32| i64::try_from((replaced_kept() * *times).as_millis()).ok();
@@ -124,14 +131,15 @@ fn replaced_kept() -> Duration {
 }
 
 impl Meter {
-    /// `tick`: now by the engine's clock. Whoever had the database before may have left garbage.
+    /// `tick`: now by the engine's clock. Who had the database before may have left garbage, and whoever always
+    /// dies within its time would leave it for ever.
     pub(super) fn new(store: &WatchedStore, opened: &VersionedManifest, tick: i64) -> Self {
         let written = store.wal_written();
         Meter {
             running: tokio::sync::Mutex::default(),
             last: Mutex::new(written),
             opened: (opened.next_wal_sst_id(), written.0),
-            garbage: Mutex::new(Garbage { left: tick, passes: 0 }),
+            garbage: Mutex::new(Garbage::found(opened, tick)),
         }
     }
 

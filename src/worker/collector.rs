@@ -11,15 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::commits::FLUSH;
 use super::serve::Shared;
-use super::tasks::MAINTENANCE;
+use super::tasks::{FIRST_LOOK, MAINTENANCE};
 use crate::clock::boottime;
 use crate::data::{DataError, SLACK, Volume};
 use crate::types::Lsn;
 
 /// Removals come in swarms: the first one waits so long for the others.
 const GATHER: Duration = Duration::from_millis(300);
-/// After a mount it looks for the first time.
-const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How much longer it rests than it worked, and the limits of one rest.
 const REST: u32 = 3;
 const LEAST_REST: Duration = Duration::from_millis(1);

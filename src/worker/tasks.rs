@@ -20,6 +20,8 @@ use crate::settle::{Changed, Changes, Settler};
 
 /// How often compaction is considered. It does nothing on an idle volume.
 pub(super) const MAINTENANCE: Duration = Duration::from_secs(60);
+/// After a mount garbage is looked for, and compaction considered, for the first time.
+pub(super) const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How often the cache looks whether others fill the local disk.
 const DISK: Duration = Duration::from_secs(1);
 /// How long the end waits for what the tasks have under way.
@@ -114,9 +116,13 @@ pub(super) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
 async fn maintain(volume: &Volume) {
     let mut orphans_collected = false;
     let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
+    // What was left is seen to also where no worker lives as long as the usual pace.
+    let mut next = pace.min(FIRST_LOOK);
     loop {
-        tokio::time::sleep(pace).await;
-        if !orphans_collected {
+        tokio::time::sleep(next).await;
+        let early = std::mem::replace(&mut next, pace) < pace;
+        // Uploads of whoever was here before may still arrive.
+        if !orphans_collected && !early {
             match volume.collect_orphan_segments().await {
                 Ok(deleted) => {
                     tracing::debug!(deleted, "orphan segments");

@@ -9,7 +9,7 @@ use slatedb::object_store::ObjectStore;
 use crate::clock::Deadline;
 use crate::meta::engine::tests::TestStore;
 use crate::meta::{Batch, Engine, EngineConfig};
-use crate::types::Lsn;
+use crate::types::{Epoch, Lsn};
 
 const ROWS: u64 = 64;
 const ROW: usize = 8 << 10;
@@ -25,11 +25,26 @@ struct Volume {
 impl Volume {
     async fn new() -> Volume {
         let (store, ahead) = (TestStore::new(), Arc::new(AtomicI64::new(0)));
-        let mut config = EngineConfig::new(Arc::clone(&store) as _, "v/meta/1", None);
-        let (right, by) = (Arc::clone(&config.wall), Arc::clone(&ahead));
-        config.wall = Arc::new(move || right() + by.load(Ordering::SeqCst));
-        let engine = Engine::open(config).await.unwrap();
+        let engine = Volume::open(&store, &ahead, None).await;
         Volume { store, ahead, engine, lsn: 0 }
+    }
+
+    async fn open(
+        store: &Arc<TestStore>,
+        ahead: &Arc<AtomicI64>,
+        expected: Option<Epoch>,
+    ) -> Engine {
+        let mut config = EngineConfig::new(Arc::clone(store) as _, "v/meta/1", expected);
+        let (right, by) = (Arc::clone(&config.wall), Arc::clone(ahead));
+        config.wall = Arc::new(move || right() + by.load(Ordering::SeqCst));
+        Engine::open(config).await.unwrap()
+    }
+
+    /// The worker dies, and another one goes on.
+    async fn succeed(&mut self) {
+        let epoch = self.engine.epoch();
+        self.engine.abandon();
+        self.engine = Volume::open(&self.store, &self.ahead, Some(epoch)).await;
     }
 
     fn pass(&self, minutes: i64) {
@@ -94,6 +109,25 @@ async fn garbage_of_a_volume_that_is_idle_now_goes_once_its_time_is_over() {
     let idle = volume.bytes("/compacted/").await + volume.bytes("/wal/").await;
     // What it holds, and the last of the log and of the tables that were merged, which the engine keeps.
     assert!(idle < left / 3, "{idle} bytes of {left}");
+    volume.whole().await;
+}
+
+/// Nor does anybody have to live long enough for that: each looks soon after it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_die_within_minutes_collect_what_they_found() {
+    let mut volume = Volume::new().await;
+    for _ in 0..8 {
+        volume.write().await;
+        volume.engine.maintain(true).await.unwrap();
+    }
+    let left = volume.bytes("/compacted/").await + volume.bytes("/wal/").await;
+    for _ in 0..6 {
+        volume.pass(1);
+        volume.succeed().await;
+        volume.engine.maintain(false).await.unwrap();
+    }
+    let found = volume.bytes("/compacted/").await + volume.bytes("/wal/").await;
+    assert!(found < left / 3, "{found} bytes of {left}");
     volume.whole().await;
 }
 
