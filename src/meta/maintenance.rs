@@ -202,20 +202,20 @@ pub(super) async fn maintain(inner: &Inner, force: bool) -> Result<Maintained, E
         return Ok(idle);
     }
     let work = async {
-        if !due && !force {
-            return collect(inner, &handle).await;
+        if due || force {
+            // With what is flushed now there are enough.
+            let crowded = force || l0_before + 1 >= DUE_L0;
+            maintain_now(inner, &handle, crowded).await?;
         }
-        // With what is flushed now there are enough.
-        let crowded = force || l0_before + 1 >= DUE_L0;
-        maintain_now(inner, &handle, crowded).await
+        collect(inner, &handle).await
     };
     let done = tokio::select! {
         _ = inner.stop.cancelled() => return Err(EngineError::Closed),
         done = tokio::time::timeout(LIMIT, work) => done,
     };
-    done.map_err(|_| EngineError::Deadline)??;
+    let collected = done.map_err(|_| EngineError::Deadline)??;
     if !due && !force {
-        inner.meter.garbage.lock().passes += 1;
+        inner.meter.garbage.lock().passes += usize::from(collected);
         return Ok(idle);
     }
     *inner.meter.garbage.lock() = Garbage { left: inner.backend.clock.tick(), passes: 0 };
@@ -245,25 +245,21 @@ pub(super) async fn shorten_log(inner: &Inner) -> Result<(), EngineError> {
 async fn flush_memtable(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
     let options =
         slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
-    handle.db.flush_with_options(options).await.map_err(|error| {
-        inner.report_broken(handle, &error);
-        EngineError::from_slate(error)
-    })
+    let flushed = handle.db.flush_with_options(options).await;
+    flushed.map_err(|error| broken(inner, handle, error))
 }
 
 /// `crowded`: there are tables enough to be merged.
 async fn maintain_now(inner: &Inner, handle: &Handle, crowded: bool) -> Result<(), EngineError> {
-    let broken = |error| {
-        inner.report_broken(handle, &error);
-        EngineError::from_slate(error)
-    };
-    if crowded {
-        compact(inner, handle).await?;
-        handle.db.refresh_manifest().await.map_err(broken)?;
-    } else {
-        flush_memtable(inner, handle).await?;
+    match crowded {
+        true => compact(inner, handle).await,
+        false => flush_memtable(inner, handle).await,
     }
-    collect(inner, handle).await
+}
+
+fn broken(inner: &Inner, handle: &Handle, error: slatedb::Error) -> EngineError {
+    inner.report_broken(handle, &error);
+    EngineError::from_slate(error)
 }
 
 /// The compactor epoch, if the writer epoch in the bucket is the handle's.
@@ -352,10 +348,14 @@ fn compactor_options() -> CompactorOptions {
 }
 
 /// WAL fences are kept for ever: a host that slept could otherwise write where one lay.
-async fn collect(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
+///
+/// Whether it was looked for: not where the volume may be another host's, or the bucket's time is not known.
+async fn collect(inner: &Inner, handle: &Handle) -> Result<bool, EngineError> {
     if is_current(inner, handle).await?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
+    // A host that has lost the volume may have merged tables that this one still reads.
+    handle.db.refresh_manifest().await.map_err(|error| broken(inner, handle, error))?;
     let aged = |min_age| {
         Some(GarbageCollectorDirectoryOptions { interval: None, min_age, dry_run: false })
     };
@@ -374,7 +374,7 @@ async fn collect(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
         boundary_files_enabled: inner.backend.if_match,
         object_store_max_retries: None,
     };
-    let Some(clock) = collectors_clock(inner).await else { return Ok(()) };
+    let Some(clock) = collectors_clock(inner).await else { return Ok(false) };
     // Not through the engine's `Admin`: that judges the log by the host's clock, whatever clock it is given.
     let collector =
         GarbageCollectorBuilder::new(inner.backend.path.clone(), inner.backend.object_store())
@@ -382,7 +382,7 @@ async fn collect(inner: &Inner, handle: &Handle) -> Result<(), EngineError> {
             .with_options(options)
             .build();
     collector.run_gc_once().await;
-    Ok(())
+    Ok(true)
 }
 
 /// The earlier one of two clocks, so that nothing looks older than it is: the host's, by which it names its
