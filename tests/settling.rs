@@ -111,6 +111,12 @@ impl World {
         self.settler.settle_all(Deadline::after(PATIENCE)).await.unwrap()
     }
 
+    /// How many there were for objects of the volume.
+    fn requests(&self, op: Op) -> usize {
+        let log = self.server.log();
+        log.iter().filter(|one| one.op == op && one.key.starts_with("data/")).count()
+    }
+
     fn object(&self, name: &str) -> Option<String> {
         let object = self.server.get(&format!("data/{name}"))?;
         Some(String::from_utf8(object.body.to_vec()).unwrap())

@@ -159,14 +159,14 @@ impl Catalog {
         home: &dyn Site,
         definition: &Definition,
     ) -> Result<(), CatalogError> {
-        let mut refreshed = self.refresh(&|_| true).await;
-        for _ in 1..LOOKS {
-            if refreshed.is_err() {
-                tokio::time::sleep(LOOK_AGAIN).await;
-                refreshed = self.refresh(&|_| true).await;
+        let mut looks = 1;
+        while let Err(error) = self.refresh(&|_| true).await {
+            if looks == LOOKS {
+                return Err(error);
             }
+            looks += 1;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        refreshed?;
         let judged = self.refuse_overlap(&definition.name, &definition.options);
         if judged.is_err()
             && let Err(error) = self.take_back(home, definition).await

@@ -174,10 +174,14 @@ impl Inode {
         }
     }
 
-    /// Counts a handle less; true when it was the last one. One of an earlier worker was not counted.
+    /// Counts a handle less; true when it was the last one.
     pub fn count_closed(&self) -> bool {
-        let less = |n: u32| n.checked_sub(1);
-        self.opens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0) <= 1
+        count_less(&self.opens) <= 1
+    }
+
+    /// Counts a writer less.
+    pub fn count_written(&self) {
+        count_less(&self.writers);
     }
 
     /// Announces the removal of an inode that nobody has open, and nobody opens before the guard is dropped.
@@ -211,6 +215,12 @@ impl Inode {
     pub fn has_writer(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
     }
+}
+
+/// One less, if any was counted: those of an earlier worker were not. Says how many there were.
+fn count_less(count: &AtomicU32) -> u32 {
+    let less = |n: u32| n.checked_sub(1);
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or(0)
 }
 
 /// While it lives, the content record is between the engine and the live inode.

@@ -303,8 +303,7 @@ impl<'v> Tx<'v> {
                     && !removed.contains(&ino)
                 {
                     let inode = volume.new_inode(ino, rec.clone(), content);
-                    let writers = written.iter().filter(|written| **written == ino).count();
-                    inode.writers.store(writers as u32, Ordering::SeqCst);
+                    inode.writers.store(u32::from(written.contains(&ino)), Ordering::SeqCst);
                     volume.inodes.created(inode);
                 }
             }

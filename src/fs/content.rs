@@ -48,7 +48,7 @@ impl Fs {
         let opened = self.opened(&caller, &inode, flags).await;
         if made && writer {
             // From here on its handle counts.
-            no_longer_written(&inode);
+            inode.count_written();
         }
         Ok((attr, opened?))
     }
@@ -172,7 +172,7 @@ impl Fs {
         if fh.0 & 1 == 1
             && let Some(inode) = self.volume.inodes.get(ino)
         {
-            no_longer_written(&inode);
+            inode.count_written();
         }
         self.closed(caller, ino).await
     }
@@ -353,12 +353,6 @@ impl Fs {
 
 fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
-}
-
-/// One writer less; a handle of an earlier worker was not counted as one here.
-fn no_longer_written(inode: &Inode) {
-    let less = |writers: u32| writers.checked_sub(1);
-    let _ = inode.writers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
 }
 
 /// Bytes that a file takes when `offset..end` is reserved, too. Where its holes are is not looked up: what

@@ -29,7 +29,7 @@ mod watched_store;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -659,6 +659,17 @@ pub(super) async fn within<T>(
     future: impl Future<Output = T>,
 ) -> Result<T, EngineError> {
     tokio::time::timeout(deadline.left(), future).await.map_err(|_| EngineError::Deadline)
+}
+
+/// The rows of a map in a range. An empty range makes a map panic by itself.
+pub(super) fn rows_between<'m, V>(
+    map: &'m BTreeMap<Bytes, V>,
+    from: &Bound<Vec<u8>>,
+    to: &Bound<Vec<u8>>,
+) -> impl Iterator<Item = (&'m Bytes, &'m V)> {
+    let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+    let rows = (!is_empty_range(from, to)).then(|| map.range::<[u8], _>(range));
+    rows.into_iter().flatten()
 }
 
 pub(super) fn is_empty_range(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {

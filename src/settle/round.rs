@@ -79,8 +79,7 @@ impl Settler {
         }
         let intents: HashMap<_, _> =
             items.iter().map(|item| (item.put_id, item.intent.clone())).collect();
-        let durable = self.announced_in_time().await;
-        self.learn_lead(not_after).await;
+        let durable = self.announced_in_time(not_after).await;
         if !matches!(durable, Ok(true)) {
             // They may be durable or not; none was sent, and this process knows it.
             let unsent = intents.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
@@ -130,17 +129,19 @@ impl Settler {
         self.resolve(results.collect()).await
     }
 
-    /// Makes what was announced durable, as long as something goes up; false when this process ends before that.
-    pub(super) async fn announced_in_time(&self) -> Result<bool, SettleError> {
+    /// Makes what was announced, with this latest expiry, durable, as long as something goes up; false when this
+    /// process ends before that.
+    pub(super) async fn announced_in_time(&self, expiry: StoreTime) -> Result<bool, SettleError> {
         if Mutant::UnannouncedSend.lives() {
+            self.learn_lead(expiry).await;
             return Ok(true);
         }
-        tokio::select! {
-            flushed = self.volume.meta.flush_patiently(FLUSH_TIMEOUT) => {
-                Ok(flushed.map(drop).map(|()| true)?)
-            }
+        let durable = tokio::select! {
+            flushed = self.volume.meta.flush_patiently(FLUSH_TIMEOUT) => flushed.map(|_receipt| true),
             () = self.at_its_end.cancelled() => Ok(false),
-        }
+        };
+        self.learn_lead(expiry).await;
+        Ok(durable?)
     }
 
     /// What became of each announced request, and how long it took. When this process has no more time,
@@ -173,7 +174,7 @@ impl Settler {
     }
 
     /// How long it took until what expires at `announced` was durable, by the clock that judges its requests.
-    pub(super) async fn learn_lead(&self, announced: StoreTime) {
+    async fn learn_lead(&self, announced: StoreTime) {
         let now = tokio::select! {
             now = self.volume.store.now(SEND_TIMEOUT) => now,
             () = self.at_its_end.cancelled() => return,

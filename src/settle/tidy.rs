@@ -134,8 +134,7 @@ impl Settler {
         if deletes.is_empty() {
             return Ok(waiting);
         }
-        let durable = self.announced_in_time().await;
-        self.learn_lead(not_after).await;
+        let durable = self.announced_in_time(not_after).await;
         if !matches!(durable, Ok(true)) {
             let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;

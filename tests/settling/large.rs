@@ -7,12 +7,6 @@ fn mib(count: usize) -> String {
     "0123456789abcdef".repeat(count << 16)
 }
 
-/// How many there were for objects of the volume.
-fn requests(world: &World, op: Op) -> usize {
-    let log = world.server.log();
-    log.iter().filter(|one| one.op == op && one.key.starts_with("data/")).count()
-}
-
 /// Settles, and has the lease lapse while the first part of this object goes up.
 async fn lapse_over(world: &World, key: &str) {
     world.server.fault(Rule::new(Op::UploadPart, key, 1, Action::Hold));
@@ -36,7 +30,7 @@ async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
     world.lease.lapsed.store(false, Ordering::SeqCst);
     assert_eq!(world.settle().await, 0);
     assert!(world.object("large").as_deref() == Some(&body));
-    assert_eq!(requests(&world, Op::UploadPart), 1);
+    assert_eq!(world.requests(Op::UploadPart), 1);
     assert_eq!(world.server.uploads(), []);
 }
 
@@ -50,7 +44,7 @@ async fn what_is_kept_of_an_upload_goes_when_its_file_changes_and_when_the_volum
     world.settler.settle_now(Deadline::after(PATIENCE)).await.unwrap_err();
     // It was sent once more, as it is now.
     assert_eq!(world.server.uploads().len(), 2);
-    assert_eq!(requests(&world, Op::UploadPart), 3);
+    assert_eq!(world.requests(Op::UploadPart), 3);
     world.settler.rest(Deadline::after(PATIENCE)).await;
     assert_eq!(world.server.uploads(), []);
 }
@@ -64,7 +58,7 @@ async fn a_break_of_some_seconds_does_not_throw_away_what_is_up() {
     assert_eq!(world.settle().await, 0);
     assert!(world.object("large").as_deref() == Some(&body));
     assert_eq!(world.server.faults_left(), 0);
-    assert_eq!(requests(&world, Op::CreateUpload), 1);
+    assert_eq!(world.requests(Op::CreateUpload), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,7 +79,7 @@ async fn others_rest_while_a_large_file_goes_up() {
     world.server.release();
     assert_eq!(settling.await.unwrap(), 0);
     assert!(world.object("large").as_deref() == Some(&body));
-    assert_eq!(requests(&world, Op::CreateUpload), 1);
+    assert_eq!(world.requests(Op::CreateUpload), 1);
     stop.cancel();
     running.await.unwrap();
 }

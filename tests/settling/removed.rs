@@ -20,10 +20,6 @@ async fn remove(world: &World, number: usize) {
     world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
 }
 
-fn asked(world: &World, op: Op) -> usize {
-    world.server.log().iter().filter(|one| one.op == op && one.key.starts_with("data/")).count()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_many_keys_hold_is_seen_by_one_listing() {
     let world = many(TestS3::start()).await;
@@ -33,9 +29,9 @@ async fn what_many_keys_hold_is_seen_by_one_listing() {
     world.server.clear_log();
     world.settle().await;
     assert_eq!(world.server.keys("data/f"), [""; 0]);
-    assert_eq!(asked(&world, Op::Delete), FILES);
+    assert_eq!(world.requests(Op::Delete), FILES);
     // A loaded machine may take longer over them than a look lasts.
-    let heads = asked(&world, Op::Head);
+    let heads = world.requests(Op::Head);
     assert!(heads < FILES / 4, "{heads} HEAD");
 }
 

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{Batch, is_empty_range};
+use super::{Batch, rows_between};
 use crate::types::Lsn;
 
 /// The newest change of a key; `None` deletes.
@@ -49,18 +49,14 @@ impl Ahead {
 
     /// Whether there is anything in a range.
     pub fn touches(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
-        !is_empty_range(from, to) && self.rows.range::<[u8], _>(slices(from, to)).next().is_some()
+        rows_between(&self.rows, from, to).next().is_some()
     }
 
     /// The rows of a range, as many as a page of `limit` pairs can show.
     pub fn range(&self, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>, limit: usize) -> Rows {
-        // Such ranges make a map panic.
-        if is_empty_range(from, to) {
-            return Rows::new();
-        }
         let mut rows = Rows::new();
         let mut live = 0;
-        for (key, (_, value)) in self.rows.range::<[u8], _>(slices(from, to)) {
+        for (key, (_, value)) in rows_between(&self.rows, from, to) {
             if live == limit {
                 break;
             }
@@ -69,13 +65,6 @@ impl Ahead {
         }
         rows
     }
-}
-
-fn slices<'b>(
-    from: &'b Bound<Vec<u8>>,
-    to: &'b Bound<Vec<u8>>,
-) -> (Bound<&'b [u8]>, Bound<&'b [u8]>) {
-    (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
 /// The first `limit` pairs of `stored` with `rows` over it. `stored` has at least `limit + rows.len()` pairs,
@@ -105,6 +94,7 @@ pub(super) fn merged(stored: Vec<(Bytes, Bytes)>, rows: Rows, limit: usize) -> V
 
 #[cfg(test)]
 mod tests {
+    use super::super::is_empty_range;
     use super::*;
     use proptest::prelude::*;
 

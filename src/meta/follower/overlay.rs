@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::meta::engine::is_empty_range;
+use crate::meta::engine::rows_between;
 
 /// The small layer is poured into the large one when it has more rows than this.
 const SMALL: usize = 2048;
@@ -71,13 +71,8 @@ impl Overlay {
         limit: usize,
         out: &mut Vec<(Bytes, Bytes)>,
     ) {
-        // Such ranges make a map panic.
-        if is_empty_range(from, to) {
-            return;
-        }
-        let range = (as_slice(from), as_slice(to));
-        let mut small = self.small.range::<[u8], _>(range).peekable();
-        let mut large = self.large.range::<[u8], _>(range).peekable();
+        let mut small = rows_between(&self.small, from, to).peekable();
+        let mut large = rows_between(&self.large, from, to).peekable();
         let mut page = page.into_iter().peekable();
         while out.len() < limit {
             let keys = [
@@ -99,13 +94,5 @@ impl Overlay {
                 out.push((key, value));
             }
         }
-    }
-}
-
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(key) => Bound::Included(key),
-        Bound::Excluded(key) => Bound::Excluded(key),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }

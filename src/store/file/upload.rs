@@ -35,7 +35,7 @@ impl<'d> Uploading<'d> {
         // Makes the root and our folder in it.
         drop(disk.temp(&place)?);
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let dir = place.own().join("uploads").join(&id);
+        let dir = dir_of(&place, &id);
         let make = || -> io::Result<()> {
             fs::create_dir_all(&dir)?;
             fs::write(dir.join(ABOUT), serde_json::to_vec(about)?)?;
@@ -52,7 +52,7 @@ impl<'d> Uploading<'d> {
             return Err(unknown(id));
         }
         let place = disk.place(key)?;
-        let dir = place.own().join("uploads").join(&id.0);
+        let dir = dir_of(&place, &id.0);
         Ok(Uploading { disk, id, place, dir })
     }
 
@@ -134,6 +134,10 @@ impl<'d> Uploading<'d> {
             if *tag == expected { offset.checked_add(len) } else { None }
         })
     }
+}
+
+fn dir_of(place: &Place, id: &str) -> PathBuf {
+    place.own().join("uploads").join(id)
 }
 
 fn inode(meta: &fs::Metadata) -> (u64, u64) {
