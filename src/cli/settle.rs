@@ -141,6 +141,7 @@ impl Waits {
             true => write!(out, "\r\x1b[K{line}"),
             false => writeln!(out, "{line}"),
         };
+        // As above.
         let _ = out.flush();
         self.said = line;
     }

@@ -193,6 +193,7 @@ impl Volume {
                 return Err(self.out_of(lack));
             }
             let deadline = patience.until();
+            // Whoever waits looks again, whether something came or the time was over.
             match lack {
                 Lack::Log => self.meta.log_room(deadline).await?,
                 // Whoever has filled the disk may free it without a sign.

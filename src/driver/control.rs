@@ -143,6 +143,7 @@ impl ControlClient {
         let body = Bytes::from(serde_json::to_vec(body)?);
         let call = self.exchange(Method::POST, path, body);
         let answer = tokio::time::timeout(timeout, call).await;
+        // The cause is the time, nothing else.
         Ok(serde_json::from_slice(&answer.map_err(|_| ControlError::Timeout)??)?)
     }
 
@@ -154,6 +155,7 @@ impl ControlClient {
     ) -> Result<Bytes, ControlError> {
         let body = Bytes::from(serde_json::to_vec(&asked)?);
         let asked = self.exchange(Method::POST, path, body);
+        // The cause is the time, nothing else.
         tokio::time::timeout(timeout, asked).await.map_err(|_| ControlError::Timeout)?
     }
 
@@ -194,7 +196,7 @@ impl ControlClient {
         if status == StatusCode::OK {
             return Ok(body);
         }
-        // The plugin says it as Docker wants it.
+        // The plugin says it as Docker wants it; what is no JSON is told as it is.
         let said: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
         let text = said.as_ref().and_then(|said| said["Err"].as_str()).map(str::to_owned);
         let text = text.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());

@@ -282,6 +282,7 @@ impl Check<'_> {
 
     async fn besides(&mut self, dir: Ino, walk: &mut Walk<'_>) -> Result<(), FsckError> {
         while let Some((row, _)) = walk.of(dir).await? {
+            // Under what is no name nothing can be.
             let name = crate::types::FileName::new(keys::after_ino(&row)).ok();
             let there = match &name {
                 Some(name) => self.dirent(dir, name).await?.is_some(),

@@ -73,6 +73,7 @@ impl Check<'_> {
                     self.report.found(Kind::Record, what, "is no segment's", mend);
                     continue;
                 };
+                // A row that cannot be read says nothing; that is judged with what lives there.
                 let said = decode(&value).ok();
                 window.used.insert(id, Used { said, row: true, ..Used::default() });
             }
