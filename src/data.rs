@@ -5,10 +5,12 @@
 //! base object, zeros. Uncommitted changes survive the process (local log and cache file); committed
 //! ones survive the host once flushed. Clean cached bytes survive nothing.
 
+mod ahead;
 mod borne;
 mod cache_file;
 mod churn;
 mod commit;
+mod course;
 mod dir_keys;
 mod error;
 mod evict;
@@ -17,6 +19,7 @@ mod fetching;
 mod freeing;
 mod garbage;
 mod inode;
+mod neighbours;
 mod outside;
 mod paths;
 mod patience;
@@ -32,6 +35,7 @@ mod trash;
 mod tx;
 mod uploads;
 mod volume;
+mod ways;
 mod write;
 
 pub use borne::{BORNE, Borne, Slot, guessed, is_attribute, is_encoded};

@@ -31,7 +31,7 @@ use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
     Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part,
-    PutOutcome, RequestCounts, Send, StoreBackend, UploadId, Verb,
+    PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
 };
 pub use confined::{confined, is_file_key};
 pub use engine::EngineStore;

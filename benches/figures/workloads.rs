@@ -150,7 +150,7 @@ pub enum Shape {
 /// A file of so many blocks.
 pub fn write_blocks(dir: &Path, blocks: u64, size: usize, shape: Shape) -> Duration {
     let block = vec![5; size];
-    let stride = size.max(PAGE) as u64;
+    let stride = size as u64;
     timed(|| {
         let file = File::create(dir.join("blocks")).expect("create");
         let write = |i: u64| file.write_all_at(&block, i * stride).expect("write");

@@ -2,34 +2,81 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cache_file::MOMENT;
 use super::{DataError, Inode, Live, Volume};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, boottime};
 
 /// Bytes that are given back at a time; less of a small file is not worth two system calls.
 const STEP: u64 = 4 << 20;
+/// A file is fetched whole when the cache has so many times room for it.
+const TIMES: u64 = 2;
+/// And when nothing has to go for it that was used so lately.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// What the cache takes once room was made in it: a tenth less, so that not every write has to look for victims.
+fn after_room(limit: u64) -> u64 {
+    limit - limit / 10
+}
 
 impl Volume {
+    /// Whether the cache can take the whole of a file beside all that is read now.
+    pub(super) fn can_hold(&self, inode: &Inode, size: u64) -> bool {
+        let limit = self.room.limit();
+        if size > limit / TIMES {
+            return false;
+        }
+        let missing = size.saturating_sub(inode.live().cache.present.covered(0..size));
+        let others: Vec<_> =
+            self.inodes.all().into_iter().filter(|other| other.ino != inode.ino).collect();
+        let coming: u64 = others.iter().map(|other| other.live().will_hold()).sum();
+        let after = self.room.taken().bytes() + coming + missing;
+        if after <= limit {
+            return true;
+        }
+        let now = boottime();
+        let idle = others.iter().map(|other| {
+            let live = other.live();
+            let lately = now.saturating_sub(live.used_at) < LATELY;
+            if lately { 0 } else { live.cache.present.total() }
+        });
+        after.saturating_sub(idle.sum()) <= after_room(limit)
+    }
+
     /// Whether the cache may take so many bytes more, after the least recently used clean ranges went, if
-    /// need be. Those of a `reader` go last, and the range that it waits for not at all.
+    /// need be. What lies ahead of other readers goes only when nothing else is left, those of this `reader` go last,
+    /// and the range that it needs not at all.
     pub(super) fn make_room(&self, bytes: u64, reader: Option<(&Arc<Inode>, Range<u64>)>) -> bool {
         if self.room.fits(bytes) {
             return true;
         }
         let _one_at_a_time = self.evicting.lock();
         let limit = self.room.limit();
-        // A tenth more, so that not every write has to look for victims.
-        let target = (limit - limit / 10).min(limit.saturating_sub(bytes));
+        let target = after_room(limit).min(limit.saturating_sub(bytes + self.room.coming()));
         if self.room.taken().bytes() > target {
             let reading = reader.as_ref().map(|(inode, _)| inode.ino);
-            for inode in self.least_used(|inode| Some(inode.ino) != reading) {
-                self.evict_until(&inode, target, 0..0);
+            let others: Vec<_> = self.least_used(|inode| Some(inode.ino) != reading).collect();
+            let mut needed = Vec::new();
+            for inode in &others {
                 if self.room.taken().bytes() <= target {
                     break;
                 }
+                let keep = inode.live().needed();
+                if !keep.is_empty() {
+                    needed.push(inode);
+                }
+                self.evict_until(inode, target, keep);
             }
-            if let Some((inode, keep)) = reader {
+            for inode in needed {
+                if self.room.taken().bytes() <= target {
+                    break;
+                }
+                self.evict_until(inode, target, 0..0);
+            }
+            if let Some((inode, keep)) = reader
+                && self.room.taken().bytes() > target
+            {
                 self.evict_until(inode, target, keep);
             }
         }

@@ -4,8 +4,9 @@
 //! waits for a share gets it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Fetched content of one volume in memory, bytes: what was asked for and has not found its place in the cache
 /// yet.
@@ -15,9 +16,35 @@ const UNIT: u64 = 4 << 10;
 /// Reading ahead is never less, bytes.
 const LEAST_WINDOW: u64 = 512 << 10;
 
+/// Side by side, of all files together: ranges that are fetched ahead of readers in order, ranges of files that are
+/// fetched whole, small files that are fetched ahead, and looks for what a range consists of, which may hold it.
+const AHEAD: usize = 16;
+pub(super) const WHOLE: usize = 4;
+const SMALL: usize = 32;
+const LOOKS: usize = 2;
+
 /// What may still be fetched.
 #[derive(Debug)]
-pub struct Fetching(Arc<Semaphore>);
+pub struct Fetching {
+    asked: Arc<Semaphore>,
+    /// The same for what nobody waits for yet, so that it is in nobody's way.
+    beside: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    whole: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    looks: Semaphore,
+    streams: Arc<AtomicU64>,
+}
+
+/// A file ahead of whose readers something is fetched.
+#[derive(Debug)]
+pub(super) struct Stream(Arc<AtomicU64>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The right to fetch something, as long as it is in memory.
 #[derive(Debug)]
@@ -27,23 +54,75 @@ pub struct Share {
 
 impl Default for Fetching {
     fn default() -> Self {
-        Fetching(Arc::new(Semaphore::new((MOST / UNIT) as usize)))
+        let units = || Arc::new(Semaphore::new((MOST / UNIT) as usize));
+        let [ahead, whole, small] = [AHEAD, WHOLE, SMALL].map(|n| Arc::new(Semaphore::new(n)));
+        let looks = Semaphore::new(LOOKS);
+        Fetching {
+            asked: units(),
+            beside: units(),
+            ahead,
+            whole,
+            small,
+            looks,
+            streams: Arc::default(),
+        }
     }
 }
 
 impl Fetching {
     /// Waits until so many bytes may be fetched. Who wants more than there may be at all has everything.
     pub async fn share(&self, bytes: u64) -> Share {
-        let units = bytes.min(MOST).div_ceil(UNIT) as u32;
+        share_of(&self.asked, bytes).await
+    }
+
+    /// The same for what nobody waits for yet.
+    pub async fn share_beside(&self, bytes: u64) -> Share {
+        share_of(&self.beside, bytes).await
+    }
+
+    /// For ranges that are fetched ahead.
+    pub(super) fn ahead(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.ahead)
+    }
+
+    /// For ranges of files that are fetched whole.
+    pub(super) fn whole(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.whole)
+    }
+
+    /// Counts a file ahead of whose readers something is fetched, as long as the guard lives.
+    pub(super) fn stream(&self) -> Stream {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Stream(Arc::clone(&self.streams))
+    }
+
+    /// How many of these there are.
+    pub(super) fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// To look at what a range that nobody waits for consists of.
+    pub(super) async fn look(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
-        let permit = Arc::clone(&self.0).acquire_many_owned(units).await.ok();
-        Share { _permit: permit }
+        self.looks.acquire().await.ok()
+    }
+
+    /// For small files that are fetched ahead.
+    pub(super) fn small(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.small)
     }
 
     /// How far one reader should read ahead now: some is always left to others.
     pub fn window(&self) -> u64 {
-        (self.0.available_permits() as u64 * UNIT / 2).max(LEAST_WINDOW)
+        (self.asked.available_permits() as u64 * UNIT / 2).max(LEAST_WINDOW)
     }
+}
+
+async fn share_of(semaphore: &Arc<Semaphore>, bytes: u64) -> Share {
+    let units = bytes.min(MOST).div_ceil(UNIT) as u32;
+    // It is never closed.
+    let permit = Arc::clone(semaphore).acquire_many_owned(units).await.ok();
+    Share { _permit: permit }
 }
 
 #[cfg(test)]

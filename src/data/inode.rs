@@ -1,6 +1,7 @@
 //! Live inodes: what is known in memory about inodes in use.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,6 +25,8 @@ pub struct Inode {
     pub commit: AsyncMutex<()>,
     /// Rung when no change of the content record, and no removal, is on its way any more.
     calm: Notify,
+    /// Rung when some of what is on its way arrived, or does not come any more.
+    pub(super) arrived: Notify,
     /// Open handles.
     pub opens: AtomicU32,
     /// Of these, how many may write.
@@ -64,7 +67,11 @@ pub struct Live {
     pub removed: bool,
     /// A change is about to remove it: whoever opens it waits for that.
     leaving: bool,
-    pub ahead: super::read::ReadAhead,
+    pub(super) window: super::read::ReadAhead,
+    /// What is fetched ahead of readers, of a file that is large enough.
+    pub(super) ahead: Option<Box<super::ahead::Ahead>>,
+    /// What is on its way into the cache.
+    pub(super) ways: super::ways::Ways,
 }
 
 impl Live {
@@ -125,8 +132,11 @@ impl Inode {
                 used_at: Duration::ZERO,
                 removed: false,
                 leaving: false,
-                ahead: Default::default(),
+                window: Default::default(),
+                ahead: None,
+                ways: Default::default(),
             }),
+            arrived: Notify::new(),
             commit: AsyncMutex::new(()),
             calm: Notify::new(),
             opens: AtomicU32::new(0),
@@ -298,16 +308,27 @@ impl InodeTable {
         Some(inode)
     }
 
-    /// Puts a new inode in; its number was never used.
+    /// Puts a new inode in. Its records could be read a moment before: then whoever read them has made the one that
+    /// counts, because there must never be two with one cache file.
     pub fn created(&self, inode: Arc<Inode>) {
         let mut map = self.map.lock();
-        map.inodes.insert(inode.ino, inode);
+        match map.inodes.entry(inode.ino) {
+            Entry::Occupied(there) => {
+                let writers = inode.writers.load(Ordering::SeqCst);
+                there.get().writers.fetch_add(writers, Ordering::SeqCst);
+            }
+            Entry::Vacant(place) => {
+                place.insert(inode);
+            }
+        }
         self.shrink(&mut map);
     }
 
     /// Takes an inode out for good.
     pub fn remove(&self, ino: Ino) -> Option<Arc<Inode>> {
-        let removed = self.map.lock().inodes.remove(&ino);
+        let mut map = self.map.lock();
+        let removed = map.inodes.remove(&ino);
+        // Whoever does not find it any more finds the ticket void.
         self.dropped.fetch_add(1, Ordering::SeqCst);
         removed
     }
@@ -373,6 +394,18 @@ mod tests {
         };
         let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());
         Arc::new(Inode::new(ino, attr, ContentRec::default(), cache))
+    }
+
+    #[test]
+    fn an_inode_whose_records_were_read_before_it_was_put_in_exists_once() {
+        let table = InodeTable::default();
+        let read = Arc::into_inner(inode(7)).unwrap();
+        let read = table.insert(table.ticket(), read).unwrap();
+        let made = inode(7);
+        made.writers.store(1, Ordering::SeqCst);
+        table.created(made);
+        assert!(Arc::ptr_eq(&table.get(Ino(7)).unwrap(), &read));
+        assert!(read.has_writer());
     }
 
     #[test]

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::ahead::LATE;
+use super::course::SLACK;
 use super::pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline,
     read_run, zeros,
 };
+use super::ways::OnWay;
 use super::{DataError, Inode, Live, Share, Volume};
+use crate::clock::Deadline;
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, keys};
 use crate::store::{ObjectInfo, StoreBackend, StoreErrorKind};
@@ -22,6 +26,8 @@ const RANDOM_WINDOW: u64 = 64 << 10;
 const LARGEST_WINDOW: u64 = 16 << 20;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
 const ATTEMPTS: usize = 50;
+/// How often one read waits for what others fetch.
+const MOST_WAITS: usize = 10_000;
 
 /// Holes at least so long are punched into the cache file; shorter ones are written with what lies
 /// around them, bytes.
@@ -111,67 +117,36 @@ enum Local {
     Unreadable(Range<u64>),
 }
 
-/// Committed content that was just fetched because the cache did not have it: pieces in order, `None` for
-/// zeros.
+/// The committed content of an inode as it was when a fetch began.
 #[derive(Debug)]
-struct Fetched {
-    pieces: Vec<Piece>,
-    /// Of the inode when the fetch began.
+pub(super) struct Below {
     version: u64,
     evicted: u64,
     generation: u64,
     /// An extent may reach past an uncommitted truncation, where it no longer shows.
-    limit: u64,
-    _share: Share,
+    pub limit: u64,
 }
 
-impl Fetched {
+impl Below {
+    pub fn of(live: &Live) -> Self {
+        Below {
+            version: live.version,
+            evicted: live.evicted,
+            generation: live.content.generation,
+            limit: live.content.size.min(live.pending.limit()),
+        }
+    }
+
     /// Whether this still is the content below uncommitted changes. What was committed meanwhile is not in
     /// it, but in the cache, unless it was evicted.
-    fn holds(&self, live: &Live) -> bool {
+    pub fn holds(&self, live: &Live) -> bool {
         live.version == self.version
             && live.changing == 0
             && (live.evicted == self.evicted || live.content.generation == self.generation)
     }
 
-    /// What it takes in the cache, at most.
-    fn bytes(&self) -> u64 {
-        let pieces = self.pieces.iter().map(|(span, bytes)| (span.end - span.start, bytes));
-        pieces.filter(|(len, bytes)| bytes.is_some() || *len < HOLE).map(|(len, _)| len).sum()
-    }
-
-    /// From the first piece that ends after `at`.
-    fn from(&self, at: u64) -> &[Piece] {
-        &self.pieces[self.pieces.partition_point(|(span, _)| span.end <= at)..]
-    }
-
-    fn covers(&self, range: &Range<u64>) -> bool {
-        let mut at = range.start;
-        for (span, _) in self.from(range.start) {
-            if span.start > at || at >= range.end {
-                break;
-            }
-            at = span.end;
-        }
-        range.end <= at.min(self.limit)
-    }
-
-    /// Fills `buffer` with the bytes of a range that it covers.
-    fn copy(&self, range: Range<u64>, buffer: &mut [u8]) {
-        for (span, bytes) in self.from(range.start) {
-            if span.start >= range.end {
-                break;
-            }
-            let part = span.start.max(range.start)..span.end.min(range.end);
-            let Some(bytes) = bytes else { continue };
-            let from = (part.start - span.start) as usize..(part.end - span.start) as usize;
-            let to = (part.start - range.start) as usize..(part.end - range.start) as usize;
-            buffer[to].copy_from_slice(&bytes[from]);
-        }
-    }
-
     /// Takes what the cache does not have of a piece.
-    fn cache(&self, (range, bytes): &Piece, live: &mut Live) -> std::io::Result<()> {
+    pub fn cache(&self, (range, bytes): &Piece, live: &mut Live) -> std::io::Result<()> {
         let visible = range.start..range.end.min(self.limit);
         for part in live.pending.ranges.gaps(visible) {
             for gap in live.cache.present.gaps(part) {
@@ -191,6 +166,53 @@ impl Fetched {
             }
         }
         Ok(())
+    }
+}
+
+/// Committed content that was just fetched because the cache did not have it: pieces in order, `None` for
+/// zeros.
+#[derive(Debug)]
+struct Fetched {
+    pieces: Vec<Piece>,
+    below: Below,
+    _share: Share,
+}
+
+impl Fetched {
+    /// What it takes in the cache, at most.
+    fn bytes(&self) -> u64 {
+        let pieces = self.pieces.iter().map(|(span, bytes)| (span.end - span.start, bytes));
+        pieces.filter(|(len, bytes)| bytes.is_some() || *len < HOLE).map(|(len, _)| len).sum()
+    }
+
+    /// From the first piece that ends after `at`.
+    fn from(&self, at: u64) -> &[Piece] {
+        &self.pieces[self.pieces.partition_point(|(span, _)| span.end <= at)..]
+    }
+
+    fn covers(&self, range: &Range<u64>) -> bool {
+        let mut at = range.start;
+        for (span, _) in self.from(range.start) {
+            if span.start > at || at >= range.end {
+                break;
+            }
+            at = span.end;
+        }
+        range.end <= at.min(self.below.limit)
+    }
+
+    /// Fills `buffer` with the bytes of a range that it covers.
+    fn copy(&self, range: Range<u64>, buffer: &mut [u8]) {
+        for (span, bytes) in self.from(range.start) {
+            if span.start >= range.end {
+                break;
+            }
+            let part = span.start.max(range.start)..span.end.min(range.end);
+            let Some(bytes) = bytes else { continue };
+            let from = (part.start - span.start) as usize..(part.end - span.start) as usize;
+            let to = (part.start - range.start) as usize..(part.end - range.start) as usize;
+            buffer[to].copy_from_slice(&bytes[from]);
+        }
     }
 }
 
@@ -215,7 +237,10 @@ impl Volume {
     ) -> Result<Bytes, DataError> {
         let mut fetched = None;
         let mut cache = true;
-        for _ in 0..ATTEMPTS {
+        self.follow(inode, &(offset..offset.saturating_add(len as u64)));
+        let (mut attempts, mut waits) = (0, 0);
+        let late = Deadline::after(LATE);
+        while attempts < ATTEMPTS {
             let missing = match self.read_local(inode, offset, len, fetched.as_ref())? {
                 Local::Bytes(bytes) => return Ok(bytes),
                 Local::Missing(range) => range,
@@ -226,6 +251,11 @@ impl Volume {
             };
             // Nobody waits for a share of what is fetched while he has one.
             drop(fetched.take());
+            if cache && waits < MOST_WAITS && self.comes(inode, &missing, &late).await {
+                waits += 1;
+                continue;
+            }
+            attempts += 1;
             fetched = Box::pin(self.fetch(inode, missing, cache)).await?;
         }
         Err(DataError::Late(format!("inode {} changes faster than it can be read", inode.ino)))
@@ -247,7 +277,7 @@ impl Volume {
         let end = live.size.min(offset + len as u64);
         let committed = live.content.size.min(live.pending.limit());
         // The cache may have no room for it, or have given it to somebody else since.
-        let fetched = fetched.filter(|fetched| fetched.holds(&live));
+        let fetched = fetched.filter(|fetched| fetched.below.holds(&live));
         let mut uncached: Vec<Range<u64>> = Vec::new();
         for gap in live.pending.ranges.gaps(offset..end) {
             let gap = gap.start..gap.end.min(committed);
@@ -302,7 +332,12 @@ impl Volume {
         range: Range<u64>,
         cache: bool,
     ) -> Result<Option<Fetched>, DataError> {
-        let most = (self.room.limit() / 8).min(self.fetching.window());
+        let part = self.room.limit() / 8;
+        let mut most = part.min(self.fetching.window());
+        if inode.is_open() {
+            // What comes after that is fetched ahead.
+            most = most.min(FIRST_WINDOW);
+        }
         let snapshot = {
             let mut live = inode.live();
             if live.removed {
@@ -318,32 +353,40 @@ impl Volume {
                     return Ok(None);
                 }
                 let range = range.start..range.end.min(limit);
-                let window = live.ahead.window(&range, limit, most);
+                let course = live.ahead.as_ref().map(|ahead| ahead.course());
+                let in_order = course.is_some_and(|course| course.in_order(range.start));
+                let window = if in_order {
+                    // What comes after that is fetched ahead, or is on its way.
+                    let next = live.ways.next_after(range.start).unwrap_or(u64::MAX);
+                    let end = (range.start + FIRST_WINDOW.min(most)).min(limit).min(next);
+                    range.start..end.max(range.end)
+                } else {
+                    live.window.window(&range, limit, most)
+                };
                 // Extents are fetched whole anyway. Of those that nobody reads in order only what was
                 // asked for.
-                let ahead = match &content.base {
-                    Some(_) if range.start < content.base_limit => true,
-                    _ => live.ahead.is_stream(),
-                };
+                let based = content.base.is_some() && range.start < content.base_limit;
+                let ahead = in_order || based || live.window.is_stream();
                 let window = if ahead { window } else { range };
                 // What was written here is in the cache, and may be most of the window.
                 let gaps = live.pending.ranges.gaps(window.clone()).into_iter();
                 let missing: Vec<_> = gaps.flat_map(|gap| live.cache.present.gaps(gap)).collect();
-                Some((content, live.version, live.evicted, (window, missing), limit))
+                let way = OnWay::begin(inode, &mut live, window);
+                Some((content, Below::of(&live), missing, way))
             }
         };
-        let Some((content, version, evicted, (window, missing), limit)) = snapshot else {
+        let Some((content, below, missing, way)) = snapshot else {
             inode.calm().await;
             return Ok(None);
         };
-        let read = self.read_committed(inode, &content, window, &missing).await;
+        let read = self.read_committed(&way, &content, &missing).await;
         let (share, pieces) = match read {
             Ok((share, pieces)) => (share, blocks(pieces)),
             Err(error) => {
                 let live = inode.live();
                 // A commit may lay other bytes over all that a segment holds, which is then collected.
                 let same = (live.version, live.content.generation, live.content.map)
-                    == (version, content.generation, content.map);
+                    == (below.version, content.generation, content.map);
                 return match same && live.changing == 0 && !live.removed {
                     true => Err(error),
                     // What it wanted may be gone: the caller looks again.
@@ -351,23 +394,23 @@ impl Volume {
                 };
             }
         };
-        let generation = content.generation;
-        let fetched = Fetched { pieces, version, evicted, generation, limit, _share: share };
+        let fetched = Fetched { pieces, below, _share: share };
         self.evict_files();
-        let room = cache && self.make_room(fetched.bytes(), Some((inode, range)));
+        let keep = inode.live().needed_with(&range, SLACK.min(part));
+        let room = cache && self.make_room(fetched.bytes(), Some((inode, keep)));
         for piece in &fetched.pieces {
             // Once a block: whoever writes to the file or removes it waits no longer than for one.
             let mut live = inode.live();
             if live.removed {
                 return Err(DataError::Gone(inode.ino));
             }
-            if !fetched.holds(&live) {
+            if !fetched.below.holds(&live) {
                 return Ok(None);
             }
             if !room {
                 break;
             }
-            if let Err(error) = fetched.cache(piece, &mut live) {
+            if let Err(error) = fetched.below.cache(piece, &mut live) {
                 // The reader has the bytes all the same.
                 match DataError::disk(inode.ino, error) {
                     full if full.is_full() => self.room.met_full(),
@@ -379,20 +422,21 @@ impl Volume {
         Ok(Some(fetched))
     }
 
-    /// Committed content of `missing`, which lies in `window`, in pieces; `None` is zeros. Pieces may reach
-    /// past what is missing.
+    /// Committed content of `missing`, which lies in what is on its way, in pieces; `None` is zeros. Pieces may
+    /// reach past what is missing.
     async fn read_committed(
         &self,
-        inode: &Arc<Inode>,
+        way: &OnWay,
         content: &ContentRec,
-        window: Range<u64>,
         missing: &[Range<u64>],
     ) -> Result<(Share, Vec<Piece>), DataError> {
-        let wanted = pieces(&self.meta, inode.ino, content, window).await?;
+        let inode = &way.inode;
+        let wanted = pieces(&self.meta, inode.ino, content, way.range.clone()).await?;
         let fetches = fetches(only(wanted, missing));
-        let share = self.fetching.share(fetches.iter().map(Fetch::bytes).sum()).await;
+        let bytes = fetches.iter().map(Fetch::bytes).sum();
+        let share = way.share(self.fetching.share(bytes)).await;
         let reads = fetches.into_iter().map(|fetch| async move {
-            Ok::<_, DataError>(match fetch {
+            let found = match fetch {
                 Fetch::Run(run) => {
                     let state = (&*self.state_store, &self.state);
                     read_run(state, inode.ino, run).await?
@@ -405,7 +449,9 @@ impl Volume {
                     let bytes = read_inline(inode.ino, &span, extent.as_ref())?;
                     vec![(span, bytes)]
                 }
-            })
+            };
+            way.moves();
+            Ok::<_, DataError>(found)
         });
         let mut found: Vec<Piece> =
             stream::iter(reads).buffered(PARALLEL).try_collect::<Vec<_>>().await?.concat();

@@ -71,7 +71,32 @@ pub struct Room {
     /// The most that the options allow, bytes.
     most: u64,
     taken: Arc<Taken>,
+    /// Bytes on their way into the cache for which room was made.
+    coming: Arc<AtomicU64>,
     seen: Mutex<Seen>,
+}
+
+/// Room for bytes on their way, as long as they have not arrived.
+#[derive(Debug)]
+pub(super) struct Coming {
+    left: AtomicU64,
+    all: Arc<AtomicU64>,
+}
+
+impl Coming {
+    /// So many of them are in the cache now.
+    pub(super) fn arrived(&self, bytes: u64) {
+        let less = |left: u64| Some(left.saturating_sub(bytes));
+        let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let taken = before.unwrap_or_else(|left| left).min(bytes);
+        self.all.fetch_sub(taken, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.left.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 /// The disk as it was looked at last, and what the cache had then.
@@ -89,7 +114,7 @@ impl Room {
     pub fn new(dir: &Path, most: u64, trash: Trash) -> Self {
         let taken = Arc::new(Taken { trash: Some(trash), ..Taken::default() });
         let seen = Mutex::new(Seen::now(dir, &taken));
-        Room { dir: dir.to_owned(), most, taken, seen }
+        Room { dir: dir.to_owned(), most, taken, coming: Arc::default(), seen }
     }
 
     /// What the cache's files count into.
@@ -126,9 +151,20 @@ impl Room {
         }
     }
 
-    /// Whether so many bytes more would be within the limit.
+    /// Whether so many bytes more would be within the limit, beside those on their way.
     pub fn fits(&self, bytes: u64) -> bool {
-        self.taken.bytes().saturating_add(bytes) <= self.limit()
+        self.taken.bytes().saturating_add(self.coming()).saturating_add(bytes) <= self.limit()
+    }
+
+    /// Bytes on their way into the cache.
+    pub(super) fn coming(&self) -> u64 {
+        self.coming.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes on their way from now on.
+    pub(super) fn expect(&self, bytes: u64) -> Coming {
+        self.coming.fetch_add(bytes, Ordering::Relaxed);
+        Coming { left: AtomicU64::new(bytes), all: Arc::clone(&self.coming) }
     }
 
     /// The disk refused a write: until the next look there is nothing free.

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
+use super::neighbours::Neighbours;
 use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
@@ -96,6 +97,10 @@ pub struct Volume {
     /// Segments that no record names yet.
     pub(super) uploads: Uploads,
     last_error: Mutex<Option<String>>,
+    /// How small files are read.
+    pub(super) neighbours: Neighbours,
+    /// For what goes on beside whoever began it.
+    pub(super) this: Weak<Volume>,
 }
 
 impl Volume {
@@ -107,7 +112,8 @@ impl Volume {
         let room = Room::new(&parts.cache_dir, parts.options.cache_size, parts.trash.clone());
         let confined = |store| confined(store, &parts.prefix, &parts.state);
         let (store, state_store) = (confined(parts.store), confined(parts.state_store));
-        let volume = Arc::new(Volume {
+        let volume = Arc::new_cyclic(|this| Volume {
+            this: Weak::clone(this),
             id: parts.id,
             name: parts.name,
             meta: parts.meta,
@@ -137,6 +143,7 @@ impl Volume {
             collecting: AsyncMutex::new(()),
             uploads: Uploads::default(),
             last_error: Mutex::new(None),
+            neighbours: Neighbours::default(),
         });
         let store = Arc::clone(&volume.state_store);
         volume.meta.watch_uplink(move || store.requests().bytes_up);

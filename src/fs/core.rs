@@ -1,5 +1,6 @@
 //! The file system of one mounted volume: its parts, and what all operations share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,6 +30,24 @@ pub struct Fs {
     next_handle: AtomicU64,
     pub(super) ttl: Duration,
     pub(super) quota: Quota,
+}
+
+/// Records of inodes that were read together.
+#[derive(Debug, Default)]
+pub(super) struct AttrRows {
+    /// Of the table of inodes, before the records were read.
+    pub ticket: u64,
+    pub inodes: HashMap<Ino, InodeRec>,
+    pub contents: HashMap<Ino, ContentRec>,
+}
+
+impl AttrRows {
+    /// The records of an inode that was not in memory when the ticket was `now`. If any were dropped since, it may
+    /// have been one of them, and changed before.
+    fn of(&self, ino: Ino, now: u64) -> Option<(InodeRec, Option<ContentRec>)> {
+        let rec = self.inodes.get(&ino).filter(|_| now == self.ticket)?;
+        Some((rec.clone(), self.contents.get(&ino).cloned()))
+    }
 }
 
 impl Fs {
@@ -126,24 +145,63 @@ impl Fs {
     }
 
     /// Attributes without making the inode live; `None` when they would cost a request.
-    pub(super) async fn peek(&self, ino: Ino) -> Result<Option<Attr>, FsError> {
+    pub(super) async fn peek_in(&self, rows: &AttrRows, ino: Ino) -> Result<Option<Attr>, FsError> {
         if let Some(inode) = self.volume.inodes.get(ino) {
             let known = inode.live().attr.known;
             return Ok(known.then(|| self.attr_of(&inode)));
         }
         let meta = &self.volume.meta;
-        let Some(rec) = meta.get::<InodeRec>(&keys::inode(ino)).await? else { return Ok(None) };
+        let (rec, content) = match rows.of(ino, self.volume.inodes.ticket()) {
+            Some((rec, content)) => (Some(rec), content),
+            None => (meta.get::<InodeRec>(&keys::inode(ino)).await?, None),
+        };
+        let Some(rec) = rec else { return Ok(None) };
         if !rec.known {
             return Ok(None);
         }
         let (size, data) = match (&rec.target, rec.kind) {
             (Some(target), _) => (target.len() as u64, 0),
             (None, FileKind::File) => {
-                let content: ContentRec = meta.get(&keys::content(ino)).await?.unwrap_or_default();
+                let content: ContentRec = match content {
+                    Some(content) => content,
+                    None => meta.get(&keys::content(ino)).await?.unwrap_or_default(),
+                };
                 (content.size, content.allocated())
             }
             (None, _) => (0, 0),
         };
         Ok(Some(self.attr_from(ino, &rec, size, data)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_not_believed_once_an_inode_was_dropped_after_they_were_read() {
+        let now = crate::clock::now();
+        let rec = InodeRec {
+            kind: FileKind::File,
+            perm: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            rdev: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            attr_gen: 1,
+            borne_gen: 0,
+            known: true,
+            reserved: 0,
+            target: None,
+        };
+        let inodes = HashMap::from([(Ino(7), rec)]);
+        let rows = AttrRows { ticket: 3, inodes, contents: HashMap::new() };
+        assert!(rows.of(Ino(7), 3).is_some());
+        assert!(rows.of(Ino(7), 4).is_none());
+        assert!(rows.of(Ino(8), 3).is_none());
     }
 }

@@ -1,9 +1,16 @@
 //! Reading directories.
 
+use std::ops::Bound;
+
+use super::core::AttrRows;
 use super::{DirEntry, FileHandle, Fs, FsError, Show};
 use crate::meta::records::{DirentRec, decode};
 use crate::meta::{Lookup, keys};
 use crate::types::{Caller, FileKind, FileName, Ino};
+
+/// Attributes of fewer inodes are read one by one, and so are those whose numbers lie farther apart than this.
+const FEW: usize = 8;
+const SPARSE: usize = 4;
 
 impl Fs {
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<FileHandle, FsError> {
@@ -26,10 +33,40 @@ impl Fs {
         if show == Show::Names {
             return Ok(entries);
         }
+        let inodes = entries.iter().filter(|entry| !entry.is_dot()).map(|entry| entry.ino);
+        // The live ones tell themselves.
+        let unknown = inodes.filter(|ino| self.volume.inodes.get(*ino).is_none());
+        let rows = self.rows_of(unknown.collect()).await?;
         for entry in entries.iter_mut().filter(|entry| !entry.is_dot()) {
-            entry.attr = self.peek(entry.ino).await?;
+            entry.attr = self.peek_in(&rows, entry.ino).await?;
         }
         Ok(entries)
+    }
+
+    /// The records of inodes, read in order where their numbers lie together.
+    async fn rows_of(&self, inodes: Vec<Ino>) -> Result<AttrRows, FsError> {
+        let mut rows = AttrRows { ticket: self.volume.inodes.ticket(), ..AttrRows::default() };
+        let (Some(first), Some(last)) = (inodes.iter().min(), inodes.iter().max()) else {
+            return Ok(rows);
+        };
+        let span = (last.0 - first.0 + 1) as usize;
+        if inodes.len() < FEW || span > SPARSE * inodes.len() {
+            return Ok(rows);
+        }
+        let meta = &self.volume.meta;
+        let between =
+            |key: fn(Ino) -> Vec<u8>| (Bound::Included(key(*first)), Bound::Included(key(*last)));
+        for (key, value) in meta.scan(between(keys::inode), span).await? {
+            if let Some(ino) = keys::parse_ino(&key) {
+                rows.inodes.insert(ino, decode(&value).map_err(crate::meta::MetaError::from)?);
+            }
+        }
+        for (key, value) in meta.scan(between(keys::content), span).await? {
+            if let Some(ino) = keys::parse_ino(&key) {
+                rows.contents.insert(ino, decode(&value).map_err(crate::meta::MetaError::from)?);
+            }
+        }
+        Ok(rows)
     }
 
     pub async fn releasedir(

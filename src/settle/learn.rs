@@ -220,6 +220,9 @@ impl Settler {
             };
             if same.is_none() {
                 tx.kv.put_rest(&source.key, &marker).await?;
+                if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
+                    reconciler.saw_newer(source.key.as_str());
+                }
             }
         }
         // What the object shows of the inode; nothing: it has no record, so nobody changed it either.

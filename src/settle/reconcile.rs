@@ -7,12 +7,14 @@
 //! a page at a time, and what was not listed yet is looked for by its name; only the end of a listing tells what
 //! is missing.
 
+mod ahead;
 mod apply;
 mod away;
 mod changes;
 mod heads;
 mod listing;
 mod missing;
+mod rows;
 mod shown;
 mod tombs;
 mod whole;
@@ -72,6 +74,7 @@ pub struct Reconciler {
     proven: AtomicU64,
     tell: Tell,
     away: Away,
+    ahead: ahead::Ahead,
     this: Weak<Reconciler>,
 }
 
@@ -88,6 +91,7 @@ impl Reconciler {
             proven: AtomicU64::new(0),
             tell,
             away: Away::default(),
+            ahead: Default::default(),
             this: Weak::clone(this),
         });
         // The settler outlives nothing here: whoever holds the reconciler holds the settler.
@@ -272,7 +276,9 @@ impl Reconciler {
 #[async_trait]
 impl Outside for Reconciler {
     async fn directory(&self, dir: Ino) -> Result<(), DataError> {
-        self.refresh_directory(dir).await
+        self.refresh_directory(dir).await?;
+        self.walks(dir).await;
+        Ok(())
     }
 
     async fn name(&self, dir: Ino, name: &FileName) -> Result<(), DataError> {

@@ -242,6 +242,11 @@ impl Capabilities {
     }
 }
 
+/// Takes a piece of an object; false: no more is wanted.
+pub type Take<'t> = dyn FnMut(Bytes) -> bool + std::marker::Send + 't;
+/// Where a store does not hand over what arrives, it is asked for so much at a time, bytes.
+const STEP: u64 = 4 << 20;
+
 /// One bucket. Implementations never retry a changing request by themselves; reads are retried a
 /// few times within `timeout`.
 #[async_trait]
@@ -265,6 +270,25 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         expect: Option<&Version>,
         timeout: Duration,
     ) -> Result<GetResult, StoreError>;
+
+    /// `range` of `expect`, handed to `take` as it arrives, in order, so that it need not be held as a whole. It is
+    /// shorter only at the object's end, or when `take` wants no more. What was taken before an error is of that
+    /// version all the same. Nothing is tried again once something was taken.
+    async fn get_pieces(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        expect: &Version,
+        timeout: Duration,
+        take: &mut Take<'_>,
+    ) -> Result<(), StoreError> {
+        get_in_steps(self, key, range, expect, timeout, take).await
+    }
+
+    /// Bytes that [`StoreBackend::get_pieces`] holds at a time.
+    fn pieces_held(&self) -> u64 {
+        STEP
+    }
 
     /// Attributes and version; `None` when the key does not exist.
     async fn head(
@@ -351,4 +375,25 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
 
     /// The endpoint as records and error messages name it, without credentials.
     fn endpoint(&self) -> &str;
+}
+
+/// Reads a range in steps, each held as a whole. See [`StoreBackend::get_pieces`].
+pub(super) async fn get_in_steps<S: StoreBackend + ?Sized>(
+    store: &S,
+    key: &ObjectKey,
+    range: Range<u64>,
+    expect: &Version,
+    timeout: Duration,
+    take: &mut Take<'_>,
+) -> Result<(), StoreError> {
+    let mut at = range.start;
+    while at < range.end {
+        let step = at..range.end.min(at + STEP);
+        let found = store.get(key, Some(step.clone()), Some(expect), timeout).await?.data;
+        at += found.len() as u64;
+        if found.is_empty() || !take(found) || at < step.end {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties, PutOutcome,
-    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
+    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -81,6 +81,22 @@ impl StoreBackend for Confined {
     ) -> Result<GetResult, StoreError> {
         self.may(key)?;
         self.inner.get(key, range, expect, timeout).await
+    }
+
+    fn pieces_held(&self) -> u64 {
+        self.inner.pieces_held()
+    }
+
+    async fn get_pieces(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        expect: &Version,
+        timeout: Duration,
+        take: &mut Take<'_>,
+    ) -> Result<(), StoreError> {
+        self.may(key)?;
+        self.inner.get_pieces(key, range, expect, timeout, take).await
     }
 
     async fn head(

@@ -9,6 +9,7 @@ mod check;
 mod dialect;
 pub(super) mod objects;
 pub(super) mod properties;
+mod stream;
 pub(super) mod xml;
 
 use std::sync::Arc;
@@ -248,9 +249,12 @@ impl S3Store {
         }))
     }
 
-    /// Signs and sends one request, once. The answer may be a refusal.
-    async fn send(&self, call: &Call<'_>, progress: &Progress) -> Result<Answer, StoreError> {
-        let doing = self.doing(call);
+    /// The URL of one request with its signature, and the headers that it covers.
+    async fn signed(
+        &self,
+        call: &Call<'_>,
+        progress: &Progress,
+    ) -> Result<(Url, HeaderMap), StoreError> {
         let url = match call.key {
             Some(key) => self.object_url(key)?,
             None => self.bucket.base_url().clone(),
@@ -262,13 +266,19 @@ impl S3Store {
             Some(not_after) if not_after <= now => {
                 return Err(StoreError::new(
                     StoreErrorKind::Timeout,
-                    format!("{doing}: the request expired before it was sent"),
+                    format!("{}: the request expired before it was sent", self.doing(call)),
                 ));
             }
             Some(not_after) => ((not_after.0 + 999).div_euclid(1000) - secs).max(1),
             None => PLAIN_EXPIRY,
         };
-        let (url, headers) = self.sign(call, url, credential.as_deref(), secs, expires)?;
+        self.sign(call, url, credential.as_deref(), secs, expires)
+    }
+
+    /// Signs and sends one request, once. The answer may be a refusal.
+    async fn send(&self, call: &Call<'_>, progress: &Progress) -> Result<Answer, StoreError> {
+        let doing = self.doing(call);
+        let (url, headers) = self.signed(call, progress).await?;
         let answer = self
             .wire
             .send(call.method.clone(), url, headers, call.body.clone(), progress)

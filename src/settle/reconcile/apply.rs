@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::heads::modified;
+use super::rows::Rows;
 use super::{Changed, Reconciler};
 use crate::data::{Tx, beside, escape_name, give_up_map};
 use crate::meta::keys;
@@ -35,8 +36,9 @@ impl Reconciler {
         // The first look at a directory finds what was always there.
         let names_were_known = self.listed(dir);
         let mut differing = Vec::new();
+        let rows = Rows::of(&self.volume.meta, dir, prefix, &seen).await?;
         for (name, what) in seen {
-            let what = self.differences_of(dir, prefix, &name, what).await?;
+            let what = self.differences_of(&rows, (dir, prefix), &name, what).await?;
             if what != Seen::default() {
                 differing.push((name, what));
             }
@@ -73,11 +75,14 @@ impl Reconciler {
         sent: Duration,
         names: Vec<FileName>,
     ) -> Result<(), SettleError> {
+        self.ahead.overtaken(prefix);
         for name in names {
             let dirent: Option<DirentRec> = self.volume.meta.get(&keys::dirent(dir, &name)).await?;
             if let Some(below) = dirent.filter(|dirent| dirent.kind == FileKind::Dir) {
                 let segment = self.volume.segment_of(dir, &name).await?;
-                self.empty(below.ino, format!("{prefix}{segment}/"), sent).await?;
+                let prefix = format!("{prefix}{segment}/");
+                self.ahead.gone(&prefix);
+                self.empty(below.ino, prefix, sent).await?;
             }
             self.vanish(dir, prefix, sent, &name).await?;
         }
@@ -87,13 +92,13 @@ impl Reconciler {
     /// A quick look without the sequencer: most of a listing is what is known. What is left differs.
     async fn differences_of(
         &self,
-        dir: Ino,
-        prefix: &str,
+        rows: &Rows,
+        (dir, prefix): (Ino, &str),
         name: &FileName,
         mut what: Seen,
     ) -> Result<Seen, SettleError> {
         let meta = &self.volume.meta;
-        let dirent: Option<DirentRec> = meta.get(&keys::dirent(dir, name)).await?;
+        let dirent = rows.dirent(meta, dir, name).await?;
         let is_dir = dirent.is_some_and(|dirent| dirent.kind == FileKind::Dir);
         if what.below {
             let below = format!("{prefix}{}/", escape_name(name));
@@ -111,7 +116,7 @@ impl Reconciler {
             return Ok(what);
         }
         let key = ObjectKey::new(format!("{prefix}{}", escape_name(name)));
-        let rest: Option<RestRec> = meta.get(&keys::rest(&key)).await?;
+        let rest = rows.rest(meta, &key).await?;
         let known = rest.is_some_and(|rest| rest.version.same(&version));
         let differs = match (known, beside(name)) {
             (true, Some(aside)) => {

@@ -17,7 +17,7 @@ use crate::store::{ListPage, ListRequest, Listing};
 use crate::types::{FileKind, FileName, Ino, ObjectKey};
 
 /// Objects per request: S3's most.
-const PAGE: u32 = 1000;
+pub(super) const PAGE: u32 = 1000;
 /// A listing with which nobody went on for so long begins anew.
 const WALK_KEPT: Duration = Duration::from_secs(600);
 
@@ -41,10 +41,16 @@ impl Reconciler {
         }
     }
 
-    async fn page(&self, prefix: &str, token: Option<String>) -> Result<ListPage, SettleError> {
+    pub(super) async fn page(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+    ) -> Result<ListPage, SettleError> {
         let request =
             ListRequest { prefix: prefix.to_owned(), delimiter: true, token, max_keys: PAGE };
-        Ok(self.volume.store.list(request, USE_TIMEOUT).await?)
+        let page = self.volume.store.list(request, USE_TIMEOUT).await?;
+        self.ahead.overtaken(prefix);
+        Ok(page)
     }
 
     /// Lists a directory and applies what differs, from its beginning to its end.
@@ -122,8 +128,11 @@ impl Reconciler {
     }
 
     async fn take_page(&self, dir: Ino, walk: &mut Walk) -> Result<(), SettleError> {
-        let sent = boottime();
-        let page = self.page(&walk.prefix, walk.token.clone()).await?;
+        let (sent, page) = match walk.token.clone() {
+            None => self.first_page(&walk.prefix).await?,
+            token => (boottime(), self.page(&walk.prefix, token).await?),
+        };
+        walk.began = walk.began.min(sent);
         let next = page.next.clone();
         let (mut seen, mut since) = (BTreeMap::new(), sent);
         if !walk.held.is_empty() {
@@ -220,6 +229,8 @@ impl Reconciler {
             self.volume.store.list(below, USE_TIMEOUT)
         );
         let (head, below) = (head?, below?);
+        self.ahead.overtaken(prefix);
+        self.ahead.overtaken(&format!("{key}/"));
         let seen = Seen {
             object: head.map(|info| info.version),
             below: !below.entries.is_empty() || !below.prefixes.is_empty(),

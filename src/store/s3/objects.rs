@@ -11,10 +11,12 @@ use super::dialect::Spelling;
 use super::properties::{about_tags, dressed, info_of, tags_of};
 use super::xml::{ErrorBody, Written, hides_error, is_rejection, list_page, unquote};
 use super::{Call, S3Store, quoted};
+use crate::store::api::get_in_steps;
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
     Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
-    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,
+    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take,
+    UploadId,
 };
 use crate::types::{ObjectKey, StoreTime, Version};
 
@@ -183,6 +185,24 @@ impl StoreBackend for S3Store {
             )),
             _ => Ok(result),
         }
+    }
+
+    fn pieces_held(&self) -> u64 {
+        0
+    }
+
+    async fn get_pieces(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        expect: &Version,
+        timeout: Duration,
+        take: &mut Take<'_>,
+    ) -> Result<(), StoreError> {
+        if self.stream(key, &range, expect, timeout, take).await? {
+            return Ok(());
+        }
+        get_in_steps(self, key, range, expect, timeout, take).await
     }
 
     async fn head(
@@ -478,7 +498,7 @@ pub(in crate::store) fn get_result(
 }
 
 /// Reads `bytes 0-4/10` as start, end (exclusive) and size.
-fn content_range(text: &str) -> Option<(u64, u64, u64)> {
+pub(super) fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, size): (u64, u64, u64) =

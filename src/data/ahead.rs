@@ -1,0 +1,624 @@
+//! Content that comes into the cache before anybody asks for it: what a reader in order asks for next, and the whole
+//! of a file that is read here and there.
+//!
+//! One task a file begins parts of what is wanted, as many side by side as the volume allows, and writes their bytes
+//! to the cache as they arrive. A reader never queues behind them: it fetches what is not on its way itself, and also
+//! what is on its way but stops coming. So no program sees an error of a part that it did not ask for. After an error,
+//! or when there is no room, nothing is fetched ahead of that file for a while. A file is fetched whole only where
+//! that takes the place of nothing that others read, and only if it takes no more than a minute.
+
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::JoinSet;
+
+use super::course::{Course, FIRST, RUNS, SLACK};
+use super::fetching::WHOLE;
+use super::neighbours::SMALL;
+use super::pieces::{
+    Fetch, GET_TIMEOUT, Piece, fetches, hull, only, pieces, read_inline, read_run,
+};
+use super::read::Below;
+use super::room::Coming;
+use super::ways::OnWay;
+use super::{DataError, Inode, Live, Volume};
+use crate::clock::{Deadline, boottime};
+use crate::types::{Base, Ino};
+
+/// A part is a quarter of what is fetched ahead, within these, bytes.
+const LEAST_PART: u64 = 512 << 10;
+const MOST_PART: u64 = 8 << 20;
+/// What arrives is written to the cache when it is so much, bytes.
+const BLOCK: usize = 256 << 10;
+/// A reader here and there waits for what is on its way when no more than this comes before it, bytes.
+const NEAR: u64 = 1 << 20;
+/// A reader that asked for nothing for so long has stopped.
+const STOPPED: Duration = Duration::from_secs(10);
+/// A read waits for what others fetch no longer than this, however steadily it comes.
+pub(super) const LATE: Duration = Duration::from_secs(10);
+/// What arrives slowly is written to the cache so often, though it be less than a block.
+const MOMENT: Duration = Duration::from_millis(100);
+/// After an error, or where there is no room, nothing is fetched ahead for so long: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A file is fetched whole only if that takes no longer.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Streams share half of the cache, and none has more than it would have beside three others.
+const STREAMS: u64 = 4;
+
+/// What is wanted of one file, and how it is read.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    course: Course,
+    /// What is still to be begun: ahead of each run, and of the whole.
+    goals: [Range<u64>; RUNS + 1],
+    /// How long a part of each of them is, bytes.
+    parts: [u64; RUNS + 1],
+    /// Boot time of the last read.
+    read_at: Duration,
+    running: bool,
+    /// Nothing is fetched ahead until then (boot time), and how long that was.
+    paused_until: Duration,
+    pause: Duration,
+    /// Rung when there is more to begin.
+    more: Arc<Notify>,
+}
+
+impl Ahead {
+    pub(super) fn course(&self) -> &Course {
+        &self.course
+    }
+}
+
+impl Live {
+    /// The next part that is wanted and neither there nor on its way, and whether it is one of a whole file.
+    fn next_part(&mut self) -> Option<(Range<u64>, bool)> {
+        let limit = self.content.size.min(self.pending.limit());
+        let mut ahead = self.ahead.take()?;
+        let mut goals = ahead.goals.iter_mut().zip(ahead.parts).enumerate();
+        let next = goals.find_map(|(number, (goal, part))| {
+            Some((self.first_of(goal, limit, part)?, number == RUNS))
+        });
+        self.ahead = Some(ahead);
+        next
+    }
+
+    /// Takes the first part from a goal.
+    fn first_of(&self, goal: &mut Range<u64>, limit: u64, part: u64) -> Option<Range<u64>> {
+        goal.end = goal.end.min(limit);
+        while goal.start < goal.end {
+            let step = goal.start..goal.end.min(goal.start + MOST_PART);
+            if let Some(end) = self.ways.end_of(step.start) {
+                goal.start = end;
+                continue;
+            }
+            let changed = self.pending.ranges.gaps(step.clone()).into_iter();
+            let missing = changed.flat_map(|gap| self.cache.present.gaps(gap)).next();
+            let Some(missing) = missing else {
+                goal.start = step.end;
+                continue;
+            };
+            if missing.start > step.start {
+                goal.start = missing.start;
+                continue;
+            }
+            let next = self.ways.next_after(step.start).unwrap_or(u64::MAX);
+            let end = next.min(step.end).min(step.start + part);
+            goal.start = end;
+            return Some(step.start..end);
+        }
+        None
+    }
+
+    /// The number of the first goal that is not reached.
+    fn wants_more(&self) -> Option<usize> {
+        self.ahead.as_ref()?.goals.iter().position(|goal| !goal.is_empty())
+    }
+
+    fn wants_nothing(&mut self) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.goals = Default::default();
+        }
+    }
+
+    /// What goes last when room is made for a part of the file: all between its reader, which may still want what
+    /// lies `slack` before it, and the end of what is fetched ahead of it.
+    pub(super) fn needed_with(&self, part: &Range<u64>, slack: u64) -> Range<u64> {
+        let Some(ahead) = &self.ahead else { return part.clone() };
+        let Some((run, at)) = ahead.course.comes_to(part.start) else { return part.clone() };
+        let to = ahead.goals[run].end.max(at);
+        if part.start > to + SLACK {
+            // Somebody else's.
+            return part.clone();
+        }
+        part.start.min(at.saturating_sub(slack))..part.end.max(to)
+    }
+
+    /// What the cache will hold more when all came that is on its way, or is fetched whole.
+    pub(super) fn will_hold(&self) -> u64 {
+        let whole = self.ahead.as_ref().map(|ahead| &ahead.goals[RUNS]);
+        self.ways.coming() + whole.map_or(0, |whole| whole.end.saturating_sub(whole.start))
+    }
+
+    /// All that readers of this file still want of the cache: what lies between them and the end of what is fetched
+    /// ahead of them.
+    pub(super) fn needed(&self) -> Range<u64> {
+        let Some(ahead) = &self.ahead else { return 0..0 };
+        if boottime().saturating_sub(ahead.read_at) > STOPPED {
+            return 0..0;
+        }
+        let runs = ahead.course.readers().map(|(run, at)| {
+            at.saturating_sub(SLACK)..ahead.goals[run].end.max(at.saturating_add(1))
+        });
+        let whole = Some(0..ahead.goals[RUNS].end).filter(|whole| !whole.is_empty());
+        let parts = runs.chain(whole);
+        parts
+            .reduce(|one, other| one.start.min(other.start)..one.end.max(other.end))
+            .unwrap_or(0..0)
+    }
+
+    fn pauses(&mut self) {
+        self.wants_nothing();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.pause = (ahead.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+            ahead.paused_until = boottime() + ahead.pause;
+        }
+    }
+
+    /// A part has come. Of a whole file the rest is left where it would take too long.
+    fn goes_on(&mut self, part: &Range<u64>, whole: bool, took: Duration) {
+        let Some(ahead) = &mut self.ahead else { return };
+        ahead.pause = Duration::ZERO;
+        if !whole {
+            return;
+        }
+        let goal = &mut ahead.goals[RUNS];
+        let left = goal.end.saturating_sub(goal.start) as f64 / WHOLE as f64;
+        let needs = took.as_secs_f64() * left / (part.end - part.start).max(1) as f64;
+        if needs > LONGEST.as_secs_f64() {
+            *goal = 0..0;
+            ahead.course.tried_all();
+        }
+    }
+}
+
+/// Why a part was not fetched.
+#[derive(Debug)]
+enum Stopped {
+    /// The content is another one, nobody has the file open, or the cache has no room.
+    Needless,
+    Failed(DataError),
+}
+
+impl From<DataError> for Stopped {
+    fn from(error: DataError) -> Self {
+        Stopped::Failed(error)
+    }
+}
+
+impl Volume {
+    /// Notes a read, and begins to fetch what its reader will ask for next.
+    pub(super) fn follow(&self, inode: &Arc<Inode>, range: &Range<u64>) {
+        if !inode.is_open() {
+            return;
+        }
+        let most = self.room.limit() / 2 / self.fetching.streams().max(STREAMS);
+        let now = boottime();
+        let mut live = inode.live();
+        let limit = live.content.size.min(live.pending.limit());
+        if range.start >= limit {
+            return;
+        }
+        if limit <= SMALL {
+            let missing = !self.is_here(&live, &(0..limit));
+            drop(live);
+            if range.start == 0 {
+                self.follow_small(inode, missing);
+            }
+            return;
+        }
+        let range = range.start..range.end.min(limit);
+        let missing = !self.is_here(&live, &range);
+        // What the reader has to fetch itself now reaches so far.
+        let fetches = if missing && live.ways.end_of(range.start).is_none() { FIRST } else { 0 };
+        let careful = self.options.requester_pays;
+        let ahead = live.ahead.get_or_insert_default();
+        let run = ahead.course.read(&range, now);
+        ahead.read_at = now;
+        if missing {
+            ahead.course.waits(run, now, most, careful);
+        }
+        if now < ahead.paused_until {
+            return;
+        }
+        let whole = match ahead.course.ahead(run, most, careful) {
+            Some(wanted) => {
+                let goal = &mut ahead.goals[run];
+                let goes_on = goal.end >= wanted.start && goal.start <= wanted.end;
+                let from = if goes_on { goal.start.max(wanted.start) } else { wanted.start };
+                let part = ((wanted.end - wanted.start) / 4).clamp(LEAST_PART, MOST_PART);
+                ahead.parts[run] = part;
+                // Not a little more with each read.
+                let little = wanted.end < limit && wanted.end < goal.end + part;
+                let to = if goes_on && little { goal.end } else { wanted.end.min(limit) };
+                *goal = from.max(range.start + fetches)..to;
+                false
+            }
+            None if missing
+                && !careful
+                && ahead.goals[RUNS].is_empty()
+                && ahead.course.wants_all(limit, now) =>
+            {
+                true
+            }
+            None => return,
+        };
+        if whole {
+            ahead.course.tried_all();
+            drop(live);
+            let room = self.can_hold(inode, limit);
+            live = inode.live();
+            match &mut live.ahead {
+                Some(ahead) if room => {
+                    (ahead.goals[RUNS], ahead.parts[RUNS]) = (0..limit, MOST_PART);
+                }
+                _ => return,
+            }
+        }
+        let Some(ahead) = &mut live.ahead else { return };
+        if ahead.goals.iter().all(|goal| goal.is_empty() || goal.start >= limit) {
+            return;
+        }
+        let (running, more) =
+            (std::mem::replace(&mut ahead.running, true), Arc::clone(&ahead.more));
+        drop(live);
+        match running {
+            true => more.notify_one(),
+            false => drop(tokio::spawn(fill(self.this.clone(), Arc::clone(inode), more))),
+        }
+    }
+
+    fn is_here(&self, live: &Live, range: &Range<u64>) -> bool {
+        let changed = live.pending.ranges.gaps(range.clone()).into_iter();
+        changed.flat_map(|gap| live.cache.present.gaps(gap)).next().is_none()
+    }
+
+    /// Waits for the first bytes of what a reader misses, if they are on their way. False: the reader has to fetch them.
+    pub(super) async fn comes(
+        &self,
+        inode: &Arc<Inode>,
+        missing: &Range<u64>,
+        late: &Deadline,
+    ) -> bool {
+        loop {
+            let arrived = inode.arrived.notified();
+            let patience = {
+                let mut live = inode.live();
+                if self.is_here(&live, &(missing.start..missing.start + 1)) {
+                    return true;
+                }
+                let ahead = live.ahead.as_ref();
+                let in_order = ahead.is_some_and(|ahead| ahead.course.in_order(missing.start));
+                let near = if in_order { u64::MAX } else { NEAR };
+                match live.ways.patience(missing.start, near, boottime()) {
+                    Some(patience) => patience,
+                    None => return false,
+                }
+            };
+            if late.passed() {
+                return false;
+            }
+            let _ = tokio::time::timeout(patience.min(late.left()), arrived).await;
+        }
+    }
+
+    /// Brings a part of a file into the cache.
+    async fn bring(&self, way: &OnWay) -> Result<(), Stopped> {
+        let (inode, part) = (&way.inode, &way.range);
+        let goes_on = || part.end <= SMALL || inode.is_open();
+        let slack = SLACK.min(self.room.limit() / 8);
+        let (content, below, missing, keep) = {
+            let live = inode.live();
+            if live.removed || live.changing > 0 || !goes_on() {
+                return Err(Stopped::Needless);
+            }
+            let below = Below::of(&live);
+            let changed = live.pending.ranges.gaps(part.start..part.end.min(below.limit));
+            let gaps = changed.into_iter().flat_map(|gap| live.cache.present.gaps(gap));
+            let missing = gaps.collect::<Vec<_>>();
+            (live.content.clone(), below, missing, live.needed_with(part, slack))
+        };
+        let bytes = missing.iter().map(|gap| gap.end - gap.start).sum();
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.evict_files();
+        let coming = self.room.expect(bytes);
+        if !self.make_room(0, Some((inode, keep))) {
+            return Err(Stopped::Needless);
+        }
+        let arrival = |below, floor| Arrival { way, below, coming: &coming, floor };
+        let list = {
+            // What the records hold themselves is in memory until it is in the cache.
+            let _look = self.fetching.look().await;
+            let wanted = pieces(&self.meta, inode.ino, &content, part.clone()).await?;
+            let list = together(fetches(only(wanted, &missing)));
+            let (here, list): (Vec<_>, Vec<_>) =
+                list.into_iter().partition(|fetch| matches!(fetch, Fetch::Here(..)));
+            let floor = list.iter().map(begins).min().unwrap_or(u64::MAX);
+            for fetch in here {
+                let Fetch::Here(span, extent) = fetch else { continue };
+                let bytes = read_inline(inode.ino, &span, extent.as_ref())?;
+                self.arrives(&arrival(&below, floor), (span, bytes))?;
+            }
+            list
+        };
+        // Nothing counts as arrived while something before it is still to be fetched.
+        let mut floors = Vec::with_capacity(list.len());
+        let mut floor = u64::MAX;
+        for fetch in list.iter().rev() {
+            floors.push(floor);
+            floor = floor.min(begins(fetch));
+        }
+        floors.reverse();
+        for (fetch, floor) in list.into_iter().zip(floors) {
+            let arrival = arrival(&below, floor);
+            match fetch {
+                Fetch::Base(run) => {
+                    let base = content.base.as_ref().ok_or(Stopped::Needless)?;
+                    self.bring_base(&arrival, base, run, goes_on).await?;
+                }
+                Fetch::Run(_) => {
+                    let _share = way.share(self.fetching.share_beside(fetch.bytes())).await;
+                    let Fetch::Run(run) = fetch else { continue };
+                    // A reader that could not wait for the share has fetched it.
+                    let here = |(span, _): &(Range<u64>, _)| self.is_here(&inode.live(), span);
+                    if run.iter().all(here) {
+                        continue;
+                    }
+                    let state = (&*self.state_store, &self.state);
+                    let pieces = read_run(state, inode.ino, run).await?;
+                    way.moves();
+                    if !goes_on() {
+                        return Err(Stopped::Needless);
+                    }
+                    for piece in pieces {
+                        self.arrives(&arrival, piece)?;
+                    }
+                }
+                Fetch::Here(..) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what shows of the base in a run, which may lie in between of extents and holes.
+    async fn bring_base(
+        &self,
+        arrival: &Arrival<'_>,
+        base: &Base,
+        run: Vec<Range<u64>>,
+        goes_on: impl Fn() -> bool + Send + Sync,
+    ) -> Result<(), Stopped> {
+        let Arrival { way, .. } = arrival;
+        let store = self.base_store(base);
+        let _share = match store.pieces_held() {
+            0 => None,
+            held => Some(way.share(self.fetching.share_beside(held)).await),
+        };
+        let whole = hull(&run);
+        let mut at = whole.start;
+        let mut held = BytesMut::new();
+        let mut written = boottime();
+        let mut stopped = None;
+        let mut take = |piece: Bytes| {
+            way.moves();
+            let block = match (held.is_empty(), piece.len() >= BLOCK) {
+                (true, true) => piece,
+                _ => {
+                    held.extend_from_slice(&piece);
+                    if held.len() < BLOCK && boottime().saturating_sub(written) < MOMENT {
+                        return true;
+                    }
+                    held.split().freeze()
+                }
+            };
+            let span = at..at + block.len() as u64;
+            (at, written) = (span.end, boottime());
+            // Not after the last close: that would open the cache file again.
+            let taken = match goes_on() {
+                true => self.base_arrives(arrival, &run, (span, block)),
+                false => Err(Stopped::Needless),
+            };
+            let left = at..whole.end;
+            let more = taken.map_err(|why| stopped = Some(why)).is_ok();
+            // Readers that could not wait may have fetched the rest.
+            more && (left.is_empty() || !self.is_here(&way.inode.live(), &left))
+        };
+        let result =
+            store.get_pieces(&base.key, whole.clone(), &base.version, GET_TIMEOUT, &mut take).await;
+        if let Some(why) = stopped {
+            return Err(why);
+        }
+        let rest = held.freeze();
+        if !rest.is_empty() {
+            if !goes_on() {
+                return Err(Stopped::Needless);
+            }
+            self.base_arrives(arrival, &run, (at..at + rest.len() as u64, rest))?;
+        }
+        result.map_err(|error| Stopped::Failed(error.into()))
+    }
+
+    /// Puts what shows of the base in a block of it into the cache. The rest of the block was replaced by extents
+    /// and is old.
+    fn base_arrives(
+        &self,
+        arrival: &Arrival<'_>,
+        run: &[Range<u64>],
+        (block, bytes): (Range<u64>, Bytes),
+    ) -> Result<(), Stopped> {
+        for shows in run {
+            let part = shows.start.max(block.start)..shows.end.min(block.end);
+            if part.is_empty() {
+                continue;
+            }
+            let from = (part.start - block.start) as usize;
+            let to = (part.end - block.start) as usize;
+            self.arrives(arrival, (part, Some(bytes.slice(from..to))))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a piece into the cache, unless it is not the content any more.
+    fn arrives(&self, arrival: &Arrival<'_>, piece: Piece) -> Result<(), Stopped> {
+        let Arrival { way, below, coming, floor } = arrival;
+        let inode = &way.inode;
+        {
+            let mut live = inode.live();
+            if live.removed || !below.holds(&live) {
+                return Err(Stopped::Needless);
+            }
+            if let Err(error) = below.cache(&piece, &mut live) {
+                let error = DataError::disk(inode.ino, error);
+                if error.is_full() {
+                    self.room.met_full();
+                }
+                return Err(error.into());
+            }
+            coming.arrived(piece.0.end - piece.0.start);
+            live.used_at = boottime();
+            way.reached(&mut live, piece.0.end.min(*floor));
+        }
+        inode.arrived.notify_waiters();
+        Ok(())
+    }
+}
+
+/// How what arrives of a range gets into the cache.
+struct Arrival<'a> {
+    way: &'a OnWay,
+    below: &'a Below,
+    coming: &'a Coming,
+    /// Where what is to be fetched after this begins.
+    floor: u64,
+}
+
+fn begins(fetch: &Fetch) -> u64 {
+    match fetch {
+        Fetch::Run(run) => run.first().map_or(u64::MAX, |(span, _)| span.start),
+        Fetch::Base(run) => run.first().map_or(u64::MAX, |span| span.start),
+        Fetch::Here(span, _) => span.start,
+    }
+}
+
+/// What lies beside each other in the base comes with one request: it is not held in memory.
+fn together(fetches: Vec<Fetch>) -> Vec<Fetch> {
+    let mut joined: Vec<Fetch> = Vec::new();
+    for fetch in fetches {
+        match (joined.last_mut(), fetch) {
+            (Some(Fetch::Base(before)), Fetch::Base(run))
+                if hull(before).end == hull(&run).start =>
+            {
+                before.extend(run);
+            }
+            (_, fetch) => joined.push(fetch),
+        }
+    }
+    joined
+}
+
+/// Fetches what is wanted of a file until nothing more is.
+async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
+    let slots = |volume: Arc<Volume>| {
+        (volume.fetching.ahead(), volume.fetching.whole(), volume.fetching.stream())
+    };
+    let Some((ahead, whole, _stream)) = volume.upgrade().map(slots) else { return };
+    let mut parts: JoinSet<Result<(), Stopped>> = JoinSet::new();
+    loop {
+        let wants = {
+            let mut live = inode.live();
+            let wants = live.wants_more();
+            let Some(ahead) = &mut live.ahead else { return };
+            if wants.is_none() && parts.is_empty() {
+                // Whoever wants more from here on begins another one.
+                ahead.running = false;
+                return;
+            }
+            wants
+        };
+        let slots = if wants == Some(RUNS) { &whole } else { &ahead };
+        tokio::select! {
+            slot = Arc::clone(slots).acquire_owned(), if wants.is_some() => {
+                if let Some((way, whole)) = begin(&inode) {
+                    parts.spawn(bring(Weak::clone(&volume), way, whole, slot.ok()));
+                }
+            }
+            Some(done) = parts.join_next(), if !parts.is_empty() => match done {
+                Ok(Ok(())) => {}
+                Ok(Err(Stopped::Needless)) => inode.live().pauses(),
+                Ok(Err(Stopped::Failed(error))) => {
+                    tracing::debug!(ino = %inode.ino, %error, "what comes next is not fetched ahead");
+                    inode.live().pauses();
+                }
+                Err(error) => {
+                    tracing::error!(ino = %inode.ino, %error, "fetching ahead ended");
+                    inode.live().pauses();
+                }
+            },
+            () = more.notified(), if wants.is_none() => {}
+        }
+    }
+}
+
+/// The next part, which is on its way from now on, and whether it is one of a whole file.
+fn begin(inode: &Arc<Inode>) -> Option<(OnWay, bool)> {
+    let mut live = inode.live();
+    let idle = |ahead: &Ahead| boottime().saturating_sub(ahead.read_at) > STOPPED;
+    if !inode.is_open() || live.ahead.as_deref().is_some_and(idle) {
+        live.wants_nothing();
+        return None;
+    }
+    let (part, whole) = live.next_part()?;
+    Some((OnWay::begin(inode, &mut live, part), whole))
+}
+
+async fn bring(
+    volume: Weak<Volume>,
+    way: OnWay,
+    whole: bool,
+    _slot: Option<OwnedSemaphorePermit>,
+) -> Result<(), Stopped> {
+    let Some(volume) = volume.upgrade() else { return Err(Stopped::Needless) };
+    let began = boottime();
+    let brought = volume.bring(&way).await;
+    if brought.is_ok() {
+        way.inode.live().goes_on(&way.range, whole, boottime().saturating_sub(began));
+    }
+    // A block may have come at the very moment of the last close.
+    way.inode.close_unused();
+    brought
+}
+
+/// Brings a small file into the cache that nobody has asked for yet.
+pub(super) async fn bring_small(volume: Weak<Volume>, ino: Ino) {
+    let Some(slots) = volume.upgrade().map(|volume| volume.fetching.small()) else { return };
+    let _slot = slots.acquire_owned().await;
+    let Some(volume) = volume.upgrade() else { return };
+    // One that was removed meanwhile is no neighbour any more.
+    let Ok(inode) = volume.inode(ino).await else { return };
+    let way = {
+        let mut live = inode.live();
+        let all = 0..live.content.size.min(live.pending.limit());
+        let wanted = !all.is_empty() && all.end <= SMALL && live.ways.is_empty();
+        (wanted && !volume.is_here(&live, &all)).then(|| OnWay::begin(&inode, &mut live, all))
+    };
+    let Some(way) = way else { return };
+    if let Err(Stopped::Failed(error)) = volume.bring(&way).await {
+        tracing::debug!(%ino, %error, "a small file was not fetched ahead");
+    }
+    inode.close_unused();
+}

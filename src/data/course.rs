@@ -1,0 +1,278 @@
+//! How a file is read: in order, by how many at once, or here and there.
+//!
+//! What is fetched ahead of a reader in order is at most twice what he has read, so that whoever stops has cost
+//! little; it grows while he waits, as long as that makes him faster. Whoever reads here and there waits for each
+//! piece, until that has cost about as much as fetching the file.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// The least that is fetched ahead of a reader in order, bytes.
+pub const FIRST: u64 = 512 << 10;
+/// The most, bytes.
+const MOST: u64 = 128 << 20;
+/// So much is fetched ahead of whoever waits also where that makes him no faster, bytes.
+const USUAL: u64 = 16 << 20;
+/// Reads go on from each other within this: the kernel sends several at once, in any order, bytes.
+pub const SLACK: u64 = 2 << 20;
+/// A file is read in order once so much of it was, bytes.
+const IN_ORDER: u64 = 256 << 10;
+/// Readers of one file that are told apart.
+pub const RUNS: usize = 4;
+/// What waiting for one piece is worth, bytes.
+const WORTH: u64 = 32 << 20;
+/// Fewer pieces say nothing.
+const FEW: f64 = 8.0;
+/// Pieces waited for so long ago count half.
+const HALF: Duration = Duration::from_secs(10);
+/// The waits that it takes to fetch a file whole are doubled so often at most.
+const MOST_DOUBLED: u32 = 8;
+/// More in flight has to bring so much more.
+const BETTER: f64 = 1.1;
+
+/// One reader's way through the file.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    start: u64,
+    end: u64,
+    read: u64,
+    /// How far ahead of him is fetched.
+    reach: u64,
+    used: u64,
+    /// What he had read when that was judged last, when that was, and how fast he was before it.
+    judged: u64,
+    at: Duration,
+    rate: f64,
+}
+
+impl Run {
+    fn takes(&self, range: &Range<u64>) -> bool {
+        self.read > 0 && range.start <= self.end + SLACK && range.start + SLACK >= self.end
+    }
+
+    fn in_order(&self) -> bool {
+        // From the beginning it is one until it is proven not to be.
+        let begun = self.start == 0 && self.read > 0 && self.end <= SLACK;
+        (begun || self.read >= IN_ORDER) && self.read * 2 >= self.end - self.start
+    }
+
+    /// So much may be fetched ahead for what he has read.
+    fn worth(&self, careful: bool) -> u64 {
+        if careful { self.read } else { self.read * 2 }
+    }
+}
+
+/// The ways through one file.
+#[derive(Debug, Default)]
+pub struct Course {
+    runs: [Run; RUNS],
+    reads: u64,
+    /// Pieces waited for out of order, those of long ago counted less, and when that was counted.
+    waits: f64,
+    at: Duration,
+    /// How often it was tried to fetch the whole file: each time it takes twice as many of them.
+    wholes: u32,
+}
+
+impl Course {
+    /// Notes a read. Returns the number of the run that it belongs to.
+    pub fn read(&mut self, range: &Range<u64>, now: Duration) -> usize {
+        self.reads += 1;
+        let used = self.reads;
+        if let Some(at) = self.runs.iter().position(|run| run.takes(range)) {
+            let run = &mut self.runs[at];
+            run.used = used;
+            run.read += range.end.saturating_sub(run.end.max(range.start));
+            run.end = run.end.max(range.end);
+            return at;
+        }
+        let oldest = (0..RUNS).min_by_key(|at| self.runs[*at].used).unwrap_or(0);
+        let read = range.end - range.start;
+        let start = range.start;
+        self.runs[oldest] = Run { start, end: range.end, read, used, at: now, ..Run::default() };
+        oldest
+    }
+
+    /// Whether somebody who reads here reads in order.
+    pub fn in_order(&self, at: u64) -> bool {
+        self.runs.iter().any(|run| run.in_order() && run.takes(&(at..at)))
+    }
+
+    /// The readers in order: the number of the run, and where it is.
+    pub fn readers(&self) -> impl Iterator<Item = (usize, u64)> {
+        let runs = self.runs.iter().enumerate().filter(|(_, run)| run.in_order());
+        runs.map(|(number, run)| (number, run.end))
+    }
+
+    /// Who comes here next of those who read in order: the number of his run, and where he is.
+    pub fn comes_to(&self, at: u64) -> Option<(usize, u64)> {
+        let before = |run: &Run| run.in_order() && run.end <= at.saturating_add(SLACK);
+        let runs = self.runs.iter().enumerate().filter(|(_, run)| before(run));
+        runs.max_by_key(|(_, run)| run.end).map(|(number, run)| (number, run.end))
+    }
+
+    /// What should be fetched ahead of this reader; `None` when he does not read in order. `most` is what there is
+    /// room for; `careful`: what is fetched for nothing costs money.
+    pub fn ahead(&self, run: usize, most: u64, careful: bool) -> Option<Range<u64>> {
+        let run = &self.runs[run];
+        // Whoever has read very much goes on, though he may never wait: fewer requests do for him.
+        let usual = FIRST.min(run.worth(careful)).max(USUAL.min(run.read / 2));
+        run.in_order().then(|| run.end..run.end + run.reach.max(usual.min(most)))
+    }
+
+    /// The reader of this run has to wait for what he wants. `most` and `careful` are as above.
+    pub fn waits(&mut self, run: usize, now: Duration, most: u64, careful: bool) {
+        let run = &mut self.runs[run];
+        if !run.in_order() {
+            self.waits = self.waits_at(now) + 1.0;
+            self.at = now;
+            return;
+        }
+        let read = run.read - run.judged;
+        if read < run.reach {
+            return;
+        }
+        let rate = read as f64 / now.saturating_sub(run.at).as_secs_f64().max(1e-6);
+        if run.reach <= USUAL || rate > run.rate * BETTER {
+            let worth = run.worth(careful);
+            run.reach = (run.reach * 2).clamp(FIRST, MOST).min(worth).min(most).max(run.reach);
+        }
+        (run.judged, run.at, run.rate) = (run.read, now, rate);
+    }
+
+    fn waits_at(&self, now: Duration) -> f64 {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.waits * 0.5_f64.powf(passed / HALF.as_secs_f64())
+    }
+
+    /// Whether a file with so many bytes should be fetched whole: it is read here and there, and often.
+    pub fn wants_all(&self, size: u64, now: Duration) -> bool {
+        let waits = self.waits_at(now) * 0.5_f64.powf(f64::from(self.wholes));
+        waits >= FEW && size as f64 <= waits * WORTH as f64
+    }
+
+    /// It is from now on, or there was no room or time for it. Next time it takes twice as many waits.
+    pub fn tried_all(&mut self) {
+        self.waits = 0.0;
+        self.wholes = (self.wholes + 1).min(MOST_DOUBLED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Reads in order in pieces of 128 KiB, with a wait wherever nothing was fetched ahead; `rate` tells bytes a
+    /// millisecond for so much in flight. Returns how far was fetched ahead in the end, and the most beyond what
+    /// was read.
+    fn stream(total: u64, rate: impl Fn(u64) -> u64) -> (u64, f64) {
+        let (mut course, mut now, mut there) = (Course::default(), MS, 0);
+        let mut wasted: f64 = 0.0;
+        for at in (0..total).step_by(128 << 10) {
+            let range = at..at + (128 << 10);
+            let run = course.read(&range, now);
+            if there < range.end {
+                course.waits(run, now, u64::MAX, false);
+                let reach = course.ahead(run, u64::MAX, false).map_or(0, |ahead| ahead.end - at);
+                now += Duration::from_micros(reach * 1000 / rate(reach));
+                there = at + reach;
+                wasted = wasted.max(there as f64 / range.end as f64);
+            }
+        }
+        (course.runs[0].reach, wasted)
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_grows_while_that_makes_the_reader_faster() {
+        // 20 ms a round, and no end of the link.
+        let (reach, wasted) = stream(1 << 30, |reach| reach / 20);
+        assert_eq!(reach, MOST);
+        assert!(wasted <= 5.1, "{wasted}");
+        // A link of 50 MB/s: more than 1 MB in flight brings nothing.
+        let (reach, _) = stream(256 << 20, |reach| (reach / 20).min(50 << 10));
+        assert_eq!(reach, 2 * USUAL);
+    }
+
+    #[test]
+    fn reads_that_overtake_each_other_are_in_order() {
+        let mut course = Course::default();
+        for pair in 0..100_u64 {
+            for piece in [pair * 2 + 1, pair * 2] {
+                let at = piece << 17;
+                assert_eq!(course.read(&(at..at + (1 << 17)), MS), 0, "{piece}");
+            }
+        }
+        assert_eq!(course.ahead(0, MOST, false).map(|ahead| ahead.start), Some(200 << 17));
+    }
+
+    #[test]
+    fn two_readers_of_one_file_are_both_in_order() {
+        let mut course = Course::default();
+        for piece in 0..8_u64 {
+            for start in [0, 1 << 30] {
+                let at = start + (piece << 17);
+                let run = course.read(&(at..at + (1 << 17)), MS);
+                assert_eq!(run, usize::from(start > 0));
+            }
+        }
+        assert!((0..2).all(|run| course.ahead(run, MOST, false).is_some()));
+        // Each of them comes to what lies behind him.
+        assert_eq!(course.comes_to(8 << 20), Some((0, 1 << 20)));
+        assert_eq!(course.comes_to((1 << 30) + (8 << 20)), Some((1, (1 << 30) + (1 << 20))));
+    }
+
+    #[test]
+    fn a_file_is_fetched_whole_when_waiting_for_its_pieces_costs_as_much() {
+        let reads = |size: u64, pause: Duration| {
+            let (mut course, mut now) = (Course::default(), MS);
+            (1..2000_u64).find(|piece| {
+                let at = (piece * 7919 % 4096) * (size / 4096);
+                let run = course.read(&(at..at + 4096), now);
+                course.waits(run, now, u64::MAX, false);
+                now += pause;
+                course.wants_all(size, now)
+            })
+        };
+        let few = reads(1 << 30, 20 * MS).unwrap();
+        assert!((32..40).contains(&few), "{few}");
+        assert_eq!(reads(1 << 40, 20 * MS), None, "sparse reads of a huge file");
+        assert_eq!(reads(1 << 30, 60_000 * MS), None, "one a minute");
+        let mut course = Course::default();
+        let run = course.read(&(1 << 20..(1 << 20) + 4096), MS);
+        course.waits(run, MS, u64::MAX, false);
+        assert!(!course.wants_all(1 << 20, MS), "one read says nothing");
+    }
+
+    #[test]
+    fn a_file_that_was_fetched_whole_and_is_gone_again_needs_twice_as_many_waits() {
+        let mut course = Course::default();
+        let mut read = 0_u64;
+        for round in 0..4 {
+            let before = read;
+            while !course.wants_all(1 << 20, MS) {
+                read += 1;
+                let at = (read * 7919 % 4096) << 24;
+                let run = course.read(&(at..at + 4096), MS);
+                course.waits(run, MS, u64::MAX, false);
+            }
+            assert_eq!(read - before, 8 << round);
+            course.tried_all();
+        }
+    }
+
+    #[test]
+    fn where_it_costs_money_no_more_is_fetched_ahead_than_was_read() {
+        for careful in [true, false] {
+            let mut course = Course::default();
+            for at in (0..64 << 20).step_by(64 << 10) {
+                let run = course.read(&(at..at + (64 << 10)), MS);
+                course.waits(run, MS, u64::MAX, careful);
+                let ahead = course.ahead(run, u64::MAX, careful).unwrap();
+                let most = if careful { ahead.start } else { 2 * ahead.start };
+                assert!(ahead.end - ahead.start <= most, "{careful}: {ahead:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Small files of a directory that are read one after the other: the next ones come ahead.
+//!
+//! Programs read them in the order of the listing, of their names or of their inode numbers. Which one it is three
+//! files tell; in the next directory one is enough, and it begins there as if it were the third one. No more are
+//! fetched ahead than twice as many as were read. Where what is fetched for nothing costs money, nothing is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::ahead::bring_small;
+use super::{DataError, Inode, Volume};
+use crate::clock::boottime;
+use crate::meta::keys;
+use crate::meta::records::{DirentRec, decode};
+use crate::types::{FileKind, FileName, Ino};
+
+/// A larger file is no small one, bytes.
+pub const SMALL: u64 = 256 << 10;
+/// Files that are fetched ahead of a reader at most.
+const MOST: usize = 128;
+/// Names of a directory that are looked at.
+const NAMES: usize = 8192;
+/// Directories in which files are read one after the other.
+const ROWS: usize = 8;
+/// Directories of which it is not known.
+const CANDIDATES: usize = 32;
+/// So many files tell an order, if they lie no farther apart than this.
+const TELLING: usize = 3;
+const APART: usize = 16;
+/// What was seen in one directory counts in another for so long.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// What decides which file comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Listing,
+    Name,
+    Number,
+}
+
+/// A directory whose files are read one after the other.
+#[derive(Debug)]
+struct Row {
+    dir: Ino,
+    files: Vec<Ino>,
+    places: HashMap<Ino, usize>,
+    order: Order,
+    /// How many were read, up to where, and up to where they were fetched.
+    read: usize,
+    at: usize,
+    begun: usize,
+}
+
+impl Row {
+    fn new(dir: Ino, files: Vec<Ino>, order: Order, at: usize) -> Self {
+        let read = TELLING - 1;
+        let places = files.iter().enumerate().map(|(place, ino)| (*ino, place)).collect();
+        Row { dir, files, places, order, read, at, begun: at }
+    }
+
+    /// A file is read. Returns those that are to be fetched now.
+    fn goes_on(&mut self, place: usize, most: usize) -> Vec<Ino> {
+        if place + 1 == self.at {
+            // The same one again.
+            return Vec::new();
+        }
+        if place + APART < self.at || place > self.begun + APART {
+            // Somewhere else: what was learned begins anew.
+            (self.read, self.at, self.begun) = (1, place + 1, place + 1);
+            return Vec::new();
+        }
+        self.read += 1;
+        self.at = self.at.max(place + 1);
+        let to = (self.at + (self.read * 2).min(most)).min(self.files.len());
+        let from = self.begun.max(self.at).min(to);
+        self.begun = self.begun.max(to);
+        self.files[from..to].to_vec()
+    }
+}
+
+/// The last files of a directory that were missed, and how many it takes to look for an order.
+#[derive(Debug)]
+struct Candidate {
+    dir: Ino,
+    missed: VecDeque<Ino>,
+    since: usize,
+    enough: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    rows: VecDeque<Row>,
+    candidates: VecDeque<Candidate>,
+    /// The order in which files were read last, and when.
+    last: Option<(Order, Duration)>,
+}
+
+/// How small files are read. A leaf lock.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours(Mutex<Known>);
+
+/// What to do about a file that was missed.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// With these, the last of which is that file, find the order.
+    For(Vec<Ino>),
+    /// It begins a directory that is read like the one before.
+    Like(Order),
+}
+
+impl Neighbours {
+    /// A small file is read. `None`: it is in no row.
+    fn read(&self, ino: Ino, most: usize) -> Option<Vec<Ino>> {
+        let mut known = self.0.lock();
+        let at = known.rows.iter().position(|row| row.places.contains_key(&ino))?;
+        let mut row = known.rows.remove(at)?;
+        let place = row.places.get(&ino).copied();
+        let before = row.read;
+        let next = place.map(|place| row.goes_on(place, most)).unwrap_or_default();
+        if row.read > before {
+            known.last = Some((row.order, boottime()));
+        }
+        known.rows.push_front(row);
+        Some(next)
+    }
+
+    fn missed(&self, dir: Ino, ino: Ino) -> Option<Look> {
+        let mut known = self.0.lock();
+        let at = known.candidates.iter().position(|candidate| candidate.dir == dir);
+        let mut candidate = match at.and_then(|at| known.candidates.remove(at)) {
+            Some(candidate) => candidate,
+            None => Candidate { dir, missed: VecDeque::new(), since: 0, enough: TELLING },
+        };
+        let first = candidate.missed.is_empty();
+        candidate.missed.push_back(ino);
+        candidate.since += 1;
+        if candidate.missed.len() > TELLING {
+            candidate.missed.pop_front();
+        }
+        let enough = candidate.since >= candidate.enough;
+        if enough {
+            // Whoever reads in no order is not looked at each time.
+            (candidate.since, candidate.enough) = (0, candidate.enough * 2);
+        }
+        let missed = candidate.missed.iter().copied().collect();
+        known.candidates.truncate(CANDIDATES - 1);
+        known.candidates.push_front(candidate);
+        match known.last {
+            Some((order, at)) if first && boottime().saturating_sub(at) < LATELY => {
+                Some(Look::Like(order))
+            }
+            _ => enough.then_some(Look::For(missed)),
+        }
+    }
+
+    /// A row is known, of which the file at `place` was missed. Returns those that are to be fetched now. That says
+    /// nothing of how files are read: a program that takes one of each directory is not going through them.
+    fn found(&self, mut row: Row, place: usize, most: usize) -> Vec<Ino> {
+        let next = row.goes_on(place, most);
+        let mut known = self.0.lock();
+        known.rows.retain(|other| other.dir != row.dir);
+        known.rows.truncate(ROWS - 1);
+        known.rows.push_front(row);
+        next
+    }
+}
+
+/// The files of a directory in an order, and where the last of `missed` stands in it; `None` when they do not
+/// follow each other there.
+fn in_order(
+    files: &[(FileName, Ino)],
+    order: Order,
+    missed: &[Ino],
+) -> Option<(Vec<Ino>, usize, usize)> {
+    let mut sorted: Vec<&(FileName, Ino)> = files.iter().collect();
+    match order {
+        Order::Listing => {}
+        Order::Name => sorted.sort_by(|one, other| one.0.as_bytes().cmp(other.0.as_bytes())),
+        Order::Number => sorted.sort_by_key(|(_, ino)| *ino),
+    }
+    let files: Vec<Ino> = sorted.into_iter().map(|(_, ino)| *ino).collect();
+    let places: Option<Vec<usize>> =
+        missed.iter().map(|ino| files.iter().position(|other| other == ino)).collect();
+    let places = places?;
+    let (first, last) = (*places.first()?, *places.last()?);
+    let follows = places.windows(2).all(|pair| pair[0] < pair[1]) && last - first <= APART;
+    follows.then(|| (files, last, last - first))
+}
+
+impl Volume {
+    /// A reader asks for the beginning of a small file.
+    pub(super) fn follow_small(&self, inode: &Arc<Inode>, missing: bool) {
+        if self.options.requester_pays {
+            return;
+        }
+        match self.neighbours.read(inode.ino, self.most_ahead()) {
+            Some(next) => self.bring_neighbours(next),
+            None if missing => {
+                let (this, ino) = (Weak::clone(&self.this), inode.ino);
+                tokio::spawn(async move {
+                    let Some(volume) = this.upgrade() else { return };
+                    if let Err(error) = volume.look_for_row(ino).await {
+                        tracing::debug!(%ino, %error, "no neighbours were found");
+                    }
+                });
+            }
+            None => {}
+        }
+    }
+
+    fn most_ahead(&self) -> usize {
+        MOST.min((self.room.limit() / 8 / SMALL) as usize)
+    }
+
+    fn bring_neighbours(&self, files: Vec<Ino>) {
+        for ino in files {
+            drop(tokio::spawn(bring_small(Weak::clone(&self.this), ino)));
+        }
+    }
+
+    /// Whether the directory of a file that was missed is read in an order.
+    async fn look_for_row(&self, ino: Ino) -> Result<(), DataError> {
+        let Some((dir, _)) = self.names_of(ino).await?.into_iter().next() else { return Ok(()) };
+        let Some(look) = self.neighbours.missed(dir, ino) else { return Ok(()) };
+        let page = self.meta.scan(keys::dirents_after(dir, 0), NAMES).await?;
+        if page.len() == NAMES {
+            return Ok(());
+        }
+        let mut files = Vec::with_capacity(page.len());
+        for (key, value) in &page {
+            let dirent: DirentRec = decode(value)?;
+            if let (FileKind::File, Some((_, name))) = (dirent.kind, keys::parse_dirent(key)) {
+                files.push((name, dirent.ino));
+            }
+        }
+        let found = match look {
+            Look::Like(order) => in_order(&files, order, &[ino]).map(|found| (order, found)),
+            Look::For(missed) => [Order::Listing, Order::Name, Order::Number]
+                .into_iter()
+                .filter_map(|order| Some((order, in_order(&files, order, &missed)?)))
+                .min_by_key(|(_, (_, _, apart))| *apart),
+        };
+        let Some((order, (files, at, _))) = found else { return Ok(()) };
+        let row = Row::new(dir, files, order, at);
+        self.bring_neighbours(self.neighbours.found(row, at, self.most_ahead()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(count: u64) -> Vec<(FileName, Ino)> {
+        // Listed by a hash, made in another order than that of their names.
+        let mut files: Vec<_> = (0..count)
+            .map(|n| (FileName::new(format!("file {n:04}")).unwrap(), Ino(10 + n * 37 % count)))
+            .collect();
+        files.sort_by_key(|(name, _)| keys::cookie(name));
+        files
+    }
+
+    #[test]
+    fn three_files_tell_the_order_in_which_they_are_read() {
+        let files = files(100);
+        for order in [Order::Listing, Order::Name, Order::Number] {
+            let (sorted, ..) = in_order(&files, order, &[files[0].1]).unwrap();
+            let missed = &sorted[7..10];
+            let (found, at, apart) = in_order(&files, order, missed).unwrap();
+            assert_eq!((found[at], at, apart), (missed[2], 9, 2));
+            let others = [Order::Listing, Order::Name, Order::Number].into_iter();
+            let nearer = others.filter(|other| *other != order).filter_map(|other| {
+                in_order(&files, other, missed).filter(|(_, _, apart)| *apart <= 2)
+            });
+            assert_eq!(nearer.count(), 0, "{order:?}");
+        }
+        let mixed = [files[50].1, files[3].1, files[70].1];
+        assert!(in_order(&files, Order::Listing, &mixed).is_none());
+    }
+
+    #[test]
+    fn no_more_are_fetched_ahead_than_twice_as_many_as_were_read() {
+        let files: Vec<Ino> = (0..1000).map(Ino).collect();
+        let mut row = Row::new(Ino(1), files, Order::Name, 3);
+        let mut fetched = 0;
+        for place in 3..1000 {
+            fetched += row.goes_on(place, MOST).len();
+            let beyond = row.begun - row.at;
+            assert!(beyond <= (row.read * 2).min(MOST), "{place}: {beyond}");
+        }
+        assert_eq!(fetched, 996, "all but the first, each once");
+        assert!(row.goes_on(100, MOST).is_empty(), "somebody reads elsewhere");
+        assert_eq!(row.goes_on(101, MOST).len(), 4);
+    }
+
+    #[test]
+    fn one_file_of_another_directory_fetches_few_and_says_nothing_of_the_next_one() {
+        let neighbours = Neighbours::default();
+        let begin = |dir: u64| {
+            let files = (0..1000).map(|file| Ino(dir * 1000 + file)).collect();
+            neighbours.found(Row::new(Ino(dir), files, Order::Name, 0), 0, MOST).len()
+        };
+        let last = || neighbours.0.lock().last.map(|(_, at)| at);
+        assert_eq!((begin(1), last()), (2 * TELLING, None));
+        let read = (1..500).map(|file| neighbours.read(Ino(1000 + file), MOST).unwrap().len());
+        assert!(read.max().unwrap() <= 3);
+        let after = last();
+        assert!(after.is_some());
+        for dir in 2..ROWS as u64 {
+            let first = Ino(dir * 1000);
+            assert_eq!(neighbours.missed(Ino(dir), first), Some(Look::Like(Order::Name)));
+            assert_eq!(begin(dir), 2 * TELLING, "as in the first one");
+            assert_eq!(neighbours.read(first, MOST), Some(Vec::new()), "it is read once more");
+            assert_eq!(last(), after);
+        }
+        assert_eq!(neighbours.read(Ino(2001), MOST).map(|next| next.len()), Some(3));
+        assert!(last() > after, "the second file of a directory");
+    }
+
+    #[test]
+    fn whoever_reads_in_no_order_is_looked_at_less_and_less() {
+        let neighbours = Neighbours::default();
+        let looks = (0..100).filter(|n| neighbours.missed(Ino(1), Ino(100 + n)).is_some());
+        assert_eq!(looks.count(), 5);
+    }
+}

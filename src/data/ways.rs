@@ -1,0 +1,186 @@
+//! What of a file is on its way into the cache, so that whoever misses it may wait for it.
+//!
+//! Nobody waits for long where nothing comes: for a way that waits itself, or of which no byte came for a while, and
+//! for such a one never again.
+
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{Inode, Live, Share};
+use crate::clock::boottime;
+
+/// Nobody waits longer than this without a byte: a new connection may be faster.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A range that is being fetched, and how far it has arrived.
+#[derive(Debug)]
+struct Way {
+    number: u64,
+    range: Range<u64>,
+    at: u64,
+    /// Boot time when the last byte of it came, or when it was asked for.
+    moved: Duration,
+    /// Nobody waits for it.
+    stalled: bool,
+}
+
+/// All ranges of a file that are being fetched. They may overlap.
+#[derive(Debug, Default)]
+pub struct Ways {
+    ways: Vec<Way>,
+    begun: u64,
+}
+
+impl Ways {
+    pub fn is_empty(&self) -> bool {
+        self.ways.is_empty()
+    }
+
+    /// Where what comes of this place ends.
+    pub fn end_of(&self, at: u64) -> Option<u64> {
+        self.ways.iter().find(|way| way.range.contains(&at)).map(|way| way.range.end)
+    }
+
+    /// Where the next one behind this place begins.
+    pub fn next_after(&self, at: u64) -> Option<u64> {
+        self.ways.iter().map(|way| way.range.start).filter(|start| *start > at).min()
+    }
+
+    /// Bytes that have not arrived yet.
+    pub fn coming(&self) -> u64 {
+        self.ways.iter().map(|way| way.range.end.saturating_sub(way.at)).sum()
+    }
+
+    /// How long to wait at most for what comes of this place, if no more than `near` comes before it; `None`:
+    /// whoever wants it has to fetch it.
+    pub fn patience(&mut self, at: u64, near: u64, now: Duration) -> Option<Duration> {
+        for way in &mut self.ways {
+            // What is there up to here had arrived, and there was no room for it.
+            let comes = way.range.contains(&at) && at >= way.at && at - way.at < near;
+            if !comes || way.stalled {
+                continue;
+            }
+            let left = (way.moved + PATIENCE).saturating_sub(now);
+            if !left.is_zero() {
+                return Some(left);
+            }
+            way.stalled = true;
+        }
+        None
+    }
+
+    fn begin(&mut self, range: Range<u64>, now: Duration) -> u64 {
+        self.begun += 1;
+        let (number, at) = (self.begun, range.start);
+        self.ways.push(Way { number, range, at, moved: now, stalled: false });
+        number
+    }
+
+    fn end(&mut self, number: u64) {
+        self.ways.retain(|way| way.number != number);
+    }
+
+    fn with(&mut self, number: u64, change: impl FnOnce(&mut Way)) {
+        if let Some(way) = self.ways.iter_mut().find(|way| way.number == number) {
+            change(way);
+        }
+    }
+}
+
+/// A range of a file that is on its way as long as this lives.
+#[derive(Debug)]
+pub(super) struct OnWay {
+    pub inode: Arc<Inode>,
+    pub range: Range<u64>,
+    number: u64,
+}
+
+impl OnWay {
+    pub fn begin(inode: &Arc<Inode>, live: &mut Live, range: Range<u64>) -> Self {
+        let number = live.ways.begin(range.clone(), boottime());
+        OnWay { inode: Arc::clone(inode), range, number }
+    }
+
+    /// Some of it came.
+    pub fn moves(&self) {
+        self.inode.live().ways.with(self.number, |way| way.moved = boottime());
+    }
+
+    /// It is in the cache up to here, or there was no room for it.
+    pub fn reached(&self, live: &mut Live, at: u64) {
+        live.ways.with(self.number, |way| way.at = way.at.max(at));
+    }
+
+    /// Waits for a share. Nobody waits for what waits itself.
+    pub async fn share(&self, share: impl Future<Output = Share>) -> Share {
+        let mut share = pin!(share);
+        if let Poll::Ready(share) = futures::poll!(share.as_mut()) {
+            return share;
+        }
+        self.inode.live().ways.with(self.number, |way| way.stalled = true);
+        self.inode.arrived.notify_waiters();
+        let share = share.await;
+        let resumes = |way: &mut Way| (way.stalled, way.moved) = (false, boottime());
+        self.inode.live().ways.with(self.number, resumes);
+        share
+    }
+}
+
+impl Drop for OnWay {
+    fn drop(&mut self) {
+        self.inode.live().ways.end(self.number);
+        self.inode.arrived.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn whoever_waits_for_bytes_waits_as_long_as_some_come() {
+        let mut ways = Ways::default();
+        let number = ways.begin(0..8 << 20, MS);
+        for second in 1..100 {
+            let now = MS * 1000 * second;
+            assert_eq!(
+                ways.patience(1 << 20, u64::MAX, now),
+                Some(PATIENCE - 999 * MS),
+                "{second}"
+            );
+            ways.with(number, |way| way.moved = now + MS);
+        }
+    }
+
+    #[test]
+    fn where_nothing_comes_one_wait_is_the_only_one() {
+        let mut ways = Ways::default();
+        let number = ways.begin(0..8 << 20, MS);
+        assert_eq!(ways.patience(0, u64::MAX, MS), Some(PATIENCE));
+        assert_eq!(ways.patience(0, u64::MAX, PATIENCE + MS), None);
+        ways.with(number, |way| way.moved = PATIENCE + MS);
+        assert_eq!(
+            ways.patience(4 << 20, u64::MAX, PATIENCE + MS),
+            None,
+            "nor for what comes behind"
+        );
+        assert_eq!(ways.end_of(4 << 20), Some(8 << 20), "but it is not begun once more");
+    }
+
+    #[test]
+    fn of_two_ways_from_one_place_each_ends_by_itself() {
+        let mut ways = Ways::default();
+        let (long, short) = (ways.begin(0..8 << 20, MS), ways.begin(0..4096, MS));
+        ways.with(short, |way| way.at = 4096);
+        ways.end(short);
+        assert_eq!(ways.patience(0, 1 << 20, MS), Some(PATIENCE));
+        assert_eq!((ways.coming(), ways.end_of(0)), (8 << 20, Some(8 << 20)));
+        ways.end(long);
+        assert!(ways.is_empty());
+    }
+}

@@ -1,0 +1,650 @@
+//! Reading what lies in the bucket: how much is asked for, and how much of it side by side.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use s3vol::clock::Deadline;
+use s3vol::config::VolumeOptions;
+use s3vol::data::{Outside, Volume};
+use s3vol::fs::{Fs, Show};
+use s3vol::settle::{Permit, Reconciler, Settler, changes};
+use s3vol::types::{Caller, FileKind, FileName, Ino, ObjectKey};
+use support::s3server::{Action, Logged, Op, Rule, TestS3};
+use support::volume::volume_with;
+use support::{wait_for, wait_for_async};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MIB: usize = 1 << 20;
+/// What the kernel asks for at a time.
+const READ: usize = 128 << 10;
+
+#[derive(Debug)]
+struct Always;
+
+impl Permit for Always {
+    fn may_publish(&self) -> bool {
+        true
+    }
+}
+
+/// A volume over what lies in the bucket.
+struct World {
+    server: TestS3,
+    dir: tempfile::TempDir,
+    volume: Arc<Volume>,
+    settler: Arc<Settler>,
+    fs: Fs,
+}
+
+async fn settler_of(volume: &Arc<Volume>) -> Arc<Settler> {
+    let permit = Arc::new(Always) as Arc<dyn Permit>;
+    Settler::open(Arc::clone(volume), permit, "test".into()).await.unwrap()
+}
+
+fn reconciler_of(settler: &Arc<Settler>) -> Arc<Reconciler> {
+    Reconciler::new(Arc::clone(settler), changes().0)
+}
+
+/// One that has looked at nothing yet, as after a mount.
+async fn fs_over(volume: &Arc<Volume>) -> Fs {
+    let settler = settler_of(volume).await;
+    Fs::new(Arc::clone(volume), reconciler_of(&settler))
+}
+
+impl World {
+    async fn new() -> Self {
+        World::with(VolumeOptions::default()).await
+    }
+
+    async fn with(options: VolumeOptions) -> Self {
+        let (server, dir) = (TestS3::start(), tempfile::tempdir().unwrap());
+        let volume = volume_with(&server, dir.path(), options).await;
+        server.put_foreign(volume.state.key("format.json").as_str(), "{}", &[]);
+        let settler = settler_of(&volume).await;
+        let fs = Fs::new(Arc::clone(&volume), reconciler_of(&settler));
+        World { server, dir, volume, settler, fs }
+    }
+
+    /// A file of this content that somebody put there, opened.
+    async fn file(&self, content: &[u8]) -> File<'_> {
+        self.server.put_foreign("data/file", content.to_vec(), &[]);
+        let file = self.open(Ino::ROOT, "file").await;
+        self.server.set_latency(Duration::from_millis(20));
+        self.server.clear_log();
+        file
+    }
+
+    async fn open(&self, dir: Ino, name: &str) -> File<'_> {
+        let attr = self.fs.lookup(dir, FileName::new(name).unwrap()).await.unwrap();
+        let opened = self.fs.open(Caller::ROOT, attr.ino, libc::O_RDONLY).await.unwrap();
+        File { world: self, ino: attr.ino, fh: opened.fh }
+    }
+
+    fn asked(&self, op: Op, prefix: &str) -> Vec<Logged> {
+        let log = self.server.log();
+        log.into_iter().filter(|one| one.op == op && one.key.starts_with(prefix)).collect()
+    }
+
+    fn gets(&self) -> Vec<Logged> {
+        self.asked(Op::Get, "data/")
+    }
+}
+
+struct File<'w> {
+    world: &'w World,
+    ino: Ino,
+    fh: s3vol::fs::FileHandle,
+}
+
+impl File<'_> {
+    async fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        self.try_read(at, len).await.unwrap()
+    }
+
+    async fn try_read(&self, at: usize, len: usize) -> Result<Vec<u8>, s3vol::fs::FsError> {
+        let fs = &self.world.fs;
+        fs.read(self.ino, self.fh, at as u64, len as u32).await.map(|bytes| bytes.to_vec())
+    }
+
+    async fn read_all(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let piece = self.read(all.len(), READ).await;
+            if piece.is_empty() {
+                return all;
+            }
+            all.extend_from_slice(&piece);
+        }
+    }
+
+    async fn close(self) {
+        self.world.fs.release(self.ino, self.fh).await.unwrap();
+    }
+}
+
+fn fetched(gets: &[Logged]) -> usize {
+    gets.iter().map(|get| get.bytes_out as usize).sum()
+}
+
+/// The most of these requests that were under way at a time.
+fn side_by_side(requests: &[Logged]) -> usize {
+    let mut edges: Vec<(SystemTime, i32)> = Vec::new();
+    for request in requests {
+        edges.push((request.time, 1));
+        edges.push((request.time + request.took, -1));
+    }
+    edges.sort();
+    let mut now = 0;
+    let most = edges.into_iter().map(|(_, step)| {
+        now += step;
+        now
+    });
+    most.max().unwrap_or(0) as usize
+}
+
+/// Bytes of which no two pieces are the same.
+fn content(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_read_in_order_comes_by_ranges_side_by_side() {
+    let world = World::new().await;
+    let bytes = content(64 * MIB, 1);
+    let file = world.file(&bytes).await;
+    assert!(file.read_all().await == bytes);
+    let gets = world.gets();
+    assert!(fetched(&gets) <= bytes.len() + MIB, "{}", fetched(&gets));
+    assert!(gets.len() <= 50, "{} GET", gets.len());
+    assert!(side_by_side(&gets) >= 4, "{}", side_by_side(&gets));
+    // And from the cache.
+    world.server.clear_log();
+    assert!(file.read_all().await == bytes);
+    assert!(world.gets().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_stops_reading_has_fetched_little() {
+    for (read, most) in [(4096, MIB), (MIB, 4 * MIB), (4 * MIB, 16 * MIB)] {
+        let world = World::new().await;
+        let file = world.file(&content(64 * MIB, 2)).await;
+        for at in (0..read).step_by(READ) {
+            file.read(at, READ.min(read)).await;
+        }
+        file.close().await;
+        let gets = world.gets();
+        assert!(fetched(&gets) <= most, "{read}: {}", fetched(&gets));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_bytes_of_a_large_file_cost_few_bytes_also_where_the_requester_pays() {
+    let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
+    for options in [options, VolumeOptions::default()] {
+        let world = World::with(options).await;
+        let bytes = content(64 * MIB, 3);
+        let file = world.file(&bytes).await;
+        for at in [40 * MIB, 5 * MIB, 21 * MIB] {
+            assert!(file.read(at, 4096).await == bytes[at..at + 4096]);
+        }
+        file.close().await;
+        assert!(fetched(&world.gets()) <= 3 * (64 << 10), "{}", fetched(&world.gets()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_read_here_and_there_and_often_is_fetched_once() {
+    let world = World::new().await;
+    let bytes = content(32 * MIB, 4);
+    let file = world.file(&bytes).await;
+    for n in 0..1000 {
+        let at = (n * 7919 % 8192) * 4096;
+        assert!(file.read(at, 4096).await == bytes[at..at + 4096], "{n}");
+    }
+    let gets = world.gets();
+    assert!(fetched(&gets) <= bytes.len() * 11 / 10, "{}", fetched(&gets));
+    assert!(gets.len() <= 60, "{} GET", gets.len());
+    drop(file);
+    // Where that costs money, nothing that was not asked for is fetched.
+    let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    let file = world.file(&bytes).await;
+    for n in 0..60 {
+        let at = (n * 7919 % 8192) * 4096;
+        assert!(file.read(at, 4096).await == bytes[at..at + 4096], "{n}");
+    }
+    assert!(fetched(&world.gets()) <= 60 * (64 << 10), "{}", fetched(&world.gets()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_is_replaced_while_it_is_fetched_ahead_is_never_mixed() {
+    let options = VolumeOptions { refresh: Duration::ZERO, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    let (old, new) = (content(32 * MIB, 5), content(32 * MIB, 6));
+    let file = world.file(&old).await;
+    world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold).after(6));
+    let mut at = 0;
+    while world.server.held() == 0 {
+        let read = tokio::time::timeout(Duration::from_secs(1), file.read(at, READ)).await;
+        let Ok(piece) = read else { continue };
+        assert!(piece == old[at..at + READ]);
+        at += READ;
+        assert!(at < old.len() / 2, "nothing is fetched ahead");
+    }
+    world.server.put_foreign("data/file", new.clone(), &[]);
+    world.server.clear_faults();
+    world.server.release();
+    // Until it is looked at again there is the old content, as far as it is there, or none.
+    for at in (0..old.len()).step_by(MIB) {
+        if let Ok(piece) = file.try_read(at, READ).await {
+            assert!(piece == old[at..at + READ], "{at}");
+        }
+    }
+    let now = || async {
+        let name = FileName::new("file").unwrap();
+        world.fs.lookup(Ino::ROOT, name).await.unwrap();
+        let piece = file.try_read(0, READ).await.ok()?;
+        (piece == new[..READ]).then_some(())
+    };
+    wait_for_async("the new content", PATIENCE, now).await;
+    assert!(file.read_all().await == new);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_what_nobody_asked_for_is_shown_to_nobody() {
+    let world = World::new().await;
+    let bytes = content(32 * MIB, 7);
+    let file = world.file(&bytes).await;
+    // The first bytes are there; then each request fails once, whoever it is of.
+    file.read(0, READ).await;
+    for skip in 0..12 {
+        let once = Rule::new(Op::Get, "data/file", 1, Action::Status(503));
+        world.server.fault(once.after(skip * 2));
+        let cut = Rule::new(Op::Get, "data/file", 1, Action::CutBody(300_000));
+        world.server.fault(cut.after(skip * 2));
+    }
+    assert!(file.read_all().await == bytes);
+    // What can never be had is no matter while nobody wants it.
+    let world = World::new().await;
+    let file = world.file(&bytes).await;
+    file.read(0, READ).await;
+    world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Status(403)).after(2));
+    for at in (READ..512 << 10).step_by(READ) {
+        assert!(file.read(at, READ).await == bytes[at..at + READ]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_goes_on_when_what_is_fetched_ahead_hangs() {
+    let world = World::new().await;
+    let bytes = content(8 * MIB, 8);
+    let file = world.file(&bytes).await;
+    file.read(0, READ).await;
+    // All up to there came with the first request: the next one is nobody's.
+    world.server.fault(Rule::new(Op::Get, "data/file", 1, Action::Hold));
+    for at in (READ..512 << 10).step_by(READ) {
+        file.read(at, READ).await;
+    }
+    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    let whole = tokio::time::timeout(PATIENCE, file.read_all()).await;
+    assert!(whole.expect("others fetch it") == bytes);
+    world.server.release();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_larger_than_the_cache_is_read_in_order_about_once() {
+    let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    let bytes = content(64 * MIB, 9);
+    let file = world.file(&bytes).await;
+    assert!(file.read_all().await == bytes);
+    let gets = world.gets();
+    assert!(fetched(&gets) <= bytes.len() * 5 / 4, "{}", fetched(&gets));
+    // Once more: what came ahead is not what goes first, though the cache has only other parts of the file.
+    world.server.clear_log();
+    assert!(file.read_all().await == bytes);
+    let again = world.gets();
+    assert!(fetched(&again) <= bytes.len() * 5 / 4, "{}", fetched(&again));
+    assert!(again.len() <= gets.len() * 5 / 4, "{} and {} GET", gets.len(), again.len());
+    // And here and there it is not fetched as a whole.
+    world.server.clear_log();
+    for n in 0..50 {
+        let at = (n * 7919 % 16384) * 4096;
+        assert!(file.read(at, 4096).await == bytes[at..at + 4096], "{n}");
+    }
+    assert!(fetched(&world.gets()) <= 50 * (64 << 10), "{}", fetched(&world.gets()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_have_no_room_beside_each_other_are_not_fetched_whole_in_turns() {
+    let options = VolumeOptions { cache_size: 64 << 20, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    let names = ["one", "two", "three"];
+    let bytes = content(24 * MIB, 11);
+    for name in names {
+        world.server.put_foreign(&format!("data/{name}"), bytes.clone(), &[]);
+    }
+    let mut files = Vec::new();
+    for name in names {
+        files.push(world.open(Ino::ROOT, name).await);
+    }
+    world.server.set_latency(Duration::from_millis(5));
+    world.server.clear_log();
+    for n in 1..300 {
+        let at = (n * 7919 % 6144) * 4096;
+        for file in &files {
+            assert!(file.read(at, 4096).await == bytes[at..at + 4096], "{n}");
+        }
+    }
+    let gets = world.gets();
+    assert!(fetched(&gets) <= names.len() * bytes.len(), "{}", fetched(&gets));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_over_a_base_stays_when_the_rest_comes_ahead() {
+    let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    // A large one, and small ones that are read one after the other.
+    let mut names = vec!["file".to_owned()];
+    names.extend((0..10).map(|n| format!("dir/{n}")));
+    let mut wanted = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        let len = if n == 0 { 8 * MIB } else { 200 << 10 };
+        wanted.push(content(len, 200 + n as u64));
+        world.server.put_foreign(&format!("data/{name}"), wanted[n].clone(), &[]);
+    }
+    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    let parent = |n: usize| if n == 0 { Ino::ROOT } else { dir };
+    let last = |n: usize| names[n].trim_start_matches("dir/");
+    for n in 0..names.len() {
+        let name = FileName::new(last(n)).unwrap();
+        let ino = world.fs.lookup(parent(n), name).await.unwrap().ino;
+        let file = world.volume.inode(ino).await.unwrap();
+        let new = content(4096, 300 + n as u64);
+        for at in (64 << 10..wanted[n].len()).step_by(256 << 10) {
+            let hole = at + (32 << 10)..at + (40 << 10);
+            world.volume.write(&file, at as u64, &new).await.unwrap();
+            let (start, end) = (hole.start as u64, hole.end as u64);
+            world.volume.zero(&file, start, end, true).await.unwrap();
+            wanted[n][at..at + 4096].copy_from_slice(&new);
+            wanted[n][hole].fill(0);
+        }
+        world.volume.commit(vec![file]).await.unwrap();
+    }
+    world.volume.evict_all().unwrap();
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    for n in 0..names.len() {
+        let file = world.open(parent(n), last(n)).await;
+        assert!(file.read_all().await == wanted[n], "{}", names[n]);
+        assert!(file.read_all().await == wanted[n], "{}, once more", names[n]);
+        file.close().await;
+        if n == 3 {
+            let came = || world.asked(Op::Get, "data/dir/").len();
+            wait_for("those that come ahead", PATIENCE, || (came() > 5).then_some(()));
+        }
+    }
+    assert!(world.asked(Op::Get, "data/file").len() > 1, "more than the reader's own");
+    let deadline = Deadline::after(PATIENCE);
+    assert_eq!(world.settler.settle_all(deadline).await.unwrap(), 0);
+    for (name, wanted) in names.iter().zip(&wanted) {
+        let object = world.server.get(&format!("data/{name}")).unwrap();
+        assert!(object.body[..] == wanted[..], "{name} in the bucket");
+    }
+}
+
+/// Files of the cache that this process has open.
+fn descriptors(world: &World) -> usize {
+    let cache = world.dir.path().join("cache");
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fd.ok());
+    let paths = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    paths.filter(|path| path.starts_with(&cache)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_closed_while_it_comes_ahead_keeps_no_descriptor() {
+    let world = World::new().await;
+    let file = world.file(&content(32 * MIB, 12)).await;
+    file.read(0, READ).await;
+    world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold));
+    // That came with the first request.
+    for at in (READ..512 << 10).step_by(READ) {
+        file.read(at, READ).await;
+    }
+    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    let inode = world.volume.inode(file.ino).await.unwrap();
+    assert_eq!(descriptors(&world), 1);
+    file.close().await;
+    world.volume.commit(world.volume.dirty_inodes()).await.unwrap();
+    world.server.clear_faults();
+    world.server.release();
+    // The table and this test have it, and nothing that was under way.
+    let ended = || async { (Arc::strong_count(&inode) == 2).then_some(()) };
+    wait_for_async("the end of what was under way", PATIENCE, ended).await;
+    assert_eq!(descriptors(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_not_kept_by_what_is_fetched_ahead() {
+    let world = World::new().await;
+    let file = world.file(&content(32 * MIB, 10)).await;
+    file.read(0, READ).await;
+    world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold).after(1));
+    for at in (READ..MIB).step_by(READ) {
+        let _ = tokio::time::timeout(Duration::from_millis(200), file.read(at, READ)).await;
+    }
+    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    file.close().await;
+    let World { server, volume, settler, fs, dir: _dir } = world;
+    let before = server.count(Op::Get);
+    let kept = Arc::downgrade(&volume);
+    drop((fs, settler, volume));
+    server.clear_faults();
+    server.release();
+    let gone = || async { kept.upgrade().is_none().then_some(()) };
+    wait_for_async("the end of what was under way", PATIENCE, gone).await;
+    assert_eq!(server.count(Op::Get), before, "nothing more is begun");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_that_are_read_one_after_the_other_come_side_by_side() {
+    let world = World::new().await;
+    let bytes = |n: usize| content(4096, 100 + n as u64);
+    for n in 0..300 {
+        world.server.put_foreign(&format!("data/dir/{n:04}"), bytes(n), &[]);
+    }
+    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    let first = world.open(dir, "0000").await;
+    first.close().await;
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    for n in 0..300 {
+        let file = world.open(dir, &format!("{n:04}")).await;
+        if n == 200 {
+            // One that was fetched already, perhaps, and shows as it was then or as it is now.
+            world.server.put_foreign("data/dir/0250", content(4096, 7), &[]);
+        }
+        let read = file.try_read(0, READ).await;
+        match read {
+            Ok(read) => assert!(read == bytes(n) || n == 250 && read == content(4096, 7), "{n}"),
+            Err(error) => assert!(n == 250, "{n}: {error}"),
+        }
+        file.close().await;
+    }
+    let gets = world.asked(Op::Get, "data/dir/");
+    assert!((299..=306).contains(&gets.len()), "{} GET", gets.len());
+    assert!(side_by_side(&gets) >= 8, "{}", side_by_side(&gets));
+}
+
+/// Opens every directory, as `ls -R` does. Returns how many files there are.
+async fn walk(fs: &Fs, top: Ino) -> usize {
+    let (mut left, mut files) = (vec![top], 0);
+    while let Some(dir) = left.pop() {
+        let fh = fs.opendir(Caller::ROOT, dir).await.unwrap();
+        let entries = fs.readdir(dir, fh, 0, 1000, Show::Attributes).await.unwrap();
+        for entry in entries.iter().filter(|entry| !entry.is_dot()) {
+            match entry.kind {
+                FileKind::Dir => left.push(entry.ino),
+                _ => files += 1,
+            }
+        }
+        fs.releasedir(Caller::ROOT, dir, fh).await.unwrap();
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_lists_its_directories_side_by_side() {
+    let world = World::new().await;
+    for (one, two) in (0..8).flat_map(|one| (0..8).map(move |two| (one, two))) {
+        for file in 0..3 {
+            world.server.put_foreign(&format!("data/tree/{one}/{two}/{file}"), "content", &[]);
+        }
+    }
+    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    assert_eq!(walk(&world.fs, tree).await, 8 * 8 * 3);
+    let fs = fs_over(&world.volume).await;
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    assert_eq!(walk(&fs, tree).await, 8 * 8 * 3);
+    let lists = world.asked(Op::List, "data/tree/");
+    assert!((72..=75).contains(&lists.len()), "{} LIST", lists.len());
+    assert!(side_by_side(&lists) >= 8, "{}", side_by_side(&lists));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_opens_one_directory_and_one_below_lists_few_others() {
+    let world = World::new().await;
+    for one in 0..100 {
+        world.server.put_foreign(&format!("data/tree/{one:02}/file"), "content", &[]);
+    }
+    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    world.fs.opendir(Caller::ROOT, tree).await.unwrap();
+    let one = world.fs.lookup(tree, FileName::new("42").unwrap()).await.unwrap().ino;
+    world.server.clear_log();
+    world.fs.opendir(Caller::ROOT, one).await.unwrap();
+    let lists = || world.asked(Op::List, "data/tree/").len();
+    wait_for("those beside", PATIENCE, || (lists() >= 8).then_some(()));
+    assert!(lists() <= 12, "{}", lists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_came_ahead_brings_back_nothing_old() {
+    let world = World::new().await;
+    for (dir, file) in (0..10).flat_map(|dir| ["kept", "new", "gone"].map(|file| (dir, file))) {
+        world.server.put_foreign(&format!("data/tree/{dir}/{file}"), "old", &[]);
+    }
+    let name = |name: &str| FileName::new(name).unwrap();
+    let tree = world.fs.lookup(Ino::ROOT, name("tree")).await.unwrap().ino;
+    assert_eq!(walk(&world.fs, tree).await, 10 * 3);
+    let reconciler = reconciler_of(&settler_of(&world.volume).await);
+    let fs = Fs::new(Arc::clone(&world.volume), Arc::clone(&reconciler) as Arc<dyn Outside>);
+    let below = async |dir: u32| fs.lookup(tree, name(&dir.to_string())).await.unwrap().ino;
+    fs.opendir(Caller::ROOT, tree).await.unwrap();
+    world.server.clear_log();
+    // One of these is asked for, and does not come.
+    world.server.fault(Rule::new(Op::List, "data/tree/6/", 1, Action::Hold));
+    fs.opendir(Caller::ROOT, below(0).await).await.unwrap();
+    let came = || world.asked(Op::List, "data/tree/5/").len() == 1 && world.server.held() == 1;
+    wait_for("the pages", PATIENCE, || came().then_some(()));
+    for dir in [5, 6] {
+        let key = |file: &str| format!("data/tree/{dir}/{file}");
+        world.server.put_foreign(&key("new"), "newer", &[]);
+        world.server.delete_foreign(&key("gone"));
+        for file in ["new", "gone"] {
+            reconciler.recheck_key(&ObjectKey::new(key(file))).await.unwrap();
+        }
+    }
+    world.server.release();
+    for dir in [5, 6] {
+        let dir = below(dir).await;
+        fs.opendir(Caller::ROOT, dir).await.unwrap();
+        assert_eq!(fs.lookup(dir, name("new")).await.unwrap().size, 5);
+        assert!(fs.lookup(dir, name("gone")).await.is_err());
+        assert_eq!(fs.lookup(dir, name("kept")).await.unwrap().size, 3);
+    }
+    let lists = || world.asked(Op::List, "data/tree/6/").into_iter();
+    let whole = || lists().filter(|list| list.key == "data/tree/6/").count();
+    wait_for("another listing than the held one", PATIENCE, || (whole() == 2).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_requester_pays_one_request_comes_after_the_other() {
+    let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    for (dir, file) in (0..8).flat_map(|dir| (0..8).map(move |file| (dir, file))) {
+        world.server.put_foreign(&format!("data/tree/{dir}/{file}"), content(4096, 13), &[]);
+    }
+    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    assert_eq!(walk(&world.fs, tree).await, 8 * 8);
+    let fs = fs_over(&world.volume).await;
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    assert_eq!(walk(&fs, tree).await, 8 * 8);
+    let lists = world.asked(Op::List, "data/tree/");
+    assert_eq!((lists.len(), side_by_side(&lists)), (9, 1));
+    let dir = fs.lookup(tree, FileName::new("3").unwrap()).await.unwrap().ino;
+    for file in 0..8 {
+        let file = world.open(dir, &file.to_string()).await;
+        assert!(file.read(0, READ).await == content(4096, 13));
+        file.close().await;
+    }
+    let gets = world.asked(Op::Get, "data/tree/");
+    assert_eq!((gets.len(), side_by_side(&gets)), (8, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_with_many_extents_over_it_is_read_with_few_requests() {
+    let world = World::new().await;
+    let mut wanted = content(16 * MIB, 500);
+    world.server.put_foreign("data/file", wanted.clone(), &[]);
+    let ino = world.fs.lookup(Ino::ROOT, FileName::new("file").unwrap()).await.unwrap().ino;
+    let file = world.volume.inode(ino).await.unwrap();
+    let new = content(4096, 501);
+    for at in (60 << 10..wanted.len()).step_by(64 << 10) {
+        world.volume.write(&file, at as u64, &new).await.unwrap();
+        wanted[at..at + 4096].copy_from_slice(&new);
+    }
+    world.volume.commit(vec![file]).await.unwrap();
+    world.volume.evict_all().unwrap();
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    let file = world.open(Ino::ROOT, "file").await;
+    assert!(file.read_all().await == wanted);
+    let gets = world.asked(Op::Get, "");
+    assert!(gets.len() <= 48, "{} requests", gets.len());
+    assert!(fetched(&gets) <= 18 * MIB, "{} bytes", fetched(&gets));
+    file.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_that_came_ahead_are_not_the_first_to_go_when_the_cache_is_full() {
+    let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
+    let world = World::with(options).await;
+    let names: Vec<String> = (0..200).map(|n| format!("{n:03}")).collect();
+    for name in &names {
+        world.server.put_foreign(&format!("data/dir/{name}"), content(200 << 10, 7), &[]);
+    }
+    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    world.server.set_latency(Duration::from_millis(5));
+    world.server.clear_log();
+    world.open(dir, "000").await.close().await;
+    for name in &names {
+        let file = world.open(dir, name).await;
+        assert_eq!(file.read_all().await.len(), 200 << 10);
+        file.close().await;
+    }
+    let gets = world.gets();
+    assert!(fetched(&gets) <= 210 * (200 << 10), "{} requests", gets.len());
+}
