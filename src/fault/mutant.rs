@@ -38,7 +38,7 @@ pub enum Mutant {
     LogTrimmedEarly,
     /// A local log is replayed, whoever wrote the volume since.
     AnyLogGoesOn,
-    /// A body is published although its file was written to meanwhile.
+    /// A body is published as what its file is when that is announced, whatever was written since it was read.
     BodyUnchecked,
     /// A publish replaces whatever lies at its key.
     PutUnconditional,

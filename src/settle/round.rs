@@ -209,6 +209,9 @@ impl Settler {
             let content: ContentRec = txn.get(&keys::content(ino)).await?.unwrap_or_default();
             let rest: Option<RestRec> = txn.get(&keys::rest(&item.intent.key)).await?;
             let is_file = attr.as_ref().is_some_and(|attr| attr.kind == FileKind::File);
+            if Mutant::BodyUnchecked.lives() {
+                item.intent.generation = content.generation;
+            }
             let right = attr.as_ref().is_some_and(|a| a.attr_gen == item.intent.attr_gen)
                 && (!is_file
                     || content.generation == item.intent.generation
