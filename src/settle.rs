@@ -11,6 +11,7 @@
 
 mod attributes;
 mod beside;
+mod bodies;
 mod body;
 mod churn;
 mod conflict;

@@ -2,6 +2,8 @@
 
 #[path = "settling/beside.rs"]
 mod beside;
+#[path = "settling/bodies.rs"]
+mod bodies;
 #[path = "settling/large.rs"]
 mod large;
 #[path = "settling/late.rs"]

@@ -58,7 +58,7 @@ impl Settler {
     ) {
         let (ino, began) = (upload.ino(), boottime());
         tracing::info!(%key, size = upload.content.size, "a large file is sent beside the others");
-        let sent = upload.send(&self, &key).await;
+        let sent = upload.send(&self, &key, None).await;
         let wait = match sent {
             Ok(body) => {
                 upload.prepared = boottime().saturating_sub(began);

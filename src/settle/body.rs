@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::SettleError;
+use super::bodies::Ready;
 use super::dress::Dress;
 use super::parts::{Parts, TIMEOUT};
 use super::settler::Settler;
@@ -60,8 +61,13 @@ pub(super) enum Body {
 }
 
 impl Settler {
+    /// Bodies up to this are sent from memory. What does not arrive in time goes up in parts, before it is announced.
+    pub(super) fn in_memory(&self) -> u64 {
+        fault::number(fault::PART, IN_MEMORY).min(self.reach.bytes())
+    }
+
     /// The content of `generation`, or `None` when somebody writes to the file meanwhile. Writers never
-    /// wait for this.
+    /// wait for this. `ready`: what was read of it before.
     pub(super) async fn body(
         &self,
         inode: &Arc<Inode>,
@@ -69,12 +75,14 @@ impl Settler {
         content: &ContentRec,
         write_seq: u64,
         dress: &Dress,
+        ready: Option<&Ready>,
     ) -> Result<Option<Body>, SettleError> {
         let part = part_size(content.size);
-        // What does not arrive in time goes up in parts, before it is announced.
-        let in_memory = fault::number(fault::PART, IN_MEMORY).min(self.reach.bytes());
-        if content.size <= in_memory {
-            let bytes = self.copy(inode, 0, content.size).await?;
+        if content.size <= self.in_memory() {
+            let bytes = match ready.and_then(|ready| ready.of(content, write_seq)) {
+                Some(bytes) => bytes,
+                None => self.copy(inode, 0, content.size).await?,
+            };
             return Ok(unchanged(inode, content, write_seq).then_some(Body::Bytes(bytes)));
         }
         let store = &self.volume.store;
@@ -163,7 +171,12 @@ impl Settler {
         }
     }
 
-    async fn copy(&self, inode: &Arc<Inode>, start: u64, len: u64) -> Result<Bytes, SettleError> {
+    pub(super) async fn copy(
+        &self,
+        inode: &Arc<Inode>,
+        start: u64,
+        len: u64,
+    ) -> Result<Bytes, SettleError> {
         const STEP: u64 = 4 << 20;
         let mut body = BytesMut::with_capacity(len as usize);
         let mut at = start;

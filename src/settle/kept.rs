@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::SettleError;
+use super::bodies::Ready;
 use super::body::{Body, unchanged};
 use super::dress::Dress;
 use super::plan::Item;
@@ -48,13 +49,14 @@ impl Upload {
         unchanged(&self.inode, &self.content, self.write_seq)
     }
 
-    /// Sends it; `None`: the file changed meanwhile.
+    /// Sends it; `None`: the file changed meanwhile. `ready`: what was read of it before.
     pub async fn send(
         &self,
         settler: &Settler,
         key: &ObjectKey,
+        ready: Option<&Ready>,
     ) -> Result<Option<Body>, SettleError> {
-        settler.body(&self.inode, key, &self.content, self.write_seq, &self.dress).await
+        settler.body(&self.inode, key, &self.content, self.write_seq, &self.dress, ready).await
     }
 }
 

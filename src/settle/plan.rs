@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::SettleError;
+use super::bodies::{Ready, is_away};
 use super::body::Body;
 use super::dress::Dress;
 use super::kept::Upload;
@@ -41,9 +42,15 @@ pub(super) enum Plan {
     /// There is nothing to do for it, now or later.
     Gone,
     Later(Duration),
-    /// Its object is to be replaced: what that bears now must be looked at first.
+    /// Its object is to be replaced, so what that bears now must be looked at first; or its bytes must be fetched.
     Look,
     Publish(Vec<Item>),
+}
+
+/// What was brought from the bucket for an inode just now, before it is planned for good.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    pub body: Option<Ready>,
 }
 
 /// One object to publish.
@@ -67,6 +74,7 @@ struct State<'s> {
     content: &'s ContentRec,
     write_seq: u64,
     xattrs: &'s [(Bytes, Bytes)],
+    brought: Option<&'s Brought>,
 }
 
 impl Item {
@@ -84,12 +92,12 @@ fn mostly_holes(size: u64, data: u64) -> bool {
 }
 
 impl Settler {
-    /// `looked`: what its object bears was looked at just now.
+    /// `brought`: its object was looked at just now, and this was fetched.
     pub(super) async fn plan(
         &self,
         ino: Ino,
         memo: &mut PathMemo,
-        looked: bool,
+        brought: Option<&Brought>,
     ) -> Result<Plan, SettleError> {
         let volume = &self.volume;
         let Some(work) = volume.meta.get::<WorkRec>(&keys::work(ino)).await? else {
@@ -116,7 +124,7 @@ impl Settler {
         if kind == FileKind::File {
             volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
         }
-        self.plan_keys(&inode, memo, looked).await
+        self.plan_keys(&inode, memo, brought).await
     }
 
     /// How long this inode should be left alone.
@@ -150,7 +158,7 @@ impl Settler {
         &self,
         inode: &Arc<Inode>,
         memo: &mut PathMemo,
-        looked: bool,
+        brought: Option<&Brought>,
     ) -> Result<Plan, SettleError> {
         let volume = &self.volume;
         let ino = inode.ino;
@@ -205,11 +213,11 @@ impl Settler {
                 return Ok(Plan::Later(ready - now));
             }
         }
-        if !looked && self.has_source(ino).await? {
+        if brought.is_none() && (is_away(inode) || self.has_source(ino).await?) {
             return Ok(Plan::Look);
         }
         if self.drop_false_encoding(inode, &attr, &content).await? {
-            return Box::pin(self.plan_keys(inode, memo, looked)).await;
+            return Box::pin(self.plan_keys(inode, memo, brought)).await;
         }
         for (key, rest) in &wanted {
             if let Some(rest) = rest
@@ -231,7 +239,8 @@ impl Settler {
             wanted.swap(0, first);
         }
         let mut items: Vec<Item> = Vec::new();
-        let state = State { inode, attr: &attr, content: &content, write_seq, xattrs: &xattrs };
+        let state =
+            State { inode, attr: &attr, content: &content, write_seq, xattrs: &xattrs, brought };
         match Box::pin(self.make_items(&state, wanted, moves.is_some(), memo, &mut items)).await {
             Ok(None) => Ok(Plan::Publish(items)),
             Ok(Some(plan)) => {
@@ -254,7 +263,8 @@ impl Settler {
         memo: &mut PathMemo,
         items: &mut Vec<Item>,
     ) -> Result<Option<Plan>, SettleError> {
-        let State { inode, attr, content, write_seq, xattrs } = *state;
+        let State { inode, attr, content, write_seq, xattrs, brought } = *state;
+        let ready = brought.and_then(|brought| brought.body.as_ref());
         let (ino, kind) = (inode.ino, attr.kind);
         let mut held = 0;
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
@@ -294,7 +304,7 @@ impl Settler {
                     let later = self.send_beside(key, upload);
                     return Ok(items.is_empty().then_some(later));
                 }
-                (None, FileKind::File) => upload.send(self, &key).await?,
+                (None, FileKind::File) => upload.send(self, &key, ready).await?,
                 (None, _) => Some(Body::Bytes(Bytes::new())),
             };
             let Some(body) = body else { return Ok(Some(self.changed_under_it(ino))) };

@@ -15,7 +15,7 @@ use super::hot::{Hot, time_left};
 use super::kept::Kept;
 use super::learn::Learned;
 use super::pace::Paces;
-use super::plan::{Item, Plan};
+use super::plan::{Brought, Item, Plan};
 use super::reach::Reach;
 use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
@@ -493,15 +493,18 @@ impl Settler {
     async fn gather(&self, due: &[Ino], round: &mut Round) -> Result<(), SettleError> {
         let mut to_look = Vec::new();
         for &ino in due.iter().filter(|ino| **ino != TIDY) {
-            if let Plan::Look = self.plan_one(ino, false, round).await? {
+            if let Plan::Look = self.plan_one(ino, None, round).await? {
                 to_look.push(ino);
             }
         }
-        // All at once: each is a request.
+        // All at once: each is a request, and so is each body.
         let mut learned = match to_look.is_empty() {
             true => Learned::default(),
             false => self.learn(to_look.iter().copied(), true).await?,
         };
+        let seen = to_look.iter().copied().filter(|ino| !learned.failed.contains_key(ino));
+        let room = self.reach.bytes().saturating_sub(round.bytes);
+        let mut bodies = self.bodies(seen, room).await?;
         for ino in to_look {
             match learned.failed.remove(&ino).map(SettleError::from) {
                 Some(error) if error.is_of_one() => {
@@ -510,7 +513,8 @@ impl Settler {
                 }
                 Some(error) => return Err(error),
                 None => {
-                    self.plan_one(ino, true, round).await?;
+                    let brought = Brought { body: bodies.remove(&ino) };
+                    self.plan_one(ino, Some(&brought), round).await?;
                 }
             }
         }
@@ -521,14 +525,14 @@ impl Settler {
     async fn plan_one(
         &self,
         ino: Ino,
-        looked: bool,
+        brought: Option<&Brought>,
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
         if round.bytes > self.reach.bytes() || round.items.len() >= ROUND {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }
-        let plan = match self.look_at(ino, looked, round).await {
+        let plan = match self.look_at(ino, brought, round).await {
             // One file that cannot be read must not keep all others from resting.
             Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
             other => other?,
@@ -549,14 +553,14 @@ impl Settler {
     async fn look_at(
         &self,
         ino: Ino,
-        looked: bool,
+        brought: Option<&Brought>,
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
         let Round { memo, parents, .. } = round;
         if let Some(wait) = self.churn_wait(ino, parents).await? {
             return Ok(Plan::Later(wait));
         }
-        let plan = match self.plan(ino, memo, looked).await {
+        let plan = match self.plan(ino, memo, brought).await {
             // Removed meanwhile.
             Err(SettleError::Data(DataError::Gone(gone))) if gone == ino => Plan::Gone,
             other => other?,
