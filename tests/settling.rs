@@ -523,7 +523,7 @@ async fn a_deletion_that_was_announced_and_not_sent_before_the_end_waits_for_not
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_round_that_ends_too_early_only_what_is_on_its_way_stays_open() {
     // As many are sent at a time.
-    const SENT: u64 = 16;
+    const SENT: u64 = 32;
     let world = World::new().await;
     for number in 0..40 {
         world.file(&format!("f{number}"), "content").await;

@@ -28,7 +28,8 @@ use crate::types::{FileKind, Ino, PutId, StoreTime};
 const MARGIN_MS: i64 = 2_000;
 /// How long one request may take.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-const PARALLEL: usize = 16;
+/// Requests of a round, or of a page of deletions, that are on their way side by side.
+pub(super) const PARALLEL: usize = 32;
 /// Between two looks whether this host still may publish.
 const PERMIT_PACE: Duration = Duration::from_secs(1);
 

@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt};
 
 use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
-use super::round::{Leaving, SEND_TIMEOUT};
+use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
 use super::settler::{LONGEST_PAUSE, ROUND, Settler, TIDY};
 use crate::clock::boottime;
@@ -17,7 +17,6 @@ use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, PutOutcome, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
-const PARALLEL: usize = 16;
 /// A key that must wait is looked at again after this.
 const PAUSE: Duration = Duration::from_secs(2);
 
