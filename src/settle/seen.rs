@@ -3,8 +3,11 @@
 //! Only what a listing shows counts: a key that it does not show is asked for by itself, because not every
 //! store lists in the order of the keys, or all that there is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
 
 use crate::clock::boottime;
 use crate::store::{ListRequest, StoreBackend};
@@ -15,6 +18,8 @@ const FEW: usize = 16;
 /// A page of a listing for so many keys, at most.
 const KEYS_A_PAGE: usize = 64;
 const PAGE: u32 = 1000;
+/// Directories that are listed side by side.
+const PARALLEL: usize = 8;
 /// A store that lists more slowly than this is asked for each key.
 const LIST_TIMEOUT: Duration = FRESH;
 /// For so long what was listed is as good as what was asked for: a foreign PUT between a look and the
@@ -30,21 +35,26 @@ pub(super) struct Seen {
 impl Seen {
     /// Lists the directories of the keys that have many of them. What cannot be listed is left out.
     pub async fn look(store: &dyn StoreBackend, keys: impl Iterator<Item = &ObjectKey>) -> Seen {
-        let mut directories: BTreeMap<&str, BTreeSet<&ObjectKey>> = BTreeMap::new();
+        let mut directories: BTreeMap<String, HashSet<ObjectKey>> = BTreeMap::new();
         for key in keys {
             let path = key.as_str();
             let parent = path.trim_end_matches('/').rfind('/').map_or("", |at| &path[..=at]);
-            directories.entry(parent).or_default().insert(key);
+            directories.entry(parent.to_owned()).or_default().insert(key.clone());
         }
-        let mut seen = Seen::default();
         let began = boottime();
-        for (prefix, keys) in directories.iter().filter(|(_, keys)| keys.len() >= FEW) {
+        let lists = &AtomicBool::new(true);
+        directories.retain(|_, keys| keys.len() >= FEW);
+        let listings = stream::iter(directories).map(|(prefix, keys)| async move {
+            let mut seen = Seen::default();
             // What was seen first would be too old by the time it is of use.
-            if boottime() - began > FRESH || !seen.list(store, prefix, keys).await {
-                break;
+            let soon = boottime() - began <= FRESH;
+            if soon && lists.load(Ordering::Relaxed) && !seen.list(store, &prefix, &keys).await {
+                lists.store(false, Ordering::Relaxed);
             }
-        }
-        seen
+            seen.versions
+        });
+        let versions = listings.buffer_unordered(PARALLEL).concat().await;
+        Seen { versions }
     }
 
     /// Whether the store lists.
@@ -52,7 +62,7 @@ impl Seen {
         &mut self,
         store: &dyn StoreBackend,
         prefix: &str,
-        keys: &BTreeSet<&ObjectKey>,
+        keys: &HashSet<ObjectKey>,
     ) -> bool {
         let mut token = None;
         for _ in 0..=keys.len() / KEYS_A_PAGE {

@@ -59,3 +59,40 @@ async fn where_nothing_can_be_listed_keys_are_looked_at_one_by_one() {
     world.settle().await;
     assert_eq!(world.server.keys("data/f"), ["data/f007"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_with_many_keys_to_delete_are_listed_side_by_side() {
+    const DIRECTORIES: usize = 10;
+    let server = TestS3::start();
+    server.fault(Rule::always(Some(Op::Delete), "", Action::IgnoreConditions));
+    let world = World::on(server).await;
+    let (fs, root) = (world.fs(), Caller::ROOT);
+    let name = |text: String| FileName::new(text.as_str()).unwrap();
+    let files: Vec<String> = (0..20).map(|number| format!("f{number}")).collect();
+    let mut directories = Vec::new();
+    for number in 0..DIRECTORIES {
+        let made = fs.mkdir(root, Ino::ROOT, name(format!("d{number}")), 0o755).await.unwrap();
+        for file in &files {
+            let mode = libc::S_IFREG | 0o644;
+            fs.mknod(root, made.ino, name(file.clone()), mode, 0).await.unwrap();
+        }
+        directories.push(made.ino);
+    }
+    assert_eq!(world.settle().await, 0);
+    for directory in directories {
+        for file in &files {
+            fs.unlink(root, directory, name(file.clone())).await.unwrap();
+        }
+    }
+    world.server.fault(Rule::always(Some(Op::List), "data/d", Action::Hold));
+    let settling = tokio::spawn({
+        let settler = Arc::clone(&world.settler);
+        async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() }
+    });
+    until("the listings", || world.server.held() == 8).await;
+    world.server.clear_faults();
+    world.server.release();
+    assert_eq!(settling.await.unwrap(), 0);
+    let left = world.server.keys("data/d");
+    assert_eq!(left.iter().filter(|key| key.contains("/f")).count(), 0, "{left:?}");
+}
