@@ -34,6 +34,8 @@ use crate::types::{KeyPrefix, StoreTime};
 /// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
 /// enough that a request in a log is soon worthless.
 const PLAIN_EXPIRY: i64 = 15 * 60;
+/// A read that was signed by a clock so near to the store's is not refused because of its time.
+const MOST_APART_MS: i64 = 60 * 1000;
 /// Waiting for credentials (metadata services included) must fit into the ten seconds of a check.
 pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// For this long after an answer that proved the bucket, "no such key" needs no second look.
@@ -255,12 +257,22 @@ impl S3Store {
         call: &Call<'_>,
         progress: &Progress,
     ) -> Result<(Url, HeaderMap), StoreError> {
+        let credential = self.credential().await?;
+        let now = self.store_time(progress).await?;
+        self.signed_at(call, credential.as_deref(), now)
+    }
+
+    /// The same as of `now`.
+    fn signed_at(
+        &self,
+        call: &Call<'_>,
+        credential: Option<&AwsCredential>,
+        now: StoreTime,
+    ) -> Result<(Url, HeaderMap), StoreError> {
         let url = match call.key {
             Some(key) => self.object_url(key)?,
             None => self.bucket.base_url().clone(),
         };
-        let credential = self.credential().await?;
-        let now = self.store_time(progress).await?;
         let secs = now.0.div_euclid(1000);
         let expires = match call.not_after {
             Some(not_after) if not_after <= now => {
@@ -272,13 +284,47 @@ impl S3Store {
             Some(not_after) => ((not_after.0 + 999).div_euclid(1000) - secs).max(1),
             None => PLAIN_EXPIRY,
         };
-        self.sign(call, url, credential.as_deref(), secs, expires)
+        self.sign(call, url, credential, secs, expires)
     }
 
     /// Signs and sends one request, once. The answer may be a refusal.
     async fn send(&self, call: &Call<'_>, progress: &Progress) -> Result<Answer, StoreError> {
+        if let Some(answer) = self.read_before_the_time(call, progress).await? {
+            return Ok(answer);
+        }
+        let signed = self.signed(call, progress).await?;
+        self.send_signed(call, signed, progress).await
+    }
+
+    /// The first answer tells the store's time, and a read need not wait for it: it is signed by this host's
+    /// clock. `None`: that may be why it was refused, or it changes something and has to wait.
+    async fn read_before_the_time(
+        &self,
+        call: &Call<'_>,
+        progress: &Progress,
+    ) -> Result<Option<Answer>, StoreError> {
+        let only_reads = matches!(call.method, Method::GET | Method::HEAD);
+        if !only_reads || call.not_after.is_some() || self.wire.clock().now().is_some() {
+            return Ok(None);
+        }
+        let credential = self.credential().await?;
+        let ours = host_time();
+        let signed = self.signed_at(call, credential.as_deref(), ours)?;
+        let answer = self.send_signed(call, signed, progress).await?;
+        let refused = matches!(answer.status.as_u16(), 400 | 401 | 403);
+        let is_off = |now: StoreTime| (now.0 - ours.0).abs() > MOST_APART_MS;
+        let by_its_time = refused && self.wire.clock().now().is_some_and(is_off);
+        Ok((!by_its_time).then_some(answer))
+    }
+
+    /// Sends a signed request, once.
+    async fn send_signed(
+        &self,
+        call: &Call<'_>,
+        (url, headers): (Url, HeaderMap),
+        progress: &Progress,
+    ) -> Result<Answer, StoreError> {
         let doing = self.doing(call);
-        let (url, headers) = self.signed(call, progress).await?;
         let answer = self
             .wire
             .send(call.method.clone(), url, headers, call.body.clone(), progress)

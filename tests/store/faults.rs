@@ -253,6 +253,52 @@ async fn the_store_follows_the_servers_clock() {
 }
 
 #[tokio::test]
+async fn a_read_does_not_wait_for_the_servers_clock() {
+    const DAY: i64 = 86_400;
+    for offset in [0, DAY, -DAY] {
+        let server = TestS3::start();
+        server.put_foreign("k", "body", &[]);
+        server.set_clock_offset(offset);
+        let list =
+            || ListRequest { prefix: String::new(), delimiter: true, token: None, max_keys: 1 };
+        // A host whose clock is off is told so by a refusal, and believes the server from then on.
+        let refused = usize::from(offset != 0);
+        let asked = || {
+            let log = server.log();
+            assert!(log.iter().all(|entry| entry.op != Op::Bucket), "{log:?}");
+            let told: Vec<_> = log.iter().take(refused).map(|entry| entry.status).collect();
+            assert_eq!(told, vec![403; refused]);
+            assert_eq!(log.len(), 2 + refused, "{log:?}");
+            server.clear_log();
+        };
+        let store = store_of(&server);
+        assert_eq!(store.get(&key("k"), None, None, TIMEOUT).await.unwrap().data, "body");
+        assert!(store.head(&key("k"), TIMEOUT).await.unwrap().is_some());
+        asked();
+        let store = store_of(&server);
+        assert!(store.head(&key("k"), TIMEOUT).await.unwrap().is_some());
+        assert_eq!(store.list(list(), TIMEOUT).await.unwrap().entries.len(), 1);
+        asked();
+        // What changes something is never sent by a clock that may be wrong.
+        let store = store_of(&server);
+        write(&store, "k", "x").await;
+        let ops: Vec<_> = server.log().iter().map(|entry| (entry.op, entry.key.clone())).collect();
+        assert_eq!(ops, [(Op::Bucket, String::new()), (Op::Put, "k".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_about_the_time_is_told_at_once() {
+    let server = TestS3::start();
+    server.put_foreign("k", "body", &[]);
+    server.fault(Rule::new(Op::Get, "k", 1, Action::Status(403)));
+    let store = store_of(&server);
+    let error = store.get(&key("k"), None, None, TIMEOUT).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+    assert_eq!(server.log().len(), 1);
+}
+
+#[tokio::test]
 async fn an_outage_ends_with_the_outage() {
     let server = TestS3::start();
     let store = store_of(&server);
