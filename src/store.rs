@@ -6,6 +6,7 @@
 //! request that changes an object with a reusable name.
 
 mod api;
+mod both;
 mod cloud;
 mod confined;
 mod engine;
@@ -33,6 +34,7 @@ pub use api::{
     Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part,
     PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
 };
+pub use both::both;
 pub use confined::{confined, is_file_key};
 pub use engine::EngineStore;
 pub use error::{StoreError, StoreErrorKind};

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+
 use super::definition::{PrefixEntry, VolumeFormat, format_key, prefix_key};
 use super::objects::{self, REQUEST};
 use super::overlap::refuse_nested;
@@ -93,31 +96,43 @@ impl Ground {
         options: &VolumeOptions,
     ) -> Result<Option<Incarnation>, CatalogError> {
         let Some(entry) = self.entry().await? else { return Ok(None) };
-        let held_at = parsed("state_url", &entry.state_url)?;
-        let site = opener.open(&held_at, options).await?;
-        self.check_endpoint(site.as_ref(), entry.uuid).await?;
+        self.check_endpoint(opener, options, &entry).await?;
         Ok(Some(entry.into()))
     }
 
-    /// The by-prefix entry, whatever it leads to.
+    /// The by-prefix entry, whatever it leads to. Only where it is not where it is written now, the other
+    /// places are asked, all at once; the first of them that has it counts.
     pub async fn entry(&self) -> Result<Option<PrefixEntry>, CatalogError> {
-        let url = &self.url;
-        for (place, site) in &self.places {
-            let key = prefix_key(site.prefix(), url);
-            match objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await {
-                Ok(Some((entry, _))) if entry.url == url.to_string() => return Ok(Some(entry)),
-                Ok(Some((entry, _))) => {
-                    return Err(CatalogError::Refused(format!(
-                        "{url} and {} cannot be told apart by their hashes; use another prefix",
-                        entry.url
-                    )));
-                }
-                Ok(None) => {}
-                Err(CatalogError::Store(_)) if self.may_be_no_store(place) => {}
-                Err(error) => return Err(error),
+        let Some((first, others)) = self.places.split_first() else { return Ok(None) };
+        if let Some(entry) = self.entry_at(first).await? {
+            return Ok(Some(entry));
+        }
+        let mut looks: FuturesOrdered<_> =
+            others.iter().map(|place| self.entry_at(place)).collect();
+        while let Some(found) = looks.next().await {
+            if let Some(entry) = found? {
+                return Ok(Some(entry));
             }
         }
         Ok(None)
+    }
+
+    async fn entry_at(
+        &self,
+        (place, site): &(BucketUrl, Arc<dyn Site>),
+    ) -> Result<Option<PrefixEntry>, CatalogError> {
+        let url = &self.url;
+        let key = prefix_key(site.prefix(), url);
+        match objects::read::<PrefixEntry>(site.store(), &key, REQUEST).await {
+            Ok(Some((entry, _))) if entry.url == url.to_string() => Ok(Some(entry)),
+            Ok(Some((entry, _))) => Err(CatalogError::Refused(format!(
+                "{url} and {} cannot be told apart by their hashes; use another prefix",
+                entry.url
+            ))),
+            Err(CatalogError::Store(_)) if self.may_be_no_store(place) => Ok(None),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A folder above a file:// volume need not be a store of ours at all.
@@ -127,8 +142,15 @@ impl Ground {
 
     /// Two endpoints may be two sites that replicate to each other, where each proves every condition
     /// alone; so one volume is used through one endpoint.
-    async fn check_endpoint(&self, state: &dyn Site, id: VolumeId) -> Result<(), CatalogError> {
-        let key = format_key(state.prefix(), id);
+    pub async fn check_endpoint(
+        &self,
+        opener: &dyn Opener,
+        options: &VolumeOptions,
+        entry: &PrefixEntry,
+    ) -> Result<(), CatalogError> {
+        let held_at = parsed("state_url", &entry.state_url)?;
+        let state = opener.open(&held_at, options).await?;
+        let key = format_key(state.prefix(), entry.uuid);
         let Some((format, _)) = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?
         else {
             // The worker judges damage, with the means to repair it.

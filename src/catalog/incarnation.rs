@@ -13,7 +13,7 @@ use super::overlap::refuse_nested;
 use super::{CatalogError, Opener, stores};
 use crate::config::VolumeOptions;
 use crate::meta::EngineHome;
-use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb};
+use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb, both};
 use crate::types::VolumeId;
 
 /// The state that belongs to a prefix.
@@ -35,6 +35,9 @@ impl From<PrefixEntry> for Incarnation {
 /// Finds the state of `options.url`, or makes it (never for a volume that is only read): checks the bucket, probes it, and writes
 /// `format.json` and the by-prefix entry. Refuses a store that would lose data. Errors come within
 /// about 10 s a bucket.
+///
+/// Whether a state that is found is used through this endpoint is for the worker to judge: it reads
+/// `format.json` before it does anything, and would do so again.
 pub async fn incarnate(
     opener: &dyn Opener,
     options: &VolumeOptions,
@@ -114,9 +117,13 @@ pub(super) async fn prepare(
     let ground = Ground::open(opener, options).await?;
     let mut checked = None;
     if !likely_new || options.readonly {
-        checked = Some(ground.check().await?);
-        if let Some(found) = ground.find(opener, options).await? {
-            return Ok(Prepared::Found(found));
+        let (page, entry) = both(ground.check(), ground.entry()).await?;
+        checked = Some(page);
+        if let Some(found) = entry {
+            if likely_new {
+                ground.check_endpoint(opener, options, &found).await?;
+            }
+            return Ok(Prepared::Found(found.into()));
         }
         if options.readonly {
             return Err(CatalogError::Refused(format!(

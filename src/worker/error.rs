@@ -50,7 +50,7 @@ pub enum WorkerError {
     #[error("it was told to leave the volume at once")]
     Left,
     #[error(
-        "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host"
+        "this volume is used through the endpoint {theirs}, and this host uses {ours}: two endpoints may be two sites whose locks do not hold for each other. Use the same endpoint on every host: give endpoint={theirs}"
     )]
     OtherEndpoint { ours: String, theirs: String },
     #[error(
