@@ -32,7 +32,7 @@ mod maintenance;
 
 pub use engine::{
     Applied, Batch, BucketClock, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState,
-    EpochHook, Mirror, RESERVED_KEY,
+    EpochHook, Mirror, Opening, RESERVED_KEY,
 };
 pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;

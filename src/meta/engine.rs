@@ -24,6 +24,7 @@ mod filter;
 mod handle;
 mod home;
 mod kept;
+mod opening;
 mod watched_store;
 
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use handle::Applied;
 pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub use home::EngineHome;
 pub(super) use kept::Kept;
+pub use opening::Opening;
 pub(super) use watched_store::WatchedStore;
 
 use super::flusher::{self, Receipt, Rounds};

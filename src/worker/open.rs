@@ -23,10 +23,10 @@ use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
     Applied, BucketClock, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog,
-    Logged, Meta, MetaError, Mirror, Record, keys,
+    Logged, Meta, MetaError, Mirror, Opening, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
-use crate::store::{StoreBackend, Verb};
+use crate::store::{StoreBackend, Verb, both};
 use crate::types::{Epoch, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
@@ -157,21 +157,34 @@ async fn open_at(
     let trash = Trash::beside(state_dir);
     trash.start();
     let format = Arc::new(Format::of(&places, spec.id));
-    let known = format.open(&places).await?;
+    // Nearly every volume has its metadata where a new one has it.
+    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    let likely = Opening::new(Arc::clone(&object_store), &EngineHome::first());
+    let looks = async {
+        likely.look().await;
+        Ok(())
+    };
+    let (known, ()) = both(format.open(&places), looks).await?;
     let known = to_ours(&places, &format, known, spec.options.single_host).await?;
-    let known = essentials(&places, known, spec.options.single_host).await?;
 
     let epochs: Arc<EpochLog> = Arc::default();
-    let object_store = places.state_store.engine(&places.state)?.into_inner();
+    let home = known.engine.clone();
+    let opening = if likely.is_for(&home) { likely } else { Opening::new(object_store, &home) };
     let mut local = open_log(spec)?;
-    let home = &known.engine;
-    let found = Engine::writer_epoch(&object_store, &home.folder, home.after).await?;
-    if let Some(epoch) = found
-        && !local.epochs.contains(&epoch)
-    {
-        wait_until_free(&places, home, epoch, Claiming::of(state_dir)).await?;
-    }
-    let mut config = EngineConfig::new(object_store, home.folder.clone(), found);
+    let free = async {
+        let found = opening.writer_epoch().await?;
+        if let Some(epoch) = found
+            && !local.epochs.contains(&epoch)
+        {
+            let ours = Claiming::of(state_dir);
+            wait_until_free(&places, &home, &opening, epoch, ours).await?;
+        }
+        Ok::<_, WorkerError>(found)
+    };
+    // Nothing is claimed before both are known.
+    let trial = essentials(&places, known, spec.options.single_host);
+    let (known, found) = both(trial, free).await?;
+    let mut config = EngineConfig::new(opening.store(), home.folder.clone(), found);
     config.after = home.after;
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
@@ -182,7 +195,9 @@ async fn open_at(
     let instance = Uuid::new_v4();
     Claiming::begin(found.unwrap_or(home.after), instance).note(state_dir);
     at(points::CLAIM_BEFORE);
-    let engine = match Engine::open(config).await {
+    let opened = Engine::open(config).await;
+    opening.done();
+    let engine = match opened {
         Ok(engine) => engine,
         Err(error) => {
             if matches!(error, EngineError::Fenced { .. }) {
@@ -398,6 +413,7 @@ async fn announce_owner(meta: &Meta, epoch: Epoch) -> Result<(), WorkerError> {
 async fn wait_until_free(
     places: &Places,
     home: &EngineHome,
+    opening: &Opening,
     epoch: Epoch,
     ours: Claiming,
 ) -> Result<(), WorkerError> {
@@ -435,6 +451,7 @@ async fn wait_until_free(
             Judgement::Held(holder) => tracing::info!(%holder, "waiting for the volume"),
         }
         tokio::time::sleep(if may_be_ours { UNSAID } else { HELD_PACE }).await;
+        opening.forget();
     }
 }
 

@@ -98,9 +98,17 @@ pub(super) async fn writer_epoch(
     path: &str,
     after: Epoch,
 ) -> Result<Option<Epoch>, EngineError> {
-    let admin = AdminBuilder::new(path.to_owned(), store).build();
-    let manifest = admin.read_manifest(None).await.map_err(EngineError::from_slate)?;
+    let manifest = newest(store, path).await?;
     Ok(manifest.map(|m| Epoch(after.0 + m.writer_epoch())))
+}
+
+/// The newest manifest of the database at `path`.
+pub(super) async fn newest(
+    store: Arc<dyn ObjectStore>,
+    path: &str,
+) -> Result<Option<VersionedManifest>, EngineError> {
+    let admin = AdminBuilder::new(path.to_owned(), store).build();
+    admin.read_manifest(None).await.map_err(EngineError::from_slate)
 }
 
 /// Several batches as one write of the database; of two changes of a key the later one counts.

@@ -1,0 +1,330 @@
+//! The engine's store while a volume is opened: what was read once is not asked for again.
+//!
+//! To open a database its manifest is read three times: to judge whose turn it is, before the claim, and by
+//! the claim itself; each time it is listed, read, and compared with the collector's boundary. What was found
+//! the first time is the answer to the others, until this process sends a manifest of its own, or what was
+//! found is [`FRESH`] no more, or it was the answer to as many. From then on every request passes through.
+//!
+//! An old view can only lose. The claim creates the manifest after the one that was seen: where somebody was
+//! first it is refused, and the engine reads anew. And the boundary, which tells that a number was used and
+//! collected since, counts as it is read after that.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::{Mutex, MutexGuard};
+use slatedb::object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, Result, path::Path,
+};
+
+use super::{EngineError, EngineHome, guarded, handle};
+use crate::clock::boottime;
+use crate::types::Epoch;
+
+/// What was found is believed for so long. Manifests are collected when they are hours old.
+const FRESH: Duration = Duration::from_secs(5);
+/// One who reads the manifests and again and again finds that the newest was collected must see others in the end.
+const READERS: u32 = 3;
+
+/// Around the store that the engine is opened with. It stays there while the engine is used, and after
+/// [`done`](Opening::done) does nothing any more.
+#[derive(Debug, Clone)]
+pub struct Opening(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    home: EngineHome,
+    manifests: Path,
+    boundary: Path,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// By boot time.
+    since: Option<Duration>,
+    manifests: Option<Vec<ObjectMeta>>,
+    /// How many saw `manifests`.
+    readers: u32,
+    objects: HashMap<Path, Found>,
+    /// A manifest was sent: of manifests nothing is remembered any more.
+    over: bool,
+}
+
+/// An object, or that there is none.
+#[derive(Debug, Clone)]
+enum Found {
+    Object { meta: ObjectMeta, attributes: Attributes, body: Bytes },
+    None,
+}
+
+impl Opening {
+    /// For the database at `home`.
+    pub fn new(store: Arc<dyn ObjectStore>, home: &EngineHome) -> Self {
+        let path = Path::from(home.folder.as_str());
+        Opening(Arc::new(Inner {
+            store,
+            home: home.clone(),
+            manifests: path.clone().join("manifest"),
+            boundary: path.join("gc").join("manifest.boundary"),
+            seen: Mutex::default(),
+        }))
+    }
+
+    /// Whether it is for the database at `home`.
+    pub fn is_for(&self, home: &EngineHome) -> bool {
+        self.0.home == *home
+    }
+
+    /// Lists the manifests for whoever reads them next. If that fails, they do it themselves.
+    pub async fn look(&self) {
+        if let Err(error) = Arc::clone(&self.0).list_manifests().await {
+            tracing::debug!(%error, "the manifests are not listed ahead");
+        }
+        self.0.seen.lock().readers = 0;
+    }
+
+    /// As [`Engine::writer_epoch`](super::Engine::writer_epoch).
+    pub async fn writer_epoch(&self) -> Result<Option<Epoch>, EngineError> {
+        let folder = &self.0.home.folder;
+        let Some(manifest) = guarded(handle::newest(self.store(), folder)).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Epoch(self.0.home.after.0 + manifest.writer_epoch())))
+    }
+
+    /// For the engine.
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(self.clone())
+    }
+
+    /// The engine is open, or it will not be: nothing is kept any longer.
+    pub fn done(&self) {
+        *self.0.seen.lock() = Seen { over: true, ..Seen::default() };
+    }
+
+    /// Time has passed since: everything is asked for anew.
+    pub fn forget(&self) {
+        self.0.seen.lock().forget();
+    }
+}
+
+impl Seen {
+    fn forget(&mut self) {
+        *self = Seen { over: self.over, ..Seen::default() };
+    }
+}
+
+impl Inner {
+    /// What was found, as long as it counts.
+    fn fresh(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock();
+        if seen.since.is_some_and(|since| boottime().saturating_sub(since) > FRESH) {
+            seen.forget();
+        }
+        seen
+    }
+
+    fn listed(&self) -> Option<Vec<ObjectMeta>> {
+        let mut seen = self.fresh();
+        if seen.readers >= READERS {
+            seen.forget();
+        }
+        let listed = seen.manifests.clone()?;
+        seen.readers += 1;
+        Some(listed)
+    }
+
+    /// Remembers what was asked at `asked`.
+    fn note(&self, asked: Duration, note: impl FnOnce(&mut Seen)) {
+        let mut seen = self.seen.lock();
+        if !seen.over {
+            seen.since.get_or_insert(asked);
+            note(&mut seen);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.seen.lock().over
+    }
+
+    /// A listing of the manifests, and with it the boundary: whoever reads the manifests asks for that next.
+    async fn list_manifests(self: Arc<Self>) -> Result<Vec<ObjectMeta>> {
+        if let Some(listed) = self.listed() {
+            return Ok(listed);
+        }
+        let asked = boottime();
+        let list = self.store.list(Some(&self.manifests)).try_collect::<Vec<_>>();
+        if self.is_over() {
+            return list.await;
+        }
+        let boundary = self.fetch(&self.boundary);
+        let (listed, boundary) = futures::join!(list, boundary);
+        let listed = listed?;
+        self.note(asked, |seen| {
+            seen.manifests = Some(listed.clone());
+            seen.readers = 1;
+            // Who needs it asks again.
+            seen.objects.extend(boundary.ok().map(|found| (self.boundary.clone(), found)));
+        });
+        Ok(listed)
+    }
+
+    /// A whole object.
+    async fn fetch(&self, location: &Path) -> Result<Found> {
+        match self.store.get_opts(location, GetOptions::default()).await {
+            Ok(got) => Found::of(got).await,
+            Err(Error::NotFound { .. }) => Ok(Found::None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_manifest(&self, location: &Path) -> bool {
+        location.prefix_matches(&self.manifests)
+    }
+
+    async fn get_opening(&self, location: &Path) -> Result<GetResult> {
+        let found = self.fresh().objects.get(location).cloned();
+        if let Some(found) = found {
+            return found.answer(location);
+        }
+        let asked = boottime();
+        let found = self.fetch(location).await?;
+        // That the newest manifest of a listing is missing means that the listing is old.
+        if matches!(found, Found::Object { .. }) {
+            self.note(asked, |seen| {
+                seen.objects.insert(location.clone(), found.clone());
+            });
+        } else {
+            self.note(asked, |seen| seen.manifests = None);
+        }
+        found.answer(location)
+    }
+}
+
+impl Found {
+    async fn of(got: GetResult) -> Result<Self> {
+        let (meta, attributes) = (got.meta.clone(), got.attributes.clone());
+        Ok(Found::Object { meta, attributes, body: got.bytes().await? })
+    }
+
+    /// As the store would have said it.
+    fn answer(self, location: &Path) -> Result<GetResult> {
+        match self {
+            Found::Object { meta, attributes, body } => {
+                let range = 0..body.len() as u64;
+                let whole = futures::stream::once(futures::future::ready(Ok(body))).boxed();
+                let payload = GetResultPayload::Stream(whole);
+                Ok(GetResult { payload, meta, range, attributes, extensions: Default::default() })
+            }
+            Found::None => Err(Error::NotFound {
+                path: location.to_string(),
+                source: "it was not there a moment ago".into(),
+            }),
+        }
+    }
+}
+
+/// Whether a whole object is asked for, whatever it is.
+fn is_plain(options: &GetOptions) -> bool {
+    let GetOptions { range: None, version: None, head: false, .. } = options else { return false };
+    !has_conditions(options)
+}
+
+fn has_conditions(options: &GetOptions) -> bool {
+    let GetOptions { if_match, if_none_match, if_modified_since, if_unmodified_since, .. } =
+        options;
+    if_match.is_some()
+        || if_none_match.is_some()
+        || if_modified_since.is_some()
+        || if_unmodified_since.is_some()
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.store.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Opening {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        if self.0.is_manifest(location) {
+            self.done();
+        }
+        self.0.store.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.0.store.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let remembered = *location == self.0.boundary || self.0.is_manifest(location);
+        match remembered && is_plain(&options) && !self.0.is_over() {
+            true => self.0.get_opening(location).await,
+            false => self.0.store.get_opts(location, options).await,
+        }
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.0.store.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.0.store.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if self.0.is_over() || prefix != Some(&self.0.manifests) {
+            return self.0.store.list(prefix);
+        }
+        let listed = Arc::clone(&self.0).list_manifests();
+        futures::stream::once(listed)
+            .map_ok(|listed| futures::stream::iter(listed.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed()
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.store.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.store.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.0.store.rename_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,127 @@
+//! An opening remembers what it read, and an old view only loses.
+
+use super::*;
+
+const FOLDER: &str = "v/meta/1";
+
+fn opening(store: &Arc<TestStore>) -> Opening {
+    let home = EngineHome { folder: FOLDER.to_owned(), ..EngineHome::first() };
+    Opening::new(Arc::clone(store) as Arc<dyn ObjectStore>, &home)
+}
+
+async fn claim(opening: &Opening, expected: Option<Epoch>) -> Result<Engine, EngineError> {
+    Engine::open(EngineConfig::new(opening.store(), FOLDER, expected)).await
+}
+
+/// Writes and flushes so often, each an object of the log.
+async fn log(engine: &Engine, lsns: std::ops::RangeInclusive<u64>) {
+    for lsn in lsns {
+        engine.write(Lsn(lsn), put(&format!("row {lsn}"), &lsn.to_string())).await.unwrap();
+        let _receipt = engine.flush(soon()).await.unwrap();
+    }
+}
+
+async fn has(engine: &Engine, lsns: std::ops::RangeInclusive<u64>) {
+    for lsn in lsns {
+        assert_eq!(get(engine, &format!("row {lsn}")).await, Some(lsn.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_once_is_not_asked_for_again() {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=3).await;
+    first.abandon();
+    let opening = opening(&store);
+    let asked = store.requests.load(Ordering::SeqCst);
+    opening.look().await;
+    for _ in 0..3 {
+        let found = Engine::writer_epoch(&opening.store(), FOLDER, Epoch(0)).await.unwrap();
+        assert_eq!(found, Some(Epoch(1)));
+    }
+    // The manifests and the boundary, and the manifest.
+    assert_eq!(store.requests.load(Ordering::SeqCst) - asked, 3);
+    let engine = claim(&opening, Some(Epoch(1))).await.unwrap();
+    opening.done();
+    has(&engine, 1..=3).await;
+    engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_by_an_old_view_loses() {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=3).await;
+    let opening = opening(&store);
+    let found = opening.writer_epoch().await.unwrap();
+    let other = open(&store).await;
+    log(&other, 4..=5).await;
+    let error = claim(&opening, found).await.unwrap_err();
+    assert!(matches!(error, EngineError::Fenced { ours: Epoch(1), found: Epoch(2) }), "{error:?}");
+    log(&other, 6..=7).await;
+    has(&other, 1..=7).await;
+    other.close(soon()).await.unwrap();
+    first.abandon();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_somebody_made_meanwhile_is_not_claimed() {
+    let store = TestStore::new();
+    let opening = opening(&store);
+    assert_eq!(opening.writer_epoch().await.unwrap(), None);
+    let other = open(&store).await;
+    log(&other, 1..=2).await;
+    let error = claim(&opening, None).await.unwrap_err();
+    assert!(!matches!(error, EngineError::Damaged(_)), "{error:?}");
+    log(&other, 3..=4).await;
+    has(&other, 1..=4).await;
+    other.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_owner_wrote_after_the_log_was_listed_is_read() {
+    let store = TestStore::new();
+    let last = open(&store).await;
+    log(&last, 1..=5).await;
+    let opening = opening(&store);
+    let found = opening.writer_epoch().await.unwrap();
+    // It lives: the fence meets what it wrote since, at one number after the other.
+    log(&last, 6..=9).await;
+    let engine = claim(&opening, found).await.unwrap();
+    assert_eq!(engine.epoch(), Epoch(2));
+    assert_eq!(engine.applied().map(|applied| applied.lsn), Some(Lsn(9)));
+    has(&engine, 1..=9).await;
+    last.write(Lsn(10), put("row 10", "late")).await.ok();
+    assert!(matches!(last.flush(soon()).await.unwrap_err(), EngineError::Fenced { .. }));
+    opening.done();
+    log(&engine, 10..=11).await;
+    engine.close(soon()).await.unwrap();
+    let next = open(&store).await;
+    has(&next, 1..=11).await;
+    next.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_forgotten_is_asked_for_anew() {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=2).await;
+    let opening = opening(&store);
+    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(1)));
+    let second = open(&store).await;
+    log(&second, 3..=4).await;
+    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(1)), "as it was");
+    opening.forget();
+    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(2)));
+    let third = open(&store).await;
+    // One who asks again and again is not answered by what was for ever.
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(opening.writer_epoch().await.unwrap());
+    }
+    assert_eq!(seen.last(), Some(&Some(Epoch(3))), "{seen:?}");
+    third.close(soon()).await.unwrap();
+    first.abandon();
+    second.abandon();
+}
