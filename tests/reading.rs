@@ -1,4 +1,4 @@
-//! Reading what lies in the bucket: how much is asked for, and how much of it side by side.
+//! Reading from the bucket: how much is requested, and how much of it in parallel.
 
 mod support;
 
@@ -29,7 +29,7 @@ impl Permit for Always {
     }
 }
 
-/// A volume over what lies in the bucket.
+/// A volume over what is in the bucket.
 struct World {
     server: TestS3,
     dir: tempfile::TempDir,
@@ -67,7 +67,7 @@ impl World {
         World { server, dir, volume, settler, fs }
     }
 
-    /// A file of this content that somebody put there, opened.
+    /// A file with this content that another tool put there, opened.
     async fn file(&self, content: &[u8]) -> File<'_> {
         self.server.put_foreign("data/file", content.to_vec(), &[]);
         let file = self.open(Ino::ROOT, "file").await;
@@ -128,7 +128,7 @@ fn fetched(gets: &[Logged]) -> usize {
     gets.iter().map(|get| get.bytes_out as usize).sum()
 }
 
-/// The most of these requests that were under way at a time.
+/// The most of these requests that were in flight at a time.
 fn side_by_side(requests: &[Logged]) -> usize {
     let mut edges: Vec<(SystemTime, i32)> = Vec::new();
     for request in requests {
@@ -159,7 +159,7 @@ fn content(len: usize, seed: u64) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_read_in_order_comes_by_ranges_side_by_side() {
+async fn a_sequential_read_has_several_ranges_in_flight() {
     let world = World::new().await;
     let bytes = content(64 * MIB, 1);
     let file = world.file(&bytes).await;
@@ -168,14 +168,14 @@ async fn a_file_that_is_read_in_order_comes_by_ranges_side_by_side() {
     assert!(fetched(&gets) <= bytes.len() + MIB, "{}", fetched(&gets));
     assert!(gets.len() <= 50, "{} GET", gets.len());
     assert!(side_by_side(&gets) >= 4, "{}", side_by_side(&gets));
-    // And from the cache.
+    // Once more, from the cache.
     world.server.clear_log();
     assert!(file.read_all().await == bytes);
     assert!(world.gets().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_stops_reading_has_fetched_little() {
+async fn a_reader_that_stops_early_fetches_little() {
     for (read, most) in [(4096, MIB), (MIB, 4 * MIB), (4 * MIB, 16 * MIB)] {
         let world = World::new().await;
         let file = world.file(&content(64 * MIB, 2)).await;
@@ -189,7 +189,7 @@ async fn whoever_stops_reading_has_fetched_little() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_bytes_of_a_large_file_cost_few_bytes_also_where_the_requester_pays() {
+async fn random_reads_of_a_large_file_fetch_little_also_with_requester_pays() {
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
     for options in [options, VolumeOptions::default()] {
         let world = World::with(options).await;
@@ -204,7 +204,7 @@ async fn few_bytes_of_a_large_file_cost_few_bytes_also_where_the_requester_pays(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_read_here_and_there_and_often_is_fetched_once() {
+async fn many_random_reads_fetch_the_file_once() {
     let world = World::new().await;
     let bytes = content(32 * MIB, 4);
     let file = world.file(&bytes).await;
@@ -216,7 +216,7 @@ async fn a_file_that_is_read_here_and_there_and_often_is_fetched_once() {
     assert!(fetched(&gets) <= bytes.len() * 11 / 10, "{}", fetched(&gets));
     assert!(gets.len() <= 60, "{} GET", gets.len());
     drop(file);
-    // Where that costs money, nothing that was not asked for is fetched.
+    // With `requester_pays` the rest of the file is not fetched.
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
     let world = World::with(options).await;
     let file = world.file(&bytes).await;
@@ -228,7 +228,7 @@ async fn a_file_that_is_read_here_and_there_and_often_is_fetched_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_is_replaced_while_it_is_fetched_ahead_is_never_mixed() {
+async fn an_object_replaced_during_prefetch_is_never_mixed() {
     let options = VolumeOptions { refresh: Duration::ZERO, ..VolumeOptions::default() };
     let world = World::with(options).await;
     let (old, new) = (content(32 * MIB, 5), content(32 * MIB, 6));
@@ -240,12 +240,12 @@ async fn an_object_that_is_replaced_while_it_is_fetched_ahead_is_never_mixed() {
         let Ok(piece) = read else { continue };
         assert!(piece == old[at..at + READ]);
         at += READ;
-        assert!(at < old.len() / 2, "nothing is fetched ahead");
+        assert!(at < old.len() / 2, "nothing is prefetched");
     }
     world.server.put_foreign("data/file", new.clone(), &[]);
     world.server.clear_faults();
     world.server.release();
-    // Until it is looked at again there is the old content, as far as it is there, or none.
+    // Until the next look at the object a read gets the old content, if it is cached, or an error.
     for at in (0..old.len()).step_by(MIB) {
         if let Ok(piece) = file.try_read(at, READ).await {
             assert!(piece == old[at..at + READ], "{at}");
@@ -262,11 +262,11 @@ async fn an_object_that_is_replaced_while_it_is_fetched_ahead_is_never_mixed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_of_what_nobody_asked_for_is_shown_to_nobody() {
+async fn a_reader_sees_no_errors_of_prefetch() {
     let world = World::new().await;
     let bytes = content(32 * MIB, 7);
     let file = world.file(&bytes).await;
-    // The first bytes are there; then each request fails once, whoever it is of.
+    // The first bytes are cached; then each request fails once, whether a reader's or prefetch.
     file.read(0, READ).await;
     for skip in 0..12 {
         let once = Rule::new(Op::Get, "data/file", 1, Action::Status(503));
@@ -275,7 +275,7 @@ async fn an_error_of_what_nobody_asked_for_is_shown_to_nobody() {
         world.server.fault(cut.after(skip * 2));
     }
     assert!(file.read_all().await == bytes);
-    // What can never be had is no matter while nobody wants it.
+    // Permanent errors do not matter as long as no reader wants the bytes.
     let world = World::new().await;
     let file = world.file(&bytes).await;
     file.read(0, READ).await;
@@ -286,24 +286,24 @@ async fn an_error_of_what_nobody_asked_for_is_shown_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_goes_on_when_what_is_fetched_ahead_hangs() {
+async fn a_reader_goes_on_when_prefetch_hangs() {
     let world = World::new().await;
     let bytes = content(8 * MIB, 8);
     let file = world.file(&bytes).await;
     file.read(0, READ).await;
-    // All up to there came with the first request: the next one is nobody's.
+    // All up to there came with the first request: the next one is a prefetch.
     world.server.fault(Rule::new(Op::Get, "data/file", 1, Action::Hold));
     for at in (READ..512 << 10).step_by(READ) {
         file.read(at, READ).await;
     }
-    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    wait_for("prefetch", PATIENCE, || (world.server.held() > 0).then_some(()));
     let whole = tokio::time::timeout(PATIENCE, file.read_all()).await;
-    assert!(whole.expect("others fetch it") == bytes);
+    assert!(whole.expect("the reader fetches it itself") == bytes);
     world.server.release();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_larger_than_the_cache_is_read_in_order_about_once() {
+async fn a_file_larger_than_the_cache_is_fetched_about_once_per_sequential_read() {
     let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
     let world = World::with(options).await;
     let bytes = content(64 * MIB, 9);
@@ -311,13 +311,13 @@ async fn a_file_larger_than_the_cache_is_read_in_order_about_once() {
     assert!(file.read_all().await == bytes);
     let gets = world.gets();
     assert!(fetched(&gets) <= bytes.len() * 5 / 4, "{}", fetched(&gets));
-    // Once more: what came ahead is not what goes first, though the cache has only other parts of the file.
+    // Once more: what was prefetched is not evicted first, though the cache has only other parts of the file.
     world.server.clear_log();
     assert!(file.read_all().await == bytes);
     let again = world.gets();
     assert!(fetched(&again) <= bytes.len() * 5 / 4, "{}", fetched(&again));
     assert!(again.len() <= gets.len() * 5 / 4, "{} and {} GET", gets.len(), again.len());
-    // And here and there it is not fetched as a whole.
+    // And for random reads it is not fetched whole.
     world.server.clear_log();
     for n in 0..50 {
         let at = (n * 7919 % 16384) * 4096;
@@ -327,7 +327,7 @@ async fn a_file_larger_than_the_cache_is_read_in_order_about_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_have_no_room_beside_each_other_are_not_fetched_whole_in_turns() {
+async fn files_that_do_not_fit_together_are_not_fetched_whole_in_turns() {
     let options = VolumeOptions { cache_size: 64 << 20, ..VolumeOptions::default() };
     let world = World::with(options).await;
     let names = ["one", "two", "three"];
@@ -352,10 +352,10 @@ async fn files_that_have_no_room_beside_each_other_are_not_fetched_whole_in_turn
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_written_over_a_base_stays_when_the_rest_comes_ahead() {
+async fn prefetch_of_a_base_keeps_what_was_written_over_it() {
     let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
     let world = World::with(options).await;
-    // A large one, and small ones that are read one after the other.
+    // A large one, and small ones that are read one after another.
     let mut names = vec!["file".to_owned()];
     names.extend((0..10).map(|n| format!("dir/{n}")));
     let mut wanted = Vec::new();
@@ -388,11 +388,11 @@ async fn what_was_written_over_a_base_stays_when_the_rest_comes_ahead() {
     for n in 0..names.len() {
         let file = world.open(parent(n), last(n)).await;
         assert!(file.read_all().await == wanted[n], "{}", names[n]);
-        assert!(file.read_all().await == wanted[n], "{}, once more", names[n]);
+        assert!(file.read_all().await == wanted[n], "{}, again", names[n]);
         file.close().await;
         if n == 3 {
             let came = || world.asked(Op::Get, "data/dir/").len();
-            wait_for("those that come ahead", PATIENCE, || (came() > 5).then_some(()));
+            wait_for("prefetched files", PATIENCE, || (came() > 5).then_some(()));
         }
     }
     assert!(world.asked(Op::Get, "data/file").len() > 1, "more than the reader's own");
@@ -404,7 +404,7 @@ async fn what_was_written_over_a_base_stays_when_the_rest_comes_ahead() {
     }
 }
 
-/// Files of the cache that this process has open.
+/// Cache files that this process has open.
 fn descriptors(world: &World) -> usize {
     let cache = world.dir.path().join("cache");
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fd.ok());
@@ -413,30 +413,30 @@ fn descriptors(world: &World) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_closed_while_it_comes_ahead_keeps_no_descriptor() {
+async fn a_file_closed_during_prefetch_keeps_no_descriptor() {
     let world = World::new().await;
     let file = world.file(&content(32 * MIB, 12)).await;
     file.read(0, READ).await;
     world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold));
-    // That came with the first request.
+    // All this came with the first request.
     for at in (READ..512 << 10).step_by(READ) {
         file.read(at, READ).await;
     }
-    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    wait_for("prefetch", PATIENCE, || (world.server.held() > 0).then_some(()));
     let inode = world.volume.inode(file.ino).await.unwrap();
     assert_eq!(descriptors(&world), 1);
     file.close().await;
     world.volume.commit(world.volume.dirty_inodes()).await.unwrap();
     world.server.clear_faults();
     world.server.release();
-    // The table and this test have it, and nothing that was under way.
+    // Only the table and this test have it, and nothing in flight.
     let ended = || async { (Arc::strong_count(&inode) == 2).then_some(()) };
-    wait_for_async("the end of what was under way", PATIENCE, ended).await;
+    wait_for_async("the end of what was in flight", PATIENCE, ended).await;
     assert_eq!(descriptors(&world), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_is_not_kept_by_what_is_fetched_ahead() {
+async fn prefetch_does_not_keep_a_volume_alive() {
     let world = World::new().await;
     let file = world.file(&content(32 * MIB, 10)).await;
     file.read(0, READ).await;
@@ -444,7 +444,7 @@ async fn a_volume_is_not_kept_by_what_is_fetched_ahead() {
     for at in (READ..MIB).step_by(READ) {
         let _ = tokio::time::timeout(Duration::from_millis(200), file.read(at, READ)).await;
     }
-    wait_for("what is fetched ahead", PATIENCE, || (world.server.held() > 0).then_some(()));
+    wait_for("prefetch", PATIENCE, || (world.server.held() > 0).then_some(()));
     file.close().await;
     let World { server, volume, settler, fs, dir: _dir } = world;
     let before = server.count(Op::Get);
@@ -453,12 +453,12 @@ async fn a_volume_is_not_kept_by_what_is_fetched_ahead() {
     server.clear_faults();
     server.release();
     let gone = || async { kept.upgrade().is_none().then_some(()) };
-    wait_for_async("the end of what was under way", PATIENCE, gone).await;
-    assert_eq!(server.count(Op::Get), before, "nothing more is begun");
+    wait_for_async("the end of what was in flight", PATIENCE, gone).await;
+    assert_eq!(server.count(Op::Get), before, "no new request is sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_files_that_are_read_one_after_the_other_come_side_by_side() {
+async fn small_files_read_one_after_another_are_prefetched_in_parallel() {
     let world = World::new().await;
     let bytes = |n: usize| content(4096, 100 + n as u64);
     for n in 0..300 {
@@ -472,7 +472,7 @@ async fn small_files_that_are_read_one_after_the_other_come_side_by_side() {
     for n in 0..300 {
         let file = world.open(dir, &format!("{n:04}")).await;
         if n == 200 {
-            // One that was fetched already, perhaps, and shows as it was then or as it is now.
+            // It may have been prefetched, so a read sees it as it was or as it is now.
             world.server.put_foreign("data/dir/0250", content(4096, 7), &[]);
         }
         let read = file.try_read(0, READ).await;
@@ -505,7 +505,7 @@ async fn walk(fs: &Fs, top: Ino) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_walk_lists_its_directories_side_by_side() {
+async fn a_walk_lists_its_directories_in_parallel() {
     let world = World::new().await;
     for (one, two) in (0..8).flat_map(|one| (0..8).map(move |two| (one, two))) {
         for file in 0..3 {
@@ -524,7 +524,7 @@ async fn a_walk_lists_its_directories_side_by_side() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_opens_one_directory_and_one_below_lists_few_others() {
+async fn opening_a_directory_and_one_below_it_lists_few_others() {
     let world = World::new().await;
     for one in 0..100 {
         world.server.put_foreign(&format!("data/tree/{one:02}/file"), "content", &[]);
@@ -535,12 +535,12 @@ async fn whoever_opens_one_directory_and_one_below_lists_few_others() {
     world.server.clear_log();
     world.fs.opendir(Caller::ROOT, one).await.unwrap();
     let lists = || world.asked(Op::List, "data/tree/").len();
-    wait_for("those beside", PATIENCE, || (lists() >= 8).then_some(()));
+    wait_for("the siblings", PATIENCE, || (lists() >= 8).then_some(()));
     assert!(lists() <= 12, "{}", lists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_came_ahead_brings_back_nothing_old() {
+async fn a_page_that_was_listed_ahead_brings_back_nothing_stale() {
     let world = World::new().await;
     for (dir, file) in (0..10).flat_map(|dir| ["kept", "new", "gone"].map(|file| (dir, file))) {
         world.server.put_foreign(&format!("data/tree/{dir}/{file}"), "old", &[]);
@@ -553,7 +553,7 @@ async fn a_page_that_came_ahead_brings_back_nothing_old() {
     let below = async |dir: u32| fs.lookup(tree, name(&dir.to_string())).await.unwrap().ino;
     fs.opendir(Caller::ROOT, tree).await.unwrap();
     world.server.clear_log();
-    // One of these is asked for, and does not come.
+    // One of these is requested, and the answer is held.
     world.server.fault(Rule::new(Op::List, "data/tree/6/", 1, Action::Hold));
     fs.opendir(Caller::ROOT, below(0).await).await.unwrap();
     let came = || world.asked(Op::List, "data/tree/5/").len() == 1 && world.server.held() == 1;
@@ -580,7 +580,7 @@ async fn a_page_that_came_ahead_brings_back_nothing_old() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_requester_pays_one_request_comes_after_the_other() {
+async fn with_requester_pays_requests_are_sent_one_by_one() {
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
     let world = World::with(options).await;
     for (dir, file) in (0..8).flat_map(|dir| (0..8).map(move |file| (dir, file))) {
@@ -629,7 +629,7 @@ async fn a_base_with_many_extents_over_it_is_read_with_few_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_files_that_came_ahead_are_not_the_first_to_go_when_the_cache_is_full() {
+async fn prefetched_small_files_are_not_evicted_first_when_the_cache_is_full() {
     let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
     let world = World::with(options).await;
     let names: Vec<String> = (0..200).map(|n| format!("{n:03}")).collect();

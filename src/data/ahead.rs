@@ -1,11 +1,10 @@
-//! Content that comes into the cache before anybody asks for it: what a reader in order asks for next, and the whole
-//! of a file that is read here and there.
+//! Prefetch: what a sequential reader will ask for next, and the whole of a file with many random reads.
 //!
-//! One task a file begins parts of what is wanted, as many side by side as the volume allows, and writes their bytes
-//! to the cache as they arrive. A reader never queues behind them: it fetches what is not on its way itself, and also
-//! what is on its way but stops coming. So no program sees an error of a part that it did not ask for. After an error,
-//! or when there is no room, nothing is fetched ahead of that file for a while. A file is fetched whole only where
-//! that takes the place of nothing that others read, and only if it takes no more than a minute.
+//! One task per file starts the parts that are wanted, as many in parallel as the volume allows, and writes their
+//! bytes to the cache as they arrive. A reader never queues behind them: it fetches what is not in flight itself, and
+//! also what is in flight but stalled. So no program sees an error of a part that it did not ask for. After an error,
+//! or when there is no room, prefetch of that file pauses. A file is fetched whole only if that evicts nothing that
+//! others read, and takes no more than a minute.
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -28,42 +27,42 @@ use super::{DataError, Inode, Live, Volume};
 use crate::clock::{Deadline, boottime};
 use crate::types::{Base, Ino};
 
-/// A part is a quarter of what is fetched ahead, within these, bytes.
+/// A part is a quarter of the window, within these bounds, bytes.
 const LEAST_PART: u64 = 512 << 10;
 const MOST_PART: u64 = 8 << 20;
-/// What arrives is written to the cache when it is so much, bytes.
+/// What arrives is written to the cache in blocks of this size, bytes.
 const BLOCK: usize = 256 << 10;
-/// A reader here and there waits for what is on its way when no more than this comes before it, bytes.
+/// A random read waits for a range in flight if less than this has to arrive before it, bytes.
 const NEAR: u64 = 1 << 20;
-/// A reader that asked for nothing for so long has stopped.
+/// A reader that is idle for this long has stopped.
 const STOPPED: Duration = Duration::from_secs(10);
-/// A read waits for what others fetch no longer than this, however steadily it comes.
+/// One read waits for others' fetches no longer than this, however steadily bytes arrive.
 pub(super) const LATE: Duration = Duration::from_secs(10);
-/// What arrives slowly is written to the cache so often, though it be less than a block.
+/// What arrives slowly is written to the cache this often, even if it is less than a block.
 const MOMENT: Duration = Duration::from_millis(100);
-/// After an error, or where there is no room, nothing is fetched ahead for so long: at first, and at most.
+/// How long prefetch pauses after an error or for want of room: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A file is fetched whole only if that takes no longer.
+/// A whole-file fetch that would take longer ends.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Streams share half of the cache, and none has more than it would have beside three others.
+/// Streams share half of the cache, and none gets more than it would beside three others.
 const STREAMS: u64 = 4;
 
-/// What is wanted of one file, and how it is read.
+/// How a file is read, and what to prefetch of it.
 #[derive(Debug, Default)]
 pub struct Ahead {
     course: Course,
-    /// What is still to be begun: ahead of each run, and of the whole.
+    /// What is still to be started: ahead of each run, and of the whole file.
     goals: [Range<u64>; RUNS + 1],
-    /// How long a part of each of them is, bytes.
+    /// The size of a part of each, bytes.
     parts: [u64; RUNS + 1],
     /// Boot time of the last read.
     read_at: Duration,
     running: bool,
-    /// Nothing is fetched ahead until then (boot time), and how long that was.
+    /// Prefetch pauses until then (boot time), and for how long.
     paused_until: Duration,
     pause: Duration,
-    /// Rung when there is more to begin.
+    /// Notified when there is more to start.
     more: Arc<Notify>,
 }
 
@@ -74,7 +73,7 @@ impl Ahead {
 }
 
 impl Live {
-    /// The next part that is wanted and neither there nor on its way, and whether it is one of a whole file.
+    /// The next wanted part that is neither cached nor in flight, and whether it is of a whole-file fetch.
     fn next_part(&mut self) -> Option<(Range<u64>, bool)> {
         let limit = self.content.size.min(self.pending.limit());
         let mut ahead = self.ahead.take()?;
@@ -113,7 +112,7 @@ impl Live {
         None
     }
 
-    /// The number of the first goal that is not reached.
+    /// The index of the first goal that is not reached.
     fn wants_more(&self) -> Option<usize> {
         self.ahead.as_ref()?.goals.iter().position(|goal| !goal.is_empty())
     }
@@ -124,27 +123,26 @@ impl Live {
         }
     }
 
-    /// What goes last when room is made for a part of the file: all between its reader, which may still want what
-    /// lies `slack` before it, and the end of what is fetched ahead of it.
+    /// What is evicted last when room is made for a part of the file: all from `slack` before its reader, which may
+    /// still want that, to the end of the reader's window.
     pub(super) fn needed_with(&self, part: &Range<u64>, slack: u64) -> Range<u64> {
         let Some(ahead) = &self.ahead else { return part.clone() };
         let Some((run, at)) = ahead.course.comes_to(part.start) else { return part.clone() };
         let to = ahead.goals[run].end.max(at);
         if part.start > to + SLACK {
-            // Somebody else's.
+            // Another reader's.
             return part.clone();
         }
         part.start.min(at.saturating_sub(slack))..part.end.max(to)
     }
 
-    /// What the cache will hold more when all came that is on its way, or is fetched whole.
+    /// What the cache will gain from all that is in flight or still to come of a whole file.
     pub(super) fn will_hold(&self) -> u64 {
         let whole = self.ahead.as_ref().map(|ahead| &ahead.goals[RUNS]);
         self.ways.coming() + whole.map_or(0, |whole| whole.end.saturating_sub(whole.start))
     }
 
-    /// All that readers of this file still want of the cache: what lies between them and the end of what is fetched
-    /// ahead of them.
+    /// All that readers of this file still need in the cache: what lies between them and the ends of their windows.
     pub(super) fn needed(&self) -> Range<u64> {
         let Some(ahead) = &self.ahead else { return 0..0 };
         if boottime().saturating_sub(ahead.read_at) > STOPPED {
@@ -168,7 +166,7 @@ impl Live {
         }
     }
 
-    /// A part has come. Of a whole file the rest is left where it would take too long.
+    /// A part has arrived. A whole-file fetch ends if the rest would take too long.
     fn goes_on(&mut self, part: &Range<u64>, whole: bool, took: Duration) {
         let Some(ahead) = &mut self.ahead else { return };
         ahead.pause = Duration::ZERO;
@@ -188,7 +186,7 @@ impl Live {
 /// Why a part was not fetched.
 #[derive(Debug)]
 enum Stopped {
-    /// The content is another one, nobody has the file open, or the cache has no room.
+    /// The content changed, the file is no longer open, or the cache has no room.
     Needless,
     Failed(DataError),
 }
@@ -200,7 +198,7 @@ impl From<DataError> for Stopped {
 }
 
 impl Volume {
-    /// Notes a read, and begins to fetch what its reader will ask for next.
+    /// Notes a read, and prefetches what its reader will ask for next.
     pub(super) fn follow(&self, inode: &Arc<Inode>, range: &Range<u64>) {
         if !inode.is_open() {
             return;
@@ -222,7 +220,7 @@ impl Volume {
         }
         let range = range.start..range.end.min(limit);
         let missing = !self.is_here(&live, &range);
-        // What the reader has to fetch itself now reaches so far.
+        // How much the reader has to fetch itself now.
         let fetches = if missing && live.ways.end_of(range.start).is_none() { FIRST } else { 0 };
         let careful = self.options.requester_pays;
         let ahead = live.ahead.get_or_insert_default();
@@ -241,7 +239,7 @@ impl Volume {
                 let from = if goes_on { goal.start.max(wanted.start) } else { wanted.start };
                 let part = ((wanted.end - wanted.start) / 4).clamp(LEAST_PART, MOST_PART);
                 ahead.parts[run] = part;
-                // Not a little more with each read.
+                // By whole parts, not with each read.
                 let little = wanted.end < limit && wanted.end < goal.end + part;
                 let to = if goes_on && little { goal.end } else { wanted.end.min(limit) };
                 *goal = from.max(range.start + fetches)..to;
@@ -286,7 +284,7 @@ impl Volume {
         changed.flat_map(|gap| live.cache.present.gaps(gap)).next().is_none()
     }
 
-    /// Waits for the first bytes of what a reader misses, if they are on their way. False: the reader has to fetch them.
+    /// Waits for the first of the missing bytes, if they are in flight. False: the reader has to fetch them.
     pub(super) async fn comes(
         &self,
         inode: &Arc<Inode>,
@@ -315,7 +313,7 @@ impl Volume {
         }
     }
 
-    /// Brings a part of a file into the cache.
+    /// Fetches a part of a file into the cache.
     async fn bring(&self, way: &OnWay) -> Result<(), Stopped> {
         let (inode, part) = (&way.inode, &way.range);
         let goes_on = || part.end <= SMALL || inode.is_open();
@@ -342,7 +340,7 @@ impl Volume {
         }
         let arrival = |below, floor| Arrival { way, below, coming: &coming, floor };
         let list = {
-            // What the records hold themselves is in memory until it is in the cache.
+            // Inline content is in memory until it is in the cache.
             let _look = self.fetching.look().await;
             let wanted = pieces(&self.meta, inode.ino, &content, part.clone()).await?;
             let list = together(fetches(only(wanted, &missing)));
@@ -374,7 +372,7 @@ impl Volume {
                 Fetch::Run(_) => {
                     let _share = way.share(self.fetching.share_beside(fetch.bytes())).await;
                     let Fetch::Run(run) = fetch else { continue };
-                    // A reader that could not wait for the share has fetched it.
+                    // A reader that did not wait for the share may have fetched it.
                     let here = |(span, _): &(Range<u64>, _)| self.is_here(&inode.live(), span);
                     if run.iter().all(here) {
                         continue;
@@ -395,7 +393,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Brings what shows of the base in a run, which may lie in between of extents and holes.
+    /// Fetches what shows of the base in a run, which may lie between extents and holes.
     async fn bring_base(
         &self,
         arrival: &Arrival<'_>,
@@ -435,7 +433,7 @@ impl Volume {
             };
             let left = at..whole.end;
             let more = taken.map_err(|why| stopped = Some(why)).is_ok();
-            // Readers that could not wait may have fetched the rest.
+            // Readers that did not wait may have fetched the rest.
             more && (left.is_empty() || !self.is_here(&way.inode.live(), &left))
         };
         let result =
@@ -453,8 +451,7 @@ impl Volume {
         result.map_err(|error| Stopped::Failed(error.into()))
     }
 
-    /// Puts what shows of the base in a block of it into the cache. The rest of the block was replaced by extents
-    /// and is old.
+    /// Caches what shows of the base in a block. The rest of the block was replaced by extents and is stale.
     fn base_arrives(
         &self,
         arrival: &Arrival<'_>,
@@ -473,7 +470,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Puts a piece into the cache, unless it is not the content any more.
+    /// Caches a piece, unless the content has changed.
     fn arrives(&self, arrival: &Arrival<'_>, piece: Piece) -> Result<(), Stopped> {
         let Arrival { way, below, coming, floor } = arrival;
         let inode = &way.inode;
@@ -498,12 +495,12 @@ impl Volume {
     }
 }
 
-/// How what arrives of a range gets into the cache.
+/// How the bytes of a range get into the cache.
 struct Arrival<'a> {
     way: &'a OnWay,
     below: &'a Below,
     coming: &'a Coming,
-    /// Where what is to be fetched after this begins.
+    /// The lowest offset that is fetched after this.
     floor: u64,
 }
 
@@ -515,7 +512,7 @@ fn begins(fetch: &Fetch) -> u64 {
     }
 }
 
-/// What lies beside each other in the base comes with one request: it is not held in memory.
+/// Joins neighbours in the base into one request: they are not held in memory.
 fn together(fetches: Vec<Fetch>) -> Vec<Fetch> {
     let mut joined: Vec<Fetch> = Vec::new();
     for fetch in fetches {
@@ -544,7 +541,7 @@ async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
             let wants = live.wants_more();
             let Some(ahead) = &mut live.ahead else { return };
             if wants.is_none() && parts.is_empty() {
-                // Whoever wants more from here on begins another one.
+                // More wanted from here on starts another task.
                 ahead.running = false;
                 return;
             }
@@ -561,11 +558,11 @@ async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
                 Ok(Ok(())) => {}
                 Ok(Err(Stopped::Needless)) => inode.live().pauses(),
                 Ok(Err(Stopped::Failed(error))) => {
-                    tracing::debug!(ino = %inode.ino, %error, "what comes next is not fetched ahead");
+                    tracing::debug!(ino = %inode.ino, %error, "a prefetch failed");
                     inode.live().pauses();
                 }
                 Err(error) => {
-                    tracing::error!(ino = %inode.ino, %error, "fetching ahead ended");
+                    tracing::error!(ino = %inode.ino, %error, "a prefetch task died");
                     inode.live().pauses();
                 }
             },
@@ -574,7 +571,7 @@ async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
     }
 }
 
-/// The next part, which is on its way from now on, and whether it is one of a whole file.
+/// The next part, in flight from now on, and whether it is of a whole-file fetch.
 fn begin(inode: &Arc<Inode>) -> Option<(OnWay, bool)> {
     let mut live = inode.live();
     let idle = |ahead: &Ahead| boottime().saturating_sub(ahead.read_at) > STOPPED;
@@ -598,17 +595,17 @@ async fn bring(
     if brought.is_ok() {
         way.inode.live().goes_on(&way.range, whole, boottime().saturating_sub(began));
     }
-    // A block may have come at the very moment of the last close.
+    // A block may have arrived just as the last handle closed.
     way.inode.close_unused();
     brought
 }
 
-/// Brings a small file into the cache that nobody has asked for yet.
+/// Prefetches a small file into the cache.
 pub(super) async fn bring_small(volume: Weak<Volume>, ino: Ino) {
     let Some(slots) = volume.upgrade().map(|volume| volume.fetching.small()) else { return };
     let _slot = slots.acquire_owned().await;
     let Some(volume) = volume.upgrade() else { return };
-    // One that was removed meanwhile is no neighbour any more.
+    // It may have been removed meanwhile.
     let Ok(inode) = volume.inode(ino).await else { return };
     let way = {
         let mut live = inode.live();
@@ -618,7 +615,7 @@ pub(super) async fn bring_small(volume: Weak<Volume>, ino: Ino) {
     };
     let Some(way) = way else { return };
     if let Err(Stopped::Failed(error)) = volume.bring(&way).await {
-        tracing::debug!(%ino, %error, "a small file was not fetched ahead");
+        tracing::debug!(%ino, %error, "a small file was not prefetched");
     }
     inode.close_unused();
 }

@@ -1,45 +1,45 @@
-//! How a file is read: in order, by how many at once, or here and there.
+//! How a file is read: as one or more sequential streams, or at random.
 //!
-//! What is fetched ahead of a reader in order is at most twice what he has read, so that whoever stops has cost
-//! little; it grows while he waits, as long as that makes him faster. Whoever reads here and there waits for each
-//! piece, until that has cost about as much as fetching the file.
+//! The window ahead of a stream is at most twice what it has read, so that a reader that stops wastes little; it grows
+//! while the reader waits, as long as that makes it faster. Random reads wait for each piece, until that has cost
+//! about as much as fetching the file.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// The least that is fetched ahead of a reader in order, bytes.
+/// The first window ahead of a stream, bytes.
 pub const FIRST: u64 = 512 << 10;
-/// The most, bytes.
+/// The largest, bytes.
 const MOST: u64 = 128 << 20;
-/// So much is fetched ahead of whoever waits also where that makes him no faster, bytes.
+/// A window up to this grows even if that makes its reader no faster, bytes.
 const USUAL: u64 = 16 << 20;
-/// Reads go on from each other within this: the kernel sends several at once, in any order, bytes.
+/// Reads this close are one stream: the kernel sends several at once, in any order, bytes.
 pub const SLACK: u64 = 2 << 20;
-/// A file is read in order once so much of it was, bytes.
+/// A run is a stream once it has read this much, bytes.
 const IN_ORDER: u64 = 256 << 10;
 /// Readers of one file that are told apart.
 pub const RUNS: usize = 4;
-/// What waiting for one piece is worth, bytes.
+/// Fetching this much is worth one wait, bytes.
 const WORTH: u64 = 32 << 20;
-/// Fewer pieces say nothing.
+/// Fewer waits say nothing.
 const FEW: f64 = 8.0;
-/// Pieces waited for so long ago count half.
+/// Waits this long ago count half.
 const HALF: Duration = Duration::from_secs(10);
-/// The waits that it takes to fetch a file whole are doubled so often at most.
+/// How often the waits before a whole-file fetch double at most.
 const MOST_DOUBLED: u32 = 8;
-/// More in flight has to bring so much more.
+/// A larger window has to be this much faster.
 const BETTER: f64 = 1.1;
 
-/// One reader's way through the file.
+/// One reader's run through the file.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     start: u64,
     end: u64,
     read: u64,
-    /// How far ahead of him is fetched.
+    /// The window ahead of it.
     reach: u64,
     used: u64,
-    /// What he had read when that was judged last, when that was, and how fast he was before it.
+    /// When the window was judged last: what had been read, the time, and the rate before it.
     judged: u64,
     at: Duration,
     rate: f64,
@@ -51,26 +51,26 @@ impl Run {
     }
 
     fn in_order(&self) -> bool {
-        // From the beginning it is one until it is proven not to be.
+        // A run at the start of the file is in order until proven otherwise.
         let begun = self.start == 0 && self.read > 0 && self.end <= SLACK;
         (begun || self.read >= IN_ORDER) && self.read * 2 >= self.end - self.start
     }
 
-    /// So much may be fetched ahead for what he has read.
+    /// How much may be prefetched for what was read.
     fn worth(&self, careful: bool) -> u64 {
         if careful { self.read } else { self.read * 2 }
     }
 }
 
-/// The ways through one file.
+/// The runs through one file.
 #[derive(Debug, Default)]
 pub struct Course {
     runs: [Run; RUNS],
     reads: u64,
-    /// Pieces waited for out of order, those of long ago counted less, and when that was counted.
+    /// Random reads that waited, old ones counted less, and when that was counted.
     waits: f64,
     at: Duration,
-    /// How often it was tried to fetch the whole file: each time it takes twice as many of them.
+    /// Attempts to fetch the whole file: each doubles the waits that the next one takes.
     wholes: u32,
 }
 
@@ -93,34 +93,34 @@ impl Course {
         oldest
     }
 
-    /// Whether somebody who reads here reads in order.
+    /// Whether a read here is part of a stream.
     pub fn in_order(&self, at: u64) -> bool {
         self.runs.iter().any(|run| run.in_order() && run.takes(&(at..at)))
     }
 
-    /// The readers in order: the number of the run, and where it is.
+    /// The streams: the number of the run, and where it is.
     pub fn readers(&self) -> impl Iterator<Item = (usize, u64)> {
         let runs = self.runs.iter().enumerate().filter(|(_, run)| run.in_order());
         runs.map(|(number, run)| (number, run.end))
     }
 
-    /// Who comes here next of those who read in order: the number of his run, and where he is.
+    /// The stream that comes here next: the number of its run, and where it is.
     pub fn comes_to(&self, at: u64) -> Option<(usize, u64)> {
         let before = |run: &Run| run.in_order() && run.end <= at.saturating_add(SLACK);
         let runs = self.runs.iter().enumerate().filter(|(_, run)| before(run));
         runs.max_by_key(|(_, run)| run.end).map(|(number, run)| (number, run.end))
     }
 
-    /// What should be fetched ahead of this reader; `None` when he does not read in order. `most` is what there is
-    /// room for; `careful`: what is fetched for nothing costs money.
+    /// What to prefetch for this reader; `None` if it is no stream. `most` is what there is room for; `careful`:
+    /// wasted bytes cost money.
     pub fn ahead(&self, run: usize, most: u64, careful: bool) -> Option<Range<u64>> {
         let run = &self.runs[run];
-        // Whoever has read very much goes on, though he may never wait: fewer requests do for him.
+        // A reader that never waits, but has read a lot, will go on: fewer requests do for it.
         let usual = FIRST.min(run.worth(careful)).max(USUAL.min(run.read / 2));
         run.in_order().then(|| run.end..run.end + run.reach.max(usual.min(most)))
     }
 
-    /// The reader of this run has to wait for what he wants. `most` and `careful` are as above.
+    /// The reader of this run has to wait. `most` and `careful` are as above.
     pub fn waits(&mut self, run: usize, now: Duration, most: u64, careful: bool) {
         let run = &mut self.runs[run];
         if !run.in_order() {
@@ -145,13 +145,13 @@ impl Course {
         self.waits * 0.5_f64.powf(passed / HALF.as_secs_f64())
     }
 
-    /// Whether a file with so many bytes should be fetched whole: it is read here and there, and often.
+    /// Whether a file of this size should be fetched whole: enough random reads waited.
     pub fn wants_all(&self, size: u64, now: Duration) -> bool {
         let waits = self.waits_at(now) * 0.5_f64.powf(f64::from(self.wholes));
         waits >= FEW && size as f64 <= waits * WORTH as f64
     }
 
-    /// It is from now on, or there was no room or time for it. Next time it takes twice as many waits.
+    /// A whole-file fetch begins, or had no room or time. The next takes twice as many waits.
     pub fn tried_all(&mut self) {
         self.waits = 0.0;
         self.wholes = (self.wholes + 1).min(MOST_DOUBLED);
@@ -164,9 +164,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Reads in order in pieces of 128 KiB, with a wait wherever nothing was fetched ahead; `rate` tells bytes a
-    /// millisecond for so much in flight. Returns how far was fetched ahead in the end, and the most beyond what
-    /// was read.
+    /// Reads in order in pieces of 128 KiB, with a wait wherever nothing was prefetched; `rate` gives bytes per
+    /// millisecond by how much is in flight. Returns the last window, and the most that was fetched per byte read.
     fn stream(total: u64, rate: impl Fn(u64) -> u64) -> (u64, f64) {
         let (mut course, mut now, mut there) = (Course::default(), MS, 0);
         let mut wasted: f64 = 0.0;
@@ -186,11 +185,11 @@ mod tests {
 
     #[test]
     fn what_is_fetched_ahead_grows_while_that_makes_the_reader_faster() {
-        // 20 ms a round, and no end of the link.
+        // 20 ms per round trip, unlimited bandwidth.
         let (reach, wasted) = stream(1 << 30, |reach| reach / 20);
         assert_eq!(reach, MOST);
         assert!(wasted <= 5.1, "{wasted}");
-        // A link of 50 MB/s: more than 1 MB in flight brings nothing.
+        // A link of 50 MB/s: more than 1 MB in flight gains nothing.
         let (reach, _) = stream(256 << 20, |reach| (reach / 20).min(50 << 10));
         assert_eq!(reach, 2 * USUAL);
     }
@@ -218,7 +217,7 @@ mod tests {
             }
         }
         assert!((0..2).all(|run| course.ahead(run, MOST, false).is_some()));
-        // Each of them comes to what lies behind him.
+        // Each comes to what lies ahead of it.
         assert_eq!(course.comes_to(8 << 20), Some((0, 1 << 20)));
         assert_eq!(course.comes_to((1 << 30) + (8 << 20)), Some((1, (1 << 30) + (1 << 20))));
     }

@@ -10,9 +10,9 @@ use crate::clock::{Deadline, boottime};
 
 /// Bytes that are given back at a time; less of a small file is not worth two system calls.
 const STEP: u64 = 4 << 20;
-/// A file is fetched whole when the cache has so many times room for it.
+/// A file is fetched whole if it would fit into the cache this many times.
 const TIMES: u64 = 2;
-/// And when nothing has to go for it that was used so lately.
+/// And if nothing is evicted for it that was used this recently.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// What the cache takes once room was made in it: a tenth less, so that not every write has to look for victims.
@@ -21,7 +21,7 @@ fn after_room(limit: u64) -> u64 {
 }
 
 impl Volume {
-    /// Whether the cache can take the whole of a file beside all that is read now.
+    /// Whether the cache can take a whole file beside all that is in use.
     pub(super) fn can_hold(&self, inode: &Inode, size: u64) -> bool {
         let limit = self.room.limit();
         if size > limit / TIMES {
@@ -44,9 +44,9 @@ impl Volume {
         after.saturating_sub(idle.sum()) <= after_room(limit)
     }
 
-    /// Whether the cache may take so many bytes more, after the least recently used clean ranges went, if
-    /// need be. What lies ahead of other readers goes only when nothing else is left, those of this `reader` go last,
-    /// and the range that it needs not at all.
+    /// Whether the cache may take so many bytes more, after evicting the least recently used clean ranges if need be.
+    /// Windows of other readers are evicted only when nothing else is left, then the file of this `reader`, and the
+    /// range that it needs not at all.
     pub(super) fn make_room(&self, bytes: u64, reader: Option<(&Arc<Inode>, Range<u64>)>) -> bool {
         if self.room.fits(bytes) {
             return true;

@@ -1,23 +1,21 @@
-//! How much content is fetched at a time: for readers, for reading ahead, and for what is published.
+//! How much content is fetched at a time: for readers, for prefetch, and for publishing.
 //!
-//! Whoever has a share waits for the store and for nobody here, and asks for no second one: so everybody who
-//! waits for a share gets it.
+//! A fetch that has a share waits for the store only, and takes no second share: so each wait for a share ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Fetched content of one volume in memory, bytes: what was asked for and has not found its place in the cache
-/// yet.
+/// Fetched content of one volume in memory, bytes: what was requested and is not in the cache yet.
 pub const MOST: u64 = 32 << 20;
-/// What shares are counted in, bytes.
+/// The unit of shares, bytes.
 const UNIT: u64 = 4 << 10;
-/// Reading ahead is never less, bytes.
+/// The window is never less, bytes.
 const LEAST_WINDOW: u64 = 512 << 10;
 
-/// Side by side, of all files together: ranges that are fetched ahead of readers in order, ranges of files that are
-/// fetched whole, small files that are fetched ahead, and looks for what a range consists of, which may hold it.
+/// In flight at a time, over all files: ranges ahead of streams, ranges of whole-file fetches, prefetched small files,
+/// and lookups of what a range consists of, which may load inline content.
 const AHEAD: usize = 16;
 pub(super) const WHOLE: usize = 4;
 const SMALL: usize = 32;
@@ -27,7 +25,7 @@ const LOOKS: usize = 2;
 #[derive(Debug)]
 pub struct Fetching {
     asked: Arc<Semaphore>,
-    /// The same for what nobody waits for yet, so that it is in nobody's way.
+    /// The same for prefetch, so that it is in no reader's way.
     beside: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     whole: Arc<Semaphore>,
@@ -36,7 +34,7 @@ pub struct Fetching {
     streams: Arc<AtomicU64>,
 }
 
-/// A file ahead of whose readers something is fetched.
+/// A file that is being prefetched.
 #[derive(Debug)]
 pub(super) struct Stream(Arc<AtomicU64>);
 
@@ -46,7 +44,7 @@ impl Drop for Stream {
     }
 }
 
-/// The right to fetch something, as long as it is in memory.
+/// The right to fetch something, held as long as it is in memory.
 #[derive(Debug)]
 pub struct Share {
     _permit: Option<OwnedSemaphorePermit>,
@@ -70,49 +68,49 @@ impl Default for Fetching {
 }
 
 impl Fetching {
-    /// Waits until so many bytes may be fetched. Who wants more than there may be at all has everything.
+    /// Waits until so many bytes may be fetched. Asking for more than the limit gets all of it.
     pub async fn share(&self, bytes: u64) -> Share {
         share_of(&self.asked, bytes).await
     }
 
-    /// The same for what nobody waits for yet.
+    /// The same for prefetch.
     pub async fn share_beside(&self, bytes: u64) -> Share {
         share_of(&self.beside, bytes).await
     }
 
-    /// For ranges that are fetched ahead.
+    /// Slots for ranges ahead of streams.
     pub(super) fn ahead(&self) -> Arc<Semaphore> {
         Arc::clone(&self.ahead)
     }
 
-    /// For ranges of files that are fetched whole.
+    /// Slots for ranges of whole-file fetches.
     pub(super) fn whole(&self) -> Arc<Semaphore> {
         Arc::clone(&self.whole)
     }
 
-    /// Counts a file ahead of whose readers something is fetched, as long as the guard lives.
+    /// Counts a file that is being prefetched, as long as the guard lives.
     pub(super) fn stream(&self) -> Stream {
         self.streams.fetch_add(1, Ordering::Relaxed);
         Stream(Arc::clone(&self.streams))
     }
 
-    /// How many of these there are.
+    /// How many of them there are.
     pub(super) fn streams(&self) -> u64 {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// To look at what a range that nobody waits for consists of.
+    /// A slot to look up what a prefetched range consists of.
     pub(super) async fn look(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.looks.acquire().await.ok()
     }
 
-    /// For small files that are fetched ahead.
+    /// Slots for prefetched small files.
     pub(super) fn small(&self) -> Arc<Semaphore> {
         Arc::clone(&self.small)
     }
 
-    /// How far one reader should read ahead now: some is always left to others.
+    /// How far one reader should read ahead now: some is always left for others.
     pub fn window(&self) -> u64 {
         (self.asked.available_permits() as u64 * UNIT / 2).max(LEAST_WINDOW)
     }
@@ -139,7 +137,7 @@ mod tests {
         assert!(fetching.window() < MOST / 4);
         assert!(fetching.share(MOST / 2).now_or_never().is_none());
         let small = fetching.share(1).now_or_never();
-        assert!(small.is_some(), "nobody waits any more");
+        assert!(small.is_some(), "the waiter is gone");
         drop((half, small));
         let all = fetching.share(u64::MAX).now_or_never().expect("as much as there is");
         assert!(fetching.share(1).now_or_never().is_none());

@@ -1,8 +1,8 @@
-//! Small files of a directory that are read one after the other: the next ones come ahead.
+//! Prefetch of the small files of a directory that is read file by file.
 //!
-//! Programs read them in the order of the listing, of their names or of their inode numbers. Which one it is three
-//! files tell; in the next directory one is enough, and it begins there as if it were the third one. No more are
-//! fetched ahead than twice as many as were read. Where what is fetched for nothing costs money, nothing is.
+//! Programs read them in the order of the listing, by name or by inode number. Three files tell which; in the next
+//! directory one is enough, and counts as the third. At most twice as many are prefetched as were read. Where wasted
+//! bytes cost money, none are.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -17,20 +17,20 @@ use crate::meta::keys;
 use crate::meta::records::{DirentRec, decode};
 use crate::types::{FileKind, FileName, Ino};
 
-/// A larger file is no small one, bytes.
+/// The largest small file, bytes.
 pub const SMALL: u64 = 256 << 10;
-/// Files that are fetched ahead of a reader at most.
+/// Files prefetched for a reader at most.
 const MOST: usize = 128;
-/// Names of a directory that are looked at.
+/// A directory with this many names is left alone.
 const NAMES: usize = 8192;
-/// Directories in which files are read one after the other.
+/// Directories known to be read file by file.
 const ROWS: usize = 8;
-/// Directories of which it is not known.
+/// Directories of which that is not known yet.
 const CANDIDATES: usize = 32;
-/// So many files tell an order, if they lie no farther apart than this.
+/// This many files tell an order, if they are no farther apart than this.
 const TELLING: usize = 3;
 const APART: usize = 16;
-/// What was seen in one directory counts in another for so long.
+/// How long an order seen in one directory counts in another.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// What decides which file comes next.
@@ -41,14 +41,14 @@ enum Order {
     Number,
 }
 
-/// A directory whose files are read one after the other.
+/// A directory that is read file by file.
 #[derive(Debug)]
 struct Row {
     dir: Ino,
     files: Vec<Ino>,
     places: HashMap<Ino, usize>,
     order: Order,
-    /// How many were read, up to where, and up to where they were fetched.
+    /// How many were read, up to where, and up to where they were prefetched.
     read: usize,
     at: usize,
     begun: usize,
@@ -61,14 +61,14 @@ impl Row {
         Row { dir, files, places, order, read, at, begun: at }
     }
 
-    /// A file is read. Returns those that are to be fetched now.
+    /// A file is read. Returns those to fetch now.
     fn goes_on(&mut self, place: usize, most: usize) -> Vec<Ino> {
         if place + 1 == self.at {
-            // The same one again.
+            // The same file again.
             return Vec::new();
         }
         if place + APART < self.at || place > self.begun + APART {
-            // Somewhere else: what was learned begins anew.
+            // Somewhere else: start over.
             (self.read, self.at, self.begun) = (1, place + 1, place + 1);
             return Vec::new();
         }
@@ -81,7 +81,7 @@ impl Row {
     }
 }
 
-/// The last files of a directory that were missed, and how many it takes to look for an order.
+/// The last misses in a directory, and how many it takes to look for an order.
 #[derive(Debug)]
 struct Candidate {
     dir: Ino,
@@ -102,12 +102,12 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours(Mutex<Known>);
 
-/// What to do about a file that was missed.
+/// What to do about a miss.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
-    /// With these, the last of which is that file, find the order.
+    /// Find the order of these, the last of which is that file.
     For(Vec<Ino>),
-    /// It begins a directory that is read like the one before.
+    /// It is the first of a directory: try the last order.
     Like(Order),
 }
 
@@ -142,7 +142,7 @@ impl Neighbours {
         }
         let enough = candidate.since >= candidate.enough;
         if enough {
-            // Whoever reads in no order is not looked at each time.
+            // Reads in no order are looked at less and less often.
             (candidate.since, candidate.enough) = (0, candidate.enough * 2);
         }
         let missed = candidate.missed.iter().copied().collect();
@@ -156,8 +156,8 @@ impl Neighbours {
         }
     }
 
-    /// A row is known, of which the file at `place` was missed. Returns those that are to be fetched now. That says
-    /// nothing of how files are read: a program that takes one of each directory is not going through them.
+    /// A row is known, of which the file at `place` was missed. Returns those to fetch now. That alone confirms no
+    /// order: a program may read one file of each directory.
     fn found(&self, mut row: Row, place: usize, most: usize) -> Vec<Ino> {
         let next = row.goes_on(place, most);
         let mut known = self.0.lock();
@@ -168,8 +168,8 @@ impl Neighbours {
     }
 }
 
-/// The files of a directory in an order, and where the last of `missed` stands in it; `None` when they do not
-/// follow each other there.
+/// The files of a directory in an order, the place of the last of `missed`, and its distance from the first; `None`
+/// if they are not in that order.
 fn in_order(
     files: &[(FileName, Ino)],
     order: Order,
@@ -191,7 +191,7 @@ fn in_order(
 }
 
 impl Volume {
-    /// A reader asks for the beginning of a small file.
+    /// A small file is read from its start.
     pub(super) fn follow_small(&self, inode: &Arc<Inode>, missing: bool) {
         if self.options.requester_pays {
             return;
@@ -203,7 +203,7 @@ impl Volume {
                 tokio::spawn(async move {
                     let Some(volume) = this.upgrade() else { return };
                     if let Err(error) = volume.look_for_row(ino).await {
-                        tracing::debug!(%ino, %error, "no neighbours were found");
+                        tracing::debug!(%ino, %error, "looking for the order of reads failed");
                     }
                 });
             }
@@ -221,7 +221,7 @@ impl Volume {
         }
     }
 
-    /// Whether the directory of a file that was missed is read in an order.
+    /// Looks for the order in which the directory of a missed file is read.
     async fn look_for_row(&self, ino: Ino) -> Result<(), DataError> {
         let Some((dir, _)) = self.names_of(ino).await?.into_iter().next() else { return Ok(()) };
         let Some(look) = self.neighbours.missed(dir, ino) else { return Ok(()) };
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     fn files(count: u64) -> Vec<(FileName, Ino)> {
-        // Listed by a hash, made in another order than that of their names.
+        // Listed by hash, created in another order than by name.
         let mut files: Vec<_> = (0..count)
             .map(|n| (FileName::new(format!("file {n:04}")).unwrap(), Ino(10 + n * 37 % count)))
             .collect();
@@ -292,7 +292,7 @@ mod tests {
             assert!(beyond <= (row.read * 2).min(MOST), "{place}: {beyond}");
         }
         assert_eq!(fetched, 996, "all but the first, each once");
-        assert!(row.goes_on(100, MOST).is_empty(), "somebody reads elsewhere");
+        assert!(row.goes_on(100, MOST).is_empty(), "a read elsewhere");
         assert_eq!(row.goes_on(101, MOST).len(), 4);
     }
 
@@ -313,7 +313,7 @@ mod tests {
             let first = Ino(dir * 1000);
             assert_eq!(neighbours.missed(Ino(dir), first), Some(Look::Like(Order::Name)));
             assert_eq!(begin(dir), 2 * TELLING, "as in the first one");
-            assert_eq!(neighbours.read(first, MOST), Some(Vec::new()), "it is read once more");
+            assert_eq!(neighbours.read(first, MOST), Some(Vec::new()), "read again");
             assert_eq!(last(), after);
         }
         assert_eq!(neighbours.read(Ino(2001), MOST).map(|next| next.len()), Some(3));

@@ -26,7 +26,7 @@ const RANDOM_WINDOW: u64 = 64 << 10;
 const LARGEST_WINDOW: u64 = 16 << 20;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
 const ATTEMPTS: usize = 50;
-/// How often one read waits for what others fetch.
+/// How often one read waits for others' fetches.
 const MOST_WAITS: usize = 10_000;
 
 /// Holes at least so long are punched into the cache file; shorter ones are written with what lies
@@ -83,7 +83,7 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Whether the last reads went on from each other.
+    /// Whether the last reads were sequential.
     fn is_stream(&self) -> bool {
         self.window > RANDOM_WINDOW
     }
@@ -249,7 +249,7 @@ impl Volume {
                     range
                 }
             };
-            // Nobody waits for a share of what is fetched while he has one.
+            // No reader waits for a share while it holds one.
             drop(fetched.take());
             if cache && waits < MOST_WAITS && self.comes(inode, &missing, &late).await {
                 waits += 1;
@@ -276,7 +276,7 @@ impl Volume {
         }
         let end = live.size.min(offset + len as u64);
         let committed = live.content.size.min(live.pending.limit());
-        // The cache may have no room for it, or have given it to somebody else since.
+        // The cache may have had no room for it, or have given it to others since.
         let fetched = fetched.filter(|fetched| fetched.below.holds(&live));
         let mut uncached: Vec<Range<u64>> = Vec::new();
         for gap in live.pending.ranges.gaps(offset..end) {
@@ -335,7 +335,7 @@ impl Volume {
         let part = self.room.limit() / 8;
         let mut most = part.min(self.fetching.window());
         if inode.is_open() {
-            // What comes after that is fetched ahead.
+            // What follows is prefetched.
             most = most.min(FIRST_WINDOW);
         }
         let snapshot = {
@@ -356,15 +356,14 @@ impl Volume {
                 let course = live.ahead.as_ref().map(|ahead| ahead.course());
                 let in_order = course.is_some_and(|course| course.in_order(range.start));
                 let window = if in_order {
-                    // What comes after that is fetched ahead, or is on its way.
+                    // What follows is prefetched, or in flight already.
                     let next = live.ways.next_after(range.start).unwrap_or(u64::MAX);
                     let end = (range.start + FIRST_WINDOW.min(most)).min(limit).min(next);
                     range.start..end.max(range.end)
                 } else {
                     live.window.window(&range, limit, most)
                 };
-                // Extents are fetched whole anyway. Of those that nobody reads in order only what was
-                // asked for.
+                // Extents are fetched whole anyway. Without a stream only those that were asked for.
                 let based = content.base.is_some() && range.start < content.base_limit;
                 let ahead = in_order || based || live.window.is_stream();
                 let window = if ahead { window } else { range };
@@ -399,7 +398,7 @@ impl Volume {
         let keep = inode.live().needed_with(&range, SLACK.min(part));
         let room = cache && self.make_room(fetched.bytes(), Some((inode, keep)));
         for piece in &fetched.pieces {
-            // Once a block: whoever writes to the file or removes it waits no longer than for one.
+            // Locked block by block: a write or a removal waits for one at most.
             let mut live = inode.live();
             if live.removed {
                 return Err(DataError::Gone(inode.ino));
@@ -422,7 +421,7 @@ impl Volume {
         Ok(Some(fetched))
     }
 
-    /// Committed content of `missing`, which lies in what is on its way, in pieces; `None` is zeros. Pieces may
+    /// Committed content of `missing`, which lies in the range in flight, in pieces; `None` is zeros. Pieces may
     /// reach past what is missing.
     async fn read_committed(
         &self,

@@ -1,7 +1,7 @@
-//! What of a file is on its way into the cache, so that whoever misses it may wait for it.
+//! The ranges of a file that are in flight, so that a reader that misses them can wait for them.
 //!
-//! Nobody waits for long where nothing comes: for a way that waits itself, or of which no byte came for a while, and
-//! for such a one never again.
+//! No reader waits for a fetch that is itself waiting for memory, nor for one that stalled: no byte arrived for a
+//! while. That one is never waited for again.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{Inode, Live, Share};
 use crate::clock::boottime;
 
-/// Nobody waits longer than this without a byte: a new connection may be faster.
+/// A fetch has stalled after this long without a byte: a new connection may be faster.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A range that is being fetched, and how far it has arrived.
@@ -21,13 +21,13 @@ struct Way {
     number: u64,
     range: Range<u64>,
     at: u64,
-    /// Boot time when the last byte of it came, or when it was asked for.
+    /// Boot time of its last byte, or of the request.
     moved: Duration,
-    /// Nobody waits for it.
+    /// No reader waits for it.
     stalled: bool,
 }
 
-/// All ranges of a file that are being fetched. They may overlap.
+/// All ranges of a file that are in flight. They may overlap.
 #[derive(Debug, Default)]
 pub struct Ways {
     ways: Vec<Way>,
@@ -39,12 +39,12 @@ impl Ways {
         self.ways.is_empty()
     }
 
-    /// Where what comes of this place ends.
+    /// The end of the range in flight here.
     pub fn end_of(&self, at: u64) -> Option<u64> {
         self.ways.iter().find(|way| way.range.contains(&at)).map(|way| way.range.end)
     }
 
-    /// Where the next one behind this place begins.
+    /// The start of the next one after this.
     pub fn next_after(&self, at: u64) -> Option<u64> {
         self.ways.iter().map(|way| way.range.start).filter(|start| *start > at).min()
     }
@@ -54,11 +54,11 @@ impl Ways {
         self.ways.iter().map(|way| way.range.end.saturating_sub(way.at)).sum()
     }
 
-    /// How long to wait at most for what comes of this place, if no more than `near` comes before it; `None`:
-    /// whoever wants it has to fetch it.
+    /// How long to wait at most for the byte at `at`, if less than `near` has to arrive before it; `None`: the reader
+    /// has to fetch it.
     pub fn patience(&mut self, at: u64, near: u64, now: Duration) -> Option<Duration> {
         for way in &mut self.ways {
-            // What is there up to here had arrived, and there was no room for it.
+            // What is missing before `way.at` arrived and found no room.
             let comes = way.range.contains(&at) && at >= way.at && at - way.at < near;
             if !comes || way.stalled {
                 continue;
@@ -90,7 +90,7 @@ impl Ways {
     }
 }
 
-/// A range of a file that is on its way as long as this lives.
+/// A range of a file that is in flight as long as this lives.
 #[derive(Debug)]
 pub(super) struct OnWay {
     pub inode: Arc<Inode>,
@@ -104,7 +104,7 @@ impl OnWay {
         OnWay { inode: Arc::clone(inode), range, number }
     }
 
-    /// Some of it came.
+    /// Some of it arrived.
     pub fn moves(&self) {
         self.inode.live().ways.with(self.number, |way| way.moved = boottime());
     }
@@ -114,7 +114,7 @@ impl OnWay {
         live.ways.with(self.number, |way| way.at = way.at.max(at));
     }
 
-    /// Waits for a share. Nobody waits for what waits itself.
+    /// Waits for a share. No reader waits for this meanwhile.
     pub async fn share(&self, share: impl Future<Output = Share>) -> Share {
         let mut share = pin!(share);
         if let Poll::Ready(share) = futures::poll!(share.as_mut()) {
@@ -164,12 +164,8 @@ mod tests {
         assert_eq!(ways.patience(0, u64::MAX, MS), Some(PATIENCE));
         assert_eq!(ways.patience(0, u64::MAX, PATIENCE + MS), None);
         ways.with(number, |way| way.moved = PATIENCE + MS);
-        assert_eq!(
-            ways.patience(4 << 20, u64::MAX, PATIENCE + MS),
-            None,
-            "nor for what comes behind"
-        );
-        assert_eq!(ways.end_of(4 << 20), Some(8 << 20), "but it is not begun once more");
+        assert_eq!(ways.patience(4 << 20, u64::MAX, PATIENCE + MS), None, "nor for later bytes");
+        assert_eq!(ways.end_of(4 << 20), Some(8 << 20), "but it is not started again");
     }
 
     #[test]

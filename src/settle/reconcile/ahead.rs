@@ -1,10 +1,10 @@
-//! Directories that are listed before anybody opens them: a program that opens a directory and then one below it
-//! walks a tree, and will open the others too.
+//! Directories that are listed before a program opens them: one that opens a directory and then one below it walks a
+//! tree, and will open the others too.
 //!
-//! A page that came ahead counts as what it is, a listing that was sent some time ago, and only for half of `refresh`.
-//! Once something of its directory was looked at, the page is out of date and is dropped, also one still on its way.
-//! No error of one reaches a program. A walk begins with a few directories and may list two more for each page that
-//! was used, so a program that stops has cost little. Nothing is listed ahead where requests cost others money.
+//! A page counts as of when it was requested, and only for half of `refresh`. Any later look at something in its
+//! directory makes it stale, and it is dropped, even in flight. Its errors reach no program. A walk begins with a few
+//! directories and may list two more for each page that was used, so a program that stops wastes little. With
+//! `requester_pays` nothing is listed ahead.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Weak;
@@ -22,25 +22,25 @@ use crate::settle::SettleError;
 use crate::store::{ListPage, ListRequest};
 use crate::types::{Ino, ObjectKey};
 
-/// Listings that are under way at a time.
+/// Listings in flight at a time.
 const PARALLEL: usize = 16;
-/// Names in pages that nobody has asked for yet, and directories that are remembered below others.
+/// Names in pages that were not used yet, and subdirectories that are remembered.
 const NAMES: usize = 20_000;
-/// A page, and what is known of a walk, is kept for so long.
+/// How long a page, and what is known of a walk, is kept.
 const KEPT: Duration = Duration::from_secs(60);
 /// With a shorter `refresh` nothing is listed ahead.
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
-/// Directories that are listed ahead when a walk begins, and for each page that was used.
+/// Directories listed ahead when a walk begins, and for each page that was used.
 const FIRST: usize = 8;
 const MORE: usize = 2;
 /// Directories of one walk.
 const MOST: usize = 32 << 10;
-/// A reader that waits for a page on its way asks for it itself after this, and so does everybody after it.
+/// After waiting this long for a page in flight, a reader asks itself, and so do all after it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 enum Page {
-    /// It is taken for the answer to the request of this number only.
+    /// Only the answer to the request of this number counts.
     OnWay(u64),
     Here {
         sent: Duration,
@@ -50,18 +50,18 @@ enum Page {
 
 #[derive(Debug, Default)]
 struct Walk {
-    /// Pages that nobody has asked for yet.
+    /// Pages that were not used yet.
     pages: HashMap<String, Page>,
     names: usize,
     under_way: usize,
     /// Requests so far.
     begun: u64,
-    /// A directory whose first page is being asked for by whoever needs it.
+    /// A directory whose first page a reader is asking for itself.
     asking: Option<String>,
-    /// Directories below those that were listed lately, and how many these are.
+    /// Subdirectories of those that were listed lately, and their number.
     below: HashMap<String, Vec<String>>,
     below_names: usize,
-    /// Those that were opened, and when the last one was.
+    /// Directories that were opened, and when the last was.
     opened: HashSet<String>,
     last: Duration,
     /// When the last walk began.
@@ -97,7 +97,7 @@ impl Walk {
         self.names = self.pages.values().map(names).sum();
     }
 
-    /// Remembers what lies below a directory that was listed.
+    /// Remembers the subdirectories of one that was listed.
     fn saw(&mut self, prefix: &str, page: &ListPage) {
         if page.prefixes.is_empty() {
             return;
@@ -111,12 +111,12 @@ impl Walk {
         }
     }
 
-    /// A page was used. The number is bounded: there may have been nothing to list for long.
+    /// A page was used. The credit is capped: there may be nothing to list for a long time.
     fn earns(&mut self) {
         self.may = (self.may + MORE).min(FIRST + PARALLEL);
     }
 
-    /// A directory is opened. Says whether a walk goes through it for the first time.
+    /// A directory is opened. Says whether a walk enters it for the first time.
     fn opens(&mut self, prefix: &str, now: Duration) -> bool {
         let walking = prefix != above(prefix) && self.opened.contains(above(prefix));
         let new = self.opened.len() < MOST && self.opened.insert(prefix.to_owned());
@@ -126,7 +126,7 @@ impl Walk {
         walking && new
     }
 
-    /// A walk goes through this directory: those beside it are listed if it just began, and those below it first.
+    /// A walk enters this directory: its siblings are listed if the walk just began, its subdirectories first.
     fn goes_through(&mut self, prefix: &str, now: Duration, refresh: Duration) {
         let rests = self.began.is_none_or(|began| now.saturating_sub(began) >= refresh);
         if rests && self.next.is_empty() && self.pages.is_empty() {
@@ -143,7 +143,7 @@ impl Walk {
         self.next.truncate(MOST);
     }
 
-    /// What is to be listed now.
+    /// What to list now.
     fn begin(&mut self) -> Vec<(String, u64)> {
         let mut begun = Vec::new();
         while self.under_way < PARALLEL && self.may > 0 && self.names < NAMES {
@@ -161,7 +161,7 @@ impl Walk {
         begun
     }
 
-    /// A request has ended. `None`: nobody wants its answer any more.
+    /// A request has ended. `None`: its answer is not wanted any more.
     fn ends(&mut self, prefix: &str, number: u64) -> Option<Page> {
         self.under_way -= 1;
         match self.pages.get(prefix) {
@@ -179,7 +179,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Something of a directory was just seen, and is newer than any page of it that was asked for before.
+    /// Something of a directory was just seen: any page of it that was requested before is stale.
     pub(super) fn overtaken(&self, prefix: &str) {
         let mut walk = self.walk.lock();
         if walk.pages.remove(prefix).is_some() {
@@ -189,7 +189,7 @@ impl Ahead {
         }
     }
 
-    /// A directory is not there, and nothing below it.
+    /// A directory is gone, with all below it.
     pub(super) fn gone(&self, prefix: &str) {
         let mut walk = self.walk.lock();
         walk.pages.retain(|other, _| !other.starts_with(prefix));
@@ -204,8 +204,8 @@ fn above(prefix: &str) -> &str {
     name.map_or("", |at| &prefix[..=at])
 }
 
-/// Directories below `above` in the order in which a walk comes to them: that of the listing here if it did not begin
-/// with the first one by name. Keys that no directory can have are left out.
+/// Subdirectories of `above` in the order of the walk: by name if it began with the `first` by name, else as our own
+/// listings have them. Keys that no directory can have are left out.
 fn in_order(first: &str, above: &str, mut dirs: Vec<String>) -> Vec<String> {
     let cookie = |dir: &String| {
         let segment = dir.strip_prefix(above)?.strip_suffix('/')?;
@@ -218,7 +218,7 @@ fn in_order(first: &str, above: &str, mut dirs: Vec<String>) -> Vec<String> {
     dirs
 }
 
-/// Nobody else asks for the first page of this directory meanwhile.
+/// The first page of this directory is not listed ahead meanwhile.
 struct Asking<'a>(&'a Ahead);
 
 impl Drop for Asking<'_> {
@@ -228,7 +228,7 @@ impl Drop for Asking<'_> {
 }
 
 impl Reconciler {
-    /// The first page of a directory, and when it was asked for.
+    /// The first page of a directory, and when it was requested.
     pub(super) async fn first_page(
         &self,
         prefix: &str,
@@ -250,7 +250,7 @@ impl Reconciler {
         Ok((sent, page))
     }
 
-    /// Something of a directory was seen by another look than its listing.
+    /// Something of a directory was seen other than by a listing.
     pub(in crate::settle) fn saw_newer(&self, prefix: &str) {
         self.ahead.overtaken(prefix);
     }
@@ -271,7 +271,7 @@ impl Reconciler {
                     walk.count();
                     let Some(Page::Here { sent, page }) = found else { return None };
                     let age = boottime().saturating_sub(sent);
-                    // What came half of `refresh` ago would soon be asked for again.
+                    // An older page would soon have to be listed again.
                     let counts = age < KEPT.min(self.volume.options.refresh / 2);
                     if counts {
                         walk.earns();
@@ -288,8 +288,8 @@ impl Reconciler {
         }
     }
 
-    /// A directory was opened, and is known. If the one above it was opened shortly before, those beside and below
-    /// it come next.
+    /// A known directory was opened. If its parent was opened shortly before, its siblings and subdirectories come
+    /// next.
     pub(super) async fn walks(&self, dir: Ino) {
         if !self.lists_ahead() || self.bucket_is_away() {
             return;
@@ -310,7 +310,7 @@ impl Reconciler {
         self.list_ahead(begun);
     }
 
-    /// Gives the memory back when the walk is over.
+    /// Frees the memory when the walk is over.
     fn forget_later(&self, walk: &mut Walk) {
         if !std::mem::replace(&mut walk.forgetting, true) {
             tokio::spawn(forget(Weak::clone(&self.this)));
@@ -323,7 +323,7 @@ impl Reconciler {
         }
     }
 
-    /// Whether what is known of a directory still serves.
+    /// Whether what is known of a directory is still fresh.
     async fn is_fresh_at(&self, prefix: &str) -> bool {
         let dir = match prefix == self.volume.prefix.as_str() {
             true => Some(Ino::ROOT),
@@ -373,7 +373,7 @@ async fn list(reconciler: Weak<Reconciler>, prefix: String, number: u64) {
     this.list_ahead(begun);
 }
 
-/// Lets go of pages that nobody came for.
+/// Drops pages that were never used.
 async fn forget(reconciler: Weak<Reconciler>) {
     loop {
         tokio::time::sleep(KEPT).await;

@@ -1,4 +1,4 @@
-//! What the records know of the names on one page of a listing, read in their order instead of one by one.
+//! The records of the names on one page of a listing, read in one scan instead of one by one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -10,12 +10,12 @@ use crate::meta::records::{DirentRec, RestRec, decode};
 use crate::meta::{Meta, keys};
 use crate::types::{FileName, Ino, ObjectKey};
 
-/// Fewer names are asked for one by one.
+/// Fewer names are looked up one by one.
 const FEW: usize = 16;
-/// Rows that are read for nothing, at most: as many as there are names, and so many more.
+/// Rows that are read in vain at most: as many as there are names, and this many more.
 const SPARE: usize = 64;
 
-/// The rows, as far as all of them were read.
+/// The rows of each kind, if all of them were read.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     dirents: Option<HashMap<FileName, DirentRec>>,
@@ -34,7 +34,7 @@ impl Rows {
             return Ok(rows);
         }
         let most = 2 * seen.len() + SPARE;
-        // Of a directory with more than a page most rows would be read for nothing, once a page.
+        // In a directory of several pages most rows would be read in vain, once a page.
         let fits = seen.len() < PAGE as usize;
         let found = match fits {
             true => meta.scan(keys::dirents_after(dir, 0), most).await?,
@@ -57,7 +57,7 @@ impl Rows {
         let key = |name: &String| keys::rest(&ObjectKey::new(format!("{prefix}{name}")));
         let range = (Bound::Included(key(first)), Bound::Included(key(last)));
         let found = meta.scan(range, most).await?;
-        // What lies below directories between these names may be very much.
+        // There may be very many rows below directories between these names.
         if found.len() < most {
             let mut rests = HashMap::with_capacity(found.len());
             for (key, value) in &found {

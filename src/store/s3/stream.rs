@@ -16,7 +16,7 @@ use crate::types::{ObjectKey, Version};
 
 impl S3Store {
     /// One GET, whose body goes to `take` piece by piece. `Ok(false)`: nothing was taken, because the store did not
-    /// send what was asked for; another request has to find out why. An error tells of what followed the first piece.
+    /// send what was asked for; another request has to find out why. An error means that pieces were taken before it.
     pub(super) async fn stream(
         &self,
         key: &ObjectKey,
@@ -74,7 +74,7 @@ impl S3Store {
             return if taken { Err(failed) } else { Ok(false) };
         }
         if head.status == StatusCode::PARTIAL_CONTENT {
-            // Read to its end, the connection serves the next request.
+            // Read to the end, so that the connection can be reused.
             let _ = self.wire.next(&mut response, &progress).await;
         }
         Ok(true)
@@ -82,7 +82,7 @@ impl S3Store {
 }
 
 /// Where the body of an answer begins, and the size of the object; `None` when it is not what was asked for. Some
-/// servers overlook the range and send the whole object.
+/// servers ignore the range and send the whole object.
 fn sent_from(head: &Answer, range: &Range<u64>) -> Option<(u64, u64)> {
     match head.status {
         StatusCode::PARTIAL_CONTENT => {
