@@ -15,6 +15,7 @@ mod bodies;
 mod body;
 mod churn;
 mod conflict;
+mod copies;
 mod dress;
 mod error;
 mod hot;

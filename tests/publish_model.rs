@@ -33,6 +33,7 @@ const OVERWRITE: Config = Config {
     claims: false,
     list: false,
     truncate: true,
+    attributes: false,
     stale: true,
     mutant: None,
 };
@@ -62,7 +63,13 @@ const FOREIGN: Config = Config { writes: 2, puts: 2, foreign: true, ..OVERWRITE 
 /// Somebody else writes to one of two keys while a file moves between them.
 const FOREIGN_MOVE: Config = Config { inodes: 1, renames: 1, foreign: true, ..RENAME };
 
-/// The same, found by LIST.
+/// Attributes of a file at rest change beside its content, and somebody else writes to its key.
+const ATTRIBUTES: Config = Config { writes: 1, truncate: false, attributes: true, ..FOREIGN };
+
+/// The same of a file that moves as well: what it is copied from, and to, is written by others.
+const ATTRIBUTES_MOVE: Config = Config { attributes: true, ..FOREIGN_MOVE };
+
+/// Somebody else writes to a key, which LIST finds.
 const LISTED: Config = Config {
     writes: 1,
     puts: 2,
@@ -210,6 +217,17 @@ fn foreign_writes_become_conflicts() {
         holds("foreign", with(FOREIGN, conditions), &[|s| &s.conflict, |s| &s.refused]);
         holds("foreign move", with(FOREIGN_MOVE, conditions), &[|s| &s.conflict, |s| &s.copied]);
     }
+}
+
+#[test]
+fn copies_onto_themselves_lose_nothing() {
+    for conditions in [Conditions::Etag, Conditions::Version] {
+        let seen: &[fn(&Seen) -> &AtomicU32] =
+            &[|s| &s.copied, |s| &s.refused, |s| &s.late_arrival, |s| &s.conflict];
+        holds("attributes", with(ATTRIBUTES, conditions), seen);
+        holds("attributes and move", with(ATTRIBUTES_MOVE, conditions), seen);
+    }
+    mutant_breaks("attributes", ATTRIBUTES, NoHotKeys, LOST);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 mod beside;
 #[path = "settling/bodies.rs"]
 mod bodies;
+#[path = "settling/copies.rs"]
+mod copies;
 #[path = "settling/large.rs"]
 mod large;
 #[path = "settling/late.rs"]

@@ -2,7 +2,7 @@
 //! request. Nothing depends on it. A file that changes meanwhile is read again by its plan, and so is one that does
 //! not come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -47,20 +47,24 @@ pub(super) fn is_away(inode: &Inode) -> bool {
 }
 
 impl Settler {
-    /// Reads the bodies of these inodes that are not cached, as far as `room` bytes hold them.
+    /// Reads the bodies of these inodes that are not cached, as far as `room` bytes hold them. `seen`: what of them the
+    /// store may copy.
     ///
     /// # Errors
     /// Those that say something about more than one file.
     pub(super) async fn bodies(
         &self,
         inodes: impl Iterator<Item = Ino>,
+        seen: &HashSet<Ino>,
         room: u64,
     ) -> Result<HashMap<Ino, Ready>, SettleError> {
         let mut wanted: Vec<Arc<Inode>> = Vec::new();
         let mut bytes = 0;
         for inode in inodes.filter_map(|ino| self.volume.inodes.get(ino)) {
-            let size = inode.live().size;
-            if size > self.in_memory() || !is_away(&inode) {
+            let content = inode.live().content.clone();
+            let size = content.size;
+            let copied = seen.contains(&inode.ino) && self.is_copied(inode.ino, &content);
+            if copied || size > self.in_memory() || !is_away(&inode) {
                 continue;
             }
             bytes += size;

@@ -10,12 +10,12 @@ use super::bodies::Ready;
 use super::dress::Dress;
 use super::parts::{Parts, TIMEOUT};
 use super::settler::Settler;
-use crate::data::{DataError, Inode, PathMemo};
+use crate::data::{DataError, Inode};
 use crate::fault::{self, Mutant};
 use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
-use crate::store::{Part, UploadId, Verb};
-use crate::types::{FileKind, Ino, ObjectKey, Version};
+use crate::store::{Part, UploadId};
+use crate::types::{Ino, ObjectKey, Version};
 
 /// Bodies up to this are copied before they are sent; larger ones are uploaded in parts, bytes.
 const IN_MEMORY: u64 = 8 << 20;
@@ -27,9 +27,6 @@ const PARALLEL: u64 = 3;
 const PARTS_HELD: u64 = 96 << 20;
 /// S3's limit for one server-side copy, bytes.
 pub(super) const COPY_LIMIT: u64 = 5 << 30;
-/// What is published by one, bytes: a store that looks at the condition when it begins to copy must be done before
-/// others take the request for dead.
-const PUBLISHED_COPY: u64 = 1 << 30;
 
 /// Of the parts in which an object of this size is published, bytes.
 pub fn part_size(size: u64) -> u64 {
@@ -119,34 +116,6 @@ impl Settler {
                 Ok(None)
             }
         }
-    }
-
-    /// A copy on the server, for what bears tags that nobody here can read and lies in the store whole:
-    /// only such a copy takes them along. Where the store does not hold to conditions of copies it might
-    /// take other bytes than those that were looked at.
-    pub(super) async fn copy_on_server(
-        &self,
-        inode: &Inode,
-        content: &ContentRec,
-        dress: &Dress,
-        memo: &mut PathMemo,
-    ) -> Result<Option<Body>, SettleError> {
-        let can = |verb| self.volume.capabilities.has(verb);
-        let unknown = dress.properties.tags.is_none() && self.tags.travel_with_copies();
-        if !unknown || !can(Verb::Copy) || !can(Verb::CopyConditional) {
-            return Ok(None);
-        }
-        let kind = inode.live().attr.kind;
-        let at = match kind {
-            FileKind::File => content
-                .base
-                .as_ref()
-                .filter(|base| !base.parked && content.at_rest())
-                .map(|base| (base.key.clone(), base.version.clone())),
-            kind => self.resting(inode.ino, kind, memo).await?,
-        };
-        let fits = at.filter(|(_, version)| version.size <= PUBLISHED_COPY);
-        Ok(fits.map(|(from, expect)| Body::Copy { from, expect }))
     }
 
     /// Whether an object bears what its upload was begun with, which may be hours ago.

@@ -5,7 +5,7 @@
 //! Nothing is taken from an object that is not the inode's base any more, and nothing that was changed
 //! here and is not published yet gives way to what the object still says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +63,8 @@ pub(super) struct Learned {
     pub failed: HashMap<Ino, StoreError>,
     /// Something else lies there than what the tree shows.
     pub replaced: HashMap<Ino, ObjectKey>,
+    /// The object lies there that the tree shows.
+    pub seen: HashSet<Ino>,
 }
 
 impl Settler {
@@ -209,6 +211,7 @@ impl Settler {
             learned.replaced.insert(ino, source.key);
             return Ok(());
         }
+        learned.seen.insert(ino);
         if is_dir && !self.hot.is_hot(&source.key) {
             let same = rest.as_ref().filter(|rest| rest.version.same(version));
             let marker = RestRec {

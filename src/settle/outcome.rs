@@ -63,6 +63,7 @@ impl Settler {
             self.hot.resolved(&intent.key, finished);
             if let (IntentOp::Put, Outcome::Applied(_)) = (intent.op, outcome) {
                 self.unsettleable.lock().remove(intent.ino);
+                self.copies.rests(intent.ino);
             }
             if matches!(outcome, Outcome::Not | Outcome::Failed) {
                 let pause = self.volume.options.settle_after.max(Duration::from_millis(200));

@@ -50,6 +50,8 @@ pub(super) enum Plan {
 /// What was brought from the bucket for an inode just now, before it is planned for good.
 #[derive(Debug, Default)]
 pub(super) struct Brought {
+    /// The object lies there that it shows through.
+    pub seen: bool,
     pub body: Option<Ready>,
 }
 
@@ -290,7 +292,9 @@ impl Settler {
                 prepared: Duration::ZERO,
             });
             if upload.body.is_none() {
-                upload.body = self.copy_on_server(inode, content, &upload.dress, memo).await?;
+                let seen = brought.is_some_and(|brought| brought.seen);
+                let (of, how) = ((&**inode, content), (seen, index == 0));
+                upload.body = self.copy_on_server(of, &upload.dress, how, memo).await?;
             }
             let body = match (upload.body.take(), kind) {
                 (Some(body), _) => Some(body),

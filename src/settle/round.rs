@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::SettleError;
 use super::attributes::is_put;
 use super::body::{Body, unchanged};
+use super::copies::Tagged;
 use super::dress::Dress;
 use super::hot::NOT_AFTER;
 use super::outcome::Outcome;
@@ -305,6 +306,12 @@ impl Settler {
             self.note_interruption(item.intent.ino, "it was not sent in time");
             return Outcome::Not;
         };
+        if let Body::Copy { .. } = item.body
+            && !self.copies.are_made(Tagged::of(&item.dress))
+        {
+            self.note_interruption(item.intent.ino, "no copies are made");
+            return Outcome::Not;
+        }
         let verb = match item.body {
             Body::Upload { .. } => Verb::CompleteConditional,
             Body::Copy { .. } => Verb::CopyConditional,
@@ -347,9 +354,12 @@ impl Settler {
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
                 if let Body::Copy { .. } = item.body {
-                    self.tags.copy_failed(&error);
-                }
-                if error.kind == StoreErrorKind::Timeout {
+                    let ino = item.intent.ino;
+                    // A store that takes too long would do so again.
+                    if !self.copies.failed(ino, Tagged::of(&item.dress), &error) {
+                        self.copies.spare(ino, None);
+                    }
+                } else if error.kind == StoreErrorKind::Timeout {
                     leaving.cut.store(true, Ordering::Relaxed);
                 }
                 tracing::warn!(%key, %error, "a publish has no known outcome yet");
@@ -367,7 +377,16 @@ impl Settler {
                 tracing::info!(%key, "a publish arrived twice");
                 Outcome::Applied(there.version)
             }
-            Ok(_) => Outcome::Refused,
+            Ok(_) => {
+                if let Body::Copy { .. } = item.body
+                    && Tagged::of(&item.dress) == Tagged::Known
+                {
+                    // What it was to take may be in the cache, if it is no more in the bucket.
+                    self.copies.spare(item.intent.ino, None);
+                    self.note_interruption(item.intent.ino, "the object to copy changed");
+                }
+                Outcome::Refused
+            }
             Err(error) => {
                 self.volume.note_error(&error);
                 tracing::warn!(%key, %error, "a publish was refused, and the key cannot be looked at");
@@ -386,9 +405,9 @@ impl Settler {
     fn failed(&self, item: &Item, error: StoreError) -> Outcome {
         let key = &item.intent.key;
         if let Body::Copy { .. } = item.body
-            && self.tags.copy_failed(&error)
+            && self.copies.failed(item.intent.ino, Tagged::of(&item.dress), &error)
         {
-            tracing::info!(%key, %error, "the store does not copy it; it is sent from here");
+            tracing::debug!(%key, %error, "the store does not copy it; it is sent from here");
             self.note_interruption(item.intent.ino, "no copies are made");
             return Outcome::Not;
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::beside::Beside;
 use super::churn::Churning;
+use super::copies::Copies;
 use super::hot::{Hot, time_left};
 use super::kept::Kept;
 use super::learn::Learned;
@@ -108,6 +109,7 @@ pub struct Settler {
     pub(super) unsettleable: Mutex<Reasons>,
     pub(super) conflicts: AtomicU64,
     pub(super) tags: TagSight,
+    pub(super) copies: Copies,
     pub(super) kept: Kept,
     pub(super) beside: Beside,
     pub(super) this: Weak<Settler>,
@@ -160,6 +162,7 @@ impl Settler {
             unsettleable: Mutex::default(),
             conflicts: AtomicU64::new(0),
             tags: TagSight::default(),
+            copies: Copies::default(),
             kept: Kept::default(),
             beside: Beside::default(),
             this: Weak::clone(this),
@@ -404,12 +407,13 @@ impl Settler {
     }
 
     pub fn status(&self) -> SettleStatus {
+        let missing = [self.tags.missing_right(), self.copies.missing_right()];
         SettleStatus {
             unsettled: self.unsettled(),
             open_intents: self.hot.len() as u64,
             unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
-            missing_rights: self.tags.missing_right().into_iter().collect(),
+            missing_rights: missing.into_iter().flatten().collect(),
         }
     }
 
@@ -504,7 +508,7 @@ impl Settler {
         };
         let seen = to_look.iter().copied().filter(|ino| !learned.failed.contains_key(ino));
         let room = self.reach.bytes().saturating_sub(round.bytes);
-        let mut bodies = self.bodies(seen, room).await?;
+        let mut bodies = self.bodies(seen, &learned.seen, room).await?;
         for ino in to_look {
             match learned.failed.remove(&ino).map(SettleError::from) {
                 Some(error) if error.is_of_one() => {
@@ -513,7 +517,8 @@ impl Settler {
                 }
                 Some(error) => return Err(error),
                 None => {
-                    let brought = Brought { body: bodies.remove(&ino) };
+                    let seen = learned.seen.contains(&ino);
+                    let brought = Brought { seen, body: bodies.remove(&ino) };
                     self.plan_one(ino, Some(&brought), round).await?;
                 }
             }

@@ -18,26 +18,12 @@ pub(super) struct TagSight {
     counted: AtomicBool,
     /// What the store said when it did not let us read them.
     denied: Mutex<Option<String>>,
-    /// The store did not copy either: some want the right to read tags for that, too.
-    no_copies: AtomicBool,
 }
 
 impl TagSight {
     /// Whether an object may have tags that nobody here can read.
     pub fn unreadable(&self) -> bool {
         self.denied.lock().is_some()
-    }
-
-    /// Whether a copy on the server may bring them along.
-    pub fn travel_with_copies(&self) -> bool {
-        !self.no_copies.load(Ordering::Relaxed)
-    }
-
-    /// What was said to a copy. True when it means that no copy is made here, and that is news.
-    pub fn copy_failed(&self, error: &StoreError) -> bool {
-        use StoreErrorKind::{Denied, TagsDenied, Unsupported};
-        matches!(error.kind, Denied | TagsDenied | Unsupported)
-            && !self.no_copies.swap(true, Ordering::Relaxed)
     }
 
     /// For the status.

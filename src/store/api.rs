@@ -326,6 +326,12 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         send: Send,
     ) -> PutOutcome;
 
+    /// Whether a copy bears what it is sent with, all of it and nothing else, as what is put does (but for tags that
+    /// are not known), and takes its source by one request.
+    fn copies_bear_all(&self) -> bool {
+        false
+    }
+
     /// Begins a multipart upload.
     async fn create_upload(
         &self,

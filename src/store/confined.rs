@@ -144,6 +144,10 @@ impl StoreBackend for Confined {
         }
     }
 
+    fn copies_bear_all(&self) -> bool {
+        self.inner.copies_bear_all()
+    }
+
     async fn create_upload(
         &self,
         key: &ObjectKey,

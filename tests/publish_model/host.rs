@@ -268,7 +268,12 @@ impl Publish {
         let inode = &view.inodes[ino as usize];
         let dirty = inode.extents.iter().any(Option::is_some) || inode.cut.is_some();
         match inode.base {
-            Base::At { key, .. } if !dirty && key == name => {}
+            // Other attributes: a copy onto itself.
+            Base::At { key, .. } if !dirty && key == name => {
+                if self.config.attributes {
+                    actions.push(Action::AnnounceCopy { host: at, name });
+                }
+            }
             Base::At { key, .. } if !dirty => {
                 if !self.hot(host, key) {
                     actions.push(Action::AnnounceCopy { host: at, name });

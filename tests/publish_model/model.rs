@@ -78,6 +78,8 @@ pub struct Config {
     /// Outside changes are found by LIST, whose answer may be old, instead of by HEAD.
     pub list: bool,
     pub truncate: bool,
+    /// Attributes change at rest, too: the object is copied onto itself.
+    pub attributes: bool,
     /// A crash, and a host that was fenced and does not know it, are states of their own. Without
     /// it a takeover stands for both: neither can do anything that others see.
     pub stale: bool,

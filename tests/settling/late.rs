@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn name(text: &str) -> FileName {
+pub fn name(text: &str) -> FileName {
     FileName::new(text).unwrap()
 }
 
-async fn rename(world: &World, from: &str, to: &str) {
+pub async fn rename(world: &World, from: &str, to: &str) {
     let (from, to, root, fs) = (name(from), name(to), Ino::ROOT, world.fs());
     fs.rename(Caller::ROOT, root, from, root, to, RenameMode::Replace).await.unwrap();
 }
@@ -46,14 +46,22 @@ async fn a_publish_whose_announcement_is_long_on_its_way_gets_through() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_the_store_makes_late_comes_over_nothing_newer() {
+    // What has tags that nobody here may read keeps them.
+    for tags_are_readable in [true, false] {
+        copied_late(tags_are_readable).await;
+    }
+}
+
+async fn copied_late(tags_are_readable: bool) {
     let world = World::new().await;
-    // What has tags that nobody here may read moves by a copy.
     world.server.put_foreign("data/file", "old", &[]);
     world.server.dress_foreign("data/file", |carried| {
         carried.tags.insert("tag".to_owned(), "value".to_owned());
     });
-    world.server.copy_any_tags();
-    world.server.deny("s3:GetObjectTagging");
+    if !tags_are_readable {
+        world.server.copy_any_tags();
+        world.server.deny("s3:GetObjectTagging");
+    }
     let (tell, _) = changes();
     let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
     reconciler.name(Ino::ROOT, &name("file")).await.unwrap();

@@ -328,6 +328,10 @@ impl StoreBackend for Port {
         .await
     }
 
+    fn copies_bear_all(&self) -> bool {
+        true
+    }
+
     async fn create_upload(
         &self,
         key: &ObjectKey,

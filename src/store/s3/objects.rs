@@ -334,6 +334,10 @@ impl StoreBackend for S3Store {
         .await
     }
 
+    fn copies_bear_all(&self) -> bool {
+        true
+    }
+
     async fn create_upload(
         &self,
         key: &ObjectKey,
