@@ -1,13 +1,117 @@
-//! What a mount asks of the bucket before it is served.
+//! What a mount asks of the bucket before it is served: how many requests, and how many of them one after another.
 //!
 //! Needs root and /dev/fuse.
 
 mod support;
 
-use support::host::Host;
-use support::s3server::{Op, TestS3};
+use std::time::{Duration, SystemTime};
+
+use support::host::{Host, fsync};
+use support::s3server::{Action, Logged, Op, Rule, TestS3};
+
+/// Long beside what a host needs for a request, so that those that overlap left together.
+const LATENCY: Duration = Duration::from_millis(150);
 
 const OPTIONS: &str = "commit=5m,settle_after=0s";
+
+/// A volume with `files` plain objects, which nobody has mounted. Its engine's log has one object a sync, and a few more.
+fn resting(server: &TestS3, host: &mut Host, files: usize, syncs: usize) {
+    host.mount(server);
+    for number in 0..files {
+        let folder = host.path(&format!("folder-{}", number % 5));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(format!("file-{number}")), b"what lies there").expect("a file");
+    }
+    for number in 0..syncs {
+        let file = host.path("folder-0/file-0");
+        std::fs::write(&file, format!("synced {number}")).expect("a write");
+        fsync(&file).expect("a sync");
+    }
+    assert!(host.unmount().success(), "{}", host.log());
+    let objects = server.keys("vol/folder-").iter().filter(|key| !key.ends_with('/')).count();
+    assert_eq!(objects, files, "all of them are objects");
+}
+
+/// What was asked until the volume was served.
+fn asked(server: &TestS3, host: &mut Host) -> Vec<Logged> {
+    server.set_latency(LATENCY);
+    server.clear_log();
+    host.mount(server);
+    let mut log = server.log();
+    server.set_latency(Duration::ZERO);
+    log.sort_by_key(|entry| entry.time);
+    log
+}
+
+/// Groups of requests of which each waited for the ones before.
+fn rounds(log: &[Logged]) -> Vec<Vec<&Logged>> {
+    let mut rounds: Vec<Vec<&Logged>> = Vec::new();
+    let mut until: Option<SystemTime> = None;
+    for entry in log {
+        if until.is_none_or(|until| entry.time >= until) {
+            rounds.push(Vec::new());
+            until = None;
+        }
+        rounds.last_mut().expect("one").push(entry);
+        let end = entry.time + entry.took;
+        until = Some(until.map_or(end, |until| until.min(end)));
+    }
+    rounds
+}
+
+fn shown(rounds: &[Vec<&Logged>]) -> String {
+    let mut text = String::new();
+    for (number, round) in (1..).zip(rounds) {
+        for entry in round {
+            let key = entry.key.rsplit("/.s3vol/").next().unwrap_or(&entry.key);
+            text += &format!("{number:3} {:?} {key} {}\n", entry.op, entry.status);
+        }
+    }
+    text
+}
+
+fn most(log: &[Logged], requests: usize, most_rounds: usize) {
+    let rounds = rounds(log);
+    let text = shown(&rounds);
+    println!("{} requests in {} rounds:\n{text}", log.len(), rounds.len());
+    assert!(log.len() <= requests, "{} requests:\n{text}", log.len());
+    assert!(rounds.len() <= most_rounds, "{} rounds:\n{text}", rounds.len());
+}
+
+/// Mounts it here again, and on a host that never had it.
+fn mounts(server: &TestS3, host: &mut Host, count: impl Fn(&[Logged])) {
+    let log = asked(server, host);
+    assert!(host.unmount().success(), "{}", host.log());
+    count(&log);
+    let mut other = Host::new(OPTIONS);
+    let log = asked(server, &mut other);
+    let file = other.path("folder-1/file-1");
+    assert_eq!(std::fs::read(file).expect("it"), b"what lies there");
+    assert!(other.unmount().success(), "{}", other.log());
+    count(&log);
+}
+
+#[test]
+fn a_mount_asks_in_eleven_rounds_and_once_for_each_object_of_the_log() {
+    let server = TestS3::start();
+    let mut host = Host::new(OPTIONS);
+    resting(&server, &mut host, 20, 8);
+    mounts(&server, &mut host, |log| {
+        let of_log = log.iter().filter(|entry| entry.key.contains("/wal/")).count();
+        assert!(of_log < 33, "{of_log}");
+        most(log, 18 + of_log, 11);
+    });
+}
+
+#[test]
+fn a_volume_whose_log_went_to_a_table_is_mounted_in_twelve_rounds() {
+    let server = TestS3::start();
+    let mut host = Host::new(OPTIONS);
+    resting(&server, &mut host, 200, 40);
+    let tables = server.keys(".s3vol/v/").iter().filter(|key| key.contains("/compacted/")).count();
+    assert!(tables > 0);
+    mounts(&server, &mut host, |log| most(log, 25, 12));
+}
 
 #[test]
 fn another_endpoint_is_refused_before_anything_is_written() {
@@ -29,12 +133,7 @@ fn another_endpoint_is_refused_before_anything_is_written() {
     let refused = other.try_mount(&server).unwrap_err();
     assert!(refused.contains("does not exist"), "{refused}");
     server.restore_bucket();
-    server.fault(support::s3server::Rule::new(
-        Op::List,
-        "vol/",
-        9,
-        support::s3server::Action::Status(403),
-    ));
+    server.fault(Rule::new(Op::List, "vol/", 9, Action::Status(403)));
     let refused = other.try_mount(&server).unwrap_err();
     assert!(refused.to_lowercase().contains("denied"), "{refused}");
 }

@@ -27,7 +27,7 @@ use crate::meta::{
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{StoreBackend, Verb, both};
-use crate::types::{Epoch, Lsn};
+use crate::types::{Epoch, Ino, Lsn};
 
 /// Local copies of the engine's files, in the volume's state folder.
 const MIRROR: &str = "meta";
@@ -221,7 +221,9 @@ async fn open_at(
         Arc::clone(&format) as _,
     );
     config.instance = instance;
-    let keeper = Arc::new(Keeper::start(config, Deadline::after(REQUEST * 2)).await?);
+    let starts = async { Ok(Keeper::start(config, Deadline::after(REQUEST * 2)).await?) };
+    let (keeper, ()) = both(starts, fetch_first_rows(&engine)).await?;
+    let keeper = Arc::new(keeper);
 
     let applied = engine.applied();
     let short = falls_short(&local, applied);
@@ -304,6 +306,24 @@ async fn open_at(
     let reconciler = Reconciler::new(Arc::clone(&settler), tell);
     let fs = Arc::new(Fs::new(Arc::clone(&volume), Arc::clone(&reconciler) as _));
     Ok(Mounted { volume, settler, keeper, fs, reconciler, changes, _lock: None })
+}
+
+/// Has the rows that an opening reads one after another brought together: they may lie in different tables, or
+/// far apart in one. What cannot be read now is told to who needs it.
+async fn fetch_first_rows(engine: &Engine) -> Result<(), WorkerError> {
+    let (superblock, root) = (keys::superblock(), keys::inode(Ino::ROOT));
+    // Only where it begins: there may be much of what was deleted.
+    let start_of = |queue| {
+        let (from, _) = keys::below(queue, &[]);
+        engine.scan(from.clone(), from, 1)
+    };
+    let _ = tokio::join!(
+        engine.get(&superblock),
+        engine.get(&root),
+        start_of(keys::ORPHAN),
+        start_of(keys::INTENT),
+    );
+    Ok(())
 }
 
 /// Metadata takes an eighth of what content may take, so that one option bounds both, and of the disk.

@@ -1,4 +1,5 @@
-//! The engine's store while a volume is opened: what was read once is not asked for again.
+//! The engine's store while a volume is opened: what was read once is not asked for again, and what will be
+//! asked for next is on its way.
 //!
 //! To open a database its manifest is read three times: to judge whose turn it is, before the claim, and by
 //! the claim itself; each time it is listed, read, and compared with the collector's boundary. What was found
@@ -8,6 +9,8 @@
 //! An old view can only lose. The claim creates the manifest after the one that was seen: where somebody was
 //! first it is refused, and the engine reads anew. And the boundary, which tells that a number was used and
 //! collected since, counts as it is read after that.
+
+mod log;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,6 +32,7 @@ use slatedb::object_store::{
 use super::{EngineError, EngineHome, guarded, handle};
 use crate::clock::boottime;
 use crate::types::Epoch;
+use log::Log;
 
 /// What was found is believed for so long. Manifests are collected when they are hours old.
 const FRESH: Duration = Duration::from_secs(5);
@@ -46,6 +50,7 @@ struct Inner {
     home: EngineHome,
     manifests: Path,
     boundary: Path,
+    log: Path,
     seen: Mutex<Seen>,
 }
 
@@ -57,6 +62,7 @@ struct Seen {
     /// How many saw `manifests`.
     readers: u32,
     objects: HashMap<Path, Found>,
+    log: Option<Log>,
     /// A manifest was sent: of manifests nothing is remembered any more.
     over: bool,
 }
@@ -76,6 +82,7 @@ impl Opening {
             store,
             home: home.clone(),
             manifests: path.clone().join("manifest"),
+            log: path.clone().join("wal"),
             boundary: path.join("gc").join("manifest.boundary"),
             seen: Mutex::default(),
         }))
@@ -94,12 +101,16 @@ impl Opening {
         self.0.seen.lock().readers = 0;
     }
 
-    /// As [`Engine::writer_epoch`](super::Engine::writer_epoch).
+    /// As [`Engine::writer_epoch`](super::Engine::writer_epoch). From then on the log is read, too.
     pub async fn writer_epoch(&self) -> Result<Option<Epoch>, EngineError> {
         let folder = &self.0.home.folder;
         let Some(manifest) = guarded(handle::newest(self.store(), folder)).await? else {
             return Ok(None);
         };
+        let after = format!("{:020}.sst", manifest.replay_after_wal_id());
+        let log = &self.0.log;
+        let reading = Log::read(Arc::clone(&self.0.store), log.clone(), log.clone().join(after));
+        self.0.seen.lock().log = Some(reading);
         Ok(Some(Epoch(self.0.home.after.0 + manifest.writer_epoch())))
     }
 
@@ -193,10 +204,25 @@ impl Inner {
         location.prefix_matches(&self.manifests)
     }
 
+    /// What is known of an object of the log.
+    async fn of_log(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
+        let (log, over) = {
+            let seen = self.fresh();
+            (seen.log.clone().filter(|log| log.has(location))?, seen.over)
+        };
+        let GetOptions { range, head, version: None, .. } = options else { return None };
+        match (head, range) {
+            _ if has_conditions(options) => None,
+            (true, None) => log.head(location, !over).await,
+            (false, Some(range)) => log.get(location, range).await,
+            _ => None,
+        }
+    }
+
     async fn get_opening(&self, location: &Path) -> Result<GetResult> {
         let found = self.fresh().objects.get(location).cloned();
         if let Some(found) = found {
-            return found.answer(location);
+            return found.answer(location, None);
         }
         let asked = boottime();
         let found = self.fetch(location).await?;
@@ -208,7 +234,7 @@ impl Inner {
         } else {
             self.note(asked, |seen| seen.manifests = None);
         }
-        found.answer(location)
+        found.answer(location, None)
     }
 }
 
@@ -218,11 +244,12 @@ impl Found {
         Ok(Found::Object { meta, attributes, body: got.bytes().await? })
     }
 
-    /// As the store would have said it.
-    fn answer(self, location: &Path) -> Result<GetResult> {
+    /// As the store would have said it. `part` is within the body.
+    fn answer(self, location: &Path, part: Option<Range<u64>>) -> Result<GetResult> {
         match self {
             Found::Object { meta, attributes, body } => {
-                let range = 0..body.len() as u64;
+                let range = part.unwrap_or(0..body.len() as u64);
+                let body = body.slice(range.start as usize..range.end as usize);
                 let whole = futures::stream::once(futures::future::ready(Ok(body))).boxed();
                 let payload = GetResultPayload::Stream(whole);
                 Ok(GetResult { payload, meta, range, attributes, extensions: Default::default() })
@@ -265,9 +292,16 @@ impl ObjectStore for Opening {
         opts: PutOptions,
     ) -> Result<PutResult> {
         if self.0.is_manifest(location) {
-            self.done();
+            let mut seen = self.0.seen.lock();
+            *seen = Seen { over: true, log: seen.log.take(), ..Seen::default() };
         }
-        self.0.store.put_opts(location, payload, opts).await
+        let size = payload.content_length() as u64;
+        let put = self.0.store.put_opts(location, payload, opts).await?;
+        let log = self.0.seen.lock().log.clone().filter(|log| log.has(location));
+        if let Some(log) = log {
+            log.wrote(location, size, &put);
+        }
+        Ok(put)
     }
 
     async fn put_multipart_opts(
@@ -279,6 +313,9 @@ impl ObjectStore for Opening {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if let Some(known) = self.0.of_log(location, &options).await {
+            return known;
+        }
         let remembered = *location == self.0.boundary || self.0.is_manifest(location);
         match remembered && is_plain(&options) && !self.0.is_over() {
             true => self.0.get_opening(location).await,

@@ -49,6 +49,27 @@ async fn what_was_read_once_is_not_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_listed_once_and_each_object_of_it_asked_for_once() {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=21).await;
+    first.abandon();
+    let asked = store.requests.load(Ordering::SeqCst);
+    let opening = opening(&store);
+    opening.look().await;
+    let found = opening.writer_epoch().await.unwrap();
+    assert_eq!(found, Some(Epoch(1)));
+    let engine = claim(&opening, found).await.unwrap();
+    opening.done();
+    has(&engine, 1..=21).await;
+    // Manifests, boundary, manifest; the log and what is in it, the two empty objects of claims not; claim and boundary, fence,
+    // no newer manifest, boundary; the flusher asks twice beside.
+    let asked = store.requests.load(Ordering::SeqCst) - asked;
+    assert!(asked <= 3 + 1 + 21 + 5 + 2, "{asked} requests");
+    engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_by_an_old_view_loses() {
     let store = TestStore::new();
     let first = open(&store).await;
@@ -124,4 +145,41 @@ async fn what_was_forgotten_is_asked_for_anew() {
     third.close(soon()).await.unwrap();
     first.abandon();
     second.abandon();
+}
+
+/// The owner writes and flushes while another one opens the database, as after a lease that ran out. Not without end: its
+/// fence has to catch up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_at_any_moment_of_an_opening_is_there() {
+    for round in 0..40 {
+        let store = TestStore::new();
+        let last = Arc::new(open(&store).await);
+        let before = 1 + round % 10;
+        log(&last, 1..=before).await;
+        store.latency_ms.store(1 + round % 3, Ordering::SeqCst);
+        let opening = opening(&store);
+        let writer = tokio::spawn({
+            let last = Arc::clone(&last);
+            async move {
+                for lsn in before + 1..=before + round % 13 {
+                    let batch = put(&format!("row {lsn}"), &lsn.to_string());
+                    let written = last.write(Lsn(lsn), batch).await;
+                    if written.is_err() || last.flush(soon()).await.is_err() {
+                        return lsn - 1;
+                    }
+                }
+                before + round % 13
+            }
+        });
+        opening.look().await;
+        let found = opening.writer_epoch().await.unwrap();
+        let engine = claim(&opening, found).await.unwrap();
+        opening.done();
+        let acknowledged = writer.await.unwrap();
+        let applied = engine.applied().unwrap().lsn;
+        assert!(applied >= Lsn(acknowledged), "{applied:?} after {acknowledged}");
+        has(&engine, 1..=applied.0).await;
+        engine.abandon();
+        last.abandon();
+    }
 }
