@@ -120,7 +120,8 @@ pub(super) async fn prepare(
         let (page, entry) = both(ground.check(), ground.entry()).await?;
         checked = Some(page);
         if let Some(found) = entry {
-            if likely_new {
+            // Who mounts it at once is told by the worker.
+            if drafts.is_some() {
                 ground.check_endpoint(opener, options, &found).await?;
             }
             return Ok(Prepared::Found(found.into()));

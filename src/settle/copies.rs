@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -11,33 +12,61 @@ use super::SettleError;
 use super::body::Body;
 use super::dress::Dress;
 use super::settler::Settler;
+use crate::clock::boottime;
 use crate::data::{Inode, PathMemo};
 use crate::meta::records::ContentRec;
 use crate::store::{StoreError, StoreErrorKind, Verb, is_archived};
 use crate::types::{Base, FileKind, Ino};
 
-/// What is published by one copy, bytes: a store that looks at the condition when it begins to copy must be done before
-/// others take the request for dead.
-const PUBLISHED_COPY: u64 = 1 << 30;
+/// What is published by one copy, and by all copies of one round, bytes: a store that looks at the condition when it
+/// begins to copy must be done before others take the request for dead.
+const PUBLISHED_COPY: u64 = 64 << 20;
+pub(super) const MOST_COPIED: u64 = 256 << 20;
+/// The same for an object whose tags only a copy takes along.
+const UNREAD_COPY: u64 = 1 << 30;
+/// So many files that the store did not copy, and then took, with no copy in between, say that it copies nothing. It is
+/// tried again after an hour: rights and credentials change.
+const ENOUGH: u32 = 3;
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
+/// So many copies without a clear answer, with none that succeeded in between, and no more are sent for a while.
+const DOUBTS: u32 = 8;
+const DOUBTED_FOR: Duration = Duration::from_secs(600);
 /// Files that are sent from here next time; no more than that are remembered.
 const MOST_SPARED: usize = 10_000;
 
 /// What was found out about copies in this bucket.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    /// What the store said to a copy of which it then took the bytes: it copies nothing.
-    refused: Mutex<Option<StoreError>>,
+    trial: Mutex<Trial>,
     /// It did not copy what has tags that nobody here can read: some want the right to read tags for that.
     tags_refused: AtomicBool,
     /// Files that are sent from here next time, and what the store said if it did not copy them.
     spared: Mutex<HashMap<Ino, Option<StoreError>>>,
 }
 
+/// What the store did with copies since the last one that succeeded.
+#[derive(Debug, Default)]
+struct Trial {
+    /// What it said to the last of enough copies whose bytes it then took, and when.
+    refused: Option<(StoreError, Duration)>,
+    refusals: u32,
+    doubts: u32,
+    doubted: Duration,
+}
+
+impl Trial {
+    fn copies(&self, now: Duration) -> bool {
+        let lately = |at: Duration, length| now.saturating_sub(at) < length;
+        let refused = self.refused.as_ref().is_some_and(|(_, at)| lately(*at, REFUSED_FOR));
+        !refused && (self.doubts < DOUBTS || !lately(self.doubted, DOUBTED_FOR))
+    }
+}
+
 impl Copies {
     /// Whether the store copies, as far as it has said.
     pub fn are_made(&self, tags: Tagged) -> bool {
         match tags {
-            Tagged::Known => self.refused.lock().is_none(),
+            Tagged::Known => self.trial.lock().copies(boottime()),
             Tagged::Unread => !self.tags_refused.load(Ordering::Relaxed),
         }
     }
@@ -58,6 +87,18 @@ impl Copies {
         refuses
     }
 
+    /// A copy was made.
+    pub fn made(&self, ino: Ino) {
+        self.spared.lock().remove(&ino);
+        *self.trial.lock() = Trial::default();
+    }
+
+    /// Nobody knows whether a copy was made.
+    pub fn doubts(&self) {
+        let mut trial = self.trial.lock();
+        (trial.doubts, trial.doubted) = (trial.doubts.saturating_add(1), boottime());
+    }
+
     /// The next publish of this file is sent from here, whatever its object seems to be.
     pub fn spare(&self, ino: Ino, said: Option<StoreError>) {
         let mut spared = self.spared.lock();
@@ -70,12 +111,12 @@ impl Copies {
     /// It is at rest.
     pub fn rests(&self, ino: Ino) {
         let said = self.spared.lock().remove(&ino).flatten();
-        if let Some(said) = said
-            && let refused = &mut *self.refused.lock()
-            && refused.is_none()
-        {
+        let Some(said) = said else { return };
+        let mut trial = self.trial.lock();
+        trial.refusals += 1;
+        if trial.refusals >= ENOUGH {
             tracing::warn!(error = %said, "the store copies no objects; they are sent from here");
-            *refused = Some(said);
+            (trial.refused, trial.refusals) = (Some((said, boottime())), 0);
         }
     }
 
@@ -85,8 +126,9 @@ impl Copies {
 
     /// For the status: the right that is missing.
     pub fn missing_right(&self) -> Option<String> {
-        let refused = self.refused.lock();
-        let denied = refused.as_ref().filter(|said| said.kind != StoreErrorKind::Unsupported)?;
+        let trial = self.trial.lock();
+        let (denied, _) =
+            trial.refused.as_ref().filter(|(said, _)| said.kind != StoreErrorKind::Unsupported)?;
         Some(format!(
             "{denied}; what is renamed, or gets other attributes, is sent again instead of copied"
         ))
@@ -114,10 +156,10 @@ impl Settler {
     }
 
     /// The object that is all of a file's content, if one copy may publish it.
-    fn whole<'c>(&self, content: &'c ContentRec) -> Option<&'c Base> {
+    fn whole<'c>(&self, content: &'c ContentRec, most: u64) -> Option<&'c Base> {
         let base = content.base.as_ref().filter(|base| !base.parked && content.at_rest())?;
         // What may still arrive there has other bytes.
-        let fits = base.version.size <= PUBLISHED_COPY && !self.hot.is_hot(&base.key);
+        let fits = base.version.size <= most && !self.hot.is_hot(&base.key);
         fits.then_some(base)
     }
 
@@ -127,7 +169,7 @@ impl Settler {
             && self.volume.store.copies_bear_all()
             && self.copies.are_made(Tagged::Known)
             && !self.copies.is_spared(ino)
-            && self.whole(content).is_some()
+            && self.whole(content, PUBLISHED_COPY).is_some()
     }
 
     /// A copy on the server for an inode whose content lies in the store whole. `seen`: its object was looked at just
@@ -151,15 +193,17 @@ impl Settler {
                 Tagged::Known => None,
                 Tagged::Unread => self.resting(inode.ino, kind, memo).await?,
             };
-            let fits = at.filter(|(_, version)| version.size <= PUBLISHED_COPY);
+            let fits = at.filter(|(_, version)| version.size <= UNREAD_COPY);
             return Ok(fits.map(|(from, expect)| Body::Copy { from, expect }));
         }
         let copied = match tags {
             // A copy onto the base itself may change its ETag, and those beside it would be refused.
             Tagged::Known => seen && first && self.is_copied(inode.ino, content),
-            Tagged::Unread => seen,
+            // Sent from here, its tags would be gone. What was not seen just now is compared by the copy itself.
+            Tagged::Unread => true,
         };
-        let base = self.whole(content).filter(|_| copied);
+        let most = if tags == Tagged::Known { PUBLISHED_COPY } else { UNREAD_COPY };
+        let base = self.whole(content, most).filter(|_| copied);
         Ok(base.map(|base| Body::Copy { from: base.key.clone(), expect: base.version.clone() }))
     }
 }

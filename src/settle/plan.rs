@@ -80,6 +80,14 @@ struct State<'s> {
 }
 
 impl Item {
+    /// What the store has to copy for it, bytes.
+    pub fn bytes_copied(&self) -> u64 {
+        match &self.body {
+            Body::Copy { expect, .. } => expect.size,
+            Body::Bytes(_) | Body::Upload { .. } => 0,
+        }
+    }
+
     pub fn bytes_held(&self) -> u64 {
         match &self.body {
             Body::Bytes(bytes) => bytes.len() as u64,

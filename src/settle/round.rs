@@ -348,13 +348,19 @@ impl Settler {
             return Outcome::Open;
         };
         match outcome {
-            PutOutcome::Won(version) => Outcome::Applied(version),
+            PutOutcome::Won(version) => {
+                if let Body::Copy { .. } = item.body {
+                    self.copies.made(item.intent.ino);
+                }
+                Outcome::Applied(version)
+            }
             PutOutcome::Lost => self.refused(item).await,
             PutOutcome::Failed(error) => self.failed(item, error),
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
                 if let Body::Copy { .. } = item.body {
                     let ino = item.intent.ino;
+                    self.copies.doubts();
                     // A store that takes too long would do so again.
                     if !self.copies.failed(ino, Tagged::of(&item.dress), &error) {
                         self.copies.spare(ino, None);

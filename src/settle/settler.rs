@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::beside::Beside;
 use super::churn::Churning;
 use super::copies::Copies;
+use super::copies::MOST_COPIED;
 use super::hot::{Hot, time_left};
 use super::kept::Kept;
 use super::learn::Learned;
@@ -137,6 +138,8 @@ pub struct Settler {
 struct Round {
     items: Vec<Item>,
     bytes: u64,
+    /// By the store, bytes.
+    copied: u64,
     memo: PathMemo,
     parents: HashMap<Ino, Option<Ino>>,
 }
@@ -533,7 +536,8 @@ impl Settler {
         brought: Option<&Brought>,
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
-        if round.bytes > self.reach.bytes() || round.items.len() >= ROUND {
+        let full = round.bytes > self.reach.bytes() || round.copied > MOST_COPIED;
+        if full || round.items.len() >= ROUND {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }
@@ -546,6 +550,7 @@ impl Settler {
             Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
             Plan::Publish(planned) => {
                 round.bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
+                round.copied += planned.iter().map(Item::bytes_copied).sum::<u64>();
                 round.items.extend(planned);
                 return Ok(Plan::Done);
             }

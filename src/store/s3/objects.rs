@@ -323,15 +323,25 @@ impl StoreBackend for S3Store {
         if properties.tags.is_some() {
             call = call.header("x-amz-tagging-directive", "REPLACE");
         }
-        self.change(call, &send, |answer| {
-            let written = Written::of(answer);
+        let copied = self.change(call, &send, |answer| {
+            let (written, head) = (Written::of(answer), version_of(answer, expect.size));
+            let etag = unquote(&written.etag);
             Version {
-                etag: unquote(&written.etag).to_owned(),
-                modified: parse_iso_date(&written.last_modified),
-                ..version_of(answer, expect.size)
+                etag: if etag.is_empty() { head.etag } else { etag.to_owned() },
+                modified: parse_iso_date(&written.last_modified).or(head.modified),
+                ..head
             }
-        })
-        .await
+        });
+        match copied.await {
+            // An object that nobody can name again: a look at it has to tell what it is.
+            PutOutcome::Won(version) if version.etag.is_empty() => {
+                PutOutcome::Ambiguous(StoreError::new(
+                    StoreErrorKind::Protocol,
+                    format!("COPY to {to:?}: the answer has no ETag"),
+                ))
+            }
+            outcome => outcome,
+        }
     }
 
     fn copies_bear_all(&self) -> bool {
