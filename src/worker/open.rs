@@ -171,8 +171,11 @@ async fn open_at(
     let home = known.engine.clone();
     let opening = if likely.is_for(&home) { likely } else { Opening::new(object_store, &home) };
     let mut local = open_log(spec)?;
+    // A mirror that is still there has what it takes.
+    let mirrors = !crate::fault::one_thread();
+    let tables = mirrors && !state_dir.join(MIRROR).exists();
     let free = async {
-        let found = opening.writer_epoch().await?;
+        let found = opening.writer_epoch(tables).await?;
         if let Some(epoch) = found
             && !local.epochs.contains(&epoch)
         {
@@ -189,7 +192,7 @@ async fn open_at(
     config.if_match = known.state_capabilities.has(Verb::PutIfMatch);
     config.on_epoch = Some(epochs.hook());
     config.bucket_clock = Some(bucket_clock(places.state_store.backend()));
-    config.mirror = (!crate::fault::one_thread()).then(|| mirror(spec));
+    config.mirror = mirrors.then(|| mirror(spec));
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     let instance = Uuid::new_v4();

@@ -25,7 +25,7 @@ const LONG_SCAN: usize = 4096;
 const SCAN_AHEAD: usize = 256 << 10;
 const META_CACHE_BYTES: u64 = 8 << 20;
 /// What one miss of the mirror fetches: a sixteenth of a file of the first level.
-const MIRROR_PART: usize = 1 << 20;
+pub(super) const MIRROR_PART: usize = 1 << 20;
 const MIRROR_DESCRIPTORS: usize = 64;
 /// Beyond this SlateDB makes writers wait, in the middle of a change: it must not come to that. It counts
 /// every byte twice, for its log and its memtable, and memtables on their way to L0: so twice what may

@@ -11,6 +11,7 @@
 //! collected since, counts as it is read after that.
 
 mod log;
+mod tables;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,6 +34,7 @@ use super::{EngineError, EngineHome, guarded, handle};
 use crate::clock::boottime;
 use crate::types::Epoch;
 use log::Log;
+use tables::Tables;
 
 /// What was found is believed for so long. Manifests are collected when they are hours old.
 const FRESH: Duration = Duration::from_secs(5);
@@ -51,6 +53,7 @@ struct Inner {
     manifests: Path,
     boundary: Path,
     log: Path,
+    tables: Path,
     seen: Mutex<Seen>,
 }
 
@@ -63,6 +66,7 @@ struct Seen {
     readers: u32,
     objects: HashMap<Path, Found>,
     log: Option<Log>,
+    tables: Tables,
     /// A manifest was sent: of manifests nothing is remembered any more.
     over: bool,
 }
@@ -83,6 +87,7 @@ impl Opening {
             home: home.clone(),
             manifests: path.clone().join("manifest"),
             log: path.clone().join("wal"),
+            tables: path.clone().join("compacted"),
             boundary: path.join("gc").join("manifest.boundary"),
             seen: Mutex::default(),
         }))
@@ -101,8 +106,9 @@ impl Opening {
         self.0.seen.lock().readers = 0;
     }
 
-    /// As [`Engine::writer_epoch`](super::Engine::writer_epoch). From then on the log is read, too.
-    pub async fn writer_epoch(&self) -> Result<Option<Epoch>, EngineError> {
+    /// As [`Engine::writer_epoch`](super::Engine::writer_epoch). From then on the log is read, too,
+    /// and with `tables` what the first lookups need of those: where no mirror has them.
+    pub async fn writer_epoch(&self, tables: bool) -> Result<Option<Epoch>, EngineError> {
         let folder = &self.0.home.folder;
         let Some(manifest) = guarded(handle::newest(self.store(), folder)).await? else {
             return Ok(None);
@@ -110,7 +116,12 @@ impl Opening {
         let after = format!("{:020}.sst", manifest.replay_after_wal_id());
         let log = &self.0.log;
         let reading = Log::read(Arc::clone(&self.0.store), log.clone(), log.clone().join(after));
-        self.0.seen.lock().log = Some(reading);
+        let mut seen = self.0.seen.lock();
+        seen.log = Some(reading);
+        if tables {
+            seen.tables = Tables::fetch(&self.0.store, &self.0.tables, &manifest);
+        }
+        drop(seen);
         Ok(Some(Epoch(self.0.home.after.0 + manifest.writer_epoch())))
     }
 
@@ -204,17 +215,20 @@ impl Inner {
         location.prefix_matches(&self.manifests)
     }
 
-    /// What is known of an object of the log.
-    async fn of_log(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
-        let (log, over) = {
-            let seen = self.fresh();
-            (seen.log.clone().filter(|log| log.has(location))?, seen.over)
-        };
+    /// What is known of what never changes: an object of the log, or a table.
+    async fn get_fixed(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
         let GetOptions { range, head, version: None, .. } = options else { return None };
-        match (head, range) {
-            _ if has_conditions(options) => None,
-            (true, None) => log.head(location, !over).await,
-            (false, Some(range)) => log.get(location, range).await,
+        if has_conditions(options) {
+            return None;
+        }
+        let (log, tables, over) = {
+            let seen = self.fresh();
+            (seen.log.clone().filter(|log| log.has(location)), seen.tables.clone(), seen.over)
+        };
+        match (head, range, log) {
+            (true, None, Some(log)) => log.head(location, !over).await,
+            (false, Some(range), Some(log)) => log.get(location, range).await,
+            (false, Some(range), None) => tables.get(location, range).await,
             _ => None,
         }
     }
@@ -250,9 +264,8 @@ impl Found {
             Found::Object { meta, attributes, body } => {
                 let range = part.unwrap_or(0..body.len() as u64);
                 let body = body.slice(range.start as usize..range.end as usize);
-                let whole = futures::stream::once(futures::future::ready(Ok(body))).boxed();
-                let payload = GetResultPayload::Stream(whole);
-                Ok(GetResult { payload, meta, range, attributes, extensions: Default::default() })
+                let (payload, extensions) = (whole(body), Default::default());
+                Ok(GetResult { payload, meta, range, attributes, extensions })
             }
             Found::None => Err(Error::NotFound {
                 path: location.to_string(),
@@ -260,6 +273,10 @@ impl Found {
             }),
         }
     }
+}
+
+fn whole(body: Bytes) -> GetResultPayload {
+    GetResultPayload::Stream(futures::stream::once(futures::future::ready(Ok(body))).boxed())
 }
 
 /// Whether a whole object is asked for, whatever it is.
@@ -293,7 +310,8 @@ impl ObjectStore for Opening {
     ) -> Result<PutResult> {
         if self.0.is_manifest(location) {
             let mut seen = self.0.seen.lock();
-            *seen = Seen { over: true, log: seen.log.take(), ..Seen::default() };
+            let (log, tables) = (seen.log.take(), std::mem::take(&mut seen.tables));
+            *seen = Seen { over: true, log, tables, ..Seen::default() };
         }
         let size = payload.content_length() as u64;
         let put = self.0.store.put_opts(location, payload, opts).await?;
@@ -313,7 +331,7 @@ impl ObjectStore for Opening {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        if let Some(known) = self.0.of_log(location, &options).await {
+        if let Some(known) = self.0.get_fixed(location, &options).await {
             return known;
         }
         let remembered = *location == self.0.boundary || self.0.is_manifest(location);

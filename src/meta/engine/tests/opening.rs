@@ -57,7 +57,7 @@ async fn the_log_is_listed_once_and_each_object_of_it_asked_for_once() {
     let asked = store.requests.load(Ordering::SeqCst);
     let opening = opening(&store);
     opening.look().await;
-    let found = opening.writer_epoch().await.unwrap();
+    let found = opening.writer_epoch(true).await.unwrap();
     assert_eq!(found, Some(Epoch(1)));
     let engine = claim(&opening, found).await.unwrap();
     opening.done();
@@ -75,7 +75,7 @@ async fn a_claim_by_an_old_view_loses() {
     let first = open(&store).await;
     log(&first, 1..=3).await;
     let opening = opening(&store);
-    let found = opening.writer_epoch().await.unwrap();
+    let found = opening.writer_epoch(true).await.unwrap();
     let other = open(&store).await;
     log(&other, 4..=5).await;
     let error = claim(&opening, found).await.unwrap_err();
@@ -90,7 +90,7 @@ async fn a_claim_by_an_old_view_loses() {
 async fn a_database_that_somebody_made_meanwhile_is_not_claimed() {
     let store = TestStore::new();
     let opening = opening(&store);
-    assert_eq!(opening.writer_epoch().await.unwrap(), None);
+    assert_eq!(opening.writer_epoch(true).await.unwrap(), None);
     let other = open(&store).await;
     log(&other, 1..=2).await;
     let error = claim(&opening, None).await.unwrap_err();
@@ -106,7 +106,7 @@ async fn what_the_last_owner_wrote_after_the_log_was_listed_is_read() {
     let last = open(&store).await;
     log(&last, 1..=5).await;
     let opening = opening(&store);
-    let found = opening.writer_epoch().await.unwrap();
+    let found = opening.writer_epoch(true).await.unwrap();
     // It lives: the fence meets what it wrote since, at one number after the other.
     log(&last, 6..=9).await;
     let engine = claim(&opening, found).await.unwrap();
@@ -129,17 +129,17 @@ async fn what_was_forgotten_is_asked_for_anew() {
     let first = open(&store).await;
     log(&first, 1..=2).await;
     let opening = opening(&store);
-    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(1)));
+    assert_eq!(opening.writer_epoch(true).await.unwrap(), Some(Epoch(1)));
     let second = open(&store).await;
     log(&second, 3..=4).await;
-    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(1)), "as it was");
+    assert_eq!(opening.writer_epoch(true).await.unwrap(), Some(Epoch(1)), "as it was");
     opening.forget();
-    assert_eq!(opening.writer_epoch().await.unwrap(), Some(Epoch(2)));
+    assert_eq!(opening.writer_epoch(true).await.unwrap(), Some(Epoch(2)));
     let third = open(&store).await;
     // One who asks again and again is not answered by what was for ever.
     let mut seen = Vec::new();
     for _ in 0..4 {
-        seen.push(opening.writer_epoch().await.unwrap());
+        seen.push(opening.writer_epoch(true).await.unwrap());
     }
     assert_eq!(seen.last(), Some(&Some(Epoch(3))), "{seen:?}");
     third.close(soon()).await.unwrap();
@@ -172,7 +172,7 @@ async fn what_was_acknowledged_at_any_moment_of_an_opening_is_there() {
             }
         });
         opening.look().await;
-        let found = opening.writer_epoch().await.unwrap();
+        let found = opening.writer_epoch(true).await.unwrap();
         let engine = claim(&opening, found).await.unwrap();
         opening.done();
         let acknowledged = writer.await.unwrap();
