@@ -2,15 +2,21 @@
 //!
 //! `cargo run --example demo-s3 -- --port 9000 --bucket demo [--latency-ms 20] [--gateway] [--log]`
 //!
+//! With `--control` a program steers it: `latency MS`, `requests`, `files PREFIX` and `empty`, one a line on standard
+//! input, each answered with a line of JSON. It ends with the input.
+//!
 //! Objects live in memory and are gone when it ends.
 
 #[path = "../tests/support/s3server/mod.rs"]
 mod s3server;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
+use serde_json::{Value, json};
 
 /// An S3 server in memory, for demonstrations.
 #[derive(Debug, Parser)]
@@ -37,6 +43,45 @@ struct Arguments {
     /// Print each request.
     #[arg(long)]
     log: bool,
+    /// Take commands from standard input, and end with it.
+    #[arg(long, conflicts_with = "log")]
+    control: bool,
+}
+
+/// The requests since the last time by operation, and the bytes of their bodies.
+fn requests(server: &s3server::TestS3) -> Value {
+    let log = server.take_log();
+    let mut operations: BTreeMap<String, u64> = BTreeMap::new();
+    for request in &log {
+        *operations.entry(format!("{:?}", request.op)).or_default() += 1;
+    }
+    let sent: u64 = log.iter().map(|request| request.bytes_in).sum();
+    let fetched: u64 = log.iter().map(|request| request.bytes_out).sum();
+    json!({ "operations": operations, "sent": sent, "fetched": fetched })
+}
+
+fn command(server: &s3server::TestS3, line: &str) -> anyhow::Result<Value> {
+    let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
+    match verb {
+        "latency" => server.set_latency(Duration::from_millis(argument.parse()?)),
+        "requests" => return Ok(requests(server)),
+        "files" => {
+            let (files, bytes) = server.files(argument);
+            return Ok(json!({ "files": files, "bytes": bytes }));
+        }
+        "empty" => server.replace_all(Vec::new()),
+        _ => anyhow::bail!("unknown command: {line}"),
+    }
+    Ok(json!({}))
+}
+
+fn control(server: &s3server::TestS3) -> anyhow::Result<()> {
+    println!("{}", json!(server.env().into_iter().collect::<BTreeMap<_, _>>()));
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        println!("{}", command(server, &line).with_context(|| line.clone())?);
+    }
+    Ok(())
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -51,6 +96,9 @@ async fn main() -> anyhow::Result<()> {
     server.set_latency(Duration::from_millis(arguments.latency_ms));
     if arguments.gateway {
         server.speak_as_gateway();
+    }
+    if arguments.control {
+        return control(&server);
     }
     for (name, value) in server.env() {
         println!("export {name}={value}");

@@ -214,6 +214,11 @@ impl TestS3 {
         fault::count(&self.state.log.lock())
     }
 
+    /// The log, which begins anew.
+    pub fn take_log(&self) -> Vec<Logged> {
+        std::mem::take(&mut *self.state.log.lock())
+    }
+
     pub fn count(&self, op: Op) -> u64 {
         self.counts().get(&op).copied().unwrap_or(0)
     }
@@ -324,6 +329,18 @@ impl TestS3 {
 
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         self.objects(prefix).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// How many files lie below a prefix, and their bytes: neither directories nor anything of a volume's state.
+    pub fn files(&self, prefix: &str) -> (usize, usize) {
+        let is_file = |key: &str| !key.ends_with('/') && Area::of(key) == Area::Object;
+        self.in_bucket(|b| {
+            let below = b.objects.range(prefix.to_owned()..);
+            below
+                .take_while(|(key, _)| key.starts_with(prefix))
+                .filter(|(key, _)| is_file(key))
+                .fold((0, 0), |(files, bytes), (_, object)| (files + 1, bytes + object.body.len()))
+        })
     }
 
     pub fn get(&self, key: &str) -> Option<Object> {
