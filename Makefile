@@ -10,7 +10,7 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check test test-core test-posix test-apps soak soak-coverage plugin plugin-rootfs demo bench clean
+.PHONY: help build install check test test-core test-posix test-apps soak soak-coverage plugin plugin-rootfs demo bench bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; 
 
 bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect, durable or million runs one
 	$(CARGO) bench --locked --bench figures -- $(PART)
+
+bench-peers: ## Compare with ext4, s3fs and rclone over a store in memory (needs root); SCALE=1/8, PEERS, NAMES, ZEROFS=1
+	./benches/peers/run.sh
 
 clean: ## Remove what was built
 	$(CARGO) clean

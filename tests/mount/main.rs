@@ -9,6 +9,7 @@ mod at_once;
 mod bad_input;
 mod borne;
 mod by_hand;
+mod compared;
 mod export;
 mod foreground;
 mod gateway;
