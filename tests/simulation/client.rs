@@ -150,7 +150,7 @@ fn is_clear(
     let history = &mut model[line].clients[client];
     match survey {
         Ok(survey) => match history.find(&survey, Rule::Whole) {
-            Ok(found) => history.go_on(&found, Rule::Whole),
+            Ok(found) => history.go_on(&found, Rule::Whole, true),
             Err(why) => sim().fail(format!("after an operation failed: {why}")),
         },
         Err(error) => {

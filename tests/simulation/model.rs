@@ -322,8 +322,8 @@ impl History {
             .all(|(at, byte)| *byte == 0 || all.iter().any(|content| content.get(at) == Some(byte)))
     }
 
-    /// Goes on from what was found. `whole`: nothing else can come up later.
-    pub fn go_on(&mut self, found: &Found, rule: Rule) {
+    /// Goes on from what was found. `durable`: in the bucket, and not only in what was left of a host's log.
+    pub fn go_on(&mut self, found: &Found, rule: Rule, durable: bool) {
         let mut state = self.states[found.state].clone();
         for (id, bytes) in &found.torn {
             let all = self.contents.entry(*id).or_default();
@@ -347,8 +347,15 @@ impl History {
                     }
                 }
                 for node in state.nodes.values_mut() {
-                    node.floor = node.content;
                     node.mtime = None;
+                }
+                if !durable {
+                    self.states.truncate(found.state);
+                    self.states.push(state);
+                    return;
+                }
+                for node in state.nodes.values_mut() {
+                    node.floor = node.content;
                 }
                 self.states = vec![state];
                 self.durable = 0;

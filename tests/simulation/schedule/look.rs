@@ -90,7 +90,7 @@ impl Director {
             model.push(Line { synced: false, found: None, ..next });
         }
         for (history, found) in model[self.line].clients.iter_mut().zip(&found) {
-            history.go_on(found, rule);
+            history.go_on(found, rule, !rotten);
         }
         if !ours {
             let line = &mut model[self.line];
