@@ -114,7 +114,8 @@ class Mount:
         """What is mounted, unless a program has ended."""
         if any(child.poll() is not None for child in self.children):
             said = self.log.read_text(errors="replace").strip().splitlines() or ["ended without a word"]
-            raise Failure(f"{self.name}: {said[-1]}")
+            errors = [line for line in said if "error" in line.lower()]
+            raise Failure(f"{self.name}: {(errors or said)[-1]}")
         return mounted()
 
     def run(self, argv):
@@ -231,7 +232,7 @@ class Zerofs(Mount):
         # With fewer tables fsync returns while what it was asked for is not in the bucket.
         config.write_text(
             f'[cache]\ndir = "{self.state}/cache"\ndisk_size_gb = 10.0\nmemory_size_gb = 1.0\n'
-            f'[storage]\nurl = "s3://{BUCKET}/zerofs"\nencryption_password = "bench"\n'
+            f'[storage]\nurl = "s3://{BUCKET}/zerofs"\nencryption_password = "benchmark"\n'
             f'[lsm]\nl0_max_ssts = 1024\n[servers.ninep]\nunix_socket = "{self.state}/9p"\n'
             f'[aws]\naccess_key_id = "{keys["AWS_ACCESS_KEY_ID"]}"\nallow_http = "true"\n'
             f'secret_access_key = "{keys["AWS_SECRET_ACCESS_KEY"]}"\n'
