@@ -1,7 +1,6 @@
 //! Live inodes: what is known in memory about inodes in use.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -308,19 +307,11 @@ impl InodeTable {
         Some(inode)
     }
 
-    /// Puts a new inode in. Its records could be read a moment before: then whoever read them has made the one that
-    /// counts, because there must never be two with one cache file.
+    /// Puts a new inode in, before its records can be read: its number was never used, and there must never be two
+    /// of one number, which would have one cache file.
     pub fn created(&self, inode: Arc<Inode>) {
         let mut map = self.map.lock();
-        match map.inodes.entry(inode.ino) {
-            Entry::Occupied(there) => {
-                let writers = inode.writers.load(Ordering::SeqCst);
-                there.get().writers.fetch_add(writers, Ordering::SeqCst);
-            }
-            Entry::Vacant(place) => {
-                place.insert(inode);
-            }
-        }
+        map.inodes.insert(inode.ino, inode);
         self.shrink(&mut map);
     }
 
@@ -394,18 +385,6 @@ mod tests {
         };
         let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());
         Arc::new(Inode::new(ino, attr, ContentRec::default(), cache))
-    }
-
-    #[test]
-    fn an_inode_whose_records_were_read_before_it_was_put_in_exists_once() {
-        let table = InodeTable::default();
-        let read = Arc::into_inner(inode(7)).unwrap();
-        let read = table.insert(table.ticket(), read).unwrap();
-        let made = inode(7);
-        made.writers.store(1, Ordering::SeqCst);
-        table.created(made);
-        assert!(Arc::ptr_eq(&table.get(Ino(7)).unwrap(), &read));
-        assert!(read.has_writer());
     }
 
     #[test]

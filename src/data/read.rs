@@ -111,7 +111,7 @@ impl ReadAhead {
 /// What a read finds without asking the bucket.
 enum Local {
     Bytes(Bytes),
-    /// The first range that is not cached.
+    /// From the first byte that is not cached to the end of the read.
     Missing(Range<u64>),
     /// The local disk does not give back what was cached of it.
     Unreadable(Range<u64>),
@@ -286,7 +286,8 @@ impl Volume {
             }
             for missing in live.cache.present.gaps(gap.clone()) {
                 if !fetched.is_some_and(|fetched| fetched.covers(&missing)) {
-                    return Ok(Local::Missing(missing.start..gap.end));
+                    // To the end of the read: where the cache has no room one fetch must cover all of it.
+                    return Ok(Local::Missing(missing.start..end.min(committed)));
                 }
                 uncached.push(missing);
             }

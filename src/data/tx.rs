@@ -295,18 +295,22 @@ impl<'v> Tx<'v> {
         let (removed, touched, names, named) = (self.removed, self.touched, self.names, self.named);
         let written = self.written;
         let _leaving = self.leaving;
+        // Before anybody can read their records, who would make others of the same numbers.
+        let mut made = Made { volume, inodes: Vec::new() };
+        for (ino, content) in created {
+            if let Some(rec) = working.get(&ino)
+                && !removed.contains(&ino)
+            {
+                let inode = volume.new_inode(ino, rec.clone(), content);
+                inode.writers.store(u32::from(written.contains(&ino)), Ordering::SeqCst);
+                volume.inodes.created(Arc::clone(&inode));
+                made.inodes.push(inode);
+            }
+        }
         kv.commit(Logged::Op { unique }, || {
+            made.inodes.clear();
             volume.churn.note(&names);
             volume.dir_keys.changed(&named);
-            for (ino, content) in created {
-                if let Some(rec) = working.get(&ino)
-                    && !removed.contains(&ino)
-                {
-                    let inode = volume.new_inode(ino, rec.clone(), content);
-                    inode.writers.store(u32::from(written.contains(&ino)), Ordering::SeqCst);
-                    volume.inodes.created(inode);
-                }
-            }
             for replaced in &contents {
                 volume.show_content(replaced);
             }
@@ -329,6 +333,20 @@ impl<'v> Tx<'v> {
             volume.wants_tidying();
         }
         Ok(())
+    }
+}
+
+/// New inodes of a change that is not made yet. If it is not, they never were.
+struct Made<'v> {
+    volume: &'v Volume,
+    inodes: Vec<Arc<Inode>>,
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        for inode in self.inodes.drain(..) {
+            self.volume.inodes.remove(inode.ino);
+        }
     }
 }
 

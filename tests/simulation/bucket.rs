@@ -99,6 +99,8 @@ type Aim = Box<dyn FnOnce()>;
 pub struct Bucket {
     pub objects: RefCell<BTreeMap<String, Object>>,
     pub uploads: RefCell<BTreeMap<String, Upload>>,
+    /// Uploads so far.
+    pub begun: Cell<u64>,
     /// What it does not honour.
     pub overlooks: RefCell<BTreeSet<Verb>>,
     /// What somebody does when a request of this kind, to this key, is sent.
@@ -133,6 +135,7 @@ impl Bucket {
         Bucket {
             objects: RefCell::default(),
             uploads: RefCell::default(),
+            begun: Cell::default(),
             overlooks: RefCell::default(),
             aims: RefCell::default(),
             published: RefCell::default(),

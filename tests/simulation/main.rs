@@ -101,6 +101,11 @@ const KEPT: &[(&str, &str)] = &[
         "910260 rounds=2 ops=8 clients=2 without=outside,weak",
         "the oracle took what a damaged log had left for durable",
     ),
+    (
+        "1796058660001107",
+        "a read over uncommitted changes never came to an end where the cache has no room",
+    ),
+    ("1796058660002356", "the bucket gave two uploads that began at once the same name"),
 ];
 
 #[test]

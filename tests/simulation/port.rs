@@ -348,7 +348,8 @@ impl StoreBackend for Port {
         };
         let begin = move |bucket: &Bucket| {
             let mut uploads = bucket.uploads.borrow_mut();
-            let id = format!("upload-{}", bucket.requests.get());
+            bucket.begun.set(bucket.begun.get() + 1);
+            let id = format!("upload-{}", bucket.begun.get());
             uploads.insert(id.clone(), upload);
             UploadId(id)
         };
