@@ -25,6 +25,7 @@ use super::room::Coming;
 use super::ways::OnWay;
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::{Deadline, boottime};
+use crate::meta::RangeMap;
 use crate::types::{Base, Ino};
 
 /// A part is a quarter of the window, within these bounds, bytes.
@@ -143,26 +144,31 @@ impl Live {
     }
 
     /// All that readers of this file still need in the cache: what lies between them and the ends of their windows.
-    pub(super) fn needed(&self) -> Range<u64> {
-        let Some(ahead) = &self.ahead else { return 0..0 };
+    pub(super) fn needed(&self) -> RangeMap<()> {
+        let mut needed = RangeMap::default();
+        let Some(ahead) = &self.ahead else { return needed };
         if boottime().saturating_sub(ahead.read_at) > STOPPED {
-            return 0..0;
+            return needed;
         }
-        let runs = ahead.course.readers().map(|(run, at)| {
-            at.saturating_sub(SLACK)..ahead.goals[run].end.max(at.saturating_add(1))
-        });
-        let whole = Some(0..ahead.goals[RUNS].end).filter(|whole| !whole.is_empty());
-        let parts = runs.chain(whole);
-        parts
-            .reduce(|one, other| one.start.min(other.start)..one.end.max(other.end))
-            .unwrap_or(0..0)
+        for (run, at) in ahead.course.readers() {
+            let end = ahead.goals[run].end.max(at.saturating_add(1));
+            needed.insert(at.saturating_sub(SLACK)..end, ());
+        }
+        if !ahead.goals[RUNS].is_empty() {
+            needed.insert(0..ahead.goals[RUNS].end, ());
+        }
+        needed
     }
 
     fn pauses(&mut self) {
         self.wants_nothing();
-        if let Some(ahead) = &mut self.ahead {
+        let now = boottime();
+        // What stops one part stops those beside it, too: that is one reason.
+        if let Some(ahead) = &mut self.ahead
+            && now >= ahead.paused_until
+        {
             ahead.pause = (ahead.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
-            ahead.paused_until = boottime() + ahead.pause;
+            ahead.paused_until = now + ahead.pause;
         }
     }
 
@@ -186,8 +192,10 @@ impl Live {
 /// Why a part was not fetched.
 #[derive(Debug)]
 enum Stopped {
-    /// The content changed, the file is no longer open, or the cache has no room.
+    /// The content changed, or the file is no longer open.
     Needless,
+    /// The cache has no room.
+    NoRoom,
     Failed(DataError),
 }
 
@@ -334,9 +342,9 @@ impl Volume {
             return Ok(());
         }
         self.evict_files();
-        let coming = self.room.expect(bytes);
+        let coming = way.stalled_while(self.room.expect(bytes)).await;
         if !self.make_room(0, Some((inode, keep))) {
-            return Err(Stopped::Needless);
+            return Err(Stopped::NoRoom);
         }
         let arrival = |below, floor| Arrival { way, below, coming: &coming, floor };
         let list = {
@@ -370,7 +378,7 @@ impl Volume {
                     self.bring_base(&arrival, base, run, goes_on).await?;
                 }
                 Fetch::Run(_) => {
-                    let _share = way.share(self.fetching.share_beside(fetch.bytes())).await;
+                    let _share = way.stalled_while(self.fetching.share_beside(fetch.bytes())).await;
                     let Fetch::Run(run) = fetch else { continue };
                     // A reader that did not wait for the share may have fetched it.
                     let here = |(span, _): &(Range<u64>, _)| self.is_here(&inode.live(), span);
@@ -405,7 +413,7 @@ impl Volume {
         let store = self.base_store(base);
         let _share = match store.pieces_held() {
             0 => None,
-            held => Some(way.share(self.fetching.share_beside(held)).await),
+            held => Some(way.stalled_while(self.fetching.share_beside(held)).await),
         };
         let whole = hull(&run);
         let mut at = whole.start;
@@ -556,7 +564,8 @@ async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
             }
             Some(done) = parts.join_next(), if !parts.is_empty() => match done {
                 Ok(Ok(())) => {}
-                Ok(Err(Stopped::Needless)) => inode.live().pauses(),
+                Ok(Err(Stopped::Needless)) => inode.live().wants_nothing(),
+                Ok(Err(Stopped::NoRoom)) => inode.live().pauses(),
                 Ok(Err(Stopped::Failed(error))) => {
                     tracing::debug!(ino = %inode.ino, %error, "a prefetch failed");
                     inode.live().pauses();
@@ -566,7 +575,8 @@ async fn fill(volume: Weak<Volume>, inode: Arc<Inode>, more: Arc<Notify>) {
                     inode.live().pauses();
                 }
             },
-            () = more.notified(), if wants.is_none() => {}
+            // A reader whose ranges are in order does not wait for the end of other whole-file fetches.
+            () = more.notified(), if wants.is_none_or(|goal| goal == RUNS) => {}
         }
     }
 }

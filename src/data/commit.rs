@@ -186,9 +186,12 @@ impl Volume {
                 self.thin_out(part, number).await?;
             }
             self.hand_over(parts, number, steps > 1, &mut uploads).await?;
-            self.evict_files();
-            self.make_room(0, None);
             self.committed.notify_waiters();
+            self.evict_files();
+            // What is on its way into the cache makes room for itself.
+            if self.room.taken().bytes() > self.room.limit() {
+                self.make_room(0, None);
+            }
             let through = |part: &Part| part.steps.len() == number + 1;
             let done = parts.iter().zip(&mut *guards).filter(|(part, _)| through(part));
             let mut changed = Vec::new();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cache_file::MOMENT;
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::{Deadline, boottime};
+use crate::meta::RangeMap;
 
 /// Bytes that are given back at a time; less of a small file is not worth two system calls.
 const STEP: u64 = 4 << 20;
@@ -57,27 +58,38 @@ impl Volume {
         if self.room.taken().bytes() > target {
             let reading = reader.as_ref().map(|(inode, _)| inode.ino);
             let others: Vec<_> = self.least_used(|inode| Some(inode.ino) != reading).collect();
+            let enough = || self.room.taken().bytes() <= target;
             let mut needed = Vec::new();
             for inode in &others {
-                if self.room.taken().bytes() <= target {
+                if enough() {
                     break;
                 }
                 let keep = inode.live().needed();
-                if !keep.is_empty() {
+                let all = keep.is_empty();
+                self.evict_until(inode, target, &keep);
+                if !all {
                     needed.push(inode);
                 }
-                self.evict_until(inode, target, keep);
+            }
+            if let Some((inode, keep)) = &reader
+                && !enough()
+            {
+                let mut all = inode.live().needed();
+                all.insert(keep.clone(), ());
+                self.evict_until(inode, target, &all);
             }
             for inode in needed {
-                if self.room.taken().bytes() <= target {
+                if enough() {
                     break;
                 }
-                self.evict_until(inode, target, 0..0);
+                self.evict_until(inode, target, &RangeMap::default());
             }
             if let Some((inode, keep)) = reader
-                && self.room.taken().bytes() > target
+                && !enough()
             {
-                self.evict_until(inode, target, keep);
+                let mut only = RangeMap::default();
+                only.insert(keep, ());
+                self.evict_until(inode, target, &only);
             }
         }
         self.room.fits(bytes)
@@ -124,7 +136,7 @@ impl Volume {
     }
 
     /// Gives back clean bytes outside of `keep` until the cache takes `target` or there are none.
-    fn evict_until(&self, inode: &Inode, target: u64, keep: Range<u64>) {
+    fn evict_until(&self, inode: &Inode, target: u64, keep: &RangeMap<()>) {
         let mut live = inode.live();
         live.evicted += 1;
         let small = keep.is_empty() && live.cache.present.total() <= STEP;
@@ -142,12 +154,14 @@ impl Volume {
     }
 
     /// What the disk does not give back in time stays in the cache.
-    fn punch_until(&self, live: &mut Live, target: u64, keep: Range<u64>) -> std::io::Result<()> {
-        let clean: Vec<_> = [0..keep.start, keep.end..u64::MAX]
-            .into_iter()
-            .flat_map(|side| live.cache.present.overlapping(side).collect::<Vec<_>>())
-            .map(|(range, ())| range)
-            .collect();
+    fn punch_until(
+        &self,
+        live: &mut Live,
+        target: u64,
+        keep: &RangeMap<()>,
+    ) -> std::io::Result<()> {
+        let present = live.cache.present.iter();
+        let clean: Vec<_> = present.flat_map(|(range, ())| keep.gaps(range)).collect();
         // The file is locked meanwhile. Whoever needs more room looks again.
         let moment = Deadline::after(MOMENT);
         for range in clean {

@@ -434,7 +434,7 @@ impl Volume {
         let wanted = pieces(&self.meta, inode.ino, content, way.range.clone()).await?;
         let fetches = fetches(only(wanted, missing));
         let bytes = fetches.iter().map(Fetch::bytes).sum();
-        let share = way.share(self.fetching.share(bytes)).await;
+        let share = way.stalled_while(self.fetching.share(bytes)).await;
         let reads = fetches.into_iter().map(|fetch| async move {
             let found = match fetch {
                 Fetch::Run(run) => {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{DataError, Patience, Trash, Volume};
 use crate::clock::boottime;
@@ -23,6 +24,8 @@ const PARTS: u64 = 7;
 /// Left to the log and the engine's mirror: a part of the disk, at most so many bytes.
 const RESERVE_PART: u64 = 64;
 const MOST_RESERVE: u64 = 64 << 20;
+/// Of the cache so much may be on its way into it: uncommitted data takes up to half of it.
+const COMING_PART: u64 = 4;
 /// Cache files that a volume has at most, whatever the local disk could hold, and at least.
 const MOST_FILES: u64 = 64 << 10;
 const LEAST_FILES: u64 = 64;
@@ -71,16 +74,30 @@ pub struct Room {
     /// The most that the options allow, bytes.
     most: u64,
     taken: Arc<Taken>,
-    /// Bytes on their way into the cache for which room was made.
-    coming: Arc<AtomicU64>,
+    coming: Arc<OnTheWay>,
     seen: Mutex<Seen>,
+}
+
+/// All that is on its way into the cache.
+#[derive(Debug, Default)]
+struct OnTheWay {
+    bytes: AtomicU64,
+    /// Rung when it is less.
+    less: Notify,
+}
+
+impl OnTheWay {
+    fn less(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.less.notify_waiters();
+    }
 }
 
 /// Room for bytes on their way, as long as they have not arrived.
 #[derive(Debug)]
 pub(super) struct Coming {
     left: AtomicU64,
-    all: Arc<AtomicU64>,
+    all: Arc<OnTheWay>,
 }
 
 impl Coming {
@@ -88,14 +105,13 @@ impl Coming {
     pub(super) fn arrived(&self, bytes: u64) {
         let less = |left: u64| Some(left.saturating_sub(bytes));
         let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        let taken = before.unwrap_or_else(|left| left).min(bytes);
-        self.all.fetch_sub(taken, Ordering::Relaxed);
+        self.all.less(before.unwrap_or_else(|left| left).min(bytes));
     }
 }
 
 impl Drop for Coming {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.left.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.all.less(self.left.load(Ordering::Relaxed));
     }
 }
 
@@ -158,13 +174,25 @@ impl Room {
 
     /// Bytes on their way into the cache.
     pub(super) fn coming(&self) -> u64 {
-        self.coming.load(Ordering::Relaxed)
+        self.coming.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes on their way from now on.
-    pub(super) fn expect(&self, bytes: u64) -> Coming {
-        self.coming.fetch_add(bytes, Ordering::Relaxed);
-        Coming { left: AtomicU64::new(bytes), all: Arc::clone(&self.coming) }
+    /// Counts bytes on their way from now on, once no more are on their way than writers can do without. One part may
+    /// be larger than that.
+    pub(super) async fn expect(&self, bytes: u64) -> Coming {
+        loop {
+            let less = self.coming.less.notified();
+            let most = self.limit() / COMING_PART;
+            let more = |coming: u64| {
+                let all = coming.saturating_add(bytes);
+                (coming == 0 || all <= most).then_some(all)
+            };
+            let bytes_on_way = &self.coming.bytes;
+            if bytes_on_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+                return Coming { left: AtomicU64::new(bytes), all: Arc::clone(&self.coming) };
+            }
+            less.await;
+        }
     }
 
     /// The disk refused a write: until the next look there is nothing free.

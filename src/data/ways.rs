@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Inode, Live, Share};
+use super::{Inode, Live};
 use crate::clock::boottime;
 
 /// A fetch has stalled after this long without a byte: a new connection may be faster.
@@ -114,18 +114,18 @@ impl OnWay {
         live.ways.with(self.number, |way| way.at = way.at.max(at));
     }
 
-    /// Waits for a share. No reader waits for this meanwhile.
-    pub async fn share(&self, share: impl Future<Output = Share>) -> Share {
-        let mut share = pin!(share);
-        if let Poll::Ready(share) = futures::poll!(share.as_mut()) {
-            return share;
+    /// Waits for something. No reader waits for this meanwhile.
+    pub async fn stalled_while<T>(&self, wait: impl Future<Output = T>) -> T {
+        let mut wait = pin!(wait);
+        if let Poll::Ready(done) = futures::poll!(wait.as_mut()) {
+            return done;
         }
         self.inode.live().ways.with(self.number, |way| way.stalled = true);
         self.inode.arrived.notify_waiters();
-        let share = share.await;
+        let done = wait.await;
         let resumes = |way: &mut Way| (way.stalled, way.moved) = (false, boottime());
         self.inode.live().ways.with(self.number, resumes);
-        share
+        done
     }
 }
 
