@@ -15,6 +15,8 @@ mod outside;
 #[path = "settling/removed.rs"]
 mod removed;
 mod support;
+#[path = "settling/unread.rs"]
+mod unread;
 #[path = "settling/writers.rs"]
 mod writers;
 

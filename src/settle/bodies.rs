@@ -61,9 +61,8 @@ impl Settler {
         let mut wanted: Vec<Arc<Inode>> = Vec::new();
         let mut bytes = 0;
         for inode in inodes.filter_map(|ino| self.volume.inodes.get(ino)) {
-            let content = inode.live().content.clone();
-            let size = content.size;
-            let copied = seen.contains(&inode.ino) && self.is_copied(inode.ino, &content);
+            let size = inode.live().content.size;
+            let copied = seen.contains(&inode.ino) && self.copied_bytes(&inode).is_some();
             if copied || size > self.in_memory() || !is_away(&inode) {
                 continue;
             }

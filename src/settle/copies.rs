@@ -3,7 +3,6 @@
 //! is: elsewhere, and wherever the store refuses, it is sent from here.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,17 +30,21 @@ const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// So many copies without a clear answer, with none that succeeded in between, and no more are sent for a while.
 const DOUBTS: u32 = 8;
 const DOUBTED_FOR: Duration = Duration::from_secs(600);
+/// So many of one file whose tags only a copy takes along, and it is sent without them.
+const UNREAD_DOUBTS: u32 = 3;
 /// Files that are sent from here next time; no more than that are remembered.
 const MOST_SPARED: usize = 10_000;
 
 /// What was found out about copies in this bucket.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    trial: Mutex<Trial>,
-    /// It did not copy what has tags that nobody here can read: some want the right to read tags for that.
-    tags_refused: AtomicBool,
+    known: Mutex<Trial>,
+    /// Of what has tags that nobody here can read: some want the right to read tags for a copy of that.
+    unread: Mutex<Trial>,
     /// Files that are sent from here next time, and what the store said if it did not copy them.
-    spared: Mutex<HashMap<Ino, Option<StoreError>>>,
+    spared: Mutex<HashMap<(Ino, Tagged), Option<StoreError>>>,
+    /// Files whose tags only a copy takes along, and how often nobody knew whether one was made.
+    doubted: Mutex<HashMap<Ino, u32>>,
 }
 
 /// What the store did with copies since the last one that succeeded.
@@ -65,9 +68,13 @@ impl Trial {
 impl Copies {
     /// Whether the store copies, as far as it has said.
     pub fn are_made(&self, tags: Tagged) -> bool {
+        self.trial(tags).lock().copies(boottime())
+    }
+
+    fn trial(&self, tags: Tagged) -> &Mutex<Trial> {
         match tags {
-            Tagged::Known => self.trial.lock().copies(boottime()),
-            Tagged::Unread => !self.tags_refused.load(Ordering::Relaxed),
+            Tagged::Known => &self.known,
+            Tagged::Unread => &self.unread,
         }
     }
 
@@ -75,58 +82,80 @@ impl Copies {
     pub fn failed(&self, ino: Ino, tags: Tagged, error: &StoreError) -> bool {
         use StoreErrorKind::{Denied, TagsDenied, Unsupported};
         let refuses = matches!(error.kind, Denied | TagsDenied | Unsupported);
-        match tags {
-            Tagged::Known if refuses => {
-                self.spare(ino, Some(StoreError::new(error.kind, error.to_string())));
-            }
-            Tagged::Unread if refuses && !self.tags_refused.swap(true, Ordering::Relaxed) => {
-                tracing::info!(%error, "the store does not copy what has tags that cannot be read");
-            }
-            _ => {}
+        if refuses {
+            self.spare(ino, tags, Some(StoreError::new(error.kind, error.to_string())));
         }
         refuses
     }
 
     /// A copy was made.
-    pub fn made(&self, ino: Ino) {
-        self.spared.lock().remove(&ino);
-        *self.trial.lock() = Trial::default();
+    pub fn made(&self, ino: Ino, tags: Tagged) {
+        self.spared.lock().remove(&(ino, tags));
+        self.doubted.lock().remove(&ino);
+        *self.trial(tags).lock() = Trial::default();
     }
 
-    /// Nobody knows whether a copy was made.
-    pub fn doubts(&self) {
-        let mut trial = self.trial.lock();
-        (trial.doubts, trial.doubted) = (trial.doubts.saturating_add(1), boottime());
+    /// Nobody knows whether a copy was made. A store that takes too long would do so again.
+    pub fn doubts(&self, ino: Ino, tags: Tagged) {
+        if tags == Tagged::Known {
+            let mut trial = self.known.lock();
+            (trial.doubts, trial.doubted) = (trial.doubts.saturating_add(1), boottime());
+            drop(trial);
+            return self.spare(ino, tags, None);
+        }
+        // Nor do doubts about others cost a file its tags.
+        let mut doubted = self.doubted.lock();
+        if doubted.len() >= MOST_SPARED {
+            doubted.clear();
+        }
+        let times = doubted.entry(ino).or_default();
+        *times += 1;
+        if *times >= UNREAD_DOUBTS {
+            doubted.remove(&ino);
+            tracing::warn!(%ino, "the store does not get done with copying what has tags that cannot be read");
+            self.spare(ino, tags, None);
+        }
     }
 
     /// The next publish of this file is sent from here, whatever its object seems to be.
-    pub fn spare(&self, ino: Ino, said: Option<StoreError>) {
+    pub fn spare(&self, ino: Ino, tags: Tagged, said: Option<StoreError>) {
         let mut spared = self.spared.lock();
         if spared.len() >= MOST_SPARED {
             spared.clear();
         }
-        spared.insert(ino, said);
+        spared.insert((ino, tags), said);
     }
 
     /// It is at rest.
     pub fn rests(&self, ino: Ino) {
-        let said = self.spared.lock().remove(&ino).flatten();
-        let Some(said) = said else { return };
-        let mut trial = self.trial.lock();
-        trial.refusals += 1;
-        if trial.refusals >= ENOUGH {
-            tracing::warn!(error = %said, "the store copies no objects; they are sent from here");
+        self.doubted.lock().remove(&ino);
+        for tags in [Tagged::Known, Tagged::Unread] {
+            let said = self.spared.lock().remove(&(ino, tags)).flatten();
+            let Some(said) = said else { continue };
+            let mut trial = self.trial(tags).lock();
+            trial.refusals += 1;
+            if trial.refusals < ENOUGH {
+                continue;
+            }
+            match tags {
+                Tagged::Known => {
+                    tracing::warn!(error = %said, "the store copies no objects; they are sent from here");
+                }
+                Tagged::Unread => {
+                    tracing::warn!(error = %said, "the store does not copy what has tags that cannot be read");
+                }
+            }
             (trial.refused, trial.refusals) = (Some((said, boottime())), 0);
         }
     }
 
-    fn is_spared(&self, ino: Ino) -> bool {
-        self.spared.lock().contains_key(&ino)
+    fn is_spared(&self, ino: Ino, tags: Tagged) -> bool {
+        self.spared.lock().contains_key(&(ino, tags))
     }
 
     /// For the status: the right that is missing.
     pub fn missing_right(&self) -> Option<String> {
-        let trial = self.trial.lock();
+        let trial = self.known.lock();
         let (denied, _) =
             trial.refused.as_ref().filter(|(said, _)| said.kind != StoreErrorKind::Unsupported)?;
         Some(format!(
@@ -136,7 +165,7 @@ impl Copies {
 }
 
 /// Whether the tags of an object are known, or go along with a copy unread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Tagged {
     Known,
     Unread,
@@ -146,6 +175,17 @@ impl Tagged {
     pub fn of(dress: &Dress) -> Tagged {
         if dress.properties.tags.is_some() { Tagged::Known } else { Tagged::Unread }
     }
+}
+
+/// What is known about the object that a copy is to take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// It was looked at just now, and is the one that its inode shows through.
+    pub seen: bool,
+    /// It is gone, or another one lies there.
+    pub lost: bool,
+    /// No other key of its inode is published before this one.
+    pub first: bool,
 }
 
 impl Settler {
@@ -163,22 +203,38 @@ impl Settler {
         fits.then_some(base)
     }
 
-    /// Whether a file whose object was seen just now is published by a copy, unless it bears what forbids that.
-    pub(super) fn is_copied(&self, ino: Ino, content: &ContentRec) -> bool {
-        self.copies()
-            && self.volume.store.copies_bear_all()
-            && self.copies.are_made(Tagged::Known)
-            && !self.copies.is_spared(ino)
-            && self.whole(content, PUBLISHED_COPY).is_some()
+    /// The object of a file that one copy may publish, if that lies where it was seen.
+    fn to_copy<'c>(&self, ino: Ino, content: &'c ContentRec, tags: Tagged) -> Option<&'c Base> {
+        let (bears_all, most) = match tags {
+            Tagged::Known => (self.volume.store.copies_bear_all(), PUBLISHED_COPY),
+            // Sent from here, its tags would be gone.
+            Tagged::Unread => (true, UNREAD_COPY),
+        };
+        let copied = bears_all
+            && self.copies()
+            && self.copies.are_made(tags)
+            && !self.copies.is_spared(ino, tags);
+        self.whole(content, most).filter(|_| copied)
     }
 
-    /// A copy on the server for an inode whose content lies in the store whole. `seen`: its object was looked at just
-    /// now, and is the one that it shows through. `first`: no other of its keys is published before this one.
+    /// What the store has to copy for a file, bytes, if copies publish it under all of its names, unless its object bears
+    /// what forbids that.
+    pub(super) fn copied_bytes(&self, inode: &Inode) -> Option<u64> {
+        let (content, names) = {
+            let live = inode.live();
+            (live.content.clone(), live.attr.nlink)
+        };
+        let tags = if self.tags.unreadable() { Tagged::Unread } else { Tagged::Known };
+        let base = self.to_copy(inode.ino, &content, tags).filter(|_| names == 1)?;
+        Some(base.version.size)
+    }
+
+    /// A copy on the server for an inode whose content lies in the store whole.
     pub(super) async fn copy_on_server(
         &self,
         (inode, content): (&Inode, &ContentRec),
         dress: &Dress,
-        (seen, first): (bool, bool),
+        source: Source,
         memo: &mut PathMemo,
     ) -> Result<Option<Body>, SettleError> {
         let tags = Tagged::of(dress);
@@ -191,6 +247,7 @@ impl Settler {
             // There is nothing to fetch, but only a copy takes tags along that nobody here can read.
             let at = match tags {
                 Tagged::Known => None,
+                Tagged::Unread if source.lost || self.copies.is_spared(inode.ino, tags) => None,
                 Tagged::Unread => self.resting(inode.ino, kind, memo).await?,
             };
             let fits = at.filter(|(_, version)| version.size <= UNREAD_COPY);
@@ -198,12 +255,11 @@ impl Settler {
         }
         let copied = match tags {
             // A copy onto the base itself may change its ETag, and those beside it would be refused.
-            Tagged::Known => seen && first && self.is_copied(inode.ino, content),
-            // Sent from here, its tags would be gone. What was not seen just now is compared by the copy itself.
-            Tagged::Unread => true,
+            Tagged::Known => source.seen && source.first,
+            // What was not seen just now is compared by the copy itself.
+            Tagged::Unread => !source.lost,
         };
-        let most = if tags == Tagged::Known { PUBLISHED_COPY } else { UNREAD_COPY };
-        let base = self.whole(content, most).filter(|_| copied);
+        let base = self.to_copy(inode.ino, content, tags).filter(|_| copied);
         Ok(base.map(|base| Body::Copy { from: base.key.clone(), expect: base.version.clone() }))
     }
 }

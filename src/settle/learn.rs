@@ -65,6 +65,8 @@ pub(super) struct Learned {
     pub replaced: HashMap<Ino, ObjectKey>,
     /// The object lies there that the tree shows.
     pub seen: HashSet<Ino>,
+    /// Nothing lies there any more.
+    pub gone: HashSet<Ino>,
 }
 
 impl Settler {
@@ -200,6 +202,7 @@ impl Settler {
             return Ok(());
         }
         let Some(said) = said else {
+            learned.gone.insert(ino);
             if !rec.known {
                 tx.edit(ino, |rec| rec.known = true).await?;
             }

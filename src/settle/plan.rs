@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::SettleError;
 use super::bodies::{Ready, is_away};
 use super::body::Body;
+use super::copies::{MOST_COPIED, Source};
 use super::dress::Dress;
 use super::kept::Upload;
 use super::settler::{ROUND, Settler};
@@ -52,6 +53,8 @@ pub(super) enum Plan {
 pub(super) struct Brought {
     /// The object lies there that it shows through.
     pub seen: bool,
+    /// It does not: another one does, or none.
+    pub lost: bool,
     pub body: Option<Ready>,
 }
 
@@ -276,10 +279,10 @@ impl Settler {
         let State { inode, attr, content, write_seq, xattrs, brought } = *state;
         let ready = brought.and_then(|brought| brought.body.as_ref());
         let (ino, kind) = (inode.ino, attr.kind);
-        let mut held = 0;
+        let (mut held, mut copied) = (0, 0);
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             // A file of many names goes on in the next round.
-            if items.len() >= ROUND || held > self.reach.bytes() {
+            if items.len() >= ROUND || held > self.reach.bytes() || copied > MOST_COPIED {
                 break;
             }
             let dress = |put_id| self.dress((ino, attr), xattrs, &key, put_id);
@@ -300,9 +303,13 @@ impl Settler {
                 prepared: Duration::ZERO,
             });
             if upload.body.is_none() {
-                let seen = brought.is_some_and(|brought| brought.seen);
-                let (of, how) = ((&**inode, content), (seen, index == 0));
-                upload.body = self.copy_on_server(of, &upload.dress, how, memo).await?;
+                let source = Source {
+                    seen: brought.is_some_and(|brought| brought.seen),
+                    lost: brought.is_some_and(|brought| brought.lost),
+                    first: index == 0,
+                };
+                let of = (&**inode, content);
+                upload.body = self.copy_on_server(of, &upload.dress, source, memo).await?;
             }
             let body = match (upload.body.take(), kind) {
                 (Some(body), _) => Some(body),
@@ -345,6 +352,7 @@ impl Settler {
                 prepared: upload.prepared + boottime().saturating_sub(began),
             };
             held += item.bytes_held();
+            copied += item.bytes_copied();
             items.push(item);
             let last = items.last().map(|item| &item.body);
             if let Some(body) = last

@@ -23,7 +23,7 @@ use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
 use crate::meta::{Logged, keys};
 use crate::store::{Condition, PutOutcome, Send, StoreError, StoreErrorKind, Verb};
-use crate::types::{FileKind, Ino, PutId, StoreTime};
+use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime, Version};
 
 /// A request that cannot leave this long before its expiry does not leave.
 const MARGIN_MS: i64 = 2_000;
@@ -350,7 +350,7 @@ impl Settler {
         match outcome {
             PutOutcome::Won(version) => {
                 if let Body::Copy { .. } = item.body {
-                    self.copies.made(item.intent.ino);
+                    self.copies.made(item.intent.ino, Tagged::of(&item.dress));
                 }
                 Outcome::Applied(version)
             }
@@ -359,11 +359,9 @@ impl Settler {
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);
                 if let Body::Copy { .. } = item.body {
-                    let ino = item.intent.ino;
-                    self.copies.doubts();
-                    // A store that takes too long would do so again.
-                    if !self.copies.failed(ino, Tagged::of(&item.dress), &error) {
-                        self.copies.spare(ino, None);
+                    let (ino, tags) = (item.intent.ino, Tagged::of(&item.dress));
+                    if !self.copies.failed(ino, tags, &error) {
+                        self.copies.doubts(ino, tags);
                     }
                 } else if error.kind == StoreErrorKind::Timeout {
                     leaving.cut.store(true, Ordering::Relaxed);
@@ -384,12 +382,8 @@ impl Settler {
                 Outcome::Applied(there.version)
             }
             Ok(_) => {
-                if let Body::Copy { .. } = item.body
-                    && Tagged::of(&item.dress) == Tagged::Known
-                {
-                    // What it was to take may be in the cache, if it is no more in the bucket.
-                    self.copies.spare(item.intent.ino, None);
-                    self.note_interruption(item.intent.ino, "the object to copy changed");
+                if let Body::Copy { from, expect } = &item.body {
+                    self.copy_was_refused(item, from, expect).await;
                 }
                 Outcome::Refused
             }
@@ -399,6 +393,22 @@ impl Settler {
                 Outcome::Open
             }
         }
+    }
+
+    /// One of the two conditions of a copy did not hold: which one, only a look at the source tells.
+    async fn copy_was_refused(&self, item: &Item, from: &ObjectKey, expect: &Version) {
+        let (ino, to) = (item.intent.ino, &item.intent.key);
+        match self.volume.store.head(from, SEND_TIMEOUT).await {
+            Ok(Some(there)) if there.version.same_bytes(expect) => return,
+            Ok(_) => tracing::info!(%from, %to, "an object changed before the store copied it"),
+            Err(error) => tracing::debug!(%from, %error, "the object to copy cannot be looked at"),
+        }
+        if Tagged::of(&item.dress) == Tagged::Known {
+            // What it was to take may be in the cache, if it is no more in the bucket. Of tags that nobody can read, the
+            // look before the next publish says whether they are lost.
+            self.copies.spare(ino, Tagged::Known, None);
+        }
+        self.note_interruption(ino, "the object to copy changed");
     }
 
     /// A publish came to nothing, and the same again may do.

@@ -498,11 +498,17 @@ impl Settler {
 
     /// What is to be published of that which is due.
     async fn gather(&self, due: &[Ino], round: &mut Round) -> Result<(), SettleError> {
-        let mut to_look = Vec::new();
+        let (mut to_look, mut copied) = (Vec::new(), 0);
         for &ino in due.iter().filter(|ino| **ino != TIDY) {
-            if let Plan::Look = self.plan_one(ino, None, round).await? {
-                to_look.push(ino);
+            let Plan::Look = self.plan_one(ino, None, round).await? else { continue };
+            if copied > MOST_COPIED {
+                // A look at what this round does not copy any more would be one for nothing.
+                self.schedule.by(ino, boottime());
+                continue;
             }
+            let inode = self.volume.inodes.get(ino);
+            copied += inode.and_then(|inode| self.copied_bytes(&inode)).unwrap_or(0);
+            to_look.push(ino);
         }
         // All at once: each is a request, and so is each body.
         let mut learned = match to_look.is_empty() {
@@ -521,7 +527,8 @@ impl Settler {
                 Some(error) => return Err(error),
                 None => {
                     let seen = learned.seen.contains(&ino);
-                    let brought = Brought { seen, body: bodies.remove(&ino) };
+                    let lost = learned.gone.contains(&ino) || learned.replaced.contains_key(&ino);
+                    let brought = Brought { seen, lost, body: bodies.remove(&ino) };
                     self.plan_one(ino, Some(&brought), round).await?;
                 }
             }

@@ -8,13 +8,13 @@ use super::late::{name, rename};
 use super::*;
 
 /// The requests since the log was cleared for objects that are no markers of directories.
-fn sent(world: &World, op: Op) -> usize {
+pub fn sent(world: &World, op: Op) -> usize {
     let log = world.server.log();
     let of_files = |key: &str| key.starts_with("data/") && !key.ends_with('/');
     log.iter().filter(|one| one.op == op && of_files(&one.key)).count()
 }
 
-fn settles(world: &World) -> tokio::task::JoinHandle<u64> {
+pub fn settles(world: &World) -> tokio::task::JoinHandle<u64> {
     let settler = Arc::clone(&world.settler);
     tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() })
 }
