@@ -21,6 +21,8 @@ const MAX_BACKGROUND: u16 = 64;
 ///   are complete, and they survive the worker.
 /// * `HANDLE_KILLPRIV*`: the kernel clears set-id bits itself by SETATTR; `fuser` does not pass on the
 ///   flags by which v2 delegates that for truncation.
+/// * `ATOMIC_O_TRUNC`: an open that truncates would come before the kernel has looked whether the file is a program
+///   that runs, which was then cut under its feet although the open fails with ETXTBSY. So it truncates by SETATTR.
 /// * `AUTO_INVAL_DATA`: we know when content changed and say so; guessing from mtime would drop the page
 ///   cache after our own writes.
 /// * `NO_OPENDIR_SUPPORT`, `SETXATTR_EXT` (its requests break `fuser` 0.18), `PASSTHROUGH`
@@ -29,7 +31,6 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_MAX_PAGES,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,

@@ -87,8 +87,7 @@ fn init_is_answered_from_the_request_alone() {
     assert_eq!(word(&reply, 16), 7);
     let flags = u64::from(word(&reply, 28)) | u64::from(word(&reply, 48)) << 32;
     let agreed = InitFlags::from_bits_retain(flags);
-    let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-        | InitFlags::FUSE_DO_READDIRPLUS
+    let wanted = InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_POSIX_ACL
@@ -96,6 +95,7 @@ fn init_is_answered_from_the_request_alone() {
         | InitFlags::FUSE_MAX_PAGES;
     assert!(agreed.contains(wanted), "{agreed:?}");
     let never = InitFlags::FUSE_WRITEBACK_CACHE
+        | InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_POSIX_LOCKS
         | InitFlags::FUSE_FLOCK_LOCKS
         | InitFlags::FUSE_PASSTHROUGH
