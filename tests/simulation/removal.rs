@@ -82,6 +82,28 @@ struct Ledger {
     foreign: BTreeMap<String, Bytes>,
     /// Creations of a name that may still bring something back, until then.
     open: BTreeMap<String, Time>,
+    removals: Vec<Removal>,
+}
+
+/// A removal that ended, and after when it cannot count any more.
+#[derive(Debug)]
+struct Removal {
+    name: String,
+    ended: Time,
+    safe: Time,
+}
+
+impl Ledger {
+    /// What is known of this volume. If it was not known yet, removals count that ended after `began`, when it was not
+    /// there or nobody had been told.
+    fn known(&mut self, id: VolumeId, name: &str, began: Time) -> &mut Known {
+        let removals = &self.removals;
+        self.volumes.entry(id).or_insert_with(|| {
+            let met = removals.iter().filter(|r| r.name == name && r.ended >= began);
+            let safe = met.map(|removal| removal.safe).max();
+            Known { name: name.to_owned(), safe, ..Known::default() }
+        })
+    }
 }
 
 /// What a host's driver has.
@@ -270,9 +292,7 @@ impl Agent {
         match made {
             Some(Ok(made)) => {
                 tell!("host{host}: {name} is {}", made.uuid);
-                let known = ledger.volumes.entry(made.uuid).or_default();
-                known.name = name.to_owned();
-                known.is_wanted(began, over);
+                ledger.known(made.uuid, name, began).is_wanted(began, over);
             }
             Some(Err(error)) => tell!("host{host}: {name}: {error}"),
             None => tell!("host{host}: {name}: died"),
@@ -288,14 +308,23 @@ impl Agent {
             process.run(async move { driver.catalog.remove(&volume, &driver.purge).await }).await;
         let now = sim().now();
         let mut ledger = self.ledger.lock();
-        let of_name = ledger.volumes.values_mut().filter(|known| known.name == name);
-        match removed {
-            Some(Ok(())) => of_name.for_each(|known| {
-                known.removed = Some(began);
-                known.safe = known.safe.max(Some(now));
-            }),
-            Some(Err(CatalogError::Refused(_))) => {}
-            _ => of_name.for_each(|known| known.safe = known.safe.max(Some(now + LATE))),
+        let safe = match removed {
+            Some(Ok(())) => Some(now),
+            Some(Err(CatalogError::Refused(_))) => None,
+            _ => Some(now + LATE),
+        };
+        if let Some(safe) = safe {
+            // What may still be removed may be a volume of which nobody has been told.
+            if let Some(there) = defined(name) {
+                ledger.known(there.uuid, name, now);
+            }
+            for known in ledger.volumes.values_mut().filter(|known| known.name == name) {
+                if matches!(removed, Some(Ok(()))) {
+                    known.removed = Some(began);
+                }
+                known.safe = known.safe.max(Some(safe));
+            }
+            ledger.removals.push(Removal { name: name.to_owned(), ended: now, safe });
         }
         match removed {
             Some(Ok(())) => tell!("host{host}: {name} is removed"),
@@ -320,11 +349,9 @@ impl Agent {
 
     /// A host that looked at a removed volume within its grace brings it back just before the next change of it.
     fn aim(&self, name: &'static str) {
-        let key = format!("{HOME}/.s3vol/volumes/{name}.json");
-        let (at, ledger) = (key.clone(), Arc::clone(&self.ledger));
-        sim().bucket.aim("PUT", &at, move || {
-            let body = sim().bucket.objects.borrow().get(&key).map(|object| object.body.clone());
-            let found = body.and_then(|body| serde_json::from_slice::<Definition>(&body).ok());
+        let (key, ledger) = (definition_key(name), Arc::clone(&self.ledger));
+        sim().bucket.aim("PUT", &key.clone(), move || {
+            let found = defined(name);
             let Some(found) = found.filter(|f| f.removing.as_ref().is_some_and(|r| !r.purging))
             else {
                 return;
@@ -333,9 +360,8 @@ impl Agent {
             let back = Definition { removing: None, written_by: "another".to_owned(), ..found };
             let body = serde_json::to_vec_pretty(&back).expect("a record");
             sim().bucket.put(&key, body.into(), Attributes::new(), Properties::default());
-            if let Some(known) = ledger.lock().volumes.get_mut(&back.uuid) {
-                known.is_wanted(sim().now(), sim().now());
-            }
+            let now = sim().now();
+            ledger.lock().known(back.uuid, name, now).is_wanted(now, now);
         });
     }
 
@@ -379,7 +405,7 @@ impl Agent {
     /// Mounts the volume, writes a file there and syncs it.
     async fn use_it(&mut self, name: &str) {
         let Some((process, driver)) = self.driver().await else { return };
-        let wanted = volume(name);
+        let (wanted, began) = (volume(name), sim().now());
         let found = process.run(async move { driver.catalog.lookup(&wanted).await }).await;
         let Some(Ok(Some(definition))) = found else { return };
         let (host, id) = (self.host.number, definition.uuid);
@@ -387,9 +413,8 @@ impl Agent {
         self.files += 1;
         let file = format!("f{host}-{}", self.files);
         // Whatever becomes of it, its epoch may say that the volume is used.
-        if let Some(known) = self.ledger.lock().volumes.get_mut(&id) {
-            known.uses.insert(file.clone(), sim().now() + LATE + 60 * SECOND);
-        }
+        let until = sim().now() + LATE + 60 * SECOND;
+        self.ledger.lock().known(id, name, began).uses.insert(file.clone(), until);
         let Some((worker, opened)) = self.mount(&definition).await else { return };
         let bare = match opened {
             Ok(bare) => bare,
@@ -446,6 +471,16 @@ impl Agent {
         sim().kill(&worker);
         read
     }
+}
+
+fn definition_key(name: &str) -> String {
+    format!("{HOME}/.s3vol/volumes/{name}.json")
+}
+
+/// What the name leads to in the bucket.
+fn defined(name: &str) -> Option<Definition> {
+    let objects = sim().bucket.objects.borrow();
+    objects.get(&definition_key(name)).and_then(|o| serde_json::from_slice(&o.body).ok())
 }
 
 fn volume(name: &str) -> VolumeName {
