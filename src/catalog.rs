@@ -53,7 +53,7 @@ pub use stores::record;
 pub use trace::{Trace, lead_to, trace};
 
 use drafts::Drafts;
-use lookup::Breaker;
+use lookup::{Breaker, Names};
 use mirror::Mirror;
 
 /// The catalog of one home, shared by all hosts that use it.
@@ -65,7 +65,7 @@ pub struct Catalog {
     capture: bool,
     grace: Duration,
     host: String,
-    mirror: Mirror,
+    mirror: Arc<Mirror>,
     drafts: Arc<Drafts>,
     breaker: Breaker,
     /// Somebody asked since the last refresh; an idle daemon costs no requests.
@@ -86,6 +86,13 @@ impl Catalog {
             tokio::fs::create_dir_all(&store).await.map_err(CatalogError::disk(&store))?;
         }
         let home = config.home.url.to_string();
+        let mirror = Arc::new(Mirror::load(&config.state, &home)?);
+        let names = Names {
+            opener: Arc::clone(&opener),
+            home: config.home.url.clone(),
+            defaults: config.defaults.clone(),
+            mirror: Arc::clone(&mirror),
+        };
         Ok(Catalog {
             opener,
             home: config.home.clone(),
@@ -93,8 +100,8 @@ impl Catalog {
             capture: config.capture,
             grace: config.grace,
             host,
-            mirror: Mirror::load(&config.state, &home)?,
-            drafts: Arc::new(Drafts::load(&config.state, &home)),
+            mirror,
+            drafts: Arc::new(Drafts::load(&config.state, &home, names)),
             breaker: Breaker::default(),
             asked: AtomicBool::new(true),
             listed: tokio::sync::Notify::new(),

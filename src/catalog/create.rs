@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::definition::{Definition, FORMAT, definition_key};
+use super::definition::{Definition, FORMAT, VolumeFormat, definition_key, format_key};
+use super::ground::Ground;
 use super::incarnation::{Incarnation, Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
@@ -77,18 +78,19 @@ impl Catalog {
             Prepared::Free(draft) => (draft.claim(self.opener.as_ref(), &options).await?, false),
         };
         let id = incarnation.id;
-        let defined = self.define(home.as_ref(), name, options, incarnation, given).await;
-        match &defined {
-            Ok(definition) if definition.uuid == id => {
-                self.drafts.end(id).await;
-                if found {
-                    self.still_leads(home.as_ref(), definition).await?;
-                }
-            }
+        let (definition, made) = self
+            .define(home.as_ref(), name, options, incarnation, given)
+            .await
             // What was made for it is nobody's.
-            _ => self.drafts.leave(id),
+            .inspect_err(|_| self.drafts.leave(id))?;
+        match definition.uuid == id {
+            true => self.drafts.end(id).await,
+            false => self.drafts.leave(id),
         }
-        defined
+        if found && definition.uuid == id {
+            self.still_leads(home.as_ref(), &definition, made).await?;
+        }
+        Ok(definition)
     }
 
     /// Nothing is to be made there after all.
@@ -100,7 +102,7 @@ impl Catalog {
         }
     }
 
-    /// Gives a state its name. Safe to repeat.
+    /// Gives a state its name, and says whether it had none (`true`). Safe to repeat.
     async fn define(
         &self,
         home: &dyn Site,
@@ -108,7 +110,7 @@ impl Catalog {
         mut options: VolumeOptions,
         incarnation: Incarnation,
         given: &BTreeMap<String, String>,
-    ) -> Result<Definition, CatalogError> {
+    ) -> Result<(Definition, bool), CatalogError> {
         options.state_url = incarnation.state_url;
         let key = definition_key(home.prefix(), name);
         let definition = Definition {
@@ -130,26 +132,52 @@ impl Catalog {
             }
             self.mirror.learn(definition.clone(), Some(at), true).await?;
             self.stands_alone(home, &definition).await?;
-            return Ok(definition);
+            return Ok((definition, true));
         }
         match named::read(home, name, REQUEST).await? {
-            Some((found, version)) => self.confirm(home, found, version, given).await,
+            Some((found, version)) => {
+                let confirmed = self.confirm(home, found, version, given).await?;
+                Ok((confirmed, false))
+            }
             None => Err(CatalogError::Unknown(key.to_string())),
         }
     }
 
-    /// Whoever began a state may take it away again until somebody has defined it, and may not have seen that yet.
+    /// Whoever began a state may take it away again until somebody has defined it, and may not have seen that yet. It
+    /// closes the state first, and opens it again if it sees the definition after that.
     async fn still_leads(
         &self,
         home: &dyn Site,
         definition: &Definition,
+        made: bool,
     ) -> Result<(), CatalogError> {
-        let led = self.entry_of(definition).await?;
-        if definition.options.readonly || led.is_some_and(|led| led.uuid == definition.uuid) {
+        if definition.options.readonly {
             return Ok(());
         }
-        self.take_back(home, definition).await?;
-        Err(CatalogError::Unknown(definition_key(home.prefix(), &definition.name).to_string()))
+        let ground = Ground::open(self.opener.as_ref(), &definition.options).await?;
+        let state = ground.state.as_ref();
+        let key = format_key(state.prefix(), definition.uuid);
+        for look in 1..=LOOKS {
+            let format = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?;
+            if ground.entry().await?.is_none_or(|led| led.uuid != definition.uuid) {
+                self.take_back(home, definition).await?;
+                let key = definition_key(home.prefix(), &definition.name);
+                return Err(CatalogError::Unknown(key.to_string()));
+            }
+            if format.is_none_or(|(format, _)| format.deleting.is_none()) {
+                return Ok(());
+            }
+            if look < LOOKS {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        if made {
+            self.take_back(home, definition).await?;
+        }
+        Err(CatalogError::Refused(format!(
+            "{} has a volume that is just being taken away; try again when that is done",
+            definition.options.url
+        )))
     }
 
     /// Once more: whoever defined another volume there meanwhile sees this one, or is seen. Of two that see each

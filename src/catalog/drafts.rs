@@ -20,13 +20,14 @@ use super::definition::{
 };
 use super::file::write_durably;
 use super::ground::Ground;
+use super::lookup::Names;
 use super::objects::{self, REQUEST, Replaced};
 use super::{Catalog, CatalogError, Site};
 use crate::clock::boottime;
 use crate::config::VolumeOptions;
-use crate::store::{Listing, PutOutcome, Send};
+use crate::store::{Listing, PutOutcome, Send, StoreBackend};
 use crate::sys::beside;
-use crate::types::{ObjectKey, VolumeId};
+use crate::types::{ObjectKey, Version, VolumeId};
 
 /// Stores that do not honour the expiry of requests are given a quarter of an hour elsewhere, too.
 const AGE: Duration = Duration::from_secs(20 * 60);
@@ -59,12 +60,13 @@ struct Noted {
 pub(super) struct Drafts {
     folder: PathBuf,
     home: String,
+    names: Names,
     notes: Mutex<BTreeMap<Uuid, Noted>>,
 }
 
 impl Drafts {
     /// Those that earlier processes left.
-    pub fn load(state: &Path, home: &str) -> Drafts {
+    pub fn load(state: &Path, home: &str, names: Names) -> Drafts {
         let folder = state.join("drafts");
         let mut notes = BTreeMap::new();
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -77,7 +79,7 @@ impl Drafts {
                 Err(error) => tracing::debug!(path = %entry.path().display(), %error, "no note"),
             }
         }
-        Drafts { folder, home: home.to_owned(), notes: Mutex::new(notes) }
+        Drafts { folder, home: home.to_owned(), names, notes: Mutex::new(notes) }
     }
 
     /// Notes a creation, or goes on with one of the same place that was cut short (`true`).
@@ -122,6 +124,11 @@ impl Drafts {
         }
     }
 
+    /// Takes away what was begun, unless somebody has named or used it since.
+    pub async fn withdraw(&self, ground: &Ground, id: VolumeId) -> Result<(), CatalogError> {
+        withdraw(ground, id, Some(&self.names)).await
+    }
+
     /// It is left as it is.
     pub fn leave(&self, id: VolumeId) {
         if let Some(noted) = self.notes.lock().get_mut(&id.0) {
@@ -156,16 +163,8 @@ impl Catalog {
         if due.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.refresh(&|_| true).await {
-            due.iter().for_each(|note| self.drafts.leave(note.uuid));
-            return Err(error);
-        }
         for note in due {
-            let defined = self.mirror.all().iter().any(|e| e.definition.uuid == note.uuid);
-            let cleared = match defined {
-                true => Ok(()),
-                false => self.clear(&note).await,
-            };
+            let cleared = self.clear(&note).await;
             match cleared {
                 Ok(()) => self.drafts.end(note.uuid).await,
                 Err(error) => {
@@ -180,22 +179,29 @@ impl Catalog {
 
     async fn clear(&self, note: &Note) -> Result<(), CatalogError> {
         let ground = Ground::open(self.opener.as_ref(), &note.options).await?;
-        withdraw(&ground, note.uuid).await
+        self.drafts.withdraw(&ground, note.uuid).await
     }
 }
 
-/// Takes a new state away again, and the entry that leads to it, unless somebody has used it since.
-pub(super) async fn withdraw(ground: &Ground, id: VolumeId) -> Result<(), CatalogError> {
+/// Takes a new state away again, and the entry that leads to it, unless somebody has named or used it since. Whoever
+/// has no catalog knows no names.
+pub(super) async fn withdraw(
+    ground: &Ground,
+    id: VolumeId,
+    names: Option<&Names>,
+) -> Result<(), CatalogError> {
     let (store, state) = (ground.state.store(), ground.state.prefix());
     let key = prefix_key(state, &ground.url);
     let entry = objects::read::<PrefixEntry>(store, &key, REQUEST).await?;
     if let Some((_, version)) = entry.filter(|(entry, _)| entry.uuid == id) {
-        if !close(ground.state.as_ref(), id).await? {
+        if !close(ground.state.as_ref(), id, names).await? {
             return Ok(());
         }
         if !objects::delete(store, &key, &version).await? {
             return Err(CatalogError::Unknown(key.to_string()));
         }
+    } else if is_named(names, id).await? {
+        return Ok(());
     }
     let (left, used) = contents(ground.state.as_ref(), id).await?;
     if used {
@@ -210,26 +216,68 @@ pub(super) async fn withdraw(ground: &Ground, id: VolumeId) -> Result<(), Catalo
     Ok(())
 }
 
-/// Says in `format.json` that nobody may mount this any more. False: somebody has.
-async fn close(state: &dyn Site, id: VolumeId) -> Result<bool, CatalogError> {
+/// Says in `format.json` that nobody may mount this any more. False: somebody has named or used it.
+///
+/// Both are looked for once more after that. Whoever names a state that was found looks at `format.json` after that
+/// (`Catalog::still_leads`), and so does whoever mounts it. So one of the two sees the other.
+async fn close(
+    state: &dyn Site,
+    id: VolumeId,
+    names: Option<&Names>,
+) -> Result<bool, CatalogError> {
+    let (store, key) = (state.store(), format_key(state.prefix(), id));
     if contents(state, id).await?.1 {
         return Ok(false);
     }
-    let (store, key) = (state.store(), format_key(state.prefix(), id));
+    let named = is_named(names, id).await?;
     let Some((was, version)) = objects::read::<VolumeFormat>(store, &key, REQUEST).await? else {
-        return Ok(true);
+        return Ok(!named);
     };
+    let open = VolumeFormat { deleting: None, ..was.clone() };
     let closed = VolumeFormat { deleting: Some(Deleting::State), ..was.clone() };
+    if named {
+        // It may have been closed by an attempt that was cut short.
+        return match was == closed {
+            true => reopen(store, &key, (&was, version), &open).await.map(|()| false),
+            false => Ok(false),
+        };
+    }
     let Replaced::Yes(at) = objects::replace(store, &key, (&was, version), &closed).await? else {
         return Ok(false);
     };
-    if !contents(state, id).await?.1 {
+    let wanted = is_wanted(state, id, names).await;
+    if let Ok(false) = wanted {
         return Ok(true);
     }
-    let open = VolumeFormat { deleting: None, ..was };
-    match objects::replace(store, &key, (&closed, at), &open).await? {
-        Replaced::Yes(_) => Ok(false),
+    reopen(store, &key, (&closed, at), &open).await?;
+    wanted.map(|_| false)
+}
+
+async fn reopen(
+    store: &dyn StoreBackend,
+    key: &ObjectKey,
+    closed: (&VolumeFormat, Version),
+    open: &VolumeFormat,
+) -> Result<(), CatalogError> {
+    match objects::replace(store, key, closed, open).await? {
+        Replaced::Yes(_) => Ok(()),
         Replaced::No(_) => Err(CatalogError::Unknown(key.to_string())),
+    }
+}
+
+/// Whether somebody has used or named it.
+async fn is_wanted(
+    state: &dyn Site,
+    id: VolumeId,
+    names: Option<&Names>,
+) -> Result<bool, CatalogError> {
+    Ok(contents(state, id).await?.1 || is_named(names, id).await?)
+}
+
+async fn is_named(names: Option<&Names>, id: VolumeId) -> Result<bool, CatalogError> {
+    match names {
+        Some(names) => names.lead_to(id).await,
+        None => Ok(false),
     }
 }
 

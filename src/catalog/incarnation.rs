@@ -190,14 +190,14 @@ pub(super) async fn prepare(
             return Ok(Prepared::Found(found));
         }
         Err(error) => {
-            draft.undo().await;
+            draft.fails(&error).await;
             return Err(error);
         }
     }
     if !draft.written {
         draft.unsure = true;
         if let Err(error) = draft.find_out_and_write(options).await {
-            draft.undo().await;
+            draft.fails(&error).await;
             return Err(error);
         }
         // A probe may go on without an answer, and what it sent may arrive when all is taken away again.
@@ -352,11 +352,23 @@ impl Draft {
         Ok(Incarnation { id, state_url: entry.state_url, adopted })
     }
 
+    /// Nothing comes of this attempt. What one before it may have claimed goes only where it was refused: else the next
+    /// one goes on with it, and others may have found it.
+    async fn fails(&self, error: &CatalogError) {
+        match self.again && !matches!(error, CatalogError::Refused(_)) {
+            true => self.leave(),
+            false => self.undo().await,
+        }
+    }
+
     /// Takes away what was written. What cannot be taken away now goes later, where it is noted.
     pub async fn undo(&self) {
         let undone = match (self.claimed, self.written) {
             // As long as it leads there, others find the state and may use it.
-            (true, _) => withdraw(&self.ground, self.id).await,
+            (true, _) => match &self.noted {
+                Some(notes) => notes.withdraw(&self.ground, self.id).await,
+                None => withdraw(&self.ground, self.id, None).await,
+            },
             (false, true) => self.delete_format().await,
             (false, false) => Ok(()),
         };

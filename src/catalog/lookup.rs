@@ -1,17 +1,18 @@
 //! Learning what other hosts did: one name at once, all names in the background.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::definition::{Definition, definition_key};
-use super::mirror::MirrorEntry;
-use super::{Catalog, CatalogError, Opener, named};
+use super::mirror::{Mirror, MirrorEntry};
+use super::{Catalog, CatalogError, Opener, Site, named};
 use crate::clock::Deadline;
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{StoreError, StoreErrorKind};
-use crate::types::VolumeName;
+use crate::types::{VolumeId, VolumeName};
 
 /// Every `docker run -v anything:` asks every plugin, so an unknown name may cost this much.
 const LOOKUP: Duration = Duration::from_millis(500);
@@ -39,6 +40,49 @@ pub async fn defined_in(
     let site = opener.open(home, defaults).await?;
     let found = named::read(site.as_ref(), name, REFRESH_REQUEST).await?;
     Ok(found.map(|(definition, _)| definition))
+}
+
+/// The names in a home, for who looks whether one of them leads to a state.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub opener: Arc<dyn Opener>,
+    pub home: BucketUrl,
+    pub defaults: VolumeOptions,
+    pub mirror: Arc<Mirror>,
+}
+
+impl Names {
+    /// Whether a name leads to `id`, as it is in the bucket now. Only what the mirror does not know is read.
+    pub async fn lead_to(&self, id: VolumeId) -> Result<bool, CatalogError> {
+        let home = self.opener.open(&self.home, &self.defaults).await?;
+        let mut unknown = Vec::new();
+        for (name, version) in named::list(home.as_ref(), REFRESH_REQUEST).await? {
+            let known = self.mirror.get(&name);
+            match known.filter(|e| e.version.as_ref().is_some_and(|at| at.same(&version))) {
+                Some(known) if known.definition.uuid == id => return Ok(true),
+                Some(_) => {}
+                None => unknown.push(name),
+            }
+        }
+        for some in unknown.chunks(PARALLEL) {
+            let led = some.iter().map(|name| leads_to(home.as_ref(), name, id));
+            for leads in futures::future::join_all(led).await {
+                if leads? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+async fn leads_to(home: &dyn Site, name: &VolumeName, id: VolumeId) -> Result<bool, CatalogError> {
+    match named::read(home, name, REFRESH_REQUEST).await {
+        Ok(found) => Ok(found.is_some_and(|(found, _)| found.uuid == id)),
+        // What cannot be read leads nowhere.
+        Err(error) if error.is_of_one() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Remembers that the bucket does not answer.

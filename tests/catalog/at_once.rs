@@ -38,22 +38,9 @@ async fn made_at_once(hosts: u32, other: &str, at: u32) -> bool {
     };
     let rule = Rule::always(None, "", s3server::Action::Hold).after(at);
     server.fault(Rule { times: Some(1), ..rule });
-    let ended = AtomicBool::new(false);
-    let first = async {
-        let made = create(&one, "one", &url).await;
-        ended.store(true, Ordering::SeqCst);
-        made
-    };
-    let second = async {
-        while server.held() == 0 && !ended.load(Ordering::SeqCst) {
-            tokio::time::sleep(LOOK).await;
-        }
-        let made = create(&two, "two", &other).await;
-        server.release();
-        made
-    };
-    let (first, second) = tokio::join!(first, second);
-    if server.faults_left() > 0 {
+    let (first, second, met) =
+        meet(server, create(&one, "one", &url), create(&two, "two", &other)).await;
+    if !met {
         return false;
     }
     assert!(first.is_err() || second.is_err(), "request {at} of {hosts}: both stay");
@@ -87,4 +74,86 @@ async fn a_definition_whose_neighbours_cannot_be_looked_for_stays() {
         create(&catalog, "one", &url).await.unwrap();
     }
     assert!(stayed > 0);
+}
+
+/// Whichever request of the one waits until the other one is done.
+#[tokio::test]
+async fn a_state_that_is_named_while_it_is_taken_away_is_whole_or_has_no_name() {
+    drafts_go_at_once();
+    for naming_waits in [false, true] {
+        let runs = (0..30).map(|at| named_while_it_goes(naming_waits, at));
+        let met = stream::iter(runs).buffer_unordered(30).filter(|met| ready(*met)).count().await;
+        assert!(met > 5, "{met}");
+    }
+}
+
+/// One host takes away what a creation left, another one finds it and names it, and this request of one of them waits
+/// for the other; whether there was such a request.
+async fn named_while_it_goes(naming_waits: bool, at: u32) -> bool {
+    let (world, dirs) = (World::gateway(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let server = world.server();
+    let (here, there) = (catalog(&dirs[0], &world).await, catalog(&dirs[1], &world).await);
+    create(&here, "known", &[]).await.unwrap();
+    let deaf = Rule::always(Some(Op::List), "by-prefix", s3server::Action::Status(403));
+    server.fault(deaf.after(2));
+    create(&here, "web", &[]).await.unwrap_err();
+    server.clear_faults();
+    let rule = Rule::always(None, "", s3server::Action::Hold).after(at);
+    server.fault(Rule { times: Some(1), ..rule });
+    let (goes, named) =
+        (here.sweep(&RetainAll), async { create(&there, "web", &[]).await.map(|made| made.uuid) });
+    let (made, met) = match naming_waits {
+        false => {
+            let (_, made, met) = meet(server, goes, named).await;
+            (made, met)
+        }
+        true => {
+            let (made, _, met) = meet(server, named, goes).await;
+            (made, met)
+        }
+    };
+    let what = format!("request {at}, naming waits: {naming_waits}");
+    assert_eq!(made.is_ok(), server.get("team/.s3vol/volumes/web.json").is_some(), "{what}");
+    let id = match made {
+        Ok(id) => id,
+        Err(_) => {
+            here.sweep(&RetainAll).await.unwrap();
+            create(&there, "web", &[]).await.unwrap().uuid
+        }
+    };
+    let format = server.get(&format!("team/.s3vol/v/{id}/format.json"));
+    let format = format.unwrap_or_else(|| panic!("{what}: it has no state"));
+    let says = |body: &[u8], text: &str| String::from_utf8_lossy(body).contains(text);
+    assert!(!says(&format.body, "deleting"), "{what}: its state is closed");
+    let entries = server.objects("team/.s3vol/by-prefix/");
+    let leads = entries.iter().any(|(_, entry)| says(&entry.body, &id.0.to_string()));
+    assert!(leads, "{what}: nothing leads there");
+    met
+}
+
+/// `second` runs while a request of `first` is held, or after it; whether it was held.
+async fn meet<A, B>(
+    server: &TestS3,
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> (A, B, bool) {
+    let ended = AtomicBool::new(false);
+    let first = async {
+        let done = first.await;
+        ended.store(true, Ordering::SeqCst);
+        done
+    };
+    let second = async {
+        while server.held() == 0 && !ended.load(Ordering::SeqCst) {
+            tokio::time::sleep(LOOK).await;
+        }
+        let met = server.held() > 0;
+        // It is not for a request of the second one.
+        server.clear_faults();
+        let done = second.await;
+        server.release();
+        (done, met)
+    };
+    let (first, (second, met)) = tokio::join!(first, second);
+    (first, second, met)
 }

@@ -109,6 +109,10 @@ const KEPT: &[(&str, &str)] = &[
         "1201268",
         "the oracle forgot a removal that was answered while the creation of its volume was not",
     ),
+    (
+        "1796058660001833",
+        "a creation that failed took its state away while another host found it and named it",
+    ),
 ];
 
 #[test]
