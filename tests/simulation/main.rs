@@ -106,6 +106,7 @@ const KEPT: &[(&str, &str)] = &[
         "a read over uncommitted changes never came to an end where the cache has no room",
     ),
     ("1796058660002356", "the bucket gave two uploads that began at once the same name"),
+    (
         "1201268",
         "the oracle forgot a removal that was answered while the creation of its volume was not",
     ),
