@@ -64,7 +64,7 @@ pub fn play(ops: &[Op], refresh: Duration) -> Result<(), String> {
         let mut run = Run::new(refresh).await;
         let mut result = Ok(());
         for (number, op) in ops.iter().enumerate() {
-            let step = tokio::time::timeout(STUCK, run.step(op)).await;
+            let step = tokio::time::timeout(STUCK, Box::pin(run.step(op))).await;
             result = step.unwrap_or_else(|_| Err("stuck".into()));
             result = result.map_err(|e| format!("op {number} {op:?}: {e}"));
             if result.is_err() {

@@ -251,7 +251,7 @@ impl Volume {
             };
             // No reader waits for a share while it holds one.
             drop(fetched.take());
-            if cache && waits < MOST_WAITS && self.comes(inode, &missing, &late).await {
+            if cache && waits < MOST_WAITS && Box::pin(self.comes(inode, &missing, &late)).await {
                 waits += 1;
                 continue;
             }

@@ -309,7 +309,8 @@ impl Settler {
                     first: index == 0,
                 };
                 let of = (&**inode, content);
-                upload.body = self.copy_on_server(of, &upload.dress, source, memo).await?;
+                let copied = self.copy_on_server(of, &upload.dress, source, memo);
+                upload.body = Box::pin(copied).await?;
             }
             let body = match (upload.body.take(), kind) {
                 (Some(body), _) => Some(body),

@@ -277,7 +277,7 @@ impl Reconciler {
 impl Outside for Reconciler {
     async fn directory(&self, dir: Ino) -> Result<(), DataError> {
         self.refresh_directory(dir).await?;
-        self.walks(dir).await;
+        Box::pin(self.walks(dir)).await;
         Ok(())
     }
 

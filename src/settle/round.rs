@@ -354,7 +354,7 @@ impl Settler {
                 }
                 Outcome::Applied(version)
             }
-            PutOutcome::Lost => self.refused(item).await,
+            PutOutcome::Lost => Box::pin(self.refused(item)).await,
             PutOutcome::Failed(error) => self.failed(item, error),
             PutOutcome::Ambiguous(error) => {
                 volume.note_error(&error);

@@ -482,7 +482,7 @@ impl Settler {
 
     async fn round(&self, due: &[Ino]) -> Result<(), SettleError> {
         let mut round = Round::default();
-        if let Err(error) = self.gather(due, &mut round).await {
+        if let Err(error) = Box::pin(self.gather(due, &mut round)).await {
             self.give_up(round.items).await;
             return Err(error);
         }
@@ -513,11 +513,11 @@ impl Settler {
         // All at once: each is a request, and so is each body.
         let mut learned = match to_look.is_empty() {
             true => Learned::default(),
-            false => self.learn(to_look.iter().copied(), true).await?,
+            false => Box::pin(self.learn(to_look.iter().copied(), true)).await?,
         };
         let seen = to_look.iter().copied().filter(|ino| !learned.failed.contains_key(ino));
         let room = self.reach.bytes().saturating_sub(round.bytes);
-        let mut bodies = self.bodies(seen, &learned.seen, room).await?;
+        let mut bodies = Box::pin(self.bodies(seen, &learned.seen, room)).await?;
         for ino in to_look {
             match learned.failed.remove(&ino).map(SettleError::from) {
                 Some(error) if error.is_of_one() => {

@@ -2,11 +2,11 @@
 //! Compose.
 
 use crate::support::dockerd::{IMAGE, PLUGIN};
-use crate::{alone, engine, outside};
+use crate::{engine, outside, turn};
 
 #[test]
 fn copy_up_keeps_modes_owners_symlinks_hard_links_and_fifos() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     engine.import_busybox(|root| {
         use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -58,7 +58,7 @@ fn copy_up_keeps_modes_owners_symlinks_hard_links_and_fifos() {
 
 #[test]
 fn docker_cp_works_while_a_container_runs_and_does_not_unmount_it() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.start_container("box", "data", "echo inside >/d/in; sleep 600");
@@ -82,7 +82,7 @@ fn docker_cp_works_while_a_container_runs_and_does_not_unmount_it() {
 
 #[test]
 fn compose_volumes_with_driver_opts() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     // Docker calls the driver by its tag afterwards, and Compose 1 compares the names: only with the
     // tag does it recognise a volume that it has made.

@@ -7,7 +7,7 @@ use crate::support::dockerd::{Dockerd, Options, PLUGIN};
 use crate::support::netns::SERVER_ADDRESS;
 use crate::support::s3server::{self, TestS3};
 use crate::support::{wait_for, watchdog};
-use crate::{alone, listed, outside, rootfs, settings};
+use crate::{listed, outside, rootfs, settings, turn};
 
 fn start_host(name: &str) -> Dockerd {
     let engine = Dockerd::start(&Options { host: Some(name.to_owned()) });
@@ -30,7 +30,7 @@ fn two_hosts() -> (Dockerd, Dockerd, TestS3) {
 
 #[test]
 fn a_volume_moves_between_two_hosts_and_has_one_writer() {
-    let _alone = alone();
+    let _turn = turn();
     let (a, b, server) = two_hosts();
     a.docker(&["volume", "create", "-d", PLUGIN, "-o", "commit=3s", "shared"]);
     wait_for("the volume to be listed on the other host", Duration::from_secs(30), || {
@@ -70,7 +70,7 @@ fn a_volume_moves_between_two_hosts_and_has_one_writer() {
 #[test]
 #[ignore = "make soak"]
 fn soak_a_volume_moves_back_and_forth_many_times() {
-    let _alone = alone();
+    let _turn = turn();
     let (a, b, server) = two_hosts();
     a.docker(&["volume", "create", "-d", PLUGIN, "shared"]);
     let mut log = String::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::dockerd::{Dockerd, PLUGIN};
 use crate::support::{wait_for, watchdog};
-use crate::{alone, engine_behind_a_gateway, listed, outside};
+use crate::{engine_behind_a_gateway, listed, outside, turn};
 
 /// How often the volume was opened since the daemon started.
 fn opened(engine: &Dockerd) -> usize {
@@ -14,7 +14,7 @@ fn opened(engine: &Dockerd) -> usize {
 
 #[test]
 fn a_stopped_container_gives_the_volume_back_quickly_and_another_resumes_it() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.start_container(
@@ -49,7 +49,7 @@ fn a_stopped_container_gives_the_volume_back_quickly_and_another_resumes_it() {
 
 #[test]
 fn volumes_survive_the_plugin_and_the_daemon_restarting() {
-    let _alone = alone();
+    let _turn = turn();
     let (mut engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.run("data", "echo kept >/d/file");
@@ -77,7 +77,7 @@ fn volumes_survive_the_plugin_and_the_daemon_restarting() {
 
 #[test]
 fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     engine.start_container("box", "data", "echo synced >/d/file; sync; sleep 600");

@@ -12,17 +12,31 @@ mod support;
 mod tools;
 mod volumes;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use support::dockerd::{Dockerd, Options};
 use support::plugin::{rootfs, settings};
 use support::s3server::TestS3;
 
-/// One test at a time: two cores, and one dockerd is heavy enough.
-static ONE: Mutex<()> = Mutex::new(());
+/// Two tests at a time: a dockerd is heavy, and most of the time it waits.
+static FREE: Mutex<u32> = Mutex::new(2);
+static FREED: Condvar = Condvar::new();
 
-fn alone() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// The turn of a test, as long as this lives.
+struct Turn;
+
+fn turn() -> Turn {
+    let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = FREED.wait_while(free, |free| *free == 0);
+    *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+    Turn
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        FREED.notify_one();
+    }
 }
 
 /// An engine with the plugin on a server of ours, and the test image.

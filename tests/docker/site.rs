@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::boto::Boto;
 use crate::support::dockerd::PLUGIN;
-use crate::{alone, engine};
+use crate::{engine, turn};
 
 const ZIPPED: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -32,7 +32,7 @@ fn site() -> Vec<(&'static str, &'static [u8], Value)> {
 
 #[test]
 fn a_site_edited_through_a_container_is_served_as_before() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     let mut boto = Boto::new(&server);
     let key = |name: &str| format!("team/site/{name}");

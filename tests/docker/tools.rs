@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::dockerd::{Dockerd, IMAGE, PLUGIN, output_within};
 use crate::support::unmanaged::Plugin;
 use crate::support::{wait_for, watchdog};
-use crate::{alone, engine};
+use crate::{engine, turn};
 
 const TOOL: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ impl<'e> Ways<'e> {
 
 #[test]
 fn each_tool_can_be_reached_where_only_docker_is() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     let ways = Ways::to(&engine);
     let nothing = Path::new("/dev/null");
@@ -130,7 +130,7 @@ fn each_tool_can_be_reached_where_only_docker_is() {
 
 #[test]
 fn a_volume_is_taken_from_a_host_that_lives_and_options_say_how() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine();
     let ways = Ways::to(&engine);
     let mut other = Plugin::start(&server);

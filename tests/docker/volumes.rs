@@ -1,11 +1,11 @@
 //! `docker volume create, ls, inspect, rm`, and options, on a Ceph gateway.
 
 use crate::support::dockerd::PLUGIN;
-use crate::{alone, engine_behind_a_gateway, listed, outside};
+use crate::{engine_behind_a_gateway, listed, outside, turn};
 
 #[test]
 fn a_volume_is_created_listed_inspected_used_removed_and_brought_back() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, server) = engine_behind_a_gateway();
     engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
     assert!(listed(&engine, "data"));
@@ -45,7 +45,7 @@ fn a_volume_is_created_listed_inspected_used_removed_and_brought_back() {
 
 #[test]
 fn wrong_options_are_refused_at_create_with_cause_and_cure() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, _server) = engine_behind_a_gateway();
     let create = |options: &[&str], name: &str| {
         let mut args = vec!["volume", "create", "-d", PLUGIN];
@@ -68,7 +68,7 @@ fn wrong_options_are_refused_at_create_with_cause_and_cure() {
 
 #[test]
 fn df_in_a_container_shows_the_quota_and_a_full_volume_can_be_read_and_emptied() {
-    let _alone = alone();
+    let _turn = turn();
     let (engine, _server) = engine_behind_a_gateway();
     let create = ["volume", "create", "-d", PLUGIN, "-o", "size=1m", "-o", "inodes=5", "small"];
     engine.docker(&create);

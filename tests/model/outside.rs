@@ -118,7 +118,7 @@ impl Run {
                 self.names(ino, 100).await.map_err(|e| format!("after it: {e}"))?;
             }
         }
-        self.compare().await.map_err(|e| format!("after it: {e}"))?;
+        Box::pin(self.compare()).await.map_err(|e| format!("after it: {e}"))?;
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl Run {
             }
             Op::Open { file } => {
                 if let Some((id, ino)) = self.file(file) {
-                    let opened = self.fs().open(self.who, ino, libc::O_RDWR).await;
+                    let opened = Box::pin(self.fs().open(self.who, ino, libc::O_RDWR)).await;
                     self.handles.push((opened.map_err(failed("open"))?.fh, id));
                     self.tree.node_mut(id).opens += 1;
                 }
@@ -97,54 +97,57 @@ impl Run {
             Op::Close { handle } => {
                 if !self.handles.is_empty() {
                     let at = usize::from(handle) % self.handles.len();
-                    self.close(at).await?;
+                    Box::pin(self.close(at)).await?;
                 }
             }
             Op::Fsync { file } => {
                 if let Some((_, ino)) = self.file(file) {
-                    let _receipt = self.fs().fsync(ino, false).await.map_err(failed("fsync"))?;
+                    let _receipt =
+                        Box::pin(self.fs().fsync(ino, false)).await.map_err(failed("fsync"))?;
                 }
             }
             Op::OpenDir { dir } => {
                 let (id, ino) = self.dir(dir);
-                let fh = self.fs().opendir(Caller::ROOT, ino).await.map_err(failed("opendir"))?;
+                let fh = Box::pin(self.fs().opendir(Caller::ROOT, ino))
+                    .await
+                    .map_err(failed("opendir"))?;
                 self.dirs.push((fh, id));
                 self.tree.node_mut(id).opens += 1;
             }
             Op::CloseDir { handle } => {
                 if !self.dirs.is_empty() {
                     let at = usize::from(handle) % self.dirs.len();
-                    self.close_dir(at).await?;
+                    Box::pin(self.close_dir(at)).await?;
                 }
             }
             Op::ReadDir { dir, page } => {
                 let (id, ino) = self.dir(dir);
-                self.list(id, ino, usize::from(page)).await?;
+                Box::pin(self.list(id, ino, usize::from(page))).await?;
             }
             Op::Settle => {
-                self.settle().await?;
+                Box::pin(self.settle()).await?;
             }
-            Op::Commit => self.world.commit().await?,
+            Op::Commit => Box::pin(self.world.commit()).await?,
             Op::Evict => {
                 let evicted = self.world.mounted().volume.evict_all();
                 evicted.map_err(|e| format!("evict: {e}"))?;
             }
             Op::Compare => {
-                self.compare().await?;
+                Box::pin(self.compare()).await?;
             }
             Op::Reopen { empty } => {
-                let before = self.compare().await?;
-                self.close_everything().await?;
-                self.world.reopen(empty).await?;
-                self.reopened(before).await?;
+                let before = Box::pin(self.compare()).await?;
+                Box::pin(self.close_everything()).await?;
+                Box::pin(self.world.reopen(empty)).await?;
+                Box::pin(self.reopened(before)).await?;
             }
             Op::Crash { empty } => {
-                let before = self.compare().await?;
+                let before = Box::pin(self.compare()).await?;
                 self.handles.clear();
                 self.dirs.clear();
                 self.tree.close_all();
-                self.world.crash(empty).await?;
-                self.reopened(before).await?;
+                Box::pin(self.world.crash(empty)).await?;
+                Box::pin(self.reopened(before)).await?;
             }
             Op::Create { .. }
             | Op::Mkdir { .. }
@@ -156,7 +159,7 @@ impl Run {
             | Op::RenameOnto { .. }
             | Op::Link { .. }
             | Op::Unlink { .. }
-            | Op::Rmdir { .. } => self.change_names(op).await?,
+            | Op::Rmdir { .. } => Box::pin(self.change_names(op)).await?,
             Op::Write { .. }
             | Op::Append { .. }
             | Op::Truncate { .. }
@@ -166,20 +169,20 @@ impl Run {
             | Op::Seek { .. }
             | Op::CopyRange { .. }
             | Op::Rewrite { .. }
-            | Op::Read { .. } => self.use_content(op).await?,
+            | Op::Read { .. } => Box::pin(self.use_content(op)).await?,
             Op::Chmod { .. }
             | Op::Chown { .. }
             | Op::Utimens { .. }
             | Op::Touch { .. }
             | Op::SetXattr { .. }
             | Op::XattrHow { .. }
-            | Op::RemoveXattr { .. } => self.change_attributes(op).await?,
+            | Op::RemoveXattr { .. } => Box::pin(self.change_attributes(op)).await?,
             Op::PutNew { .. }
             | Op::PutBelow { .. }
             | Op::PutReplaced { .. }
             | Op::DeleteObject { .. }
             | Op::BothChanged { .. }
-            | Op::ChangedAndDeleted { .. } => self.outside(op).await?,
+            | Op::ChangedAndDeleted { .. } => Box::pin(self.outside(op)).await?,
         }
         Ok(())
     }

@@ -52,10 +52,12 @@ impl Reconciler {
                     continue;
                 }
                 if what.below {
-                    self.prefix_appeared(&mut tx, dir, name, &key, &mut changed).await?;
+                    let appeared = self.prefix_appeared(&mut tx, dir, name, &key, &mut changed);
+                    Box::pin(appeared).await?;
                 }
                 if let Some(version) = &what.object {
-                    self.object_seen(&mut tx, dir, name, key, version, &mut changed).await?;
+                    let seen = self.object_seen(&mut tx, dir, name, key, version, &mut changed);
+                    Box::pin(seen).await?;
                 }
             }
             if names_were_known && changed.iter().any(|c| matches!(c, Changed::Entry { .. })) {
