@@ -379,22 +379,6 @@ fn differences(said: &SuperRec, right: &SuperRec) -> String {
 
 /// The record of an inode that lost it: what its object says is read again when it is asked for.
 fn made_anew(kind: FileKind, nlink: u32, attr_gen: u64) -> InodeRec {
-    let now = crate::clock::now();
-    InodeRec {
-        kind,
-        perm: if kind == FileKind::Dir { 0o755 } else { 0o644 },
-        uid: 0,
-        gid: 0,
-        nlink,
-        rdev: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        attr_gen,
-        borne_gen: 0,
-        known: false,
-        reserved: 0,
-        target: None,
-    }
+    let perm = if kind == FileKind::Dir { 0o755 } else { 0o644 };
+    InodeRec { nlink, attr_gen, known: false, ..InodeRec::new(kind, perm, crate::clock::now()) }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use memory::{Memory, MemoryOpener};
 use parking_lot::Mutex;
-use s3server::{Logged, Op, Options, Rule, TestS3};
+use s3server::{Logged, Op, Options, Rule, TestS3, rounds};
 use s3vol::catalog::{Catalog, CatalogError, Definition, Opener, Purge, Purged, RetainAll, Stores};
 use s3vol::config::PluginConfig;
 use s3vol::store::Known;
@@ -452,20 +452,6 @@ async fn what_a_probe_found_is_known_to_every_process_from_its_first_request() {
     assert!(refused(&server.log()).is_empty());
 }
 
-/// Groups of requests of which each waited for the ones before.
-fn rounds(log: &[Logged]) -> usize {
-    let (mut rounds, mut until) = (0, None);
-    for entry in log {
-        if until.is_none_or(|until| entry.time >= until) {
-            rounds += 1;
-            until = None;
-        }
-        let end = entry.time + entry.took;
-        until = Some(until.map_or(end, |until: std::time::SystemTime| until.min(end)));
-    }
-    rounds
-}
-
 #[tokio::test]
 async fn a_create_on_a_known_store_takes_nine_requests_in_five_rounds() {
     let (world, dir) = (World::gateway(), tempfile::tempdir().unwrap());
@@ -478,7 +464,8 @@ async fn a_create_on_a_known_store_takes_nine_requests_in_five_rounds() {
     let log = server.log();
     let shown: Vec<_> = log.iter().map(|entry| (entry.op, &entry.key, entry.status)).collect();
     assert!(log.len() <= 9, "{} requests: {shown:#?}", log.len());
-    assert!(rounds(&log) <= 5, "{} rounds: {shown:#?}", rounds(&log));
+    let rounds = rounds(&log).len();
+    assert!(rounds <= 5, "{rounds} rounds: {shown:#?}");
 }
 
 /// The keys of states.

@@ -95,16 +95,7 @@ fn run(command: &mut Command) {
 
 /// Bytes that tell where they belong.
 fn block(seed: u64, at: usize, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (at as u64 + 1);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    support::noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (at as u64 + 1), len)
 }
 
 /// A file of so many MiB.

@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use support::host::{Host, fsync};
-use support::s3server::{Action, Logged, Op, Rule, TestS3};
+use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds};
 
 /// Long beside what a host needs for a request, so that those that overlap left together.
 const LATENCY: Duration = Duration::from_millis(150);
@@ -41,22 +41,6 @@ fn asked(server: &TestS3, host: &mut Host) -> Vec<Logged> {
     server.set_latency(Duration::ZERO);
     log.sort_by_key(|entry| entry.time);
     log
-}
-
-/// Groups of requests of which each waited for the ones before.
-fn rounds(log: &[Logged]) -> Vec<Vec<&Logged>> {
-    let mut rounds: Vec<Vec<&Logged>> = Vec::new();
-    let mut until: Option<SystemTime> = None;
-    for entry in log {
-        if until.is_none_or(|until| entry.time >= until) {
-            rounds.push(Vec::new());
-            until = None;
-        }
-        rounds.last_mut().expect("one").push(entry);
-        let end = entry.time + entry.took;
-        until = Some(until.map_or(end, |until| until.min(end)));
-    }
-    rounds
 }
 
 fn shown(rounds: &[Vec<&Logged>]) -> String {

@@ -146,16 +146,7 @@ fn side_by_side(requests: &[Logged]) -> usize {
 
 /// Bytes of which no two pieces are the same.
 fn content(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    support::noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, len)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -76,7 +76,7 @@ impl Ahead {
 impl Live {
     /// The next wanted part that is neither cached nor in flight, and whether it is of a whole-file fetch.
     fn next_part(&mut self) -> Option<(Range<u64>, bool)> {
-        let limit = self.content.size.min(self.pending.limit());
+        let limit = self.committed_size();
         let mut ahead = self.ahead.take()?;
         let mut goals = ahead.goals.iter_mut().zip(ahead.parts).enumerate();
         let next = goals.find_map(|(number, (goal, part))| {
@@ -95,9 +95,7 @@ impl Live {
                 goal.start = end;
                 continue;
             }
-            let changed = self.pending.ranges.gaps(step.clone()).into_iter();
-            let missing = changed.flat_map(|gap| self.cache.present.gaps(gap)).next();
-            let Some(missing) = missing else {
+            let Some(missing) = self.missing(step.clone()).next() else {
                 goal.start = step.end;
                 continue;
             };
@@ -111,6 +109,11 @@ impl Live {
             return Some(step.start..end);
         }
         None
+    }
+
+    /// Whether a read of this range needs nothing from the store.
+    fn has(&self, range: &Range<u64>) -> bool {
+        self.missing(range.clone()).next().is_none()
     }
 
     /// The index of the first goal that is not reached.
@@ -214,12 +217,12 @@ impl Volume {
         let most = self.room.limit() / 2 / self.fetching.streams().max(STREAMS);
         let now = boottime();
         let mut live = inode.live();
-        let limit = live.content.size.min(live.pending.limit());
+        let limit = live.committed_size();
         if range.start >= limit {
             return;
         }
         if limit <= SMALL {
-            let missing = !self.is_here(&live, &(0..limit));
+            let missing = !live.has(&(0..limit));
             drop(live);
             if range.start == 0 {
                 self.follow_small(inode, missing);
@@ -227,7 +230,7 @@ impl Volume {
             return;
         }
         let range = range.start..range.end.min(limit);
-        let missing = !self.is_here(&live, &range);
+        let missing = !live.has(&range);
         // How much the reader has to fetch itself now.
         let fetches = if missing && live.ways.end_of(range.start).is_none() { FIRST } else { 0 };
         let careful = self.options.requester_pays;
@@ -287,11 +290,6 @@ impl Volume {
         }
     }
 
-    fn is_here(&self, live: &Live, range: &Range<u64>) -> bool {
-        let changed = live.pending.ranges.gaps(range.clone()).into_iter();
-        changed.flat_map(|gap| live.cache.present.gaps(gap)).next().is_none()
-    }
-
     /// Waits for the first of the missing bytes, if they are in flight. False: the reader has to fetch them.
     pub(super) async fn comes(
         &self,
@@ -303,7 +301,7 @@ impl Volume {
             let arrived = inode.arrived.notified();
             let patience = {
                 let mut live = inode.live();
-                if self.is_here(&live, &(missing.start..missing.start + 1)) {
+                if live.has(&(missing.start..missing.start + 1)) {
                     return true;
                 }
                 let ahead = live.ahead.as_ref();
@@ -317,6 +315,7 @@ impl Volume {
             if late.passed() {
                 return false;
             }
+            // Whether it was in time, the next look says.
             let _ = tokio::time::timeout(patience.min(late.left()), arrived).await;
         }
     }
@@ -332,9 +331,7 @@ impl Volume {
                 return Err(Stopped::Needless);
             }
             let below = Below::of(&live);
-            let changed = live.pending.ranges.gaps(part.start..part.end.min(below.limit));
-            let gaps = changed.into_iter().flat_map(|gap| live.cache.present.gaps(gap));
-            let missing = gaps.collect::<Vec<_>>();
+            let missing: Vec<_> = live.missing(part.start..part.end.min(below.limit)).collect();
             (live.content.clone(), below, missing, live.needed_with(part, slack))
         };
         let bytes = missing.iter().map(|gap| gap.end - gap.start).sum();
@@ -381,7 +378,7 @@ impl Volume {
                     let _share = way.stalled_while(self.fetching.share_beside(fetch.bytes())).await;
                     let Fetch::Run(run) = fetch else { continue };
                     // A reader that did not wait for the share may have fetched it.
-                    let here = |(span, _): &(Range<u64>, _)| self.is_here(&inode.live(), span);
+                    let here = |(span, _): &(Range<u64>, _)| inode.live().has(span);
                     if run.iter().all(here) {
                         continue;
                     }
@@ -442,7 +439,7 @@ impl Volume {
             let left = at..whole.end;
             let more = taken.map_err(|why| stopped = Some(why)).is_ok();
             // Readers that did not wait may have fetched the rest.
-            more && (left.is_empty() || !self.is_here(&way.inode.live(), &left))
+            more && (left.is_empty() || !way.inode.live().has(&left))
         };
         let result =
             store.get_pieces(&base.key, whole.clone(), &base.version, GET_TIMEOUT, &mut take).await;
@@ -619,9 +616,9 @@ pub(super) async fn bring_small(volume: Weak<Volume>, ino: Ino) {
     let Ok(inode) = volume.inode(ino).await else { return };
     let way = {
         let mut live = inode.live();
-        let all = 0..live.content.size.min(live.pending.limit());
+        let all = 0..live.committed_size();
         let wanted = !all.is_empty() && all.end <= SMALL && live.ways.is_empty();
-        (wanted && !volume.is_here(&live, &all)).then(|| OnWay::begin(&inode, &mut live, all))
+        (wanted && !live.has(&all)).then(|| OnWay::begin(&inode, &mut live, all))
     };
     let Some(way) = way else { return };
     if let Err(Stopped::Failed(error)) = volume.bring(&way).await {

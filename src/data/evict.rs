@@ -58,38 +58,25 @@ impl Volume {
         if self.room.taken().bytes() > target {
             let reading = reader.as_ref().map(|(inode, _)| inode.ino);
             let others: Vec<_> = self.least_used(|inode| Some(inode.ino) != reading).collect();
-            let enough = || self.room.taken().bytes() <= target;
-            let mut needed = Vec::new();
-            for inode in &others {
-                if enough() {
-                    break;
-                }
-                let keep = inode.live().needed();
-                let all = keep.is_empty();
-                self.evict_until(inode, target, &keep);
-                if !all {
-                    needed.push(inode);
-                }
-            }
-            if let Some((inode, keep)) = &reader
-                && !enough()
-            {
-                let mut all = inode.live().needed();
+            let window = |inode: &Arc<Inode>| inode.live().needed();
+            let beside = others.iter().map(|inode| (inode, window(inode)));
+            let windows = others.iter().filter(|inode| !window(inode).is_empty());
+            let whole = windows.map(|inode| (inode, RangeMap::default()));
+            let own = reader.iter().map(|(inode, keep)| {
+                let mut all = window(inode);
                 all.insert(keep.clone(), ());
-                self.evict_until(inode, target, &all);
-            }
-            for inode in needed {
-                if enough() {
+                (*inode, all)
+            });
+            let rest = reader.iter().map(|(inode, keep)| {
+                let mut only = RangeMap::default();
+                only.insert(keep.clone(), ());
+                (*inode, only)
+            });
+            for (inode, keep) in beside.chain(own).chain(whole).chain(rest) {
+                if self.room.taken().bytes() <= target {
                     break;
                 }
-                self.evict_until(inode, target, &RangeMap::default());
-            }
-            if let Some((inode, keep)) = reader
-                && !enough()
-            {
-                let mut only = RangeMap::default();
-                only.insert(keep, ());
-                self.evict_until(inode, target, &only);
+                self.evict_until(inode, target, &keep);
             }
         }
         self.room.fits(bytes)

@@ -83,6 +83,16 @@ impl Live {
         }
     }
 
+    /// Bytes of committed content that uncommitted truncations leave.
+    pub(super) fn committed_size(&self) -> u64 {
+        self.content.size.min(self.pending.limit())
+    }
+
+    /// What of a range is neither uncommitted nor cached.
+    pub(super) fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pending.ranges.gaps(range).into_iter().flat_map(|gap| self.cache.present.gaps(gap))
+    }
+
     /// A commit begins to read what the cache holds now.
     pub(super) fn begins_commit(&mut self) {
         self.spoiled.clear();
@@ -366,23 +376,7 @@ mod tests {
 
     fn inode(number: usize) -> Arc<Inode> {
         let ino = Ino(number as u64);
-        let attr = InodeRec {
-            kind: FileKind::File,
-            perm: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            rdev: 0,
-            atime: crate::clock::now(),
-            mtime: crate::clock::now(),
-            ctime: crate::clock::now(),
-            btime: crate::clock::now(),
-            attr_gen: 1,
-            borne_gen: 0,
-            known: true,
-            reserved: 0,
-            target: None,
-        };
+        let attr = InodeRec::new(FileKind::File, 0o644, crate::clock::now());
         let cache = CacheFile::new(std::path::Path::new("/nowhere"), ino, Arc::default());
         Arc::new(Inode::new(ino, attr, ContentRec::default(), cache))
     }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::ahead::LATE;
-use super::course::SLACK;
+use super::course::{FIRST, SLACK};
 use super::pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline,
     read_run, zeros,
@@ -20,8 +20,7 @@ use crate::meta::{Change, keys};
 use crate::store::{ObjectInfo, StoreBackend, StoreErrorKind};
 use crate::types::{ATTR_PUT, Base, PutId, Version};
 
-/// A first sequential read, a random one, and the largest window of read-ahead, bytes.
-const FIRST_WINDOW: u64 = 512 << 10;
+/// A random read, and the largest window of read-ahead, bytes.
 const RANDOM_WINDOW: u64 = 64 << 10;
 const LARGEST_WINDOW: u64 = 16 << 20;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
@@ -97,7 +96,7 @@ impl ReadAhead {
             return range.start..range.end;
         }
         self.window = if range.start == self.next {
-            (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW)
+            (self.window * 2).clamp(FIRST, LARGEST_WINDOW)
         } else {
             RANDOM_WINDOW
         };
@@ -133,7 +132,7 @@ impl Below {
             version: live.version,
             evicted: live.evicted,
             generation: live.content.generation,
-            limit: live.content.size.min(live.pending.limit()),
+            limit: live.committed_size(),
         }
     }
 
@@ -275,22 +274,16 @@ impl Volume {
             return Ok(Local::Bytes(Bytes::new()));
         }
         let end = live.size.min(offset + len as u64);
-        let committed = live.content.size.min(live.pending.limit());
+        let committed = live.committed_size();
         // The cache may have had no room for it, or have given it to others since.
         let fetched = fetched.filter(|fetched| fetched.below.holds(&live));
         let mut uncached: Vec<Range<u64>> = Vec::new();
-        for gap in live.pending.ranges.gaps(offset..end) {
-            let gap = gap.start..gap.end.min(committed);
-            if gap.is_empty() {
-                continue;
+        for missing in live.missing(offset..end.min(committed)) {
+            if !fetched.is_some_and(|fetched| fetched.covers(&missing)) {
+                // To the end of the read: where the cache has no room one fetch must cover all of it.
+                return Ok(Local::Missing(missing.start..end.min(committed)));
             }
-            for missing in live.cache.present.gaps(gap.clone()) {
-                if !fetched.is_some_and(|fetched| fetched.covers(&missing)) {
-                    // To the end of the read: where the cache has no room one fetch must cover all of it.
-                    return Ok(Local::Missing(missing.start..end.min(committed)));
-                }
-                uncached.push(missing);
-            }
+            uncached.push(missing);
         }
         let mut buffer = zeros((end - offset) as usize);
         if let Some(fetched) = fetched {
@@ -337,7 +330,7 @@ impl Volume {
         let mut most = part.min(self.fetching.window());
         if inode.is_open() {
             // What follows is prefetched.
-            most = most.min(FIRST_WINDOW);
+            most = most.min(FIRST);
         }
         let snapshot = {
             let mut live = inode.live();
@@ -349,7 +342,7 @@ impl Volume {
                 None
             } else {
                 let content = live.content.clone();
-                let limit = content.size.min(live.pending.limit());
+                let limit = live.committed_size();
                 if range.start >= limit {
                     return Ok(None);
                 }
@@ -359,7 +352,7 @@ impl Volume {
                 let window = if in_order {
                     // What follows is prefetched, or in flight already.
                     let next = live.ways.next_after(range.start).unwrap_or(u64::MAX);
-                    let end = (range.start + FIRST_WINDOW.min(most)).min(limit).min(next);
+                    let end = (range.start + FIRST.min(most)).min(limit).min(next);
                     range.start..end.max(range.end)
                 } else {
                     live.window.window(&range, limit, most)
@@ -369,8 +362,7 @@ impl Volume {
                 let ahead = in_order || based || live.window.is_stream();
                 let window = if ahead { window } else { range };
                 // What was written here is in the cache, and may be most of the window.
-                let gaps = live.pending.ranges.gaps(window.clone()).into_iter();
-                let missing: Vec<_> = gaps.flat_map(|gap| live.cache.present.gaps(gap)).collect();
+                let missing: Vec<_> = live.missing(window.clone()).collect();
                 let way = OnWay::begin(inode, &mut live, window);
                 Some((content, Below::of(&live), missing, way))
             }
@@ -526,11 +518,11 @@ mod tests {
     fn a_stream_grows_its_window_also_when_its_requests_overlap() {
         let mut ahead = ReadAhead::default();
         let end = 256 << 20;
-        assert_eq!(ahead.window(&(0..131_072), end, LARGEST_WINDOW), 0..FIRST_WINDOW);
+        assert_eq!(ahead.window(&(0..131_072), end, LARGEST_WINDOW), 0..FIRST);
         // Sent by the kernel before the first answer.
         assert_eq!(ahead.window(&(131_072..262_144), end, LARGEST_WINDOW), 131_072..262_144);
-        let next = ahead.window(&(FIRST_WINDOW..FIRST_WINDOW + 4096), end, LARGEST_WINDOW);
-        assert_eq!(next, FIRST_WINDOW..3 * FIRST_WINDOW);
+        let next = ahead.window(&(FIRST..FIRST + 4096), end, LARGEST_WINDOW);
+        assert_eq!(next, FIRST..3 * FIRST);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Volume {
             let (content, changes, size) = {
                 let live = inode.live();
                 let size = live.size;
-                let shown = live.content.size.min(live.pending.limit());
+                let shown = live.committed_size();
                 let mut content = live.content.clone();
                 content.size = shown;
                 let mut changes = RangeMap::default();

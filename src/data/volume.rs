@@ -172,21 +172,9 @@ impl Volume {
     async fn make_root(self: &Arc<Self>) -> Result<(), DataError> {
         let now = crate::clock::now();
         let root = InodeRec {
-            kind: FileKind::Dir,
-            perm: self.options.dir_mode & 0o7777,
             uid: self.options.uid,
             gid: self.options.gid,
-            nlink: 2,
-            rdev: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            attr_gen: 1,
-            borne_gen: 0,
-            known: true,
-            reserved: 0,
-            target: None,
+            ..InodeRec::new(FileKind::Dir, self.options.dir_mode & 0o7777, now)
         };
         let mut tx = self.begin().await?;
         tx.create(Ino::ROOT, root);

@@ -180,24 +180,7 @@ mod tests {
 
     #[test]
     fn rows_are_not_believed_once_an_inode_was_dropped_after_they_were_read() {
-        let now = crate::clock::now();
-        let rec = InodeRec {
-            kind: FileKind::File,
-            perm: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            rdev: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            attr_gen: 1,
-            borne_gen: 0,
-            known: true,
-            reserved: 0,
-            target: None,
-        };
+        let rec = InodeRec::new(FileKind::File, 0o644, crate::clock::now());
         let inodes = HashMap::from([(Ino(7), rec)]);
         let rows = AttrRows { ticket: 3, inodes, contents: HashMap::new() };
         assert!(rows.of(Ino(7), 3).is_some());

@@ -131,21 +131,11 @@ impl Fs {
             perm &= !0o2000;
         }
         let rec = InodeRec {
-            kind: new.kind,
-            perm,
             uid: caller.uid,
             gid,
-            nlink: if is_dir { 2 } else { 1 },
             rdev: new.rdev,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            attr_gen: 1,
-            borne_gen: 0,
-            known: true,
-            reserved: 0,
             target: new.target,
+            ..InodeRec::new(new.kind, perm, now)
         };
         let ino = tx.new_ino();
         tx.create(ino, rec.clone());

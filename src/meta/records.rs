@@ -48,6 +48,29 @@ pub struct InodeRec {
     pub target: Option<Bytes>,
 }
 
+impl InodeRec {
+    /// Of root, made at `time`, with no name more than it has when it is made.
+    pub fn new(kind: FileKind, perm: u32, time: Timestamp) -> Self {
+        InodeRec {
+            kind,
+            perm,
+            uid: 0,
+            gid: 0,
+            nlink: if kind == FileKind::Dir { 2 } else { 1 },
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            attr_gen: 1,
+            borne_gen: 0,
+            known: true,
+            reserved: 0,
+            target: None,
+        }
+    }
+}
+
 /// Where a file's committed content lies: extents newer than `drop_gen` over the base over zeros.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ContentRec {

@@ -202,11 +202,10 @@ async fn what_others_put_over_the_object_to_copy_stays_and_is_not_copied() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_put_at_the_new_name_keeps_it() {
-    let (world, _reconciler, _file) = renamed().await;
+/// Others put an object at the new name while the copy to it is on its way. Returns the key of what was kept aside.
+pub async fn others_take_the_new_name(world: &World) -> String {
     world.server.fault(Rule::new(Op::Copy, "data/renamed", 1, Action::Hold));
-    let settling = settles(&world);
+    let settling = settles(world);
     until("the copy", || world.server.held() == 1).await;
     world.server.put_foreign("data/renamed", "theirs", &[]);
     world.server.release();
@@ -214,8 +213,15 @@ async fn what_others_put_at_the_new_name_keeps_it() {
     assert_eq!(world.settle().await, 0);
     assert_eq!(world.object("renamed").as_deref(), Some("theirs"));
     let keys = world.server.keys("data/");
+    keys.into_iter().find(|key| key.contains(".s3vol-conflict-")).expect("ours")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_put_at_the_new_name_keeps_it() {
+    let (world, _reconciler, _file) = renamed().await;
+    let aside = &others_take_the_new_name(&world).await;
+    let keys = world.server.keys("data/");
     assert_eq!(keys.len(), 2, "{keys:?}");
-    let aside = keys.iter().find(|key| key.contains(".s3vol-conflict-")).expect("ours");
     assert_eq!(&world.server.get(aside).unwrap().body[..], b"content");
 }
 

@@ -20,6 +20,19 @@ pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
+/// Bytes of which no two pieces are the same; others for another `state`, which is not 0.
+pub fn noise(mut state: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
 /// Polls until `condition` gives a value; panics after `deadline` with `what`.
 pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();

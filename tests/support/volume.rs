@@ -87,22 +87,5 @@ pub fn crowd_out(volume: &Volume, dir: &Path) -> Vec<Arc<Inode>> {
 }
 
 fn anybody() -> InodeRec {
-    let now = s3vol::clock::now();
-    InodeRec {
-        kind: FileKind::File,
-        perm: 0o644,
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        rdev: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        attr_gen: 1,
-        borne_gen: 0,
-        known: true,
-        reserved: 0,
-        target: None,
-    }
+    InodeRec::new(FileKind::File, 0o644, s3vol::clock::now())
 }

@@ -294,6 +294,7 @@ impl Reconciler {
         if !self.lists_ahead() || self.bucket_is_away() {
             return;
         }
+        // What is wrong with it, whoever opened it meets elsewhere: nothing is listed ahead, that is all.
         let Ok(Some(prefix)) = self.volume.dir_key(dir, &mut Default::default()).await else {
             return;
         };

@@ -142,22 +142,13 @@ impl Reconciler {
     fn adopted(&self, kind: FileKind, version: Option<&Version>) -> InodeRec {
         let options = &self.volume.options;
         let time = version.map_or_else(crate::clock::now, modified);
+        let perm =
+            if kind == FileKind::Dir { options.dir_mode } else { options.file_mode } & 0o7777;
         InodeRec {
-            kind,
-            perm: if kind == FileKind::Dir { options.dir_mode } else { options.file_mode } & 0o7777,
             uid: options.uid,
             gid: options.gid,
-            nlink: if kind == FileKind::Dir { 2 } else { 1 },
-            rdev: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-            attr_gen: 1,
-            borne_gen: 0,
             known: false,
-            reserved: 0,
-            target: None,
+            ..InodeRec::new(kind, perm, time)
         }
     }
 

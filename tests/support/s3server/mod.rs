@@ -21,7 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -85,6 +85,22 @@ pub struct TestS3 {
 struct Running {
     stop: CancellationToken,
     stopped: Receiver<()>,
+}
+
+/// Groups of requests of which each waited for the ones before.
+pub fn rounds(log: &[Logged]) -> Vec<Vec<&Logged>> {
+    let mut rounds: Vec<Vec<&Logged>> = Vec::new();
+    let mut until: Option<SystemTime> = None;
+    for entry in log {
+        if until.is_none_or(|until| entry.time >= until) {
+            rounds.push(Vec::new());
+            until = None;
+        }
+        rounds.last_mut().expect("one").push(entry);
+        let end = entry.time + entry.took;
+        until = Some(until.map_or(end, |until| until.min(end)));
+    }
+    rounds
 }
 
 impl TestS3 {

@@ -121,6 +121,7 @@ async fn list(
     if full.len() <= MOST_BODIES && bytes <= MOST_BYTES {
         for entry in full.into_iter().filter(|entry| entry.size <= LONGEST_BODY) {
             let (store, location) = (Arc::clone(&store), entry.location.clone());
+            // An error is met again by who asks for it.
             let fetch = async move {
                 let got = store.get_opts(&location, GetOptions::default()).await.ok()?;
                 Found::of(got).await.ok()

@@ -63,6 +63,7 @@ impl Tables {
         }
         let begun = wanted.into_iter().take(MOST_PARTS).map(|(path, number)| {
             let (store, location) = (Arc::clone(store), path.clone());
+            // An error is met again by who asks for it.
             let fetch = async move { fetch(&*store, &location, number).await.ok() };
             let part = fetch.boxed().shared();
             tokio::spawn(part.clone());
