@@ -1,6 +1,7 @@
 //! The system calls that the rest of the crate needs and that no crate wraps as it wants them.
 //!
-//! This is the only module with `unsafe` code; each use says why it is sound. Nothing here keeps
+//! But for the extended attributes in `store/file/record.rs`, this is the only module with `unsafe` code; each use
+//! says why it is sound. Nothing here keeps
 //! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
 
 mod beside;
@@ -8,6 +9,7 @@ mod fd;
 mod heap;
 mod host;
 mod mount;
+mod private;
 mod process;
 mod requests;
 
@@ -20,6 +22,7 @@ pub use mount::{
     detach_dead, detach_one, make_mountpoint, mount_fuse, mount_table, open_fuse_device,
     parse_mount_table, remove_mountpoint, top_mount,
 };
+pub use private::make_private;
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
     prepare_child, raise_open_files, reap, send_signal,

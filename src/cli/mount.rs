@@ -12,7 +12,7 @@ use crate::catalog::{Stores, incarnate};
 use crate::config::{PluginConfig, VolumeOptions};
 use crate::driver::DriverSettings;
 use crate::store::Known;
-use crate::sys::MountFlags;
+use crate::sys::{MountFlags, make_private};
 use crate::types::{VolumeId, VolumeName};
 use crate::worker::WorkerSpec;
 
@@ -79,7 +79,7 @@ pub(super) async fn local_spec(
     };
     enter::vacate(&spec.control_socket, &spec.state_dir).await?;
     for folder in [&spec.state_dir, &sockets] {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        make_private(folder).with_context(|| folder.display().to_string())?;
     }
     Ok(spec)
 }

@@ -20,6 +20,7 @@ use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::store::Known;
+use crate::sys::make_private;
 use crate::types::VolumeName;
 use crate::worker::{WorkerSpec, has_unsynced};
 
@@ -282,9 +283,10 @@ impl Driver {
     }
 
     async fn prepare(&self, spec: &WorkerSpec) -> std::io::Result<()> {
-        tokio::fs::create_dir_all(&spec.state_dir).await?;
         let sockets = DriverSettings::control_sockets(&self.settings.state);
-        tokio::fs::create_dir_all(&sockets).await?;
+        let folders = [spec.state_dir.clone(), sockets];
+        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| make_private(f)))
+            .await??;
         // Left by a process that was killed.
         match tokio::fs::remove_file(&spec.control_socket).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),

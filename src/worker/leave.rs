@@ -15,6 +15,7 @@ use super::WorkerError;
 use crate::clock::Deadline;
 use crate::meta::LogError;
 use crate::meta::log::StateDirLock;
+use crate::sys::make_private;
 
 /// An unmount or a signal that came before the question may be noticed after it.
 const NOTICE: Duration = Duration::from_millis(500);
@@ -112,7 +113,7 @@ impl Ending {
 pub(super) async fn lock(state_dir: &Path) -> Result<StateDirLock, WorkerError> {
     let end = Deadline::after(LOCK);
     loop {
-        std::fs::create_dir_all(state_dir)
+        make_private(state_dir)
             .map_err(WorkerError::local(format!("the state folder {}", state_dir.display())))?;
         match StateDirLock::acquire(state_dir) {
             // The kernel tells nobody of it, and a task that waited for it could not be called off.
