@@ -11,7 +11,7 @@ NAME=${S3VOL_PLUGIN:-s3vol}
 [ -f "$OUT/config.json" ] || die "build/plugin is missing; run \`make plugin-rootfs\` first"
 engine_runs || die "no Docker engine answers; start one, or set DOCKER_HOST (\`make demo\` brings its own)"
 
-UPGRADE="README.md, \"Upgrade\", says how to replace a plugin that has volumes.
+UPGRADE="docs/INSTALL.md, \"Upgrade\", says how to replace a plugin that has volumes.
   Another name needs no replacing: S3VOL_PLUGIN=s3vol-next make plugin"
 settings=()
 if docker plugin inspect "$NAME" >/dev/null 2>&1; then
