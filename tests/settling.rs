@@ -14,6 +14,8 @@ mod late;
 mod outside;
 #[path = "settling/removed.rs"]
 mod removed;
+#[path = "settling/rounds.rs"]
+mod rounds;
 mod support;
 #[path = "settling/unread.rs"]
 mod unread;

@@ -1,5 +1,6 @@
 //! Keys and inodes that a request without a known outcome may still change.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -45,10 +46,43 @@ struct Open {
     tried: bool,
 }
 
+/// The open intents, and how many of them an inode has.
+#[derive(Debug, Default)]
+struct Opened {
+    by_key: HashMap<ObjectKey, Open>,
+    by_ino: HashMap<Ino, Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    open: u32,
+    in_flight: u32,
+}
+
+impl Opened {
+    fn insert(&mut self, key: &ObjectKey, open: Open) {
+        self.remove(key);
+        let count = self.by_ino.entry(open.ino).or_default();
+        count.open += 1;
+        count.in_flight += u32::from(open.until.is_none());
+        self.by_key.insert(key.clone(), open);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        let Some(open) = self.by_key.remove(key) else { return };
+        let Entry::Occupied(mut count) = self.by_ino.entry(open.ino) else { return };
+        count.get_mut().open -= 1;
+        count.get_mut().in_flight -= u32::from(open.until.is_none());
+        if count.get().open == 0 {
+            count.remove();
+        }
+    }
+}
+
 /// The open intents, by key. Kept in step with the engine's records.
 #[derive(Debug, Default)]
 pub(super) struct Hot {
-    by_key: Mutex<HashMap<ObjectKey, Open>>,
+    opened: Mutex<Opened>,
     /// Keys whose deletion the store refused, and until when nobody tries again.
     spared: Mutex<HashMap<ObjectKey, Duration>>,
     finished: Mutex<Finished>,
@@ -101,25 +135,26 @@ fn hash(key: &ObjectKey) -> u64 {
 
 impl Hot {
     pub fn announce(&self, key: &ObjectKey, ino: Ino, put_id: PutId) {
-        self.by_key.lock().insert(key.clone(), Open { ino, put_id, until: None, tried: false });
+        self.opened.lock().insert(key, Open { ino, put_id, until: None, tried: false });
     }
 
     /// Nobody knows what became of it.
     pub fn ambiguous(&self, key: &ObjectKey, ino: Ino, put_id: PutId, until: Duration) {
         let open = Open { ino, put_id, until: Some(until), tried: false };
-        self.by_key.lock().insert(key.clone(), open);
+        self.opened.lock().insert(key, open);
     }
 
     /// It can no longer arrive, and still nobody knows; the next try is at `again`.
     pub fn undecided(&self, key: &ObjectKey, ino: Ino, put_id: PutId, again: Duration) {
         let open = Open { ino, put_id, until: Some(again), tried: true };
-        self.by_key.lock().insert(key.clone(), open);
+        self.opened.lock().insert(key, open);
     }
 
     /// When the next request can be decided that was not tried in vain.
     pub fn ripens(&self, now: Duration) -> Option<Duration> {
-        let by_key = self.by_key.lock();
-        by_key
+        let opened = self.opened.lock();
+        opened
+            .by_key
             .values()
             .filter(|open| !open.tried)
             .filter_map(|open| open.until.filter(|u| *u > now))
@@ -127,21 +162,39 @@ impl Hot {
     }
 
     pub fn resolved(&self, key: &ObjectKey, now: Duration) {
-        self.by_key.lock().remove(key);
+        self.opened.lock().remove(key);
         self.finished.lock().add(key, now);
     }
 
     /// There is no such request.
     pub fn forget(&self, put_id: PutId) {
-        self.by_key.lock().retain(|_, open| open.put_id != put_id);
+        let mut opened = self.opened.lock();
+        let key = opened
+            .by_key
+            .iter()
+            .find(|(_, open)| open.put_id == put_id)
+            .map(|(key, _)| key.clone());
+        if let Some(key) = key {
+            opened.remove(&key);
+        }
     }
 
     pub fn is_hot(&self, key: &ObjectKey) -> bool {
-        self.by_key.lock().contains_key(key) && !Mutant::HotKeyIgnored.lives()
+        self.opened.lock().by_key.contains_key(key) && !Mutant::HotKeyIgnored.lives()
+    }
+
+    /// Whether its request is being sent just now.
+    pub fn is_in_flight(&self, key: &ObjectKey) -> bool {
+        self.opened.lock().by_key.get(key).is_some_and(|open| open.until.is_none())
     }
 
     pub fn inode_is_hot(&self, ino: Ino) -> bool {
-        self.by_key.lock().values().any(|open| open.ino == ino) && !Mutant::HotKeyIgnored.lives()
+        self.opened.lock().by_ino.contains_key(&ino) && !Mutant::HotKeyIgnored.lives()
+    }
+
+    /// Whether a request of it is being sent just now.
+    pub fn inode_is_in_flight(&self, ino: Ino) -> bool {
+        self.opened.lock().by_ino.get(&ino).is_some_and(|count| count.in_flight > 0)
     }
 
     pub fn spare(&self, key: &ObjectKey, until: Duration) {
@@ -164,7 +217,7 @@ impl Hot {
 
     /// What can be decided now, and when the next can.
     pub fn ripe(&self, now: Duration) -> (Vec<PutId>, Option<Duration>) {
-        let by_key = self.by_key.lock();
+        let by_key = &self.opened.lock().by_key;
         let ripe = |open: &&Open| open.until.is_some_and(|until| until <= now);
         let decide = by_key.values().filter(ripe).map(|open| open.put_id).collect();
         let next = by_key.values().filter_map(|open| open.until).filter(|u| *u > now).min();
@@ -172,7 +225,7 @@ impl Hot {
     }
 
     pub fn len(&self) -> usize {
-        self.by_key.lock().len()
+        self.opened.lock().by_key.len()
     }
 }
 
@@ -186,6 +239,25 @@ mod tests {
 
     fn millis(number: usize) -> Duration {
         Duration::from_millis(number as u64)
+    }
+
+    #[test]
+    fn an_inode_is_hot_as_long_as_one_of_its_keys_is() {
+        let (hot, [a, b], ino) = (Hot::default(), [key(1), key(2)], Ino(7));
+        let ids = [PutId(1), PutId(2)];
+        let state = || (hot.inode_is_hot(ino), hot.inode_is_in_flight(ino), hot.len());
+        hot.announce(&a, ino, ids[0]);
+        hot.announce(&b, ino, ids[1]);
+        hot.ambiguous(&a, ino, ids[0], millis(5));
+        assert_eq!(state(), (true, true, 2));
+        hot.resolved(&b, millis(1));
+        assert_eq!(state(), (true, false, 1));
+        assert!(hot.is_hot(&a) && !hot.is_in_flight(&a));
+        hot.undecided(&a, ino, ids[0], millis(9));
+        hot.forget(ids[1]);
+        assert_eq!(state(), (true, false, 1));
+        hot.forget(ids[0]);
+        assert_eq!(state(), (false, false, 0));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
 
 /// Attribute-only changes wait this long: a recursive chown would otherwise rewrite every object.
 const ATTR_SETTLE: Duration = Duration::from_secs(5 * 60);
+/// While a request of an inode has no known outcome, the inode is looked at this often.
+const UNDECIDED: Duration = Duration::from_secs(5);
 /// A file with a writer is looked at again when it is closed; this is only the fallback.
 const WRITER_PAUSE: Duration = Duration::from_secs(60);
 /// A growing file is rewritten at most at this rate, bytes a second.
@@ -43,6 +45,8 @@ pub(super) enum Plan {
     /// There is nothing to do for it, now or later.
     Gone,
     Later(Duration),
+    /// A request for it is on its way; it comes again when that is over.
+    InFlight,
     /// Its object is to be replaced, so what that bears now must be looked at first; or its bytes must be fetched.
     Look,
     Publish(Vec<Item>),
@@ -132,7 +136,10 @@ impl Settler {
             return Ok(Plan::Later(wait));
         }
         if self.hot.inode_is_hot(ino) {
-            return Ok(Plan::Later(Duration::from_secs(5)));
+            return Ok(match self.hot.inode_is_in_flight(ino) {
+                true => Plan::InFlight,
+                false => Plan::Later(UNDECIDED),
+            });
         }
         if kind == FileKind::File {
             volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
@@ -208,7 +215,10 @@ impl Settler {
                 _ => attr_only = false,
             }
             if self.hot.is_hot(&key) {
-                return Ok(Plan::Later(Duration::from_secs(5)));
+                return Ok(match self.hot.is_in_flight(&key) {
+                    true => Plan::InFlight,
+                    false => Plan::Later(UNDECIDED),
+                });
             }
             wanted.push((key, rest));
         }

@@ -1,4 +1,4 @@
-//! One round of publishing: announce, flush, send, resolve.
+//! One round of publishing: announce and flush (`launch`), then send and resolve (`fly`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use super::body::{Body, unchanged};
 use super::copies::Tagged;
 use super::dress::Dress;
 use super::hot::NOT_AFTER;
+use super::lanes::Answers;
 use super::outcome::Outcome;
 use super::pace::Pace;
 use super::plan::Item;
@@ -29,7 +30,7 @@ use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime, Version};
 const MARGIN_MS: i64 = 2_000;
 /// How long one request may take.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-/// Requests of a round, or of a page of deletions, that are on their way side by side.
+/// Requests of a page of deletions that are on their way side by side.
 pub(super) const PARALLEL: usize = 32;
 /// Between two looks whether this host still may publish.
 const PERMIT_PACE: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ pub(super) struct Leaving {
     ids: Mutex<HashSet<PutId>>,
     /// Whether one was cut off on its way.
     cut: AtomicBool,
+    answers: Mutex<Answers>,
 }
 
 impl Leaving {
@@ -51,20 +53,52 @@ impl Leaving {
     fn has(&self, put_id: PutId) -> bool {
         self.ids.lock().contains(&put_id)
     }
+
+    fn answered(&self, outcome: &PutOutcome, took: Duration) {
+        let mut answers = self.answers.lock();
+        match outcome {
+            PutOutcome::Won(_) | PutOutcome::Lost => answers.took.push(took),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
+                answers.busy |= error.kind == StoreErrorKind::Busy;
+            }
+        }
+    }
+
+    /// How the store answered all of them.
+    pub fn answers(&self) -> Answers {
+        std::mem::take(&mut *self.answers.lock())
+    }
+}
+
+/// Requests of one round whose announcement is durable.
+pub(super) struct Flight {
+    items: Vec<Item>,
+    intents: HashMap<PutId, IntentRec>,
+    /// The latest expiry that was announced.
+    not_after: StoreTime,
+}
+
+impl Flight {
+    /// Of bodies in memory, bytes.
+    pub fn bytes_held(&self) -> u64 {
+        self.items.iter().map(Item::bytes_held).sum()
+    }
 }
 
 /// An announced request, what became of it, and how long it took.
 pub(super) type Sent = (PutId, IntentRec, Outcome, Duration);
 
 impl Settler {
-    /// Publishes the planned items. Whatever happens, every announced request ends resolved or open
-    /// in the engine.
-    pub(super) async fn publish(&self, items: Vec<Item>) -> Result<(), SettleError> {
+    /// Announces the planned items, and returns when that is durable. `None`: nothing of it is to be sent. What was
+    /// announced and fails here ends resolved or open in the engine.
+    pub(super) async fn launch(&self, mut items: Vec<Item>) -> Result<Option<Flight>, SettleError> {
+        if items.is_empty() {
+            return Ok(None);
+        }
         if !self.permit.may_publish() {
             self.give_up(items).await;
             return Err(SettleError::NoAuthority);
         }
-        let mut items = items;
         let not_after = match self.expiry().await {
             Ok(not_after) => not_after,
             Err(error) => {
@@ -77,7 +111,7 @@ impl Settler {
             return Err(error);
         }
         if items.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let intents: HashMap<_, _> =
             items.iter().map(|item| (item.put_id, item.intent.clone())).collect();
@@ -87,8 +121,14 @@ impl Settler {
             let unsent = intents.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
             let resolved = self.resolve(unsent.collect()).await;
             self.give_up(items).await;
-            return resolved.and(durable.map(drop));
+            return resolved.and(durable.map(|_| None));
         }
+        Ok(Some(Flight { items, intents, not_after }))
+    }
+
+    /// Sends what was announced. Whatever happens, every request ends resolved or open in the engine.
+    pub(super) async fn fly(&self, flight: Flight) -> Result<(), SettleError> {
+        let Flight { items, intents, not_after } = flight;
         let sizes: HashMap<PutId, u64> =
             items.iter().map(|item| (item.put_id, item.bytes_held())).collect();
         let leaving = &Leaving::default();
@@ -113,11 +153,13 @@ impl Settler {
             }
             (put_id, outcome, took)
         });
-        let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
+        let width = self.lanes.width();
+        let sent = self.outcomes(intents, leaving, sends.buffer_unordered(width)).await;
         let now = boottime();
         let arrived = sent.iter().filter(|(.., outcome, _)| matches!(outcome, Outcome::Applied(_)));
         let arrived = arrived.filter_map(|(id, ..)| sizes.get(id)).sum();
         self.reach.learn(arrived, now - began, leaving.cut.load(Ordering::Relaxed));
+        self.lanes.learn(leaving.answers());
         {
             let mut pace = self.pace.lock();
             for (_, intent, outcome, took) in &sent {
@@ -289,9 +331,13 @@ impl Settler {
                 tokio::time::sleep(until.left().min(PERMIT_PACE)).await;
             }
         };
+        let began = boottime();
         tokio::select! {
             biased;
-            outcome = request => Some(outcome),
+            outcome = request => {
+                leaving.answered(&outcome, boottime().saturating_sub(began));
+                Some(outcome)
+            }
             () = lapses => {
                 leaving.cut.store(true, Ordering::Relaxed);
                 None

@@ -1,6 +1,5 @@
 //! The task that settles one volume.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::beside::Beside;
 use super::churn::Churning;
 use super::copies::Copies;
-use super::copies::MOST_COPIED;
 use super::hot::{Hot, time_left};
 use super::kept::Kept;
-use super::learn::Learned;
+use super::lanes::Lanes;
 use super::pace::Paces;
-use super::plan::{Brought, Item, Plan};
+use super::plan::Plan;
 use super::reach::Reach;
 use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
@@ -26,7 +24,7 @@ use super::tags::TagSight;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::config::SettleMode;
-use crate::data::{DataError, PathMemo, Volume};
+use crate::data::{PathMemo, Volume};
 use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, IntentRec, WorkRec, decode};
 use crate::meta::{MetaError, Pages, keys};
@@ -115,6 +113,7 @@ pub struct Settler {
     pub(super) beside: Beside,
     pub(super) this: Weak<Settler>,
     pub(super) reach: Reach,
+    pub(super) lanes: Lanes,
     /// When expired tombs were looked for, boot time.
     pub(super) tombs_swept: Mutex<Option<Duration>>,
     /// Everything that can is to settle now.
@@ -122,7 +121,7 @@ pub struct Settler {
     /// Something came in between of a publish: the same again may do.
     pub(super) interrupted: AtomicBool,
     /// Rounds follow each other: what one announced it also resolves.
-    one_round: AsyncMutex<()>,
+    pub(super) one_round: AsyncMutex<()>,
     /// No round begins any more, and nothing more is sent.
     pub(super) at_its_end: CancellationToken,
     /// What has no answer by now stays open.
@@ -131,17 +130,6 @@ pub struct Settler {
     sends_nothing: AtomicBool,
     pub(super) host: String,
     pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
-}
-
-/// What is gathered to be published together.
-#[derive(Default)]
-struct Round {
-    items: Vec<Item>,
-    bytes: u64,
-    /// By the store, bytes.
-    copied: u64,
-    memo: PathMemo,
-    parents: HashMap<Ino, Option<Ino>>,
 }
 
 impl Settler {
@@ -170,6 +158,7 @@ impl Settler {
             beside: Beside::default(),
             this: Weak::clone(this),
             reach: Reach::default(),
+            lanes: Lanes::default(),
             tombs_swept: Mutex::new(None),
             hurried: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
@@ -187,7 +176,7 @@ impl Settler {
 
     /// Schedules some more of the work that an earlier run left. False when that was all: a mount does
     /// not wait for it, however much there is.
-    async fn take_backlog(&self) -> Result<bool, SettleError> {
+    pub(super) async fn take_backlog(&self) -> Result<bool, SettleError> {
         let mut backlog = self.backlog.lock().await;
         let Some(pages) = backlog.as_mut() else { return Ok(false) };
         let engine = &self.volume.meta.engine;
@@ -260,7 +249,7 @@ impl Settler {
     }
 
     /// Whether enough is scheduled for now. What has to wait for longer does not count: it may be very much.
-    fn is_crowded(&self) -> bool {
+    pub(super) fn is_crowded(&self) -> bool {
         let soon = boottime() + self.volume.options.settle_after;
         self.schedule.has_until(soon, SCHEDULED)
     }
@@ -442,155 +431,6 @@ impl Settler {
         any
     }
 
-    /// Decides what is ripe, publishes what is due, tidies. Begins no round when `go_on` says no:
-    /// nobody who ends the volume waits for a whole backlog.
-    async fn step_while(&self, go_on: impl Fn() -> bool) -> Result<(), SettleError> {
-        let _one = self.one_round.lock().await;
-        let go_on = || go_on() && !self.at_its_end.is_cancelled();
-        if !go_on() {
-            return Ok(());
-        }
-        self.take_queue();
-        if !self.is_crowded() {
-            self.take_backlog().await?;
-        }
-        self.sweep_kept().await;
-        self.watch_churn().await?;
-        self.decide_ripe().await?;
-        loop {
-            if !go_on() {
-                return Ok(());
-            }
-            let due = self.schedule.due(boottime(), ROUND);
-            if due.is_empty() && self.hurried() && self.take_backlog().await? {
-                continue;
-            }
-            if due.is_empty() {
-                return Ok(());
-            }
-            let result = self.round(&due).await;
-            if result.is_err() {
-                let later =
-                    boottime() + self.volume.options.settle_after.max(Duration::from_secs(1));
-                for ino in due {
-                    self.schedule.by(ino, later);
-                }
-            }
-            result?;
-        }
-    }
-
-    async fn round(&self, due: &[Ino]) -> Result<(), SettleError> {
-        let mut round = Round::default();
-        if let Err(error) = Box::pin(self.gather(due, &mut round)).await {
-            self.give_up(round.items).await;
-            return Err(error);
-        }
-        if !round.items.is_empty() {
-            self.publish(round.items).await?;
-        }
-        if due.contains(&TIDY) && !self.at_its_end.is_cancelled() {
-            self.tidy_round().await?;
-            self.sweep_tombs().await?;
-        }
-        Ok(())
-    }
-
-    /// What is to be published of that which is due.
-    async fn gather(&self, due: &[Ino], round: &mut Round) -> Result<(), SettleError> {
-        let (mut to_look, mut copied) = (Vec::new(), 0);
-        for &ino in due.iter().filter(|ino| **ino != TIDY) {
-            let Plan::Look = self.plan_one(ino, None, round).await? else { continue };
-            if copied > MOST_COPIED {
-                // A look at what this round does not copy any more would be one for nothing.
-                self.schedule.by(ino, boottime());
-                continue;
-            }
-            let inode = self.volume.inodes.get(ino);
-            copied += inode.and_then(|inode| self.copied_bytes(&inode)).unwrap_or(0);
-            to_look.push(ino);
-        }
-        // All at once: each is a request, and so is each body.
-        let mut learned = match to_look.is_empty() {
-            true => Learned::default(),
-            false => Box::pin(self.learn(to_look.iter().copied(), true)).await?,
-        };
-        let seen = to_look.iter().copied().filter(|ino| !learned.failed.contains_key(ino));
-        let room = self.reach.bytes().saturating_sub(round.bytes);
-        let mut bodies = Box::pin(self.bodies(seen, &learned.seen, room)).await?;
-        for ino in to_look {
-            match learned.failed.remove(&ino).map(SettleError::from) {
-                Some(error) if error.is_of_one() => {
-                    let Plan::Later(wait) = self.cannot_settle(ino, &error) else { continue };
-                    self.schedule.by(ino, boottime() + wait);
-                }
-                Some(error) => return Err(error),
-                None => {
-                    let seen = learned.seen.contains(&ino);
-                    let lost = learned.gone.contains(&ino) || learned.replaced.contains_key(&ino);
-                    let brought = Brought { seen, lost, body: bodies.remove(&ino) };
-                    self.plan_one(ino, Some(&brought), round).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds what one inode needs to the round, unless that is full. Returns what is to be done besides.
-    async fn plan_one(
-        &self,
-        ino: Ino,
-        brought: Option<&Brought>,
-        round: &mut Round,
-    ) -> Result<Plan, SettleError> {
-        let full = round.bytes > self.reach.bytes() || round.copied > MOST_COPIED;
-        if full || round.items.len() >= ROUND {
-            self.schedule.by(ino, boottime());
-            return Ok(Plan::Later(Duration::ZERO));
-        }
-        let plan = match self.look_at(ino, brought, round).await {
-            // One file that cannot be read must not keep all others from resting.
-            Err(error) if error.is_of_one() => self.cannot_settle(ino, &error),
-            other => other?,
-        };
-        match plan {
-            Plan::Later(wait) => self.schedule.by(ino, boottime() + wait),
-            Plan::Publish(planned) => {
-                round.bytes += planned.iter().map(Item::bytes_held).sum::<u64>();
-                round.copied += planned.iter().map(Item::bytes_copied).sum::<u64>();
-                round.items.extend(planned);
-                return Ok(Plan::Done);
-            }
-            Plan::Done | Plan::Gone | Plan::Look => {}
-        }
-        Ok(plan)
-    }
-
-    /// What one inode needs now; what needs nothing more is taken off the queue.
-    async fn look_at(
-        &self,
-        ino: Ino,
-        brought: Option<&Brought>,
-        round: &mut Round,
-    ) -> Result<Plan, SettleError> {
-        let Round { memo, parents, .. } = round;
-        if let Some(wait) = self.churn_wait(ino, parents).await? {
-            return Ok(Plan::Later(wait));
-        }
-        let plan = match self.plan(ino, memo, brought).await {
-            // Removed meanwhile.
-            Err(SettleError::Data(DataError::Gone(gone))) if gone == ino => Plan::Gone,
-            other => other?,
-        };
-        if matches!(plan, Plan::Done) {
-            self.work_done(ino).await?;
-        }
-        if matches!(plan, Plan::Done | Plan::Gone) {
-            self.unsettleable.lock().remove(ino);
-        }
-        Ok(plan)
-    }
-
     pub(super) fn cannot_settle(&self, ino: Ino, error: &SettleError) -> Plan {
         self.volume.note_error(error);
         if self.unsettleable.lock().insert(ino, &error.to_string()) {
@@ -600,7 +440,7 @@ impl Settler {
     }
 
     /// Takes an inode off the queue if it really needs nothing, judged under the sequencer.
-    async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
+    pub(super) async fn work_done(&self, ino: Ino) -> Result<(), SettleError> {
         let mut txn = self.volume.meta.begin().await?;
         let Some(_) = txn.get::<WorkRec>(&keys::work(ino)).await? else { return Ok(()) };
         let mut memo = PathMemo::default();

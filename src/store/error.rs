@@ -17,8 +17,10 @@ pub enum StoreErrorKind {
     ClockSkew,
     /// The certificate was refused.
     Tls,
-    /// No answer: name, route, connection, 5xx, throttling. Trying again later can help.
+    /// No answer: name, route, connection, 5xx. Trying again later can help.
     Unreachable,
+    /// The store asks to slow down. Trying again later, or less at a time, can help.
+    Busy,
     /// The deadline passed.
     Timeout,
     /// The store cannot do this, or the request is wrong; trying again is useless.
@@ -52,12 +54,13 @@ impl StoreError {
         use StoreErrorKind::*;
         match self.kind {
             NotFound | Changed | Denied | TagsDenied | Unsupported | Protocol => true,
-            NoBucket | ClockSkew | Tls | Unreachable | Timeout | NoSpace => false,
+            NoBucket | ClockSkew | Tls | Unreachable | Busy | Timeout | NoSpace => false,
         }
     }
 
     /// Whether trying the same again later can succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::Unreachable | StoreErrorKind::Timeout)
+        use StoreErrorKind::*;
+        matches!(self.kind, Unreachable | Busy | Timeout)
     }
 }

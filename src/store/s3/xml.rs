@@ -285,6 +285,10 @@ pub(in crate::store) fn refusal(
         (StatusCode::PRECONDITION_FAILED, _) => {
             (StoreErrorKind::Changed, "it is no longer the expected version".to_owned())
         }
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) | (_, "SlowDown") => (
+            StoreErrorKind::Busy,
+            "the store is busy and asks to slow down; it can help to wait".to_owned(),
+        ),
         (status, _) if is_transient(status) => (
             StoreErrorKind::Unreachable,
             "the store is busy or broken at the moment; it can help to wait".to_owned(),
