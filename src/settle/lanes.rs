@@ -12,7 +12,7 @@ const MOST: usize = 128;
 /// Wider by so many at a time.
 const STEP: usize = 16;
 /// A round of fewer rows than this says nothing about what more lanes would do.
-const ROWS: usize = 3;
+const ROWS: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -96,12 +96,7 @@ mod tests {
         // Slower than it was, but not by so much that it helps to send less.
         assert_eq!(round(&lanes, 40), 64);
         assert_eq!(round(&lanes, 20), 80);
-        // A round of 256 is too short to judge a width of 96.
-        assert_eq!((round(&lanes, 20), round(&lanes, 20)), (96, 96));
-        for _ in 0..100 {
-            let took = vec![Duration::from_millis(20); 4096];
-            lanes.learn(Answers { took, busy: false });
-        }
+        (0..100).for_each(|_| drop(round(&lanes, 20)));
         assert_eq!(lanes.width(), MOST);
     }
 
