@@ -25,6 +25,8 @@ pub const GARBAGE_AGE: &str = "S3VOL_TEST_GARBAGE_AGE_MS";
 pub const PART: &str = "S3VOL_TEST_PART";
 /// A commit of more than so many bytes goes in steps of so many.
 pub const STEP: &str = "S3VOL_TEST_STEP";
+/// How many keys settling announces together.
+pub const ROUND: &str = "S3VOL_TEST_ROUND";
 /// Beyond how many bytes the local log is rewritten.
 pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
 /// How long the rest of a creation that was cut short is left, milliseconds.

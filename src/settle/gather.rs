@@ -8,7 +8,7 @@ use super::copies::MOST_COPIED;
 use super::learn::Learned;
 use super::plan::{Brought, Item, Plan};
 use super::round::Flight;
-use super::settler::{ROUND, Settler, TIDY};
+use super::settler::{Settler, TIDY, round_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
 use crate::types::Ino;
@@ -60,12 +60,12 @@ impl Settler {
                 self.put_back(next, Duration::ZERO).await;
                 return Ok(());
             }
-            let mut due = self.schedule.due(boottime(), ROUND);
+            let mut due = self.schedule.due(boottime(), round_size());
             if due.is_empty() && next.is_empty() {
                 if !self.hurried() || !self.take_backlog().await? {
                     return Ok(());
                 }
-                due = self.schedule.due(boottime(), ROUND);
+                due = self.schedule.due(boottime(), round_size());
             }
             next = self.rounds(next, due).await?;
         }
@@ -193,7 +193,7 @@ impl Settler {
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
         let full = round.bytes > self.reach.bytes() || round.copied > MOST_COPIED;
-        if full || round.items.len() >= ROUND {
+        if full || round.items.len() >= round_size() {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }

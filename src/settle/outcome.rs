@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::settler::{ROUND, Settler, TIDY};
+use super::settler::{Settler, TIDY, round_size};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, give_up_older};
@@ -219,7 +219,7 @@ impl Settler {
     pub(super) async fn decide_ripe(&self) -> Result<(), SettleError> {
         let (ripe, _) = self.hot.ripe(boottime());
         let mut results = Vec::new();
-        for put_id in ripe.into_iter().take(ROUND) {
+        for put_id in ripe.into_iter().take(round_size()) {
             let Some(intent): Option<IntentRec> =
                 self.volume.meta.get(&keys::intent(put_id)).await?
             else {

@@ -12,7 +12,7 @@ use super::body::Body;
 use super::copies::{MOST_COPIED, Source};
 use super::dress::Dress;
 use super::kept::Upload;
-use super::settler::{ROUND, Settler};
+use super::settler::{Settler, round_size};
 use crate::clock::boottime;
 use crate::config::SettleMode;
 use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
@@ -292,7 +292,7 @@ impl Settler {
         let (mut held, mut copied) = (0, 0);
         for (index, (key, rest)) in wanted.into_iter().enumerate() {
             // A file of many names goes on in the next round.
-            if items.len() >= ROUND || held > self.reach.bytes() || copied > MOST_COPIED {
+            if items.len() >= round_size() || held > self.reach.bytes() || copied > MOST_COPIED {
                 break;
             }
             let dress = |put_id| self.dress((ino, attr), xattrs, &key, put_id);

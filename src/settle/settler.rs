@@ -41,7 +41,9 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 }
 
 /// Keys announced in one batch.
-pub(super) const ROUND: usize = 256;
+pub(super) fn round_size() -> usize {
+    crate::fault::number(crate::fault::ROUND, 256) as usize
+}
 /// Bodies held in memory by one round, bytes.
 pub(super) const ROUND_BYTES: u64 = 32 << 20;
 /// Stands for "keys to tidy" in the schedule.

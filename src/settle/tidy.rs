@@ -8,7 +8,7 @@ use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
-use super::settler::{LONGEST_PAUSE, ROUND, Settler, TIDY};
+use super::settler::{LONGEST_PAUSE, Settler, TIDY, round_size};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::fault::{Mutant, at, points};
@@ -39,7 +39,7 @@ impl Settler {
         if self.volume.meta.queue(keys::TIDY, 1).await?.is_empty() {
             return Ok(());
         }
-        let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), ROUND);
+        let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), round_size());
         let mut waiting = false;
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?

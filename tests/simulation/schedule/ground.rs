@@ -61,6 +61,12 @@ impl Director {
             tell!("commits go in steps of {size} bytes");
             set(s3vol::fault::STEP, size);
         }
+        let random = Random::new(self.plan.seed, 12);
+        if self.plan.has(Kind::Rounds) && random.chance(500) {
+            let size = random.between(1, 8);
+            tell!("settling goes in rounds of {size} keys");
+            set(s3vol::fault::ROUND, size);
+        }
         // In parts of some hundred bytes they would be many.
         let parts = s3vol::fault::number(s3vol::fault::PART, 0) > 0;
         if self.plan.has(Kind::Large) && random.chance(40) && !parts {

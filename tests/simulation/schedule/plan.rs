@@ -58,6 +58,8 @@ pub enum Kind {
     Large,
     /// Commits go in small steps.
     Steps,
+    /// Settling goes in rounds of few keys, so that one is planned while another is on its way.
+    Rounds,
     /// A host follows the volume, read-only.
     Follow,
 }
@@ -89,6 +91,7 @@ impl Kind {
         (Kind::Rot, "rot"),
         (Kind::Large, "large"),
         (Kind::Steps, "steps"),
+        (Kind::Rounds, "rounds"),
         (Kind::Follow, "follow"),
     ];
 }
