@@ -33,12 +33,12 @@ struct CommandLine {
 pub enum Command {
     /// Serve one volume in the foreground until SIGTERM, SIGINT or umount.
     ///
-    /// At its end the last line says what is left, and the exit code: 0 everything is at rest, or in the bucket
-    /// and left to a mount that follows; 3 everything is in the bucket, and some files are not plain objects
+    /// When it ends, the last line and the exit code say what is left: 0 everything is at rest, or in the bucket
+    /// and left to the mount that follows; 3 everything is in the bucket, but some files are not plain objects
     /// yet; 4 something is not in the bucket, and is kept for the next mount on this host; 5 another host took
-    /// the volume before.
+    /// the volume first.
     Mount(MountArgs),
-    /// Show the volumes that are served here.
+    /// Show the volumes that this host serves.
     Status(StatusArgs),
     /// Serve Docker's volume plugin.
     ///
@@ -46,40 +46,41 @@ pub enum Command {
     /// default /s3vol/state), S3VOL_MOUNTS (where they are mounted, by default /s3vol/vol), and those in
     /// docs/CONFIGURATION.md. docs/OPERATION.md has a systemd unit.
     Plugin(PluginArgs),
-    /// Check a bucket and show what it honours.
+    /// Check a bucket and show which requests it honours.
     Probe(ProbeArgs),
-    /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read. Small
-    /// volumes do that at every unmount. Nobody may use the volume meanwhile.
+    /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read.
+    ///
+    /// Small volumes do that at every unmount. The volume must not be in use.
     Export(PlaceArgs),
     /// Check a volume: its records against each other and against the objects.
     ///
-    /// Reads only, also while the volume is mounted; then it says what it could not judge. The exit code: 0 it is
-    /// clean; 1 it was mended; 4 something is left; 8 it could not be checked; 64 wrong usage.
+    /// Only reads, unless --repair is given, and works while the volume is mounted; it then says what it could not
+    /// judge. Exit code: 0 clean; 1 repaired; 4 something is left; 8 it could not be checked; 64 wrong usage.
     Fsck(FsckArgs),
     /// Prove what a volume holds against a list of hashes, without the file system.
     ///
-    /// Reads the bucket only, by a reader of its own, also while the volume is mounted; what is not in the bucket
-    /// yet does not count. The exit code: 0 every path is as the list says; 4 some are not; 8 it could not be
-    /// looked at; 64 wrong usage.
+    /// Only reads the bucket, with a reader of its own, and works while the volume is mounted; what is not in the
+    /// bucket yet does not count. Exit code: 0 every path is as the list says; 4 some are not; 8 the volume could
+    /// not be read; 64 wrong usage.
     Verify(VerifyArgs),
     /// Make a new state of a volume from its objects, after the old one was lost.
     ///
-    /// Says what would be lost and asks. The old state is kept, and nobody may use the volume meanwhile. The exit code:
-    /// 0 all of it is there; 4 some files lost something, which is listed; 8 nothing was changed; 64 wrong usage.
+    /// Says what would be lost and asks. The old state is kept. The volume must not be in use. Exit code: 0 everything
+    /// is there; 4 some files lost something, which is listed; 8 nothing was changed; 64 wrong usage.
     Rebuild(RebuildArgs),
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
     /// Settle a volume now, and wait until everything is a plain object.
     ///
-    /// A volume of Docker's is named as Docker does and settled by the plugin of this host; a URL is settled by
-    /// the process that has it mounted here, or else opened for that, as a mount would. Exit code: 0 everything is
-    /// at rest, or stays in motion by choice (settle=never); 3 something is not at rest, and the text says why.
+    /// By name: a volume of Docker's, settled by the plugin of this host. By URL: settled by the process that has it
+    /// mounted here; if there is none, the command opens the volume itself, as a mount would. Exit code: 0 everything
+    /// is at rest, or stays in motion by choice (settle=never); 3 something is not at rest, and the text says why.
     Settle(SettleArgs),
     /// Take a volume from another host now, without waiting for its lease.
     ///
-    /// Says who holds it and what could be lost, asks, and leaves it free for the next mount. A volume of
-    /// Docker's is named as Docker does and taken by the plugin of this host.
+    /// Says who holds it and what could be lost, asks, and leaves it free for the next mount. A volume of Docker's
+    /// is given by its name, and the plugin of this host takes it.
     Takeover(TakeoverArgs),
     /// The driver process of the plugin.
     #[command(hide = true)]
@@ -142,16 +143,16 @@ pub struct VolumeArgs {
 /// `s3vol fsck`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct FsckArgs {
-    /// Read all content, too, and compare it with checksums and ETags.
+    /// Also read all content, and compare it with checksums and ETags.
     #[arg(long)]
     pub data: bool,
-    /// Mend what loses nothing, and ask for the rest. Nobody may use the volume meanwhile.
+    /// Repair what loses nothing, and ask about the rest. The volume must not be in use.
     #[arg(long)]
     pub repair: bool,
-    /// With --repair: ask nothing.
+    /// With --repair: do not ask.
     #[arg(long, requires = "repair")]
     pub yes: bool,
-    /// For programs.
+    /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -164,13 +165,13 @@ pub struct VerifyArgs {
     /// Hashes and paths as sha256sum writes them, relative to the volume; - is the standard input.
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
-    /// Only plain objects count: for a volume whose state is lost.
+    /// Look at plain objects only: for a volume whose state is lost.
     #[arg(long)]
     pub plain: bool,
     /// Show only what is not as the list says.
     #[arg(short, long)]
     pub quiet: bool,
-    /// For programs: one JSON object a line.
+    /// Print one JSON object a line, for programs.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -180,7 +181,7 @@ pub struct VerifyArgs {
 /// `s3vol rebuild`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RebuildArgs {
-    /// Ask nothing.
+    /// Do not ask.
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
@@ -190,10 +191,10 @@ pub struct RebuildArgs {
 /// `s3vol status`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct StatusArgs {
-    /// The folder that the volumes' processes were given.
+    /// State folder of the processes to ask [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// For programs.
+    /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
 }
@@ -201,7 +202,7 @@ pub struct StatusArgs {
 /// A volume by its name or its place, for whoever asks the process that serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct NamedArgs {
-    /// The folder that the volumes' processes were given.
+    /// State folder of the processes to ask [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// The plugin's socket, where it is not found by itself.
@@ -220,7 +221,7 @@ pub struct NamedArgs {
 pub struct SettleArgs {
     #[command(flatten)]
     pub named: NamedArgs,
-    /// Wait no longer than this; what is under way goes on.
+    /// Wait at most so long; what has begun goes on.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }
@@ -256,22 +257,22 @@ pub struct ProbeArgs {
 /// `s3vol recovered`.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum RecoveredCommand {
-    /// What there is for a volume, one line each.
+    /// List the recoveries of a volume, one line each.
     List(RecoveredVolume),
-    /// The files of one, with sizes.
+    /// List the files of one recovery, with sizes.
     Show {
         #[command(flatten)]
         volume: RecoveredVolume,
-        /// As `list` has it.
+        /// A name that `list` shows.
         name: String,
     },
-    /// Write the files of one into a new folder.
+    /// Write the files of one recovery into a new folder.
     Restore {
         #[command(flatten)]
         volume: RecoveredVolume,
-        /// As `list` has it.
+        /// A name that `list` shows.
         name: String,
-        /// The folder; it must not exist.
+        /// The folder to make; it must not exist.
         into: PathBuf,
     },
 }
@@ -371,7 +372,7 @@ pub(super) fn mount_options(
                     "dirsync" => "changes of names are synced by fsync of a file or a directory",
                     _ => "access times are kept as with relatime",
                 };
-                return Err(ConfigErrors::one(text, format!("not to be had: {why}; leave it out")));
+                return Err(ConfigErrors::one(text, format!("not supported: {why}; leave it out")));
             }
             _ if means_nothing(text) => {}
             _ => ours.push(text.to_owned()),

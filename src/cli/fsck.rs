@@ -18,7 +18,7 @@ pub fn fsck(args: FsckArgs) -> anyhow::Result<u8> {
         let question = finding.mend.question().unwrap_or_default();
         args.yes
             || agrees(&format!(
-                "{}: {}: {}\n  to mend it: {question}. Do that?",
+                "{}: {}: {}\n  to repair it: {question}. Continue?",
                 finding.kind.name(),
                 finding.what,
                 finding.detail
@@ -59,7 +59,7 @@ fn text(report: &Report) -> String {
     for (kind, count) in &report.counts {
         let of_kind = report.findings.iter().filter(|finding| finding.kind == *kind);
         let mended = of_kind.filter(|finding| finding.outcome == Outcome::Mended).count();
-        text.push_str(&format!("{count:>8} {}, {mended} mended\n", kind.name()));
+        text.push_str(&format!("{count:>8} {}, {mended} repaired\n", kind.name()));
     }
     let checked = &report.checked;
     text.push_str(&format!(
@@ -82,7 +82,7 @@ fn text(report: &Report) -> String {
     }
     text.push_str(match report.exit_code() {
         0 => "clean\n",
-        1 => "mended\n",
+        1 => "repaired\n",
         _ => "something is left\n",
     });
     text

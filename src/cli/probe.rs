@@ -29,7 +29,7 @@ pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
     let url = BucketUrl::parse(&args.url).map_err(|p| ConfigErrors::one("URL", p))?;
     let folder = std::path::Path::new("/").join(url.prefix.as_str());
     if url.scheme == Scheme::File && !folder.is_dir() {
-        bail!("{} is no folder; create it first", folder.display());
+        bail!("{} is not a folder; create it first", folder.display());
     }
     // Any prefix will do to read the store's options; the probe itself takes the URL as it is.
     let below = url.join("probe").to_string();

@@ -54,8 +54,8 @@ pub(super) fn plugin(given: Option<&Path>, volume: &str) -> anyhow::Result<Contr
             bail!("no plugin answers at {}; is it enabled?", looked[0].display())
         }
         None => bail!(
-            "{volume} is served by no process with this state folder, and no plugin answers below {PLUGINS}; \
-             give --state or --socket, or the volume's URL (as root)"
+            "no process with this state folder serves {volume}, and no plugin answers below {PLUGINS}; run it as \
+             root, and give --state or --socket, or the volume's URL"
         ),
     }
 }

@@ -16,8 +16,8 @@ pub fn rebuild(args: RebuildArgs) -> anyhow::Result<u8> {
     let done = run(async {
         let plan = plan_rebuild(&at).await?;
         eprintln!("{}", plan.plan());
-        if !args.yes && !agrees("Do that?") {
-            eprintln!("s3vol: nothing was changed; --yes does it without a question");
+        if !args.yes && !agrees("Continue?") {
+            eprintln!("s3vol: nothing was changed; with --yes it does not ask");
             return anyhow::Ok(None);
         }
         let mut told = |what: &str, done: u64| line.lock().show(&format!("{what}: {done}"));

@@ -114,6 +114,6 @@ impl Way {
 
 fn agreed(volume: &str) -> anyhow::Result<bool> {
     ask(&format!("Take {volume} over?")).context("asking")?.with_context(|| {
-        format!("{volume} is held, and nobody can be asked here; --yes takes it over all the same")
+        format!("{volume} is held, and there is no terminal to ask on; --yes takes it over without asking")
     })
 }

@@ -70,7 +70,7 @@ impl BucketUrl {
             _ => rest.split_once('/').unwrap_or((rest, "")),
         };
         if bucket.contains('@') {
-            return Err("credentials do not belong into a URL; give them in the environment of \
+            return Err("credentials do not belong in a URL; give them in the environment of \
                         the plugin or use an instance role"
                 .to_owned());
         }

@@ -110,7 +110,7 @@ pub(super) fn check(options: &mut VolumeOptions, scheme: Scheme, errors: &mut Co
     if options.requester_pays {
         errors.push(
             "requester_pays",
-            format!("is for s3:// and not for {place}: there the owner pays; leave it away"),
+            format!("is for s3:// and not for {place}: there the owner pays; leave it out"),
         );
     }
     let Some(class) = &options.storage_class else { return };

@@ -434,7 +434,7 @@ fn endpoint(text: &str) -> Result<String, String> {
         return Err(format!("{text:?} is not an endpoint; write for example https://host:9000"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        return Err("credentials and parameters do not belong into an endpoint".to_owned());
+        return Err("credentials and parameters do not belong in an endpoint".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }

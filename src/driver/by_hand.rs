@@ -22,7 +22,7 @@ impl Driver {
         let worker = self.lanes.enter(name).await.worker.clone();
         let Some(worker) = worker else {
             return Err(format!(
-                "volume {name} is not mounted on this host; it settles where it is, or here once a \
+                "volume {name} is not mounted on this host; settle it on the host that has it, or here once a \
                  container uses it"
             ));
         };

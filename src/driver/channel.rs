@@ -135,7 +135,7 @@ async fn read(from: OwnedReadHalf, waiting: Waiting, exits: broadcast::Sender<Wo
         let line: Line = match serde_json::from_slice(&text) {
             Ok(line) => line,
             Err(error) => {
-                tracing::error!(%error, "the supervisor sent nonsense");
+                tracing::error!(%error, "the supervisor sent a line that cannot be read");
                 continue;
             }
         };

@@ -34,7 +34,7 @@ pub enum ControlError {
     },
     #[error("the volume's worker did not answer in time")]
     Timeout,
-    #[error("the volume's worker answered nonsense: {0}")]
+    #[error("the volume's worker gave an answer that cannot be read: {0}")]
     Nonsense(#[from] serde_json::Error),
 }
 

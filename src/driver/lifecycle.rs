@@ -163,7 +163,7 @@ impl Driver {
         let name = &volume.name;
         let entered = tokio::time::timeout(deadline.left(), self.lanes.enter(name)).await;
         let Ok(mut lane) = entered else {
-            return Err(format!("volume {name} is still being ended; try again").into());
+            return Err(format!("volume {name} is still being unmounted; try again").into());
         };
         let draining = lane.worker.as_ref().filter(|w| w.phase == Phase::Draining).cloned();
         if let Some(worker) = draining {
@@ -306,7 +306,7 @@ impl Driver {
         let mut lane = tokio::time::timeout(deadline.left(), self.lanes.enter(name))
             .await
             // The cause is the deadline, nothing else.
-            .map_err(|_| format!("volume {name} is still being ended; try again"))?;
+            .map_err(|_| format!("volume {name} is still being unmounted; try again"))?;
         // Whatever was planned for it (a watch over its lease) is off.
         lane.next_turn();
         let Some(worker) = &lane.worker else { return Ok(()) };

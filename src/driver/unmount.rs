@@ -56,7 +56,7 @@ impl Driver {
                 }
                 let found = tokio::time::timeout(deadline.left(), self.draining(&name)).await;
                 // The cause is the deadline, nothing else.
-                found.map_err(|_| format!("volume {name} is still being ended; try again"))?
+                found.map_err(|_| format!("volume {name} is still being unmounted; try again"))?
             }
         };
         let Some((turn, client)) = draining else {

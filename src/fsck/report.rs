@@ -122,7 +122,7 @@ impl Mend {
             Mend::Look(_, None) => "the next look at it takes it over",
             Mend::Ask(what, _) | Mend::Look(_, Some(what)) => what,
             Mend::Rows(_) | Mend::Delete(_) | Mend::Entry => {
-                "`--repair` mends it and loses nothing"
+                "`--repair` repairs it and loses nothing"
             }
         }
     }
@@ -156,7 +156,7 @@ impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Finding { kind, what, detail, .. } = self;
         match self.outcome {
-            Outcome::Mended => write!(f, "{}: {what}: {detail} (mended)", kind.name()),
+            Outcome::Mended => write!(f, "{}: {what}: {detail} (repaired)", kind.name()),
             Outcome::Left => write!(f, "{}: {what}: {detail} ({})", kind.name(), self.mend.text()),
         }
     }

@@ -77,7 +77,7 @@ impl Location {
         }
         if bucket.contains('@') {
             return wrong(
-                "credentials do not belong into a URL, which is stored and shown; use the \
+                "credentials do not belong in a URL, which is stored and shown; use the \
                  environment variables of the provider",
             );
         }
