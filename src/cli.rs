@@ -5,6 +5,7 @@
 //! crash.
 
 mod args;
+mod doctor;
 mod driver;
 mod enter;
 mod export;
@@ -30,9 +31,11 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs, RebuildArgs, RecoveredCommand,
-    RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs, VolumeArgs, parse,
+    Command, DoctorArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs, RebuildArgs,
+    RecoveredCommand, RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs,
+    VolumeArgs, parse,
 };
+pub use doctor::doctor;
 pub use driver::drive;
 pub use export::export;
 pub use fsck::fsck;

@@ -35,4 +35,6 @@ pub mod supervisor;
 
 pub mod driver;
 
+pub mod doctor;
+
 pub mod cli;

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        Ok(Command::Doctor(args)) => return judged(cli::doctor(args)),
         Ok(Command::Fsck(args)) => return judged(cli::fsck(args)),
         Ok(Command::Rebuild(args)) => return judged(cli::rebuild(args)),
         Ok(Command::Verify(args)) => return judged(cli::verify(args)),

@@ -19,7 +19,7 @@ pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname, shown};
 pub use mount::{
     Answers, FUSE_TYPE, FuseMount, MountEntry, MountFlags, MountPoint, answers, cover, detach_all,
-    detach_dead, detach_one, make_mountpoint, mount_fuse, mount_table, open_fuse_device,
+    detach_dead, detach_one, holder_of, make_mountpoint, mount_fuse, mount_table, open_fuse_device,
     parse_mount_table, remove_mountpoint, top_mount,
 };
 pub use private::make_private;

@@ -254,6 +254,29 @@ pub struct ProbeArgs {
     pub url: String,
 }
 
+/// `s3vol doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct DoctorArgs {
+    /// Folder for logs and caches [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The socket of dockerd, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub docker: Option<PathBuf>,
+    /// An option of the store: endpoint, region, path_style.
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Write it, what the volumes here say, and the ends of their logs to a new file, without secrets: for a bug
+    /// report.
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// A bucket and a prefix, such as s3://bucket/prefix.
+    pub url: Option<String>,
+}
+
 /// `s3vol recovered`.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum RecoveredCommand {

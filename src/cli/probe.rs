@@ -8,19 +8,9 @@ use super::args::{ProbeArgs, options};
 use super::settings;
 use crate::catalog::{Opener, Stores, record};
 use crate::config::{BucketUrl, ConfigErrors, Scheme, VolumeOptions};
-use crate::store::{Known, Verb};
+use crate::doctor::VERBS;
+use crate::store::Known;
 use crate::types::VolumeId;
-
-const VERBS: &[(Verb, &str)] = &[
-    (Verb::CreateIfAbsent, "create if absent      (needed to share a volume between hosts)"),
-    (Verb::PutIfMatch, "replace if unchanged"),
-    (Verb::CompleteConditional, "conditional multipart"),
-    (Verb::CopyConditional, "conditional copy"),
-    (Verb::DeleteConditional, "conditional delete"),
-    (Verb::Copy, "copy on the server"),
-    (Verb::Expiry, "expiring requests"),
-    (Verb::ReadAfterWrite, "read after write"),
-];
 
 /// Checks the bucket and tries each verb with objects of its own, which are removed again.
 pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
@@ -51,9 +41,11 @@ pub fn probe(args: ProbeArgs) -> anyhow::Result<()> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let mut out = std::io::stdout().lock();
     writeln!(out, "{url} can be used.")?;
-    for (verb, text) in VERBS {
-        let answer = if capabilities.has(*verb) { "yes" } else { "no " };
-        writeln!(out, "  {answer}  {text}")?;
+    for (verb, name, cost) in VERBS {
+        match capabilities.has(*verb) {
+            true => writeln!(out, "  yes  {name}")?,
+            false => writeln!(out, "  no   {name:<22} ({cost})")?,
+        }
     }
     Ok(())
 }

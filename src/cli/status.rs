@@ -1,7 +1,7 @@
 //! `s3vol status`: asks every control socket in the state folder.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +17,24 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// others were shown; a socket without a process is skipped.
 pub fn status(args: StatusArgs) -> anyhow::Result<()> {
     let state = settings(args.state)?.state;
-    let folder = DriverSettings::control_sockets(&state);
+    let (shown, silent) = served(&state)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &shown)?;
+        writeln!(out)?;
+    } else if shown.is_empty() && silent.is_empty() {
+        writeln!(out, "no volume is served with the state folder {}", state.display())?;
+    } else {
+        for status in &shown {
+            write!(out, "{}", paragraph(status))?;
+        }
+    }
+    if silent.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(silent.join("\n"))) }
+}
+
+/// What each worker with this state folder says, by name, and which do not answer.
+pub(super) fn served(state: &Path) -> anyhow::Result<(Vec<WorkerStatus>, Vec<String>)> {
+    let folder = DriverSettings::control_sockets(state);
     let sockets = sockets(&folder).with_context(|| folder.display().to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answers = runtime.block_on(async {
@@ -37,21 +54,10 @@ pub fn status(args: StatusArgs) -> anyhow::Result<()> {
         }
     }
     shown.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &shown)?;
-        writeln!(out)?;
-    } else if shown.is_empty() && silent.is_empty() {
-        writeln!(out, "no volume is served with the state folder {}", state.display())?;
-    } else {
-        for status in &shown {
-            write!(out, "{}", paragraph(status))?;
-        }
-    }
-    if silent.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(silent.join("\n"))) }
+    Ok((shown, silent))
 }
 
-pub(super) fn sockets(folder: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
+pub(super) fn sockets(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

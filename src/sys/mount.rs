@@ -277,6 +277,8 @@ pub struct MountEntry {
     pub source: String,
     /// `major:minor`; the minor of a FUSE mount names its connection.
     pub device: String,
+    /// Mounts below it are seen in other mount namespaces that have it, too.
+    pub shared: bool,
 }
 
 impl MountEntry {
@@ -293,6 +295,13 @@ pub fn mount_table() -> io::Result<Vec<MountEntry>> {
     Ok(parse_mount_table(&text))
 }
 
+/// The mount on which `path` lies, as far as its text tells: symlinks are not followed.
+pub fn holder_of<'t>(table: &'t [MountEntry], path: &Path) -> Option<&'t MountEntry> {
+    // Of mounts over each other the last one shows; of `max_by_key` the last of equal ones counts.
+    let holders = table.iter().filter(|mount| path.starts_with(&mount.path));
+    holders.max_by_key(|mount| mount.path.components().count())
+}
+
 /// Parses the format of `/proc/self/mountinfo`; lines it does not understand are skipped.
 pub fn parse_mount_table(text: &[u8]) -> Vec<MountEntry> {
     text.split(|&b| b == b'\n').filter_map(parse_line).collect()
@@ -307,6 +316,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
         kind: String::from_utf8_lossy(&unescape(fields.get(dash + 1)?)).into_owned(),
         source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
+        shared: fields[6..dash].iter().any(|field| field.starts_with(b"shared:")),
     })
 }
 

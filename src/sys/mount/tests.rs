@@ -12,6 +12,20 @@ fn a_mountinfo_line_is_read_with_escapes_and_optional_fields() {
     assert_eq!(table[0].source, "s3://b/p\\x");
     assert_eq!(table[0].device, "98:0");
     assert!(table[0].is_ours() && !table[1].is_ours());
+    assert!(table[0].shared && !table[1].shared);
+}
+
+#[test]
+fn a_path_lies_on_the_mount_that_is_nearest_and_on_top() {
+    let text =
+        b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /a/b rw - ext4 b rw\n3 1 0:3 / /a rw - xfs c rw\n\
+                 4 1 0:4 / /a/b rw shared:1 - ext4 d rw\n";
+    let table = parse_mount_table(text);
+    let source = |path: &str| holder_of(&table, Path::new(path)).unwrap().source.as_str();
+    assert_eq!(
+        [source("/x"), source("/a/bc"), source("/a/b/c"), source("/a/b")],
+        ["a", "c", "d", "d"]
+    );
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! `s3vol doctor`: what may be wrong, and what to do about it.
+
+use std::io::Write;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+
+use super::args::{DoctorArgs, options};
+use super::status::served;
+use super::tool::{Line, run};
+use super::{environment, settings};
+use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::doctor::{Bundle, Finding, Grade, Secrets, Subject, examine};
+
+/// Something is bad.
+const EXIT_BAD: u8 = 4;
+
+/// Prints one line a finding. Returns the exit code.
+pub fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
+    let config = settings(args.state.clone())?;
+    let given = options(&args.options)?;
+    let url = match &args.url {
+        Some(url) => Some(BucketUrl::parse(url).map_err(|p| ConfigErrors::one("URL", p))?),
+        None if config.home.embedded => None,
+        None => Some(config.home.url.clone()),
+    };
+    let bucket = match url {
+        Some(url) => {
+            // Any prefix will do to read the store's options.
+            let below = url.join("probe").to_string();
+            let options = VolumeOptions::parse_for_url(&below, &given, &config.defaults)?;
+            Some((url, options))
+        }
+        None if !given.is_empty() => {
+            return Err(ConfigErrors::one("-o", "options of a store need its URL").into());
+        }
+        None => None,
+    };
+    let subject = Subject {
+        state: config.state.clone(),
+        mounts: config.mounts.clone(),
+        docker: args.docker,
+        bucket,
+    };
+    let line = Mutex::new(Line::new());
+    let progress = |text: &str| line.lock().show(text);
+    let findings = run(examine(&subject, &progress))?;
+    line.lock().clear();
+    let environment = environment();
+    if let Some(file) = &args.bundle {
+        let (served, silent) = served(&config.state)?;
+        let status = serde_json::to_string_pretty(&served)?;
+        let status = [&[status], silent.as_slice()].concat().join("\n");
+        let state = &config.state;
+        let bundle = Bundle { findings: &findings, status, state, environment: &environment };
+        bundle.write(file).with_context(|| file.display().to_string())?;
+    }
+    let secrets = Secrets::of(&environment);
+    let mut out = std::io::stdout().lock();
+    match args.json {
+        true => {
+            let text = serde_json::to_string_pretty(&findings)?;
+            writeln!(out, "{}", secrets.hide(&text))?;
+        }
+        false => write!(out, "{}", secrets.hide(&table(&findings)))?,
+    }
+    if let Some(file) = &args.bundle {
+        eprintln!("written to {}; look at it before you send it to anybody", file.display());
+    }
+    let bad = findings.iter().any(|finding| finding.grade == Grade::Bad);
+    Ok(if bad { EXIT_BAD } else { 0 })
+}
+
+fn table(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for finding in findings {
+        let grade = match finding.grade {
+            Grade::Good => "good",
+            Grade::Note => "note",
+            Grade::Bad => "BAD ",
+        };
+        let (about, said) = (finding.about, &finding.text);
+        text.push_str(&format!("{grade}  {about:<width$}  {said}\n"));
+        if let Some(cure) = &finding.cure {
+            text.push_str(&format!("      {:<width$}  -> {cure}\n", ""));
+        }
+    }
+    let count = |grade| findings.iter().filter(|finding| finding.grade == grade).count();
+    let (bad, notes) = (count(Grade::Bad), count(Grade::Note));
+    text.push_str(&match (bad, notes) {
+        (0, 0) => "nothing is wrong\n".to_owned(),
+        (0, notes) => format!("nothing is wrong; {notes} to note\n"),
+        (bad, notes) => format!("{bad} bad, {notes} to note\n"),
+    });
+    text
+}

@@ -1,0 +1,109 @@
+//! What may be wrong: on this host, with Docker, with the local disk, with the store; each with what to do about it.
+//!
+//! Nothing is changed. A file on the local disk and objects below `.s3vol/probe/`, with which times are measured, are
+//! removed again; after a crash some may be left.
+
+mod bench;
+mod bundle;
+mod disk;
+mod docker;
+mod host;
+mod mounts;
+mod store;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::{BucketUrl, VolumeOptions};
+
+pub use bundle::{Bundle, Secrets};
+pub use store::VERBS;
+
+/// How good something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    Good,
+    /// It works, but not as well as it could, or it was not looked at.
+    Note,
+    Bad,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at, in one or two words.
+    pub about: &'static str,
+    pub grade: Grade,
+    pub text: String,
+    /// What to do, unless it is good.
+    pub cure: Option<String>,
+}
+
+impl Finding {
+    fn good(about: &'static str, text: impl Into<String>) -> Self {
+        Finding { about, grade: Grade::Good, text: text.into(), cure: None }
+    }
+
+    fn note(about: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
+        Finding { about, grade: Grade::Note, text: text.into(), cure: Some(cure.into()) }
+    }
+
+    fn bad(about: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
+        Finding { about, grade: Grade::Bad, text: text.into(), cure: Some(cure.into()) }
+    }
+}
+
+/// What is to be looked at.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The state folder.
+    pub state: PathBuf,
+    /// Below it volumes are mounted for Docker.
+    pub mounts: PathBuf,
+    /// Where dockerd listens, if not where it usually does.
+    pub docker: Option<PathBuf>,
+    /// The bucket, and the options with which it is reached.
+    pub bucket: Option<(BucketUrl, VolumeOptions)>,
+}
+
+/// An error with its causes, each once.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let part = inner.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// Says how far a long look is.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// Looks at everything, one after the other, so that no measurement disturbs another. Takes some seconds, with a
+/// slow bucket up to two minutes.
+pub async fn examine(subject: &Subject, progress: Progress<'_>) -> Vec<Finding> {
+    let mut findings = host::look();
+    progress("the mounts");
+    findings.extend(mounts::look(&subject.mounts));
+    progress("dockerd");
+    findings.extend(docker::look(subject.docker.as_deref()).await);
+    progress("the state folder");
+    findings.extend(disk::look(&subject.state));
+    match &subject.bucket {
+        Some((url, options)) => {
+            findings.extend(store::look(url, options, &subject.state, progress).await)
+        }
+        None => findings.push(Finding::note(
+            "bucket",
+            "no bucket was looked at",
+            "give its URL, such as s3://bucket/prefix, or set S3VOL_URL",
+        )),
+    }
+    findings
+}
