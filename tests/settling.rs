@@ -32,7 +32,7 @@ use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
 use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, DirentRec, InodeRec};
-use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, Settler, changes};
+use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, SettleError, Settler, changes};
 use s3vol::types::{Caller, FileName, Ino, ObjectKey};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::volume::{crowd_out, volume_with};

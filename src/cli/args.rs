@@ -48,6 +48,12 @@ pub enum Command {
     Plugin(PluginArgs),
     /// Check a bucket and show which requests it honours.
     Probe(ProbeArgs),
+    /// Look for what may be wrong: the kernel, mounts, dockerd, the state folder, the bucket.
+    ///
+    /// Each line is good, to note, or bad, and says what to do. Without a URL the bucket is that of S3VOL_URL, if it
+    /// is set. Objects below .s3vol/probe/, with which the store is tried and measured, are removed again. The exit
+    /// code: 0 nothing is bad; 4 something is; 8 it could not be looked at; 64 wrong usage.
+    Doctor(DoctorArgs),
     /// Write a volume's metadata to its bucket in a format that other versions of s3vol can read.
     ///
     /// Small volumes do that at every unmount. The volume must not be in use.

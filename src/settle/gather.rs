@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::SettleError;
 use super::copies::MOST_COPIED;
 use super::learn::Learned;
-use super::plan::{Brought, Item, Plan};
-use super::round::Flight;
+use super::plan::{Brought, Item, Plan, UNDECIDED};
 use super::settler::{Settler, TIDY, round_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
@@ -19,7 +18,7 @@ struct Round {
     /// The inodes for which it is.
     due: Vec<Ino>,
     items: Vec<Item>,
-    /// Of bodies in memory, also those of the round that is on its way, bytes.
+    /// Of bodies in memory, bytes.
     bytes: u64,
     /// By the store, bytes.
     copied: u64,
@@ -67,12 +66,17 @@ impl Settler {
                 }
                 due = self.schedule.due(boottime(), round_size());
             }
-            next = self.rounds(next, due).await?;
+            next = self.rounds(next, due, &go_on).await?;
         }
     }
 
     /// Publishes one round, tidies if that is due with it, and returns the next, which is planned meanwhile.
-    async fn rounds(&self, round: Round, due: Vec<Ino>) -> Result<Round, SettleError> {
+    async fn rounds(
+        &self,
+        round: Round,
+        due: Vec<Ino>,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<Round, SettleError> {
         let Round { due: sent_for, items, .. } = round;
         let mut next = Round { due, ..Round::default() };
         let flight = match self.launch(items).await {
@@ -83,15 +87,14 @@ impl Settler {
                 return Err(error);
             }
         };
-        next.bytes = flight.as_ref().map_or(0, Flight::bytes_held);
+        let flies = flight.is_some();
         let fly = async {
             match flight {
                 Some(flight) => Box::pin(self.fly(flight)).await,
                 None => Ok(()),
             }
         };
-        let (flown, planned) = tokio::join!(fly, Box::pin(self.plan_due(&mut next)));
-        next.bytes = next.items.iter().map(Item::bytes_held).sum();
+        let (flown, planned) = tokio::join!(fly, Box::pin(self.plan_due(&mut next, go_on)));
         let mut result = flown;
         // Keys to tidy wait for what is published before them: the object that is needed no more is often the source.
         if result.is_ok() && sent_for.contains(&TIDY) && !self.at_its_end.is_cancelled() {
@@ -102,11 +105,13 @@ impl Settler {
         }
         let mut result = result.and(planned);
         if result.is_ok() {
-            result = Box::pin(self.look_and_plan(&mut next)).await;
+            result = Box::pin(self.look_and_plan(&mut next, go_on)).await;
         }
         // What was on its way is there now, or open.
-        let now = boottime();
-        std::mem::take(&mut next.in_flight).into_iter().for_each(|ino| self.schedule.by(ino, now));
+        let again = boottime() + if flies { Duration::ZERO } else { UNDECIDED };
+        std::mem::take(&mut next.in_flight)
+            .into_iter()
+            .for_each(|ino| self.schedule.by(ino, again));
         match result {
             Ok(()) => Ok(next),
             Err(error) => {
@@ -138,11 +143,21 @@ impl Settler {
         round.due.into_iter().for_each(|ino| self.schedule.by(ino, at));
     }
 
-    /// Plans of what is due everything that needs nothing from the bucket.
-    async fn plan_due(&self, round: &mut Round) -> Result<(), SettleError> {
+    /// Plans of what is due everything that needs nothing from the bucket. Nobody who ends the volume waits for that.
+    async fn plan_due(
+        &self,
+        round: &mut Round,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<(), SettleError> {
         let due: Vec<Ino> = round.due.iter().copied().filter(|ino| *ino != TIDY).collect();
         let mut copied = 0;
         for ino in due {
+            if !go_on() {
+                self.schedule.by(ino, boottime());
+                continue;
+            }
+            // Requests on their way are in the same task.
+            tokio::task::yield_now().await;
             let Plan::Look = self.plan_one(ino, None, round).await? else { continue };
             if copied > MOST_COPIED {
                 // A look at what this round does not copy any more would be one for nothing.
@@ -157,11 +172,22 @@ impl Settler {
     }
 
     /// Plans the others. Nothing is on its way then, so that what was seen is published at once.
-    async fn look_and_plan(&self, round: &mut Round) -> Result<(), SettleError> {
+    async fn look_and_plan(
+        &self,
+        round: &mut Round,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<(), SettleError> {
         let to_look = std::mem::take(&mut round.to_look);
         if to_look.is_empty() {
             return Ok(());
         }
+        if !go_on() {
+            let now = boottime();
+            to_look.into_iter().for_each(|ino| self.schedule.by(ino, now));
+            return Ok(());
+        }
+        // Directories may have moved since.
+        (round.memo, round.parents) = Default::default();
         // All at once: each is a request, and so is each body.
         let mut learned: Learned = Box::pin(self.learn(to_look.iter().copied(), true)).await?;
         let seen = to_look.iter().copied().filter(|ino| !learned.failed.contains_key(ino));

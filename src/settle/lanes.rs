@@ -1,11 +1,13 @@
 //! How many requests are on their way side by side: as many as the store takes. Each round tells whether the store asked
 //! to slow down, and how long its requests took.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// At the beginning: with answers after 20 ms that is 1,600 requests a second, which every store takes.
 const FIRST: usize = 32;
+/// However busy the store is.
 const LEAST: usize = 8;
 /// Of one volume. More connections cost memory on both sides and hide hardly any more waiting.
 const MOST: usize = 128;
@@ -13,67 +15,76 @@ const MOST: usize = 128;
 const STEP: usize = 16;
 /// A round of fewer rows than this says nothing about what more lanes would do.
 const ROWS: usize = 2;
+/// What fewer requests took is chance.
+const SOME: usize = 16;
+/// Of so many answers one that the store is busy is somebody else's trouble, and two are ours.
+const BUSY_OF: usize = 50;
+/// Where the store was busy nobody goes again before this: each refused request keeps its name for a minute or more.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
-pub(super) struct Lanes {
-    width: AtomicUsize,
-    /// The shortest that the requests of a round took, at their median, microseconds. Forgotten slowly, because a
-    /// store may become slower for good.
-    shortest: AtomicU64,
+pub(super) struct Lanes(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    width: usize,
+    /// The shortest that the requests of a round took, at their median. Forgotten slowly, because a store may become
+    /// slower for good.
+    shortest: Option<Duration>,
+    /// Until when, boot time, it is at most so wide.
+    most: Option<(usize, Duration)>,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { width: AtomicUsize::new(FIRST), shortest: AtomicU64::new(0) }
+        Lanes(Mutex::new(State { width: FIRST, shortest: None, most: None }))
     }
 }
 
 /// What became of the requests of one round.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// How long each took that was answered.
+    /// How long each took that was applied and small: others take their time for other reasons.
     pub took: Vec<Duration>,
-    /// Whether the store asked to slow down.
-    pub busy: bool,
+    pub answered: usize,
+    /// To how many of them the store answered that it is busy.
+    pub busy: usize,
 }
 
 impl Lanes {
     /// How many requests may be on their way side by side.
     pub fn width(&self) -> usize {
-        self.width.load(Ordering::Relaxed)
+        self.0.lock().width
     }
 
-    pub fn learn(&self, mut answers: Answers) {
-        let width = self.width();
-        let set = |width: usize| self.width.store(width.clamp(LEAST, MOST), Ordering::Relaxed);
-        if answers.busy {
-            tracing::info!(
-                from = width,
-                "the store asks to slow down: fewer requests side by side"
-            );
-            set(width / 2);
+    /// `now`: boot time.
+    pub fn learn(&self, mut answers: Answers, now: Duration) {
+        let mut state = self.0.lock();
+        let width = state.width;
+        if answers.busy >= 2 && answers.busy * BUSY_OF >= answers.answered {
+            tracing::info!(width, "the store asks to slow down: fewer requests side by side");
+            let most = width.saturating_sub(STEP).max(LEAST);
+            state.most = Some((most, now + REMEMBERED));
+            state.width = (width / 2).max(LEAST);
             return;
         }
-        if answers.took.is_empty() {
+        if answers.took.len() < SOME {
             return;
         }
         let middle = answers.took.len() / 2;
-        let (_, median, _) = answers.took.select_nth_unstable(middle);
-        let median = u64::try_from(median.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = match self.shortest.load(Ordering::Relaxed) {
-            0 => median,
-            shortest => shortest,
+        let median = *answers.took.select_nth_unstable(middle).1;
+        let shortest = match state.shortest {
+            None => median,
+            Some(before) => median.min(before + before / 16),
         };
-        let shortest = median.min(before + before.div_ceil(16));
-        self.shortest.store(shortest, Ordering::Relaxed);
-        if answers.took.len() < ROWS * width {
-            return;
-        }
+        state.shortest = Some(shortest);
         // More lanes that only make everybody wait longer are none.
-        if median <= shortest.saturating_mul(3) / 2 {
-            set(width + STEP);
-        } else if median > shortest.saturating_mul(3) {
-            set(width - width / 8);
+        if median > shortest * 3 && answers.took.len() >= width && width > FIRST {
+            state.width = (width - width / 8).max(FIRST);
+        } else if median <= shortest * 3 / 2 && answers.took.len() >= ROWS * width {
+            state.most = state.most.filter(|(_, until)| *until > now);
+            let most = state.most.map_or(MOST, |(most, _)| most);
+            state.width = (width + STEP).min(most.max(width));
         }
     }
 }
@@ -82,9 +93,20 @@ impl Lanes {
 mod tests {
     use super::*;
 
+    const NOON: Duration = Duration::from_secs(12 * 3600);
+
     fn round(lanes: &Lanes, millis: u64) -> usize {
-        let took = vec![Duration::from_millis(millis); 256];
-        lanes.learn(Answers { took, busy: false });
+        answered(lanes, 256, millis)
+    }
+
+    fn answered(lanes: &Lanes, many: usize, millis: u64) -> usize {
+        let took = vec![Duration::from_millis(millis); many];
+        lanes.learn(Answers { took, answered: many, busy: 0 }, NOON);
+        lanes.width()
+    }
+
+    fn busy(lanes: &Lanes, busy: usize) -> usize {
+        lanes.learn(Answers { took: vec![], answered: 256, busy }, NOON);
         lanes.width()
     }
 
@@ -95,22 +117,44 @@ mod tests {
         assert_eq!(round(&lanes, 22), 64);
         // Slower than it was, but not by so much that it helps to send less.
         assert_eq!(round(&lanes, 40), 64);
-        assert_eq!(round(&lanes, 20), 80);
-        (0..100).for_each(|_| drop(round(&lanes, 20)));
+        for _ in 0..100 {
+            round(&lanes, 20);
+        }
         assert_eq!(lanes.width(), MOST);
     }
 
     #[test]
-    fn it_narrows_where_requests_queue_up_and_halves_when_the_store_says_so() {
+    fn it_narrows_where_requests_queue_up_but_not_below_what_every_store_takes() {
         let lanes = Lanes::default();
-        round(&lanes, 20);
-        assert_eq!(round(&lanes, 100), 42);
-        let busy = || lanes.learn(Answers { took: vec![], busy: true });
-        busy();
-        assert_eq!(lanes.width(), 21);
-        (0..10).for_each(|_| busy());
+        (0..10).for_each(|_| assert!(round(&lanes, 20) > FIRST));
+        assert_eq!(answered(&lanes, 255, 100), 112);
+        for _ in 0..20 {
+            answered(&lanes, 255, 1000);
+        }
+        assert_eq!(lanes.width(), FIRST);
+    }
+
+    #[test]
+    fn where_the_store_was_busy_it_does_not_go_again_for_some_time() {
+        let lanes = Lanes::default();
+        (0..3).for_each(|_| assert!(round(&lanes, 20) > FIRST));
+        assert_eq!((lanes.width(), busy(&lanes, 6)), (80, 40));
+        for _ in 0..100 {
+            assert!(round(&lanes, 20) <= 64);
+        }
+        assert_eq!(lanes.width(), 64);
+        let took = vec![Duration::from_millis(20); 256];
+        lanes.learn(Answers { took, answered: 256, busy: 0 }, NOON + REMEMBERED);
+        assert_eq!(lanes.width(), 80);
+        (0..10).for_each(|_| assert!(busy(&lanes, 256) >= LEAST));
         assert_eq!(lanes.width(), LEAST);
-        assert_eq!(round(&lanes, 20), LEAST + STEP);
+    }
+
+    #[test]
+    fn a_request_that_fails_now_and_then_changes_nothing() {
+        let lanes = Lanes::default();
+        (0..100).for_each(|_| assert_eq!(busy(&lanes, 1), FIRST));
+        assert_eq!(busy(&lanes, 5), FIRST);
     }
 
     #[test]
@@ -126,9 +170,12 @@ mod tests {
     #[test]
     fn few_requests_say_nothing() {
         let lanes = Lanes::default();
-        lanes.learn(Answers { took: vec![Duration::from_millis(1); 20], busy: false });
-        assert_eq!(lanes.width(), FIRST);
-        lanes.learn(Answers::default());
-        assert_eq!(lanes.width(), FIRST);
+        for _ in 0..40 {
+            round(&lanes, 40);
+            assert_eq!(answered(&lanes, SOME - 1, 1), lanes.width());
+        }
+        assert_eq!(lanes.width(), MOST);
+        lanes.learn(Answers::default(), NOON);
+        assert_eq!(lanes.width(), MOST);
     }
 }

@@ -25,7 +25,7 @@ use crate::types::{FileKind, Ino, ObjectKey, PutId, StoreTime};
 /// Attribute-only changes wait this long: a recursive chown would otherwise rewrite every object.
 const ATTR_SETTLE: Duration = Duration::from_secs(5 * 60);
 /// While a request of an inode has no known outcome, the inode is looked at this often.
-const UNDECIDED: Duration = Duration::from_secs(5);
+pub(super) const UNDECIDED: Duration = Duration::from_secs(5);
 /// A file with a writer is looked at again when it is closed; this is only the fallback.
 const WRITER_PAUSE: Duration = Duration::from_secs(60);
 /// A growing file is rewritten at most at this rate, bytes a second.
@@ -47,7 +47,8 @@ pub(super) enum Plan {
     Later(Duration),
     /// A request for it is on its way; it comes again when that is over.
     InFlight,
-    /// Its object is to be replaced, so what that bears now must be looked at first; or its bytes must be fetched.
+    /// Its object, or that of another inode at its key, is to be replaced, so what that bears now must be looked at
+    /// first; or its bytes must be fetched, or sent in parts.
     Look,
     Publish(Vec<Item>),
 }
@@ -204,6 +205,8 @@ impl Settler {
                 let why = format!("{key}: the key would be longer than {MAX_KEY} bytes");
                 return Ok(self.stays_in_motion(ino, why));
             }
+            // Before its row is read: a request that ends meanwhile changes that, and none begins while this is planned.
+            let (hot, in_flight) = (self.hot.is_hot(&key), self.hot.is_in_flight(&key));
             let rest: Option<RestRec> = volume.meta.get(&keys::rest(&key)).await?;
             let ours = rest.as_ref().filter(|rest| rest.ino == ino);
             match ours {
@@ -214,8 +217,8 @@ impl Settler {
                         && content_rests(kind, &content) => {}
                 _ => attr_only = false,
             }
-            if self.hot.is_hot(&key) {
-                return Ok(match self.hot.is_in_flight(&key) {
+            if hot {
+                return Ok(match in_flight {
                     true => Plan::InFlight,
                     false => Plan::Later(UNDECIDED),
                 });
@@ -236,7 +239,12 @@ impl Settler {
                 return Ok(Plan::Later(ready - now));
             }
         }
-        if brought.is_none() && (is_away(inode) || self.has_source(ino).await?) {
+        // What lies at a key and is another inode's is looked at, and perhaps parked, before that is replaced.
+        let others = |rest: &Option<RestRec>| rest.as_ref().is_some_and(|rest| rest.ino != ino);
+        let taken = wanted.iter().any(|(_, rest)| others(rest));
+        let in_parts = kind == FileKind::File && content.size > self.in_memory();
+        let looks = taken || in_parts || is_away(inode);
+        if brought.is_none() && (looks || self.has_source(ino).await?) {
             return Ok(Plan::Look);
         }
         if self.drop_false_encoding(inode, &attr, &content).await? {

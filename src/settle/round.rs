@@ -32,6 +32,8 @@ const MARGIN_MS: i64 = 2_000;
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests of a page of deletions that are on their way side by side.
 pub(super) const PARALLEL: usize = 32;
+/// How long a larger body takes depends on the uplink.
+const SMALL: usize = 64 << 10;
 /// Between two looks whether this host still may publish.
 const PERMIT_PACE: Duration = Duration::from_secs(1);
 
@@ -54,13 +56,18 @@ impl Leaving {
         self.ids.lock().contains(&put_id)
     }
 
-    fn answered(&self, outcome: &PutOutcome, took: Duration) {
+    /// `small`: that it was soon applied tells how fast the store is.
+    fn answered(&self, outcome: &PutOutcome, took: Duration, small: bool) {
         let mut answers = self.answers.lock();
+        answers.answered += 1;
         match outcome {
-            PutOutcome::Won(_) | PutOutcome::Lost => answers.took.push(took),
-            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
-                answers.busy |= error.kind == StoreErrorKind::Busy;
+            PutOutcome::Won(_) if small => answers.took.push(took),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error)
+                if error.kind == StoreErrorKind::Busy =>
+            {
+                answers.busy += 1;
             }
+            _ => {}
         }
     }
 
@@ -76,13 +83,6 @@ pub(super) struct Flight {
     intents: HashMap<PutId, IntentRec>,
     /// The latest expiry that was announced.
     not_after: StoreTime,
-}
-
-impl Flight {
-    /// Of bodies in memory, bytes.
-    pub fn bytes_held(&self) -> u64 {
-        self.items.iter().map(Item::bytes_held).sum()
-    }
 }
 
 /// An announced request, what became of it, and how long it took.
@@ -159,7 +159,7 @@ impl Settler {
         let arrived = sent.iter().filter(|(.., outcome, _)| matches!(outcome, Outcome::Applied(_)));
         let arrived = arrived.filter_map(|(id, ..)| sizes.get(id)).sum();
         self.reach.learn(arrived, now - began, leaving.cut.load(Ordering::Relaxed));
-        self.lanes.learn(leaving.answers());
+        self.lanes.learn(leaving.answers(), now);
         {
             let mut pace = self.pace.lock();
             for (_, intent, outcome, took) in &sent {
@@ -331,13 +331,9 @@ impl Settler {
                 tokio::time::sleep(until.left().min(PERMIT_PACE)).await;
             }
         };
-        let began = boottime();
         tokio::select! {
             biased;
-            outcome = request => {
-                leaving.answered(&outcome, boottime().saturating_sub(began));
-                Some(outcome)
-            }
+            outcome = request => Some(outcome),
             () = lapses => {
                 leaving.cut.store(true, Ordering::Relaxed);
                 None
@@ -387,7 +383,12 @@ impl Settler {
                 volume.store.copy(from, expect, key, attributes, properties, send)
             }
         };
+        let began = boottime();
         let outcome = self.on_its_way(until, leaving, request).await;
+        if let Some(outcome) = &outcome {
+            let small = matches!(&item.body, Body::Bytes(bytes) if bytes.len() <= SMALL);
+            leaving.answered(outcome, boottime().saturating_sub(began), small);
+        }
         at(points::SEND_AFTER);
         let Some(outcome) = outcome else {
             tracing::warn!(%key, "a publish did not arrive in time and was cut off");

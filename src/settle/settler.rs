@@ -44,8 +44,8 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
 pub(super) fn round_size() -> usize {
     crate::fault::number(crate::fault::ROUND, 256) as usize
 }
-/// Bodies held in memory by one round, bytes.
-pub(super) const ROUND_BYTES: u64 = 32 << 20;
+/// Bodies held in memory by one round, bytes. There may be two, one on its way and one that is planned.
+pub(super) const ROUND_BYTES: u64 = 16 << 20;
 /// Stands for "keys to tidy" in the schedule.
 pub(super) const TIDY: Ino = Ino(0);
 /// How long a round's flush may take before the round is given up (its work stays queued).

@@ -5,51 +5,74 @@ use super::*;
 /// A round takes so many files.
 const ROUND: usize = 256;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_round_is_prepared_while_requests_of_one_are_on_their_way() {
-    let world = World::new().await;
+/// A round of small files, and one that is committed only when it is planned.
+async fn two_rounds(world: &World) -> Arc<Inode> {
     for number in 0..ROUND {
         world.file(&format!("small {number:03}"), "content").await;
     }
-    // Its part goes up before it is announced.
-    let body = "0123456789abcdef".repeat(9 << 16);
-    world.file("two parts", &body).await;
+    let later = world.file("later", "").await;
+    world.volume.write(&later, 0, b"written later").await.unwrap();
+    later
+}
+
+fn settling(world: &World) -> tokio::task::JoinHandle<Result<u64, SettleError>> {
+    let settler = Arc::clone(&world.settler);
+    tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await })
+}
+
+fn is_planned(inode: &Inode) -> bool {
+    inode.live().pending.is_clean()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_round_is_planned_while_requests_of_one_are_on_their_way() {
+    let world = World::new().await;
+    let later = two_rounds(&world).await;
+    assert!(!is_planned(&later));
     world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
-    let settling = tokio::spawn({
-        let settler = Arc::clone(&world.settler);
-        async move { settler.settle_all(Deadline::after(PATIENCE)).await }
-    });
+    let settling = settling(&world);
     until("the first round", || world.server.held() == 1).await;
-    until("the part of the second", || world.requests(Op::UploadPart) == 1).await;
-    // The rounds follow each other all the same.
-    assert_eq!(world.requests(Op::CompleteUpload), 0);
+    until("the plans of the second", || is_planned(&later)).await;
     assert_eq!(world.server.held(), 1);
+    // But its requests follow.
+    let _receipt = world.volume.meta.flush(PATIENCE).await.unwrap();
+    assert_eq!(world.object("later"), None);
     world.server.release();
     assert_eq!(settling.await.unwrap().unwrap(), 0);
-    assert!(world.object("two parts").as_deref() == Some(&body));
-    assert_eq!(world.requests(Op::Put), ROUND);
+    assert_eq!(world.object("later").as_deref(), Some("written later"));
+    assert_eq!(world.requests(Op::Put), ROUND + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_planned_beside_a_round_that_lost_its_lease_rests_later() {
+    let world = World::new().await;
+    let later = two_rounds(&world).await;
+    world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
+    let settling = settling(&world);
+    until("the plans of the second", || world.server.held() == 1 && is_planned(&later)).await;
+    world.lease.lapsed.store(true, Ordering::SeqCst);
+    world.server.release();
+    settling.await.unwrap().unwrap_err();
+    assert_eq!(world.object("later"), None);
+    world.lease.lapsed.store(false, Ordering::SeqCst);
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(world.object("later").as_deref(), Some("written later"));
     assert_eq!(world.server.keys("data/").len(), ROUND + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_prepared_beside_a_round_that_lost_its_lease_stays_and_rests_later() {
+async fn nobody_who_leaves_waits_for_the_plans_of_another_round() {
     let world = World::new().await;
-    for number in 0..2 * ROUND {
-        world.file(&format!("small {number:03}"), "content").await;
-    }
+    let later = two_rounds(&world).await;
     world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
-    let settling = tokio::spawn({
-        let settler = Arc::clone(&world.settler);
-        async move { settler.settle_all(Deadline::after(PATIENCE)).await }
-    });
-    until("the first round", || world.server.held() == 1 && world.requests(Op::Put) == ROUND - 1)
-        .await;
-    world.lease.lapsed.store(true, Ordering::SeqCst);
+    let settling = settling(&world);
+    until("the plans of the second", || world.server.held() == 1 && is_planned(&later)).await;
+    let mut resting = std::pin::pin!(world.settler.rest(Deadline::after(PATIENCE)));
+    assert!(futures::poll!(&mut resting).is_pending());
     world.server.release();
-    settling.await.unwrap().unwrap_err();
-    let sent = world.requests(Op::Put);
-    assert!(sent <= ROUND, "{sent} left");
-    world.lease.lapsed.store(false, Ordering::SeqCst);
-    assert_eq!(world.settle().await, 0);
-    assert_eq!(world.server.keys("data/").len(), 2 * ROUND);
+    resting.await;
+    settling.await.unwrap().unwrap();
+    // What was on its way is at rest, and what was planned is not sent any more.
+    assert_eq!(world.object("small 000").as_deref(), Some("content"));
+    assert_eq!(world.object("later"), None);
 }
