@@ -19,6 +19,7 @@ mod copies;
 mod dress;
 mod error;
 mod gather;
+mod groups;
 mod hot;
 mod kept;
 mod lanes;

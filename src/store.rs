@@ -21,6 +21,7 @@ mod properties;
 mod s3;
 mod stand_in;
 mod trial;
+mod unique;
 mod wire;
 
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use async_trait::async_trait;
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
-    Attributes, Capabilities, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part,
-    PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
+    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest,
+    ObjectInfo, Part, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
 };
 pub use both::both;
 pub use confined::{confined, is_file_key};
@@ -45,6 +46,9 @@ pub use properties::{
     Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
 };
 pub use stand_in::StandIn;
+pub use unique::delete_unique;
+
+use probe::find_groups;
 
 /// What a provider does beyond the objects' verbs.
 #[async_trait]
@@ -56,6 +60,11 @@ trait Backend: StoreBackend {
 
     /// Sends a DELETE that has expired already. `Ok` whatever the store did with it.
     async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError>;
+
+    /// The same by a request that deletes several keys, where there is one.
+    async fn expired_group(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+        self.expired_delete(key, timeout).await
+    }
 }
 
 /// One bucket through one endpoint; clones share the connections, counts and clock, and what is known of
@@ -107,7 +116,7 @@ impl Store {
     }
 
     /// Tries out what the store honours with own keys under `scratch`, which are removed again
-    /// (after a crash some may be left). About 50 requests. What it finds is known from then on.
+    /// (after a crash some may be left). About 75 requests. What it finds is known from then on.
     ///
     /// # Errors
     /// When a plain write or read fails; a verb that is not honoured is no error.

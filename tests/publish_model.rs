@@ -30,6 +30,7 @@ const OVERWRITE: Config = Config {
     namespace: false,
     foreign: false,
     rejects: false,
+    groups: false,
     claims: false,
     list: false,
     truncate: true,
@@ -84,6 +85,9 @@ const LISTED: Config = Config {
 
 /// The store refuses some requests whatever their conditions.
 const REJECTED: Config = Config { writes: 2, truncate: false, rejects: true, ..OVERWRITE };
+
+/// A name that is removed and created again, by deletions that are parts of groups.
+const GROUPED: Config = Config { groups: true, takeovers: 1, ..RECREATE };
 
 /// Three hosts want the volume.
 const CLAIMS: Config =
@@ -147,6 +151,15 @@ fn mutant_breaks(name: &str, config: Config, mutant: Mutant, property: &'static 
 fn what_the_store_refuses_needs_no_wait() {
     holds("rejected", REJECTED, &[|seen| &seen.rejected, |seen| &seen.resolved]);
     mutant_breaks("rejected", REJECTED, TrustProxy, UNKNOWN);
+}
+
+#[test]
+fn what_the_answer_to_a_group_does_not_name_is_open() {
+    for conditions in [Conditions::Etag, Conditions::Ignored] {
+        let config = with(GROUPED, conditions);
+        holds("grouped", config, &[|seen| &seen.unnamed, |seen| &seen.deleted]);
+        mutant_breaks("grouped", config, TrustSilence, UNKNOWN);
+    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod beside;
 mod bodies;
 #[path = "settling/copies.rs"]
 mod copies;
+#[path = "settling/groups.rs"]
+mod groups;
 #[path = "settling/large.rs"]
 mod large;
 #[path = "settling/late.rs"]

@@ -102,9 +102,11 @@ pub struct VolumeFormat {
     pub uuid: VolumeId,
     /// The endpoint of the volume's bucket as its creator saw it: the volume is used through one.
     pub endpoint: String,
-    /// What the volume's bucket was proven to honour.
+    /// What the volume's bucket was proven to honour, written as far as each version of s3vol can read it.
+    #[serde(serialize_with = "everywhere")]
     pub capabilities: Capabilities,
     /// The same of the bucket that holds the state.
+    #[serde(serialize_with = "everywhere")]
     pub state_capabilities: Capabilities,
     /// Where its records are.
     pub engine: EngineHome,
@@ -117,6 +119,21 @@ pub struct VolumeFormat {
     /// The place has another state since, made from its objects. Nobody may mount this one any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<VolumeId>,
+}
+
+fn everywhere<S: serde::Serializer>(found: &Capabilities, to: S) -> Result<S::Ok, S::Error> {
+    found.everywhere().serialize(to)
+}
+
+impl VolumeFormat {
+    /// As it is read back once it is written.
+    pub fn recorded(&self) -> VolumeFormat {
+        VolumeFormat {
+            capabilities: self.capabilities.everywhere(),
+            state_capabilities: self.state_capabilities.everywhere(),
+            ..self.clone()
+        }
+    }
 }
 
 /// What of a removed volume is being deleted.

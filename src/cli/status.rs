@@ -92,6 +92,9 @@ pub(super) fn paragraph(status: &WorkerStatus) -> String {
     if status.conflicts > 0 {
         line("conflicts", status.conflicts.to_string());
     }
+    if !status.deletions.is_empty() {
+        line("deletes", status.deletions.clone());
+    }
     for right in &status.missing_rights {
         line("no right", right.clone());
     }

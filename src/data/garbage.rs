@@ -10,23 +10,20 @@
 
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
-
 use super::extents::extent_of;
 use super::{DataError, SegmentDelta, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, DeadRec, decode};
 use crate::meta::{Logged, MetaError, Pages, Txn, keys};
-use crate::store::{Listing, PutOutcome, Send};
-use crate::types::{Base, Ino};
+use crate::store::{Listing, PutOutcome, delete_unique};
+use crate::types::{Base, Ino, ObjectKey};
 
 /// Rows looked at for one batch: everybody who changes something waits for it.
 const BATCH: usize = 1000;
 /// Dead records of one batch.
 const TOGETHER: usize = 256;
-/// Segment objects deleted between two flushes, and how many at a time.
+/// Segment objects deleted between two flushes.
 const SEGMENTS: usize = 256;
-const DELETES: usize = 8;
 /// As many xattrs go with their inode; more are left to the collector.
 const FEW_XATTRS: usize = 16;
 /// Inodes removed in one batch.
@@ -179,27 +176,14 @@ impl Volume {
         if !Mutant::ReleasedBeforeDurable.lives() {
             let _receipt = self.meta.flush(flush_timeout).await?;
         }
-        let deletes = garbage.into_iter().filter_map(|(key, _)| {
-            let id = keys::parse_id(&key)?;
-            Some(async move {
-                let send = Send::plain(DELETE_TIMEOUT);
-                at(points::GARBAGE_BEFORE);
-                let outcome = self.state_store.delete(&self.segment_key(id), send).await;
-                at(points::GARBAGE_AFTER);
-                match outcome {
-                    PutOutcome::Won(_) | PutOutcome::Lost => Some(key),
-                    PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
-                        tracing::debug!(%error, "a dead segment stays for the next round");
-                        None
-                    }
-                }
-            })
-        });
-        let gone: Vec<_> = stream::iter(deletes)
-            .buffer_unordered(DELETES)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
+        let dead = garbage.into_iter().filter_map(|(key, _)| Some((keys::parse_id(&key)?, key)));
+        let (ids, rows): (Vec<u128>, Vec<_>) = dead.unzip();
+        let segments: Vec<ObjectKey> = ids.into_iter().map(|id| self.segment_key(id)).collect();
+        at(points::GARBAGE_BEFORE);
+        let outcomes = self.delete_segments(&segments).await;
+        at(points::GARBAGE_AFTER);
+        let gone = rows.into_iter().zip(outcomes).filter_map(|(row, gone)| gone.then_some(row));
+        let gone: Vec<_> = gone.collect();
         let count = gone.len();
         let mut txn = self.meta.begin().await?;
         for key in gone {
@@ -221,6 +205,7 @@ impl Volume {
             // A host that lost the volume meanwhile would take the new owner's segments for orphans.
             // What was listed before this proof is not theirs, however late it is deleted.
             let _receipt = self.meta.confirm_ownership(DELETE_TIMEOUT).await?;
+            let mut orphans = Vec::new();
             for entry in page.entries {
                 let old = entry.version.modified.is_some_and(|at| now.0 - at.0 > ORPHAN_AGE_MS);
                 let id = entry
@@ -235,15 +220,27 @@ impl Volume {
                 if known && !Mutant::GarbageByAge.lives() {
                     continue;
                 }
-                match self.state_store.delete(&entry.key, Send::plain(DELETE_TIMEOUT)).await {
-                    PutOutcome::Won(_) | PutOutcome::Lost => deleted += 1,
-                    PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
-                        tracing::debug!(%error, "an orphan segment stays for the next time");
-                    }
-                }
+                orphans.push(entry.key);
             }
+            deleted +=
+                self.delete_segments(&orphans).await.into_iter().filter(|gone| *gone).count();
         }
         Ok(deleted)
+    }
+
+    /// Whether each of them is gone; the others stay for the next time.
+    async fn delete_segments(&self, segments: &[ObjectKey]) -> Vec<bool> {
+        let scratch = self.state.join("probe/");
+        let store = self.state_store.as_ref();
+        let outcomes = delete_unique(store, segments, &scratch, DELETE_TIMEOUT).await;
+        let is_gone = |outcome| match outcome {
+            PutOutcome::Won(_) | PutOutcome::Lost => true,
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => {
+                tracing::debug!(%error, "a dead segment stays for the next round");
+                false
+            }
+        };
+        outcomes.into_iter().map(is_gone).collect()
     }
 
     /// Removes what has no name and is not open: what was unlinked while open by a process that is no

@@ -58,6 +58,12 @@ pub const VERBS: &[(Verb, &str, &str)] = &[
         "read after write",
         "only stores that show at once what was written make sense",
     ),
+    (Verb::DeleteMany, "delete in groups", "each object that is removed is a request of its own"),
+    (
+        Verb::DeleteManyConditional,
+        "conditional delete in groups",
+        "where groups compare nothing, only what a listing has just shown is deleted in one",
+    ),
 ];
 
 /// For each request.

@@ -85,6 +85,9 @@ impl Driver {
                 if !worker.missing_rights.is_empty() {
                     put("missing_rights", json!(worker.missing_rights));
                 }
+                if !worker.deletions.is_empty() {
+                    put("deletions", json!(worker.deletions));
+                }
                 put("last_error", json!(worker.last_error));
             }
             None => {

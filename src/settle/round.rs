@@ -320,12 +320,12 @@ impl Settler {
 
     /// What becomes of a request on its way. `None`: it was cut off, because it was not over in time, or because
     /// another host may have the volume by now.
-    pub(super) async fn on_its_way(
+    pub(super) async fn on_its_way<T>(
         &self,
         until: Deadline,
         leaving: &Leaving,
-        request: impl Future<Output = PutOutcome>,
-    ) -> Option<PutOutcome> {
+        request: impl Future<Output = T>,
+    ) -> Option<T> {
         let lapses = async {
             while !until.passed() && self.permit.may_publish() {
                 tokio::time::sleep(until.left().min(PERMIT_PACE)).await;

@@ -94,6 +94,8 @@ pub struct SettleStatus {
     pub conflicts: u64,
     /// Rights without which something is left out.
     pub missing_rights: Vec<String>,
+    /// How objects whose names are gone are deleted in this bucket.
+    pub deletions: &'static str,
 }
 
 /// Settles one volume. Everything it must remember lies in the engine.
@@ -408,6 +410,7 @@ impl Settler {
             unsettleable: self.unsettleable.lock().some(3),
             conflicts: self.conflicts.load(Ordering::Relaxed),
             missing_rights: missing.into_iter().flatten().collect(),
+            deletions: self.deletions(),
         }
     }
 

@@ -8,17 +8,17 @@ use super::SettleError;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
-use super::settler::{LONGEST_PAUSE, Settler, TIDY, round_size};
+use super::settler::{Settler, TIDY, round_size};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
-use crate::store::{Condition, PutOutcome, Send, Verb};
+use crate::store::{Condition, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
 /// A key that must wait is looked at again after this.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
 
 enum Verdict {
     /// Nothing of ours lies there, or a name leads there again.
@@ -62,6 +62,7 @@ impl Settler {
         if !self.permit.may_publish() {
             return Err(SettleError::NoAuthority);
         }
+        self.learn_groups(wanted.len()).await;
         let not_after = self.expiry().await?;
         let mut waiting = false;
         let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
@@ -139,8 +140,9 @@ impl Settler {
             self.resolve(unsent.collect()).await?;
             return durable.map(|_| waiting);
         }
+        let way = self.way_of(deletes.len());
         let mut seen = Seen::default();
-        if self.compares_itself() {
+        if way.looks() {
             let keys = deletes.iter().map(|(_, intent)| &intent.key);
             tokio::select! {
                 looked = Seen::look(&*self.volume.store, keys) => seen = looked,
@@ -149,11 +151,10 @@ impl Settler {
         }
         let intents = deletes.iter().cloned().collect();
         let (leaving, seen) = (&Leaving::default(), &seen);
-        let sends = stream::iter(deletes).map(|(put_id, intent)| async move {
-            let outcome = self.send_delete((put_id, &intent), not_after, leaving, seen).await;
-            (put_id, outcome, Duration::ZERO)
-        });
-        let sent = self.outcomes(intents, leaving, sends.buffer_unordered(PARALLEL)).await;
+        let sends = stream::iter(self.batches(deletes, way))
+            .map(|batch| self.send_batch(batch, not_after, leaving, (way, seen)))
+            .buffer_unordered(PARALLEL);
+        let sent = self.outcomes(intents, leaving, sends.flat_map(stream::iter)).await;
         let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
         self.resolve(results.collect()).await?;
         Ok(waiting)
@@ -194,7 +195,7 @@ impl Settler {
             && !Mutant::DeleteUnconditional.lives()
     }
 
-    async fn send_delete(
+    pub(super) async fn send_delete(
         &self,
         (put_id, intent): (PutId, &IntentRec),
         announced: StoreTime,
@@ -227,25 +228,9 @@ impl Settler {
         leaving.add(put_id);
         let outcome = self.on_its_way(until, leaving, volume.store.delete(&intent.key, send)).await;
         at(points::DELETE_AFTER);
-        let Some(outcome) = outcome else { return Outcome::Open };
         match outcome {
-            PutOutcome::Won(_) => Outcome::Applied(absent()),
-            PutOutcome::Lost => match volume.store.head(&intent.key, SEND_TIMEOUT).await {
-                Ok(None) => Outcome::Applied(absent()),
-                Ok(Some(_)) => Outcome::Refused,
-                Err(_) => Outcome::Open,
-            },
-            PutOutcome::Failed(error) => {
-                volume.note_error(&error);
-                tracing::warn!(key = %intent.key, %error, "an object is not deleted for now");
-                let pause = if error.is_transient() { PAUSE } else { LONGEST_PAUSE };
-                self.hot.spare(&intent.key, boottime() + pause);
-                Outcome::Failed
-            }
-            PutOutcome::Ambiguous(error) => {
-                tracing::warn!(key = %intent.key, %error, "a deletion has no known outcome yet");
-                Outcome::Open
-            }
+            Some(outcome) => self.deleted(intent, outcome).await,
+            None => Outcome::Open,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! What every backend offers, and the outcomes that its callers must look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Deserialize as _;
 
-use super::{Properties, StoreError, Tags};
-use crate::types::{ObjectKey, StoreTime, Version};
+use super::{Properties, StoreError, StoreErrorKind, Tags};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 /// User metadata of an object, without the provider's prefix (`x-amz-meta-`). Ours has names of
 /// `[a-z0-9_]` that start with a letter and ASCII values, at most 1.5 KiB together; what others wrote
@@ -228,17 +229,82 @@ pub enum Verb {
     ReadAfterWrite,
     /// Not a verb: `If-Match` works here only with the ETag *without* quotes (Ceph RGW 16).
     UnquotedEtag,
+    /// One request that deletes several keys, and says of each what became of it.
+    DeleteMany,
+    /// The same with a version for each key.
+    DeleteManyConditional,
 }
 
-/// What a store was proven to honour. Recorded in a volume's `format.json`.
+impl Verb {
+    /// Whether each version of s3vol knows it. The first ones take a record that names any other for damaged, so others
+    /// are in no volume's `format.json`, only among what was found out about a store.
+    pub fn is_everywhere(self) -> bool {
+        !matches!(self, Verb::DeleteMany | Verb::DeleteManyConditional)
+    }
+}
+
+/// What a store was proven to honour. Recorded in a volume's `format.json`. Verbs that this version does not know are
+/// not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
-pub struct Capabilities(pub std::collections::BTreeSet<Verb>);
+pub struct Capabilities(#[serde(deserialize_with = "known_verbs")] pub BTreeSet<Verb>);
 
 impl Capabilities {
     /// Whether the probe saw the store honour this verb.
     pub fn has(&self, verb: Verb) -> bool {
         self.0.contains(&verb)
+    }
+
+    /// What of it each version of s3vol can read.
+    pub fn everywhere(&self) -> Capabilities {
+        Capabilities(self.0.iter().copied().filter(|verb| verb.is_everywhere()).collect())
+    }
+}
+
+fn known_verbs<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeSet<Verb>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Named {
+        Known(Verb),
+        OfALaterVersion(String),
+    }
+    let known = Vec::<Named>::deserialize(from)?.into_iter().filter_map(|named| match named {
+        Named::Known(verb) => Some(verb),
+        Named::OfALaterVersion(name) => {
+            tracing::debug!(name, "a verb that this version does not know");
+            None
+        }
+    });
+    Ok(known.collect())
+}
+
+/// A key of a group that one request deletes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doomed {
+    pub key: ObjectKey,
+    /// None, or a version.
+    pub condition: Condition,
+}
+
+/// What a store does with one request that deletes several keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// There is no such request, or it does not do what it says.
+    No,
+    /// Whatever lies there is deleted.
+    Plain,
+    /// The version of each key is compared first.
+    Conditional,
+}
+
+impl Groups {
+    /// As the probe found it.
+    pub(super) fn of(found: &Capabilities) -> Groups {
+        match (found.has(Verb::DeleteMany), found.has(Verb::DeleteManyConditional)) {
+            (true, true) => Groups::Conditional,
+            (true, false) => Groups::Plain,
+            (false, _) => Groups::No,
+        }
     }
 }
 
@@ -312,6 +378,33 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
 
     /// Removes a key. A missing key is `Won` without a condition and `Lost` with one.
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome;
+
+    /// Removes up to 1,000 keys by one request, for who knows that the store can ([`StoreBackend::groups`]). What
+    /// became of each, in their order: the store may have done a part of them, now or later, and one that its answer
+    /// does not name is `Ambiguous`. Keys that such a request cannot name go by themselves.
+    ///
+    /// # Errors
+    /// Nothing was removed, and nothing will be: the store refused the request as a whole, or it was not sent.
+    async fn delete_many(
+        &self,
+        group: &[Doomed],
+        _not_after: Option<StoreTime>,
+        _timeout: Duration,
+    ) -> Result<Vec<PutOutcome>, StoreError> {
+        let text = format!("{} cannot delete {} keys by one request", self.endpoint(), group.len());
+        Err(StoreError::new(StoreErrorKind::Unsupported, text))
+    }
+
+    /// What can be relied on in [`StoreBackend::delete_many`]. Where nobody knows, it is found out with keys below
+    /// `scratch`, which are removed again, in about 20 requests.
+    async fn groups(&self, _scratch: &KeyPrefix) -> Groups {
+        Groups::No
+    }
+
+    /// The same as far as it is known now.
+    fn known_groups(&self) -> Option<Groups> {
+        Some(Groups::No)
+    }
 
     /// Copies `from` (if it still is `expect`) to `to` on the server, replacing its attributes and
     /// properties; only tags that are not known are taken over from the source.

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Attributes, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties, PutOutcome,
-    RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take, UploadId,
+    Attributes, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, Properties,
+    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take,
+    UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -54,6 +55,10 @@ impl Confined {
             ),
         ))
     }
+}
+
+fn no_outcome() -> StoreError {
+    StoreError::new(StoreErrorKind::Protocol, "a deletion of a group has no outcome")
 }
 
 #[async_trait]
@@ -127,6 +132,38 @@ impl StoreBackend for Confined {
             Ok(()) => self.inner.delete(key, send).await,
             Err(error) => PutOutcome::Failed(error),
         }
+    }
+
+    async fn delete_many(
+        &self,
+        group: &[Doomed],
+        not_after: Option<StoreTime>,
+        timeout: Duration,
+    ) -> Result<Vec<PutOutcome>, StoreError> {
+        // One that leads out of the volume keeps no other.
+        let ours = |one: &&Doomed| self.may(&one.key).is_ok();
+        let ours: Vec<Doomed> = group.iter().filter(ours).cloned().collect();
+        let mut outcomes = match ours.is_empty() {
+            true => Vec::new(),
+            false => self.inner.delete_many(&ours, not_after, timeout).await?,
+        }
+        .into_iter();
+        let outcome = |one: &Doomed| match self.may(&one.key) {
+            Ok(()) => outcomes.next().unwrap_or_else(|| PutOutcome::Ambiguous(no_outcome())),
+            Err(error) => PutOutcome::Failed(error),
+        };
+        Ok(group.iter().map(outcome).collect())
+    }
+
+    async fn groups(&self, scratch: &KeyPrefix) -> Groups {
+        match self.may(&scratch.key("")) {
+            Ok(()) => self.inner.groups(scratch).await,
+            Err(_) => Groups::No,
+        }
+    }
+
+    fn known_groups(&self) -> Option<Groups> {
+        self.inner.known_groups()
     }
 
     async fn copy(

@@ -49,6 +49,11 @@ impl StoreError {
         StoreError { kind, message: message.into(), source: None }
     }
 
+    /// The same for another one whom it concerns, without the deeper cause.
+    pub fn again(&self) -> Self {
+        StoreError::new(self.kind, self.message.clone())
+    }
+
     /// Whether it may say something of this object only: others of the bucket may well be read and written.
     pub fn is_of_one(&self) -> bool {
         use StoreErrorKind::*;

@@ -10,17 +10,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use super::probe::VERSION;
-use super::{Capabilities, Verb};
+use super::{Capabilities, Groups, Verb};
+use crate::clock::boottime;
 use crate::types::hex;
 
 /// A finding is believed for a week, in seconds: servers are upgraded, buckets get other rules.
 const BELIEVED: i64 = 7 * 24 * 3600;
+/// A group of deletions that was refused, or a trial of them that failed, counts for so long.
+const DOUBTED: Duration = Duration::from_secs(600);
 /// Below the state folder.
 const FOLDER: &str = "stores";
 
@@ -83,6 +87,7 @@ impl Known {
                 store: store.to_owned(),
                 endpoint: endpoint.to_owned(),
                 finding: Mutex::default(),
+                tried: Mutex::default(),
                 bare: AtomicBool::new(false),
                 trying: AtomicBool::new(false),
             })
@@ -100,6 +105,8 @@ pub struct Knowledge {
     endpoint: String,
     path: Option<PathBuf>,
     finding: Mutex<Option<Finding>>,
+    /// What this process saw of groups of deletions, and until when (boot time) that counts.
+    tried: Mutex<Option<(Groups, Duration)>>,
     /// `If-Match` goes without quotes here. Known apart from the finding, because an old one is still
     /// the best guess, and because a client may find out by itself.
     bare: AtomicBool,
@@ -148,6 +155,7 @@ impl Knowledge {
             found_at: now(),
             capabilities: capabilities.clone(),
         };
+        *self.tried.lock() = None;
         self.keep(Some(finding.clone()));
         finding
     }
@@ -185,6 +193,24 @@ impl Knowledge {
             );
             self.keep(Some(Finding { found_at: 0, ..finding }));
         }
+    }
+
+    /// What the store does with groups of deletions, if that is known.
+    pub(super) fn groups(&self) -> Option<Groups> {
+        let tried = self.tried.lock().filter(|(_, until)| boottime() < *until);
+        let found = || self.current().map(|found| Groups::of(&found.capabilities));
+        tried.map(|(groups, _)| groups).or_else(found)
+    }
+
+    /// A trial showed this.
+    pub(super) fn tried_groups(&self, groups: Groups) {
+        let until = boottime() + Duration::from_secs(BELIEVED.unsigned_abs());
+        *self.tried.lock() = Some((groups, until));
+    }
+
+    /// None are sent for a while: one was refused, or nobody can tell.
+    pub(super) fn no_groups(&self) {
+        *self.tried.lock() = Some((Groups::No, boottime() + DOUBTED));
     }
 
     /// Whether conditions name ETags without quotes.

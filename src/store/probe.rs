@@ -1,19 +1,23 @@
 //! What a store really honours, verb by verb. Documentation and version numbers are not believed:
 //! servers overlook conditions without a word.
 
+mod groups;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(super) use groups::find_groups;
+
 use super::{
-    Attributes, Backend, Capabilities, Condition, Knowledge, Part, Properties, PutOutcome, Send,
-    StoreError, StoreErrorKind, Verb,
+    Attributes, Backend, Capabilities, Condition, Groups, Knowledge, Part, Properties, PutOutcome,
+    Send, StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 /// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
 /// believed.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// For each request of the probe.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.
@@ -28,7 +32,7 @@ pub(super) async fn probe(
     let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
     let run = Probe { store, known, keys };
     let found = run.verbs().await;
-    run.clean().await;
+    run.clean(&[&KEYS, &groups::KEYS]).await;
     found
 }
 
@@ -39,7 +43,7 @@ struct Probe<'a> {
     keys: KeyPrefix,
 }
 
-/// Every key that the probe may write.
+/// Every key that the probe may write, but for groups.
 const KEYS: [&str; 8] = ["create", "race", "match", "source", "copy", "delete", "upload", "expiry"];
 
 impl Probe<'_> {
@@ -58,14 +62,22 @@ impl Probe<'_> {
         note(Verb::ReadAfterWrite, read);
         note(Verb::PutIfMatch, bare.is_some());
         note(Verb::UnquotedEtag, bare == Some(true));
-        let (copied, delete, complete, expiry) =
-            futures::join!(self.copy(), self.delete(), self.complete(), self.expiry());
+        let (copied, delete, complete, expiry, groups) = futures::join!(
+            self.copy(),
+            self.delete(),
+            self.complete(),
+            self.expiry(),
+            self.groups()
+        );
         let (copy, conditional) = copied?;
         note(Verb::Copy, copy);
         note(Verb::CopyConditional, conditional);
         note(Verb::DeleteConditional, delete?);
         note(Verb::CompleteConditional, complete?);
         note(Verb::Expiry, expiry?);
+        let groups = groups?;
+        note(Verb::DeleteMany, groups != Groups::No);
+        note(Verb::DeleteManyConditional, groups == Groups::Conditional);
         Ok(caps)
     }
 
@@ -283,9 +295,9 @@ impl Probe<'_> {
         Ok(self.body(&key).await?.is_some())
     }
 
-    async fn clean(&self) {
-        let clean = KEYS.iter().map(|name| async {
-            let key = self.key(name);
+    async fn clean(&self, names: &[&[&str]]) {
+        let keys: Vec<ObjectKey> = names.concat().into_iter().map(|name| self.key(name)).collect();
+        let clean = keys.into_iter().map(|key| async move {
             if let PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) =
                 self.store.delete(&key, Send::plain(TIMEOUT)).await
             {

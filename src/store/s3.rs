@@ -7,6 +7,7 @@
 
 mod check;
 mod dialect;
+mod groups;
 pub(super) mod objects;
 pub(super) mod properties;
 mod stream;
@@ -27,7 +28,10 @@ use url::Url;
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
 use super::wire::{Answer, Progress, Wire, authority};
-use super::{Encryption, Knowledge, ListPage, Location, StoreError, StoreErrorKind, StoreSettings};
+use super::{
+    Condition, Doomed, Encryption, Knowledge, ListPage, Location, StoreError, StoreErrorKind,
+    StoreSettings,
+};
 use crate::clock::boottime;
 use crate::types::{KeyPrefix, StoreTime};
 
@@ -500,6 +504,15 @@ impl super::Backend for S3Store {
             .await
             .map_err(|fault| fault.into_error("sending an expired request", &self.endpoint))?;
         Ok(())
+    }
+
+    async fn expired_group(
+        &self,
+        key: &crate::types::ObjectKey,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let one = Doomed { key: key.clone(), condition: Condition::None };
+        self.send_expired_group(&one, timeout).await
     }
 }
 

@@ -159,6 +159,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         unsettleable: Vec::new(),
         conflicts: 0,
         missing_rights: Vec::new(),
+        deletions: String::new(),
         last_error: failed,
         requests: Default::default(),
     })

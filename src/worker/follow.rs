@@ -113,6 +113,7 @@ impl Followed {
             unsettleable: Vec::new(),
             conflicts: 0,
             missing_rights: Vec::new(),
+            deletions: String::new(),
             last_error: trouble,
             requests: self.fs.requests(),
         }

@@ -97,7 +97,7 @@ impl Format {
         };
         // Its engine's folder has a name of its own, so equal content is ours.
         match (self.read().await?, unsure) {
-            (Some((now, _)), _) if now == *format => Ok(true),
+            (Some((now, _)), _) if now == format.recorded() => Ok(true),
             (_, None) => Ok(false),
             (_, Some(error)) => Err(error.into()),
         }

@@ -108,6 +108,9 @@ pub struct WorkerStatus {
     pub conflicts: u64,
     /// Rights that the credentials lack and without which something is left out.
     pub missing_rights: Vec<String>,
+    /// How objects whose names are gone are deleted in this bucket; empty where none are.
+    #[serde(default)]
+    pub deletions: String,
     pub last_error: Option<String>,
     pub requests: crate::store::RequestCounts,
 }

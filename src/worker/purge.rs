@@ -11,16 +11,18 @@
 //! A crash loses nothing: the records of what is deleted go away page by page, and the next call
 //! finds the others.
 
+mod objects;
+
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
+
+use objects::Objects;
 
 use super::engine_change::{Unchecked, to_ours};
 use super::format::{Format, applied};
@@ -34,14 +36,12 @@ use crate::lease::{
     Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, epochs_above, judge,
     last_epoch, record_key,
 };
-use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
-use crate::meta::{Batch, Engine, EngineConfig, EngineError, EngineHome, MetaError, Pages, keys};
-use crate::settle::{hot_time, is_put};
+use crate::meta::{Engine, EngineConfig, EngineError, EngineHome};
+use crate::settle::hot_time;
 use crate::store::{
-    Condition, Known, ListRequest, PutOutcome, Send, Store, StoreBackend, StoreError,
-    StoreErrorKind, Verb, is_file_key,
+    Groups, Known, ListRequest, Send, Store, StoreError, StoreErrorKind, Verb, delete_unique,
 };
-use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
+use crate::types::{Epoch, Lsn, ObjectKey, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
 /// `docker volume rm` waits for this, and dockerd gives up after 30 s.
@@ -284,6 +284,8 @@ impl EnginePurge {
             store: places.store.backend(),
             prefix: &places.prefix,
             conditional: begun.capabilities.has(Verb::DeleteConditional),
+            // Elsewhere the look at an object has to be followed by its own request at once.
+            groups: places.store.groups(&places.state.join("probe/")).await == Groups::Conditional,
             hot: hot_time(&begun.capabilities),
             engine: &engine,
             keeper: &keeper,
@@ -436,207 +438,6 @@ fn failed(error: WorkerError) -> CatalogError {
     CatalogError::Volume(Box::new(error))
 }
 
-/// What became of one recorded key.
-enum Fate {
-    /// Nothing of ours lies there any more.
-    Gone,
-    Foreign,
-    /// It lies there, and the store does not delete it.
-    Refused(String),
-    /// Nobody knows yet.
-    Open(StoreError),
-    /// A request may still arrive.
-    Hot,
-}
-
-fn others_left() -> String {
-    "many objects are deleted, others are still left".to_owned()
-}
-
-/// The objects of one volume, while this host holds it.
-struct Objects<'a> {
-    volume: VolumeId,
-    store: Arc<dyn StoreBackend>,
-    prefix: &'a KeyPrefix,
-    conditional: bool,
-    /// How long an announced request may still arrive.
-    hot: Duration,
-    engine: &'a Engine,
-    keeper: &'a Keeper,
-    next: Lsn,
-    foreign: usize,
-    /// Why an object of the volume cannot be deleted. All others are.
-    refused: Option<String>,
-    /// The last record that was looked at, where the call before or this one had no more time.
-    after: Option<Bytes>,
-}
-
-impl Objects<'_> {
-    /// Deletes what the records name; `Some` says why some are left.
-    async fn delete(&mut self, deadline: Deadline) -> Result<Option<String>, WorkerError> {
-        let begin = self.after.take();
-        for prefix in [keys::INTENT, keys::REST] {
-            let mut range = keys::below(prefix, &[]);
-            if let Some(begin) = begin.as_ref().filter(|_| prefix == keys::REST) {
-                range.0 = Bound::Excluded(begin.to_vec());
-            }
-            let mut pages = Pages::new(range, PAGE);
-            while let Some(page) = pages.next(self.engine).await? {
-                let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
-                if let Some(why) = self.page(prefix, page).await? {
-                    return Ok(Some(why));
-                }
-                if let Some(last) = last
-                    && deadline.left().is_zero()
-                {
-                    // What the store does not let go would take the time of the next call, too.
-                    let stays = prefix == keys::REST && self.refused.is_some();
-                    self.after = stays.then_some(last);
-                    return Ok(Some(self.refused.take().unwrap_or_else(others_left)));
-                }
-            }
-        }
-        Ok(self.refused.take().or_else(|| begin.map(|_| others_left())))
-    }
-
-    async fn page(
-        &mut self,
-        prefix: u8,
-        page: Vec<(Bytes, Bytes)>,
-    ) -> Result<Option<String>, WorkerError> {
-        self.keeper.follow(self.engine.epoch(), Deadline::after(REQUEST)).await?;
-        if self.keeper.authority().is_none() {
-            return Ok(Some("the lease could not be renewed".to_owned()));
-        }
-        let this = &*self;
-        let fates: Vec<(Bytes, Result<Fate, WorkerError>)> = stream::iter(page)
-            .map(|(key, value)| async move {
-                let fate = match prefix {
-                    keys::INTENT => this.intent(&key, &value).await,
-                    _ => this.rest(&key, &value).await,
-                };
-                let fate = match fate {
-                    Err(error) if bucket_is_gone(&error) => Ok(Fate::Gone),
-                    fate => fate,
-                };
-                (key, fate)
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        let mut batch = Batch::new();
-        let mut refused = None;
-        let mut why = None;
-        let mut failure = None;
-        for (key, fate) in fates {
-            match fate {
-                Ok(Fate::Gone) => batch.delete(key.to_vec()),
-                Ok(Fate::Foreign) => {
-                    if self.foreign < NAMED
-                        && let Some(key) = keys::parse_object(&key)
-                    {
-                        tracing::info!(%key, "not made by the volume, or changed since: it stays");
-                    }
-                    self.foreign += 1;
-                    batch.delete(key.to_vec());
-                }
-                Ok(Fate::Refused(why)) => drop(refused.get_or_insert(why)),
-                Ok(Fate::Open(error)) => why = Some(format!("a deletion has no outcome: {error}")),
-                Ok(Fate::Hot) => why = Some("requests of its last host may still arrive".into()),
-                Err(error) => failure = Some(error),
-            }
-        }
-        self.refused = self.refused.take().or(refused);
-        if !batch.is_empty() {
-            at(points::PURGE_BATCH_BEFORE);
-            self.engine.write(self.next, batch).await?;
-            self.next = Lsn(self.next.0 + 1);
-            // Also tells whether the volume is still ours.
-            let _receipt = self.engine.flush(Deadline::after(REQUEST)).await?;
-            at(points::PURGE_BATCH_AFTER);
-        }
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(why),
-        }
-    }
-
-    /// A request without an outcome may have left an object that no other record names.
-    async fn intent(&self, key: &[u8], value: &[u8]) -> Result<Fate, WorkerError> {
-        let intent: IntentRec = decode(value).map_err(MetaError::from)?;
-        let Some(put_id) = keys::parse_id(key).map(PutId) else { return Ok(Fate::Gone) };
-        if !is_file_key(&intent.key, self.prefix) {
-            return Ok(Fate::Gone);
-        }
-        let now = self.store.now(REQUEST).await?;
-        if now.0 < intent.not_after.plus(self.hot.as_millis() as i64).0 {
-            return Ok(Fate::Hot);
-        }
-        if let Some(upload) = &intent.upload {
-            self.store.abort_upload(&intent.key, upload, REQUEST).await?;
-        }
-        match intent.op {
-            IntentOp::Put => self.object(&intent.key, put_id, None).await,
-            // The record of what lay there is still there.
-            IntentOp::Delete => Ok(Fate::Gone),
-        }
-    }
-
-    async fn rest(&self, key: &[u8], value: &[u8]) -> Result<Fate, WorkerError> {
-        let rest: RestRec = decode(value).map_err(MetaError::from)?;
-        let (Some(key), Some(put_id)) = (keys::parse_object(key), rest.put_id) else {
-            return Ok(Fate::Foreign);
-        };
-        self.object(&key, put_id, Some(&rest.version)).await
-    }
-
-    /// Deletes the object if it is the one that `put_id` made and, where it is known, has `version`.
-    async fn object(
-        &self,
-        key: &ObjectKey,
-        put_id: PutId,
-        version: Option<&Version>,
-    ) -> Result<Fate, WorkerError> {
-        // A record says so that somebody edited.
-        if !is_file_key(key, self.prefix) {
-            return Ok(Fate::Foreign);
-        }
-        let info = match self.store.head(key, REQUEST).await {
-            Ok(Some(info)) => info,
-            Ok(None) => return Ok(Fate::Gone),
-            Err(error) if error.is_transient() || error.kind == StoreErrorKind::NoBucket => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                return Ok(Fate::Refused(format!("{key} cannot be looked at: {error}")));
-            }
-        };
-        // ETags alone prove nothing: they are equal for equal content.
-        let ours = is_put(&info.attributes, key, self.volume, put_id);
-        if !ours || version.is_some_and(|version| !version.same(&info.version)) {
-            return Ok(Fate::Foreign);
-        }
-        // Where the store cannot compare, a foreign PUT in between is the documented risk.
-        let condition = match self.conditional {
-            true => Condition::Is(info.version),
-            false => Condition::None,
-        };
-        let not_after = Some(self.store.now(REQUEST).await?.plus(EXPIRES_MS));
-        at(points::PURGE_OBJECT_BEFORE);
-        let send = Send { condition, not_after, timeout: REQUEST };
-        let outcome = self.store.delete(key, send).await;
-        at(points::PURGE_OBJECT_AFTER);
-        Ok(match outcome {
-            PutOutcome::Won(_) => Fate::Gone,
-            PutOutcome::Lost => Fate::Foreign,
-            PutOutcome::Failed(error) if !error.is_transient() => {
-                Fate::Refused(format!("{key} cannot be deleted: {error}"))
-            }
-            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Fate::Open(error),
-        })
-    }
-}
-
 /// Deletes the state folder, `format.json` last. Its names are never used again, so requests need
 /// no condition.
 async fn delete_state(
@@ -645,6 +446,7 @@ async fn delete_state(
     deadline: Deadline,
 ) -> Result<Purged, WorkerError> {
     let store = places.state_store.backend();
+    let scratch = places.state.join("probe/");
     let (mut token, mut found, mut refused) = (None, false, None);
     loop {
         let request = ListRequest {
@@ -657,19 +459,9 @@ async fn delete_state(
         let keys: Vec<ObjectKey> =
             page.entries.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
         found |= !keys.is_empty();
-        let outcomes: Vec<PutOutcome> = stream::iter(keys)
-            .map(|key| {
-                let store = &store;
-                async move {
-                    at(points::PURGE_STATE_BEFORE);
-                    let outcome = store.delete(&key, Send::plain(REQUEST)).await;
-                    at(points::PURGE_STATE_AFTER);
-                    outcome
-                }
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
+        at(points::PURGE_STATE_BEFORE);
+        let outcomes = delete_unique(&*store, &keys, &scratch, REQUEST).await;
+        at(points::PURGE_STATE_AFTER);
         // One that stays keeps no other.
         refused = refused.or(outcomes.into_iter().find_map(|outcome| applied(outcome).err()));
         token = page.next;

@@ -141,6 +141,7 @@ impl Shared {
             unsettleable: settle.unsettleable,
             conflicts: settle.conflicts,
             missing_rights: settle.missing_rights,
+            deletions: settle.deletions.to_owned(),
             last_error: self.volume.last_error(),
             requests: self.volume.store.requests(),
         }

@@ -44,6 +44,8 @@ pub enum Mutant {
     OwnCounter,
     /// A refusal counts as the store's, although something in between said it.
     TrustProxy,
+    /// A key that the answer to a group of deletions does not name counts as deleted.
+    TrustSilence,
 }
 
 /// How a store takes the condition of a request.
@@ -85,6 +87,8 @@ pub struct Config {
     pub stale: bool,
     /// The store refuses requests for other reasons than their conditions.
     pub rejects: bool,
+    /// Deletions are parts of groups, whose answers need not name them.
+    pub groups: bool,
     /// Judging a lease and claiming the epoch are two steps.
     pub claims: bool,
     pub mutant: Option<Mutant>,
@@ -99,6 +103,7 @@ pub struct Seen {
     pub decided_by_head: AtomicU32,
     pub refused: AtomicU32,
     pub rejected: AtomicU32,
+    pub unnamed: AtomicU32,
     pub copied: AtomicU32,
     pub deleted: AtomicU32,
     pub parked: AtomicU32,
@@ -118,27 +123,83 @@ pub struct Publish {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    Write { host: usize, inode: u8, block: usize },
-    Truncate { host: usize, inode: u8 },
-    Create { host: usize, name: u8 },
-    Unlink { host: usize, name: u8 },
-    Rename { host: usize, from: u8 },
-    AnnouncePut { host: usize, name: u8 },
-    AnnounceCopy { host: usize, name: u8 },
-    AnnounceDelete { host: usize, key: u8 },
-    Park { host: usize, inode: u8 },
-    Flush { host: usize },
-    Arrive { put: u8, answered: bool },
-    Reject { put: u8 },
-    Resolve { host: usize, put: u8 },
-    List { host: usize },
-    Reconcile { host: usize, key: u8 },
-    Crash { host: usize },
+    Write {
+        host: usize,
+        inode: u8,
+        block: usize,
+    },
+    Truncate {
+        host: usize,
+        inode: u8,
+    },
+    Create {
+        host: usize,
+        name: u8,
+    },
+    Unlink {
+        host: usize,
+        name: u8,
+    },
+    Rename {
+        host: usize,
+        from: u8,
+    },
+    AnnouncePut {
+        host: usize,
+        name: u8,
+    },
+    AnnounceCopy {
+        host: usize,
+        name: u8,
+    },
+    AnnounceDelete {
+        host: usize,
+        key: u8,
+    },
+    Park {
+        host: usize,
+        inode: u8,
+    },
+    Flush {
+        host: usize,
+    },
+    Arrive {
+        put: u8,
+        answered: bool,
+    },
+    Reject {
+        put: u8,
+    },
+    /// The answer to its group does not name it, whether the store is still at it or not.
+    Unnamed {
+        put: u8,
+    },
+    Resolve {
+        host: usize,
+        put: u8,
+    },
+    List {
+        host: usize,
+    },
+    Reconcile {
+        host: usize,
+        key: u8,
+    },
+    Crash {
+        host: usize,
+    },
     LeaseExpires,
-    Judge { host: usize },
-    Claim { host: usize },
+    Judge {
+        host: usize,
+    },
+    Claim {
+        host: usize,
+    },
     Tick,
-    Foreign { key: u8, content: Content },
+    Foreign {
+        key: u8,
+        content: Content,
+    },
 }
 
 pub fn bit(number: u8) -> u8 {
@@ -266,6 +327,14 @@ impl Publish {
                 let sender = state.hosts.iter_mut().find(|h| h.epoch == Some(intent.epoch))?;
                 sender.refused |= bit(put);
             }
+            Action::Unnamed { put } => {
+                let epoch = state.requests.iter().find(|r| r.intent.put == put)?.intent.epoch;
+                note(&self.seen.unnamed);
+                if self.mutant(Mutant::TrustSilence) {
+                    let sender = state.hosts.iter_mut().find(|h| h.epoch == Some(epoch))?;
+                    sender.applied |= bit(put);
+                }
+            }
             Action::LeaseExpires => state.lease_held = false,
             Action::Judge { host } => state.hosts[host].judged = Some(state.epoch),
             Action::Claim { host } => {
@@ -348,6 +417,9 @@ impl Model for Publish {
             if self.config.rejects {
                 actions.push(Action::Reject { put: request.intent.put });
             }
+            if self.config.groups && request.intent.op == Op::Delete {
+                actions.push(Action::Unnamed { put: request.intent.put });
+            }
         }
         if self.config.claims && state.lease_held {
             actions.push(Action::LeaseExpires);
@@ -368,6 +440,7 @@ impl Model for Publish {
         let done = match action {
             Action::Arrive { .. }
             | Action::Reject { .. }
+            | Action::Unnamed { .. }
             | Action::LeaseExpires
             | Action::Judge { .. }
             | Action::Claim { .. }

@@ -1,12 +1,18 @@
-//! Objects of removed files, at a store that cannot compare before it deletes.
+//! Objects of removed files, at a store that cannot compare before it deletes, and deletes key by key.
 
 use super::*;
 
 const FILES: usize = 200;
 
-async fn many(server: TestS3) -> World {
+fn simple() -> TestS3 {
+    let server = TestS3::start();
     server.fault(Rule::always(Some(Op::Delete), "", Action::IgnoreConditions));
-    let world = World::on(server).await;
+    server.fault(Rule::always(Some(Op::DeleteMany), "", Action::Status(501)));
+    server
+}
+
+async fn many() -> World {
+    let world = World::on(simple()).await;
     for number in 0..FILES {
         world.file(&format!("f{number:03}"), "content").await;
     }
@@ -22,7 +28,7 @@ async fn remove(world: &World, number: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_many_keys_hold_is_seen_by_one_listing() {
-    let world = many(TestS3::start()).await;
+    let world = many().await;
     for number in 0..FILES {
         remove(&world, number).await;
     }
@@ -37,7 +43,7 @@ async fn what_many_keys_hold_is_seen_by_one_listing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_put_there_stays_though_many_keys_are_seen_at_once() {
-    let world = many(TestS3::start()).await;
+    let world = many().await;
     for number in 0..FILES {
         remove(&world, number).await;
     }
@@ -50,7 +56,7 @@ async fn what_others_put_there_stays_though_many_keys_are_seen_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nothing_can_be_listed_keys_are_looked_at_one_by_one() {
-    let world = many(TestS3::start()).await;
+    let world = many().await;
     for number in 0..FILES {
         remove(&world, number).await;
     }
@@ -63,9 +69,7 @@ async fn where_nothing_can_be_listed_keys_are_looked_at_one_by_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directories_with_many_keys_to_delete_are_listed_side_by_side() {
     const DIRECTORIES: usize = 10;
-    let server = TestS3::start();
-    server.fault(Rule::always(Some(Op::Delete), "", Action::IgnoreConditions));
-    let world = World::on(server).await;
+    let world = World::on(simple()).await;
     let (fs, root) = (world.fs(), Caller::ROOT);
     let name = |text: String| FileName::new(text.as_str()).unwrap();
     let files: Vec<String> = (0..20).map(|number| format!("f{number}")).collect();

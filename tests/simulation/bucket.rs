@@ -183,7 +183,7 @@ impl Bucket {
     }
 
     /// A request leaves.
-    fn sent(&self, what: &str, key: &str) {
+    pub fn sent(&self, what: &str, key: &str) {
         let aim = self.aims.borrow_mut().remove(&format!("{what} {key}"));
         if let Some(aim) = aim {
             aim();
@@ -209,6 +209,18 @@ impl Bucket {
         self.away.set(false);
         self.cut_off.borrow_mut().clear();
         self.denied.set(false);
+    }
+
+    /// How many of the keys of a group it deletes before it answers, and when it goes on with the others, if at all.
+    pub fn share(&self, keys: usize) -> (usize, Option<Time>) {
+        let random = &self.random;
+        let Rates { refused, lost, unanswered, late, .. } = *self.rates.borrow();
+        if keys < 2 || !random.chance((refused + lost + unanswered + late) / 2) {
+            return (keys, None);
+        }
+        self.troubled.set(sim().now());
+        let later = random.chance(500).then(|| random.below(10 * SECOND));
+        (random.below(keys as u64) as usize, later)
     }
 
     fn reachable(&self, host: usize) -> bool {

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::store::{
-    Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
-    PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError, StoreErrorKind, Tags,
-    UploadId, Verb,
+    Attributes, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo,
+    Part, Properties, PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError,
+    StoreErrorKind, Tags, UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -161,6 +161,16 @@ fn holds(bucket: &Bucket, key: &str, condition: &Condition) -> bool {
     }
 }
 
+/// Whether a key of a group is deleted.
+fn delete_of_group(bucket: &Bucket, one: &Doomed) -> bool {
+    let key = one.key.as_str();
+    if bucket.honours(Verb::DeleteManyConditional) && !holds(bucket, key, &one.condition) {
+        return false;
+    }
+    bucket.objects.borrow_mut().remove(key);
+    true
+}
+
 /// The version that a PUT answers.
 fn told(bucket: &Bucket, key: &str) -> Version {
     let objects = bucket.objects.borrow();
@@ -294,6 +304,67 @@ impl StoreBackend for Port {
             Applied::Won(gone.map_or(none, |object| object.version()))
         })
         .await
+    }
+
+    async fn delete_many(
+        &self,
+        group: &[Doomed],
+        not_after: Option<StoreTime>,
+        timeout: Duration,
+    ) -> Result<Vec<PutOutcome>, StoreError> {
+        self.count(|counts| counts.delete += 1);
+        let bucket = &crate::sim::sim().bucket;
+        let Some(first) = group.first() else { return Ok(Vec::new()) };
+        if !bucket.honours(Verb::DeleteMany) {
+            let why = format!("DELETE of {} keys: not implemented", group.len());
+            return Err(StoreError::new(StoreErrorKind::Unsupported, why));
+        }
+        // The first one is sent as a request of its own is.
+        group[1..].iter().for_each(|one| bucket.sent("DELETE", one.key.as_str()));
+        let (share, later) = bucket.share(group.len());
+        let (now, rest): (Vec<Doomed>, Vec<Doomed>) =
+            (group[..share].to_vec(), group[share..].to_vec());
+        let apply = move |bucket: &Bucket| {
+            if let Some(wait) = later {
+                crate::sim::sim().at(wait, move || {
+                    let bucket = &crate::sim::sim().bucket;
+                    rest.iter().for_each(|one| drop(delete_of_group(bucket, one)));
+                });
+            }
+            now.iter().map(|one| delete_of_group(bucket, one)).collect::<Vec<bool>>()
+        };
+        let key = first.key.as_str();
+        let access = (Access::Writes, "DELETE");
+        let answer = self.once(access, key, not_after, timeout, apply).await;
+        let nobody_knows = |error: &StoreError| {
+            group.iter().map(|_| PutOutcome::Ambiguous(error.again())).collect()
+        };
+        let done = match answer {
+            Ok(done) => done,
+            Err(error) if error.kind == StoreErrorKind::Denied => return Err(error),
+            Err(error) => return Ok(nobody_knows(&error)),
+        };
+        let unnamed = StoreError::new(StoreErrorKind::Unreachable, "DELETE: not named");
+        let none = || Version { etag: String::new(), size: 0, modified: None, generation: None };
+        let outcome = |place| match done.get(place) {
+            Some(true) => PutOutcome::Won(none()),
+            Some(false) => PutOutcome::Lost,
+            None => PutOutcome::Ambiguous(unnamed.again()),
+        };
+        Ok((0..group.len()).map(outcome).collect())
+    }
+
+    async fn groups(&self, _: &KeyPrefix) -> Groups {
+        self.known_groups().unwrap_or(Groups::No)
+    }
+
+    fn known_groups(&self) -> Option<Groups> {
+        let honours = |verb| crate::sim::sim().bucket.honours(verb);
+        Some(match (honours(Verb::DeleteMany), honours(Verb::DeleteManyConditional)) {
+            (true, true) => Groups::Conditional,
+            (true, false) => Groups::Plain,
+            (false, _) => Groups::No,
+        })
     }
 
     async fn copy(

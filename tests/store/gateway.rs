@@ -50,6 +50,7 @@ async fn the_probe_finds_what_it_overlooks_and_how_it_spells() {
         Verb::Expiry,
         Verb::ReadAfterWrite,
         Verb::UnquotedEtag,
+        Verb::DeleteMany,
     ];
     assert_eq!(found, Capabilities(verbs.into_iter().collect()));
     assert!(server.log().iter().any(|entry| entry.status == 500), "no race was lost");

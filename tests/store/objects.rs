@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use s3vol::store::{Attributes, Condition, Part, Properties, Send, StoreErrorKind};
+use s3vol::store::{
+    Attributes, Condition, Doomed, Groups, Part, Properties, PutOutcome, Send, StoreErrorKind,
+    delete_unique,
+};
 use s3vol::types::StoreTime;
 
 use super::TIMEOUT;
@@ -118,6 +121,55 @@ pub async fn large_bodies(under: &Under<'_>, _: Traits) {
     let key = under.key("big");
     let got = under.store.get(&key, Some(range), Some(&version), TIMEOUT).await.unwrap();
     assert_eq!(got.data, body[(20 << 20) - 3..(20 << 20) + 5]);
+}
+
+pub async fn groups(under: &Under<'_>, traits: Traits) {
+    let scratch = under.prefix.join("scratch");
+    assert_eq!(under.store.groups(&scratch).await, traits.groups);
+    assert_eq!(under.store.known_groups(), Some(traits.groups));
+    let doomed = |name: &str, condition| Doomed { key: under.key(name), condition };
+    // Names that are written otherwise in XML, and some that XML cannot hold.
+    let names = ["a b", "<&>\"'", "dir/é", "+%20", "]]>", " blank ", "tab\t", "\u{1}"];
+    if traits.groups != Groups::No {
+        for name in names {
+            under.write(name, "content").await;
+        }
+        under.write("blank", "stays").await;
+        let mut group: Vec<Doomed> =
+            names.iter().map(|name| doomed(name, Condition::None)).collect();
+        group.push(doomed("missing", Condition::None));
+        let expires = Some(under.now().await.plus(60_000));
+        let outcomes = under.store.delete_many(&group, expires, TIMEOUT).await.unwrap();
+        assert_eq!(outcomes.len(), group.len());
+        assert!(outcomes.iter().all(|one| matches!(one, PutOutcome::Won(_))), "{outcomes:?}");
+        assert_eq!(under.names().await, ["blank"]);
+        let late = Some(StoreTime(under.now().await.0 - 60_000));
+        let blank = [doomed("blank", Condition::None)];
+        let refused = under.store.delete_many(&blank, late, TIMEOUT).await.unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::Timeout);
+        assert!(under.exists("blank").await);
+    }
+    if traits.groups == Groups::Conditional {
+        let [old, new] = [under.write("one", "a").await, under.write("one", "bb").await];
+        let other = under.write("other", "x").await;
+        let group =
+            [doomed("one", Condition::Is(old.clone())), doomed("other", Condition::Is(other))];
+        let outcomes = under.store.delete_many(&group, None, TIMEOUT).await.unwrap();
+        assert!(matches!(outcomes[..], [PutOutcome::Lost, PutOutcome::Won(_)]), "{outcomes:?}");
+        assert_eq!(under.names().await, ["blank", "one"]);
+        let group = [doomed("one", Condition::Is(new)), doomed("gone", Condition::Is(old))];
+        let outcomes = under.store.delete_many(&group, None, TIMEOUT).await.unwrap();
+        assert!(matches!(outcomes[..], [PutOutcome::Won(_), PutOutcome::Lost]), "{outcomes:?}");
+    }
+    // Names that are never used again go as the store can.
+    let names: Vec<String> = (0..20).map(|number| format!("unique-{number}")).collect();
+    for name in &names {
+        under.write(name, "content").await;
+    }
+    let keys: Vec<_> = names.iter().map(|name| under.key(name)).collect();
+    let outcomes = delete_unique(under.store.backend().as_ref(), &keys, &scratch, TIMEOUT).await;
+    assert!(outcomes.iter().all(|one| matches!(one, PutOutcome::Won(_))), "{outcomes:?}");
+    assert!(under.names().await.iter().all(|name| !name.starts_with("unique")));
 }
 
 pub async fn copies(under: &Under<'_>, traits: Traits) {

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use s3vol::store::{Store, Verb};
+use s3vol::store::{Groups, Store, Verb};
 use s3vol::types::KeyPrefix;
 
 use super::store_of;
 use super::support::s3server::{Action, Op, Rule, TestS3};
 
-/// Everything that a store can honour.
+/// What S3 has besides.
+const GROUPS: [Verb; 2] = [Verb::DeleteMany, Verb::DeleteManyConditional];
+
+/// Everything that every kind of store can honour.
 pub const FULL: [Verb; 8] = [
     Verb::CreateIfAbsent,
     Verb::PutIfMatch,
@@ -25,7 +28,7 @@ async fn missing(server: &TestS3, store: &Store) -> BTreeSet<Verb> {
     assert!(!found.has(Verb::UnquotedEtag));
     assert_eq!(server.keys(""), [""; 0], "the probe cleans up");
     assert_eq!(server.uploads(), []);
-    FULL.into_iter().filter(|verb| !found.has(*verb)).collect()
+    FULL.into_iter().chain(GROUPS).filter(|verb| !found.has(*verb)).collect()
 }
 
 #[tokio::test]
@@ -33,7 +36,7 @@ async fn everything_is_found_where_everything_is_honoured() {
     let server = TestS3::start();
     assert_eq!(missing(&server, &store_of(&server)).await, [].into());
     let requests = server.log().len();
-    assert!(requests < 80, "{requests} requests");
+    assert!(requests < 100, "{requests} requests");
 }
 
 #[tokio::test]
@@ -43,6 +46,7 @@ async fn an_overlooked_condition_is_a_missing_verb() {
         (Some(Op::Put), &[Verb::CreateIfAbsent, Verb::PutIfMatch][..]),
         (Some(Op::Delete), &[Verb::DeleteConditional]),
         (Some(Op::CompleteUpload), &[Verb::CompleteConditional]),
+        (Some(Op::DeleteMany), &[Verb::DeleteManyConditional]),
     ] {
         server.clear_faults();
         server.fault(Rule::always(op, "", Action::IgnoreConditions));
@@ -72,6 +76,58 @@ async fn a_store_without_a_verb_is_still_usable() {
         let want: BTreeSet<_> = verbs.iter().copied().collect();
         assert_eq!(missing(&server, &store_of(&server)).await, want, "{op:?}");
     }
+}
+
+#[tokio::test]
+async fn groups_that_do_not_do_what_they_say_are_none() {
+    let server = TestS3::start();
+    let faults = [
+        Action::Status(501),
+        Action::Status(400),
+        Action::OnlySaySo,
+        Action::ApplyPart(1),
+        Action::NamePart(1),
+        Action::ApplyThenStatus(500),
+        Action::CutBody(50),
+    ];
+    for action in faults {
+        // From the first such request on, from the second, or from the third.
+        for skip in 0..3 {
+            server.clear_faults();
+            server.fault(Rule::always(Some(Op::DeleteMany), "", action.clone()).after(skip));
+            let missing = missing(&server, &store_of(&server)).await;
+            let conditional = missing.contains(&Verb::DeleteManyConditional);
+            assert!(missing.contains(&Verb::DeleteMany) && conditional, "{action:?}: {missing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn groups_whose_signature_never_ends_are_none() {
+    let server = TestS3::start();
+    server.fault(Rule::always(Some(Op::DeleteMany), "", Action::IgnoreExpiry));
+    assert_eq!(missing(&server, &store_of(&server)).await, GROUPS.into());
+}
+
+#[tokio::test]
+async fn what_is_known_of_groups_is_found_out_when_it_is_needed() {
+    let server = TestS3::start();
+    let store = store_of(&server);
+    assert_eq!(store.known_groups(), None);
+    let scratch = KeyPrefix::new("v/.s3vol/probe");
+    assert_eq!(store.groups(&scratch).await, Groups::Conditional);
+    assert_eq!(server.keys(""), [""; 0], "it cleans up");
+    let requests = server.log().len();
+    assert!(requests < 30, "{requests} requests");
+    assert_eq!(store.groups(&scratch).await, Groups::Conditional);
+    assert_eq!((server.log().len(), store.known_groups()), (requests, Some(Groups::Conditional)));
+    // One that cannot tell is not asked again at once.
+    let other = store_of(&server);
+    server.fault(Rule::always(Some(Op::Put), "", Action::Status(503)));
+    assert_eq!(other.groups(&scratch).await, Groups::No);
+    let requests = server.log().len();
+    assert_eq!(other.groups(&scratch).await, Groups::No);
+    assert_eq!(server.log().len(), requests);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 use s3vol::store::{
-    Attributes, Condition, ListRequest, Part, Properties, PutOutcome, Send, Store, StoreError,
+    Attributes, Condition, Groups, ListRequest, Part, Properties, PutOutcome, Send, Store,
+    StoreError,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -55,6 +56,8 @@ pub struct Traits {
     pub encryption: bool,
     /// A completed upload cannot be completed again.
     pub uploads_end: bool,
+    /// What one request that deletes several keys does.
+    pub groups: Groups,
 }
 
 impl Traits {
@@ -79,6 +82,7 @@ impl Traits {
         get_tells_class: true,
         encryption: true,
         uploads_end: true,
+        groups: Groups::Conditional,
     };
 
     /// moto 5.2.5 checks and sets without a lock, and does not look at expiries nor at conditions
@@ -90,6 +94,7 @@ impl Traits {
         conditional_source: false,
         complete_if_match: false,
         uploads_end: false,
+        groups: Groups::Plain,
         ..Traits::FULL
     };
 
@@ -101,11 +106,13 @@ impl Traits {
         conditional_source: false,
         complete_if_absent: false,
         complete_if_match: false,
+        groups: Groups::Plain,
         ..Traits::FULL
     };
 
     /// A directory holds keys as plain files.
-    pub const FILE: Traits = Traits { long_names: false, marker_bodies: false, ..Traits::FULL };
+    pub const FILE: Traits =
+        Traits { long_names: false, marker_bodies: false, groups: Groups::No, ..Traits::FULL };
 
     /// Google overlooks conditions on a completion, so none can be given.
     pub const GOOGLE: Traits = Traits {
@@ -114,6 +121,7 @@ impl Traits {
         redirects: false,
         tags: false,
         class: Some("NEARLINE"),
+        groups: Groups::No,
         encryption: false,
         ..Traits::FULL
     };
@@ -127,6 +135,7 @@ impl Traits {
         redirects: false,
         copies_headers: false,
         class: Some("Cool"),
+        groups: Groups::No,
         get_tells_class: false,
         encryption: false,
         ..Traits::FULL
@@ -170,6 +179,7 @@ pub async fn run(store: &Store, traits: Traits) {
         properties::foreign_names,
         objects::large_bodies,
         objects::copies,
+        objects::groups,
         objects::multipart,
         objects::requests_are_counted,
         objects::clock,

@@ -14,11 +14,11 @@ use super::{Call, S3Store, quoted};
 use crate::store::api::get_in_steps;
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
-    Attributes, Condition, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
-    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take,
-    UploadId,
+    Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part,
+    Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags,
+    Take, UploadId, find_groups,
 };
-use crate::types::{ObjectKey, StoreTime, Version};
+use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 impl S3Store {
     /// Sends a changing request once and judges its answer. `won` reads the version of a success.
@@ -296,6 +296,26 @@ impl StoreBackend for S3Store {
             PutOutcome::Won(_) => PutOutcome::Won(nothing()),
             other => other,
         }
+    }
+
+    async fn delete_many(
+        &self,
+        group: &[Doomed],
+        not_after: Option<StoreTime>,
+        timeout: Duration,
+    ) -> Result<Vec<PutOutcome>, StoreError> {
+        self.delete_group(group, not_after, timeout).await
+    }
+
+    async fn groups(&self, scratch: &KeyPrefix) -> Groups {
+        match self.known.groups() {
+            Some(groups) => groups,
+            None => find_groups(self, &self.known, scratch).await,
+        }
+    }
+
+    fn known_groups(&self) -> Option<Groups> {
+        self.known.groups()
     }
 
     async fn copy(

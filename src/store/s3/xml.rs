@@ -1,5 +1,8 @@
 //! The XML that S3 answers with.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
+
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -9,7 +12,7 @@ use crate::store::wire::{Answer, parse_iso_date};
 use crate::store::{Entry, ListPage, StoreError, StoreErrorKind};
 use crate::types::{ObjectKey, Version};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(in crate::store) struct ErrorBody {
     pub code: String,
@@ -141,6 +144,57 @@ pub(in crate::store) fn list_page(body: &[u8]) -> Result<ListPage, String> {
     Ok(page)
 }
 
+/// The longest answer about a group of keys that is looked at: 1,000 of them, with an error each, take less.
+const GROUP_ANSWER_MAX: usize = 8 << 20;
+
+/// What a store says of one key of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    Deleted,
+    Refused(ErrorBody),
+    /// Both, or two different errors.
+    Nonsense,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct GroupAnswer {
+    deleted: Vec<Named>,
+    error: Vec<Named>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Named {
+    key: String,
+    code: String,
+    message: String,
+}
+
+/// Reads the answer to DeleteObjects: what it says of each key that it names.
+pub(super) fn group_answer(body: &[u8]) -> Result<HashMap<String, Said>, String> {
+    if body.len() > GROUP_ANSWER_MAX {
+        return Err(format!("the answer has {} bytes", body.len()));
+    }
+    let text = std::str::from_utf8(body).map_err(|e| format!("the answer is not UTF-8: {e}"))?;
+    let answer: GroupAnswer =
+        quick_xml::de::from_str(text).map_err(|e| format!("the answer is no valid XML: {e}"))?;
+    let deleted = answer.deleted.into_iter().map(|one| (one.key, Said::Deleted));
+    let refused = answer.error.into_iter().map(|one| {
+        let Named { key, code, message } = one;
+        (key, Said::Refused(ErrorBody { code, message, ..ErrorBody::default() }))
+    });
+    let mut said = HashMap::new();
+    for (key, one) in deleted.chain(refused) {
+        match said.entry(key) {
+            Place::Vacant(free) => drop(free.insert(one)),
+            Place::Occupied(mut other) if *other.get() != one => drop(other.insert(Said::Nonsense)),
+            Place::Occupied(_) => {}
+        }
+    }
+    Ok(said)
+}
+
 /// `encoding-type=url` is the encoding of forms: a blank may be `+`, a plus is `%2B`.
 fn decode(text: &str, encoded: bool) -> Option<String> {
     if !encoded {
@@ -178,17 +232,25 @@ pub(in crate::store) fn refusal(
     bucket: &str,
     answer: &Answer,
 ) -> StoreError {
-    let body = ErrorBody::of(answer);
-    let region = match body.region.as_str() {
-        "" => answer
-            .header("x-amz-bucket-region")
-            .or_else(|| expected_region(&body.message))
-            .unwrap_or_default(),
-        region => region.to_owned(),
-    };
+    let mut body = ErrorBody::of(answer);
+    if body.region.is_empty() {
+        let told = answer.header("x-amz-bucket-region");
+        body.region = told.or_else(|| expected_region(&body.message)).unwrap_or_default();
+    }
+    refused((doing, endpoint), bucket, answer.status, &body)
+}
+
+/// The same of an answer's parts.
+pub(super) fn refused(
+    (doing, endpoint): (&str, &str),
+    bucket: &str,
+    status: StatusCode,
+    body: &ErrorBody,
+) -> StoreError {
+    let region = &body.region;
     let code = body.code.as_str();
     let expired = body.message.to_ascii_lowercase().contains("expired");
-    let (kind, why) = match (answer.status, code) {
+    let (kind, why) = match (status, code) {
         (_, "NoSuchBucket" | "ContainerNotFound") => (
             StoreErrorKind::NoBucket,
             format!("the bucket {bucket:?} does not exist; create it or correct the URL"),
@@ -207,7 +269,7 @@ pub(in crate::store) fn refusal(
             | "IllegalLocationConstraintException",
         )
         | (StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT, _)
-            if !region.is_empty() || answer.status.is_redirection() =>
+            if !region.is_empty() || status.is_redirection() =>
         {
             let why = match region.as_str() {
                 "" => format!(
@@ -306,7 +368,7 @@ pub(in crate::store) fn refusal(
     let said = if said.is_empty() { said } else { format!(": {said}") };
     StoreError::new(
         kind,
-        format!("{doing} at {endpoint}: {why} (HTTP {}{code}{said})", answer.status.as_u16()),
+        format!("{doing} at {endpoint}: {why} (HTTP {}{code}{said})", status.as_u16()),
     )
 }
 

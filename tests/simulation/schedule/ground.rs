@@ -40,6 +40,8 @@ impl Director {
                 Verb::Copy,
                 Verb::Expiry,
                 Verb::PutIfMatch,
+                Verb::DeleteMany,
+                Verb::DeleteManyConditional,
             ];
             let chosen = |(place, _): &(usize, &Verb)| which >> place & 1 == 1;
             let overlooked = all.iter().enumerate().filter(chosen).map(|(_, verb)| *verb);

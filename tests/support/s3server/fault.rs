@@ -79,7 +79,8 @@ impl Logged {
 pub enum Action {
     /// Handled after this time.
     Latency(Duration),
-    /// Refused with this status (400, 403, 404 `NoSuchBucket`, 409, 429, 500, 503); not applied.
+    /// Refused with this status (400, 403, 404 `NoSuchBucket`, 409, 429, 500, 501, 503); not applied. A rule for
+    /// [`Op::Delete`] also meets a key of a DeleteObjects, whose answer then names it with the error.
     Status(u16),
     /// Applied, then answered with this status.
     ApplyThenStatus(u16),
@@ -93,6 +94,14 @@ pub enum Action {
     CutBody(usize),
     /// Applied as if it carried no condition.
     IgnoreConditions,
+    /// Applied although its signature has expired, up to 100 seconds before.
+    IgnoreExpiry,
+    /// Of a DeleteObjects only the first so many keys are deleted, and named in the answer.
+    ApplyPart(usize),
+    /// A DeleteObjects is applied, and its answer names only the first so many keys.
+    NamePart(usize),
+    /// A DeleteObjects is answered as if it had been applied.
+    OnlySaySo,
     /// Applied after this time, also when the client is gone by then: a request that arrives late.
     /// Its signature is judged when it arrives.
     DelayThenApply(Duration),
@@ -153,6 +162,24 @@ impl Plan {
     /// Rules that can still meet a request.
     pub fn left(&self) -> usize {
         self.rules.len()
+    }
+
+    /// The keys of a group whose own deletion would be refused, and with what.
+    pub fn take_keys(&mut self, keys: Vec<String>) -> BTreeMap<String, u16> {
+        let refused = |rule: &Rule, key: &String| {
+            rule.op == Some(Op::Delete)
+                && matches!(rule.action, Action::Status(_))
+                && key.contains(&rule.key)
+        };
+        let mut met = BTreeMap::new();
+        for key in keys {
+            if self.rules.iter().any(|rule| refused(rule, &key))
+                && let Some(Action::Status(status)) = self.take(Op::Delete, &key)
+            {
+                met.insert(key, status);
+            }
+        }
+        met
     }
 
     /// The fault for this request, counted down.

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{IgnoreConditions, LiteralEtags, made_up};
+use super::backend::{IgnoreConditions, KeyFaults, LiteralEtags, made_up};
 use super::clock;
 use super::fault::{Action, Area, Logged, Op};
 use super::state::State;
@@ -86,6 +86,10 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
     if reader && !entry.only_reads() {
         entry.fault = Some(Action::Status(403));
     }
+    let refused = match entry.op {
+        Op::DeleteMany => state.plan.lock().take_keys(keys_of(&body)),
+        _ => Default::default(),
+    };
     state.log.lock().push(entry.clone());
 
     let latency = state.latency.load(Ordering::Relaxed);
@@ -104,6 +108,13 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
         }
         _ => {}
     }
+    let part = match entry.fault {
+        Some(Action::ApplyPart(most)) => (Some(most), Some(most)),
+        Some(Action::NamePart(most)) => (None, Some(most)),
+        Some(Action::OnlySaySo) => (Some(0), None),
+        _ => (None, None),
+    };
+    parts.extensions.insert(KeyFaults { refused, applied: part.0, named: part.1 });
     if latency > 0 {
         tokio::time::sleep(Duration::from_micros(latency)).await;
     }
@@ -174,6 +185,10 @@ async fn act(
             Action::ApplyThenStatus(_)
             | Action::ApplyThenProxy(_)
             | Action::ApplyThenDropReply
+            | Action::ApplyPart(_)
+            | Action::NamePart(_)
+            | Action::OnlySaySo
+            | Action::IgnoreExpiry
             | Action::CutBody(_),
         )
         | None => {}
@@ -182,7 +197,10 @@ async fn act(
     if state.requester_pays.load(Ordering::Relaxed) && !pays {
         return Some(refuse(state, s3_error!(AccessDenied, "the requester must pay")).await);
     }
-    let offset = state.clock_offset.load(Ordering::Relaxed);
+    let mut offset = state.clock_offset.load(Ordering::Relaxed);
+    if fault == Some(Action::IgnoreExpiry) {
+        offset -= 100;
+    }
     let parts = clock::translate(parts, offset, &state.keys);
     let request = http::Request::from_parts(parts, s3s::Body::from(body));
     let response = service.call(request).await;
@@ -277,7 +295,7 @@ fn describe(state: &State, parts: &Parts, body: &Bytes) -> Logged {
     };
     let key = key
         .or_else(|| param("prefix"))
-        .or_else(|| (op == Op::DeleteMany).then(|| first_key(body)).flatten())
+        .or_else(|| (op == Op::DeleteMany).then(|| keys_of(body).into_iter().next()).flatten())
         .unwrap_or_default();
     let credential = param("X-Amz-Credential").or_else(|| {
         let value = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
@@ -301,9 +319,12 @@ fn describe(state: &State, parts: &Parts, body: &Bytes) -> Logged {
     }
 }
 
-/// The first key of a DeleteObjects request, as far as the log and the fault plan need it.
-fn first_key(body: &Bytes) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let key = text.split_once("<Key>")?.1.split_once("</Key>")?.0;
-    Some(quick_xml::escape::unescape(key).ok()?.into_owned())
+/// The keys of a DeleteObjects request, as far as the log and the fault plan need them.
+fn keys_of(body: &Bytes) -> Vec<String> {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let keys = text.split("<Key>").skip(1).filter_map(|rest| {
+        let (key, _) = rest.split_once("</Key>")?;
+        Some(quick_xml::escape::unescape(key).ok()?.into_owned())
+    });
+    keys.collect()
 }

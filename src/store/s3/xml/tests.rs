@@ -108,3 +108,63 @@ fn sees_errors_inside_a_success() {
     assert!(!hides_error(&answer(200, &format!("{head}<CopyObjectResult/>"))));
     assert!(!hides_error(&answer(200, "")));
 }
+
+/// An answer about these keys; the odd ones are refused.
+fn about(keys: &[String]) -> String {
+    let mut text = String::from("<?xml version=\"1.0\"?>\n<DeleteResult xmlns=\"http://s3/\">\n");
+    for (place, key) in keys.iter().enumerate() {
+        let key = quick_xml::escape::escape(key.as_str());
+        text.push_str(&match place % 2 {
+            0 => format!("<Deleted><Key>{key}</Key><VersionId>null</VersionId></Deleted>\n"),
+            _ => format!("<Error><Message>no</Message><Key>{key}</Key><Code>Busy</Code></Error>"),
+        });
+    }
+    text + "</DeleteResult>"
+}
+
+#[test]
+fn an_answer_about_a_group_tells_of_each_key_that_it_names() {
+    let keys: Vec<String> =
+        (0..1000).map(|number| format!("{number} <&>\"' é{}", "x".repeat(900))).collect();
+    let said = group_answer(about(&keys).as_bytes()).unwrap();
+    assert_eq!(said.len(), keys.len());
+    assert_eq!(said[&keys[2]], Said::Deleted);
+    let Said::Refused(error) = &said[&keys[3]] else { panic!("it is refused") };
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("Busy", "no"));
+    assert_eq!(group_answer(b"<DeleteResult/>").unwrap().len(), 0);
+    assert_eq!(group_answer(b"<html><body>no</body></html>").unwrap().len(), 0);
+    let long = vec![b' '; GROUP_ANSWER_MAX + 1];
+    for wrong in
+        [&b""[..], b"<DeleteResult>", b"\xff", b"<DeleteResult><Deleted><Key>k</Key>", &long]
+    {
+        assert!(group_answer(wrong).is_err(), "{} bytes", wrong.len());
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+    /// Whatever becomes of an answer on its way: a key is said to be deleted only if it was, or if its name is
+    /// written there by chance.
+    #[test]
+    fn an_answer_about_a_group_that_is_cut_or_flipped_makes_nothing_up(
+        keys in proptest::collection::btree_set("[a-z<&é ]{1,8}[a-z]", 1..20),
+        cut in 0.0..1.0f64,
+        (at, bit) in (0.0..1.0f64, 0..8u8),
+    ) {
+        let keys: Vec<String> = keys.into_iter().map(|key| format!("k{key}")).collect();
+        let whole = about(&keys).into_bytes();
+        let length = (whole.len() as f64 * cut) as usize;
+        // Of what is not closed nothing is believed.
+        proptest::prop_assert!(group_answer(&whole[..length]).is_err());
+        let mut flipped = whole.clone();
+        let at = (whole.len() as f64 * at) as usize;
+        flipped[at] ^= 1 << bit;
+        let right = group_answer(&whole).unwrap();
+        if let Ok(said) = group_answer(&flipped) {
+            // One bit changes one element, which has one key.
+            let wrong = said.iter().filter(|(key, one)| right.get(*key) != Some(*one));
+            proptest::prop_assert!(wrong.count() <= 1);
+        }
+    }
+}

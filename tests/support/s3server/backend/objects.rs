@@ -10,7 +10,8 @@ use super::super::carried::Carried;
 use super::super::model::{self, Bucket, Conditions, Object, Refused};
 use super::Backend;
 use super::wire::{
-    IgnoreConditions, Reply, conditions, header, metadata, ok, read_body, stamp, strong, unquote,
+    IgnoreConditions, KeyFaults, Reply, conditions, header, made_up, metadata, ok, read_body,
+    stamp, strong, unquote,
 };
 
 impl Backend {
@@ -131,17 +132,28 @@ impl Backend {
 
     pub fn delete_many(&self, req: S3Request<DeleteObjectsInput>) -> Reply<DeleteObjectsOutput> {
         let ignore = req.extensions.get::<IgnoreConditions>().is_some();
+        let KeyFaults { refused, applied, named } =
+            req.extensions.get::<KeyFaults>().cloned().unwrap_or_default();
         let quiet = req.input.delete.quiet.unwrap_or(false);
         let mut output = DeleteObjectsOutput::default();
         let (mut deleted, mut errors) = (Vec::new(), Vec::new());
         self.with(&req.input.bucket, |b| {
-            for one in &req.input.delete.objects {
+            for (place, one) in req.input.delete.objects.iter().enumerate() {
                 let matches = one.e_tag.as_ref().filter(|_| !ignore).map(|e| e.value().to_owned());
-                match b.delete(&one.key, &Conditions { matches, none_match: None }) {
+                let outcome = match refused.get(&one.key) {
+                    Some(status) => Err(made_up(*status)),
+                    None if applied.is_some_and(|most| place >= most) => Ok(()),
+                    None => b
+                        .delete(&one.key, &Conditions { matches, none_match: None })
+                        .map_err(S3Error::from),
+                };
+                if named.is_some_and(|most| place >= most) {
+                    continue;
+                }
+                match outcome {
                     Ok(()) => deleted
                         .push(DeletedObject { key: Some(one.key.clone()), ..Default::default() }),
-                    Err(refused) => {
-                        let error = S3Error::from(refused);
+                    Err(error) => {
                         errors.push(Error {
                             key: Some(one.key.clone()),
                             code: Some(error.code().as_str().to_owned()),

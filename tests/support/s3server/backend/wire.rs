@@ -20,6 +20,17 @@ pub struct IgnoreConditions;
 #[derive(Debug, Clone, Copy)]
 pub struct LiteralEtags;
 
+/// What goes wrong with the keys of a DeleteObjects (an extension of the request).
+#[derive(Debug, Clone, Default)]
+pub struct KeyFaults {
+    /// These are refused, with this status.
+    pub refused: BTreeMap<String, u16>,
+    /// Of the others only so many are deleted.
+    pub applied: Option<usize>,
+    /// And only so many are named.
+    pub named: Option<usize>,
+}
+
 pub type Reply<T> = S3Result<S3Response<T>>;
 
 pub fn ok<T>(output: T) -> Reply<T> {
