@@ -25,8 +25,9 @@ use crate::types::{KeyPrefix, PutId, StoreTime};
 pub(super) const FEW: usize = 8;
 /// Keys of one request: what the store has begun is done long before it can no longer arrive.
 const GROUP: usize = 256;
-/// The same where requests do not expire, and all of them are waited for if the answer is lost.
-const LASTING_GROUP: usize = 64;
+/// The same where the store is to be done with it soon: others may replace meanwhile what nothing compares, and where
+/// requests do not expire, a lost answer is waited for a long time.
+const SHORT_GROUP: usize = 64;
 /// Below the volume's state, for keys with which it is tried what the store does.
 const SCRATCH: &str = "probe/";
 
@@ -101,8 +102,8 @@ impl Settler {
     pub(super) fn batches(&self, deletes: Vec<Deletion>, way: Way) -> Vec<Vec<Deletion>> {
         let size = match way {
             Way::Alone | Way::AloneSeen => 1,
-            _ if self.volume.capabilities.has(Verb::Expiry) => GROUP,
-            _ => LASTING_GROUP,
+            Way::Groups if self.volume.capabilities.has(Verb::Expiry) => GROUP,
+            Way::Groups | Way::GroupsSeen => SHORT_GROUP,
         };
         deletes.chunks(size).map(<[Deletion]>::to_vec).collect()
     }
@@ -211,10 +212,12 @@ impl Settler {
         sent: &[&Deletion],
         error: &StoreError,
     ) -> Vec<(PutId, Outcome, Duration)> {
-        let outcome = if error.is_transient() {
+        let goes_on = self.volume.store.known_groups() != Some(Groups::No);
+        let outcome = if error.is_transient() || goes_on {
             self.volume.note_error(error);
             tracing::warn!(keys = sent.len(), %error, "objects are not deleted for now");
-            sent.iter().for_each(|(_, intent)| self.hot.spare(&intent.key, boottime() + PAUSE));
+            let until = boottime() + if error.is_transient() { PAUSE } else { LONGEST_PAUSE };
+            sent.iter().for_each(|(_, intent)| self.hot.spare(&intent.key, until));
             Outcome::Failed
         } else {
             // Whether it is the group that the store does not want, or a key, single requests show.

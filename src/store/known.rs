@@ -352,6 +352,35 @@ mod tests {
     }
 
     #[test]
+    fn verbs_of_later_versions_are_skipped_and_records_for_all_name_none_of_them() {
+        let text = r#"["put_if_match","fly","delete_many"]"#;
+        let found: Capabilities = serde_json::from_str(text).unwrap();
+        assert_eq!(found, caps(&[Verb::PutIfMatch, Verb::DeleteMany]));
+        assert_eq!(found.everywhere(), caps(&[Verb::PutIfMatch]));
+        assert!(serde_json::from_str::<Capabilities>(r#"[1]"#).is_err());
+        let both = caps(&[Verb::DeleteMany, Verb::DeleteManyConditional]);
+        let written = serde_json::to_string(&both).unwrap();
+        assert_eq!(written, r#"["delete_many","delete_many_conditional"]"#);
+        assert_eq!(Groups::of(&both), Groups::Conditional);
+    }
+
+    #[test]
+    fn a_refused_group_counts_for_a_while_and_a_probe_for_longer() {
+        let known = of(&Known::default());
+        assert_eq!(known.groups(), None);
+        known.tried_groups(Groups::Plain);
+        assert_eq!(known.groups(), Some(Groups::Plain));
+        known.no_groups();
+        assert_eq!(known.groups(), Some(Groups::No));
+        known.found(&caps(&[Verb::DeleteMany, Verb::DeleteManyConditional]));
+        assert_eq!(known.groups(), Some(Groups::Conditional));
+        known.no_groups();
+        assert_eq!(known.groups(), Some(Groups::No));
+        known.found(&caps(&[]));
+        assert_eq!(known.groups(), Some(Groups::No));
+    }
+
+    #[test]
     fn an_old_finding_is_a_guess() {
         let known = of(&Known::default());
         known.guess(&caps(&[Verb::UnquotedEtag]));

@@ -29,8 +29,8 @@ use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
-    Condition, Doomed, Encryption, Knowledge, ListPage, Location, StoreError, StoreErrorKind,
-    StoreSettings,
+    Condition, Doomed, Encryption, Groups, Knowledge, ListPage, Location, StoreError,
+    StoreErrorKind, StoreSettings,
 };
 use crate::clock::boottime;
 use crate::types::{KeyPrefix, StoreTime};
@@ -470,6 +470,7 @@ impl super::Backend for S3Store {
             .builder
             .clone()
             .with_http_connector(Connector::for_engine(&self.wire, &gate).spelling(&self.known))
+            .with_disable_bulk_delete(self.known.groups() == Some(Groups::No))
             .build()
             .map_err(|e| StoreError {
                 kind: StoreErrorKind::Unsupported,

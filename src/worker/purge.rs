@@ -279,13 +279,15 @@ impl EnginePurge {
         let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
         let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
+        // Where the store does not compare, the look at an object has to be followed by its own request at once.
+        let groups = begun.capabilities.has(Verb::DeleteConditional)
+            && places.store.groups(&places.state.join("probe/")).await == Groups::Conditional;
         let mut objects = Objects {
             volume: volume.uuid,
             store: places.store.backend(),
             prefix: &places.prefix,
             conditional: begun.capabilities.has(Verb::DeleteConditional),
-            // Elsewhere the look at an object has to be followed by its own request at once.
-            groups: places.store.groups(&places.state.join("probe/")).await == Groups::Conditional,
+            groups,
             hot: hot_time(&begun.capabilities),
             engine: &engine,
             keeper: &keeper,

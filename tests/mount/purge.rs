@@ -236,7 +236,9 @@ async fn broken_off_anywhere_it_goes_on() {
             _ => Action::ApplyThenDropReply,
         };
         let passing = sweeps / 3;
-        server.fault(Rule::always(Some(Op::Delete), "team/", action).after(passing));
+        for op in [Op::Delete, Op::DeleteMany] {
+            server.fault(Rule::always(Some(op), "team/", action.clone()).after(passing));
+        }
         catalog.sweep(&purge).await.unwrap();
         server.clear_faults();
         for kept in ["photo.jpg", "theirs-now", "same-bytes"] {

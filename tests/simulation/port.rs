@@ -328,7 +328,9 @@ impl StoreBackend for Port {
             if let Some(wait) = later {
                 crate::sim::sim().at(wait, move || {
                     let bucket = &crate::sim::sim().bucket;
-                    rest.iter().for_each(|one| drop(delete_of_group(bucket, one)));
+                    for one in &rest {
+                        delete_of_group(bucket, one);
+                    }
                 });
             }
             now.iter().map(|one| delete_of_group(bucket, one)).collect::<Vec<bool>>()

@@ -11,7 +11,7 @@ const OTHER: &str = "group-other";
 pub(super) const KEYS: [&str; 3] = [MIXED, MARKER, OTHER];
 
 /// What a store does with groups, tried out with keys below `scratch`, which are removed again. It is known from then
-/// on. A store that fails has none for a while.
+/// on; that it has none, which may be due to a failure, only for a while.
 pub(in crate::store) async fn find_groups(
     store: &dyn Backend,
     known: &Knowledge,
@@ -21,18 +21,13 @@ pub(in crate::store) async fn find_groups(
     let run = Probe { store, known, keys };
     let found = run.groups().await;
     run.clean(&[&KEYS]).await;
-    match found {
-        Ok(groups) => {
-            tracing::info!(?groups, "it was tried out whether the store deletes groups of objects");
-            known.tried_groups(groups);
-            groups
-        }
-        Err(error) => {
-            tracing::debug!(%error, "nobody can tell whether the store deletes groups of objects");
-            known.no_groups();
-            Groups::No
-        }
+    tracing::info!(?found, "it was tried out whether the store deletes groups of objects");
+    let groups = found.unwrap_or(Groups::No);
+    match groups {
+        Groups::No => known.no_groups(),
+        Groups::Plain | Groups::Conditional => known.tried_groups(groups),
     }
+    groups
 }
 
 impl Probe<'_> {

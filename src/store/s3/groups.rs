@@ -115,8 +115,11 @@ impl S3Store {
         if !is_rejection(answer) {
             return Err(error);
         }
-        tracing::warn!(%error, "objects are deleted one by one for a while");
-        self.known.no_groups();
+        // One that has expired on its way says nothing of the next.
+        if !error.is_transient() {
+            tracing::warn!(%error, "objects are deleted one by one for a while");
+            self.known.no_groups();
+        }
         Ok(error)
     }
 

@@ -21,6 +21,8 @@ use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
 
 /// Keys that one request deletes.
 const GROUP: usize = 250;
+/// Fewer than this go by themselves.
+const FEW: usize = 8;
 
 /// What became of one recorded key.
 enum Fate {
@@ -234,7 +236,10 @@ impl Objects<'_> {
         });
         let (rows, doomed): (Vec<Bytes>, Vec<Doomed>) = ours.unzip();
         for (rows, group) in rows.chunks(GROUP).zip(doomed.chunks(GROUP)) {
-            let deleted = self.delete_group(group).await;
+            let deleted = match group.len() < FEW {
+                true => self.delete_each(group).await,
+                false => self.delete_group(group).await,
+            };
             fates.extend(rows.iter().cloned().zip(deleted));
         }
         fates
@@ -258,13 +263,17 @@ impl Objects<'_> {
             // Nothing was done; what each of them is refused for, it says alone.
             Err(error) => {
                 tracing::debug!(%error, "objects are deleted one by one");
-                let mut alone = Vec::with_capacity(group.len());
-                for one in group {
-                    alone.push(self.delete_alone(one));
-                }
-                stream::iter(alone).buffered(PARALLEL).collect().await
+                self.delete_each(group).await
             }
         }
+    }
+
+    async fn delete_each(&self, group: &[Doomed]) -> Vec<Result<Fate, WorkerError>> {
+        let mut alone = Vec::with_capacity(group.len());
+        for one in group {
+            alone.push(self.delete_alone(one));
+        }
+        stream::iter(alone).buffered(PARALLEL).collect().await
     }
 
     async fn delete_alone(&self, one: &Doomed) -> Result<Fate, WorkerError> {
