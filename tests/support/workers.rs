@@ -215,6 +215,7 @@ pub fn status() -> WorkerStatus {
         unsettleable: Vec::new(),
         conflicts: 0,
         missing_rights: Vec::new(),
+        deletions: String::new(),
         last_error: None,
         requests: RequestCounts::default(),
     }
