@@ -68,6 +68,9 @@ impl Settler {
             if matches!(outcome, Outcome::Not | Outcome::Failed) {
                 let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
                 self.schedule.by(intent.ino, finished + pause);
+                if intent.op == IntentOp::Delete {
+                    self.schedule.by(TIDY, finished + pause);
+                }
             }
         }
         let refused = || resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused));
