@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::definition::{Definition, FORMAT, VolumeFormat, definition_key, format_key};
+use super::drafts::{mark_named, open_again};
 use super::ground::Ground;
 use super::incarnation::{Incarnation, Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
@@ -73,32 +74,47 @@ impl Catalog {
                 (Err(error), _) => return Err(error),
             }
         };
-        let (incarnation, found) = match prepared {
-            Prepared::Found(found) => (found, true),
-            Prepared::Free(draft) => (draft.claim(self.opener.as_ref(), &options).await?, false),
+        let led = match prepared {
+            Prepared::Found(led) => led,
+            Prepared::Free(draft) => draft.claim(self.opener.as_ref(), &options).await?,
         };
-        let id = incarnation.id;
-        let (definition, made) = self
-            .define(home.as_ref(), name, options, incarnation, given)
-            .await
-            // What was made for it is nobody's.
-            .inspect_err(|_| self.drafts.leave(id))?;
-        match definition.uuid == id {
-            true => self.drafts.end(id).await,
-            false => self.drafts.leave(id),
+        let id = led.to.id;
+        let defined = async {
+            if led.found && !options.readonly {
+                let state_url = led.to.state_url.clone();
+                let there = VolumeOptions { state_url, ..options.clone() };
+                let ground = Ground::open(self.opener.as_ref(), &there).await?;
+                if ground.state_url != self.home.url {
+                    mark_named(&ground, id, &self.home.url).await?;
+                }
+            }
+            let (definition, made) =
+                self.define(home.as_ref(), name, options, led.to, given).await?;
+            if led.found && definition.uuid == id {
+                self.still_leads(home.as_ref(), &definition, made).await?;
+            }
+            if led.noted && !made && definition.uuid == id {
+                // It may be that of an attempt that was cut short before it looked.
+                self.stands_beside(&definition).await?;
+            }
+            Ok(definition)
         }
-        if found && definition.uuid == id {
-            self.still_leads(home.as_ref(), &definition, made).await?;
+        .await;
+        match &defined {
+            _ if !led.noted => {}
+            Ok(definition) if definition.uuid == id => self.drafts.end(id).await,
+            // What was made for it is nobody's, or has to be looked at again.
+            _ => self.drafts.leave(id),
         }
-        Ok(definition)
+        defined
     }
 
     /// Nothing is to be made there after all.
     async fn give_up(&self, prepared: &Prepared) {
         match prepared {
             Prepared::Free(draft) => draft.undo().await,
-            // It may have been begun here.
-            Prepared::Found(found) => self.drafts.leave(found.id),
+            Prepared::Found(led) if led.noted => self.drafts.leave(led.to.id),
+            Prepared::Found(_) => {}
         }
     }
 
@@ -157,6 +173,7 @@ impl Catalog {
         let ground = Ground::open(self.opener.as_ref(), &definition.options).await?;
         let state = ground.state.as_ref();
         let key = format_key(state.prefix(), definition.uuid);
+        let mut lost = false;
         for look in 1..=LOOKS {
             let format = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?;
             if ground.entry().await?.is_none_or(|led| led.uuid != definition.uuid) {
@@ -164,12 +181,17 @@ impl Catalog {
                 let key = definition_key(home.prefix(), &definition.name);
                 return Err(CatalogError::Unknown(key.to_string()));
             }
-            if format.is_none_or(|(format, _)| format.deleting.is_none()) {
+            lost = format.is_none();
+            if format.is_some_and(|(format, _)| format.deleting.is_none()) {
                 return Ok(());
             }
             if look < LOOKS {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
+        }
+        // Nobody takes it away: that would have gone on. Whoever mounts it says what is damaged.
+        if lost {
+            return Ok(());
         }
         if made {
             self.take_back(home, definition).await?;
@@ -187,14 +209,7 @@ impl Catalog {
         home: &dyn Site,
         definition: &Definition,
     ) -> Result<(), CatalogError> {
-        let mut looks = 1;
-        while let Err(error) = self.refresh(&|_| true).await {
-            if looks == LOOKS {
-                return Err(error);
-            }
-            looks += 1;
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        self.look_around().await?;
         let judged = self.refuse_overlap(&definition.name, &definition.options);
         if judged.is_err()
             && let Err(error) = self.take_back(home, definition).await
@@ -203,6 +218,33 @@ impl Catalog {
                 "a definition that was refused could not be taken back");
         }
         judged
+    }
+
+    /// Learns what volumes there are by now.
+    async fn look_around(&self) -> Result<(), CatalogError> {
+        let mut looks = 1;
+        while let Err(error) = self.refresh(&|_| true).await {
+            if looks == LOOKS {
+                return Err(error);
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// What is left to be done for a volume whose creation here was cut short when it had its name. That stays, whatever
+    /// is found: somebody may use it by now.
+    async fn completes(&self, definition: &Definition) -> Result<(), CatalogError> {
+        let ground = Ground::open(self.opener.as_ref(), &definition.options).await?;
+        open_again(&ground, definition.uuid).await?;
+        self.stands_beside(definition).await
+    }
+
+    /// Refuses a volume that lies in or around another one by now.
+    pub(super) async fn stands_beside(&self, definition: &Definition) -> Result<(), CatalogError> {
+        self.look_around().await?;
+        self.refuse_overlap(&definition.name, &definition.options)
     }
 
     /// Takes a definition that was just made out of the bucket.
@@ -214,7 +256,7 @@ impl Catalog {
         let key = definition_key(home.prefix(), &definition.name);
         let there = named::read(home, &definition.name, REQUEST).await?;
         if let Some((_, version)) = there.filter(|(now, _)| now == definition) {
-            objects::delete(home.store(), &key, &version).await?;
+            objects::delete(home, &key, &version).await?;
         }
         self.mirror.change(|volumes| volumes.remove(&definition.name).is_some()).await
     }
@@ -247,6 +289,11 @@ impl Catalog {
             )));
         }
         let Some(removing) = &found.removing else {
+            if self.drafts.resume(found.uuid) {
+                let completed = self.completes(&found).await;
+                completed.inspect_err(|_| self.drafts.leave(found.uuid))?;
+                self.drafts.end(found.uuid).await;
+            }
             self.mirror.learn(found.clone(), Some(version), true).await?;
             if given.keys().any(|option| option.trim().eq_ignore_ascii_case("readonly")) {
                 self.mirror.read_only(&name, reads).await?;

@@ -116,6 +116,10 @@ pub struct VolumeFormat {
     /// The volume was removed, and how far its deletion has come. Nobody may mount it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Deleting>,
+    /// With `deleting`: it never was a volume. The creation that began it takes it away, and opens it again if it
+    /// turns out to be wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// The place has another state since, made from its objects. Nobody may mount this one any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<VolumeId>,

@@ -168,11 +168,11 @@ impl Ground {
     }
 
     /// A volume around the state of others would show and settle it as files. `page` is what comes
-    /// first at the place. Returns whether anything else is there. `ours` may have been begun there before.
+    /// first at the place. Returns whether anything else is there. `ours` may have been begun there.
     pub async fn refuse_foreign_state(
         &self,
         page: &ListPage,
-        ours: VolumeId,
+        ours: &[VolumeId],
     ) -> Result<bool, CatalogError> {
         if names(page).next().is_none() {
             return Ok(false);
@@ -196,11 +196,11 @@ impl Ground {
                 prefix: states.as_str().to_owned(),
                 delimiter: true,
                 token: None,
-                max_keys: 2,
+                max_keys: ours.len() as u32 + 1,
             };
-            let begun = states.join(&format!("{ours}/"));
+            let begun: Vec<_> = ours.iter().map(|id| states.join(&format!("{id}/"))).collect();
             let states = self.volume.store().list(request, REQUEST).await?;
-            foreign = names(&states).any(|name| name != begun.as_str());
+            foreign = names(&states).any(|name| begun.iter().all(|ours| ours.as_str() != name));
         }
         if foreign {
             return Err(CatalogError::Refused(format!(

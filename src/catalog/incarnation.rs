@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::definition::{
-    Deleting, FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder,
-};
-use super::drafts::{Drafts, withdraw};
+use super::definition::{FORMAT, PrefixEntry, VolumeFormat, format_key, prefix_key, state_folder};
+use super::drafts::{Drafts, open_again, withdraw};
 use super::ground::Ground;
-use super::objects::{self, REQUEST, Replaced};
+use super::objects::{self, REQUEST};
 use super::overlap::refuse_nested;
 use super::{CatalogError, Opener, stores};
 use crate::config::VolumeOptions;
@@ -43,8 +41,8 @@ pub async fn incarnate(
     options: &VolumeOptions,
 ) -> Result<Incarnation, CatalogError> {
     match prepare(opener, options, false, None).await? {
-        Prepared::Found(found) => Ok(found),
-        Prepared::Free(draft) => draft.claim(opener, options).await,
+        Prepared::Found(led) => Ok(led.to),
+        Prepared::Free(draft) => Ok(draft.claim(opener, options).await?.to),
     }
 }
 
@@ -76,9 +74,19 @@ pub async fn new_state(
 /// What a place is.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    Found(Incarnation),
+    Found(Led),
     /// Nobody's. The state is there, and nothing leads to it yet.
     Free(Box<Draft>),
+}
+
+/// The state that a place leads to.
+#[derive(Debug)]
+pub(super) struct Led {
+    pub to: Incarnation,
+    /// It led there before, so that others may have found it, too.
+    pub found: bool,
+    /// This host has noted that it begins it. The note has to be ended or left.
+    pub noted: bool,
 }
 
 /// A state that nothing leads to. It has to be claimed or undone.
@@ -92,8 +100,9 @@ pub(super) struct Draft {
     written: bool,
     /// An entry that leads to it may be there.
     claimed: bool,
-    /// A request may still be under way: of this attempt, or of one before it.
+    /// A request may still be under way.
     unsure: bool,
+    /// An attempt before this one was cut short.
     again: bool,
     /// Where it is noted.
     noted: Option<Arc<Drafts>>,
@@ -124,7 +133,7 @@ pub(super) async fn prepare(
             if drafts.is_some() {
                 ground.check_endpoint(opener, options, &found).await?;
             }
-            return Ok(Prepared::Found(found.into()));
+            return Ok(Prepared::Found(led_to(&ground, found.into(), drafts).await?));
         }
         if options.readonly {
             return Err(CatalogError::Refused(format!(
@@ -139,7 +148,7 @@ pub(super) async fn prepare(
         Some(drafts) => {
             let (id, again) = drafts.begin(options).await?;
             let noted = Some(Arc::clone(drafts));
-            Draft { noted, claimed: again, again, ..Draft::new(ground, id) }
+            Draft { noted, again, ..Draft::new(ground, id) }
         }
     };
     let ahead = draft
@@ -172,7 +181,9 @@ pub(super) async fn prepare(
         if taken? && let Some(found) = ground.find(opener, options).await? {
             return Ok(Err(found));
         }
-        let adopted = ground.refuse_foreign_state(&page, draft.id).await?;
+        let mut ours = drafts.map(|drafts| drafts.of(options)).unwrap_or_default();
+        ours.push(draft.id);
+        let adopted = ground.refuse_foreign_state(&page, &ours).await?;
         written?;
         Ok(Ok(adopted))
     }
@@ -180,14 +191,15 @@ pub(super) async fn prepare(
     draft.unsure = !settled.into_inner();
     match looked {
         Ok(Ok(adopted)) => draft.adopted = adopted,
-        // It was begun and claimed here, and is not ended.
+        // The notes here are older than the bucket.
         Ok(Err(found)) if found.id == draft.id => {
-            let opened = draft.open_again().await;
-            return opened.map(|()| Prepared::Found(found)).inspect_err(|_| draft.leave());
+            draft.claims().await.inspect_err(|_| draft.leave())?;
+            draft.leave();
+            return Ok(Prepared::Found(led_to(&draft.ground, found, drafts).await?));
         }
         Ok(Err(found)) => {
             draft.undo().await;
-            return Ok(Prepared::Found(found));
+            return Ok(Prepared::Found(led_to(&draft.ground, found, drafts).await?));
         }
         Err(error) => {
             draft.fails(&error).await;
@@ -204,6 +216,22 @@ pub(super) async fn prepare(
         draft.unsure = draft.findings.iter().any(Option::is_some);
     }
     Ok(Prepared::Free(Box::new(draft)))
+}
+
+/// The place has a state. Where this host began it, that goes on, also if it was about to be taken away.
+async fn led_to(
+    ground: &Ground,
+    to: Incarnation,
+    drafts: Option<&Arc<Drafts>>,
+) -> Result<Led, CatalogError> {
+    let noted = match drafts.filter(|drafts| drafts.resume(to.id)) {
+        Some(drafts) => {
+            open_again(ground, to.id).await.inspect_err(|_| drafts.leave(to.id))?;
+            true
+        }
+        None => false,
+    };
+    Ok(Led { to, found: true, noted })
 }
 
 impl Draft {
@@ -225,24 +253,6 @@ impl Draft {
         let (volume, state) = self.find_out(options).await?;
         self.written = true;
         self.write_format(volume, state, options).await
-    }
-
-    /// What was begun before may have been about to be undone when that was cut short.
-    async fn open_again(&self) -> Result<(), CatalogError> {
-        let state = &self.ground.state;
-        let key = format_key(state.prefix(), self.id);
-        let found = objects::read::<VolumeFormat>(state.store(), &key, REQUEST).await?;
-        let Some((was, version)) = found else {
-            return Err(CatalogError::Unknown(key.to_string()));
-        };
-        if was.deleting != Some(Deleting::State) {
-            return Ok(());
-        }
-        let open = VolumeFormat { deleting: None, ..was.clone() };
-        match objects::replace(state.store(), &key, (&was, version), &open).await? {
-            Replaced::Yes(_) => Ok(()),
-            Replaced::No(_) => Err(CatalogError::Unknown(key.to_string())),
-        }
     }
 
     /// What the two stores honour: known, recorded, or probed.
@@ -291,13 +301,14 @@ impl Draft {
             engine: EngineHome::first(),
             switching: None,
             deleting: None,
+            withdrawn: false,
             replaced_by: None,
         };
         let key = format_key(state.prefix(), self.id);
         match objects::create_unique(state.store(), &key, &record).await? {
             Some(_) => Ok(()),
             // As it was begun before, by what was known of the stores then.
-            None if self.claimed => self.open_again().await,
+            None if self.again => Ok(()),
             None => Err(CatalogError::Unknown(key.to_string())),
         }
     }
@@ -307,7 +318,11 @@ impl Draft {
         mut self,
         opener: &dyn Opener,
         options: &VolumeOptions,
-    ) -> Result<Incarnation, CatalogError> {
+    ) -> Result<Led, CatalogError> {
+        if let Err(error) = self.claims().await {
+            self.leave();
+            return Err(error);
+        }
         self.claimed = true;
         let Ground { url, state_url, state, .. } = &self.ground;
         let entry = PrefixEntry {
@@ -323,7 +338,7 @@ impl Draft {
             Ok(None) => {
                 self.undo().await;
                 return match self.ground.find(opener, options).await? {
-                    Some(found) => Ok(found),
+                    Some(found) => led_to(&self.ground, found, self.noted.as_ref()).await,
                     None => Err(CatalogError::Unknown(key.to_string())),
                 };
             }
@@ -349,21 +364,28 @@ impl Draft {
         self.record().await;
         let (id, adopted) = (self.id, self.adopted);
         tracing::info!(%url, %id, adopted, "new volume state");
-        Ok(Incarnation { id, state_url: entry.state_url, adopted })
+        let to = Incarnation { id, state_url: entry.state_url, adopted };
+        Ok(Led { to, found: false, noted: self.noted.is_some() })
     }
 
-    /// Nothing comes of this attempt. What one before it may have claimed goes only where it was refused: else the next
-    /// one goes on with it, and others may have found it.
+    /// Nothing comes of this attempt. The next one goes on with what may be there, unless the place was refused.
     async fn fails(&self, error: &CatalogError) {
-        match self.again && !matches!(error, CatalogError::Refused(_)) {
+        match (self.again || self.unsure) && !matches!(error, CatalogError::Refused(_)) {
             true => self.leave(),
             false => self.undo().await,
         }
     }
 
+    async fn claims(&self) -> Result<(), CatalogError> {
+        match &self.noted {
+            Some(notes) => notes.claims(self.id).await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes away what was written. What cannot be taken away now goes later, where it is noted.
     pub async fn undo(&self) {
-        let undone = match (self.claimed, self.written) {
+        let undone = match (self.claimed, self.written || self.again) {
             // As long as it leads there, others find the state and may use it.
             (true, _) => match &self.noted {
                 Some(notes) => notes.withdraw(&self.ground, self.id).await,
@@ -373,7 +395,7 @@ impl Draft {
             (false, false) => Ok(()),
         };
         match (&self.noted, undone) {
-            (Some(notes), Ok(())) if !self.unsure && !self.again => notes.end(self.id).await,
+            (Some(notes), Ok(())) if !self.unsure => notes.end(self.id).await,
             (_, Ok(())) => self.leave(),
             (_, Err(error)) => {
                 tracing::debug!(id = %self.id, %error, "what was written is not undone");
@@ -383,6 +405,10 @@ impl Draft {
     }
 
     async fn delete_format(&self) -> Result<(), CatalogError> {
+        // Should this request be late, it must not meet what the next attempt has written.
+        if let Some(notes) = &self.noted {
+            notes.leaves(self.id).await?;
+        }
         let state = &self.ground.state;
         let key = format_key(state.prefix(), self.id);
         match state.store().delete(&key, Send::plain(REQUEST)).await {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::definition::{Definition, definition_key};
+use super::ground::Ground;
 use super::mirror::{Mirror, MirrorEntry};
 use super::{Catalog, CatalogError, Opener, Site, named};
 use crate::clock::Deadline;
@@ -52,12 +53,28 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Whether a name leads to `id`, as it is in the bucket now. Only what the mirror does not know is read.
-    pub async fn lead_to(&self, id: VolumeId) -> Result<bool, CatalogError> {
+    /// Whether a name leads to `id`, as it is in the bucket now: here, or in the home where its state lies. Only what the
+    /// mirror does not know is read.
+    pub async fn lead_to(&self, id: VolumeId, ground: &Ground) -> Result<bool, CatalogError> {
         let home = self.opener.open(&self.home, &self.defaults).await?;
+        if self.lead_from(home.as_ref(), id, |name| self.mirror.get(name)).await? {
+            return Ok(true);
+        }
+        match ground.state_url == self.home {
+            true => Ok(false),
+            false => self.lead_from(ground.state.as_ref(), id, |_| None).await,
+        }
+    }
+
+    async fn lead_from(
+        &self,
+        home: &dyn Site,
+        id: VolumeId,
+        known: impl Fn(&VolumeName) -> Option<MirrorEntry>,
+    ) -> Result<bool, CatalogError> {
         let mut unknown = Vec::new();
-        for (name, version) in named::list(home.as_ref(), REFRESH_REQUEST).await? {
-            let known = self.mirror.get(&name);
+        for (name, version) in named::list(home, REFRESH_REQUEST).await? {
+            let known = known(&name);
             match known.filter(|e| e.version.as_ref().is_some_and(|at| at.same(&version))) {
                 Some(known) if known.definition.uuid == id => return Ok(true),
                 Some(_) => {}
@@ -65,7 +82,7 @@ impl Names {
             }
         }
         for some in unknown.chunks(PARALLEL) {
-            let led = some.iter().map(|name| leads_to(home.as_ref(), name, id));
+            let led = some.iter().map(|name| leads_to(home, name, id));
             for leads in futures::future::join_all(led).await {
                 if leads? {
                     return Ok(true);

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::CatalogError;
+use super::{CatalogError, Site};
 use crate::fault::{Mutant, at, points};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Verb,
 };
 use crate::types::{ObjectKey, Version};
 
@@ -167,25 +168,36 @@ async fn put(
     }
 }
 
-/// Removes a record if it still is `version`. Stores that ignore conditions on DELETE are common,
-/// so the version is looked at just before, which leaves a window of one request.
+/// Removes a record if it still is `version`. Stores that ignore conditions on DELETE are common, so the version is
+/// looked at just before; there that leaves a window of one request.
 pub(super) async fn delete(
-    store: &dyn StoreBackend,
+    site: &dyn Site,
     key: &ObjectKey,
     version: &Version,
 ) -> Result<bool, CatalogError> {
-    match store.head(key, REQUEST).await? {
-        None => return Ok(true),
-        Some(now) if !now.version.same(version) => return Ok(false),
-        Some(_) => {}
-    }
-    let send = expiring(store, Condition::None).await?;
-    at(points::CATALOG_DELETE_BEFORE);
-    let outcome = store.delete(key, send).await;
-    at(points::CATALOG_DELETE_AFTER);
-    match outcome {
-        PutOutcome::Won(_) => Ok(true),
-        PutOutcome::Lost => Ok(false),
-        PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => Err(error.into()),
+    let store = site.store();
+    let known = site.known().current();
+    let mut conditional = known.is_some_and(|f| f.capabilities.has(Verb::DeleteConditional));
+    loop {
+        let condition = match store.head(key, REQUEST).await? {
+            None => return Ok(true),
+            Some(now) if !now.version.same(version) => return Ok(false),
+            Some(now) if conditional => Condition::Is(now.version),
+            Some(_) => Condition::None,
+        };
+        let send = expiring(store, condition).await?;
+        at(points::CATALOG_DELETE_BEFORE);
+        let outcome = store.delete(key, send).await;
+        at(points::CATALOG_DELETE_AFTER);
+        match outcome {
+            PutOutcome::Won(_) => return Ok(true),
+            // Somebody was faster, or the store refuses every condition.
+            PutOutcome::Lost if conditional => {}
+            PutOutcome::Failed(error)
+                if conditional && error.kind == StoreErrorKind::Unsupported => {}
+            PutOutcome::Lost => return Ok(false),
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => return Err(error.into()),
+        }
+        conditional = false;
     }
 }

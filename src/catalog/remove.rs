@@ -123,7 +123,7 @@ impl Catalog {
         }
         if !deletes {
             // The by-prefix entry and the state stay: what is still in motion lives there.
-            if !objects::delete(home.store(), &key, &version).await? {
+            if !objects::delete(home.as_ref(), &key, &version).await? {
                 let now = named::read(home.as_ref(), name, REQUEST).await?;
                 return Err(changed(&found, now.map(|(now, _)| now)));
             }
@@ -225,7 +225,13 @@ impl Catalog {
             purging = found;
         }
         let found = purging;
-        match purge.purge(&found).await? {
+        if let Err(error) = self.drafts.purges(&found).await {
+            // A full disk keeps nothing from being deleted.
+            tracing::warn!(volume = %name, %error, "the deletion is not noted on this host");
+        }
+        let purged = purge.purge(&found).await;
+        self.drafts.leave(found.uuid);
+        match purged? {
             Purged::Later(why) => tracing::info!(volume = %name, why, "not deleted yet"),
             Purged::Used(host) => {
                 let back = Definition { removing: None, ..found.clone() };
@@ -239,7 +245,7 @@ impl Catalog {
             }
             Purged::Done => {
                 self.forget_prefix(&found).await?;
-                if objects::delete(home.store(), &key, &version).await? {
+                if objects::delete(home, &key, &version).await? {
                     tracing::info!(volume = %name, "the removed volume is deleted");
                     self.mirror.change(|v| v.remove(&name).is_some()).await?;
                 }
@@ -326,7 +332,7 @@ impl Catalog {
         if let Some((entry, version)) = entry
             && entry.uuid == volume.uuid
         {
-            objects::delete(state.store(), &key, &version).await?;
+            objects::delete(state.as_ref(), &key, &version).await?;
         }
         Ok(())
     }

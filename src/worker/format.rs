@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 
 use super::WorkerError;
 use super::places::Places;
-use crate::catalog::VolumeFormat;
+use crate::catalog::{Deleting, VolumeFormat};
 use crate::lease::{FormatCheck, FormatTrouble};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind,
+    Verb,
 };
 use crate::types::{ObjectKey, Version, VolumeId};
 
@@ -78,6 +79,22 @@ impl Format {
         applied(self.put(format, Condition::None).await?)?;
         *self.seen.lock() = Some(format.clone());
         Ok(())
+    }
+
+    /// Says how far the deletion of the volume has come, and returns that: further than `to` where another host was
+    /// faster. `None`: the file is gone, or was changed just now. It is not made again, nor goes anything back.
+    pub async fn deletes(&self, to: Deleting) -> Result<Option<Deleting>, WorkerError> {
+        let Some((now, version)) = self.read().await? else { return Ok(None) };
+        if now.deleting == Some(Deleting::State) && !now.withdrawn {
+            return Ok(now.deleting);
+        }
+        let if_match = now.state_capabilities.has(Verb::PutIfMatch);
+        let marked = VolumeFormat { deleting: Some(to), withdrawn: false, ..now };
+        let written = match if_match {
+            true => self.replace(&marked, version).await?,
+            false => self.write(&marked).await.map(|()| true)?,
+        };
+        Ok(written.then_some(to))
     }
 
     /// Writes it if it still is `version`; `false` if it is not.

@@ -12,6 +12,7 @@
 //! finds the others.
 
 mod objects;
+mod state;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,9 +24,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use objects::Objects;
+use state::delete_state;
 
 use super::engine_change::{Unchecked, to_ours};
-use super::format::{Format, applied};
+use super::format::Format;
 use super::places::{Places, places, places_in};
 use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};
@@ -39,9 +41,9 @@ use crate::lease::{
 use crate::meta::{Engine, EngineConfig, EngineError, EngineHome};
 use crate::settle::hot_time;
 use crate::store::{
-    Groups, Known, ListRequest, Send, Store, StoreError, StoreErrorKind, Verb, delete_unique,
+    Groups, Known, Store, StoreError, StoreErrorKind, Verb,
 };
-use crate::types::{Epoch, Lsn, ObjectKey, VolumeId};
+use crate::types::{Epoch, Lsn, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
 /// `docker volume rm` waits for this, and dockerd gives up after 30 s.
@@ -220,7 +222,9 @@ impl EnginePurge {
                 "the volume was rebuilt, and has another state since: the removal leaves its objects alone");
             return Ok(Purged::Done);
         }
-        let known = places.learn(known);
+        let mut known = places.learn(known);
+        // Whoever was about to take it away did not know that it had become a volume.
+        known.deleting = known.deleting.filter(|_| !known.withdrawn);
         if known.deleting != Some(Deleting::State) {
             if !known.engine.is_readable() {
                 let epoch = writer_epoch(&places, &known.engine).await?;
@@ -236,12 +240,18 @@ impl EnginePurge {
                 return Ok(why);
             }
             let deleted = self.delete_objects(volume, &places, &format, known, found, deadline);
-            match deleted.await {
-                Ok(Purged::Done) => {}
+            let deleted = match deleted.await {
                 Err(WorkerError::Engine(EngineError::Fenced { .. })) => {
-                    return Ok(Purged::Later("somebody has just taken it".to_owned()));
+                    Ok(Purged::Later("somebody has just taken it".to_owned()))
                 }
-                not => return not,
+                deleted => deleted,
+            };
+            if !matches!(deleted, Ok(Purged::Done)) {
+                // Another host was faster, and deleted all but what was written here since.
+                return match format.read().await {
+                    Ok(None) => delete_state(&places, &format.key, deadline).await,
+                    _ => deleted,
+                };
             }
         }
         delete_state(&places, &format.key, deadline).await
@@ -277,18 +287,17 @@ impl EnginePurge {
         keeper.instance = instance;
         let begins = known.deleting.is_none();
         let keeper = Keeper::start(keeper, Deadline::after(REQUEST)).await?;
-        let begun = VolumeFormat { deleting: Some(Deleting::Objects), ..known };
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
         // Where the store does not compare, the look at an object has to be followed by its own request at once.
-        let groups = begun.capabilities.has(Verb::DeleteConditional)
+        let groups = known.capabilities.has(Verb::DeleteConditional)
             && places.store.groups(&places.state.join("probe/")).await == Groups::Conditional;
         let mut objects = Objects {
             volume: volume.uuid,
             store: places.store.backend(),
             prefix: &places.prefix,
-            conditional: begun.capabilities.has(Verb::DeleteConditional),
+            conditional: known.capabilities.has(Verb::DeleteConditional),
             groups,
-            hot: hot_time(&begun.capabilities),
+            hot: hot_time(&known.capabilities),
             engine: &engine,
             keeper: &keeper,
             next,
@@ -301,12 +310,16 @@ impl EnginePurge {
             if begins && let Some(host) = used_since(volume, places).await? {
                 return Ok(Purged::Used(host));
             }
-            format.write(&begun).await?;
+            match format.deletes(Deleting::Objects).await? {
+                Some(Deleting::Objects) => {}
+                Some(Deleting::State) => return Ok(Purged::Done),
+                None => return Ok(faster()),
+            }
             if let Some(why) = objects.delete(deadline).await? {
                 return Ok(Purged::Later(why));
             }
-            format.write(&VolumeFormat { deleting: Some(Deleting::State), ..begun }).await?;
-            Ok(Purged::Done)
+            let marked = format.deletes(Deleting::State).await?;
+            Ok(marked.map_or_else(faster, |_| Purged::Done))
         }
         .await;
         if let Some(after) = objects.after.take() {
@@ -440,46 +453,6 @@ fn failed(error: WorkerError) -> CatalogError {
     CatalogError::Volume(Box::new(error))
 }
 
-/// Deletes the state folder, `format.json` last. Its names are never used again, so requests need
-/// no condition.
-async fn delete_state(
-    places: &Places,
-    format: &ObjectKey,
-    deadline: Deadline,
-) -> Result<Purged, WorkerError> {
-    let store = places.state_store.backend();
-    let scratch = places.state.join("probe/");
-    let (mut token, mut found, mut refused) = (None, false, None);
-    loop {
-        let request = ListRequest {
-            prefix: places.state.as_str().to_owned(),
-            delimiter: false,
-            token,
-            max_keys: 1000,
-        };
-        let page = store.list(request, REQUEST).await?;
-        let keys: Vec<ObjectKey> =
-            page.entries.into_iter().map(|entry| entry.key).filter(|key| key != format).collect();
-        found |= !keys.is_empty();
-        at(points::PURGE_STATE_BEFORE);
-        let outcomes = delete_unique(&*store, &keys, &scratch, REQUEST).await;
-        at(points::PURGE_STATE_AFTER);
-        // One that stays keeps no other.
-        refused = refused.or(outcomes.into_iter().find_map(|outcome| applied(outcome).err()));
-        token = page.next;
-        if token.is_none() {
-            match refused {
-                Some(error) => return Err(error),
-                None if !found => break,
-                None => found = false,
-            }
-        }
-        if deadline.left().is_zero() {
-            return Ok(Purged::Later("its objects are deleted, not yet its state".to_owned()));
-        }
-    }
-    at(points::PURGE_FORMAT_BEFORE);
-    applied(store.delete(format, Send::plain(REQUEST)).await)?;
-    at(points::PURGE_FORMAT_AFTER);
-    Ok(Purged::Done)
+fn faster() -> Purged {
+    Purged::Later("another host deletes it".to_owned())
 }

@@ -132,7 +132,7 @@ async fn named_while_it_goes(naming_waits: bool, at: u32) -> bool {
 }
 
 /// `second` runs while a request of `first` is held, or after it; whether it was held.
-async fn meet<A, B>(
+pub(super) async fn meet<A, B>(
     server: &TestS3,
     first: impl Future<Output = A>,
     second: impl Future<Output = B>,
