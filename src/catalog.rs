@@ -8,8 +8,8 @@
 //! - The definition is written last; a name is taken at that instant and not before.
 //! - `format.json` is written before the by-prefix entry that leads to it, so an entry whose
 //!   `format.json` is missing means damage, never "a new volume".
-//! - A uuid is never used for a second incarnation; a forgotten volume keeps its by-prefix entry, so
-//!   that creating it again finds its state.
+//! - A uuid is never used for a second incarnation: what others may have found is not begun again (`drafts`). A
+//!   forgotten volume keeps its by-prefix entry, so that creating it again finds its state.
 //!
 //! What survives a crash: everything in the bucket, and the mirror file (written beside, synced,
 //! renamed). A Create that was cut short is completed or repeated by the next one, or undone (`drafts`).

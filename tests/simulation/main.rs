@@ -114,6 +114,10 @@ const KEPT: &[(&str, &str)] = &[
         "1796058660001833",
         "a creation that failed took its state away while another host found it and named it",
     ),
+    ("5002423", "an identity was used again after another host had deleted its volume"),
+    ("5000283", "a deletion that another one had overtaken left files of the engine"),
+    ("5000643", "the same"),
+    ("5003753", "the same"),
 ];
 
 #[test]
