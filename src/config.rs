@@ -7,6 +7,7 @@
 
 mod address;
 mod errors;
+mod monitoring;
 mod object;
 mod parse;
 mod plugin;

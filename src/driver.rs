@@ -22,10 +22,12 @@ mod by_hand;
 mod caller;
 mod channel;
 mod control;
+mod events;
 mod http;
 mod jobs;
 mod lanes;
 mod lifecycle;
+mod measure;
 mod see_off;
 mod status;
 mod unmount;
@@ -44,10 +46,14 @@ pub use accounts::{Accounts, AccountsError};
 pub use channel::SupervisorChannel;
 pub use control::{ControlClient, ControlError, Stays};
 pub use http::serve;
+pub use measure::serve_metrics;
 pub use workers::{RunningWorker, WorkerExit, Workers, WorkersError};
 
+use crate::worker::Events;
+use events::{Followed, Telling};
 use jobs::Jobs;
 use lanes::Lanes;
+use measure::Scrapes;
 use status::StatusCache;
 
 /// The longest that a call of dockerd may take: its client may give up after 30 s.
@@ -106,6 +112,9 @@ pub struct Driver {
     lanes: Lanes,
     status: StatusCache,
     jobs: Jobs,
+    scrapes: Scrapes,
+    events: Events,
+    followed: Followed,
 }
 
 impl Driver {
@@ -130,6 +139,9 @@ impl Driver {
         boot: &str,
     ) -> anyhow::Result<Arc<Driver>> {
         let (accounts, left) = Accounts::load(&settings.state, boot, &workers.instance()).await?;
+        let events = Events::default();
+        let purge = Arc::new(Telling { purge, events: events.clone() });
+        let _begins_now = measure::started();
         let driver = Arc::new(Driver {
             settings,
             catalog,
@@ -139,6 +151,9 @@ impl Driver {
             lanes: Lanes::default(),
             status: StatusCache::default(),
             jobs: Jobs::default(),
+            scrapes: Scrapes::default(),
+            events,
+            followed: Followed::default(),
         });
         driver.restore(left).await;
         tokio::spawn(Arc::clone(&driver).watch_exits());

@@ -7,6 +7,7 @@ pub mod types;
 
 pub mod clock;
 pub mod fault;
+pub mod metrics;
 pub mod sys;
 
 pub mod config;

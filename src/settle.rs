@@ -39,6 +39,7 @@ mod seen;
 mod settler;
 mod tags;
 mod tidy;
+mod waiting;
 
 pub use attributes::{Shown, Xattr, carried, from_object, is_ours, is_put, key_mark, to_object};
 pub use body::part_size;
@@ -48,3 +49,4 @@ pub use learn::borne_by;
 pub use links::Links;
 pub use reconcile::{Changed, Changes, Reconciler, TakenIn, Tell, changes};
 pub use settler::{Permit, SettleStatus, Settler, Unsettled};
+pub use waiting::Waiting;

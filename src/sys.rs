@@ -25,6 +25,6 @@ pub use mount::{
 pub use private::make_private;
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
-    prepare_child, raise_open_files, reap, send_signal,
+    prepare_child, raise_open_files, reap, resident_memory, send_signal,
 };
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

@@ -11,7 +11,7 @@ use super::environment;
 use crate::catalog::{Catalog, Purge, Stores};
 use crate::config::{ConfigErrors, PluginConfig};
 use crate::data::Trash;
-use crate::driver::{Driver, DriverSettings, SupervisorChannel, Workers, serve};
+use crate::driver::{Driver, DriverSettings, SupervisorChannel, Workers, serve, serve_metrics};
 use crate::store::Known;
 use crate::sys::{self, Inherited};
 use crate::telemetry;
@@ -46,6 +46,9 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
         let purge = purge(volumes, known);
         let driver = Driver::start(settings, catalog, workers, purge).await?;
         tracing::info!(home = %config.home.url, state = %config.state.display(), "driver serves");
+        if let Some(address) = config.metrics {
+            tokio::spawn(serve_metrics(address, Arc::clone(&driver)));
+        }
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             () = serve(listener, driver) => {}

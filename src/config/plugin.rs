@@ -1,11 +1,13 @@
 //! The settings of the plugin itself, from its environment.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::BucketUrl;
 use super::errors::ConfigErrors;
+use super::monitoring::{check_prices, parse_metrics};
 use super::parse::{VolumeHome, apply, is_default, nearest};
 use super::schema::{Draft, PLUGIN_SETTINGS, SETTINGS};
 use super::values::{parse_bool, parse_duration};
@@ -33,6 +35,8 @@ pub struct PluginConfig {
     pub capture: bool,
     /// Time between `docker volume rm` and the deletion.
     pub grace: Duration,
+    /// Where metrics are served over TCP, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// What volumes start from; `url` is empty.
     pub defaults: VolumeOptions,
 }
@@ -58,6 +62,11 @@ impl PluginConfig {
         };
         let capture = get("S3VOL_CAPTURE").map_or(Ok(true), parse_bool);
         let grace = get("S3VOL_GRACE").map_or(Ok(GRACE), parse_duration);
+
+        let metrics = get("S3VOL_METRICS").map(parse_metrics).transpose();
+        if let Some(problem) = get("S3VOL_PRICES").and_then(|text| check_prices(text).err()) {
+            errors.push("S3VOL_PRICES", problem);
+        }
 
         let mut given = BTreeMap::new();
         for (name, value) in env {
@@ -93,11 +102,19 @@ impl PluginConfig {
         let home = home.map_err(|p| keep("S3VOL_URL", p)).ok();
         let capture = capture.map_err(|p| keep("S3VOL_CAPTURE", p)).ok();
         let grace = grace.map_err(|p| keep("S3VOL_GRACE", p)).ok();
+        let metrics = metrics.map_err(|p| keep("S3VOL_METRICS", p)).ok();
         let log = get("S3VOL_LOG").unwrap_or(LOG).to_owned();
-        match (home, capture, grace) {
-            (Some(home), Some(capture), Some(grace)) => {
-                errors.or(PluginConfig { home, state, mounts, log, capture, grace, defaults })
-            }
+        match (home, capture, grace, metrics) {
+            (Some(home), Some(capture), Some(grace), Some(metrics)) => errors.or(PluginConfig {
+                home,
+                state,
+                mounts,
+                log,
+                capture,
+                grace,
+                metrics,
+                defaults,
+            }),
             _ => Err(errors),
         }
     }

@@ -413,6 +413,22 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         meaning: "How long `docker volume rm` waits before it deletes objects. Creating the same \
                   name within that time brings the volume back.",
     },
+    PluginSetting {
+        name: "S3VOL_METRICS",
+        kind: "ADDR:PORT",
+        default: "none",
+        example: "127.0.0.1:9469",
+        meaning: "Serve metrics for Prometheus there, too, over HTTP at `/metrics`. The plugin's own \
+                  socket always has them. See METRICS.md.",
+    },
+    PluginSetting {
+        name: "S3VOL_PRICES",
+        kind: "prices, or path of a file",
+        default: "list prices of known stores",
+        example: "put=0.0054,get=0.00043",
+        meaning: "What the store charges, for the estimates among the metrics. METRICS.md has the \
+                  list prices and the names.",
+    },
 ];
 
 fn between(text: &str, least_ms: u64, most_ms: u64) -> Result<std::time::Duration, String> {

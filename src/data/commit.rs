@@ -19,7 +19,7 @@ use tokio::sync::{MutexGuard, Semaphore};
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
 use super::{DataError, Inode, SegmentDelta, Upload, Volume, give_up_map};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, boottime};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, MetaError, Txn, keys};
@@ -63,6 +63,8 @@ struct Part {
     inline: bool,
     /// Never empty.
     steps: Vec<Step>,
+    /// Boot time of the snapshot.
+    begun: Duration,
     /// A truncation since the snapshot took bytes behind this offset before they were read: this step
     /// and all later ones end there, too. One that came after the last read stays for the next commit.
     cut: u64,
@@ -133,7 +135,7 @@ impl Volume {
         let mut live = inode.live();
         if live.removed || (live.pending.is_clean() && !live.attr_dirty) {
             drop(live);
-            self.clean_if_clean(inode);
+            self.clean_if_clean(inode, Duration::ZERO);
             return None;
         }
         live.attr_dirty = false;
@@ -148,6 +150,7 @@ impl Volume {
             content: live.content.clone(),
             content_changed: !live.pending.is_clean(),
             steps: steps(&live.pending, &live.content, live.size, through),
+            begun: boottime(),
             cut: u64::MAX,
         })
     }
@@ -196,7 +199,7 @@ impl Volume {
             let done = parts.iter().zip(&mut *guards).filter(|(part, _)| through(part));
             let mut changed = Vec::new();
             for (part, guard) in done {
-                self.clean_if_clean(&part.inode);
+                self.clean_if_clean(&part.inode, part.begun);
                 self.may_be_scattered(part.inode.ino, part.content.pieces);
                 changed.extend(part.content_changed.then_some(part.inode.ino));
                 part.inode.close_unused();
@@ -339,6 +342,9 @@ impl Volume {
                 return Err(error.into());
             }
             tracing::warn!(%error, "a segment was not stored; trying again");
+            if let Some(requests) = self.state_store.measured() {
+                requests.retried();
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
@@ -483,12 +489,14 @@ impl Volume {
         }
     }
 
-    /// Unpins an inode that has nothing left to commit.
-    fn clean_if_clean(&self, inode: &Arc<Inode>) {
+    /// Unpins an inode that has nothing left to commit. What is left was written after `through`, boot time.
+    fn clean_if_clean(&self, inode: &Arc<Inode>, through: Duration) {
         let mut dirty = self.dirty.lock();
         let live = inode.live();
         if live.pending.is_clean() && !live.attr_dirty {
             dirty.remove(&inode.ino);
+        } else if let Some(dirty) = dirty.get_mut(&inode.ino) {
+            dirty.since = dirty.since.max(through);
         }
     }
 }

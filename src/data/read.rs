@@ -241,7 +241,13 @@ impl Volume {
         let late = Deadline::after(LATE);
         while attempts < ATTEMPTS {
             let missing = match self.read_local(inode, offset, len, fetched.as_ref())? {
-                Local::Bytes(bytes) => return Ok(bytes),
+                Local::Bytes(bytes) => {
+                    match attempts + waits {
+                        0 => self.meters.cache.hit(),
+                        _ => self.meters.cache.missed(),
+                    }
+                    return Ok(bytes);
+                }
                 Local::Missing(range) => range,
                 Local::Unreadable(range) => {
                     cache = false;

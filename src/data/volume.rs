@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
@@ -14,6 +15,7 @@ use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Tras
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
+use crate::metrics::Meters;
 use crate::store::{Capabilities, StoreBackend, confined};
 use crate::types::{FileKind, Ino, KeyPrefix, Timestamp, VolumeId};
 
@@ -52,6 +54,14 @@ impl From<Fold> for Recovered {
     }
 }
 
+/// An inode with uncommitted changes.
+#[derive(Debug)]
+pub(super) struct Dirty {
+    pub inode: Arc<Inode>,
+    /// Boot time; nothing of it that is not committed is older.
+    pub since: Duration,
+}
+
 /// A mounted volume: its metadata, its inodes, its stores. Shared by `fs` and `settle`.
 #[derive(Debug)]
 pub struct Volume {
@@ -66,10 +76,12 @@ pub struct Volume {
     pub options: VolumeOptions,
     pub capabilities: Capabilities,
     pub inodes: InodeTable,
+    /// What is counted of this volume.
+    pub meters: Arc<Meters>,
     pub(super) cache_dir: PathBuf,
     pub trash: Trash,
     /// Inodes with uncommitted changes, pinned.
-    pub(super) dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
+    pub(super) dirty: Mutex<HashMap<Ino, Dirty>>,
     /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once), and
     /// in how many ranges they are.
     pub(super) dirty_bytes: AtomicU64,
@@ -125,6 +137,7 @@ impl Volume {
             options: parts.options,
             capabilities: parts.capabilities,
             inodes: InodeTable::default(),
+            meters: Arc::default(),
             cache_dir: parts.cache_dir,
             trash: parts.trash,
             dirty: Mutex::default(),
@@ -208,7 +221,7 @@ impl Volume {
             self.dirty_adjust(Weight::default(), pending.weight());
             live.pending = pending;
         }
-        self.dirty.lock().insert(ino, inode);
+        self.mark_dirty(&inode);
         Ok(())
     }
 
@@ -315,7 +328,19 @@ impl Volume {
 
     /// Inodes with uncommitted changes.
     pub fn dirty_inodes(&self) -> Vec<Arc<Inode>> {
-        self.dirty.lock().values().cloned().collect()
+        self.dirty.lock().values().map(|dirty| Arc::clone(&dirty.inode)).collect()
+    }
+
+    /// Boot time since when something waits that is not in the bucket: written and not committed, or in a batch
+    /// that did not arrive yet, whose time is that of its commit. `None` when there is nothing.
+    pub fn uncommitted_since(&self) -> Option<Duration> {
+        let written = self.dirty.lock().values().map(|dirty| dirty.since).min();
+        [written, self.meta.engine.undurable_since()].into_iter().flatten().min()
+    }
+
+    /// Bytes that the cache takes on the local disk, and how many it may take now.
+    pub fn cache_size(&self) -> (u64, u64) {
+        (self.room.taken().bytes(), self.room.limit())
     }
 
     /// Remembers the latest trouble for the status.
@@ -334,8 +359,8 @@ impl Volume {
         self.dirty
             .lock()
             .values()
-            .map(|inode| {
-                let live = inode.live();
+            .map(|dirty| {
+                let live = dirty.inode.live();
                 live.size.saturating_sub(live.content.size)
             })
             .sum()

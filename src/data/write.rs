@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::volume::Dirty;
 use super::{DataError, Inode, Live, Patience, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::{Change, Record, Weight};
@@ -180,7 +181,9 @@ impl Volume {
 
     pub(super) fn mark_dirty(&self, inode: &Arc<Inode>) {
         let mut dirty = self.dirty.lock();
-        dirty.entry(inode.ino).or_insert_with(|| Arc::clone(inode));
+        dirty
+            .entry(inode.ino)
+            .or_insert_with(|| Dirty { inode: Arc::clone(inode), since: crate::clock::boottime() });
     }
 
     /// Counts what is uncommitted of one inode.

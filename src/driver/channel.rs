@@ -50,6 +50,8 @@ struct Entry {
     name: String,
     pid: Option<u32>,
     mountpoint: std::path::PathBuf,
+    #[serde(default)]
+    restarts: u32,
     spec: WorkerSpec,
     /// `running`, or `waiting` for its successor; others are being ended.
     #[serde(default)]
@@ -178,6 +180,7 @@ impl Workers for SupervisorChannel {
                 name: e.name,
                 pid: e.pid,
                 mountpoint: e.mountpoint,
+                restarts: e.restarts,
                 spec: e.spec,
             })
             .collect())

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Deadline;
-use crate::worker::{Asked, DrainReply, SettleReply, WorkerStatus};
+use crate::metrics::Group;
+use crate::worker::{Asked, DrainReply, EventPage, SettleReply, Since, WorkerStatus};
 
-/// No answer of a worker is longer.
-const LONGEST_ANSWER: usize = 1 << 20;
+/// No answer is longer: a worker counts some 30 KiB, and the plugin has hundreds of them.
+const LONGEST_ANSWER: usize = 64 << 20;
 /// Between attempts to reach a worker that has just been started.
 const CONNECT_PACE: Duration = Duration::from_millis(20);
 
@@ -63,6 +64,29 @@ impl ControlClient {
     /// Where the worker stands.
     pub async fn status(&self, timeout: Duration) -> Result<WorkerStatus, ControlError> {
         let body = self.send(Method::GET, "/status", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// What it counts.
+    pub async fn group(&self, timeout: Duration) -> Result<Group, ControlError> {
+        let body = self.send(Method::GET, "/samples", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// A call of the plugin's own socket: what all its workers count.
+    pub async fn groups(&self, timeout: Duration) -> Result<Vec<Group>, ControlError> {
+        let body = self.send(Method::GET, "/S3vol.Samples", timeout).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// What happened since; waits for that for a while, so `timeout` should be more than 20 s.
+    pub async fn events(
+        &self,
+        since: &Since,
+        timeout: Duration,
+    ) -> Result<EventPage, ControlError> {
+        let path = format!("/events?{}", since.query());
+        let body = self.send(Method::GET, &path, timeout).await?;
         Ok(serde_json::from_slice(&body)?)
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Extension, Router};
+use axum::routing::{get as get_of, post};
+use axum::{Extension, Json, Router};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,8 @@ use super::Driver;
 use super::answers::{CreateRequest, MountRequest, NameRequest, TakeOverRequest, request, volume};
 use super::caller::{Caller, Connection};
 use super::jobs::{Answer, guarded};
+use super::measure::{metrics, samples};
+use crate::worker::{EventPage, Since};
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// No request of dockerd comes near.
@@ -78,6 +80,9 @@ fn router(driver: Arc<Driver>) -> Router {
         .route("/VolumeDriver.Remove", post(remove))
         .route("/S3vol.Settle", post(settle))
         .route("/S3vol.TakeOver", post(take_over))
+        .route("/S3vol.Samples", get_of(samples))
+        .route("/metrics", get_of(metrics))
+        .route("/events", get_of(events))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(driver)
@@ -176,6 +181,12 @@ async fn take_over(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
         })
         .await,
     )
+}
+
+// And these are for whoever watches.
+
+async fn events(State(driver): State<Arc<Driver>>, Query(since): Query<Since>) -> Json<EventPage> {
+    Json(driver.events.wait(since).await)
 }
 
 async fn unknown() -> Response {

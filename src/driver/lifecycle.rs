@@ -202,6 +202,7 @@ impl Driver {
         let turn = lane.next_turn();
         drop(lane);
 
+        self.follow_events(name, spec.control_socket.clone());
         let client = ControlClient::new(&spec.control_socket);
         let mut exits = self.workers.exits();
         let outcome = tokio::select! {
@@ -344,7 +345,8 @@ impl Driver {
         };
         for worker in running {
             let Ok(name) = VolumeName::new(worker.name) else { continue };
-            let client = ControlClient::new(&worker.spec.control_socket);
+            let socket = worker.spec.control_socket.clone();
+            let client = ControlClient::new(&socket);
             let mut lane = self.lanes.enter(&name).await;
             let attached = Attached::new(worker.spec);
             // By those whose counts were found again.
@@ -352,6 +354,7 @@ impl Driver {
             lane.worker = Some(attached);
             lane.next_turn();
             drop(lane);
+            self.follow_events(&name, socket);
             tracing::info!(volume = %name, pid = worker.pid, "worker found again");
             if self.accounts.total(&name) == 0 {
                 self.begin_drain(&name).await;
@@ -399,7 +402,8 @@ impl Driver {
                 }
                 Err(RecvError::Closed) => return,
             };
-            let Ok(name) = VolumeName::new(exit.name) else { continue };
+            let Ok(name) = VolumeName::new(&exit.name) else { continue };
+            self.tell_exit(&exit);
             tracing::info!(volume = %name, code = exit.code, restarting = exit.restarting,
                 "worker ended");
             if exit.restarting {

@@ -13,6 +13,8 @@ pub struct RunningWorker {
     pub name: String,
     pub pid: Option<u32>,
     pub mountpoint: PathBuf,
+    /// How often it was started anew after it died.
+    pub restarts: u32,
     pub spec: WorkerSpec,
 }
 

@@ -57,6 +57,11 @@ impl Cache {
         Ok(Cache { dir, room, files: Mutex::default() })
     }
 
+    /// Bytes that it takes on the local disk, and how many it may take now.
+    pub fn size(&self) -> (u64, u64) {
+        (self.room.taken().bytes(), self.room.limit())
+    }
+
     fn of(&self, ino: Ino, generation: u64) -> Arc<Mutex<Cached>> {
         let mut files = self.files.lock();
         if files.len() > KEEP && !files.contains_key(&ino) {

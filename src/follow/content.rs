@@ -56,15 +56,23 @@ impl ReadFs {
             if offset >= end {
                 return Ok(Bytes::new());
             }
-            for _ in 0..FETCHES {
+            for attempt in 0..FETCHES {
                 let ahead = self.fetching.window();
                 let found = self
                     .cache
                     .read(ino, content.generation, offset..end, content.size, ahead)
                     .map_err(|e| DataError::disk(ino, e))?;
                 match found {
-                    Found::All(bytes) => return Ok(bytes),
+                    Found::All(bytes) => {
+                        if attempt == 0 {
+                            self.meters.cache.hit();
+                        }
+                        return Ok(bytes);
+                    }
                     Found::Missing(range) => {
+                        if attempt == 0 {
+                            self.meters.cache.missed();
+                        }
                         let (share, pieces) = self.fetch(&view, ino, &content, range).await?;
                         let cached = self
                             .cache

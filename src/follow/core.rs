@@ -19,6 +19,7 @@ use crate::fault::Mutant;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
 use crate::meta::{Follower, Lookup, View, keys};
+use crate::metrics::Meters;
 use crate::store::{StoreBackend, confined};
 use crate::types::{Ino, KeyPrefix, VolumeId};
 
@@ -73,6 +74,8 @@ pub struct ReadFs {
     pub(super) options: VolumeOptions,
     pub(super) cache: Cache,
     pub(super) fetching: Fetching,
+    /// What is counted of this volume.
+    pub meters: Arc<Meters>,
     pub(super) pages: Pages,
     pub(super) unknown: Unknown,
     pub(super) next_handle: AtomicU64,
@@ -111,6 +114,7 @@ impl ReadFs {
             options: parts.options,
             cache,
             fetching: Fetching::default(),
+            meters: Arc::default(),
             pages: Pages::new(parts.inherited),
             unknown: Unknown::default(),
             next_handle: AtomicU64::new(1),
@@ -210,6 +214,16 @@ impl ReadFs {
     /// Counters of the volume, as far as they are known here.
     pub async fn counters(&self) -> Option<SuperRec> {
         Lookup::get(&*self.follower.view(), &keys::superblock()).await.ok().flatten()
+    }
+
+    /// Bytes that the cache takes on the local disk, and how many it may take now.
+    pub fn cache_size(&self) -> (u64, u64) {
+        self.cache.size()
+    }
+
+    /// What came of the requests to the buckets of objects and of the state.
+    pub fn stores(&self) -> [&Arc<dyn StoreBackend>; 2] {
+        [&self.store, &self.state_store]
     }
 
     /// Requests to the bucket of the objects since this volume was opened.

@@ -7,6 +7,7 @@
 //! permissions itself.
 
 pub(super) mod answer;
+pub(super) mod calls;
 pub(super) mod convert;
 pub(super) mod directory;
 pub(super) mod request;
@@ -31,7 +32,7 @@ use self::convert::{
     caller, checked_name, copy_length, fallocate_mode, handle, ino, rename_mode, seek, set_time,
     xattr_mode,
 };
-use self::request::Op;
+use self::request::{Op, Runner};
 use crate::fs::{Fs, SetAttr};
 use crate::types::Caller;
 
@@ -39,12 +40,13 @@ use crate::types::Caller;
 #[derive(Debug)]
 pub(super) struct Adapter {
     fs: Arc<Fs>,
-    runtime: tokio::runtime::Handle,
+    runner: Runner,
 }
 
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, runtime: tokio::runtime::Handle) -> Self {
-        Adapter { fs, runtime }
+        let runner = Runner::new(runtime, Arc::clone(&fs.volume().meters));
+        Adapter { fs, runner }
     }
 
     fn fs(&self) -> Arc<Fs> {
@@ -62,7 +64,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.lookup(ino(parent), name?).await };
-        self.run(Op::new("lookup", req, parent), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::LOOKUP, req, parent), call, answer::entry(reply));
     }
 
     fn forget(&self, _req: &Request, inode: INodeNo, count: u64) {
@@ -82,7 +84,7 @@ impl Filesystem for Adapter {
         let who = Caller { umask: umask & 0o777, ..caller(req) };
         let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.mknod(who, ino(parent), name?, mode, rdev).await };
-        self.run(Op::new("mknod", req, parent), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::MKNOD, req, parent), call, answer::entry(reply));
     }
 
     fn mkdir(
@@ -97,19 +99,19 @@ impl Filesystem for Adapter {
         let who = Caller { umask: umask & 0o777, ..caller(req) };
         let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.mkdir(who, ino(parent), name?, mode).await };
-        self.run(Op::new("mkdir", req, parent), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::MKDIR, req, parent), call, answer::entry(reply));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
         let call = async move { fs.unlink(who, ino(parent), name?).await };
-        self.run(Op::new("unlink", req, parent), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::UNLINK, req, parent), call, answer::empty(reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
         let call = async move { fs.rmdir(who, ino(parent), name?).await };
-        self.run(Op::new("rmdir", req, parent), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::RMDIR, req, parent), call, answer::empty(reply));
     }
 
     fn symlink(
@@ -123,13 +125,17 @@ impl Filesystem for Adapter {
         let (fs, who, name) = (self.fs(), caller(req), checked_name(name));
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let call = async move { fs.symlink(who, ino(parent), name?, target).await };
-        self.run(Op::new("symlink", req, parent), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::SYMLINK, req, parent), call, answer::entry(reply));
     }
 
     fn readlink(&self, req: &Request, inode: INodeNo, reply: ReplyData) {
         let fs = self.fs();
         let call = async move { fs.readlink(ino(inode)).await };
-        self.run(Op::new("readlink", req, inode), call, answer::data(reply, usize::MAX));
+        self.runner.run(
+            Op::new(calls::READLINK, req, inode),
+            call,
+            answer::data(reply, usize::MAX),
+        );
     }
 
     fn rename(
@@ -148,7 +154,7 @@ impl Filesystem for Adapter {
         let call = async move {
             fs.rename(who, ino(parent), name?, ino(new_parent), new_name?, mode?).await
         };
-        self.run(Op::new("rename", req, parent), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::RENAME, req, parent), call, answer::empty(reply));
     }
 
     fn link(
@@ -161,7 +167,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, who, name) = (self.fs(), caller(req), checked_name(new_name));
         let call = async move { fs.link(who, ino(inode), ino(new_parent), name?).await };
-        self.run(Op::new("link", req, inode), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::LINK, req, inode), call, answer::entry(reply));
     }
 
     fn create(
@@ -177,7 +183,7 @@ impl Filesystem for Adapter {
         let who = Caller { umask: umask & 0o777, ..caller(req) };
         let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.create(who, ino(parent), name?, mode, flags).await };
-        self.run(Op::new("create", req, parent), call, answer::created(reply));
+        self.runner.run(Op::new(calls::CREATE, req, parent), call, answer::created(reply));
     }
 
     // --- Directories ---
@@ -185,7 +191,7 @@ impl Filesystem for Adapter {
     fn opendir(&self, req: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (fs, who) = (self.fs(), caller(req));
         let call = async move { fs.opendir(who, ino(inode)).await };
-        self.run(Op::new("opendir", req, inode), call, answer::opened_dir(reply));
+        self.runner.run(Op::new(calls::OPENDIR, req, inode), call, answer::opened_dir(reply));
     }
 
     fn readdir(
@@ -196,9 +202,9 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let op = Op::new("readdir", req, inode);
+        let op = Op::new(calls::READDIR, req, inode);
         let at = (op, ino(inode), handle(fh));
-        self.drive(op, directory::list(self.fs(), at, offset, reply));
+        self.runner.drive(op, directory::list(self.fs(), at, offset, reply));
     }
 
     fn readdirplus(
@@ -209,9 +215,9 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let op = Op::new("readdirplus", req, inode);
+        let op = Op::new(calls::READDIRPLUS, req, inode);
         let at = (op, ino(inode), handle(fh));
-        self.drive(op, directory::list_plus(self.fs(), at, offset, reply));
+        self.runner.drive(op, directory::list_plus(self.fs(), at, offset, reply));
     }
 
     fn releasedir(
@@ -224,7 +230,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, who) = (self.fs(), caller(req));
         let call = async move { fs.releasedir(who, ino(inode), handle(fh)).await };
-        self.run(Op::new("releasedir", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::RELEASEDIR, req, inode), call, answer::empty(reply));
     }
 
     fn fsyncdir(
@@ -237,7 +243,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs();
         let call = async move { fs.fsync(ino(inode), datasync).await };
-        self.run(Op::new("fsyncdir", req, inode), call, answer::synced(reply));
+        self.runner.run(Op::new(calls::FSYNCDIR, req, inode), call, answer::synced(reply));
     }
 
     // --- Content ---
@@ -245,7 +251,7 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, who) = (self.fs(), caller(req));
         let call = async move { fs.open(who, ino(inode), flags.0).await };
-        self.run(Op::new("open", req, inode), call, answer::opened(reply));
+        self.runner.run(Op::new(calls::OPEN, req, inode), call, answer::opened(reply));
     }
 
     fn read(
@@ -260,8 +266,12 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let fs = self.fs();
-        let call = async move { fs.read(ino(inode), handle(fh), offset, size).await };
-        self.run(Op::new("read", req, inode), call, answer::data(reply, size as usize));
+        let call = async move {
+            let data = fs.read(ino(inode), handle(fh), offset, size).await?;
+            fs.volume().meters.operations.read(data.len());
+            Ok(data)
+        };
+        self.runner.run(Op::new(calls::READ, req, inode), call, answer::data(reply, size as usize));
     }
 
     fn write(
@@ -280,8 +290,12 @@ impl Filesystem for Adapter {
         // The only copy: the slice lies in the loop's buffer, which the next request overwrites.
         let data = Bytes::copy_from_slice(data);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let call = async move { fs.write(ino(inode), handle(fh), offset, data, kill_priv).await };
-        self.run(Op::new("write", req, inode), call, answer::written(reply));
+        let call = async move {
+            let written = fs.write(ino(inode), handle(fh), offset, data, kill_priv).await?;
+            fs.volume().meters.operations.written(written as usize);
+            Ok(written)
+        };
+        self.runner.run(Op::new(calls::WRITE, req, inode), call, answer::written(reply));
     }
 
     fn flush(
@@ -294,7 +308,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs();
         let call = async move { fs.flush(ino(inode), handle(fh)).await };
-        self.run(Op::new("flush", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::FLUSH, req, inode), call, answer::empty(reply));
     }
 
     fn release(
@@ -309,7 +323,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, who) = (self.fs(), caller(req));
         let call = async move { fs.released(who, ino(inode), handle(fh)).await };
-        self.run(Op::new("release", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::RELEASE, req, inode), call, answer::empty(reply));
     }
 
     fn fsync(
@@ -322,7 +336,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs();
         let call = async move { fs.fsync(ino(inode), datasync).await };
-        self.run(Op::new("fsync", req, inode), call, answer::synced(reply));
+        self.runner.run(Op::new(calls::FSYNC, req, inode), call, answer::synced(reply));
     }
 
     fn fallocate(
@@ -337,7 +351,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, mode) = (self.fs(), fallocate_mode(mode));
         let call = async move { fs.fallocate(ino(inode), handle(fh), mode?, offset, length).await };
-        self.run(Op::new("fallocate", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::FALLOCATE, req, inode), call, answer::empty(reply));
     }
 
     fn lseek(
@@ -354,7 +368,7 @@ impl Filesystem for Adapter {
             let (offset, hole) = target?;
             fs.lseek(ino(inode), handle(fh), offset, hole).await
         };
-        self.run(Op::new("lseek", req, inode), call, answer::sought(reply));
+        self.runner.run(Op::new(calls::LSEEK, req, inode), call, answer::sought(reply));
     }
 
     fn copy_file_range(
@@ -375,7 +389,7 @@ impl Filesystem for Adapter {
             let (to, fh) = (ino(ino_out), handle(fh_out));
             fs.copy_range(ino(ino_in), offset_in, to, fh, offset_out, len?).await
         };
-        self.run(Op::new("copy_file_range", req, ino_out), call, answer::copied(reply));
+        self.runner.run(Op::new(calls::COPY_FILE_RANGE, req, ino_out), call, answer::copied(reply));
     }
 
     // --- Attributes ---
@@ -383,7 +397,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, req: &Request, inode: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let fs = self.fs();
         let call = async move { fs.getattr(ino(inode)).await };
-        self.run(Op::new("getattr", req, inode), call, answer::attr(reply));
+        self.runner.run(Op::new(calls::GETATTR, req, inode), call, answer::attr(reply));
     }
 
     fn setattr(
@@ -415,13 +429,13 @@ impl Filesystem for Adapter {
             fh: fh.map(handle),
         };
         let call = async move { fs.setattr(who, ino(inode), change).await };
-        self.run(Op::new("setattr", req, inode), call, answer::attr(reply));
+        self.runner.run(Op::new(calls::SETATTR, req, inode), call, answer::attr(reply));
     }
 
     fn statfs(&self, req: &Request, inode: INodeNo, reply: ReplyStatfs) {
         let fs = self.fs();
         let call = async move { fs.statfs().await };
-        self.run(Op::new("statfs", req, inode), call, answer::statfs(reply));
+        self.runner.run(Op::new(calls::STATFS, req, inode), call, answer::statfs(reply));
     }
 
     fn setxattr(
@@ -438,27 +452,27 @@ impl Filesystem for Adapter {
         let name = Bytes::copy_from_slice(name.as_bytes());
         let value = Bytes::copy_from_slice(value);
         let call = async move { fs.setxattr(who, ino(inode), name, value, mode?).await };
-        self.run(Op::new("setxattr", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::SETXATTR, req, inode), call, answer::empty(reply));
     }
 
     fn getxattr(&self, req: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let fs = self.fs();
         let name = Bytes::copy_from_slice(name.as_bytes());
         let call = async move { fs.getxattr(ino(inode), name).await };
-        self.run(Op::new("getxattr", req, inode), call, answer::xattr(reply, size));
+        self.runner.run(Op::new(calls::GETXATTR, req, inode), call, answer::xattr(reply, size));
     }
 
     fn listxattr(&self, req: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = self.fs();
         let call = async move { fs.listxattr(ino(inode)).await };
-        self.run(Op::new("listxattr", req, inode), call, answer::xattr(reply, size));
+        self.runner.run(Op::new(calls::LISTXATTR, req, inode), call, answer::xattr(reply, size));
     }
 
     fn removexattr(&self, req: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, who) = (self.fs(), caller(req));
         let name = Bytes::copy_from_slice(name.as_bytes());
         let call = async move { fs.removexattr(who, ino(inode), name).await };
-        self.run(Op::new("removexattr", req, inode), call, answer::empty(reply));
+        self.runner.run(Op::new(calls::REMOVEXATTR, req, inode), call, answer::empty(reply));
     }
 
     // --- Answered here ---

@@ -20,37 +20,30 @@ use fuser::{
 };
 
 use super::Notifier;
-use super::adapter::answer;
 use super::adapter::convert::{checked_name, handle, ino, seek};
 use super::adapter::directory::{self, Listing};
-use super::adapter::request::{Op, drive, run};
+use super::adapter::request::{Op, Runner};
+use super::adapter::{answer, calls};
 use crate::follow::{KernelPages, ReadFs};
 use crate::fs::{Attr, DirEntry, FsError, Show};
+use crate::metrics::Meters;
 use crate::types::{FileName, Ino};
 
 /// The file system as `fuser` sees it.
 #[derive(Debug)]
 pub(super) struct Following {
     fs: Arc<ReadFs>,
-    runtime: tokio::runtime::Handle,
+    runner: Runner,
 }
 
 impl Following {
     pub(super) fn new(fs: Arc<ReadFs>, runtime: tokio::runtime::Handle) -> Self {
-        Following { fs, runtime }
+        let runner = Runner::new(runtime, Arc::clone(&fs.meters));
+        Following { fs, runner }
     }
 
     fn fs(&self) -> Arc<ReadFs> {
         Arc::clone(&self.fs)
-    }
-
-    fn run<T, C, A>(&self, op: Op, call: C, answer: A)
-    where
-        T: Send + 'static,
-        C: Future<Output = Result<T, FsError>> + Send + 'static,
-        A: FnOnce(Result<T, Errno>) + Send + 'static,
-    {
-        run(&self.runtime, op, call, answer);
     }
 }
 
@@ -76,6 +69,10 @@ impl Listing for ReadFs {
     async fn lookup(&self, dir: Ino, name: FileName) -> Result<Attr, FsError> {
         ReadFs::lookup(self, dir, name).await
     }
+
+    fn meters(&self) -> &Meters {
+        &self.meters
+    }
 }
 
 impl Filesystem for Following {
@@ -88,25 +85,29 @@ impl Filesystem for Following {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs(), checked_name(name));
         let call = async move { fs.lookup(ino(parent), name?).await };
-        self.run(Op::new("lookup", req, parent), call, answer::entry(reply));
+        self.runner.run(Op::new(calls::LOOKUP, req, parent), call, answer::entry(reply));
     }
 
     fn getattr(&self, req: &Request, inode: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let fs = self.fs();
         let call = async move { fs.getattr(ino(inode)).await };
-        self.run(Op::new("getattr", req, inode), call, answer::attr(reply));
+        self.runner.run(Op::new(calls::GETATTR, req, inode), call, answer::attr(reply));
     }
 
     fn readlink(&self, req: &Request, inode: INodeNo, reply: ReplyData) {
         let fs = self.fs();
         let call = async move { fs.readlink(ino(inode)).await };
-        self.run(Op::new("readlink", req, inode), call, answer::data(reply, usize::MAX));
+        self.runner.run(
+            Op::new(calls::READLINK, req, inode),
+            call,
+            answer::data(reply, usize::MAX),
+        );
     }
 
     fn opendir(&self, req: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs();
         let call = async move { fs.opendir(ino(inode)).await };
-        self.run(Op::new("opendir", req, inode), call, answer::opened_dir(reply));
+        self.runner.run(Op::new(calls::OPENDIR, req, inode), call, answer::opened_dir(reply));
     }
 
     fn readdir(
@@ -117,9 +118,9 @@ impl Filesystem for Following {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let op = Op::new("readdir", req, inode);
+        let op = Op::new(calls::READDIR, req, inode);
         let at = (op, ino(inode), handle(fh));
-        drive(&self.runtime, op, directory::list(self.fs(), at, offset, reply));
+        self.runner.drive(op, directory::list(self.fs(), at, offset, reply));
     }
 
     fn readdirplus(
@@ -130,9 +131,9 @@ impl Filesystem for Following {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let op = Op::new("readdirplus", req, inode);
+        let op = Op::new(calls::READDIRPLUS, req, inode);
         let at = (op, ino(inode), handle(fh));
-        drive(&self.runtime, op, directory::list_plus(self.fs(), at, offset, reply));
+        self.runner.drive(op, directory::list_plus(self.fs(), at, offset, reply));
     }
 
     fn releasedir(
@@ -150,19 +151,19 @@ impl Filesystem for Following {
         let fs = self.fs();
         let name = Bytes::copy_from_slice(name.as_bytes());
         let call = async move { fs.getxattr(ino(inode), name).await };
-        self.run(Op::new("getxattr", req, inode), call, answer::xattr(reply, size));
+        self.runner.run(Op::new(calls::GETXATTR, req, inode), call, answer::xattr(reply, size));
     }
 
     fn listxattr(&self, req: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = self.fs();
         let call = async move { fs.listxattr(ino(inode)).await };
-        self.run(Op::new("listxattr", req, inode), call, answer::xattr(reply, size));
+        self.runner.run(Op::new(calls::LISTXATTR, req, inode), call, answer::xattr(reply, size));
     }
 
     fn statfs(&self, req: &Request, inode: INodeNo, reply: ReplyStatfs) {
         let fs = self.fs();
         let call = async move { fs.statfs().await };
-        self.run(Op::new("statfs", req, inode), call, answer::statfs(reply));
+        self.runner.run(Op::new(calls::STATFS, req, inode), call, answer::statfs(reply));
     }
 
     // --- Content ---
@@ -170,7 +171,7 @@ impl Filesystem for Following {
     fn open(&self, req: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs();
         let call = async move { fs.open_file(ino(inode), flags.0).await };
-        self.run(Op::new("open", req, inode), call, answer::opened(reply));
+        self.runner.run(Op::new(calls::OPEN, req, inode), call, answer::opened(reply));
     }
 
     fn read(
@@ -185,8 +186,12 @@ impl Filesystem for Following {
         reply: ReplyData,
     ) {
         let fs = self.fs();
-        let call = async move { fs.read(ino(inode), offset, size).await };
-        self.run(Op::new("read", req, inode), call, answer::data(reply, size as usize));
+        let call = async move {
+            let data = fs.read(ino(inode), offset, size).await?;
+            fs.meters.operations.read(data.len());
+            Ok(data)
+        };
+        self.runner.run(Op::new(calls::READ, req, inode), call, answer::data(reply, size as usize));
     }
 
     fn lseek(
@@ -203,7 +208,7 @@ impl Filesystem for Following {
             let (offset, hole) = target?;
             fs.lseek(ino(inode), offset, hole).await
         };
-        self.run(Op::new("lseek", req, inode), call, answer::sought(reply));
+        self.runner.run(Op::new(calls::LSEEK, req, inode), call, answer::sought(reply));
     }
 
     fn release(

@@ -8,9 +8,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::RenameFlags;
 
+use super::adapter::calls;
 use super::adapter::convert;
 use super::adapter::directory::resume_at;
-use super::adapter::request::{Op, Said, drive};
+use super::adapter::request::{Op, Runner, Said};
 use super::errno::errno;
 use super::notify::{Item, Key, Queue, Range};
 use crate::fs::{DirEntry, Fallocate, FsError, RenameMode, XattrMode};
@@ -133,7 +134,7 @@ fn a_full_queue_takes_what_merges_and_refuses_the_rest() {
     assert!(queue.add(&Key::Inode(Ino(count)), &inode(-1, 0)));
 }
 
-const OP: Op = Op { name: "test", ino: 1, unique: 2 };
+const OP: Op = Op { call: calls::LOOKUP, ino: 1, unique: 2, begun: Duration::ZERO };
 
 /// The thread that ran a request's end.
 fn driven(
@@ -141,7 +142,7 @@ fn driven(
     wait: impl Future<Output = ()> + Send + 'static,
 ) -> std::sync::mpsc::Receiver<std::thread::ThreadId> {
     let (sender, done) = std::sync::mpsc::channel();
-    drive(runtime.handle(), OP, async move {
+    Runner::new(runtime.handle().clone(), Default::default()).drive(OP, async move {
         wait.await;
         sender.send(std::thread::current().id()).unwrap();
     });

@@ -314,6 +314,16 @@ impl Engine {
         self.inner.kept.lock().bytes() as u64
     }
 
+    /// The last batch that was handed over; grows with every one.
+    pub fn last_accepted(&self) -> Option<Lsn> {
+        self.inner.kept.lock().last()
+    }
+
+    /// Boot time since when the oldest of these batches waits.
+    pub fn undurable_since(&self) -> Option<Duration> {
+        self.inner.kept.lock().since()
+    }
+
     /// What was asked of this engine so far.
     pub fn costs(&self) -> Costs {
         self.meter.costs()

@@ -36,7 +36,7 @@ impl Reconciler {
         tx.unlink(parent, name, ino);
         tx.link(parent, &aside, ino, kind);
         tx.needs_rest(ino, WorkRec::Inode).await?;
-        self.settler.conflicts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.settler.conflicts.send_modify(|count| *count += 1);
         tracing::warn!(name = %name, kept = %aside, "a file was changed here and in the bucket; both are kept");
         Ok(aside)
     }

@@ -1,11 +1,11 @@
 //! The task that settles one volume.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::beside::Beside;
@@ -21,6 +21,7 @@ use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::tags::TagSight;
+use super::waiting::Seen;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
 use crate::config::SettleMode;
@@ -110,7 +111,8 @@ pub struct Settler {
     pub(super) pace: Mutex<Paces>,
     pub(super) churning: Churning,
     pub(super) unsettleable: Mutex<Reasons>,
-    pub(super) conflicts: AtomicU64,
+    pub(super) conflicts: watch::Sender<u64>,
+    pub(super) seen_waiting: AsyncMutex<Seen>,
     pub(super) tags: TagSight,
     pub(super) copies: Copies,
     pub(super) kept: Kept,
@@ -155,7 +157,8 @@ impl Settler {
             pace: Mutex::default(),
             churning: Churning::default(),
             unsettleable: Mutex::default(),
-            conflicts: AtomicU64::new(0),
+            conflicts: watch::Sender::new(0),
+            seen_waiting: AsyncMutex::default(),
             tags: TagSight::default(),
             copies: Copies::default(),
             kept: Kept::default(),
@@ -402,13 +405,18 @@ impl Settler {
         Ok(Unsettled { files, bytes: Some(bytes) })
     }
 
+    /// Follows how many files were kept twice, because they were changed here and in the bucket.
+    pub fn conflicts(&self) -> watch::Receiver<u64> {
+        self.conflicts.subscribe()
+    }
+
     pub fn status(&self) -> SettleStatus {
         let missing = [self.tags.missing_right(), self.copies.missing_right()];
         SettleStatus {
             unsettled: self.unsettled(),
             open_intents: self.hot.len() as u64,
             unsettleable: self.unsettleable.lock().some(3),
-            conflicts: self.conflicts.load(Ordering::Relaxed),
+            conflicts: *self.conflicts.borrow(),
             missing_rights: missing.into_iter().flatten().collect(),
             deletions: self.deletions(),
         }

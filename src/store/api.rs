@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize as _;
 
 use super::{Properties, StoreError, StoreErrorKind, Tags};
+use crate::metrics::{RequestKind, Requests};
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 /// User metadata of an object, without the provider's prefix (`x-amz-meta-`). Ours has names of
@@ -157,16 +159,21 @@ impl RequestCounts {
         }
     }
 
+    /// Of one kind.
+    pub fn of(&self, kind: RequestKind) -> u64 {
+        match kind {
+            RequestKind::Get => self.get,
+            RequestKind::Head => self.head,
+            RequestKind::Put => self.put,
+            RequestKind::List => self.list,
+            RequestKind::Delete => self.delete,
+            RequestKind::Copy => self.copy,
+            RequestKind::Multipart => self.multipart,
+        }
+    }
+
     fn kinds(&self) -> [(&'static str, u64); 7] {
-        [
-            ("get", self.get),
-            ("head", self.head),
-            ("put", self.put),
-            ("list", self.list),
-            ("delete", self.delete),
-            ("copy", self.copy),
-            ("multipart", self.multipart),
-        ]
+        RequestKind::ALL.map(|kind| (kind.name(), self.of(kind)))
     }
 }
 
@@ -471,6 +478,11 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
 
     /// Requests since this store was opened, the engine's included.
     fn requests(&self) -> RequestCounts;
+
+    /// The same by what came of them, with their times; `None` where nobody counts that.
+    fn measured(&self) -> Option<Arc<Requests>> {
+        None
+    }
 
     /// The endpoint as records and error messages name it, without credentials.
     fn endpoint(&self) -> &str;

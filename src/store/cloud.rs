@@ -389,6 +389,7 @@ impl CloudStore {
                         && progress.left() > pause * 2 =>
                 {
                     tokio::time::sleep(jittered(pause)).await;
+                    self.wire.meter().requests().retried();
                     attempt += 1;
                     pause = (pause * 3).min(Duration::from_secs(2));
                 }

@@ -240,6 +240,10 @@ impl StoreBackend for Confined {
         self.inner.requests()
     }
 
+    fn measured(&self) -> Option<Arc<crate::metrics::Requests>> {
+        self.inner.measured()
+    }
+
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }

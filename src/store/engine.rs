@@ -26,9 +26,10 @@ use object_store::{
 use tokio_util::sync::CancellationToken;
 
 use super::Knowledge;
-use super::meter::{Kind, Meter};
+use super::meter::{Judged, Kind, Meter};
 use super::s3::xml::unquote;
 use super::wire::{Fault, FaultKind, Progress, Wire};
+use crate::metrics::Outcome;
 
 /// Longest time without a byte moving; a slow link that moves is not cut.
 const ENGINE_IDLE: Duration = Duration::from_secs(30);
@@ -145,11 +146,11 @@ impl Connector {
             .map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
         let creates = parts.headers.contains_key(http::header::IF_NONE_MATCH);
         let progress = Progress::new(self.idle);
-        let mut response = self
-            .wire
-            .start(parts.method, url, parts.headers, chunks, &progress)
-            .await
-            .map_err(http_error)?;
+        let started = self.wire.start(parts.method, url, parts.headers, chunks, &progress).await;
+        if self.gate.is_some() && is_sent_again(&started) {
+            self.wire.meter().requests().retried();
+        }
+        let mut response = started.map_err(http_error)?;
         let mut head = http::Response::new(());
         *head.status_mut() = response.status();
         *head.headers_mut() = std::mem::take(response.headers_mut());
@@ -186,6 +187,12 @@ impl Connector {
         let body = HttpResponseBody::new(StreamedBody(parking_lot::Mutex::new(frames)));
         Ok(http::Response::from_parts(head, body))
     }
+}
+
+/// What `object_store` answers with another attempt, as long as it has one.
+fn is_sent_again(started: &std::result::Result<reqwest::Response, Fault>) -> bool {
+    let again = |status: u16| matches!(status, 408 | 429 | 500..);
+    started.as_ref().map_or(true, |response| again(response.status().as_u16()))
 }
 
 /// A body made of a stream. `HttpResponseBody` wants `Sync`, which streams are not; the mutex is
@@ -249,10 +256,28 @@ struct Gated {
 }
 
 impl Gated {
-    fn count(&self, kind: Kind, up: usize) {
+    /// Passes a request through the gate, and counts it.
+    async fn counted<T>(
+        &self,
+        kind: Kind,
+        up: usize,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let passed = self.gate.pass(request);
+        match &self.meter {
+            Some(meter) => {
+                meter.sent(up);
+                meter.local(kind, passed).await
+            }
+            None => passed.await,
+        }
+    }
+
+    /// Counts a request that answers piece by piece: that it was sent.
+    fn begun(&self, kind: Kind) {
         if let Some(meter) = &self.meter {
             meter.request(kind);
-            meter.sent(up);
+            meter.requests().ended(kind, Outcome::Done, Duration::ZERO);
         }
     }
 
@@ -281,8 +306,8 @@ impl ObjectStore for Gated {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        self.count(Kind::Put, payload.content_length());
-        self.gate.pass(self.store.put_opts(location, payload, opts)).await
+        let up = payload.content_length();
+        self.counted(Kind::Put, up, self.store.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(
@@ -290,14 +315,14 @@ impl ObjectStore for Gated {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.count(Kind::Multipart, 0);
-        let upload = self.gate.pass(self.store.put_multipart_opts(location, opts)).await?;
+        let begins = self.store.put_multipart_opts(location, opts);
+        let upload = self.counted(Kind::Multipart, 0, begins).await?;
         Ok(Box::new(GatedUpload { upload, gate: self.gate.clone(), meter: self.meter.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.count(if options.head { Kind::Head } else { Kind::Get }, 0);
-        let result = self.gate.pass(self.store.get_opts(location, options)).await?;
+        let kind = if options.head { Kind::Head } else { Kind::Get };
+        let result = self.counted(kind, 0, self.store.get_opts(location, options)).await?;
         if let Some(meter) = &self.meter {
             meter.received((result.range.end - result.range.start) as usize);
         }
@@ -305,20 +330,19 @@ impl ObjectStore for Gated {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.count(Kind::Get, 0);
-        self.gate.pass(self.store.get_ranges(location, ranges)).await
+        self.counted(Kind::Get, 0, self.store.get_ranges(location, ranges)).await
     }
 
     fn delete_stream(
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.count(Kind::Delete, 0);
+        self.begun(Kind::Delete);
         self.gated(self.store.delete_stream(locations))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.count(Kind::List, 0);
+        self.begun(Kind::List);
         self.gated(self.store.list(prefix))
     }
 
@@ -327,23 +351,35 @@ impl ObjectStore for Gated {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.count(Kind::List, 0);
+        self.begun(Kind::List);
         self.gated(self.store.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.count(Kind::List, 0);
-        self.gate.pass(self.store.list_with_delimiter(prefix)).await
+        self.counted(Kind::List, 0, self.store.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.count(Kind::Copy, 0);
-        self.gate.pass(self.store.copy_opts(from, to, options)).await
+        self.counted(Kind::Copy, 0, self.store.copy_opts(from, to, options)).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.count(Kind::Copy, 0);
-        self.gate.pass(self.store.rename_opts(from, to, options)).await
+        self.counted(Kind::Copy, 0, self.store.rename_opts(from, to, options)).await
+    }
+}
+
+impl<T> Judged for Result<T> {
+    fn judged(&self) -> Outcome {
+        match self {
+            Ok(_) => Outcome::Done,
+            Err(object_store::Error::NotFound { .. }) => Outcome::Missing,
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. }
+                | object_store::Error::NotModified { .. },
+            ) => Outcome::Condition,
+            Err(_) => Outcome::Failed,
+        }
     }
 }
 
@@ -357,13 +393,19 @@ struct GatedUpload {
 #[async_trait]
 impl MultipartUpload for GatedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        if let Some(meter) = &self.meter {
-            meter.request(Kind::Multipart);
-            meter.sent(data.content_length());
-        }
-        let gate = self.gate.clone();
+        let (gate, meter) = (self.gate.clone(), self.meter.clone());
+        let up = data.content_length();
         let part = self.upload.put_part(data);
-        Box::pin(async move { gate.pass(part).await })
+        Box::pin(async move {
+            let passed = gate.pass(part);
+            match meter {
+                Some(meter) => {
+                    meter.sent(up);
+                    meter.local(Kind::Multipart, passed).await
+                }
+                None => passed.await,
+            }
+        })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

@@ -100,10 +100,9 @@ impl StoreBackend for FileStore {
         properties: &Properties,
         send: Send,
     ) -> PutOutcome {
-        self.meter.request(Kind::Put);
         self.meter.sent(body.len());
         let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
-        self.change(send.timeout, move |disk, progress| {
+        let work = self.change(send.timeout, move |disk, progress| {
             in_time(&key, send.not_after)?;
             let record = Record::new(about, host_time());
             if key.ends_with('/') {
@@ -117,8 +116,8 @@ impl StoreBackend for FileStore {
                 return disk.put_marker(&key, record, &send.condition, send.not_after);
             }
             write(disk, &key, record, &send, |temp| fill(temp, &body, progress))
-        })
-        .await
+        });
+        self.meter.local(Kind::Put, work).await
     }
 
     async fn get(
@@ -128,45 +127,43 @@ impl StoreBackend for FileStore {
         expect: Option<&Version>,
         timeout: Duration,
     ) -> Result<GetResult, StoreError> {
-        self.meter.request(Kind::Get);
         let (key, expect) = (key.as_str().to_owned(), expect.cloned());
-        let result = self
-            .run(timeout, move |disk, _| {
-                let found = disk.find(&key)?.ok_or_else(|| {
-                    StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
-                })?;
-                let changed = || {
-                    StoreError::new(
-                        StoreErrorKind::Changed,
-                        format!("{key:?} is no longer the expected version"),
-                    )
-                };
-                let version = found.version();
-                if expect.is_some_and(|expect| !expect.same(&version)) {
-                    return Err(changed());
-                }
-                let range = range.unwrap_or(0..version.size);
-                let end = range.end.min(version.size);
-                let start = range.start.min(end);
-                if end - start > ANSWER_MAX {
-                    let text = format!("{key:?} is too long to be read at once; who put it there?");
-                    return Err(StoreError::new(StoreErrorKind::Protocol, text));
-                }
-                let mut data = vec![0; (end - start) as usize];
-                match found.file.read_exact_at(&mut data, start) {
-                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
-                    Err(e) => return Err(disk.error(&format!("read {key:?}"), e)),
-                    Ok(()) => {}
-                }
-                // Somebody may have written into the file meanwhile.
-                let meta =
-                    found.file.metadata().map_err(|e| disk.error(&format!("read {key:?}"), e))?;
-                if version_of(&meta, found.record.as_ref()) != version {
-                    return Err(changed());
-                }
-                Ok(GetResult { info: info(&found), data: data.into() })
-            })
-            .await?;
+        let work = self.run(timeout, move |disk, _| {
+            let found = disk.find(&key)?.ok_or_else(|| {
+                StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
+            })?;
+            let changed = || {
+                StoreError::new(
+                    StoreErrorKind::Changed,
+                    format!("{key:?} is no longer the expected version"),
+                )
+            };
+            let version = found.version();
+            if expect.is_some_and(|expect| !expect.same(&version)) {
+                return Err(changed());
+            }
+            let range = range.unwrap_or(0..version.size);
+            let end = range.end.min(version.size);
+            let start = range.start.min(end);
+            if end - start > ANSWER_MAX {
+                let text = format!("{key:?} is too long to be read at once; who put it there?");
+                return Err(StoreError::new(StoreErrorKind::Protocol, text));
+            }
+            let mut data = vec![0; (end - start) as usize];
+            match found.file.read_exact_at(&mut data, start) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
+                Err(e) => return Err(disk.error(&format!("read {key:?}"), e)),
+                Ok(()) => {}
+            }
+            // Somebody may have written into the file meanwhile.
+            let meta =
+                found.file.metadata().map_err(|e| disk.error(&format!("read {key:?}"), e))?;
+            if version_of(&meta, found.record.as_ref()) != version {
+                return Err(changed());
+            }
+            Ok(GetResult { info: info(&found), data: data.into() })
+        });
+        let result = self.meter.local(Kind::Get, work).await?;
         self.meter.received(result.data.len());
         Ok(result)
     }
@@ -176,9 +173,9 @@ impl StoreBackend for FileStore {
         key: &ObjectKey,
         timeout: Duration,
     ) -> Result<Option<ObjectInfo>, StoreError> {
-        self.meter.request(Kind::Head);
         let key = key.as_str().to_owned();
-        self.run(timeout, move |disk, _| Ok(disk.find(&key)?.as_ref().map(info))).await
+        let work = self.run(timeout, move |disk, _| Ok(disk.find(&key)?.as_ref().map(info)));
+        self.meter.local(Kind::Head, work).await
     }
 
     async fn get_tags(
@@ -186,30 +183,28 @@ impl StoreBackend for FileStore {
         key: &ObjectKey,
         timeout: Duration,
     ) -> Result<Option<Tags>, StoreError> {
-        self.meter.request(Kind::Get);
         let key = key.as_str().to_owned();
-        self.run(timeout, move |disk, _| {
+        let work = self.run(timeout, move |disk, _| {
             let found = disk.find(&key)?.ok_or_else(|| {
                 StoreError::new(StoreErrorKind::NotFound, format!("{key:?} does not exist"))
             })?;
             Ok(Some(found.record.and_then(|record| record.properties.tags).unwrap_or_default()))
-        })
-        .await
+        });
+        self.meter.local(Kind::Get, work).await
     }
 
     async fn list(&self, request: ListRequest, timeout: Duration) -> Result<ListPage, StoreError> {
-        self.meter.request(Kind::List);
-        self.run(timeout, move |disk, _| disk.list(&request)).await
+        let work = self.run(timeout, move |disk, _| disk.list(&request));
+        self.meter.local(Kind::List, work).await
     }
 
     async fn delete(&self, key: &ObjectKey, send: Send) -> PutOutcome {
-        self.meter.request(Kind::Delete);
         let key = key.as_str().to_owned();
-        self.change(send.timeout, move |disk, _| {
+        let work = self.change(send.timeout, move |disk, _| {
             in_time(&key, send.not_after)?;
             disk.delete(&key, &send.condition, send.not_after)
-        })
-        .await
+        });
+        self.meter.local(Kind::Delete, work).await
     }
 
     async fn copy(
@@ -221,10 +216,9 @@ impl StoreBackend for FileStore {
         properties: &Properties,
         send: Send,
     ) -> PutOutcome {
-        self.meter.request(Kind::Copy);
         let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
         let (expect, mut about) = (expect.clone(), About::new(attributes, properties));
-        self.change(send.timeout, move |disk, progress| {
+        let work = self.change(send.timeout, move |disk, progress| {
             in_time(&to, send.not_after)?;
             let source = disk.find(&from)?.ok_or(Stop::Lost)?;
             if !expect.same(&source.version()) {
@@ -246,8 +240,8 @@ impl StoreBackend for FileStore {
                 if same { Ok(()) } else { Err(io::ErrorKind::StaleNetworkFileHandle.into()) }
             });
             if same { version } else { Err(Stop::Lost) }
-        })
-        .await
+        });
+        self.meter.local(Kind::Copy, work).await
     }
 
     async fn create_upload(
@@ -257,9 +251,9 @@ impl StoreBackend for FileStore {
         properties: &Properties,
         timeout: Duration,
     ) -> Result<UploadId, StoreError> {
-        self.meter.request(Kind::Multipart);
         let (key, about) = (key.as_str().to_owned(), About::new(attributes, properties));
-        self.run(timeout, move |disk, _| Uploading::begin(disk, &key, &about)).await
+        let work = self.run(timeout, move |disk, _| Uploading::begin(disk, &key, &about));
+        self.meter.local(Kind::Multipart, work).await
     }
 
     async fn upload_part(
@@ -270,13 +264,12 @@ impl StoreBackend for FileStore {
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError> {
-        self.meter.request(Kind::Multipart);
         self.meter.sent(body.len());
         let (key, upload) = (key.as_str().to_owned(), upload.clone());
-        self.run(timeout, move |disk, progress| {
+        let work = self.run(timeout, move |disk, progress| {
             Uploading::of(disk, &key, &upload)?.write(part, &body, progress)
-        })
-        .await
+        });
+        self.meter.local(Kind::Multipart, work).await
     }
 
     async fn complete_upload(
@@ -287,14 +280,13 @@ impl StoreBackend for FileStore {
         size: u64,
         send: Send,
     ) -> PutOutcome {
-        self.meter.request(Kind::Multipart);
         let (key, upload, parts) = (key.as_str().to_owned(), upload.clone(), parts.to_vec());
-        self.change(send.timeout, move |disk, _| {
+        let work = self.change(send.timeout, move |disk, _| {
             in_time(&key, send.not_after)?;
             let (about, temp, place) = Uploading::of(disk, &key, &upload)?.take(&parts, size)?;
             finish(disk, &key, &place, temp, Record::new(about, host_time()), &send)
-        })
-        .await
+        });
+        self.meter.local(Kind::Multipart, work).await
     }
 
     async fn abort_upload(
@@ -303,9 +295,9 @@ impl StoreBackend for FileStore {
         upload: &UploadId,
         timeout: Duration,
     ) -> Result<(), StoreError> {
-        self.meter.request(Kind::Multipart);
         let (key, upload) = (key.as_str().to_owned(), upload.clone());
-        self.run(timeout, move |disk, _| Uploading::of(disk, &key, &upload)?.abort()).await
+        let work = self.run(timeout, move |disk, _| Uploading::of(disk, &key, &upload)?.abort());
+        self.meter.local(Kind::Multipart, work).await
     }
 
     async fn now(&self, _timeout: Duration) -> Result<StoreTime, StoreError> {
@@ -314,6 +306,10 @@ impl StoreBackend for FileStore {
 
     fn requests(&self) -> RequestCounts {
         self.meter.counts()
+    }
+
+    fn measured(&self) -> Option<Arc<crate::metrics::Requests>> {
+        Some(Arc::clone(self.meter.requests()))
     }
 
     fn endpoint(&self) -> &str {

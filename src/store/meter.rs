@@ -1,25 +1,17 @@
 //! Counts of requests, and the store's own clock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::RequestCounts;
+use super::{PutOutcome, RequestCounts, StoreError, StoreErrorKind};
 use crate::clock::{boottime, now};
+use crate::metrics::{Outcome, Requests};
 use crate::types::StoreTime;
 
-/// The kinds that [`RequestCounts`] tells apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Get,
-    Head,
-    Put,
-    List,
-    Delete,
-    Copy,
-    Multipart,
-}
+pub(super) use crate::metrics::RequestKind as Kind;
 
 /// Requests since the store was opened.
 #[derive(Debug, Default)]
@@ -27,9 +19,24 @@ pub(super) struct Meter {
     kinds: [AtomicU64; 7],
     up: AtomicU64,
     down: AtomicU64,
+    requests: Arc<Requests>,
 }
 
 impl Meter {
+    /// What came of the requests.
+    pub(super) fn requests(&self) -> &Arc<Requests> {
+        &self.requests
+    }
+
+    /// Counts a request that is answered by this host, and what comes of it.
+    pub(super) async fn local<T: Judged>(&self, kind: Kind, work: impl Future<Output = T>) -> T {
+        self.request(kind);
+        let begun = boottime();
+        let done = work.await;
+        self.requests.ended(kind, done.judged(), boottime().saturating_sub(begun));
+        done
+    }
+
     pub(super) fn request(&self, kind: Kind) {
         self.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -55,6 +62,41 @@ impl Meter {
             bytes_up: self.up.load(Ordering::Relaxed),
             bytes_down: self.down.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Whether a request was carried out, from what its caller gets.
+pub(super) trait Judged {
+    fn judged(&self) -> Outcome;
+}
+
+impl Judged for PutOutcome {
+    fn judged(&self) -> Outcome {
+        match self {
+            PutOutcome::Won(_) => Outcome::Done,
+            PutOutcome::Lost => Outcome::Condition,
+            PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) => judged(error),
+        }
+    }
+}
+
+impl<T> Judged for Result<T, StoreError> {
+    fn judged(&self) -> Outcome {
+        match self {
+            Ok(_) => Outcome::Done,
+            Err(error) => judged(error),
+        }
+    }
+}
+
+fn judged(error: &StoreError) -> Outcome {
+    use StoreErrorKind::*;
+    match error.kind {
+        NotFound | NoBucket => Outcome::Missing,
+        Changed => Outcome::Condition,
+        Denied | TagsDenied | ClockSkew | Unsupported => Outcome::Refused,
+        Tls | Unreachable | Timeout => Outcome::Unanswered,
+        Protocol | NoSpace => Outcome::Failed,
     }
 }
 

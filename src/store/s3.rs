@@ -435,6 +435,7 @@ impl S3Store {
                 {
                     tracing::debug!(attempt, error = %e, "read is tried again");
                     tokio::time::sleep(jittered(pause)).await;
+                    self.wire.meter().requests().retried();
                     attempt += 1;
                     pause = (pause * 3).min(Duration::from_secs(2));
                 }

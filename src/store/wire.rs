@@ -16,6 +16,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::meter::{Kind, Meter, StoreClock};
 use super::{PutOutcome, StoreError, StoreErrorKind};
 use crate::clock::boottime;
+use crate::metrics::Outcome;
 use crate::types::StoreTime;
 
 /// Longest time to connect: unreachable endpoints must be told within ten seconds.
@@ -323,9 +324,9 @@ impl Wire {
         body: Vec<Bytes>,
         progress: &Progress,
     ) -> Result<reqwest::Response, Fault> {
-        let of_store = self.is_store(&url);
-        if of_store {
-            self.0.meter.request(kind_of(&method, &url, &headers));
+        let kind = self.is_store(&url).then(|| kind_of(&method, &url, &headers));
+        if let Some(kind) = kind {
+            self.0.meter.request(kind);
         }
         let bytes: u64 = body.iter().map(|b| b.len() as u64).sum();
         if bytes > 0 || method == Method::PUT || method == Method::POST {
@@ -347,10 +348,14 @@ impl Wire {
             let pieces = Pieces { left, bytes, progress, wire: self.clone() };
             *request.body_mut() = Some(reqwest::Body::wrap(pieces));
         }
+        let timed = kind.map(|kind| Timed { wire: self, kind, begun: boottime(), outcome: None });
         let response = progress.watch(self.0.client.execute(request)).await?.map_err(Fault::of)?;
         progress.touch();
-        if of_store && let Some(date) = date_of(response.headers()) {
-            self.0.clock.observe(date);
+        if let Some(mut timed) = timed {
+            timed.outcome = Some(Outcome::of_status(response.status().as_u16()));
+            if let Some(date) = date_of(response.headers()) {
+                self.0.clock.observe(date);
+            }
         }
         Ok(response)
     }
@@ -408,6 +413,23 @@ impl Wire {
             headers: std::mem::take(response.headers_mut()),
             body: only.unwrap_or_else(|| body.freeze()),
         })
+    }
+}
+
+/// A request to the store under way; counted at its end, also where its caller does not wait for that.
+struct Timed<'w> {
+    wire: &'w Wire,
+    kind: Kind,
+    begun: Duration,
+    /// `None`: there is no answer.
+    outcome: Option<Outcome>,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let took = boottime().saturating_sub(self.begun);
+        let outcome = self.outcome.unwrap_or(Outcome::Unanswered);
+        self.wire.0.meter.requests().ended(self.kind, outcome, took);
     }
 }
 

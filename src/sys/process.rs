@@ -157,6 +157,15 @@ pub fn forget_empty_variables() {
     }
 }
 
+/// Memory that this process holds (resident), bytes.
+pub fn resident_memory() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
+    let pages = pages.ok_or_else(|| io::Error::other("statm tells no pages"))?;
+    Ok(pages * size.unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
+use super::events::{EventPage, Events, Since};
 use super::follow::Followed;
 use super::leave::Ending;
 use super::serve::Shared;
 use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use crate::metrics::Group;
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
@@ -91,6 +93,7 @@ pub(super) struct Control {
     pub stage: watch::Receiver<Stage>,
     pub exit: Arc<Notify>,
     pub ending: Ending,
+    pub events: Events,
 }
 
 /// Listens at `path` and serves in the background until the process ends. The caller has the lock of the
@@ -106,6 +109,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         }
         _ => {}
     }
+    let _begins_now = super::measure::started();
     let listener = UnixListener::bind(path).map_err(WorkerError::local(what()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(WorkerError::local(what()))?;
@@ -117,6 +121,9 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         .route("/exit", post(exit))
         .route("/leave", post(leave))
         .route("/settle", post(settle))
+        .route("/metrics", get(metrics))
+        .route("/samples", get(samples))
+        .route("/events", get(events))
         .with_state(control);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -127,7 +134,15 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
 }
 
 impl Control {
-    fn serving(&self) -> Option<Served> {
+    /// As long as nothing is served.
+    pub(super) fn state_unserved(&self) -> VolumeState {
+        match &*self.stage.borrow() {
+            Stage::Failed(_) | Stage::Held(_) | Stage::Rebuilt(_) => VolumeState::Failed,
+            Stage::Opening | Stage::Serving(_) => VolumeState::Opening,
+        }
+    }
+
+    pub(super) fn serving(&self) -> Option<Served> {
         match &*self.stage.borrow() {
             Stage::Serving(served) => Some(served.clone()),
             Stage::Opening | Stage::Failed(_) | Stage::Held(_) | Stage::Rebuilt(_) => None,
@@ -147,7 +162,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         name: control.spec.name.clone(),
         id: control.spec.id,
         url: control.spec.options.url.clone(),
-        state: if failed.is_some() { VolumeState::Failed } else { VolumeState::Opening },
+        state: control.state_unserved(),
         pid: std::process::id(),
         mountpoint: control.spec.mountpoint.clone(),
         epoch: None,
@@ -223,6 +238,19 @@ async fn settle(State(control): State<Control>) -> Response {
         }
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
+}
+
+async fn metrics(State(control): State<Control>) -> Response {
+    let text = control.text().await;
+    ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
+}
+
+async fn samples(State(control): State<Control>) -> Json<Group> {
+    Json(control.group().await)
+}
+
+async fn events(State(control): State<Control>, Query(since): Query<Since>) -> Json<EventPage> {
+    Json(control.events.wait(since).await)
 }
 
 async fn leave(State(control): State<Control>) -> Response {

@@ -22,7 +22,7 @@ use super::open::{LAST_STEPS, Successor, clear_local, mirror};
 use super::places::{Places, places};
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
 use super::turn::Turn;
-use super::{DrainReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::{DrainReply, Events, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus};
 use crate::clock::Deadline;
 use crate::data::Trash;
 use crate::follow::{FollowParts, ReadFs};
@@ -91,6 +91,13 @@ impl Followed {
         &self.fs
     }
 
+    pub fn state(&self) -> VolumeState {
+        match self.fs.trouble() {
+            None => VolumeState::Active,
+            Some(_) => VolumeState::Degraded,
+        }
+    }
+
     pub async fn status(&self) -> WorkerStatus {
         let counters = self.fs.counters().await;
         let trouble = self.fs.trouble();
@@ -98,10 +105,7 @@ impl Followed {
             name: self.spec.name.clone(),
             id: self.spec.id,
             url: self.spec.options.url.clone(),
-            state: match trouble {
-                None => VolumeState::Active,
-                Some(_) => VolumeState::Degraded,
-            },
+            state: self.state(),
             pid: std::process::id(),
             mountpoint: self.spec.mountpoint.clone(),
             epoch: None,
@@ -150,6 +154,7 @@ struct Ends {
     ending: Ending,
     exit: Arc<Notify>,
     stage: watch::Sender<Stage>,
+    events: Events,
     mounting: Bill,
 }
 
@@ -157,14 +162,16 @@ fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
+    let events = Events::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         ending: ending.clone(),
+        events: events.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { ending, exit, stage, mounting: Bill::begin() })
+    Ok(Ends { ending, exit, stage, events, mounting: Bill::begin() })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -182,6 +189,7 @@ async fn serve_until_end(
     let stop = CancellationToken::new();
     let following = tokio::spawn(Arc::clone(&followed.fs).run(stop.clone()));
     let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
+    ends.events.tell(&followed.spec.name, What::Mounted, None);
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
     ends.mounting.log("mount", followed.fs.requests());
@@ -230,6 +238,7 @@ async fn serve_until_end(
     // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
     following.abort();
     bill.log("unmount", followed.fs.requests());
+    ends.events.tell(&followed.spec.name, What::Unmounted, None);
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use super::leave::{self, Ending};
 use super::open::{Mounted, Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::{LOOPS, runtime, runtime_of};
-use super::{VolumeState, WorkerSpec, WorkerStatus, tasks};
+use super::{Events, VolumeState, What, WorkerSpec, WorkerStatus, tasks};
 use crate::data::Trash;
 use crate::fuse::{HandoffFiles, serve};
 use crate::meta::log::StateDirLock;
@@ -71,16 +71,18 @@ async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyh
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
+    let events = Events::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         ending: ending.clone(),
+        events: events.clone(),
     };
     listen(&spec.control_socket, control)?;
     let mut signals = Signals::new()?;
     let mounted = open_unless_ended(spec, lock, &mut signals, &ending).await?;
-    let shared = Shared::new(spec.clone(), &mounted);
+    let shared = Shared::telling(spec.clone(), &mounted, events);
     let Mounted { fs, changes, .. } = mounted;
     let handoff = HandoffFiles::new(&spec.state_dir);
     let served = async {
@@ -110,6 +112,7 @@ async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyh
     let stop = CancellationToken::new();
     let running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
+    shared.tell(What::Mounted, None);
     tracing::info!(mountpoint = %spec.mountpoint.display(), "the volume is mounted");
     bill.log("mount", requests(&shared.volume));
     let waited = tokio::select! {

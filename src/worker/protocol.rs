@@ -7,6 +7,9 @@
 //! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
 //! what fits, releases the lease and ends the process; `POST /settle` commits and settles for some seconds
 //! → [`SettleReply`], and is repeated as long as the caller wants (409 for a volume that is only read);
+//! `GET /metrics` → what is counted, as text for Prometheus, and `GET /samples` as a [`crate::metrics::Group`];
+//! `GET /events?after=N&instance=I` waits some seconds for changes of the volume's state after the N-th of that process
+//! → [`super::EventPage`];
 //! `POST /leave` does so at once where the process is
 //! ending anyway (200), and is refused where the volume is in use (409).
 
@@ -84,6 +87,35 @@ pub enum VolumeState {
     Damaged,
     /// It could not be opened.
     Failed,
+}
+
+impl VolumeState {
+    pub const ALL: [VolumeState; 9] = [
+        VolumeState::Opening,
+        VolumeState::Active,
+        VolumeState::Degraded,
+        VolumeState::Reopening,
+        VolumeState::Draining,
+        VolumeState::Closed,
+        VolumeState::Fenced,
+        VolumeState::Damaged,
+        VolumeState::Failed,
+    ];
+
+    /// As the status has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            VolumeState::Opening => "opening",
+            VolumeState::Active => "active",
+            VolumeState::Degraded => "degraded",
+            VolumeState::Reopening => "reopening",
+            VolumeState::Draining => "draining",
+            VolumeState::Closed => "closed",
+            VolumeState::Fenced => "fenced",
+            VolumeState::Damaged => "damaged",
+            VolumeState::Failed => "failed",
+        }
+    }
 }
 
 /// What `docker volume inspect` and `s3vol status` show of a worker.

@@ -204,7 +204,7 @@ pub(super) fn goes_on(state_dir: &Path, trash: &Trash) -> Result<(), WorkerError
 }
 
 /// The folders of what was set aside.
-fn set_aside_in(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn set_aside_in(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(state_dir)? {
         let entry = entry?;

@@ -12,7 +12,8 @@ use super::commits::{Lane, commit_all};
 use super::open::{LAST_STEPS, clear_local};
 use super::turn::Turn;
 use super::{
-    DrainReply, Mounted, VolumeState, WorkerError, WorkerSpec, WorkerStatus, export, recovery,
+    DrainReply, Events, Mounted, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, export,
+    recovery,
 };
 use crate::clock::Deadline;
 use crate::data::Volume;
@@ -49,10 +50,16 @@ pub(super) struct Shared {
     /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
     yielded: AtomicBool,
     pub turn: Turn,
+    pub events: Events,
 }
 
 impl Shared {
     pub fn new(spec: WorkerSpec, mounted: &Mounted) -> Arc<Self> {
+        Shared::telling(spec, mounted, Events::default())
+    }
+
+    /// With somebody who may be told of what happens.
+    pub fn telling(spec: WorkerSpec, mounted: &Mounted, events: Events) -> Arc<Self> {
         Arc::new(Shared {
             spec,
             volume: Arc::clone(&mounted.volume),
@@ -62,7 +69,13 @@ impl Shared {
             failing: Mutex::default(),
             yielded: AtomicBool::new(false),
             turn: Turn::default(),
+            events,
         })
+    }
+
+    /// Tells of something that happened to the volume.
+    pub fn tell(&self, event: What, text: Option<String>) {
+        self.events.tell(&self.spec.name, event, text);
     }
 
     pub fn state(&self) -> VolumeState {
@@ -83,6 +96,13 @@ impl Shared {
             }
             tracing::info!(from = ?state, to = ?next, "the volume's state changed");
             *state = next;
+            if let Some(event) = What::of(next) {
+                let troubled = matches!(
+                    next,
+                    VolumeState::Degraded | VolumeState::Fenced | VolumeState::Damaged
+                );
+                self.tell(event, self.volume.last_error().filter(|_| troubled));
+            }
             true
         });
     }

@@ -17,7 +17,7 @@ use super::control::{Control, Served, Stage, listen};
 use super::leave::{self, Ending};
 use super::open::{Mounted, Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
-use super::{VolumeState, WorkerError, WorkerSpec, tasks};
+use super::{Events, VolumeState, What, WorkerError, WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, Serving, serve};
 use crate::meta::log::StateDirLock;
 
@@ -105,11 +105,13 @@ async fn run(
     let (stage, stage_seen) = watch::channel(Stage::Opening);
     let exit = Arc::new(Notify::new());
     let ending = Ending::default();
+    let events = Events::default();
     let control = Control {
         spec: Arc::new(spec.clone()),
         stage: stage_seen,
         exit: Arc::clone(&exit),
         ending: ending.clone(),
+        events: events.clone(),
     };
     listen(&spec.control_socket, control)?;
     let handoff = HandoffFiles::new(&spec.state_dir);
@@ -126,6 +128,7 @@ async fn run(
                 error = &error as &dyn std::error::Error,
                 "the volume cannot be opened"
             );
+            events.tell(&spec.name, What::Failed, Some(text.clone()));
             let _ = stage.send(match error {
                 WorkerError::Held(_) => Stage::Held(text),
                 WorkerError::Rebuilt(_) => Stage::Rebuilt(text),
@@ -135,7 +138,7 @@ async fn run(
             return Ok(code);
         }
     };
-    let shared = Shared::new(spec.clone(), &mounted);
+    let shared = Shared::telling(spec.clone(), &mounted, events);
     let mut drain_seen = shared.turn.seen();
     let Mounted { fs, changes, .. } = mounted;
     let handle = tokio::runtime::Handle::current();
@@ -156,6 +159,7 @@ async fn run(
     let stop = CancellationToken::new();
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
+    shared.tell(What::Mounted, None);
     tracing::info!(id = %spec.id, "the volume is served");
     bill.log("mount", requests(&shared.volume));
 

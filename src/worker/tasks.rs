@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::commits::{self, FLUSH};
 use super::open::Mounted;
 use super::serve::Shared;
-use super::{VolumeState, collector, recovery};
+use super::{VolumeState, What, collector, recovery};
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::fuse::Notifier;
@@ -34,6 +34,11 @@ pub(super) fn start(
     notifier: Option<Notifier>,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
+    let aside = recovery::set_aside_in(&shared.spec.state_dir).unwrap_or_default();
+    if !aside.is_empty() {
+        let folders: Vec<String> = aside.iter().map(|path| path.display().to_string()).collect();
+        shared.tell(What::Recovered, Some(folders.join(", ")));
+    }
     let mut tasks = JoinSet::new();
     let large = Arc::new(Notify::new());
     tasks.spawn(commits::on_time(Arc::clone(shared), Arc::clone(&large), stop.clone()));
@@ -173,6 +178,7 @@ async fn watch(shared: &Shared, stop: &CancellationToken) {
     state.mark_changed();
     epochs.mark_changed();
     lease.mark_changed();
+    let mut conflicts = shared.settler.conflicts();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -202,6 +208,14 @@ async fn watch(shared: &Shared, stop: &CancellationToken) {
                 if let Err(error) = shared.keeper.follow(epoch, Deadline::after(FLUSH)).await {
                     tracing::error!(error = &error as &dyn std::error::Error, "the lease does not follow the epoch");
                 }
+            }
+            changed = conflicts.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let count = *conflicts.borrow_and_update();
+                let text = format!("{count} since it was mounted; the log names them");
+                shared.tell(What::Conflict, Some(text));
             }
             changed = lease.changed() => {
                 if changed.is_err() {

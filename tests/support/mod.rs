@@ -13,6 +13,7 @@ pub mod orders;
 pub mod plugin;
 pub mod raw;
 pub mod s3server;
+pub mod scrape;
 pub mod stub;
 pub mod unmanaged;
 pub mod volume;

@@ -141,6 +141,7 @@ impl Workers for FakeWorkers {
                 name: fake.spec.name.clone(),
                 pid: Some(1),
                 mountpoint: PathBuf::from(&fake.spec.mountpoint),
+                restarts: 0,
                 spec: fake.spec.clone(),
             })
             .collect())

@@ -22,6 +22,7 @@ use super::answer::GENERATION;
 use super::convert::{file_attr, file_type};
 use super::request::Op;
 use crate::fs::{Attr, DirEntry, FileHandle, Fs, FsError, Show, check_name};
+use crate::metrics::Meters;
 use crate::types::{FileName, Ino, Timestamp};
 
 /// Entries asked for at once: what fits the 4 KiB of a small READDIR with names of usual length.
@@ -43,6 +44,9 @@ pub(in crate::fuse) trait Listing: Sync {
         dir: Ino,
         name: FileName,
     ) -> impl Future<Output = Result<Attr, FsError>> + Send;
+
+    /// Where what failed is counted.
+    fn meters(&self) -> &Meters;
 }
 
 impl Listing for Fs {
@@ -60,6 +64,10 @@ impl Listing for Fs {
     async fn lookup(&self, dir: Ino, name: FileName) -> Result<Attr, FsError> {
         Fs::lookup(self, dir, name).await
     }
+
+    fn meters(&self) -> &Meters {
+        &self.volume().meters
+    }
 }
 
 /// Answers READDIR.
@@ -71,7 +79,7 @@ pub(in crate::fuse) async fn list<L: Listing>(
 ) {
     match fill(&*fs, dir, fh, cookie, &mut reply).await {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(op.errno(&error)),
+        Err(error) => reply.error(op.errno(&error, fs.meters())),
     }
 }
 
@@ -84,7 +92,7 @@ pub(in crate::fuse) async fn list_plus<L: Listing>(
 ) {
     match fill_plus(&*fs, dir, fh, cookie, &mut reply).await {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(op.errno(&error)),
+        Err(error) => reply.error(op.errno(&error, fs.meters())),
     }
 }
 

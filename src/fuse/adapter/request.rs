@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,93 +17,103 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use super::Adapter;
+use super::calls::Call;
 use crate::clock::boottime;
 use crate::fs::FsError;
 use crate::fuse::errno::errno;
+use crate::metrics::Meters;
 
 /// Lines about failed requests in one second; a program may try again for ever.
 const LINES: u32 = 20;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a log line says about a request.
+/// What the log and the counters say about a request.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fuse) struct Op {
-    pub(in crate::fuse) name: &'static str,
+    pub(in crate::fuse) call: Call,
     pub(in crate::fuse) ino: u64,
     pub(in crate::fuse) unique: u64,
+    /// Boot time.
+    pub(in crate::fuse) begun: Duration,
 }
 
 impl Op {
-    pub(in crate::fuse) fn new(name: &'static str, req: &Request, ino: INodeNo) -> Self {
-        Op { name, ino: ino.0, unique: req.unique().0 }
+    pub(in crate::fuse) fn new(call: Call, req: &Request, ino: INodeNo) -> Self {
+        Op { call, ino: ino.0, unique: req.unique().0, begun: boottime() }
     }
 
     /// The errno for `error`. An I/O error is logged here, once, with its causes: the program that
     /// gets EIO cannot see them.
-    pub(in crate::fuse) fn errno(self, error: &FsError) -> Errno {
-        if let FsError::Io { .. } = error
-            && let Some(left_out) = SAID.lock().says(boottime())
-        {
-            tracing::warn!(
-                op = self.name,
-                ino = self.ino,
-                unique = self.unique,
-                error = %Chain(error),
-                left_out,
-                "a request failed"
-            );
+    pub(in crate::fuse) fn errno(self, error: &FsError, meters: &Meters) -> Errno {
+        if let FsError::Io { .. } = error {
+            meters.operations.failed(self.call.operation);
+            if let Some(left_out) = SAID.lock().says(boottime()) {
+                tracing::warn!(
+                    op = self.call.name,
+                    ino = self.ino,
+                    unique = self.unique,
+                    error = %Chain(error),
+                    left_out,
+                    "a request failed"
+                );
+            }
         }
         errno(error)
     }
 }
 
-impl Adapter {
+/// Runs requests, and counts them.
+#[derive(Debug)]
+pub(in crate::fuse) struct Runner {
+    runtime: Handle,
+    meters: Arc<Meters>,
+}
+
+impl Runner {
+    pub(in crate::fuse) fn new(runtime: Handle, meters: Arc<Meters>) -> Self {
+        Runner { runtime, meters }
+    }
+
+    pub(in crate::fuse) fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.meters)
+    }
+
     /// Runs `call` and gives its result to `answer`, which must reply.
-    pub(super) fn run<T, C, A>(&self, op: Op, call: C, answer: A)
+    pub(in crate::fuse) fn run<T, C, A>(&self, op: Op, call: C, answer: A)
     where
         T: Send + 'static,
         C: Future<Output = Result<T, FsError>> + Send + 'static,
         A: FnOnce(Result<T, Errno>) + Send + 'static,
     {
-        run(&self.runtime, op, call, answer);
+        let meters = self.meters();
+        self.drive(op, async move {
+            answer(call.await.map_err(|error| op.errno(&error, &meters)));
+        });
     }
 
-    /// Runs a future that replies itself.
-    pub(super) fn drive(&self, op: Op, request: impl Future<Output = ()> + Send + 'static) {
-        drive(&self.runtime, op, request);
-    }
-}
-
-/// Runs `call` and gives its result to `answer`, which must reply.
-pub(in crate::fuse) fn run<T, C, A>(runtime: &Handle, op: Op, call: C, answer: A)
-where
-    T: Send + 'static,
-    C: Future<Output = Result<T, FsError>> + Send + 'static,
-    A: FnOnce(Result<T, Errno>) + Send + 'static,
-{
-    drive(runtime, op, async move { answer(call.await.map_err(|error| op.errno(&error))) });
-}
-
-/// Polls `request` once here, and leaves the rest to `runtime`.
-pub(in crate::fuse) fn drive(
-    runtime: &Handle,
-    op: Op,
-    request: impl Future<Output = ()> + Send + 'static,
-) {
-    let span = tracing::debug_span!("fuse", op = op.name, ino = op.ino, unique = op.unique);
-    let mut request = Unanswered { op, request: Some(Box::pin(request.instrument(span))) };
-    let _runtime = runtime.enter();
-    // A wake-up that comes before the task exists is not lost: a task is polled when it
-    // starts, and that poll registers the task's own waker.
-    if Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-        drop(runtime.spawn(request));
+    /// Runs a future that replies itself: polls it once here, and leaves the rest to the runtime.
+    pub(in crate::fuse) fn drive(
+        &self,
+        op: Op,
+        request: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let span =
+            tracing::debug_span!("fuse", op = op.call.name, ino = op.ino, unique = op.unique);
+        let request = Some(Box::pin(request.instrument(span)));
+        let mut request = Unanswered { op, meters: self.meters(), request };
+        let _runtime = self.runtime.enter();
+        // A wake-up that comes before the task exists is not lost: a task is polled when it
+        // starts, and that poll registers the task's own waker.
+        if Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            drop(self.runtime.spawn(request));
+        }
     }
 }
 
 /// A request until it is answered.
 struct Unanswered<F> {
     op: Op,
+    meters: Arc<Meters>,
     request: Option<Pin<Box<F>>>,
 }
 
@@ -116,12 +127,14 @@ impl<F: Future<Output = ()>> Future for Unanswered<F> {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(())) => {}
             Err(_) => {
-                let Op { name, ino, unique } = self.op;
+                let Op { call: Call { name, .. }, ino, unique, .. } = self.op;
                 tracing::error!(op = name, ino, unique, "a request panicked");
             }
         }
         // A reply that is dropped in it sends EIO.
         self.request = None;
+        let took = boottime().saturating_sub(self.op.begun);
+        self.meters.operations.answered(self.op.call.operation, took);
         Poll::Ready(())
     }
 }
@@ -129,7 +142,7 @@ impl<F: Future<Output = ()>> Future for Unanswered<F> {
 impl<F> Drop for Unanswered<F> {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
-            let Op { name, ino, unique } = self.op;
+            let Op { call: Call { name, .. }, ino, unique, .. } = self.op;
             tracing::debug!(op = name, ino, unique, "a request is left to whoever comes next");
             std::mem::forget(request);
         }

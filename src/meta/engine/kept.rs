@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -20,6 +21,8 @@ const GROUP: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(in crate::meta) struct Kept {
     batches: VecDeque<(Lsn, Arc<Batch>)>,
+    /// When each of them came, boot time.
+    since: VecDeque<Duration>,
     /// How many of them, from the front, the current handle has.
     handed: usize,
     /// The last batch of which nothing is in `ahead` any more.
@@ -41,6 +44,7 @@ impl Kept {
         self.bytes += batch.len_bytes();
         self.ahead.put(lsn, &batch);
         self.batches.push_back((lsn, batch));
+        self.since.push_back(crate::clock::boottime());
         Ok(())
     }
 
@@ -113,6 +117,7 @@ impl Kept {
     /// Forgets everything up to `lsn`: it is durable.
     pub(in crate::meta) fn drop_durable(&mut self, lsn: Lsn) {
         while self.batches.front().is_some_and(|(l, _)| *l <= lsn) {
+            self.since.pop_front();
             if let Some((number, batch)) = self.batches.pop_front() {
                 self.bytes -= batch.len_bytes();
                 if self.handed == 0 {
@@ -122,6 +127,16 @@ impl Kept {
             self.handed = self.handed.saturating_sub(1);
         }
         self.fed = self.fed.max(lsn);
+    }
+
+    /// The last one that was taken, durable or not.
+    pub(super) fn last(&self) -> Option<Lsn> {
+        self.last
+    }
+
+    /// Since when the oldest one waits, boot time.
+    pub(super) fn since(&self) -> Option<Duration> {
+        self.since.front().copied()
     }
 
     pub(in crate::meta) fn is_empty(&self) -> bool {

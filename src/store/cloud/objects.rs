@@ -565,6 +565,10 @@ impl StoreBackend for CloudStore {
         self.wire.meter().counts()
     }
 
+    fn measured(&self) -> Option<std::sync::Arc<crate::metrics::Requests>> {
+        Some(std::sync::Arc::clone(self.wire.meter().requests()))
+    }
+
     fn endpoint(&self) -> &str {
         &self.endpoint
     }
