@@ -8,6 +8,7 @@ mod args;
 mod doctor;
 mod driver;
 mod enter;
+mod events;
 mod export;
 mod fsck;
 mod mount;
@@ -21,6 +22,7 @@ mod status;
 mod takeover;
 mod tool;
 mod verify;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -31,12 +33,13 @@ use std::path::PathBuf;
 use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
-    Command, DoctorArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs, RebuildArgs,
-    RecoveredCommand, RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs, VerifyArgs,
-    VolumeArgs, parse,
+    Command, DoctorArgs, EventsArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs,
+    RebuildArgs, RecoveredCommand, RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs,
+    VerifyArgs, VolumeArgs, parse,
 };
 pub use doctor::doctor;
 pub use driver::drive;
+pub use events::events;
 pub use export::export;
 pub use fsck::fsck;
 pub use mount::{PreparedMount, prepare_mount};

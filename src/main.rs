@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Ok(Command::Status(args)) => cli::status(args),
+        Ok(Command::Events(args)) => cli::events(args),
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Takeover(args)) => cli::takeover(args),

@@ -29,7 +29,7 @@ struct CommandLine {
 }
 
 /// What was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Command {
     /// Serve one volume in the foreground until SIGTERM, SIGINT or umount.
     ///
@@ -40,6 +40,10 @@ pub enum Command {
     Mount(MountArgs),
     /// Show the volumes that this host serves.
     Status(StatusArgs),
+    /// Follow what happens to the volumes of this host: mounted, unmounted, degraded, fenced, and so on.
+    ///
+    /// Those of the plugin, or, with --state or where no plugin answers, those of the processes of one state folder.
+    Events(EventsArgs),
     /// Serve Docker's volume plugin.
     ///
     /// Settings come from the environment: S3VOL_URL (where volumes live), S3VOL_STATE (local state, by
@@ -195,12 +199,42 @@ pub struct RebuildArgs {
 }
 
 /// `s3vol status`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct StatusArgs {
     /// State folder of the processes to ask [default: /var/lib/s3vol, or below the home directory].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Show what moves, again and again until Ctrl-C: of the plugin's volumes, or, with --state or where no plugin
+    /// answers, of those of one state folder.
+    #[arg(long)]
+    pub watch: bool,
+    /// With --watch: the pause between two tables.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, requires = "watch")]
+    pub interval: f64,
+    /// With --watch: so many tables, and then the end.
+    #[arg(long, value_name = "TABLES", requires = "watch")]
+    pub count: Option<u64>,
+    /// With --watch: the plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH", requires = "watch", conflicts_with = "state")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `s3vol events`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct EventsArgs {
+    /// The folder that the volumes' processes were given.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH", conflicts_with = "state")]
+    pub socket: Option<PathBuf>,
+    /// Begin with what is remembered of the past.
+    #[arg(long)]
+    pub past: bool,
+    /// For programs: one JSON object a line.
     #[arg(long)]
     pub json: bool,
 }

@@ -60,6 +60,15 @@ pub(super) fn plugin(given: Option<&Path>, volume: &str) -> anyhow::Result<Contr
     }
 }
 
+/// The plugin of this host, if one answers; one that was `given` must.
+pub(super) fn plugin_if_any(given: Option<&Path>) -> anyhow::Result<Option<ControlClient>> {
+    match plugin(given, "") {
+        Ok(client) => Ok(Some(client)),
+        Err(_) if given.is_none() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn plugin_sockets() -> Vec<PathBuf> {
     let managed = std::fs::read_dir(PLUGINS).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = managed.map(|folder| folder.path().join(MANAGED)).collect();

@@ -16,6 +16,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Prints what the workers say of themselves. A worker that does not answer is an error after the
 /// others were shown; a socket without a process is skipped.
 pub fn status(args: StatusArgs) -> anyhow::Result<()> {
+    if args.watch {
+        return super::watch::watch(&args);
+    }
     let state = settings(args.state)?.state;
     let (shown, silent) = served(&state)?;
     let mut out = std::io::stdout().lock();
