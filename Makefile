@@ -10,10 +10,10 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check test test-core test-posix test-apps soak soak-coverage plugin plugin-rootfs demo bench bench-peers clean
+.PHONY: help build install check test test-core test-posix test-apps test-monitoring soak soak-coverage plugin plugin-rootfs demo bench bench-peers clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the program for this machine
 	$(CARGO) build --locked
@@ -43,6 +43,9 @@ test-posix: ## Only the POSIX suites, against a mounted volume
 
 test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 	./plugin/test.sh $(LANE_SECONDS) apps
+
+test-monitoring: ## The alert rules and a scrape by Debian's Prometheus
+	./plugin/test.sh $(LANE_SECONDS) monitoring
 
 soak: ## Everything that takes long; SECONDS=600 for the simulation alone, S3VOL_SOAK_SECONDS=7200 for two hosts
 	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak

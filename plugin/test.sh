@@ -21,6 +21,7 @@ for name in "$@"; do
       mariadb=mariadb-client-core
     "$ROOT/plugin/databases.sh"
     ;;
+  monitoring) need_idle promtool=prometheus ;;
   soak) "$ROOT/plugin/garage.sh" ;;
   core | posix) ;;
   *) die "unknown lane: $name" ;;

@@ -1,0 +1,176 @@
+//! The examples for monitoring in Debian's Prometheus: it takes the rules, and a scrape of a plugin with a volume
+//! finds every metric. `make test-monitoring` runs this and installs what it needs; it needs root and /dev/fuse.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::s3server::TestS3;
+use support::scrape::{all_samples, get};
+use support::unmanaged::Plugin;
+use support::wait_for;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring")
+}
+
+/// Runs promtool, which must agree.
+fn promtool(args: &[&std::ffi::OsStr]) -> String {
+    let run = Command::new("promtool").args(args).output();
+    let out = run.unwrap_or_else(|e| panic!("promtool, of Debian's package prometheus: {e}"));
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    said
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A Prometheus of our own. Killed when dropped.
+struct Prometheus {
+    child: Child,
+    address: SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// With the configuration of the example, but for the address of the plugin and the pace.
+    fn start(plugin: &str) -> Prometheus {
+        let dir = tempfile::tempdir().unwrap();
+        let example = std::fs::read_to_string(examples().join("prometheus.yml")).unwrap();
+        assert!(example.contains("127.0.0.1:9469") && example.contains("15s"));
+        let config = example.replace("127.0.0.1:9469", plugin).replace("15s", "1s");
+        let config = config.replace("scrape_timeout: 10s", "scrape_timeout: 1s");
+        std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
+        std::fs::copy(examples().join("alerts.yml"), dir.path().join("alerts.yml")).unwrap();
+        let address = free_address();
+        let log = File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("prometheus, of Debian's package of that name: {e}"));
+        let prometheus = Prometheus { child, address, dir };
+        wait_for("Prometheus", SOON, || {
+            let stream = TcpStream::connect(prometheus.address).ok()?;
+            get(stream, "/-/ready").ok()
+        });
+        prometheus
+    }
+
+    /// What its API answers.
+    fn asks(&self, path: &str) -> Value {
+        let stream = TcpStream::connect(self.address).unwrap();
+        let body = get(stream, path).unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.log()));
+        let answer: Value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
+        assert_eq!(answer["status"], "success", "{answer}");
+        answer["data"].clone()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "make test-monitoring"]
+fn monitoring_rules_and_configuration_are_valid() {
+    let (rules, config) = (examples().join("alerts.yml"), examples().join("prometheus.yml"));
+    let said = promtool(&["check".as_ref(), "rules".as_ref(), rules.as_os_str()]);
+    assert!(said.contains("SUCCESS"), "{said}");
+    promtool(&["check".as_ref(), "config".as_ref(), config.as_os_str()]);
+    let dashboard = std::fs::read_to_string(examples().join("grafana.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    assert_eq!(dashboard["title"], "s3vol");
+}
+
+#[test]
+#[ignore = "make test-monitoring"]
+fn monitoring_a_scrape_finds_every_metric_and_the_alerts_fire() {
+    let server = TestS3::start();
+    let url = format!("s3://{}/team", server.bucket());
+    let address = free_address().to_string();
+    let env = [("S3VOL_URL", url.as_str()), ("S3VOL_METRICS", address.as_str())];
+    let mut plugin = Plugin::with(Some(&server), &env);
+    plugin.create("web", &[]).unwrap();
+    let place = plugin.mount("web", "c1");
+    std::fs::write(place.join("f"), "some text").unwrap();
+    File::open(place.join("f")).unwrap().sync_all().unwrap();
+
+    let prometheus = Prometheus::start(&address);
+    let names = wait_for("a scrape", SOON, || {
+        let names = prometheus.asks("/api/v1/label/__name__/values");
+        let names: BTreeSet<String> = names
+            .as_array()?
+            .iter()
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .filter(|name| name.starts_with("s3vol_"))
+            .collect();
+        names.contains("s3vol_up").then_some(names)
+    });
+    assert_eq!(names, all_samples());
+    let text = get(TcpStream::connect(&address).unwrap(), "/metrics").unwrap();
+    let linted = plugin.dir.path().join("scrape");
+    std::fs::write(&linted, text).unwrap();
+    let lint = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(File::open(&linted).unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&lint.stderr).into_owned();
+    assert!(lint.status.success(), "{said}");
+
+    // Each alert is loaded, and none fires on a volume in order.
+    let rules = prometheus.asks("/api/v1/rules");
+    let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();
+    assert!(rules.len() > 10, "{rules:?}");
+    wait_for("the rules to be looked at", SOON, || {
+        let rules = prometheus.asks("/api/v1/rules");
+        let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();
+        rules.iter().all(|rule| rule["health"] == "ok").then_some(())
+    });
+    let alerts = prometheus.asks("/api/v1/alerts");
+    assert_eq!(alerts["alerts"], serde_json::json!([]), "{alerts}");
+
+    // A process that is stopped is seen as one that does not answer.
+    let worker = plugin.children("worker")[0];
+    // SAFETY: plain system call on a child of our own child, which has not reaped it.
+    assert_eq!(unsafe { libc::kill(worker as i32, libc::SIGKILL) }, 0);
+    server.stop();
+    wait_for("the alert", SOON, || {
+        let alerts = prometheus.asks("/api/v1/alerts");
+        let pending = alerts["alerts"].as_array()?.iter().any(|alert| {
+            alert["labels"]["alertname"] == "S3volWorkerDown" && alert["labels"]["volume"] == "web"
+        });
+        pending.then_some(())
+    });
+    server.restart();
+    wait_for("the end of the alert", SOON, || {
+        let found = prometheus.asks("/api/v1/query?query=s3vol_up");
+        (found["result"][0]["value"][1] == "1").then_some(())
+    });
+    plugin.unmount("web", "c1");
+}
