@@ -32,8 +32,7 @@ use async_trait::async_trait;
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
-    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest,
-    ObjectInfo, Part, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
+    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
 };
 pub use both::both;
 pub use confined::{confined, is_file_key};

@@ -49,6 +49,11 @@ pub const VERBS: &[(Verb, &str, &str)] = &[
         "what is renamed, or gets other attributes, is read and sent again",
     ),
     (
+        Verb::PartCopy,
+        "compose on the server",
+        "a large file is sent twice: to be in the bucket, and to rest",
+    ),
+    (
         Verb::Expiry,
         "expiring requests",
         "after a lost answer a name is left alone for 15 minutes instead of 80 seconds",

@@ -129,6 +129,16 @@ pub struct Part {
     pub offset: u64,
 }
 
+/// What lies in the bucket and is to become a part of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartSource {
+    pub key: ObjectKey,
+    /// It is copied only if it still is this.
+    pub expect: Version,
+    /// `None`: all of it. Of what is not larger than 5 MiB S3 copies no range.
+    pub range: Option<Range<u64>>,
+}
+
 /// Requests sent so far, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RequestCounts {
@@ -231,6 +241,8 @@ pub enum Verb {
     DeleteConditional,
     /// Server-side copy at all.
     Copy,
+    /// Server-side copy into a part of an upload, if the source is what is expected.
+    PartCopy,
     /// Refusal of a request after its expiry.
     Expiry,
     ReadAfterWrite,
@@ -451,6 +463,26 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         body: Bytes,
         timeout: Duration,
     ) -> Result<String, StoreError>;
+
+    /// Makes a part of bytes that lie in the bucket, without their coming here, and returns its tag. An error says
+    /// nothing about whether it was made; of a part that is made again the later one counts.
+    ///
+    /// # Errors
+    /// [`super::StoreErrorKind::Unsupported`] where no store of this kind can,
+    /// [`super::StoreErrorKind::Changed`] and [`super::StoreErrorKind::NotFound`] when the source is another one by now.
+    async fn copy_part(
+        &self,
+        key: &ObjectKey,
+        _upload: &UploadId,
+        part: Part,
+        source: &PartSource,
+        _timeout: Duration,
+    ) -> Result<String, StoreError> {
+        Err(StoreError::new(
+            super::StoreErrorKind::Unsupported,
+            format!("part {} of {key}: no parts are copied here from {}", part.number, source.key),
+        ))
+    }
 
     /// Makes the object from the tags of its parts, in order. `size` is the sum of the parts. Whatever
     /// its outcome, nobody completes the same upload again.

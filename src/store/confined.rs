@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Attributes, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, Properties,
+    Attributes, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties,
     PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take,
     UploadId,
 };
@@ -206,6 +206,19 @@ impl StoreBackend for Confined {
     ) -> Result<String, StoreError> {
         self.may(key)?;
         self.inner.upload_part(key, upload, part, body, timeout).await
+    }
+
+    async fn copy_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        part: Part,
+        source: &PartSource,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        self.may(key)?;
+        self.may(&source.key)?;
+        self.inner.copy_part(key, upload, part, source, timeout).await
     }
 
     async fn complete_upload(

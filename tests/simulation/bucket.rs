@@ -189,7 +189,7 @@ impl Bucket {
             aim();
         }
         let ours = key.starts_with(crate::host::PREFIX) || key.contains("/segments/");
-        if ours && matches!(what, "PUT" | "COMPLETE" | "PART") {
+        if ours && matches!(what, "PUT" | "COMPLETE" | "PART" | "COPY PART") {
             *self.published.borrow_mut() = Some(key.to_owned());
             self.publishes.notify_waiters();
         }

@@ -10,9 +10,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::store::{
-    Attributes, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo,
-    Part, Properties, PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError,
-    StoreErrorKind, Tags, UploadId, Verb,
+    Attributes, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties, PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -450,6 +448,42 @@ impl StoreBackend for Port {
         let gone =
             || StoreError::new(StoreErrorKind::NotFound, format!("PART of {key}: no upload"));
         tag.ok_or_else(gone)
+    }
+
+    async fn copy_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        part: Part,
+        source: &PartSource,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        self.count(|counts| counts.multipart += 1);
+        if !crate::sim::sim().bucket.honours(Verb::PartCopy) {
+            let why = format!("PART of {key}: no copies");
+            return Err(StoreError::new(StoreErrorKind::Unsupported, why));
+        }
+        let (id, source) = (upload.0.clone(), source.clone());
+        let copy = move |bucket: &Bucket| {
+            let found = bucket.objects.borrow().get(source.key.as_str()).cloned();
+            let found = found.ok_or(StoreErrorKind::NotFound)?;
+            if found.etag != source.expect.etag {
+                return Err(StoreErrorKind::Changed);
+            }
+            let range = source.range.clone().unwrap_or(0..found.body.len() as u64);
+            if range.end > found.body.len() as u64 {
+                return Err(StoreErrorKind::Unsupported);
+            }
+            let body = found.body.slice(range.start as usize..range.end as usize);
+            let mut uploads = bucket.uploads.borrow_mut();
+            let upload = uploads.get_mut(&id).ok_or(StoreErrorKind::NotFound)?;
+            let tag = crate::bucket::etag(&body);
+            upload.parts.insert(part.number, (tag.clone(), body));
+            Ok(tag)
+        };
+        let access = (Access::Writes, "COPY PART");
+        let copied = self.once(access, key.as_str(), None, timeout, copy).await?;
+        copied.map_err(|kind| StoreError::new(kind, format!("PART of {key}: {kind:?}")))
     }
 
     async fn complete_upload(

@@ -13,6 +13,7 @@ mod gateway;
 mod google;
 mod keys;
 mod objects;
+mod parts;
 mod probe;
 mod properties;
 mod suite;

@@ -14,9 +14,7 @@ use super::{Call, S3Store, quoted};
 use crate::store::api::get_in_steps;
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
-    Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part,
-    Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags,
-    Take, UploadId, find_groups,
+    Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take, UploadId, find_groups,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
@@ -71,6 +69,14 @@ impl S3Store {
             _ if is_rejection(&answer) => PutOutcome::Failed(error),
             _ => PutOutcome::Ambiguous(error),
         }
+    }
+
+    /// Names an object as the source of a copy: in the same encoding as in a URL, so that the key cannot end the header
+    /// or name a version.
+    fn copy_source(&self, from: &ObjectKey) -> Result<String, StoreError> {
+        let url = self.object_url(from.as_str())?;
+        let base = self.bucket.base_url().path().len();
+        Ok(format!("/{}/{}", self.bucket.name(), &url.path()[base..]))
     }
 
     fn dressed<'a>(
@@ -327,12 +333,8 @@ impl StoreBackend for S3Store {
         properties: &Properties,
         send: Send,
     ) -> PutOutcome {
-        // The same encoding as in a URL, so the key cannot end the header or name a version.
-        let source = match self.object_url(from.as_str()) {
-            Ok(url) => {
-                let base = self.bucket.base_url().path().len();
-                format!("/{}/{}", self.bucket.name(), &url.path()[base..])
-            }
+        let source = match self.copy_source(from) {
+            Ok(source) => source,
             Err(e) => return PutOutcome::Failed(e),
         };
         let mut call = self
@@ -412,6 +414,36 @@ impl StoreBackend for S3Store {
                 StoreErrorKind::Protocol,
                 format!("{}: the answer has no ETag", self.doing(&call)),
             )),
+        }
+    }
+
+    async fn copy_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        part: Part,
+        source: &PartSource,
+        timeout: Duration,
+    ) -> Result<String, StoreError> {
+        let mut call = Call::new(Method::PUT, key.as_str())
+            .query("partNumber", part.number.to_string())
+            .query("uploadId", upload.0.as_str())
+            .header("x-amz-copy-source", self.copy_source(&source.key)?)
+            .header("x-amz-copy-source-if-match", self.spelling().write(&source.expect.etag));
+        if let Some(range) = &source.range {
+            let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+            call = call.header("x-amz-copy-source-range", range);
+        }
+        let answer = self.send(&call, &Progress::new(timeout)).await?;
+        if !answer.status.is_success() || hides_error(&answer) {
+            return Err(self.refusal(&call, &answer));
+        }
+        match unquote(&Written::of(&answer).etag) {
+            "" => Err(StoreError::new(
+                StoreErrorKind::Protocol,
+                format!("{}: the answer has no ETag", self.doing(&call)),
+            )),
+            etag => Ok(etag.to_owned()),
         }
     }
 

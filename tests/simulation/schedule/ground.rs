@@ -42,6 +42,7 @@ impl Director {
                 Verb::PutIfMatch,
                 Verb::DeleteMany,
                 Verb::DeleteManyConditional,
+                Verb::PartCopy,
             ];
             let chosen = |(place, _): &(usize, &Verb)| which >> place & 1 == 1;
             let overlooked = all.iter().enumerate().filter(chosen).map(|(_, verb)| *verb);

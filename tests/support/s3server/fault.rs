@@ -82,6 +82,8 @@ pub enum Action {
     /// Refused with this status (400, 403, 404 `NoSuchBucket`, 409, 429, 500, 501, 503); not applied. A rule for
     /// [`Op::Delete`] also meets a key of a DeleteObjects, whose answer then names it with the error.
     Status(u16),
+    /// Answered with 200 and an error in its body, as long copies may be; not applied.
+    HiddenError,
     /// Applied, then answered with this status.
     ApplyThenStatus(u16),
     /// Applied, then answered with this status by something in between that knows nothing of S3.
@@ -102,6 +104,8 @@ pub enum Action {
     NamePart(usize),
     /// A DeleteObjects is answered as if it had been applied.
     OnlySaySo,
+    /// A part is copied with another first byte than the source has.
+    CopyOtherBytes,
     /// Applied after this time, also when the client is gone by then: a request that arrives late.
     /// Its signature is judged when it arrives.
     DelayThenApply(Duration),

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{IgnoreConditions, KeyFaults, LiteralEtags, made_up};
+use super::backend::{CopyOtherBytes, IgnoreConditions, KeyFaults, LiteralEtags, made_up};
 use super::clock;
 use super::fault::{Action, Area, Logged, Op};
 use super::state::State;
@@ -103,7 +103,9 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
                 creation = Some(state.begin_create(&entry.key));
             }
         }
-        Op::Delete | Op::DeleteMany | Op::Copy | Op::CompleteUpload if gateway => {
+        Op::Delete | Op::DeleteMany | Op::Copy | Op::UploadPartCopy | Op::CompleteUpload
+            if gateway =>
+        {
             parts.extensions.insert(IgnoreConditions);
         }
         _ => {}
@@ -170,6 +172,11 @@ async fn act(
             state.held.fetch_sub(1, Ordering::SeqCst);
         }
         Some(Action::Status(status)) => return Some(refuse(state, made_up(*status)).await),
+        Some(Action::HiddenError) => {
+            let error = "<Error><Code>InternalError</Code><Message>made up</Message></Error>";
+            let response = http::Response::new(s3s::Body::from(Bytes::from(error)));
+            return Some(finish(state, response, None).await);
+        }
         Some(Action::ClockSkewError) => {
             let error = s3_error!(
                 RequestTimeTooSkewed,
@@ -180,6 +187,9 @@ async fn act(
         Some(Action::DropBeforeApply) => return None,
         Some(Action::IgnoreConditions) => {
             parts.extensions.insert(IgnoreConditions);
+        }
+        Some(Action::CopyOtherBytes) => {
+            parts.extensions.insert(CopyOtherBytes);
         }
         Some(
             Action::ApplyThenStatus(_)

@@ -11,7 +11,8 @@ use super::super::carried::Carried;
 use super::super::model;
 use super::Backend;
 use super::wire::{
-    Reply, conditions, encode, limit, metadata, ok, read_body, stamp, strong, wants_url,
+    CopyOtherBytes, Reply, conditions, encode, limit, metadata, ok, read_body, stamp, strong,
+    wants_url,
 };
 
 impl Backend {
@@ -75,6 +76,11 @@ impl Backend {
                 return Err(s3_error!(InvalidArgument, "the range exceeds the source"));
             }
             body = body.slice(first..=last);
+        }
+        if req.extensions.get::<CopyOtherBytes>().is_some() {
+            let mut other = body.to_vec();
+            other[0] ^= 1;
+            body = other.into();
         }
         let etag =
             self.keep_part(&input.bucket, &input.key, &input.upload_id, input.part_number, body)?;

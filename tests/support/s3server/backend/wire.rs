@@ -16,6 +16,10 @@ use super::super::model::{self, Conditions, Refused};
 #[derive(Debug, Clone, Copy)]
 pub struct IgnoreConditions;
 
+/// Marks a copy of a part that gets another first byte (an extension of the request).
+#[derive(Debug, Clone, Copy)]
+pub struct CopyOtherBytes;
+
 /// Marks a request whose ETags in conditions count with their quotes (an extension of the request).
 #[derive(Debug, Clone, Copy)]
 pub struct LiteralEtags;
