@@ -36,11 +36,13 @@ mod tx;
 mod uploads;
 mod volume;
 mod ways;
+mod whole;
 mod write;
 
 pub use borne::{BORNE, Borne, Slot, guessed, is_attribute, is_encoded};
 pub use cache_file::CacheFile;
 pub use churn::Churn;
+pub use commit::{Much, SEGMENT};
 pub use error::DataError;
 pub use extents::{SegmentDelta, live_extents};
 pub use fetching::{Fetching, MOST as MOST_FETCHED, Share};
@@ -62,3 +64,4 @@ pub use trash::Trash;
 pub use tx::Tx;
 pub use uploads::{Upload, Uploads};
 pub use volume::{Recovered, Volume, VolumeParts};
+pub use whole::Whole;

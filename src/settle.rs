@@ -14,6 +14,7 @@ mod beside;
 mod bodies;
 mod body;
 mod churn;
+mod compose;
 mod conflict;
 mod copies;
 mod dress;

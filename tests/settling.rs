@@ -4,6 +4,8 @@
 mod beside;
 #[path = "settling/bodies.rs"]
 mod bodies;
+#[path = "settling/composed.rs"]
+mod composed;
 #[path = "settling/copies.rs"]
 mod copies;
 #[path = "settling/groups.rs"]

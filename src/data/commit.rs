@@ -4,6 +4,7 @@
 //! handed over. Much goes in steps, each uploaded and handed over before the next one: what is up counts,
 //! and makes room for writers. Nothing here waits for durability: that is the flush of whoever needs it.
 
+mod blocks;
 mod steps;
 mod thin;
 
@@ -27,6 +28,8 @@ use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind,
 };
 use crate::types::{FileKind, Lsn, ObjectKey};
+pub use blocks::Much;
+use blocks::{blocks_of, end_of_run, is_block, join};
 use steps::{Step, row_bytes, steps};
 use thin::count_changed;
 
@@ -38,8 +41,9 @@ const INLINE_GROUP: u64 = 1 << 20;
 const INLINE_BLOCK: u64 = 16 << 10;
 /// Largest piece with a checksum of its own, bytes: what a random read may have to fetch.
 const PIECE: u64 = 1 << 20;
-/// Largest segment object, bytes.
-const SEGMENT: u64 = 16 << 20;
+/// Largest segment object, bytes. An object at rest is sent in parts of as much: where the content of one part lies in
+/// one segment, the store copies it from there.
+pub const SEGMENT: u64 = 16 << 20;
 /// As many rows that are only taken away take in the log what a changed range may.
 const REPLACED: u64 = 8;
 /// Segments of one commit under way at a time.
@@ -88,7 +92,7 @@ impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
     /// next flush; after a crash of the process it is replayed.
     pub async fn commit(&self, inodes: Vec<Arc<Inode>>) -> Result<(), DataError> {
-        self.commit_as(inodes, None).await
+        self.commit_as(inodes, None, Much::All).await
     }
 
     /// As [`Volume::commit`]; no more segments of all that commit so are under way at a time than `segments` lets.
@@ -96,14 +100,16 @@ impl Volume {
         &self,
         inodes: Vec<Arc<Inode>>,
         segments: &Semaphore,
+        much: Much,
     ) -> Result<(), DataError> {
-        self.commit_as(inodes, Some(segments)).await
+        self.commit_as(inodes, Some(segments), much).await
     }
 
     async fn commit_as(
         &self,
         mut inodes: Vec<Arc<Inode>>,
         segments: Option<&Semaphore>,
+        much: Much,
     ) -> Result<(), DataError> {
         // One order for everybody, so that two groups cannot wait for each other.
         inodes.sort_by_key(|inode| inode.ino);
@@ -114,7 +120,8 @@ impl Volume {
         }
         let (mut parts, mut guards) = (Vec::new(), Vec::new());
         for (inode, guard) in inodes.iter().zip(locked) {
-            if let Some(part) = self.snapshot(inode) {
+            let begun = Box::pin(self.begun_before(inode)).await;
+            if let Some(part) = self.snapshot(inode, much, begun) {
                 parts.push(part);
                 guards.push(Some(guard));
             }
@@ -131,7 +138,7 @@ impl Volume {
         done
     }
 
-    fn snapshot(&self, inode: &Arc<Inode>) -> Option<Part> {
+    fn snapshot(&self, inode: &Arc<Inode>, much: Much, begun: Option<Range<u64>>) -> Option<Part> {
         let mut live = inode.live();
         if live.removed || (live.pending.is_clean() && !live.attr_dirty) {
             drop(live);
@@ -141,7 +148,20 @@ impl Volume {
         live.attr_dirty = false;
         live.begins_commit();
         // Every record of this inode so far was written under the lock that is held now.
-        let through = Lsn(self.meta.journal.lock().next_lsn().0 - 1);
+        let all = Lsn(self.meta.journal.lock().next_lsn().0 - 1);
+        let blocks = match much {
+            Much::All => None,
+            Much::Blocks => blocks_of(&live.pending, &live.content),
+        };
+        let (mut steps, through) = match blocks {
+            None => (steps(&live.pending, &live.content, live.size, all), all),
+            Some(through) => {
+                let pending = live.pending.up_to(through);
+                (steps(&pending, &live.content, pending.ranges.end(), through), through)
+            }
+        };
+        join(&mut steps);
+        live.join_begun(begun, &mut steps);
         Some(Part {
             inline: false,
             inode: Arc::clone(inode),
@@ -149,7 +169,7 @@ impl Volume {
             attr: live.attr.clone(),
             content: live.content.clone(),
             content_changed: !live.pending.is_clean(),
-            steps: steps(&live.pending, &live.content, live.size, through),
+            steps,
             begun: boottime(),
             cut: u64::MAX,
         })
@@ -225,7 +245,13 @@ impl Volume {
         let mut filled = SEGMENT;
         for (index, part) in parts.iter_mut().enumerate() {
             let Some(step) = part.steps.get_mut(number) else { continue };
-            for (range, change) in step.ranges.clone() {
+            let ranges = step.ranges.clone();
+            let mut run_end = 0;
+            for (at, (range, change)) in ranges.iter().enumerate() {
+                let (range, change) = (range.clone(), *change);
+                if range.end > run_end {
+                    run_end = end_of_run(&ranges[at..]);
+                }
                 match change {
                     Change::Zero => step.places.push((range, Place::Zero)),
                     Change::Data if part.inline => {
@@ -239,7 +265,8 @@ impl Volume {
                     Change::Data => {
                         for piece in pieces(range, PIECE) {
                             let len = piece.end - piece.start;
-                            if filled + len > SEGMENT {
+                            let alone = is_block(piece.start, run_end);
+                            if filled + len > SEGMENT || alone {
                                 groups.push(Group::new());
                                 filled = 0;
                             }
@@ -318,8 +345,9 @@ impl Volume {
             let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
-                PutOutcome::Won(_) => {
+                PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
+                    self.stored.add(upload.id(), &version);
                     return Ok(upload);
                 }
                 // Nobody else has the name: it was sent twice on its way, or another outcome was the right one.

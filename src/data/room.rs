@@ -277,7 +277,7 @@ impl Volume {
         if bytes > 0 && self.dirty.lock().len() as u64 > self.room.files() / 2 {
             return Some(Lack::Commits);
         }
-        let limit = DIRTY_LIMIT.min(self.room.limit() / 2).max(1 << 20);
+        let limit = self.dirty_limit();
         let dirty = self.dirty_bytes.load(Ordering::Relaxed);
         if dirty > 0 && bytes > 0 && dirty + bytes > limit {
             return Some(Lack::Commits);
@@ -307,6 +307,18 @@ impl Volume {
     /// Bytes that the commits of what is uncommitted will take in the log.
     fn owed(&self) -> u64 {
         will_take(self.dirty_ranges.load(Ordering::Relaxed))
+    }
+
+    /// Uncommitted data before writers wait, bytes.
+    fn dirty_limit(&self) -> u64 {
+        DIRTY_LIMIT.min(self.room.limit() / 2).max(1 << 20)
+    }
+
+    /// Whether what is uncommitted should soon be less.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.eager_commit() < EAGER_COMMIT
+            || self.dirty_bytes() > self.dirty_limit() / 2
+            || !self.meta.journal.lock().has_room(self.owed())
     }
 
     /// Uncommitted data of one inode that starts a commit by itself, bytes.

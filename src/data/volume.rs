@@ -11,6 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
 use super::neighbours::Neighbours;
+use super::whole::Stored;
 use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
 use crate::config::VolumeOptions;
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
@@ -108,6 +109,7 @@ pub struct Volume {
     pub(super) collecting: AsyncMutex<()>,
     /// Segments that no record names yet.
     pub(super) uploads: Uploads,
+    pub(super) stored: Stored,
     last_error: Mutex<Option<String>>,
     /// How small files are read.
     pub(super) neighbours: Neighbours,
@@ -155,6 +157,7 @@ impl Volume {
             scattered: Mutex::default(),
             collecting: AsyncMutex::new(()),
             uploads: Uploads::default(),
+            stored: Stored::default(),
             last_error: Mutex::new(None),
             neighbours: Neighbours::default(),
         });

@@ -77,6 +77,19 @@ impl Pending {
         newer.map(|(_, size)| *size).min().unwrap_or(u64::MAX)
     }
 
+    /// What was changed up to `through`, where nothing was truncated.
+    pub fn up_to(&self, through: Lsn) -> Pending {
+        let mut part = Pending::default();
+        for (range, (lsn, change)) in self.ranges.iter().filter(|(_, (lsn, _))| *lsn <= through) {
+            if change == Change::Data {
+                part.data += range.end - range.start;
+            }
+            part.ranges.insert(range, (lsn, change));
+        }
+        part.size = Some((through, part.ranges.end()));
+        part
+    }
+
     /// The size of a file with these changes over `committed` bytes, which may not be those that they were
     /// made over.
     pub fn size_over(&self, committed: u64) -> u64 {

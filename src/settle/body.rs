@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 
 use super::SettleError;
 use super::bodies::Ready;
 use super::dress::Dress;
 use super::parts::{Parts, TIMEOUT};
 use super::settler::Settler;
-use crate::data::{DataError, Inode};
+use crate::data::{DataError, Inode, SEGMENT};
 use crate::fault::{self, Mutant};
 use crate::meta::Lookup;
 use crate::meta::records::ContentRec;
@@ -20,9 +21,11 @@ use crate::types::{Ino, ObjectKey, Version};
 /// Bodies up to this are copied before they are sent; larger ones are uploaded in parts, bytes.
 const IN_MEMORY: u64 = 8 << 20;
 /// Size of a part; grown for files that would need more than 10,000 of them (S3's limit).
-const PART: u64 = 16 << 20;
+const PART: u64 = SEGMENT;
 const MOST_PARTS: u64 = 10_000;
 const PARALLEL: u64 = 3;
+/// Parts that are on their way side by side, those that the store copies included: they hold no memory here.
+const LANES: usize = 16;
 /// What parts that are on their way may hold in memory, unless one alone is larger, bytes.
 const PARTS_HELD: u64 = 96 << 20;
 /// S3's limit for one server-side copy, bytes.
@@ -86,20 +89,32 @@ impl Settler {
         let id = store.create_upload(key, &dress.attributes, &dress.properties, TIMEOUT).await?;
         let sending = &Parts::new(store.as_ref(), key, &id);
         let count = content.size.div_ceil(part);
+        let in_memory = &Semaphore::new(parallel(part));
+        let interrupted =
+            || !unchanged(inode, content, write_seq) || self.at_its_end.is_cancelled();
         let sends = (0..count).map(|index| async move {
-            if !unchanged(inode, content, write_seq) || self.at_its_end.is_cancelled() {
+            if interrupted() {
                 return Ok(None);
             }
             let start = index * part;
             let len = part.min(content.size - start);
+            let part = Part { number: index as u32 + 1, offset: start };
+            let range = start..start + len;
+            let copied = Box::pin(self.composed(sending, part, inode, content, range)).await?;
+            if copied.is_some() {
+                return Ok(copied);
+            }
+            // It is never closed.
+            let _held = in_memory.acquire().await.ok();
+            if interrupted() {
+                return Ok(None);
+            }
             let bytes = self.patiently(sending, || self.copy(inode, start, len)).await?;
-            let tag = self
-                .send_part(sending, Part { number: index as u32 + 1, offset: start }, bytes)
-                .await?;
+            let tag = self.send_part(sending, part, bytes).await?;
             Ok::<_, SettleError>(Some(tag))
         });
         let parts: Result<Vec<Option<String>>, SettleError> =
-            stream::iter(sends).buffered(parallel(part)).try_collect().await;
+            stream::iter(sends).buffered(LANES).try_collect().await;
         let parts = match parts {
             Ok(parts) => parts.into_iter().collect::<Option<Vec<String>>>(),
             Err(e) => {

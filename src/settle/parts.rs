@@ -31,6 +31,11 @@ impl<'s> Parts<'s> {
     pub fn new(store: &'s dyn StoreBackend, key: &'s ObjectKey, id: &'s UploadId) -> Self {
         Parts { store, key, id, moved: Mutex::new(boottime()) }
     }
+
+    /// Something got through.
+    pub fn moved(&self) {
+        *self.moved.lock() = boottime();
+    }
 }
 
 impl Settler {
@@ -48,7 +53,7 @@ impl Settler {
         loop {
             let error = match what().await {
                 Ok(done) => {
-                    *parts.moved.lock() = boottime();
+                    parts.moved();
                     return Ok(done);
                 }
                 Err(error) => error,

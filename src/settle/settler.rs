@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::beside::Beside;
 use super::churn::Churning;
+use super::compose::Composing;
 use super::copies::Copies;
 use super::hot::{Hot, time_left};
 use super::kept::Kept;
@@ -115,6 +116,7 @@ pub struct Settler {
     pub(super) seen_waiting: AsyncMutex<Seen>,
     pub(super) tags: TagSight,
     pub(super) copies: Copies,
+    pub(super) composing: Composing,
     pub(super) kept: Kept,
     pub(super) beside: Beside,
     pub(super) this: Weak<Settler>,
@@ -161,6 +163,7 @@ impl Settler {
             seen_waiting: AsyncMutex::default(),
             tags: TagSight::default(),
             copies: Copies::default(),
+            composing: Composing::default(),
             kept: Kept::default(),
             beside: Beside::default(),
             this: Weak::clone(this),

@@ -258,7 +258,7 @@ impl Verb {
     /// Whether each version of s3vol knows it. The first ones take a record that names any other for damaged, so others
     /// are in no volume's `format.json`, only among what was found out about a store.
     pub fn is_everywhere(self) -> bool {
-        !matches!(self, Verb::DeleteMany | Verb::DeleteManyConditional)
+        !matches!(self, Verb::DeleteMany | Verb::DeleteManyConditional | Verb::PartCopy)
     }
 }
 

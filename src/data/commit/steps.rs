@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::SEGMENT;
 use crate::meta::records::{ContentRec, Place};
 use crate::meta::{Change, Pending};
 use crate::types::Lsn;
@@ -79,7 +80,8 @@ pub(super) fn steps(
     for (lsn, range, change) in by_lsn {
         let step = match steps.last_mut() {
             Some(step)
-                if (step.ranges.len() < STEP && filled < step_bytes) || step.through >= lsn =>
+                if (step.ranges.len() < STEP && !is_full(step, filled, step_bytes))
+                    || step.through >= lsn =>
             {
                 step
             }
@@ -108,6 +110,14 @@ pub(super) fn steps(
         step.ranges.sort_by_key(|(range, _)| range.start);
     }
     steps
+}
+
+/// Whether a step has enough data. It may have some more, so that it ends with a block.
+fn is_full(step: &Step, filled: u64, step_bytes: u64) -> bool {
+    let ends_block =
+        step.ranges.last().is_some_and(|(range, _)| range.start / SEGMENT < range.end / SEGMENT);
+    let more = if step_bytes > SEGMENT && !ends_block { SEGMENT } else { 0 };
+    filled >= step_bytes + more
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Files, Lane, PAUSE, commit_groups, flush_for_now, is_busy, is_quick};
-use crate::data::{DataError, Inode, Volume};
+use crate::data::{DataError, Inode, Much, Volume};
 use crate::types::Ino;
 use crate::worker::WorkerError;
 use crate::worker::serve::Shared;
@@ -166,7 +166,7 @@ impl Beside {
     fn begin_with(&mut self, inode: Arc<Inode>, short: bool) {
         let (volume, segments) = (Arc::clone(&self.volume), Arc::clone(&self.segments));
         self.begin(Some(inode.ino), short, async move {
-            volume.commit_sharing(vec![inode], &segments).await?;
+            volume.commit_sharing(vec![inode], &segments, Much::All).await?;
             flush_for_now(&volume).await
         });
     }
