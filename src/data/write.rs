@@ -44,7 +44,8 @@ impl Volume {
             let logged = written.and_then(|()| Ok(self.meta.journal.lock().append(&record)?));
             let lsn = logged.inspect_err(|_| live.spoil(offset..end))?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
-            (live.pending.data_bytes() >= self.eager_commit(), inode.ino)
+            let much = live.pending.data_bytes() >= self.eager_commit();
+            (much || live.has_blocks(), inode.ino)
         };
         inode.close_unused();
         self.mark_dirty(inode);

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Files, Lane, PAUSE, commit_groups, flush_for_now, is_busy, is_quick};
+use super::{Files, GROUP_BYTES, Lane, PAUSE, commit_groups, flush_for_now, is_busy, is_quick};
 use crate::data::{DataError, Inode, Much, Volume};
 use crate::types::Ino;
 use crate::worker::WorkerError;
@@ -50,7 +50,10 @@ pub(in crate::worker) async fn beside(
                     shared.commit_went(Lane::Large, Some(error));
                 }
             }
-            () = large.notified() => lane.begin_small(FlushToo::Yes),
+            () = large.notified() => {
+                lane.all_is_due();
+                lane.begin_small(FlushToo::Yes);
+            }
             () = wanted => {
                 listens = Instant::now() + PACE;
                 // A writer that asks again and again needs no flush each time: the timer's comes.
@@ -80,6 +83,8 @@ struct Beside {
     under_way: FuturesUnordered<BoxFuture<'static, (What, Result<(), WorkerError>)>>,
     /// Whether it is short.
     what: HashMap<What, bool>,
+    /// Those of which all is to go up: the timer has come since they were begun with.
+    due: HashSet<Ino>,
     /// Those whose last commit failed.
     failing: HashSet<What>,
     /// There were none when it was last asked.
@@ -93,6 +98,7 @@ impl Beside {
             segments: Arc::new(Semaphore::new(SEGMENTS)),
             under_way: FuturesUnordered::new(),
             what: HashMap::new(),
+            due: HashSet::new(),
             failing: HashSet::new(),
             well: true,
         }
@@ -111,6 +117,16 @@ impl Beside {
             true => self.failing.insert(what),
             false => self.failing.remove(&what),
         };
+    }
+
+    /// What is large now, or under way, goes up whole, also if it is little when its turn comes.
+    fn all_is_due(&mut self) {
+        let dirty = self.volume.dirty_inodes();
+        let due = dirty.iter().filter(|inode| {
+            self.what.contains_key(&Some(inode.ino))
+                || inode.live().pending.data_bytes() > GROUP_BYTES
+        });
+        self.due.extend(due.map(|inode| inode.ino));
     }
 
     fn begin_small(&mut self, too: FlushToo) {
@@ -132,13 +148,17 @@ impl Beside {
     /// Begins with those for which there is a place.
     fn begin_large(&mut self) {
         let dirty = self.volume.dirty_inodes();
-        let large: Vec<_> = dirty.into_iter().filter(|inode| !is_quick(inode)).collect();
+        let is_due = |inode: &Inode| self.due.contains(&inode.ino);
+        let large = dirty.into_iter().filter(|inode| !is_quick(inode) || is_due(inode));
+        let large: Vec<_> = large.collect();
         // Of one that is not large any more the rest came up otherwise, or it was removed.
         let still = |ino: Ino| large.iter().any(|inode| inode.ino == ino);
         self.failing.retain(|what| what.is_none_or(still));
+        self.due.retain(|ino| still(*ino));
         let mut large: Vec<_> = large
             .into_iter()
             .filter(|inode| !is_busy(inode))
+            .filter(|inode| self.due.contains(&inode.ino) || !self.volume.gathers(inode))
             .map(|inode| {
                 let bytes = inode.live().pending.data_bytes();
                 (bytes, inode)
@@ -165,8 +185,9 @@ impl Beside {
 
     fn begin_with(&mut self, inode: Arc<Inode>, short: bool) {
         let (volume, segments) = (Arc::clone(&self.volume), Arc::clone(&self.segments));
+        let much = if self.due.remove(&inode.ino) { Much::All } else { Much::Blocks };
         self.begin(Some(inode.ino), short, async move {
-            volume.commit_sharing(vec![inode], &segments, Much::All).await?;
+            volume.commit_sharing(vec![inode], &segments, much).await?;
             flush_for_now(&volume).await
         });
     }
