@@ -327,7 +327,7 @@ async fn what_a_host_left_of_a_stream_is_what_was_committed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures, and takes a minute"]
 async fn figures_of_a_large_file() {
-    const LEN: usize = 256 * MIB;
+    const LEN: usize = 64 * MIB;
     for composes in [false, true] {
         let server = TestS3::start();
         if !composes {

@@ -7,6 +7,15 @@ fn mib(count: usize) -> String {
     "0123456789abcdef".repeat(count << 16)
 }
 
+/// Where the store copies no parts.
+async fn sends_parts() -> World {
+    let server = TestS3::start();
+    server.fault(Rule::always(Some(Op::UploadPartCopy), "", Action::Status(501)));
+    let world = World::on(server).await;
+    world.server.clear_faults();
+    world
+}
+
 /// Settles, and has the lease lapse while the first part of this object goes up.
 async fn lapse_over(world: &World, key: &str) {
     world.server.fault(Rule::new(Op::UploadPart, key, 1, Action::Hold));
@@ -22,7 +31,7 @@ async fn lapse_over(world: &World, key: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
-    let world = World::new().await;
+    let world = sends_parts().await;
     let body = mib(9);
     world.file("large", &body).await;
     lapse_over(&world, "data/large").await;
@@ -36,7 +45,7 @@ async fn what_is_up_is_not_sent_again_because_the_lease_lapsed_for_a_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_kept_of_an_upload_goes_when_its_file_changes_and_when_the_volume_is_left() {
-    let world = World::new().await;
+    let world = sends_parts().await;
     let files = [world.file("changed", &mib(9)).await, world.file("left", &mib(9)).await];
     lapse_over(&world, "data/left").await;
     assert_eq!(world.server.uploads().len(), 2);
@@ -51,7 +60,7 @@ async fn what_is_kept_of_an_upload_goes_when_its_file_changes_and_when_the_volum
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_break_of_some_seconds_does_not_throw_away_what_is_up() {
-    let world = World::new().await;
+    let world = sends_parts().await;
     let body = mib(9);
     world.file("large", &body).await;
     world.server.fault(Rule::new(Op::UploadPart, "data/large", 5, Action::Status(503)));
@@ -63,10 +72,17 @@ async fn a_break_of_some_seconds_does_not_throw_away_what_is_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_rest_while_a_large_file_goes_up() {
-    let world = World::new().await;
+    for (world, op) in
+        [(sends_parts().await, Op::UploadPart), (World::new().await, Op::UploadPartCopy)]
+    {
+        others_rest_while(world, op).await;
+    }
+}
+
+async fn others_rest_while(world: World, part: Op) {
     let body = mib(65);
     world.file("large", &body).await;
-    world.server.fault(Rule::always(Some(Op::UploadPart), "data/large", Action::Hold));
+    world.server.fault(Rule::always(Some(part), "data/large", Action::Hold));
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&world.settler).run(stop.clone()));
     until("the parts", || world.server.held() > 0).await;
@@ -86,7 +102,7 @@ async fn others_rest_while_a_large_file_goes_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_that_is_on_its_way_is_dropped_when_the_volume_is_left() {
-    let world = World::new().await;
+    let world = sends_parts().await;
     world.file("large", &mib(65)).await;
     world.server.fault(Rule::always(Some(Op::UploadPart), "data/large", Action::Hold));
     let stop = CancellationToken::new();
@@ -122,7 +138,7 @@ async fn a_request_on_its_way_is_cut_off_when_the_lease_lapses() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parking_that_fails_leaves_no_parts() {
-    let world = World::new().await;
+    let world = sends_parts().await;
     let root = Ino::ROOT;
     let [big, old] = ["big", "old"].map(|name| FileName::new(name).unwrap());
     let before = mib(17);
