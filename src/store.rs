@@ -32,7 +32,9 @@ use async_trait::async_trait;
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
-    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
+    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest,
+    ObjectInfo, Part, PartSource, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId,
+    Verb,
 };
 pub use both::both;
 pub use confined::{confined, is_file_key};

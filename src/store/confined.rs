@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Attributes, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties,
-    PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take,
-    UploadId,
+    Attributes, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource,
+    Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags,
+    Take, UploadId,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 

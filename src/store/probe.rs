@@ -10,7 +10,8 @@ use bytes::Bytes;
 pub(super) use groups::find_groups;
 
 use super::{
-    Attributes, Backend, Capabilities, Condition, Groups, Knowledge, Part, PartSource, Properties, PutOutcome, Send, StoreError, StoreErrorKind, Verb,
+    Attributes, Backend, Capabilities, Condition, Groups, Knowledge, Part, PartSource, Properties,
+    PutOutcome, Send, StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 

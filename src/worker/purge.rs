@@ -40,9 +40,7 @@ use crate::lease::{
 };
 use crate::meta::{Engine, EngineConfig, EngineError, EngineHome};
 use crate::settle::hot_time;
-use crate::store::{
-    Groups, Known, Store, StoreError, StoreErrorKind, Verb,
-};
+use crate::store::{Groups, Known, Store, StoreError, StoreErrorKind, Verb};
 use crate::types::{Epoch, Lsn, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);

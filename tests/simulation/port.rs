@@ -10,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3vol::clock::{Deadline, boottime};
 use s3vol::store::{
-    Attributes, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties, PutOutcome, RequestCounts, Send, StandIn, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId, Verb,
+    Attributes, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo,
+    Part, PartSource, Properties, PutOutcome, RequestCounts, Send, StandIn, StoreBackend,
+    StoreError, StoreErrorKind, Tags, UploadId, Verb,
 };
 use s3vol::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 

@@ -14,7 +14,9 @@ use super::{Call, S3Store, quoted};
 use crate::store::api::get_in_steps;
 use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
 use crate::store::{
-    Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part, PartSource, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, Take, UploadId, find_groups,
+    Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part,
+    PartSource, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError,
+    StoreErrorKind, Tags, Take, UploadId, find_groups,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
