@@ -95,7 +95,7 @@ fn judged(error: &StoreError) -> Outcome {
         NotFound | NoBucket => Outcome::Missing,
         Changed => Outcome::Condition,
         Denied | TagsDenied | ClockSkew | Unsupported => Outcome::Refused,
-        Tls | Unreachable | Timeout => Outcome::Unanswered,
+        Tls | Unreachable | Busy | Timeout => Outcome::Unanswered,
         Protocol | NoSpace => Outcome::Failed,
     }
 }

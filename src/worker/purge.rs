@@ -33,7 +33,6 @@ use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
-use crate::fault::{at, points};
 use crate::lease::{
     Holder, Judgement, Keeper, KeeperConfig, LeaseRecord, Observation, epochs_above, judge,
     last_epoch, record_key,
