@@ -15,6 +15,8 @@ pub use mutant::Mutant;
 pub const SYNC_TIMEOUT: &str = "S3VOL_TEST_SYNC_TIMEOUT_MS";
 /// How long after its expiry a request may still arrive, milliseconds.
 pub const HOT_MARGIN: &str = "S3VOL_TEST_HOT_MARGIN_MS";
+/// How much longer a group of deletions may be under way in the store, milliseconds.
+pub const GROUP_LASTS: &str = "S3VOL_TEST_GROUP_LASTS_MS";
 /// How often the lease is renewed, milliseconds.
 pub const RENEW_EVERY: &str = "S3VOL_TEST_RENEW_MS";
 /// How often maintenance of the engine is considered, milliseconds.

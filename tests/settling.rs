@@ -68,7 +68,10 @@ struct World {
 fn no_margin() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     // SAFETY: every test comes here before it does anything else, and waits for the first to be done.
-    ONCE.call_once(|| unsafe { std::env::set_var(s3vol::fault::HOT_MARGIN, "0") });
+    ONCE.call_once(|| unsafe {
+        std::env::set_var(s3vol::fault::HOT_MARGIN, "0");
+        std::env::set_var(s3vol::fault::GROUP_LASTS, "0");
+    });
 }
 
 impl World {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use md5::{Digest, Md5};
 use tokio::sync::{MutexGuard, Semaphore};
 
 use super::extents::{Editor, tail_of};
@@ -27,9 +28,9 @@ use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind,
 };
-use crate::types::{FileKind, Lsn, ObjectKey};
+use crate::types::{FileKind, Lsn, ObjectKey, hex};
 pub use blocks::Much;
-use blocks::{blocks_of, end_of_run, is_block, join};
+use blocks::{blocks_of, end_of_run, is_block};
 use steps::{Step, row_bytes, steps};
 use thin::count_changed;
 
@@ -120,8 +121,7 @@ impl Volume {
         }
         let (mut parts, mut guards) = (Vec::new(), Vec::new());
         for (inode, guard) in inodes.iter().zip(locked) {
-            let begun = Box::pin(self.begun_before(inode)).await;
-            if let Some(part) = self.snapshot(inode, much, begun) {
+            if let Some(part) = self.snapshot(inode, much) {
                 parts.push(part);
                 guards.push(Some(guard));
             }
@@ -138,7 +138,7 @@ impl Volume {
         done
     }
 
-    fn snapshot(&self, inode: &Arc<Inode>, much: Much, begun: Option<Range<u64>>) -> Option<Part> {
+    fn snapshot(&self, inode: &Arc<Inode>, much: Much) -> Option<Part> {
         let mut live = inode.live();
         if live.removed || (live.pending.is_clean() && !live.attr_dirty) {
             drop(live);
@@ -153,15 +153,13 @@ impl Volume {
             Much::All => None,
             Much::Blocks => blocks_of(&live.pending, &live.content),
         };
-        let (mut steps, through) = match blocks {
+        let (steps, through) = match blocks {
             None => (steps(&live.pending, &live.content, live.size, all), all),
             Some(through) => {
                 let pending = live.pending.up_to(through);
                 (steps(&pending, &live.content, pending.ranges.end(), through), through)
             }
         };
-        join(&mut steps);
-        live.join_begun(begun, &mut steps);
         Some(Part {
             inline: false,
             inode: Arc::clone(inode),
@@ -347,7 +345,10 @@ impl Volume {
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
-                    self.stored.add(upload.id(), &version);
+                    // Only what the store has as it was sent may become part of an object without being sent again.
+                    if body.len() as u64 == SEGMENT && version.etag == hex(&Md5::digest(&body)) {
+                        self.stored.add(upload.id(), &version);
+                    }
                     return Ok(upload);
                 }
                 // Nobody else has the name: it was sent twice on its way, or another outcome was the right one.

@@ -95,6 +95,8 @@ pub struct Volume {
     pub(super) evicting: Mutex<()>,
     /// Somebody waits for dirty data to shrink, or there is much of it.
     pub commit_wanted: Notify,
+    /// A program that writes from front to back has ended a block.
+    pub block_ended: Notify,
     /// A commit was handed over.
     pub committed: Notify,
     /// Inodes that changed since settling last looked, and its bell.
@@ -149,6 +151,7 @@ impl Volume {
             fetching: Fetching::default(),
             evicting: Mutex::default(),
             commit_wanted: Notify::new(),
+            block_ended: Notify::new(),
             committed: Notify::new(),
             settle_queue: Mutex::default(),
             settle_wanted: Notify::new(),

@@ -29,7 +29,7 @@ impl Volume {
     fn write_now(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<(), DataError> {
         let end = offset + data.len() as u64;
         let time = crate::clock::now();
-        let (eager, ino) = {
+        let (eager, streams, ino) = {
             let mut live = inode.live();
             live.in_use(inode.ino)?;
             let size = live.size.max(end);
@@ -45,13 +45,15 @@ impl Volume {
             let lsn = logged.inspect_err(|_| live.spoil(offset..end))?;
             self.changed(&mut live, lsn, offset..end, Change::Data, size, time);
             let much = live.pending.data_bytes() >= self.eager_commit();
-            (much || live.has_blocks(), inode.ino)
+            (much, live.ends_block(end), inode.ino)
         };
         inode.close_unused();
         self.mark_dirty(inode);
         if eager {
             tracing::trace!(%ino, "much to commit");
             self.commit_wanted.notify_one();
+        } else if streams {
+            self.block_ended.notify_one();
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 //! in which they lie, and they are not sent again.
 //!
 //! What is copied is not seen here, so a copy counts only if its tag proves its bytes. Of a whole segment the tag is the
-//! ETag that the segment got when it was stored: both are the MD5 of the same bytes. Of a range nothing says what it has
-//! to be; so the first one is compared with the bytes as they are here, and whoever copies that right copies others
-//! right. Where tags are no MD5s (with keys of KMS) all of it is sent.
+//! ETag that the segment got when it was stored: both are the MD5 of the bytes that were sent. Of a range of an older object
+//! nothing says what it has to be; so the first one is compared with the bytes as they are here, and whoever copies that
+//! right copies others right. Of a segment no range is copied. Where tags are no MD5s (with keys of KMS) all of it is sent.
 //!
 //! A copy is nothing but a part of one upload: one that comes late, or twice, changes nothing else.
 
@@ -88,10 +88,13 @@ impl Settler {
         let Some(whole) = volume.lies_whole(inode, content, range.clone()).await? else {
             return Ok(None);
         };
-        let elsewhere = volume.state.strip(&whole.key).is_some() && !volume.same_bucket;
+        let segment = volume.state.strip(&whole.key).is_some();
+        let elsewhere = segment && !volume.same_bucket;
         let no_ranges = fault::number(fault::PART, NO_RANGES).min(NO_RANGES);
         let small = !whole.is_all() && whole.version.size <= no_ranges;
-        if elsewhere || small || self.hot.is_hot(&whole.key) {
+        // What a commit stored is compared with its checksums, or proven as a whole, before the record of it goes.
+        let unseen = segment && !whole.is_all();
+        if elsewhere || small || unseen || self.hot.is_hot(&whole.key) {
             return Ok(None);
         }
         let tag = if whole.is_all() && is_md5(&whole.version.etag) {
@@ -128,9 +131,15 @@ impl Settler {
             return Ok(None);
         }
         let Some(tag) = self.copied(parts, part, whole).await? else { return Ok(None) };
-        let bytes = self.copy(inode, range.start, range.end - range.start).await?;
+        // Whoever sends them tells what is wrong.
+        let Ok(bytes) = self.copy(inode, range.start, range.end - range.start).await else {
+            return Ok(None);
+        };
         let right = hex(&Md5::digest(&bytes)) == tag;
-        proven.store(right, Ordering::Relaxed);
+        // All of an object is no range.
+        if !whole.is_all() {
+            proven.store(right, Ordering::Relaxed);
+        }
         Ok(Some(tag).filter(|_| self.is_proven(whole, right)))
     }
 
@@ -166,8 +175,9 @@ impl Settler {
             Err(error) => error,
         };
         tracing::debug!(from = %source.key, to = %parts.key, %error, "a part is sent, not copied");
-        // What lies there no more says nothing about other copies.
-        if !matches!(error.kind, StoreErrorKind::Changed | StoreErrorKind::NotFound) {
+        // What lies there no more says nothing about other copies, nor does a bad moment.
+        let of_it = matches!(error.kind, StoreErrorKind::Changed | StoreErrorKind::NotFound);
+        if !of_it && !error.is_transient() {
             self.composing.failed();
         }
         Ok(None)

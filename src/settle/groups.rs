@@ -28,7 +28,7 @@ const GROUP: usize = 256;
 /// The same where the store is to be done with it soon: others may replace meanwhile what nothing compares, and where
 /// requests do not expire, a lost answer is waited for a long time.
 const SHORT_GROUP: usize = 64;
-/// Below the volume's state, for keys with which it is tried what the store does.
+/// Below the volume's state, if that lies in the same bucket, for keys with which it is tried what the store does.
 const SCRATCH: &str = "probe/";
 
 /// How deletions leave.
@@ -67,7 +67,11 @@ impl Settler {
     /// Finds out what the store does with groups, if that is not known and so many keys may go.
     pub(super) async fn learn_groups(&self, keys: usize) {
         if keys >= FEW && self.volume.store.known_groups().is_none() {
-            let scratch: KeyPrefix = self.volume.state.join(SCRATCH);
+            // Where it does not lie in the same bucket, only what is below the volume's own prefix may be written.
+            let scratch: KeyPrefix = match self.volume.same_bucket {
+                true => self.volume.state.join(SCRATCH),
+                false => self.volume.prefix.join(".s3vol/probe/"),
+            };
             tokio::select! {
                 _ = self.volume.store.groups(&scratch) => {}
                 () = self.at_its_end.cancelled() => {}
@@ -161,6 +165,13 @@ impl Settler {
                     outcomes.push((*put_id, Outcome::Not, Duration::ZERO));
                     continue;
                 }
+                // An empty one may count as none, and what the group had no clear answer for goes by itself.
+                (Some(expected), ..)
+                    if expected.etag.is_empty() || self.hot.goes_alone(&intent.key) =>
+                {
+                    unseen.push(one.clone());
+                    continue;
+                }
                 (Some(_), Way::Groups, _) if Mutant::DeleteUnconditional.lives() => Condition::None,
                 (Some(expected), Way::Groups, _) => Condition::Is(expected.clone()),
                 (Some(expected), _, Some(there)) if there.same(expected) => Condition::None,
@@ -248,6 +259,7 @@ impl Settler {
             }
             PutOutcome::Ambiguous(error) => {
                 tracing::warn!(key = %intent.key, %error, "a deletion has no known outcome yet");
+                self.hot.alone(&intent.key);
                 Outcome::Open
             }
         }

@@ -1,7 +1,7 @@
 //! Keys and inodes that a request without a known outcome may still change.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -24,6 +24,12 @@ pub fn hot_time(store: &Capabilities) -> Duration {
     }
 }
 
+/// How much longer than a single request a group of deletions may be under way: a store that works through its keys one
+/// after the other may wait for the disks of one before it comes to the next.
+pub(super) fn group_lasts() -> Duration {
+    crate::fault::duration(crate::fault::GROUP_LASTS, Duration::from_secs(5 * 60))
+}
+
 /// How much longer a request of an earlier run may be applied, which expires at `not_after` by the
 /// clock of the store, where it is `now`. A store that does not look at the expiry gets its whole time.
 pub(super) fn time_left(store: &Capabilities, not_after: StoreTime, now: StoreTime) -> Duration {
@@ -33,7 +39,7 @@ pub(super) fn time_left(store: &Capabilities, not_after: StoreTime, now: StoreTi
     }
     let margin = whole.saturating_sub(NOT_AFTER).as_millis() as i64;
     let left = not_after.0.saturating_add(margin).saturating_sub(now.0);
-    Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(whole)
+    Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(whole + group_lasts())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,11 +92,15 @@ pub(super) struct Hot {
     /// Keys whose deletion the store refused, and until when nobody tries again.
     spared: Mutex<HashMap<ObjectKey, Duration>>,
     finished: Mutex<Finished>,
+    /// Keys whose deletion is no part of a group any more: one had no clear answer for them.
+    alone: Mutex<HashSet<ObjectKey>>,
 }
 
 /// How long and how many: a listing takes minutes at the very most.
 const KEPT: Duration = Duration::from_secs(600);
 const MOST_KEPT: usize = 128 << 10;
+/// Keys that go by themselves and are remembered.
+const MOST_ALONE: usize = 10_000;
 
 /// When keys were published or deleted last, for listings that were sent before it. Each costs the
 /// same, however many there are: a removed tree resolves hundreds of keys a second.
@@ -163,6 +173,7 @@ impl Hot {
 
     pub fn resolved(&self, key: &ObjectKey, now: Duration) {
         self.opened.lock().remove(key);
+        self.alone.lock().remove(key);
         self.finished.lock().add(key, now);
     }
 
@@ -199,6 +210,18 @@ impl Hot {
 
     pub fn spare(&self, key: &ObjectKey, until: Duration) {
         self.spared.lock().insert(key.clone(), until);
+    }
+
+    /// The next deletion of this key goes by itself.
+    pub fn alone(&self, key: &ObjectKey) {
+        let mut alone = self.alone.lock();
+        if alone.len() < MOST_ALONE {
+            alone.insert(key.clone());
+        }
+    }
+
+    pub fn goes_alone(&self, key: &ObjectKey) -> bool {
+        self.alone.lock().contains(key)
     }
 
     pub fn is_spared(&self, key: &ObjectKey, now: Duration) -> bool {
@@ -298,7 +321,8 @@ mod tests {
         assert_eq!(left(&store, 100), hot_time(&store));
         assert_eq!(left(&store, 130), hot_time(&store) - Duration::from_secs(30));
         assert_eq!(left(&store, 1000), Duration::ZERO);
-        // A clock that went back.
-        assert_eq!(left(&store, 50), hot_time(&store));
+        // A clock that went back, as far as what a group of deletions may take.
+        assert_eq!(left(&store, 50), hot_time(&store) + Duration::from_secs(50));
+        assert_eq!(left(&store, -5000), hot_time(&store) + group_lasts());
     }
 }

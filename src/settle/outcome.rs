@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hot::group_lasts;
 use super::settler::{Settler, TIDY, round_size};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
@@ -11,7 +12,7 @@ use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, 
 use crate::fault::{at, points};
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec};
 use crate::meta::{Logged, Txn, keys};
-use crate::store::{ObjectInfo, StoreError};
+use crate::store::{Groups, ObjectInfo, StoreError};
 use crate::types::{Base, Ino, ObjectKey, PutId, Version};
 
 /// What became of one announced request.
@@ -43,7 +44,7 @@ impl Settler {
         let mut resolved: Vec<(PutId, IntentRec, Outcome)> = Vec::new();
         for (put_id, intent, outcome) in results {
             if matches!(outcome, Outcome::Open) {
-                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
+                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.late(&intent));
             } else {
                 resolved.push((put_id, intent, outcome));
             }
@@ -54,7 +55,7 @@ impl Settler {
         if let Err(error) = self.resolve_batch(&resolved).await {
             // Their intents stay open; once cold they are decided as if nobody had seen an answer.
             for (put_id, intent, _) in resolved {
-                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.hot_time());
+                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.late(&intent));
             }
             return Err(error);
         }
@@ -85,6 +86,13 @@ impl Settler {
             }
         }
         Ok(())
+    }
+
+    /// How long a request that was sent just now may still change its key.
+    fn late(&self, intent: &IntentRec) -> Duration {
+        let grouped = intent.op == IntentOp::Delete
+            && self.volume.store.known_groups().is_some_and(|groups| groups != Groups::No);
+        self.hot_time() + if grouped { group_lasts() } else { Duration::ZERO }
     }
 
     async fn resolve_batch(

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 
 use super::SettleError;
+use super::groups::Way;
+use super::hot::group_lasts;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
@@ -63,7 +65,13 @@ impl Settler {
             return Err(SettleError::NoAuthority);
         }
         self.learn_groups(wanted.len()).await;
-        let not_after = self.expiry().await?;
+        let announced = self.expiry().await?;
+        // Whoever takes over counts from this.
+        let lasts = match self.way_of(wanted.len()) {
+            Way::Groups | Way::GroupsSeen => group_lasts(),
+            Way::Alone | Way::AloneSeen => Duration::ZERO,
+        };
+        let not_after = announced.plus(lasts.as_millis() as i64);
         let mut waiting = false;
         let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
         let mut txn = self.volume.meta.begin().await?;
@@ -134,7 +142,7 @@ impl Settler {
         if deletes.is_empty() {
             return Ok(waiting);
         }
-        let durable = self.announced_in_time(not_after).await;
+        let durable = self.announced_in_time(announced).await;
         if !matches!(durable, Ok(true)) {
             let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
             self.resolve(unsent.collect()).await?;
@@ -152,7 +160,7 @@ impl Settler {
         let intents = deletes.iter().cloned().collect();
         let (leaving, seen) = (&Leaving::default(), &seen);
         let sends = stream::iter(self.batches(deletes, way))
-            .map(|batch| self.send_batch(batch, not_after, leaving, (way, seen)))
+            .map(|batch| self.send_batch(batch, announced, leaving, (way, seen)))
             .buffer_unordered(PARALLEL);
         let sent = self.outcomes(intents, leaving, sends.flat_map(stream::iter)).await;
         let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));

@@ -185,6 +185,7 @@ impl Knowledge {
 
     /// A request showed that the finding is wrong: the next one who needs it probes again.
     pub fn contradicted(&self) {
+        *self.tried.lock() = None;
         if let Some(finding) = self.current() {
             tracing::warn!(
                 store = self.store,

@@ -95,7 +95,8 @@ fn judged(error: &StoreError) -> Outcome {
         NotFound | NoBucket => Outcome::Missing,
         Changed => Outcome::Condition,
         Denied | TagsDenied | ClockSkew | Unsupported => Outcome::Refused,
-        Tls | Unreachable | Busy | Timeout => Outcome::Unanswered,
+        Busy => Outcome::Throttled,
+        Tls | Unreachable | Timeout => Outcome::Unanswered,
         Protocol | NoSpace => Outcome::Failed,
     }
 }

@@ -77,7 +77,8 @@ impl Probe<'_> {
         note(Verb::DeleteConditional, delete?);
         note(Verb::CompleteConditional, complete?);
         note(Verb::Expiry, expiry?);
-        let groups = groups?;
+        // A store that fails over it can be used without.
+        let groups = groups.unwrap_or(Groups::No);
         note(Verb::DeleteMany, groups != Groups::No);
         note(Verb::DeleteManyConditional, groups == Groups::Conditional);
         note(Verb::PartCopy, part?);

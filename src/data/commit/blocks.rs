@@ -2,20 +2,13 @@
 //! not be sent again for that, so what is written in one go is stored block by block.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::super::{Inode, Live, Volume};
 use super::SEGMENT;
-use super::steps::Step;
 use crate::meta::records::ContentRec;
 use crate::meta::{Change, Pending};
 use crate::types::Lsn;
 
-/// Of a block that was begun before, so much is stored again at most, to have all of it in one segment, bytes. At rest it
-/// would be all of the block.
-const AGAIN: u64 = 4 << 20;
-/// And of one that is not complete yet this part of what is new.
-const HARDLY: u64 = 16;
 /// A stream is stored in advance if that is at least so much, bytes.
 const LEAST: u64 = SEGMENT / 2;
 
@@ -44,32 +37,6 @@ pub(super) fn is_block(at: u64, end: u64) -> bool {
     at.is_multiple_of(SEGMENT) && end - at.min(end) >= SEGMENT
 }
 
-/// What of the block in which a run of data begins was stored before, if that was little. Unless the run has the rest of
-/// the block, little is what hardly counts beside it.
-fn begun(run: &Range<u64>) -> Option<Range<u64>> {
-    let block = run.start / SEGMENT * SEGMENT;
-    let (before, now) = (run.start - block, run.end.saturating_sub(run.start));
-    let most = if run.end >= block + SEGMENT { AGAIN } else { now / HARDLY };
-    (1..=most).contains(&before).then_some(block..run.start)
-}
-
-/// Each step stores again what the one before it has of a block that it completes.
-pub(super) fn join(steps: &mut [Step]) {
-    let joins = |before: &Step, step: &Step| {
-        let first = step.ranges.first()?;
-        let begun = begun(&(first.0.start..end_of_run(&step.ranges)))?;
-        let from = before.ranges.iter().position(|(range, _)| range.end > begun.start)?;
-        let has = before.ranges[from].0.start <= begun.start
-            && end_of_run(&before.ranges[from..]) == begun.end;
-        has.then_some(begun)
-    };
-    for at in 1..steps.len() {
-        if let Some(begun) = joins(&steps[at - 1], &steps[at]) {
-            steps[at].ranges.insert(0, (begun, Change::Data));
-        }
-    }
-}
-
 /// What was written to the end of a file and is not committed, if that is all that is not.
 fn stream(pending: &Pending, content: &ContentRec) -> Option<Range<u64>> {
     let (first, _) = pending.ranges.iter().next()?;
@@ -84,28 +51,30 @@ fn blocks_end(run: &Range<u64>) -> Option<u64> {
     (end >= run.start + LEAST).then_some(end)
 }
 
-/// The record up to which a stream has whole blocks and little more, and where it ends. `None`: it has none, or that
-/// is all that there is, or it was not written from front to back.
+/// The record with which the last whole block of a stream ends. `None`: with none does a block end that is worth a commit,
+/// or that is all that there is, or it was not written from front to back.
 pub(super) fn blocks_of(pending: &Pending, content: &ContentRec) -> Option<Lsn> {
     let run = stream(pending, content)?;
-    let end = blocks_end(&run)?;
-    let mut through = Lsn(0);
+    blocks_end(&run)?;
+    let (mut last, mut through) = (Lsn(0), None);
     for (range, (lsn, _)) in pending.ranges.iter() {
-        if lsn < through {
+        if lsn < last {
             return None;
         }
-        through = lsn;
-        if range.end >= end {
-            return (range.end < run.end).then_some(through);
+        last = lsn;
+        let ends = range.end.is_multiple_of(SEGMENT) && range.end >= run.start + LEAST;
+        if ends && range.end < run.end {
+            through = Some(lsn);
         }
     }
-    None
+    through
 }
 
 impl Live {
-    /// Whether a program that writes from front to back has written enough to begin to send it.
-    pub(in crate::data) fn has_blocks(&self) -> bool {
-        self.pending.data_bytes() >= LEAST
+    /// Whether a program that writes from front to back has ended a block with what it wrote up to `end`.
+    pub(in crate::data) fn ends_block(&self, end: u64) -> bool {
+        end.is_multiple_of(SEGMENT)
+            && self.pending.data_bytes() >= LEAST
             && stream(&self.pending, &self.content).is_some_and(|run| blocks_end(&run).is_some())
     }
 }
@@ -117,40 +86,9 @@ impl Volume {
             return false;
         }
         let live = inode.live();
-        stream(&live.pending, &live.content).is_some_and(|run| blocks_end(&run).is_none())
-    }
-
-    /// What of a block was committed before and is in the cache, if a commit now has the rest of it. Its bytes are those
-    /// of their record.
-    pub(super) async fn begun_before(&self, inode: &Arc<Inode>) -> Option<Range<u64>> {
-        let begun = inode.live().begun_block()?;
-        let len = begun.end - begun.start;
-        match self.read_proven(inode, begun.start, len as usize).await {
-            Ok(read) => (read.len() as u64 == len).then_some(begun),
-            Err(error) => {
-                tracing::debug!(ino = %inode.ino, %error, "what a block begins with is not stored again");
-                None
-            }
-        }
-    }
-}
-
-impl Live {
-    fn begun_block(&self) -> Option<Range<u64>> {
-        let begun = begun(&stream(&self.pending, &self.content)?)?;
-        let clean =
-            self.content.size == begun.end && self.cache.present.gaps(begun.clone()).is_empty();
-        clean.then_some(begun)
-    }
-
-    /// Puts `begun` into the first of these steps, if it still is what it was.
-    pub(super) fn join_begun(&self, begun: Option<Range<u64>>, steps: &mut [Step]) {
-        if let Some(begun) = begun.filter(|begun| self.begun_block().as_ref() == Some(begun))
-            && let Some(step) = steps.first_mut()
-            && step.ranges.first().is_some_and(|(range, _)| range.start == begun.end)
-        {
-            step.ranges.insert(0, (begun, Change::Data));
-        }
+        live.pending.data_bytes() < self.eager_commit()
+            && stream(&live.pending, &live.content).is_some()
+            && blocks_of(&live.pending, &live.content).is_none()
     }
 }
 
@@ -202,11 +140,12 @@ mod tests {
         assert_eq!(blocks(&streamed(0, 16 * MIB, MIB)), None, "that is all that there is");
         assert_eq!(blocks(&streamed(10 * MIB, 8 * MIB, MIB)), None, "it is not much");
         assert_eq!(blocks(&streamed(8 * MIB, 60 * MIB, MIB)), Some(Lsn(56)));
-        // The record in which the block ends goes as a whole.
-        let (pending, _) = streamed(0, 20 * MIB, 3 * MIB);
-        let part = pending.up_to(Lsn(6));
-        assert_eq!((part.ranges.end(), part.data_bytes()), (18 * MIB, 18 * MIB));
-        assert_eq!(blocks_of(&pending, &ContentRec::default()), Some(Lsn(6)));
+        // A record in which a block ends would leave the next one begun.
+        assert_eq!(blocks(&streamed(0, 20 * MIB, 3 * MIB)), None);
+        let (pending, content) = streamed(0, 50 * MIB, 3 * MIB);
+        let part = pending.up_to(Lsn(16));
+        assert_eq!((part.ranges.end(), part.data_bytes()), (48 * MIB, 48 * MIB));
+        assert_eq!(blocks_of(&pending, &content), Some(Lsn(16)));
     }
 
     #[test]
@@ -222,31 +161,5 @@ mod tests {
         let (mut pending, content) = streamed(0, 40 * MIB, MIB);
         pending.cut(Lsn(100), 30 * MIB);
         assert_eq!(blocks_of(&pending, &content), None, "it was cut");
-    }
-
-    #[test]
-    fn a_block_that_was_begun_is_stored_again_in_the_step_that_completes_it() {
-        let step = |ranges: &[Range<u64>]| Step {
-            through: Lsn(0),
-            size: 0,
-            limit: u64::MAX,
-            ranges: ranges.iter().map(|range| (range.clone(), Change::Data)).collect(),
-            places: Vec::new(),
-        };
-        let joined = |before: &[Range<u64>], range: Range<u64>| {
-            let mut steps = [step(before), step(std::slice::from_ref(&range))];
-            join(&mut steps);
-            steps[1].ranges[0].0.start
-        };
-        let before = [0..16 * MIB, 16 * MIB..17 * MIB];
-        assert_eq!(joined(&before, 17 * MIB..40 * MIB), 16 * MIB);
-        assert_eq!(joined(&before, 17 * MIB..31 * MIB), 17 * MIB, "it is not all of the block");
-        assert_eq!(joined(&[0..17 * MIB], 17 * MIB..40 * MIB), 16 * MIB);
-        let few = [0..16 * MIB + 9];
-        assert_eq!(joined(&few, 16 * MIB + 9..20 * MIB), 16 * MIB, "it hardly counts");
-        assert_eq!(joined(&before[1..], 17 * MIB..40 * MIB), 16 * MIB);
-        assert_eq!(joined(&[0..22 * MIB], 22 * MIB..40 * MIB), 22 * MIB, "it is much");
-        let other = [0..5 * MIB, 16 * MIB + 1..17 * MIB];
-        assert_eq!(joined(&other, 17 * MIB..40 * MIB), 17 * MIB, "that step does not have it");
     }
 }

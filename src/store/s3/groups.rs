@@ -188,6 +188,8 @@ fn can_be_named(key: &str) -> bool {
     let mangled =
         |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}');
     !key.is_empty()
+        // Some servers take the first one away.
+        && !key.starts_with('/')
         && key.trim() == key
         && !key.contains(mangled)
         && !key.split('/').any(|segment| segment == "." || segment == "..")

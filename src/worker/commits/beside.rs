@@ -54,6 +54,8 @@ pub(in crate::worker) async fn beside(
                 lane.all_is_due();
                 lane.begin_small(FlushToo::Yes);
             }
+            // Only what is streamed goes up for that.
+            () = volume.block_ended.notified() => {}
             () = wanted => {
                 listens = Instant::now() + PACE;
                 // A writer that asks again and again needs no flush each time: the timer's comes.

@@ -17,7 +17,7 @@ use crate::settle::is_put;
 use crate::store::{
     Condition, Doomed, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, is_file_key,
 };
-use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, Version, VolumeId};
+use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, StoreTime, Version, VolumeId};
 
 /// Keys that one request deletes.
 const GROUP: usize = 250;
@@ -103,6 +103,8 @@ impl Objects<'_> {
         if self.keeper.authority().is_none() {
             return Ok(Some("the lease could not be renewed".to_owned()));
         }
+        // What is looked at now is deleted soon, or not by this call: others may have the volume later.
+        let not_after = self.store.now(REQUEST).await?.plus(EXPIRES_MS);
         let this = &*self;
         let fates: Vec<(Bytes, Result<Fate, WorkerError>)> = stream::iter(page)
             .map(|(key, value)| async move {
@@ -119,7 +121,7 @@ impl Objects<'_> {
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        let fates = Box::pin(self.deleted_together(fates)).await;
+        let fates = Box::pin(self.deleted_together(fates, not_after)).await;
         let mut batch = Batch::new();
         let mut refused = None;
         let mut why = None;
@@ -227,6 +229,7 @@ impl Objects<'_> {
     async fn deleted_together(
         &self,
         mut fates: Vec<(Bytes, Result<Fate, WorkerError>)>,
+        not_after: StoreTime,
     ) -> Vec<(Bytes, Result<Fate, WorkerError>)> {
         let is_ours =
             |(_, fate): &mut (Bytes, Result<Fate, WorkerError>)| matches!(fate, Ok(Fate::Ours(_)));
@@ -238,22 +241,23 @@ impl Objects<'_> {
         for (rows, group) in rows.chunks(GROUP).zip(doomed.chunks(GROUP)) {
             let deleted = match group.len() < FEW {
                 true => self.delete_each(group).await,
-                false => self.delete_group(group).await,
+                false => self.delete_group(group, not_after).await,
             };
             fates.extend(rows.iter().cloned().zip(deleted));
         }
         fates
     }
 
-    async fn delete_group(&self, group: &[Doomed]) -> Vec<Result<Fate, WorkerError>> {
-        let not_after = match self.store.now(REQUEST).await {
-            Ok(now) => Some(now.plus(EXPIRES_MS)),
-            Err(error) => {
-                return group.iter().map(|_| Err(error.again().into())).collect();
-            }
-        };
+    async fn delete_group(
+        &self,
+        group: &[Doomed],
+        not_after: StoreTime,
+    ) -> Vec<Result<Fate, WorkerError>> {
+        if self.keeper.authority().is_none() {
+            return group.iter().map(|_| Ok(Fate::Hot)).collect();
+        }
         at(points::PURGE_OBJECT_BEFORE);
-        let answer = self.store.delete_many(group, not_after, REQUEST).await;
+        let answer = self.store.delete_many(group, Some(not_after), REQUEST).await;
         at(points::PURGE_OBJECT_AFTER);
         match answer {
             Ok(outcomes) => {
