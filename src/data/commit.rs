@@ -26,7 +26,7 @@ use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, Place, SegmentRec, WorkRec};
 use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{
-    Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind,
+    Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind, Verb,
 };
 use crate::types::{FileKind, Lsn, ObjectKey, hex};
 pub use blocks::Much;
@@ -346,7 +346,8 @@ impl Volume {
                 PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
                     // Only what the store has as it was sent may become part of an object without being sent again.
-                    if body.len() as u64 == SEGMENT && version.etag == hex(&Md5::digest(&body)) {
+                    let copies = self.capabilities.has(Verb::PartCopy);
+                    if copies && version.etag == hex(&Md5::digest(&body)) {
                         self.stored.add(upload.id(), &version);
                     }
                     return Ok(upload);

@@ -33,6 +33,8 @@ const NO_RANGES: u64 = 5 << 20;
 /// credentials change.
 const ENOUGH: u32 = 3;
 const REFUSED_FOR: Duration = Duration::from_secs(3600);
+/// Where it was a bad moment.
+const BUSY_FOR: Duration = Duration::from_secs(60);
 
 /// What was found out about copies of parts in this bucket.
 #[derive(Debug, Default)]
@@ -48,25 +50,29 @@ pub(super) struct Composing {
 struct Failures {
     /// Since the last part that was copied.
     count: u32,
-    at: Duration,
+    /// Boot time until which nothing is copied, once they are enough.
+    until: Duration,
 }
 
 impl Composing {
     fn goes_on(&self) -> bool {
         let failures = self.failures.lock();
-        failures.count < ENOUGH || boottime().saturating_sub(failures.at) >= REFUSED_FOR
+        failures.count < ENOUGH || boottime() >= failures.until
     }
 
     fn copied(&self) {
         self.failures.lock().count = 0;
     }
 
-    fn failed(&self) {
+    fn failed(&self, pause: Duration) {
         let mut failures = self.failures.lock();
         failures.count = failures.count.saturating_add(1);
-        failures.at = boottime();
+        failures.until = boottime() + pause;
         if failures.count == ENOUGH {
-            tracing::warn!("the store does not copy parts of objects; for an hour all are sent");
+            tracing::warn!(
+                ?pause,
+                "the store does not copy parts of objects; for now all are sent"
+            );
         }
     }
 }
@@ -146,7 +152,7 @@ impl Settler {
     fn is_proven(&self, whole: &Whole, right: bool) -> bool {
         if !right {
             tracing::debug!(from = %whole.key, "nothing proves the bytes of a part that was copied");
-            self.composing.failed();
+            self.composing.failed(REFUSED_FOR);
         }
         right
     }
@@ -175,10 +181,9 @@ impl Settler {
             Err(error) => error,
         };
         tracing::debug!(from = %source.key, to = %parts.key, %error, "a part is sent, not copied");
-        // What lies there no more says nothing about other copies, nor does a bad moment.
-        let of_it = matches!(error.kind, StoreErrorKind::Changed | StoreErrorKind::NotFound);
-        if !of_it && !error.is_transient() {
-            self.composing.failed();
+        // What lies there no more says nothing about other copies.
+        if !matches!(error.kind, StoreErrorKind::Changed | StoreErrorKind::NotFound) {
+            self.composing.failed(if error.is_transient() { BUSY_FOR } else { REFUSED_FOR });
         }
         Ok(None)
     }
@@ -205,15 +210,17 @@ mod tests {
     fn copies_end_for_a_while_after_some_that_failed_in_a_row() {
         let composing = Composing::default();
         for _ in 1..ENOUGH {
-            composing.failed();
+            composing.failed(REFUSED_FOR);
         }
         assert!(composing.goes_on());
         composing.copied();
         for _ in 1..ENOUGH {
-            composing.failed();
+            composing.failed(REFUSED_FOR);
         }
         assert!(composing.goes_on());
-        composing.failed();
+        composing.failed(Duration::ZERO);
+        assert!(composing.goes_on());
+        composing.failed(REFUSED_FOR);
         assert!(!composing.goes_on());
     }
 }
