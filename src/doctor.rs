@@ -50,6 +50,17 @@ impl Finding {
         Finding { about, grade: Grade::Note, text: text.into(), cure: Some(cure.into()) }
     }
 
+    /// Of a finding only what everybody may read.
+    pub fn without(self, secrets: &Secrets) -> Self {
+        let Finding { about, grade, text, cure } = self;
+        Finding {
+            about,
+            grade,
+            text: secrets.hide(&text),
+            cure: cure.map(|cure| secrets.hide(&cure)),
+        }
+    }
+
     fn bad(about: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
         Finding { about, grade: Grade::Bad, text: text.into(), cure: Some(cure.into()) }
     }

@@ -370,19 +370,16 @@ async fn delete_all(store: &dyn StoreBackend, keys: Vec<ObjectKey>) -> Result<()
 async fn close(ground: &Ground, id: VolumeId, names: Option<&Names>) -> Result<bool, CatalogError> {
     let state = ground.state.as_ref();
     let (store, key) = (state.store(), format_key(state.prefix(), id));
-    if contents(state, id).await?.1 {
-        return Ok(false);
-    }
-    let named = is_named(names, id, ground).await?;
+    let used = contents(state, id).await?.1 || is_named(names, id, ground).await?;
     let Some((was, version)) = objects::read::<VolumeFormat>(store, &key, REQUEST).await? else {
-        return Ok(!named);
+        return Ok(!used);
     };
     if was.deleting.is_some() && !was.withdrawn {
         // It became a volume, which somebody deletes.
         return Ok(false);
     }
     let open = VolumeFormat { deleting: None, withdrawn: false, ..was.clone() };
-    if named {
+    if used {
         // It may have been closed by an attempt that was cut short.
         return match was == open {
             true => Ok(false),

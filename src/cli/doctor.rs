@@ -42,30 +42,40 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
         docker: args.docker,
         bucket,
     };
+    // Before it takes minutes: the file may be there already.
+    let file = args
+        .bundle
+        .as_deref()
+        .map(|path| Bundle::create(path).with_context(|| path.display().to_string()));
+    let file = file.transpose()?;
     let line = Mutex::new(Line::new());
     let progress = |text: &str| line.lock().show(text);
     let findings = run(examine(&subject, &progress))?;
     line.lock().clear();
     let environment = environment();
-    if let Some(file) = &args.bundle {
-        let (served, silent) = served(&config.state)?;
-        let status = serde_json::to_string_pretty(&served)?;
-        let status = [&[status], silent.as_slice()].concat().join("\n");
-        let state = &config.state;
-        let bundle = Bundle { findings: &findings, status, state, environment: &environment };
-        bundle.write(file).with_context(|| file.display().to_string())?;
-    }
     let secrets = Secrets::of(&environment);
+    let findings: Vec<Finding> =
+        findings.into_iter().map(|finding| finding.without(&secrets)).collect();
     let mut out = std::io::stdout().lock();
     match args.json {
         true => {
-            let text = serde_json::to_string_pretty(&findings)?;
-            writeln!(out, "{}", secrets.hide(&text))?;
+            serde_json::to_writer_pretty(&mut out, &findings)?;
+            writeln!(out)?;
         }
-        false => write!(out, "{}", secrets.hide(&table(&findings)))?,
+        false => write!(out, "{}", table(&findings))?,
     }
-    if let Some(file) = &args.bundle {
-        eprintln!("written to {}; look at it before you send it to anybody", file.display());
+    if let (Some(file), Some(path)) = (file, &args.bundle) {
+        let status = match served(&config.state) {
+            Ok((served, silent)) => {
+                let served = serde_json::to_string_pretty(&served)?;
+                [&[served], silent.as_slice()].concat().join("\n")
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        let state = &config.state;
+        let bundle = Bundle { findings: &findings, status, state, environment: &environment };
+        bundle.write(file).with_context(|| path.display().to_string())?;
+        eprintln!("written to {}; look at it before you send it to anybody", path.display());
     }
     let bad = findings.iter().any(|finding| finding.grade == Grade::Bad);
     Ok(if bad { EXIT_BAD } else { 0 })

@@ -122,7 +122,22 @@ async fn follow_process(socket: &Path, mut since: Since, tell: &Tell) {
     let client = ControlClient::new(socket);
     let mut ended = false;
     let mut name = client.status(ANSWER).await.map(|status| status.name).unwrap_or_default();
-    while let Ok(page) = client.events(&since, ANSWER).await {
+    loop {
+        let page = match client.events(&since, ANSWER).await {
+            Ok(page) => page,
+            Err(ControlError::Unreachable { .. }) => break,
+            // An older program tells nothing of what happens, but lives.
+            Err(ControlError::Refused { .. }) => {
+                while std::os::unix::net::UnixStream::connect(socket).is_ok() {
+                    tokio::time::sleep(ANSWER).await;
+                }
+                return;
+            }
+            Err(_) => {
+                tokio::time::sleep(ANSWER).await;
+                continue;
+            }
+        };
         since = Since::page(&page);
         for event in page.events {
             ended |= event.event == What::Unmounted;

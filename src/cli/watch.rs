@@ -14,6 +14,9 @@ use crate::metrics::{Family, Group, names};
 
 /// The plugin gives each of its workers 2 s.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Seconds between two tables.
+const LEAST: f64 = 0.1;
+const MOST: f64 = 86_400.0;
 /// Moves the cursor home and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -22,20 +25,32 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 pub(super) fn watch(args: &StatusArgs) -> anyhow::Result<()> {
     let sources = Sources::new(args)?;
     // What is no number becomes the least.
-    let pace = Duration::from_secs_f64(args.interval.max(0.1).min(86_400.0));
+    let interval = if args.interval.is_nan() { LEAST } else { args.interval.clamp(LEAST, MOST) };
+    let pace = Duration::from_secs_f64(interval);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut shown = Shown::default();
         let mut left = args.count;
+        let mut reached = false;
         loop {
             let next = tokio::time::Instant::now() + pace;
             let groups = tokio::select! {
-                groups = sources.groups() => groups?,
+                groups = sources.groups() => groups,
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
             };
+            let groups = match groups {
+                Ok(groups) => groups,
+                // A plugin that is restarted is waited for.
+                Err(error) if reached => {
+                    eprintln!("s3vol: {error:#}");
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
+            reached = true;
             match write_block(&mut shown, &groups, args.json) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 done => done?,
@@ -70,7 +85,7 @@ fn write_block(shown: &mut Shown, groups: &[Group], json: bool) -> io::Result<()
 
 /// Who is asked: the plugin, or the processes of one state folder.
 enum Sources {
-    Plugin(ControlClient),
+    Plugin(Box<ControlClient>),
     Folder(PathBuf),
 }
 
@@ -79,7 +94,7 @@ impl Sources {
         if args.state.is_none()
             && let Some(plugin) = reach::plugin_if_any(args.socket.as_deref())?
         {
-            return Ok(Sources::Plugin(plugin));
+            return Ok(Sources::Plugin(Box::new(plugin)));
         }
         let state = settings(args.state.clone())?.state;
         Ok(Sources::Folder(crate::driver::DriverSettings::control_sockets(&state)))

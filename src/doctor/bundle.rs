@@ -19,6 +19,7 @@ const SHORTEST: usize = 6;
 /// A variable whose name has one of these holds a secret.
 const SECRET: &[&str] = &[
     "KEY",
+    "CONNECTION_STRING",
     "SECRET",
     "TOKEN",
     "PASSWORD",
@@ -39,6 +40,10 @@ const BEFORE: &[&str] = &[
     "AWSAccessKeyId=",
     "sig=",
     "Bearer ",
+    "Basic ",
+    "SharedKey ",
+    "AccountKey=",
+    "x-amz-security-token: ",
 ];
 
 /// What must not be in a report: values of variables, and what looks like a signature.
@@ -80,11 +85,13 @@ fn is_secret(name: &str) -> bool {
     !file && SECRET.iter().any(|part| name.contains(part))
 }
 
-/// Up to the end of what a query or a header takes as one value.
+/// Up to the end of what a query or a header takes as one value, however `before` is spelled.
 fn hide_behind(text: &str, before: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(before) {
+    let (mut rest, before) = (text, before.to_ascii_lowercase());
+    // As long as the text, byte by byte.
+    let lower = text.to_ascii_lowercase();
+    while let Some(at) = lower[text.len() - rest.len()..].find(&before) {
         let (kept, value) = rest.split_at(at + before.len());
         let end = value.find(|c: char| c.is_whitespace() || "&\"'<>,;".contains(c));
         let end = end.unwrap_or(value.len());
@@ -128,12 +135,16 @@ pub struct Bundle<'b> {
 }
 
 impl Bundle<'_> {
-    /// Writes a new file that only its owner may read.
+    /// Makes a new file that only its owner may read.
     ///
     /// # Errors
     /// Also when it is there already.
-    pub fn write(&self, file: &Path) -> io::Result<()> {
-        let mut out = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+    pub fn create(path: &Path) -> io::Result<File> {
+        File::options().write(true).create_new(true).mode(0o600).open(path)
+    }
+
+    /// Writes everything to such a file.
+    pub fn write(&self, mut out: File) -> io::Result<()> {
         out.write_all(self.text().as_bytes())?;
         out.sync_all()
     }
@@ -171,8 +182,14 @@ impl Bundle<'_> {
             OURS.iter().any(|begin| name.starts_with(begin))
                 || PROXIES.contains(&name.to_ascii_uppercase().as_str())
         };
+        let proxy = |name: &str| name.to_ascii_uppercase().ends_with("_PROXY");
         let line = |(name, value): (&String, &String)| match is_secret(name) {
             true => format!("{name}={HIDDEN}\n"),
+            // The name and password of a user, with or without a scheme before them.
+            false if proxy(name) && value.contains('@') => {
+                let host = value.rsplit_once('@').map_or("", |(_, host)| host);
+                format!("{name}={HIDDEN}@{host}\n")
+            }
             false => format!("{name}={value}\n"),
         };
         self.environment.iter().filter(|(name, _)| ours(name)).map(line).collect()
@@ -193,11 +210,15 @@ fn logs(state: &Path) -> Vec<PathBuf> {
 /// The end of a file.
 fn tail(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG)))?;
+    let begin = file.metadata()?.len().saturating_sub(LOG);
+    file.seek(SeekFrom::Start(begin))?;
     let mut bytes = Vec::new();
     file.take(LOG).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8_lossy(&bytes);
+    // Half a line may hold half a secret, which nothing tells from other text.
+    let whole =
+        if begin > 0 { text.split_once('\n').map_or("", |(_, whole)| whole) } else { &text };
+    Ok(whole.to_owned())
 }
 
 #[cfg(test)]
@@ -237,6 +258,10 @@ mod tests {
             hide("http://me:pass@proxy:1/x s3://b/a@b"),
             "http://[hidden]@proxy:1/x s3://b/a@b"
         );
+        assert_eq!(
+            hide("authorization: bearer abc, x-amz-security-token: t0ken"),
+            "authorization: bearer [hidden], x-amz-security-token: [hidden]"
+        );
         assert_eq!(hide("sig= nothing, https://"), "sig= nothing, https://");
     }
 
@@ -249,6 +274,7 @@ mod tests {
         let environment = environment(&[
             ("AWS_SECRET_ACCESS_KEY", "secret-value"),
             ("S3VOL_URL", "s3://bucket"),
+            ("HTTPS_PROXY", "me:pa/ss@proxy:3128"),
             ("HOME", "/root"),
         ]);
         let findings = [Finding::bad("bucket", "no secret-value", "none")];
@@ -259,11 +285,12 @@ mod tests {
             environment: &environment,
         };
         let file = dir.path().join("bundle.txt");
-        bundle.write(&file).unwrap();
+        bundle.write(Bundle::create(&file).unwrap()).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains("secret-value"), "{text}");
         for part in [
             "it said [hidden] here",
+            "HTTPS_PROXY=[hidden]@proxy:3128",
             "S3VOL_URL=s3://bucket",
             "AWS_SECRET_ACCESS_KEY=[hidden]",
             "===== volumes here =====",
@@ -273,6 +300,6 @@ mod tests {
         assert!(!text.contains("HOME="), "{text}");
         let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(bundle.write(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(Bundle::create(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }

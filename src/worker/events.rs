@@ -51,6 +51,9 @@ pub enum What {
     Purged,
     /// More happened than was remembered.
     Missed,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl What {
@@ -70,6 +73,7 @@ impl What {
             What::Died => "died",
             What::Purged => "purged",
             What::Missed => "missed",
+            What::Unknown => "unknown",
         }
     }
 

@@ -85,8 +85,9 @@ impl Format {
     /// faster. `None`: the file is gone, or was changed just now. It is not made again, nor goes anything back.
     pub async fn deletes(&self, to: Deleting) -> Result<Option<Deleting>, WorkerError> {
         let Some((now, version)) = self.read().await? else { return Ok(None) };
-        if now.deleting == Some(Deleting::State) && !now.withdrawn {
-            return Ok(now.deleting);
+        let begun = now.deleting.filter(|_| !now.withdrawn);
+        if begun == Some(Deleting::State) || begun == Some(to) {
+            return Ok(begun);
         }
         let if_match = now.state_capabilities.has(Verb::PutIfMatch);
         let marked = VolumeFormat { deleting: Some(to), withdrawn: false, ..now };
