@@ -29,14 +29,13 @@ use crate::worker::of_process;
 const ANSWER: Duration = Duration::from_secs(2);
 /// The supervisor's; it answers at once.
 const LIST: Duration = Duration::from_secs(1);
-/// Several who ask at a time get one answer.
-const FRESH: Duration = Duration::from_millis(200);
 /// After an address that cannot be listened at, or an accept that failed.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What was gathered last.
 #[derive(Default)]
 pub(super) struct Scrapes {
+    /// With the boot time when that began.
     last: Turn<Option<(Duration, Arc<str>)>>,
     /// For when the supervisor does not answer.
     workers: Mutex<Vec<RunningWorker>>,
@@ -67,16 +66,18 @@ pub(super) fn started() -> f64 {
 }
 
 impl Driver {
-    /// All metrics as text.
+    /// All metrics as text, gathered after this was called. Several who wait for that get one answer.
     pub(super) async fn metrics(&self) -> Arc<str> {
+        let asked = boottime();
         let mut last = self.scrapes.last.lock().await;
-        if let Some((at, text)) = &*last
-            && boottime().saturating_sub(*at) < FRESH
+        if let Some((begun, text)) = &*last
+            && *begun >= asked
         {
             return Arc::clone(text);
         }
+        let begun = boottime();
         let text: Arc<str> = text(self.groups().await).into();
-        *last = Some((boottime(), Arc::clone(&text)));
+        *last = Some((begun, Arc::clone(&text)));
         text
     }
 
