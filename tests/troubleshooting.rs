@@ -169,10 +169,10 @@ fn is_said(text: &Text) -> bool {
         let is = |name: &&str| called == *name || called.ends_with(&format!("::{name}"));
         let method = |name: &&str| called.ends_with(&format!(".{name}"));
         match block {
-            true if SAY_IN.iter().any(|name| is(name)) => return true,
+            true if SAY_IN.iter().any(&is) => return true,
             true => {}
-            false if SAY.iter().any(|name| is(name)) => return true,
-            false if METHODS.iter().any(|name| method(name)) => return true,
+            false if SAY.iter().any(is) => return true,
+            false if METHODS.iter().any(method) => return true,
             false if called.is_empty() || AROUND.contains(&called) => {}
             false => return false,
         }
