@@ -14,9 +14,9 @@ use super::outcome::{Outcome, absent};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
 use super::settler::{LONGEST_PAUSE, Settler};
-use super::tidy::PAUSE;
+use super::tidy::{PAUSE, deleting};
 use crate::clock::boottime;
-use crate::fault::{Mutant, at, points};
+use crate::fault::Mutant;
 use crate::meta::records::IntentRec;
 use crate::store::{Condition, Doomed, Groups, PutOutcome, StoreError, Verb};
 use crate::types::{KeyPrefix, PutId, StoreTime};
@@ -191,11 +191,9 @@ impl Settler {
             if group.is_empty() {
                 return Vec::new();
             }
-            at(points::DELETE_BEFORE);
             sent.iter().for_each(|(put_id, _)| leaving.add(*put_id));
             let request = self.volume.store.delete_many(&group, Some(not_after), SEND_TIMEOUT);
-            let answer = self.on_its_way(until, leaving, request).await;
-            at(points::DELETE_AFTER);
+            let answer = deleting(self.on_its_way(until, leaving, request)).await;
             match answer {
                 None => sent.iter().map(|(id, _)| (*id, Outcome::Open, Duration::ZERO)).collect(),
                 Some(Err(error)) => self.group_refused(&sent, &error),

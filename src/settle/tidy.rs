@@ -232,13 +232,20 @@ impl Settler {
         let conditional = volume.capabilities.has(Verb::DeleteConditional) && !careless;
         let condition = if conditional { Condition::Is(expected.clone()) } else { Condition::None };
         let send = Send { condition, not_after: Some(not_after), timeout: SEND_TIMEOUT };
-        at(points::DELETE_BEFORE);
         leaving.add(put_id);
-        let outcome = self.on_its_way(until, leaving, volume.store.delete(&intent.key, send)).await;
-        at(points::DELETE_AFTER);
+        let request = volume.store.delete(&intent.key, send);
+        let outcome = deleting(self.on_its_way(until, leaving, request)).await;
         match outcome {
             Some(outcome) => self.deleted(intent, outcome).await,
             None => Outcome::Open,
         }
     }
+}
+
+/// The step of a deletion, of one key or of several.
+pub(super) async fn deleting<T>(request: impl Future<Output = T>) -> T {
+    at(points::DELETE_BEFORE);
+    let answer = request.await;
+    at(points::DELETE_AFTER);
+    answer
 }

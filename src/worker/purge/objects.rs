@@ -256,9 +256,7 @@ impl Objects<'_> {
         if self.keeper.authority().is_none() {
             return group.iter().map(|_| Ok(Fate::Hot)).collect();
         }
-        at(points::PURGE_OBJECT_BEFORE);
-        let answer = self.store.delete_many(group, Some(not_after), REQUEST).await;
-        at(points::PURGE_OBJECT_AFTER);
+        let answer = deleting(self.store.delete_many(group, Some(not_after), REQUEST)).await;
         match answer {
             Ok(outcomes) => {
                 let fate = |(one, outcome): (&Doomed, _)| Ok(fate(&one.key, outcome));
@@ -294,12 +292,18 @@ impl Objects<'_> {
             false => Condition::None,
         };
         let not_after = Some(self.store.now(REQUEST).await?.plus(EXPIRES_MS));
-        at(points::PURGE_OBJECT_BEFORE);
         let send = Send { condition, not_after, timeout: REQUEST };
-        let outcome = self.store.delete(key, send).await;
-        at(points::PURGE_OBJECT_AFTER);
+        let outcome = deleting(self.store.delete(key, send)).await;
         Ok(fate(key, outcome))
     }
+}
+
+/// The step of a deletion, of one object or of several.
+async fn deleting<T>(request: impl Future<Output = T>) -> T {
+    at(points::PURGE_OBJECT_BEFORE);
+    let answer = request.await;
+    at(points::PURGE_OBJECT_AFTER);
+    answer
 }
 
 fn fate(key: &ObjectKey, outcome: PutOutcome) -> Fate {
