@@ -79,20 +79,6 @@ pub struct Subject {
     pub bucket: Option<(BucketUrl, VolumeOptions)>,
 }
 
-/// An error with its causes, each once.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let part = inner.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        source = inner.source();
-    }
-    text
-}
-
 /// Says how far a long look is.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 

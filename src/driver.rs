@@ -141,7 +141,7 @@ impl Driver {
         let (accounts, left) = Accounts::load(&settings.state, boot, &workers.instance()).await?;
         let events = Events::default();
         let purge = Arc::new(Telling { purge, events: events.clone() });
-        let _begins_now = measure::started();
+        let _begins_now = crate::worker::started();
         let driver = Arc::new(Driver {
             settings,
             catalog,

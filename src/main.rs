@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("s3vol: {}", telemetry::with_causes(&error));
+            eprintln!("s3vol: {}", telemetry::with_causes(error.as_ref()));
             ExitCode::from(cli::exit_code(&error))
         }
     }
@@ -60,7 +60,7 @@ fn judged(done: anyhow::Result<u8>) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("s3vol: {}", telemetry::with_causes(&error));
+            eprintln!("s3vol: {}", telemetry::with_causes(error.as_ref()));
             match cli::exit_code(&error) {
                 1 => ExitCode::from(cli::EXIT_NOT_JUDGED),
                 code => ExitCode::from(code),
@@ -97,7 +97,7 @@ fn serve_volume() -> ExitCode {
     match served {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            tracing::error!("the worker ends: {}", telemetry::with_causes(&error));
+            tracing::error!("the worker ends: {}", telemetry::with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -43,11 +43,12 @@ pub use error::{StoreError, StoreErrorKind};
 pub use known::{Finding, Knowledge, Known};
 pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
+pub use probe::scratch_of;
 pub use properties::{
     Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
 };
 pub use stand_in::StandIn;
-pub use unique::delete_unique;
+pub use unique::{FEW, delete_unique};
 
 use probe::find_groups;
 

@@ -53,10 +53,12 @@ impl log::Log for Libraries {
 }
 
 /// An error and its causes in one line. A cause that the text before it already has is not said again.
-pub fn with_causes(error: &anyhow::Error) -> String {
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in error.chain() {
+    let mut next = Some(error);
+    while let Some(cause) = next {
         let part = cause.to_string();
+        next = cause.source();
         if text.contains(&part) {
             continue;
         }
@@ -120,8 +122,11 @@ mod tests {
     #[test]
     fn no_cause_is_said_twice() {
         let error = anyhow::anyhow!("no such host").context("asking s3: no such host");
-        assert_eq!(with_causes(&error), "asking s3: no such host");
-        assert_eq!(with_causes(&error.context("mounting")), "mounting: asking s3: no such host");
+        assert_eq!(with_causes(error.as_ref()), "asking s3: no such host");
+        assert_eq!(
+            with_causes(error.context("mounting").as_ref()),
+            "mounting: asking s3: no such host"
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};
 pub use fsck::{FsckHow, VolumeAt, fsck};
 pub use give_back::Left;
-pub use measure::of_process;
+pub use measure::{of_process, started};
 pub use open::{Mounted, Successor, open};
 pub use protocol::{Asked, DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;

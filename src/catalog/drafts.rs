@@ -33,7 +33,7 @@ use super::{Catalog, CatalogError, Site};
 use crate::clock::boottime;
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{
-    Attributes, Listing, Properties, PutOutcome, Send, StoreBackend, StoreErrorKind,
+    Attributes, Listing, Properties, PutOutcome, Send, StoreBackend, StoreErrorKind, scratch_of,
 };
 use crate::sys::beside;
 use crate::types::{ObjectKey, Version, VolumeId};
@@ -461,7 +461,7 @@ pub(super) async fn mark_named(
 /// What lies in a state's folder, and whether anything of it is of a worker, or of another home.
 async fn contents(state: &dyn Site, id: VolumeId) -> Result<(Vec<ObjectKey>, bool), CatalogError> {
     let folder = state_folder(state.prefix(), id);
-    let (format, probe) = (format_key(state.prefix(), id), folder.join("probe/"));
+    let (format, probe) = (format_key(state.prefix(), id), scratch_of(&folder));
     let mut keys = Vec::new();
     let mut pages = Listing::of_keys(folder.as_str());
     while let Some(page) = pages.next(state.store(), REQUEST).await? {

@@ -11,7 +11,7 @@ use super::overlap::refuse_nested;
 use super::{CatalogError, Opener, stores};
 use crate::config::VolumeOptions;
 use crate::meta::EngineHome;
-use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb, both};
+use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb, both, scratch_of};
 use crate::types::VolumeId;
 
 /// The state that belongs to a prefix.
@@ -261,7 +261,7 @@ impl Draft {
         options: &VolumeOptions,
     ) -> Result<(Capabilities, Capabilities), CatalogError> {
         let Ground { volume, state, state_url, url, .. } = &self.ground;
-        let scratch = state_folder(state.prefix(), self.id).join("probe/");
+        let scratch = scratch_of(&state_folder(state.prefix(), self.id));
         let (state_honours, found) =
             stores::capabilities(state.as_ref(), state.as_ref(), &scratch, |found| {
                 is_sound(found, options)

@@ -97,8 +97,7 @@ async fn follow_folder(folder: PathBuf, begins: Since, tell: Tell) -> anyhow::Re
             followed.remove(&socket);
         }
         for socket in super::status::sockets(&folder)? {
-            let answers = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-            if followed.contains(&socket) || !answers() {
+            if followed.contains(&socket) || !lives(&socket) {
                 continue;
             }
             followed.insert(socket.clone());
@@ -117,6 +116,11 @@ async fn follow_folder(folder: PathBuf, begins: Since, tell: Tell) -> anyhow::Re
     }
 }
 
+/// Whether a process listens there.
+fn lives(socket: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
+}
+
 /// Until the process ends. Whether it ended in order is told from its last words, or from what it left.
 async fn follow_process(socket: &Path, mut since: Since, tell: &Tell) {
     let client = ControlClient::new(socket);
@@ -128,7 +132,7 @@ async fn follow_process(socket: &Path, mut since: Since, tell: &Tell) {
             Err(ControlError::Unreachable { .. }) => break,
             // An older program tells nothing of what happens, but lives.
             Err(ControlError::Refused { .. }) => {
-                while std::os::unix::net::UnixStream::connect(socket).is_ok() {
+                while lives(socket) {
                     tokio::time::sleep(ANSWER).await;
                 }
                 return;

@@ -15,7 +15,7 @@ use super::{DataError, SegmentDelta, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, DeadRec, decode};
 use crate::meta::{Logged, MetaError, Pages, Txn, keys};
-use crate::store::{Listing, PutOutcome, delete_unique};
+use crate::store::{Listing, PutOutcome, delete_unique, scratch_of};
 use crate::types::{Base, Ino, ObjectKey};
 
 /// Rows looked at for one batch: everybody who changes something waits for it.
@@ -230,7 +230,7 @@ impl Volume {
 
     /// Whether each of them is gone; the others stay for the next time.
     async fn delete_segments(&self, segments: &[ObjectKey]) -> Vec<bool> {
-        let scratch = self.state.join("probe/");
+        let scratch = scratch_of(&self.state);
         let store = self.state_store.as_ref();
         let outcomes = delete_unique(store, segments, &scratch, DELETE_TIMEOUT).await;
         let is_gone = |outcome| match outcome {

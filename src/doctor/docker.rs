@@ -11,7 +11,8 @@ use hyperlocal::{UnixClientExt, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Finding, causes};
+use super::Finding;
+use crate::telemetry::with_causes;
 
 const ABOUT: &str = "dockerd";
 const SOCKET: &str = "/var/run/docker.sock";
@@ -138,7 +139,7 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, String
         let client = Client::unix();
         let uri: hyper::Uri = Uri::new(socket, path).into();
         let request = Request::get(uri).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
-        let answer = client.request(request).await.map_err(|error| causes(&error))?;
+        let answer = client.request(request).await.map_err(|error| with_causes(&error))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
         let body = body.map_err(|error| error.to_string())?.to_bytes();

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::bench::Times;
-use super::{Finding, Progress, causes};
+use super::{Finding, Progress};
 use crate::catalog::{Opener, Site, Stores};
 use crate::clock::now;
 use crate::config::{BucketUrl, Scheme, VolumeOptions};
 use crate::store::{
     Attributes, Capabilities, Known, Properties, PutOutcome, Send, StoreBackend, StoreError, Verb,
 };
+use crate::telemetry::with_causes;
 use crate::types::{KeyPrefix, ObjectKey, VolumeId};
 
 /// What the probe tries, and what is done without it (`docs/STORES.md`).
@@ -124,7 +125,7 @@ pub(super) async fn look(
 
 /// What is wrong says its error, with the cure.
 fn of_error(about: &'static str, error: &StoreError) -> Finding {
-    Finding::bad(about, causes(error), "see docs/TROUBLESHOOTING.md for this message")
+    Finding::bad(about, with_causes(error), "see docs/TROUBLESHOOTING.md for this message")
 }
 
 async fn clock(store: &dyn StoreBackend) -> Finding {

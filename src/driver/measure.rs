@@ -5,7 +5,7 @@
 //! they are held while a worker is started or ended.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -20,7 +20,7 @@ use tokio::sync::Mutex as Turn;
 use super::control::ControlClient;
 use super::workers::RunningWorker;
 use super::{Driver, Workers};
-use crate::clock::{boottime, now};
+use crate::clock::boottime;
 use crate::metrics::{CONTENT_TYPE, Group, Sample, names, text};
 use crate::types::VolumeName;
 use crate::worker::of_process;
@@ -59,12 +59,6 @@ impl Scrapes {
     }
 }
 
-/// When this process was started, seconds since 1970. Begins with the first call.
-pub(super) fn started() -> f64 {
-    static STARTED: OnceLock<f64> = OnceLock::new();
-    *STARTED.get_or_init(|| now().secs as f64)
-}
-
 impl Driver {
     /// All metrics as text, gathered after this was called. Several who wait for that get one answer.
     pub(super) async fn metrics(&self) -> Arc<str> {
@@ -84,7 +78,7 @@ impl Driver {
     /// The plugin's own samples, and those of each of its volumes.
     async fn groups(&self) -> Vec<Group> {
         let running = self.scrapes.workers(&*self.workers).await;
-        let mut groups = vec![Group { volume: None, samples: of_process(started()) }];
+        let mut groups = vec![Group { volume: None, samples: of_process() }];
         let asked = running.iter().map(|worker| self.of_worker(worker));
         groups.extend(futures::future::join_all(asked).await);
         groups

@@ -18,18 +18,14 @@ use super::tidy::{PAUSE, deleting};
 use crate::clock::boottime;
 use crate::fault::Mutant;
 use crate::meta::records::IntentRec;
-use crate::store::{Condition, Doomed, Groups, PutOutcome, StoreError, Verb};
-use crate::types::{KeyPrefix, PutId, StoreTime};
+use crate::store::{Condition, Doomed, FEW, Groups, PutOutcome, StoreError, Verb, scratch_of};
+use crate::types::{PutId, StoreTime};
 
-/// Fewer keys than this go by themselves.
-pub(super) const FEW: usize = 8;
 /// Keys of one request: what the store has begun is done long before it can no longer arrive.
 const GROUP: usize = 256;
 /// The same where the store is to be done with it soon: others may replace meanwhile what nothing compares, and where
 /// requests do not expire, a lost answer is waited for a long time.
 const SHORT_GROUP: usize = 64;
-/// Below the volume's state, if that lies in the same bucket, for keys with which it is tried what the store does.
-const SCRATCH: &str = "probe/";
 
 /// How deletions leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +62,10 @@ pub(super) type Deletion = (PutId, IntentRec);
 impl Settler {
     /// Finds out what the store does with groups, if that is not known and so many keys may go.
     pub(super) async fn learn_groups(&self, keys: usize) {
-        if keys >= FEW && self.volume.store.known_groups().is_none() {
-            // Where it does not lie in the same bucket, only what is below the volume's own prefix may be written.
-            let scratch: KeyPrefix = match self.volume.same_bucket {
-                true => self.volume.state.join(SCRATCH),
-                false => self.volume.prefix.join(".s3vol/probe/"),
-            };
+        // In a bucket of objects alone nothing but files may be written.
+        let may = self.volume.same_bucket;
+        if keys >= FEW && may && self.volume.store.known_groups().is_none() {
+            let scratch = scratch_of(&self.volume.state);
             tokio::select! {
                 _ = self.volume.store.groups(&scratch) => {}
                 () = self.at_its_end.cancelled() => {}

@@ -53,6 +53,16 @@ pub(super) enum Plan {
     Publish(Vec<Item>),
 }
 
+impl Plan {
+    /// Of what a request may still change.
+    fn hot(in_flight: bool) -> Plan {
+        match in_flight {
+            true => Plan::InFlight,
+            false => Plan::Later(UNDECIDED),
+        }
+    }
+}
+
 /// What was brought from the bucket for an inode just now, before it is planned for good.
 #[derive(Debug, Default)]
 pub(super) struct Brought {
@@ -137,10 +147,7 @@ impl Settler {
             return Ok(Plan::Later(wait));
         }
         if self.hot.inode_is_hot(ino) {
-            return Ok(match self.hot.inode_is_in_flight(ino) {
-                true => Plan::InFlight,
-                false => Plan::Later(UNDECIDED),
-            });
+            return Ok(Plan::hot(self.hot.inode_is_in_flight(ino)));
         }
         if kind == FileKind::File {
             volume.commit(vec![Arc::clone(&inode)]).await.map_err(SettleError::Commit)?;
@@ -218,10 +225,7 @@ impl Settler {
                 _ => attr_only = false,
             }
             if hot {
-                return Ok(match in_flight {
-                    true => Plan::InFlight,
-                    false => Plan::Later(UNDECIDED),
-                });
+                return Ok(Plan::hot(in_flight));
             }
             wanted.push((key, rest));
         }

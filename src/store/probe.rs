@@ -23,6 +23,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.
 const RACERS: usize = 8;
 
+/// Below the state of a volume: keys with which it is tried what a store does.
+pub fn scratch_of(state: &KeyPrefix) -> KeyPrefix {
+    state.join("probe/")
+}
+
 /// Tries every verb on keys of its own under `scratch` and removes them again.
 pub(super) async fn probe(
     store: &dyn Backend,

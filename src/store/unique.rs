@@ -9,8 +9,8 @@ use crate::types::{KeyPrefix, ObjectKey};
 
 /// Keys that one request deletes.
 const GROUP: usize = 256;
-/// Fewer keys than this go by themselves.
-const FEW: usize = 8;
+/// Fewer keys than this are deleted by themselves, whatever for.
+pub const FEW: usize = 8;
 /// Requests that are on their way side by side.
 const PARALLEL: usize = 8;
 

@@ -254,7 +254,7 @@ pub(super) async fn run_supervised(
     match open_and_serve(&spec, device, successor, ends, lock).await {
         Ok(()) => Ok(0),
         Err(error) => {
-            let why = crate::telemetry::with_causes(&error);
+            let why = crate::telemetry::with_causes(error.as_ref());
             tracing::error!("the volume cannot be followed: {why}");
             let _ = stage.send(match error.downcast_ref() {
                 Some(WorkerError::Rebuilt(_)) => Stage::Rebuilt(why),

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LEASE_STATES: [&str; 4] = ["held", "yielding", "released", "none"];
 
 /// When this process was started, seconds since 1970. Begins with the first call.
-pub(super) fn started() -> f64 {
+pub fn started() -> f64 {
     static STARTED: OnceLock<f64> = OnceLock::new();
     *STARTED.get_or_init(|| {
         let now = now();
@@ -67,7 +67,7 @@ impl Control {
 
     /// As a scrape of this process alone gets it.
     pub(super) async fn text(&self) -> String {
-        let own = Group { volume: None, samples: of_process(started()) };
+        let own = Group { volume: None, samples: of_process() };
         let mut group = self.group().await;
         group.samples.push(Sample::count(&names::UP, 1));
         crate::metrics::text(vec![own, group])
@@ -75,10 +75,10 @@ impl Control {
 }
 
 /// What every process says of itself.
-pub fn of_process(started: f64) -> Vec<Sample> {
+pub fn of_process() -> Vec<Sample> {
     vec![
         Sample::count(&names::BUILD, 1).with("version", env!("CARGO_PKG_VERSION")),
-        Sample::number(&names::START, started),
+        Sample::number(&names::START, started()),
     ]
 }
 

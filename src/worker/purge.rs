@@ -39,7 +39,7 @@ use crate::lease::{
 };
 use crate::meta::{Engine, EngineConfig, EngineError, EngineHome};
 use crate::settle::hot_time;
-use crate::store::{Groups, Known, Store, StoreError, StoreErrorKind, Verb};
+use crate::store::{Groups, Known, Store, StoreError, StoreErrorKind, Verb, scratch_of};
 use crate::types::{Epoch, Lsn, VolumeId};
 
 const REQUEST: Duration = Duration::from_secs(15);
@@ -287,7 +287,7 @@ impl EnginePurge {
         let next = engine.applied().map_or(Lsn(1), |applied| Lsn(applied.lsn.0 + 1));
         // Where the store does not compare, the look at an object has to be followed by its own request at once.
         let groups = known.capabilities.has(Verb::DeleteConditional)
-            && places.store.groups(&places.state.join("probe/")).await == Groups::Conditional;
+            && places.store.groups(&scratch_of(&places.state)).await == Groups::Conditional;
         let mut objects = Objects {
             volume: volume.uuid,
             store: places.store.backend(),

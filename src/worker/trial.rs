@@ -7,7 +7,7 @@
 use super::WorkerError;
 use super::places::Places;
 use crate::catalog::VolumeFormat;
-use crate::store::Verb;
+use crate::store::{Verb, scratch_of};
 
 /// Below the state of a volume.
 const KEY: &str = "trial";
@@ -28,7 +28,7 @@ pub(super) async fn essentials(
         "the store no longer refuses what it must; it is probed again"
     );
     store.known().contradicted();
-    let found = store.probe(&places.state.join("probe/")).await?;
+    let found = store.probe(&scratch_of(&places.state)).await?;
     if !found.has(Verb::CreateIfAbsent) && !single_host {
         return Err(WorkerError::Careless(store.endpoint().to_owned()));
     }

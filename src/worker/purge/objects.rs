@@ -15,14 +15,12 @@ use crate::meta::records::{IntentOp, IntentRec, RestRec, decode};
 use crate::meta::{Batch, Engine, MetaError, Pages, keys};
 use crate::settle::is_put;
 use crate::store::{
-    Condition, Doomed, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, is_file_key,
+    Condition, Doomed, FEW, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind, is_file_key,
 };
 use crate::types::{KeyPrefix, Lsn, ObjectKey, PutId, StoreTime, Version, VolumeId};
 
 /// Keys that one request deletes.
 const GROUP: usize = 250;
-/// Fewer than this go by themselves.
-const FEW: usize = 8;
 
 /// What became of one recorded key.
 enum Fate {

@@ -4,7 +4,7 @@ use super::REQUEST;
 use crate::catalog::Purged;
 use crate::clock::Deadline;
 use crate::fault::{at, points};
-use crate::store::{ListRequest, Send, delete_unique};
+use crate::store::{ListRequest, Send, delete_unique, scratch_of};
 use crate::types::ObjectKey;
 use crate::worker::WorkerError;
 use crate::worker::format::applied;
@@ -18,7 +18,7 @@ pub(super) async fn delete_state(
     deadline: Deadline,
 ) -> Result<Purged, WorkerError> {
     let store = places.state_store.backend();
-    let scratch = places.state.join("probe/");
+    let scratch = scratch_of(&places.state);
     let (mut token, mut found, mut refused) = (None, false, None);
     loop {
         let request = ListRequest {
