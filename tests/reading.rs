@@ -614,7 +614,8 @@ async fn a_base_with_many_extents_over_it_is_read_with_few_requests() {
     let file = world.open(Ino::ROOT, "file").await;
     assert!(file.read_all().await == wanted);
     let gets = world.asked(Op::Get, "");
-    assert!(gets.len() <= 48, "{} requests", gets.len());
+    // One for each extent would be 512. How many there are depends on when the reader takes a range for stalled.
+    assert!(gets.len() <= 96, "{} requests", gets.len());
     assert!(fetched(&gets) <= 18 * MIB, "{} bytes", fetched(&gets));
     file.close().await;
 }
