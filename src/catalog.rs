@@ -14,6 +14,7 @@
 //! What survives a crash: everything in the bucket, and the mirror file (written beside, synced,
 //! renamed). A Create that was cut short is completed or repeated by the next one, or undone (`drafts`).
 
+mod change;
 mod create;
 mod definition;
 mod drafts;

@@ -17,11 +17,13 @@ mod probe;
 mod reach;
 mod rebuild;
 mod recovered;
+mod set;
 mod settle;
 mod status;
 mod takeover;
 mod tool;
 mod verify;
+mod warm;
 mod watch;
 
 #[cfg(test)]
@@ -34,8 +36,8 @@ use crate::config::{ConfigErrors, PluginConfig};
 
 pub use args::{
     Command, DoctorArgs, EventsArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs,
-    RebuildArgs, RecoveredCommand, RecoveredVolume, SettleArgs, StatusArgs, TakeoverArgs,
-    VerifyArgs, VolumeArgs, parse,
+    RebuildArgs, RecoveredCommand, RecoveredVolume, SetArgs, SettleArgs, StatusArgs, TakeoverArgs,
+    VerifyArgs, VolumeArgs, WarmArgs, parse,
 };
 pub use doctor::doctor;
 pub use driver::drive;
@@ -47,10 +49,12 @@ pub use plugin::supervise;
 pub use probe::probe;
 pub use rebuild::rebuild;
 pub use recovered::recovered;
+pub use set::set;
 pub use settle::settle;
 pub use status::status;
 pub use takeover::takeover;
 pub use verify::verify;
+pub use warm::warm;
 
 /// The exit code of a tool that judges and could not.
 pub const EXIT_NOT_JUDGED: u8 = 8;

@@ -21,11 +21,12 @@ mod tests;
 
 pub use address::{BucketUrl, Scheme};
 pub use errors::{ConfigError, ConfigErrors};
-pub use parse::VolumeHome;
+pub use parse::{Difference, VolumeHome};
 pub use plugin::PluginConfig;
 pub use reference::reference_page;
+pub use schema::Change;
 pub use values::{parse_bool, parse_duration, parse_size};
-pub use volume::{ContentType, OnRemove, SettleMode, VolumeOptions};
+pub use volume::{ContentType, OnRemove, SettleMode, Tuned, VolumeOptions};
 
 /// The exit code for wrong usage and wrong settings (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;

@@ -31,7 +31,12 @@ fn main() -> ExitCode {
         Ok(Command::Probe(args)) => cli::probe(args),
         Ok(Command::Export(args)) => cli::export(args),
         Ok(Command::Takeover(args)) => cli::takeover(args),
+        Ok(Command::Set(args)) => cli::set(args),
         Ok(Command::Settle(args)) => match cli::settle(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
+        Ok(Command::Warm(args)) => match cli::warm(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },

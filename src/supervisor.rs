@@ -325,6 +325,12 @@ impl Supervisor {
                 }
                 None => self.answer(Reply::ok(id)),
             },
+            Command::Tune { name, options } => {
+                if let Some(volume) = self.volumes.get_mut(&name) {
+                    volume.tune(&options);
+                }
+                self.answer(Reply::ok(id));
+            }
             Command::List => {
                 let workers: Vec<WorkerEntry> = self.volumes.values().map(Volume::entry).collect();
                 self.answer(Reply { workers: Some(workers), ..Reply::ok(id) });

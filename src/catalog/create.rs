@@ -10,7 +10,7 @@ use super::incarnation::{Incarnation, Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
 use super::{Catalog, CatalogError, Site, named, stores};
-use crate::config::{BucketUrl, VolumeOptions};
+use crate::config::{BucketUrl, Difference, VolumeOptions};
 use crate::types::VolumeName;
 
 /// How often a new definition's neighbours are looked for while the bucket does not answer.
@@ -265,8 +265,8 @@ impl Catalog {
     async fn confirm(
         &self,
         home: &dyn Site,
-        found: Definition,
-        version: crate::types::Version,
+        mut found: Definition,
+        mut version: crate::types::Version,
         given: &BTreeMap<String, String>,
     ) -> Result<Definition, CatalogError> {
         let name = found.name.clone();
@@ -278,15 +278,21 @@ impl Catalog {
         }
         let differences = found.options.differences(&asked);
         if !differences.is_empty() {
-            let what = match found.removing {
-                None => "exists",
+            let only_read = reads || self.mirror.get(&name).is_some_and(|entry| entry.readonly);
+            let what = match &found.removing {
                 Some(_) => "was removed a short while ago and can come back as it was",
+                None if only_read => "is only read here, and exists",
+                None => "",
             };
-            return Err(CatalogError::Refused(format!(
-                "volume {name} {what} with other options: {}; leave them out to use it, or choose \
-                 another name",
-                differences.join(", ")
-            )));
+            if !what.is_empty() {
+                let differ: Vec<_> = differences.iter().map(Difference::to_string).collect();
+                return Err(CatalogError::Refused(format!(
+                    "volume {name} {what} with other options: {}; leave them out to use it, or choose \
+                     another name",
+                    differ.join(", ")
+                )));
+            }
+            (found, version) = self.amend(home, (found, version), asked, &differences).await?;
         }
         let Some(removing) = &found.removing else {
             if self.drafts.resume(found.uuid) {

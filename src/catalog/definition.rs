@@ -68,7 +68,7 @@ impl Definition {
             }
             _ => None,
         });
-        what.extend(now.options.differences(&self.options));
+        what.extend(now.options.differences(&self.options).iter().map(ToString::to_string));
         if what.is_empty() {
             what.push("in its notes only".to_owned());
         }

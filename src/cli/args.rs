@@ -81,12 +81,22 @@ pub enum Command {
     /// Show or bring back what a host had not synced when another one took its volume over.
     #[command(subcommand)]
     Recovered(RecoveredCommand),
+    /// Change options of a volume of Docker's, also while it is mounted.
+    ///
+    /// Says of each whether it takes effect at once or when the volume is mounted next. Options that are not given
+    /// stay as they are. docs/CONFIGURATION.md lists which can be changed.
+    Set(SetArgs),
     /// Settle a volume now, and wait until everything is a plain object.
     ///
     /// By name: a volume of Docker's, settled by the plugin of this host. By URL: settled by the process that has it
     /// mounted here; if there is none, the command opens the volume itself, as a mount would. Exit code: 0 everything
     /// is at rest, or stays in motion by choice (settle=never); 3 something is not at rest, and the text says why.
     Settle(SettleArgs),
+    /// Read the content of a mounted volume into the cache of this host, before somebody waits for it.
+    ///
+    /// A path may be a file or a directory of it. Shows progress on a terminal, may be stopped at any time, and what was
+    /// read stays. Exit code: 0 everything was read; 4 some files were not, and are listed.
+    Warm(WarmArgs),
     /// Take a volume from another host now, without waiting for its lease.
     ///
     /// Says who holds it and what could be lost, asks, and leaves it free for the next mount. A volume of Docker's
@@ -256,6 +266,20 @@ pub struct NamedArgs {
     pub volume: String,
 }
 
+/// `s3vol set`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SetArgs {
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// An option and its new value, or several with commas.
+    #[arg(short, long = "option", value_name = "KEY=VALUE", required = true)]
+    pub options: Vec<String>,
+    /// The volume's name.
+    #[arg(value_name = "NAME")]
+    pub volume: String,
+}
+
 /// `s3vol settle`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct SettleArgs {
@@ -264,6 +288,20 @@ pub struct SettleArgs {
     /// Wait at most so long; what has begun goes on.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+}
+
+/// `s3vol warm`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct WarmArgs {
+    /// State folder of the processes to ask [default: /var/lib/s3vol, or below the home directory].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// A volume's name, where its objects lie, or a path below a mount (with a slash, such as ./site).
+    #[arg(value_name = "NAME|URL|PATH")]
+    pub volume: String,
 }
 
 /// `s3vol takeover`.

@@ -22,17 +22,24 @@ pub(super) fn is_url(volume: &str) -> bool {
     volume.contains("://")
 }
 
-/// A process that serves a volume, and what it says of itself. One that only reads does not count.
+/// A process that serves a volume, and what it says of itself. One that only reads does not count: such hold nothing.
 pub(super) async fn serving(
+    state: &Path,
+    is_it: impl Fn(&WorkerStatus) -> bool,
+) -> anyhow::Result<Option<(ControlClient, WorkerStatus)>> {
+    served_by(state, |status| status.epoch.is_some() && is_it(status)).await
+}
+
+/// As [`serving`], but one that only reads counts, too.
+pub(super) async fn served_by(
     state: &Path,
     is_it: impl Fn(&WorkerStatus) -> bool,
 ) -> anyhow::Result<Option<(ControlClient, WorkerStatus)>> {
     let folder = DriverSettings::control_sockets(state);
     for socket in sockets(&folder).with_context(|| folder.display().to_string())? {
         let client = ControlClient::new(&socket);
-        // Sockets of killed processes answer nothing, and followers hold nothing.
+        // Sockets of killed processes answer nothing.
         if let Ok(status) = client.status(ANSWER).await
-            && status.epoch.is_some()
             && is_it(&status)
         {
             return Ok(Some((client, status)));

@@ -91,6 +91,22 @@ impl Line {
     }
 }
 
+/// Bytes as people read them: `0 B`, `1.5 MiB`.
+pub(super) fn size(bytes: f64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024.0 {
+        return format!("{bytes:.0} B");
+    }
+    let (mut value, mut unit) = (bytes, "B");
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    format!("{value:.1} {unit}")
+}
+
 /// Asks a person; nobody says no.
 pub(super) fn agrees(question: &str) -> bool {
     matches!(ask(question), Ok(Some(true)))

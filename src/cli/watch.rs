@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::StatusArgs;
+use super::tool::size;
 use super::{reach, settings};
 use crate::driver::{ControlClient, ControlError};
 use crate::metrics::{Family, Group, names};
@@ -227,22 +228,6 @@ fn row(
         size(sum(group, &names::CACHE_SIZE)),
         counters.errors,
     )
-}
-
-/// Bytes as people read them: `0 B`, `1.5 MiB`.
-fn size(bytes: f64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024.0 {
-        return format!("{bytes:.0} B");
-    }
-    let (mut value, mut unit) = (bytes, "B");
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    format!("{value:.1} {unit}")
 }
 
 /// Seconds as people read them: `3 s`, `5 min`, `2 h`, `4 d`.

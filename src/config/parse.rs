@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::address::{BucketUrl, Scheme};
 use super::errors::ConfigErrors;
 use super::object;
-use super::schema::{self, Draft, SETTINGS, Scope, normal};
+use super::schema::{self, Change, Draft, SETTINGS, Scope, normal};
 use super::volume::VolumeOptions;
 use crate::types::VolumeName;
 
@@ -81,8 +83,8 @@ impl VolumeOptions {
         errors.or(draft.options)
     }
 
-    /// What differs between two sets of options, as `name: ours, not theirs`.
-    pub fn differences(&self, other: &VolumeOptions) -> Vec<String> {
+    /// What differs between two sets of options.
+    pub fn differences(&self, other: &VolumeOptions) -> Vec<Difference> {
         let as_map = |options: &VolumeOptions| match serde_json::to_value(options) {
             Ok(serde_json::Value::Object(map)) => map,
             _ => serde_json::Map::new(),
@@ -95,9 +97,41 @@ impl VolumeOptions {
                 let shown = |v: Option<&serde_json::Value>| {
                     v.map_or_else(|| "nothing".to_owned(), shown_value)
                 };
-                format!("{name} is {}, not {}", shown(Some(&value)), shown(theirs.get(&name)))
+                let (ours, theirs) = (shown(Some(&value)), shown(theirs.get(&name)));
+                let change = schema::find(&name).map_or(Change::Never, |setting| setting.change);
+                Difference { name, ours, theirs, change }
             })
             .collect()
+    }
+}
+
+/// An option that two sets of options have with different values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub name: String,
+    /// As a person writes them.
+    pub ours: String,
+    pub theirs: String,
+    pub change: Change,
+}
+
+impl Difference {
+    /// For somebody who made theirs of ours.
+    pub fn change_text(&self) -> String {
+        let Difference { name, ours, theirs, change } = self;
+        match change {
+            Change::Now => format!("{name} is {theirs} now, and was {ours}"),
+            Change::NextMount => {
+                format!("{name} will be {theirs} when the volume is mounted next, and was {ours}")
+            }
+            Change::Never => format!("{name} stays {ours}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is {}, not {}", self.name, self.ours, self.theirs)
     }
 }
 
@@ -107,13 +141,33 @@ fn shown_value(value: &serde_json::Value) -> String {
         value.get("secs").and_then(serde_json::Value::as_u64),
         value.get("nanos").and_then(serde_json::Value::as_u64),
     ) {
-        return format!("{:?}", std::time::Duration::new(secs, nanos as u32));
+        return shown_duration(std::time::Duration::new(secs, nanos as u32));
+    }
+    // A choice with a value of its own.
+    if let Some((_, inner)) =
+        value.as_object().filter(|map| map.len() == 1).and_then(|m| m.iter().next())
+    {
+        return shown_value(inner);
     }
     match value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => "not set".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// In the largest unit that says it exactly.
+fn shown_duration(duration: std::time::Duration) -> String {
+    let (millis, secs) = (duration.as_millis(), duration.as_secs());
+    if millis % 1000 != 0 {
+        return format!("{millis}ms");
+    }
+    for (unit, name) in [(86_400, "d"), (3600, "h"), (60, "m")] {
+        if secs > 0 && secs % unit == 0 {
+            return format!("{}{name}", secs / unit);
+        }
+    }
+    format!("{secs}s")
 }
 
 /// Applies every known option; complains about the rest.

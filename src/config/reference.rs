@@ -1,6 +1,6 @@
 //! The page `docs/CONFIGURATION.md`, from the table of settings.
 
-use super::schema::{PLUGIN_SETTINGS, SETTINGS, Scope};
+use super::schema::{Change, PLUGIN_SETTINGS, SETTINGS, Scope};
 
 /// The whole page. A test compares it with the file.
 pub fn reference_page() -> String {
@@ -16,11 +16,21 @@ pub fn reference_page() -> String {
     page.push_str(VOLUMES);
     page.push_str("| Option | Type | Default | Example | Meaning |\n|---|---|---|---|---|\n");
     for s in SETTINGS {
-        let meaning = match s.scope {
-            Scope::Default => s.meaning.to_owned(),
-            Scope::One => format!("{} Only for one volume.", s.meaning),
-        };
+        let mut meaning = s.meaning.to_owned();
+        if s.scope == Scope::One {
+            meaning.push_str(" Only for one volume.");
+        }
         row(&mut page, s.name, s.kind, s.default, s.example, &meaning);
+    }
+    page.push_str(CHANGES);
+    for (when, text) in [
+        (Change::Now, "At once"),
+        (Change::NextMount, "When the volume is mounted next"),
+        (Change::Never, "Never"),
+    ] {
+        let names = SETTINGS.iter().filter(|s| s.change == when);
+        let names: Vec<_> = names.map(|s| format!("`{}`", s.name)).collect();
+        page.push_str(&format!("- {text}: {}.\n", names.join(", ")));
     }
     page.push_str(VALUES);
     page
@@ -52,6 +62,17 @@ Given as `docker volume create -d s3vol -o name=value`, as `driver_opts` in a Co
 plugin, or of `s3vol mount`, sets the default of all volumes. Underscores and hyphens mean the same.
 The options of a volume are stored in the bucket when it is created, so other hosts need not repeat
 them.
+
+";
+
+const CHANGES: &str = "
+### Changing them
+
+`s3vol set NAME -o name=value` changes options of a volume of Docker's, and says when each takes effect; so does
+`docker volume create` on a host whose Docker does not know the volume yet (one that knows it never asks the
+plugin again). Options that are not given stay. `readonly` is each host's own: `docker volume create` sets it,
+nothing else. What takes effect at once does so on the host that is asked; another host that has the volume mounted
+follows at its next mount. New values:
 
 ";
 

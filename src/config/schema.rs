@@ -3,6 +3,8 @@
 //! The table is the only list: parsing, the error that lists what exists, and the page
 //! `docs/CONFIGURATION.md` come from it.
 
+use serde::{Deserialize, Serialize};
+
 use super::address::BucketUrl;
 use super::object;
 use super::values::{
@@ -20,6 +22,18 @@ pub enum Scope {
     One,
 }
 
+/// When a new value of an existing volume's option takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// At once, also while the volume is mounted on the host that is asked; on others at their next mount.
+    Now,
+    /// When the volume is mounted next.
+    NextMount,
+    /// It is part of what the volume is.
+    Never,
+}
+
 /// One setting of a volume.
 pub struct Setting {
     /// With underscores; hyphens are accepted too.
@@ -30,6 +44,7 @@ pub struct Setting {
     pub default: &'static str,
     pub example: &'static str,
     pub scope: Scope,
+    pub change: Change,
     pub meaning: &'static str,
     pub(super) apply: fn(&mut Draft, &str) -> Result<(), String>,
 }
@@ -79,6 +94,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "`<S3VOL_URL>/<volume>/`",
         example: "s3://bucket/photos",
         scope: Scope::One,
+        change: Change::Never,
         meaning: "Where the volume's objects lie: `s3://bucket/prefix`, `az://container/prefix`, \
                   `gs://bucket/prefix` or `file:///folder`.",
         apply: |d, v| BucketUrl::parse(v).map(|url| d.url = Some(url)),
@@ -89,6 +105,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "the bucket of `S3VOL_URL`",
         example: "photos",
         scope: Scope::One,
+        change: Change::Never,
         meaning: "The S3 bucket, instead of `url`.",
         apply: |d, v| parse_text(v).map(|bucket| d.bucket = Some(bucket)),
     },
@@ -98,6 +115,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "the volume's name",
         example: "team/web",
         scope: Scope::One,
+        change: Change::Never,
         meaning: "The start of the volume's keys in `bucket`; empty takes the whole bucket.",
         apply: |d, v| {
             d.prefix = Some(v.to_owned());
@@ -111,6 +129,7 @@ pub const SETTINGS: &[Setting] = &[
                   bucket (for `file://` the folder above the volume's)",
         example: "s3://bucket/state",
         scope: Scope::Default,
+        change: Change::Never,
         meaning: "Where the state of the volume lies (`<state_url>/.s3vol/v/<uuid>/`). It must not \
                   lie inside the volume.",
         apply: |d, v| BucketUrl::parse(v).map(|url| d.state_url = Some(url)),
@@ -121,6 +140,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "the provider's own",
         example: "https://minio.example:9000",
         scope: Scope::Default,
+        change: Change::Never,
         meaning: "The server to ask, for S3-compatible stores and emulators. One volume is used \
                   through one endpoint.",
         apply: |d, v| endpoint(v).map(|endpoint| d.options.endpoint = Some(endpoint)),
@@ -131,6 +151,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "`AWS_REGION`, else us-east-1",
         example: "eu-central-1",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "The bucket's region, as it goes into signatures.",
         apply: |d, v| parse_text(v).map(|region| d.options.region = Some(region)),
     },
@@ -140,6 +161,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "auto",
         example: "true",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Whether the bucket stands in the path of a request (`host/bucket/key`) or in \
                   its host name. `auto`: in the path for a custom endpoint.",
         apply: |d, v| {
@@ -154,6 +176,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "0",
         example: "1000",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Owner of objects that carry no owner.",
         apply: |d, v| parse_number(v).map(|uid| d.options.uid = uid),
     },
@@ -163,6 +186,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "0",
         example: "1000",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Group of objects that carry no group.",
         apply: |d, v| parse_number(v).map(|gid| d.options.gid = gid),
     },
@@ -172,6 +196,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "0644",
         example: "0664",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Permissions of objects that carry none.",
         apply: |d, v| parse_mode(v).map(|mode| d.options.file_mode = mode),
     },
@@ -181,6 +206,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "0755",
         example: "0775",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Permissions of directories that carry none.",
         apply: |d, v| parse_mode(v).map(|mode| d.options.dir_mode = mode),
     },
@@ -190,6 +216,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "auto",
         example: "application/octet-stream",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "The `Content-Type` of files to which nobody gave one. `auto`: by the ending of the \
                   file's name, `text/...` types with `charset=utf-8`; `none`: the store's own.",
         apply: |d, v| parse_content_type(v).map(|given| d.options.content_type = given),
@@ -200,6 +227,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "5s",
         example: "1s",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "Longest time between a change and its commit when nobody calls fsync. Losing \
                   the host loses at most this much; shorter costs more requests.",
         apply: |d, v| between(v, 100, 300_000).map(|commit| d.options.commit = commit),
@@ -210,6 +238,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "auto",
         example: "never",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Whether changed files become plain objects. `never` keeps a volume in motion, \
                   for databases.",
         apply: |d, v| {
@@ -223,6 +252,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "2s",
         example: "30s",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "How long a file without a writer stays untouched before it becomes a plain \
                   object.",
         apply: |d, v| between(v, 0, 86_400_000).map(|after| d.options.settle_after = after),
@@ -233,6 +263,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "60s",
         example: "5s",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "How old knowledge of the bucket may be when it is used: the time within which \
                   objects that other tools put appear.",
         apply: |d, v| between(v, 0, 86_400_000).map(|refresh| d.options.refresh = refresh),
@@ -243,6 +274,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "10g",
         example: "50g",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "Bytes of local disk for cached content, at most; on a small or full disk it is less.",
         apply: |d, v| match parse_size(v)? {
             size if size >= 1 << 20 => {
@@ -258,6 +290,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "auto",
         example: "retain",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "What `docker volume rm` does with the objects: `retain` only forgets the volume; \
                   `delete` removes what the volume recorded as its own; `auto` does that too, \
                   unless objects were there when the volume was created.",
@@ -276,6 +309,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         example: "true",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Accept a store that does not honour create-if-absent. You promise that one host \
                   alone ever mounts the volume.",
         apply: |d, v| parse_bool(v).map(|single| d.options.single_host = single),
@@ -286,6 +320,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         example: "true",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Only read, and follow the host that writes, within seconds. Any number of hosts may \
                   do so at once, with credentials that may only read. For a volume that exists it \
                   is this host's own wish; the volume stays as it is.",
@@ -297,6 +332,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "STANDARD_IA",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Storage class of new files' objects, on Azure their access tier. Files that others \
                   put keep theirs. Never for the volume's state, which is read and replaced all the \
                   time: a cheap class would make it slow and expensive. Classes that must be \
@@ -309,6 +345,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "aws:kms",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Encryption by the store, for new files' objects and for the whole state of the \
                   volume. `none` leaves it to the bucket. Only on `s3://`.",
         apply: |d, v| object::parse_sse(v).map(|sse| d.options.sse = sse),
@@ -319,6 +356,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "alias/team",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "The key for `sse=aws:kms`; `none` takes the account's own.",
         apply: |d, v| object::parse_key_id(v).map(|key| d.options.sse_kms_key_id = key),
     },
@@ -328,6 +366,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "bucket-owner-full-control",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Access list of every object that the volume publishes: `private`, `public-read`, \
                   `public-read-write`, `authenticated-read`, `aws-exec-read`, `bucket-owner-read` or \
                   `bucket-owner-full-control`. Only on `s3://`, and only where the bucket takes \
@@ -340,6 +379,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         example: "true",
         scope: Scope::Default,
+        change: Change::NextMount,
         meaning: "Say in every request that this account pays for it, as a bucket with *Requester \
                   Pays* demands. Only on `s3://`.",
         apply: |d, v| parse_bool(v).map(|pays| d.options.requester_pays = pays),
@@ -350,6 +390,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "100g",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "Bytes that the volume may hold; more is refused with ENOSPC.",
         apply: |d, v| parse_limit(v, parse_size).map(|size| d.options.size = size),
     },
@@ -359,6 +400,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         example: "1000000",
         scope: Scope::Default,
+        change: Change::Now,
         meaning: "Files and directories that the volume may hold.",
         apply: |d, v| parse_limit(v, parse_number::<u64>).map(|inodes| d.options.inodes = inodes),
     },

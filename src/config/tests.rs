@@ -237,7 +237,8 @@ fn a_repeated_create_is_compared_by_what_it_asks_for() {
     let other = stored
         .amend(&map(&[("commit", "9s"), ("url", "s3://b/else")]), &config.home, &name)
         .unwrap();
-    let differences = stored.differences(&other).join("; ");
+    let differences: Vec<_> = stored.differences(&other).iter().map(|d| d.to_string()).collect();
+    let differences = differences.join("; ");
     assert!(differences.contains("commit is 1s, not 9s"), "{differences}");
     assert!(differences.contains("url is s3://b/team/web/, not s3://b/else/"), "{differences}");
 }

@@ -77,6 +77,45 @@ pub struct VolumeOptions {
     pub inodes: Option<u64>,
 }
 
+/// The options that a mounted volume follows at once when they are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuned {
+    pub commit: Duration,
+    pub settle_after: Duration,
+    pub refresh: Duration,
+    /// Bytes.
+    pub cache_size: u64,
+    /// Bytes and inodes; `None` is unlimited.
+    pub size: Option<u64>,
+    pub inodes: Option<u64>,
+}
+
+impl Tuned {
+    pub fn of(options: &VolumeOptions) -> Self {
+        Tuned {
+            commit: options.commit,
+            settle_after: options.settle_after,
+            refresh: options.refresh,
+            cache_size: options.cache_size,
+            size: options.size,
+            inodes: options.inodes,
+        }
+    }
+}
+
+impl VolumeOptions {
+    /// Takes over from `new` what takes effect at once, and nothing else.
+    pub fn tune(&mut self, new: &VolumeOptions) {
+        let Tuned { commit, settle_after, refresh, cache_size, size, inodes } = Tuned::of(new);
+        self.commit = commit;
+        self.settle_after = settle_after;
+        self.refresh = refresh;
+        self.cache_size = cache_size;
+        self.size = size;
+        self.inodes = inodes;
+    }
+}
+
 impl Default for VolumeOptions {
     fn default() -> Self {
         VolumeOptions {

@@ -72,7 +72,7 @@ impl Taken {
 pub struct Room {
     dir: PathBuf,
     /// The most that the options allow, bytes.
-    most: u64,
+    most: AtomicU64,
     taken: Arc<Taken>,
     coming: Arc<OnTheWay>,
     seen: Mutex<Seen>,
@@ -130,7 +130,13 @@ impl Room {
     pub fn new(dir: &Path, most: u64, trash: Trash) -> Self {
         let taken = Arc::new(Taken { trash: Some(trash), ..Taken::default() });
         let seen = Mutex::new(Seen::now(dir, &taken));
-        Room { dir: dir.to_owned(), most, taken, coming: Arc::default(), seen }
+        Room {
+            dir: dir.to_owned(),
+            most: AtomicU64::new(most),
+            taken,
+            coming: Arc::default(),
+            seen,
+        }
     }
 
     /// What the cache's files count into.
@@ -146,14 +152,21 @@ impl Room {
         *seen
     }
 
+    /// Allows so many bytes from now on. What is above a smaller limit goes as room is needed.
+    pub(super) fn allow(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+        self.coming.less.notify_waiters();
+    }
+
     /// Bytes that the cache may take now.
     pub fn limit(&self) -> u64 {
         let seen = self.seen();
-        let Some(space) = seen.space else { return self.most };
+        let most = self.most.load(Ordering::Relaxed);
+        let Some(space) = seen.space else { return most };
         let reserve = (space.total / RESERVE_PART).min(MOST_RESERVE);
         // What it has now and what was free then, as far as it has not taken that itself since.
         let all = (space.available + seen.bytes).saturating_sub(reserve);
-        self.most.min(all / (PARTS + 1) * PARTS)
+        most.min(all / (PARTS + 1) * PARTS)
     }
 
     /// Cache files that there may be now: a part of what the disk has, because others live there, too.

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
 use super::neighbours::Neighbours;
 use super::whole::Stored;
 use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
-use crate::config::VolumeOptions;
+use crate::config::{Tuned, VolumeOptions};
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
 use crate::metrics::Meters;
@@ -74,7 +74,11 @@ pub struct Volume {
     pub state_store: Arc<dyn StoreBackend>,
     pub state: KeyPrefix,
     pub same_bucket: bool,
+    /// As it was opened; [`Volume::tuned`] has what may change.
     pub options: VolumeOptions,
+    tuned: RwLock<Tuned>,
+    /// The options changed, for the timer of commits.
+    pub retuned: Notify,
     pub capabilities: Capabilities,
     pub inodes: InodeTable,
     /// What is counted of this volume.
@@ -138,6 +142,8 @@ impl Volume {
             state_store,
             state: parts.state,
             same_bucket: parts.same_bucket,
+            tuned: RwLock::new(Tuned::of(&parts.options)),
+            retuned: Notify::new(),
             options: parts.options,
             capabilities: parts.capabilities,
             inodes: InodeTable::default(),
@@ -319,6 +325,18 @@ impl Volume {
     /// What changed since the last call.
     pub fn take_settle_queue(&self) -> HashSet<Ino> {
         std::mem::take(&mut *self.settle_queue.lock())
+    }
+
+    /// The options that may have been changed since the volume was opened, as they are now.
+    pub fn tuned(&self) -> Tuned {
+        *self.tuned.read()
+    }
+
+    /// Changes them.
+    pub fn tune(&self, new: Tuned) {
+        *self.tuned.write() = new;
+        self.room.allow(new.cache_size);
+        self.retuned.notify_one();
     }
 
     /// Bytes written and in no commit yet.

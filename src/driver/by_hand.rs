@@ -1,8 +1,10 @@
-//! What somebody asks for by hand through the plugin's socket: settling now, and taking a volume over.
+//! What somebody asks for by hand through the plugin's socket: settling now, taking a volume over, and other options
+//! for it.
 //!
-//! Docker passes no options to a volume that it knows, so there is no volume option for either. Both calls
+//! Docker passes no options to a volume that it knows, so there is no volume option for the first two. All calls
 //! are answered within the time of any other call; settling is asked for again and again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,10 +12,14 @@ use serde_json::{Value, json};
 use super::Driver;
 use super::control::ControlClient;
 use super::jobs::Answer;
+use crate::catalog::Definition;
+use crate::clock::Deadline;
 use crate::types::VolumeName;
 
 /// One slice of settling, and what it takes to look what is left.
 const SETTLE: Duration = Duration::from_secs(20);
+/// A worker only notes its new options.
+const TUNE: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Settles for a slice of time; the answer is the worker's.
@@ -63,7 +69,53 @@ impl Driver {
         }
     }
 
-    async fn defined(&self, name: &VolumeName) -> Result<crate::catalog::Definition, String> {
+    /// Changes options of a volume, and says what is different.
+    pub(super) async fn set(&self, name: &VolumeName, options: BTreeMap<String, String>) -> Answer {
+        let deadline = Deadline::after(self.settings.budget);
+        let changed = tokio::time::timeout(deadline.left(), self.catalog.change(name, &options));
+        let (volume, differences) = match changed.await {
+            Ok(changed) => changed.map_err(|e| e.to_string())?,
+            Err(_) => return Err(format!("volume {name}: the bucket was too slow; try again")),
+        };
+        self.follow_options(&volume, deadline).await?;
+        Ok(json!({ "Changes": differences, "Err": "" }))
+    }
+
+    /// Has the worker of this host, if there is one, follow the options of its volume as far as they take effect at
+    /// once.
+    pub(super) async fn follow_options(
+        &self,
+        volume: &Definition,
+        deadline: Deadline,
+    ) -> Result<(), String> {
+        let name = &volume.name;
+        let Ok(mut lane) = tokio::time::timeout(deadline.left(), self.lanes.enter(name)).await
+        else {
+            return Err(format!(
+                "volume {name} is just being mounted or unmounted; its new options take effect at the next mount"
+            ));
+        };
+        let Some(worker) = &mut lane.worker else { return Ok(()) };
+        let mut options = worker.spec.options.clone();
+        options.tune(&volume.options);
+        if options == worker.spec.options || options.readonly {
+            return Ok(());
+        }
+        let later = |why: String| {
+            format!(
+                "volume {name} has new options, but they take effect at its next mount only: {why}"
+            )
+        };
+        // First for its successors: it may die before it answers.
+        self.workers.tune(name.as_str(), &options).await.map_err(|e| later(e.to_string()))?;
+        let client = ControlClient::new(&worker.spec.control_socket);
+        let told = client.tune(&options, TUNE.min(deadline.left())).await;
+        told.map_err(|e| later(e.to_string()))?;
+        worker.spec.options = options;
+        Ok(())
+    }
+
+    async fn defined(&self, name: &VolumeName) -> Result<Definition, String> {
         match self.catalog.lookup(name).await {
             Ok(Some(volume)) => Ok(volume),
             Ok(None) => Err(format!("there is no volume {name}")),

@@ -16,6 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, oneshot};
 
 use super::workers::{RunningWorker, WorkerExit, Workers, WorkersError};
+use crate::config::VolumeOptions;
 use crate::worker::WorkerSpec;
 
 /// A start waits for the unmount of the worker before.
@@ -166,6 +167,11 @@ impl Workers for SupervisorChannel {
         let grace = STOP_GRACE.as_millis() as u64;
         let request = json!({ "op": "stop", "name": name, "grace_ms": grace });
         self.ask(request, STOP).await.map(drop)
+    }
+
+    async fn tune(&self, name: &str, options: &VolumeOptions) -> Result<(), WorkersError> {
+        let request = json!({ "op": "tune", "name": name, "options": options });
+        self.ask(request, LIST).await.map(drop)
     }
 
     async fn running(&self) -> Result<Vec<RunningWorker>, WorkersError> {

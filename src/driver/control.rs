@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Deadline;
+use crate::config::VolumeOptions;
 use crate::metrics::Group;
 use crate::worker::{Asked, DrainReply, EventPage, SettleReply, Since, WorkerStatus};
 
@@ -155,6 +156,18 @@ impl ControlClient {
     pub async fn settle(&self, timeout: Duration) -> Result<SettleReply, ControlError> {
         let body = self.send(Method::POST, "/settle", timeout).await?;
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Has the worker follow options that were changed.
+    pub async fn tune(
+        &self,
+        options: &VolumeOptions,
+        timeout: Duration,
+    ) -> Result<(), ControlError> {
+        let body = Bytes::from(serde_json::to_vec(options)?);
+        let told = self.exchange(Method::POST, "/tune", body);
+        // The cause is the time, nothing else.
+        tokio::time::timeout(timeout, told).await.map_err(|_| ControlError::Timeout)?.map(drop)
     }
 
     /// A call of the plugin's own socket.

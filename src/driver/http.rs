@@ -80,6 +80,7 @@ fn router(driver: Arc<Driver>) -> Router {
         .route("/VolumeDriver.Remove", post(remove))
         .route("/S3vol.Settle", post(settle))
         .route("/S3vol.TakeOver", post(take_over))
+        .route("/S3vol.Set", post(set))
         .route("/S3vol.Samples", get_of(samples))
         .route("/metrics", get_of(metrics))
         .route("/events", get_of(events))
@@ -165,7 +166,7 @@ async fn remove(
     })
 }
 
-// The two that follow are no calls of Docker's: `s3vol settle` and `s3vol takeover` make them.
+// The three that follow are no calls of Docker's: `s3vol settle`, `s3vol takeover` and `s3vol set` make them.
 
 async fn settle(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
     let asked = request::<NameRequest>(&body).and_then(|r| volume(r.name));
@@ -178,6 +179,18 @@ async fn take_over(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
         guarded(async move {
             let (name, epoch) = asked?;
             driver.take_over(&name, epoch).await
+        })
+        .await,
+    )
+}
+
+async fn set(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<CreateRequest>(&body)
+        .and_then(|r| Ok((volume(r.name)?, r.opts.unwrap_or_default())));
+    reply(
+        guarded(async move {
+            let (name, options) = asked?;
+            driver.set(&name, options).await
         })
         .await,
     )

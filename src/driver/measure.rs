@@ -81,6 +81,17 @@ impl Driver {
         let mut groups = vec![Group { volume: None, samples: of_process() }];
         let asked = running.iter().map(|worker| self.of_worker(worker));
         groups.extend(futures::future::join_all(asked).await);
+        // A volume that containers use and that no process serves would show nothing at all.
+        for name in self.accounts.mounted() {
+            if groups.iter().all(|group| group.volume.as_deref() != Some(name.as_str())) {
+                let mounts = self.accounts.total(&name);
+                let samples = vec![
+                    Sample::count(&names::UP, 0),
+                    Sample::count(&names::MOUNTS, u64::from(mounts)),
+                ];
+                groups.push(Group { volume: Some(name.to_string()), samples });
+            }
+        }
         groups
     }
 

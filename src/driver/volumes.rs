@@ -29,8 +29,15 @@ impl Driver {
         let driver = Arc::clone(self);
         let work = async move {
             let created = driver.catalog.create(&name, &options);
-            match tokio::time::timeout(driver.settings.budget, created).await {
-                Ok(Ok(_)) => Ok(json!({ "Err": "" })),
+            let deadline = Deadline::after(driver.settings.budget);
+            match tokio::time::timeout(deadline.left(), created).await {
+                Ok(Ok(volume)) => {
+                    // Docker has no place for what is said beside success; the log has it.
+                    if let Err(text) = driver.follow_options(&volume, deadline).await {
+                        tracing::warn!(volume = %name, "{text}");
+                    }
+                    Ok(json!({ "Err": "" }))
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(volume = %name, %error, "not created");
                     Err(error.to_string())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
+use crate::config::VolumeOptions;
 use crate::worker::WorkerSpec;
 
 /// A worker that runs.
@@ -46,6 +47,9 @@ pub trait Workers: Send + Sync + 'static {
 
     /// Ends the worker and unmounts; succeeds when there is none.
     async fn stop(&self, name: &str) -> Result<(), WorkersError>;
+
+    /// Successors of a worker get what of these options takes effect at once.
+    async fn tune(&self, name: &str, options: &VolumeOptions) -> Result<(), WorkersError>;
 
     /// The workers that run.
     async fn running(&self) -> Result<Vec<RunningWorker>, WorkersError>;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::ReadFs;
 use super::core::TTL;
 use super::newest::Failed;
+use crate::config::Tuned;
 use crate::data::{Question, Slot, Standing, escape_name, guessed};
 use crate::fs::{
     Attr, DirEntry, FileHandle, FsError, Show, StatFs, entries_after, listed_xattrs,
@@ -228,7 +229,7 @@ impl ReadFs {
             .answer(view, |view| async move { Ok(view.get(&keys::superblock()).await?) })
             .await?;
         let (bytes, inodes) = counters.map_or((0, 0), |c| (c.bytes, c.inodes));
-        Ok(StatFs::of(&self.options, bytes, inodes))
+        Ok(StatFs::of(&Tuned::of(&self.options), bytes, inodes))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::VolumeOptions;
+use crate::config::Tuned;
 use crate::meta::records::InodeRec;
 use crate::types::{FileKind, FileName, Ino, Timestamp};
 
@@ -166,7 +166,7 @@ const ENDLESS: u64 = 1 << 55;
 
 impl StatFs {
     /// The quota where there is one, else more than anybody will fill.
-    pub fn of(options: &VolumeOptions, used: u64, inodes: u64) -> Self {
+    pub fn of(options: &Tuned, used: u64, inodes: u64) -> Self {
         let total = options.size.unwrap_or(ENDLESS.max(used.saturating_mul(2)));
         let files = options.inodes.unwrap_or((1 << 32).max(inodes.saturating_mul(2)));
         StatFs {

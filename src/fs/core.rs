@@ -28,7 +28,6 @@ pub struct Fs {
     pub(super) volume: Arc<Volume>,
     pub(super) outside: Arc<dyn Outside>,
     next_handle: AtomicU64,
-    pub(super) ttl: Duration,
     pub(super) quota: Quota,
 }
 
@@ -52,8 +51,7 @@ impl AttrRows {
 
 impl Fs {
     pub fn new(volume: Arc<Volume>, outside: Arc<dyn Outside>) -> Self {
-        let ttl = TTL.min(volume.options.refresh);
-        Fs { volume, outside, next_handle: AtomicU64::new(1), ttl, quota: Quota::default() }
+        Fs { volume, outside, next_handle: AtomicU64::new(1), quota: Quota::default() }
     }
 
     /// The volume below.
@@ -141,7 +139,7 @@ impl Fs {
 
     /// `data`: how many bytes of a file are not holes.
     pub(super) fn attr_from(&self, ino: Ino, rec: &InodeRec, size: u64, data: u64) -> Attr {
-        Attr::of(ino, rec, size, data, self.ttl)
+        Attr::of(ino, rec, size, data, TTL.min(self.volume.tuned().refresh))
     }
 
     /// Attributes without making the inode live; `None` when they would cost a request.

@@ -41,7 +41,7 @@ impl Quota {
 impl Fs {
     /// Before a file grows to `end`. A file that does not grow is never refused.
     pub(super) fn may_grow(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
-        let Some(limit) = self.volume.options.size else { return Ok(()) };
+        let Some(limit) = self.volume.tuned().size else { return Ok(()) };
         let (size, committed) = {
             let live = inode.live();
             (live.size, live.content.size)
@@ -56,10 +56,10 @@ impl Fs {
     /// Before room up to `end` is reserved in a file: no more than `df` shows, also where nothing limits the
     /// volume. Where something does, growth is refused anyway.
     pub(super) fn may_reserve(&self, inode: &Inode, end: u64) -> Result<(), FsError> {
-        if self.volume.options.size.is_some() {
+        if self.volume.tuned().size.is_some() {
             return Ok(());
         }
-        let free = StatFs::of(&self.volume.options, used(&self.volume), 0).free;
+        let free = StatFs::of(&self.volume.tuned(), used(&self.volume), 0).free;
         match end.saturating_sub(inode.live().size) > free {
             true => Err(FsError::NoSpace(format!("the volume has {free} bytes left"))),
             false => Ok(()),
@@ -68,7 +68,7 @@ impl Fs {
 
     /// Before an inode is made, in a volume that holds `inodes`.
     pub(super) fn may_add_inode(&self, inodes: u64) -> Result<(), FsError> {
-        match self.volume.options.inodes {
+        match self.volume.tuned().inodes {
             Some(limit) if inodes >= limit => {
                 Err(FsError::NoSpace(format!("the volume is limited to {limit} inodes")))
             }
@@ -80,7 +80,7 @@ impl Fs {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let used = used(&self.volume);
         let inodes = self.volume.meta.superblock().inodes;
-        let shown = StatFs::of(&self.volume.options, used, inodes);
+        let shown = StatFs::of(&self.volume.tuned(), used, inodes);
         let local = self.volume.local_files_free().unwrap_or(u64::MAX);
         Ok(StatFs { files_free: shown.files_free.min(local), ..shown })
     }

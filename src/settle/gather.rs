@@ -128,7 +128,7 @@ impl Settler {
 
     /// How long what failed waits.
     fn pause(&self) -> Duration {
-        self.volume.options.settle_after.max(Duration::from_secs(1))
+        self.volume.tuned().settle_after.max(Duration::from_secs(1))
     }
 
     fn later(&self, inodes: Vec<Ino>) {

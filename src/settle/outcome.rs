@@ -67,7 +67,7 @@ impl Settler {
                 self.copies.rests(intent.ino);
             }
             if matches!(outcome, Outcome::Not | Outcome::Failed) {
-                let pause = self.volume.options.settle_after.max(Duration::from_millis(200));
+                let pause = self.volume.tuned().settle_after.max(Duration::from_millis(200));
                 self.schedule.by(intent.ino, finished + pause);
                 if intent.op == IntentOp::Delete {
                     self.schedule.by(TIDY, finished + pause);

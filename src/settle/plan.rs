@@ -171,11 +171,11 @@ impl Settler {
             let sent = if mostly_holes(live.size, data) { 0 } else { live.size };
             (live.changed_at, sent)
         };
-        let mut ready = changed_at + self.volume.options.settle_after;
+        let mut ready = changed_at + self.volume.tuned().settle_after;
         if let Some(pace) = self.pace.lock().get(inode.ino) {
             let rest = (pace.took * TIMES_TOOK)
                 .max(Duration::from_secs(sent / PACE_RATE))
-                .max(self.volume.options.settle_after)
+                .max(self.volume.tuned().settle_after)
                 .min(LONGEST_PACE);
             ready = ready.max(pace.at + rest);
         }
@@ -198,7 +198,7 @@ impl Settler {
         let kind = attr.kind;
         if !clean {
             self.note_interruption(ino, "it was written");
-            return Ok(Plan::Later(volume.options.settle_after.max(Duration::from_millis(50))));
+            return Ok(Plan::Later(volume.tuned().settle_after.max(Duration::from_millis(50))));
         }
         let mut wanted: Vec<(ObjectKey, Option<RestRec>)> = Vec::new();
         let mut attr_only = true;
@@ -390,7 +390,7 @@ impl Settler {
     /// It changed under the copy, or what its object bears did.
     fn changed_under_it(&self, ino: Ino) -> Plan {
         self.note_interruption(ino, "its content changed");
-        Plan::Later(self.volume.options.settle_after)
+        Plan::Later(self.volume.tuned().settle_after)
     }
 
     fn pace_at(&self, ino: Ino) -> Duration {

@@ -99,6 +99,12 @@ impl Reconciler {
         reconciler
     }
 
+    /// What is known may not be so old any more: it is asked for again when it is used.
+    pub fn doubts_all(&self) {
+        self.known.lock().values_mut().for_each(|known| known.until = Duration::ZERO);
+        self.names.lock().clear();
+    }
+
     fn is_fresh(&self, dir: Ino) -> bool {
         self.known.lock().get(&dir).is_some_and(|known| boottime() < known.until)
     }
@@ -130,7 +136,7 @@ impl Reconciler {
     fn learned(&self, dir: Ino, at: Duration, pages: u32) {
         // A listing of n requests is repeated at most every 2n seconds.
         let costs = Duration::from_secs(2) * pages.saturating_sub(1);
-        let until = at + self.volume.options.refresh.max(costs);
+        let until = at + self.volume.tuned().refresh.max(costs);
         self.learn(dir, |known| *known = Known { until, pages, listed: true });
     }
 
@@ -155,7 +161,7 @@ impl Reconciler {
     /// The bucket does not answer: serve what is known and ask again soon.
     fn put_off(&self, dir: Ino, error: &SettleError) {
         self.note(dir, error);
-        let until = boottime() + self.volume.options.refresh.min(RETRY_PAUSE);
+        let until = boottime() + self.volume.tuned().refresh.min(RETRY_PAUSE);
         self.learn(dir, |known| known.until = until);
     }
 
@@ -289,7 +295,7 @@ impl Outside for Reconciler {
             return self.refresh_directory(dir).await;
         }
         let seen = self.names.lock().get(&(dir, name.clone())).copied();
-        if seen.is_some_and(|at| boottime().saturating_sub(at) < self.volume.options.refresh) {
+        if seen.is_some_and(|at| boottime().saturating_sub(at) < self.volume.tuned().refresh) {
             return Ok(());
         }
         let look = async {

@@ -233,7 +233,7 @@ impl Settler {
     /// They come again; what was uploaded for them may still do then.
     pub(super) async fn give_up(&self, items: Vec<Item>) {
         for item in items {
-            self.schedule.by(item.inode.ino, boottime() + self.volume.options.settle_after);
+            self.schedule.by(item.inode.ino, boottime() + self.volume.tuned().settle_after);
             self.keep(item).await;
         }
     }

@@ -58,6 +58,16 @@ impl Schedule {
             && inner.by_time.iter().take_while(|(time, _)| *time <= at).take(many).count() == many
     }
 
+    /// Nothing waits for longer than until `at`: it is not to wait for so long any more.
+    pub fn all_by(&self, at: Duration) {
+        let mut inner = self.inner.lock();
+        let later = inner.by_time.split_off(&(at, Ino(u64::MAX)));
+        for (_, ino) in later {
+            inner.by_time.insert((at, ino));
+            inner.by_ino.insert(ino, at);
+        }
+    }
+
     /// Everything is due now: the volume is being given up.
     pub fn hurry(&self) {
         let mut inner = self.inner.lock();
@@ -67,5 +77,22 @@ impl Schedule {
             inner.by_time.insert((Duration::ZERO, ino));
             inner.by_ino.insert(ino, Duration::ZERO);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_longer_comes_by_then_and_the_rest_stays() {
+        let (schedule, at) = (Schedule::default(), Duration::from_secs);
+        for ino in 1..=4 {
+            schedule.by(Ino(ino), at(10 * ino));
+        }
+        schedule.all_by(at(20));
+        assert_eq!(schedule.due(at(19), 9), [Ino(1)]);
+        assert_eq!(schedule.due(at(20), 9), [Ino(2), Ino(3), Ino(4)]);
+        assert_eq!(schedule.next(), None);
     }
 }

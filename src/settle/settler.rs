@@ -180,7 +180,7 @@ impl Settler {
             reconciler: std::sync::OnceLock::new(),
         });
         settler.load_intents().await?;
-        settler.schedule.by(TIDY, boottime() + settler.volume.options.settle_after);
+        settler.schedule.by(TIDY, boottime() + settler.volume.tuned().settle_after);
         Ok(settler)
     }
 
@@ -194,7 +194,7 @@ impl Settler {
             *backlog = None;
             return Ok(false);
         };
-        let wait = if self.hurried() { Duration::ZERO } else { self.volume.options.settle_after };
+        let wait = if self.hurried() { Duration::ZERO } else { self.volume.tuned().settle_after };
         let at = boottime() + wait;
         for ino in page.iter().filter_map(|(key, _)| keys::parse_ino(key)) {
             self.schedule.by(ino, at);
@@ -260,7 +260,7 @@ impl Settler {
 
     /// Whether enough is scheduled for now. What has to wait for longer does not count: it may be very much.
     pub(super) fn is_crowded(&self) -> bool {
-        let soon = boottime() + self.volume.options.settle_after;
+        let soon = boottime() + self.volume.tuned().settle_after;
         self.schedule.has_until(soon, SCHEDULED)
     }
 
@@ -287,6 +287,15 @@ impl Settler {
     /// Whether requests are open that may still arrive, and can be decided later.
     pub fn has_late(&self) -> bool {
         self.hot.ripens(boottime()).is_some()
+    }
+
+    /// The volume's options changed.
+    pub fn retuned(&self) {
+        self.schedule.all_by(boottime() + self.volume.tuned().settle_after);
+        if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
+            reconciler.doubts_all();
+        }
+        self.volume.settle_wanted.notify_one();
     }
 
     async fn settle_hurried(
@@ -431,7 +440,7 @@ impl Settler {
 
     /// Schedules what changed; whether anything did.
     pub(super) fn take_queue(&self) -> bool {
-        let soon = boottime() + self.volume.options.settle_after;
+        let soon = boottime() + self.volume.tuned().settle_after;
         let queue = self.volume.take_settle_queue();
         let any = !queue.is_empty();
         let never = self.volume.options.settle == SettleMode::Never;

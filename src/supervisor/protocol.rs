@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::VolumeOptions;
 use crate::worker::WorkerSpec;
 
 /// Exit code of a worker that could not open its volume: it is not started again.
@@ -41,6 +42,9 @@ pub enum Command {
         #[serde(default)]
         grace_ms: Option<u64>,
     },
+    /// A worker that is started from now on for this volume gets what of these options takes effect at once.
+    /// Succeeds when there is no such worker.
+    Tune { name: String, options: Box<VolumeOptions> },
     /// All workers, for a driver that was started anew.
     List,
 }

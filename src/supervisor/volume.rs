@@ -20,6 +20,7 @@ use super::child::{self, Worker};
 use super::protocol::{EXIT_CANNOT_OPEN, Event, Phase, WorkerEntry};
 use super::{Backoff, HEALTHY, Settings};
 use crate::clock::Deadline;
+use crate::config::VolumeOptions;
 use crate::sys::{self, Exit, FuseMount, MountPoint};
 use crate::worker::WorkerSpec;
 
@@ -313,6 +314,14 @@ impl Volume {
                 Ok(())
             }
             _ => Err(format!("the volume {} has a worker already", self.spec.name)),
+        }
+    }
+
+    /// For successors of the worker.
+    pub(super) fn tune(&mut self, options: &VolumeOptions) {
+        self.spec.options.tune(options);
+        if let Some((_, queued)) = &mut self.queued {
+            queued.options.tune(options);
         }
     }
 

@@ -61,13 +61,18 @@ pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Resul
 /// The first lane. Returns when `stop` is cancelled.
 pub(super) async fn on_time(shared: Arc<Shared>, large: Arc<Notify>, stop: CancellationToken) {
     let volume = &shared.volume;
-    let period = volume.options.commit.max(Duration::from_millis(10));
-    let mut next = Instant::now() + period;
+    let period = || volume.tuned().commit.max(Duration::from_millis(10));
+    let mut next = Instant::now() + period();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            () = volume.retuned.notified() => {
+                next = next.min(Instant::now() + period());
+                continue;
+            }
             () = tokio::time::sleep_until(next) => {}
         }
+        let period = period();
         // From here on: what is written while the commits last has waited already.
         next = Instant::now() + period;
         let (quick, rest): (Vec<_>, Vec<_>) = volume.dirty_inodes().into_iter().partition(is_quick);

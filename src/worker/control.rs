@@ -18,6 +18,7 @@ use super::follow::Followed;
 use super::leave::Ending;
 use super::serve::Shared;
 use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use crate::config::VolumeOptions;
 use crate::metrics::Group;
 
 /// How far the worker has come, for whoever asks.
@@ -77,6 +78,14 @@ impl Served {
         }
     }
 
+    /// Takes over what takes effect at once. Of that there is nothing for who only reads.
+    fn tune(&self, options: &VolumeOptions) {
+        match self {
+            Served::Writing(shared) => shared.tune(options),
+            Served::Following(_) => {}
+        }
+    }
+
     /// Whether it can be used again.
     async fn resume(&self, asked: u64) -> bool {
         match self {
@@ -121,6 +130,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         .route("/exit", post(exit))
         .route("/leave", post(leave))
         .route("/settle", post(settle))
+        .route("/tune", post(tune))
         .route("/metrics", get(metrics))
         .route("/samples", get(samples))
         .route("/events", get(events))
@@ -237,6 +247,17 @@ async fn settle(State(control): State<Control>) -> Response {
                 .into_response()
         }
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+async fn tune(State(control): State<Control>, options: Bytes) -> Response {
+    let Some(served) = control.serving() else { return not_serving() };
+    match serde_json::from_slice(&options) {
+        Ok(options) => {
+            served.tune(&options);
+            StatusCode::OK.into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("the options: {error}")).into_response(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! lingering volume back into use (200) or says that it is gone (409); `POST /exit` commits, settles
 //! what fits, releases the lease and ends the process; `POST /settle` commits and settles for some seconds
 //! → [`SettleReply`], and is repeated as long as the caller wants (409 for a volume that is only read);
+//! `POST /tune` with the options of the volume: what of them takes effect at once does (200);
 //! `GET /metrics` → what is counted, as text for Prometheus, and `GET /samples` as a [`crate::metrics::Group`];
 //! `GET /events?after=N&instance=I` waits some seconds for changes of the volume's state after the N-th of that process
 //! → [`super::EventPage`];

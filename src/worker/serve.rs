@@ -16,6 +16,7 @@ use super::{
     recovery,
 };
 use crate::clock::Deadline;
+use crate::config::{Tuned, VolumeOptions};
 use crate::data::Volume;
 use crate::lease::{Keeper, LeaseState};
 use crate::meta::{EngineError, EngineState};
@@ -76,6 +77,17 @@ impl Shared {
     /// Tells of something that happened to the volume.
     pub fn tell(&self, event: What, text: Option<String>) {
         self.events.tell(&self.spec.name, event, text);
+    }
+
+    /// Follows options that were changed while the volume is mounted.
+    pub fn tune(&self, options: &VolumeOptions) {
+        let new = Tuned::of(options);
+        if new == self.volume.tuned() {
+            return;
+        }
+        tracing::info!(?new, "options changed");
+        self.volume.tune(new);
+        self.settler.retuned();
     }
 
     pub fn state(&self) -> VolumeState {

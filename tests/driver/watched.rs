@@ -33,6 +33,22 @@ async fn a_worker_that_tells_nothing_is_shown_as_silent() {
 }
 
 #[tokio::test]
+async fn a_volume_whose_worker_cannot_come_back_is_shown_as_down() {
+    let host = Host::new();
+    let plugin = host.start().await;
+    plugin.create("v").await;
+    plugin.create("unused").await;
+    plugin.mount("v", "1").await;
+    plugin.workers.die().await;
+    let groups = ControlClient::new(&plugin.socket).groups(SOON).await.unwrap();
+    let volumes: Vec<_> = groups.iter().filter_map(|group| group.volume.as_deref()).collect();
+    assert_eq!(volumes, ["v"]);
+    let samples = &groups.last().unwrap().samples;
+    let shown: Vec<_> = samples.iter().map(|s| (&*s.name, s.total())).collect();
+    assert_eq!(shown, [(names::UP.name, 0.0), (names::MOUNTS.name, 1.0)]);
+}
+
+#[tokio::test]
 async fn ends_of_workers_are_told() {
     let host = Host::new();
     let plugin = host.start().await;

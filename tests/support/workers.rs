@@ -10,6 +10,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use parking_lot::Mutex;
+use s3vol::config::VolumeOptions;
 use s3vol::driver::{RunningWorker, WorkerExit, Workers, WorkersError};
 use s3vol::store::RequestCounts;
 use s3vol::types::VolumeId;
@@ -130,6 +131,14 @@ impl Workers for FakeWorkers {
             fake.server.abort();
         }
         self.note(format!("stop {name}"));
+        Ok(())
+    }
+
+    async fn tune(&self, name: &str, options: &VolumeOptions) -> Result<(), WorkersError> {
+        if let Some(fake) = self.running.lock().get_mut(name) {
+            fake.spec.options.tune(options);
+        }
+        self.note(format!("tune {name}"));
         Ok(())
     }
 

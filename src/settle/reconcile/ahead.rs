@@ -256,8 +256,8 @@ impl Reconciler {
     }
 
     fn lists_ahead(&self) -> bool {
-        let options = &self.volume.options;
-        options.refresh >= LEAST_REFRESH && !options.requester_pays
+        let careful = self.volume.options.requester_pays;
+        self.volume.tuned().refresh >= LEAST_REFRESH && !careful
     }
 
     async fn came_ahead(&self, prefix: &str) -> Option<(Duration, ListPage)> {
@@ -272,7 +272,7 @@ impl Reconciler {
                     let Some(Page::Here { sent, page }) = found else { return None };
                     let age = boottime().saturating_sub(sent);
                     // An older page would soon have to be listed again.
-                    let counts = age < KEPT.min(self.volume.options.refresh / 2);
+                    let counts = age < KEPT.min(self.volume.tuned().refresh / 2);
                     if counts {
                         walk.earns();
                     }
@@ -304,7 +304,7 @@ impl Reconciler {
         let new = walk.opens(&prefix, now);
         self.forget_later(&mut walk);
         if new {
-            walk.goes_through(&prefix, now, self.volume.options.refresh);
+            walk.goes_through(&prefix, now, self.volume.tuned().refresh);
         }
         let begun = walk.begin();
         drop(walk);

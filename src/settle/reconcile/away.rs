@@ -69,7 +69,7 @@ async fn ask_until_it_answers(reconciler: Weak<Reconciler>) {
             this.away.is_away.store(false, Ordering::SeqCst);
             return;
         }
-        let refresh = this.volume.options.refresh;
+        let refresh = this.volume.tuned().refresh;
         let shortest = refresh.clamp(SHORTEST_PAUSE, RETRY_PAUSE);
         pause = (pause * 2).clamp(shortest, refresh.max(RETRY_PAUSE));
         drop(this);
