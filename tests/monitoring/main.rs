@@ -6,10 +6,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::s3server::TestS3;
@@ -176,4 +177,73 @@ fn monitoring_a_scrape_finds_every_metric_and_the_alerts_fire() {
         (found["result"][0]["value"][1] == "1").then_some(())
     });
     plugin.unmount("web", "c1");
+}
+
+/// Writes `docs/dashboard.svg`: the row *Safety* while a site is edited, a database commits, a backup is written, and
+/// the bucket is away for half a minute.
+#[test]
+#[ignore = "four minutes; draws docs/dashboard.svg"]
+fn picture_of_the_dashboard() {
+    const ALL: Duration = Duration::from_secs(240);
+    let server = TestS3::start();
+    server.set_latency(Duration::from_millis(20));
+    let url = format!("s3://{}/team", server.bucket());
+    let address = free_address().to_string();
+    let env = [("S3VOL_URL", url.as_str()), ("S3VOL_METRICS", address.as_str())];
+    let mut plugin = Plugin::with(Some(&server), &env);
+    let volumes: [(&str, &[(&str, &str)]); 3] = [
+        ("site", &[]),
+        ("database", &[("settle", "never")]),
+        ("backup", &[("settle_after", "10s")]),
+    ];
+    let places = volumes.map(|(name, options)| {
+        plugin.create(name, options).unwrap();
+        plugin.mount(name, "c1")
+    });
+    let prometheus = Prometheus::start(&address);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let [site, database, backup] = &places;
+        let runs = || began.elapsed() < ALL;
+        scope.spawn(move || {
+            for page in (0..).take_while(|_| runs()) {
+                std::fs::write(site.join(format!("page-{}.html", page % 40)), format!("{page}"))
+                    .unwrap();
+                std::thread::sleep(Duration::from_millis(700));
+            }
+        });
+        scope.spawn(move || {
+            let file = File::create(database.join("log")).unwrap();
+            while runs() {
+                (&file).write_all(&[1; 4096]).unwrap();
+                file.sync_data().unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        scope.spawn(move || {
+            for night in (0..).take_while(|_| runs()) {
+                std::fs::write(backup.join(format!("night-{night}")), vec![night as u8; 24 << 20])
+                    .unwrap();
+                std::thread::sleep(Duration::from_secs(45));
+            }
+        });
+        scope.spawn(|| {
+            std::thread::sleep(ALL / 2);
+            server.stop();
+            std::thread::sleep(Duration::from_secs(30));
+            server.restart();
+        });
+    });
+    let drawn = Command::new("python3")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/monitoring/picture.py"))
+        .args([&format!("http://{}", prometheus.address), &ALL.as_secs().to_string(), "Safety"])
+        .output()
+        .unwrap();
+    assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+    let text = String::from_utf8(drawn.stdout).unwrap();
+    assert!(volumes.iter().all(|(name, _)| text.contains(&format!(">{name}<"))), "{text}");
+    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dashboard.svg"), text).unwrap();
+    for (name, _) in volumes {
+        plugin.unmount(name, "c1");
+    }
 }
