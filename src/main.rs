@@ -49,6 +49,8 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Ok(Command::Man { folder }) => cli::man(&folder),
+        Ok(Command::Completions { shell }) => cli::completions(shell),
         Ok(Command::Worker) => return serve_volume(),
     };
     match done {

@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{ConfigErrors, EXIT_USAGE};
 use crate::sys::MountFlags;
 
 /// The name under which `mount(8)` starts the helper for `mount -t fuse.s3vol`.
-const HELPER: &str = "mount.fuse.s3vol";
+pub(super) const HELPER: &str = "mount.fuse.s3vol";
 
 /// Where Docker looks for the socket of a managed plugin and of one run by hand.
 pub(super) const SOCKET: &str = "/run/docker/plugins/s3vol.sock";
@@ -119,6 +119,12 @@ pub enum Command {
         #[arg(long)]
         dead: bool,
     },
+    /// Write the man pages into a folder, for packages.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+    /// Print completions for a shell, for packages.
+    #[command(hide = true)]
+    Completions { shell: clap_complete::Shell },
 }
 
 /// `s3vol mount`.
@@ -400,6 +406,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCo
             Err(ExitCode::from(code))
         }
     }
+}
+
+/// What the command line takes, as clap has it.
+pub(super) fn command_line() -> clap::Command {
+    CommandLine::command()
 }
 
 pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
