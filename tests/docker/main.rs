@@ -6,6 +6,7 @@ mod content;
 mod hosts;
 mod life;
 mod outside;
+mod setup;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;

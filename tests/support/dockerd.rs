@@ -116,6 +116,13 @@ impl Dockerd {
         self.bounded(command).expect("docker-compose runs")
     }
 
+    /// Runs a script against this engine; its failure is the caller's to judge.
+    pub fn script(&self, path: &Path, args: &[&str]) -> Output {
+        let mut command = Command::new(path);
+        command.args(args);
+        self.bounded(command).expect("the script runs")
+    }
+
     fn client(&self, program: &str, args: &[&str]) -> std::io::Result<Output> {
         let mut command = Command::new(program);
         command.args(args);
