@@ -10,7 +10,8 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check test test-core test-posix test-apps test-monitoring soak soak-coverage plugin plugin-rootfs demo bench bench-peers clean
+.PHONY: help build install check deny test test-core test-posix test-apps test-monitoring test-package soak \
+  soak-coverage plugin plugin-rootfs deb release demo bench bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,11 +19,11 @@ help: ## Show what can be made
 build: ## Build the program for this machine
 	$(CARGO) build --locked
 
-install: ## Install the program for use without Docker, and the helper of mount(8); PREFIX=/usr/local
+install: ## Install what the package has, for use without Docker's plugin manager; PREFIX=/usr/local
 	$(CARGO) build --release --locked --bin s3vol
-	install -D -m 0755 $${CARGO_TARGET_DIR:-target}/release/s3vol $(DESTDIR)$(PREFIX)/bin/s3vol
-	mkdir -p $(DESTDIR)/sbin
-	ln -sf $(PREFIX)/bin/s3vol $(DESTDIR)/sbin/mount.fuse.s3vol
+	./packaging/stage.sh $${CARGO_TARGET_DIR:-target}/release/s3vol "$(DESTDIR)/" $(PREFIX)
+	@test -e "$(DESTDIR)/etc/s3vol/environment" || \
+	  install -D -m 0600 packaging/environment "$(DESTDIR)/etc/s3vol/environment"
 
 check: ## Formatting and lints, as far as this toolchain has them
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt || true
@@ -31,6 +32,9 @@ check: ## Formatting and lints, as far as this toolchain has them
 	else echo "warning: rustfmt is not installed; the formatting is not checked"; fi
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then set -x; $(CARGO) clippy --locked --all-targets -- -D warnings; \
 	else echo "warning: clippy is not installed; nothing is linted"; fi
+
+deny: ## Licences, sources and versions of all crates (cargo-deny)
+	./plugin/deny.sh
 
 test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
 	./plugin/test.sh $(TEST_SECONDS) core posix
@@ -47,6 +51,9 @@ test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 test-monitoring: ## The alert rules and a scrape by Debian's Prometheus
 	./plugin/test.sh $(LANE_SECONDS) monitoring
 
+test-package: ## The Debian package: installed, used, upgraded, removed and purged on a copy of this machine (needs root)
+	./tests/package/lane.sh
+
 soak: ## Everything that takes long; SECONDS=600 for the simulation alone, S3VOL_SOAK_SECONDS=7200 for two hosts
 	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak
 
@@ -58,6 +65,12 @@ plugin-rootfs: ## Lay out the managed plugin in build/plugin
 
 plugin: plugin-rootfs ## Build the managed plugin and install it into the running Docker engine
 	./plugin/install.sh
+
+deb: ## Make the Debian package in build/packages
+	./plugin/deb.sh
+
+release: ## Make what a release publishes for this architecture in build/release
+	./plugin/release.sh
 
 demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; leaves nothing behind
 	./plugin/demo.sh

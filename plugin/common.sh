@@ -8,6 +8,7 @@ BUILT="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET"
 
 # The plugin's root file system holds no libraries, so everything is linked statically. Naming the
 # target keeps these flags away from build scripts and procedural macros.
+GIVEN_RUSTFLAGS=${RUSTFLAGS-}
 export CARGO_BUILD_TARGET=$TARGET
 export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-feature=+crt-static"
 
@@ -79,3 +80,26 @@ need_idle() {
 
 # Whether a Docker engine answers on the address that the client would use.
 engine_runs() { command -v docker >/dev/null 2>&1 && timeout 20 docker version >/dev/null 2>&1; }
+
+# with_libraries COMMAND...: runs it with the flags that were given: for programs that use this system's libraries.
+with_libraries() {
+  if [ -n "$GIVEN_RUSTFLAGS" ]; then
+    env -u CARGO_BUILD_TARGET RUSTFLAGS="$GIVEN_RUSTFLAGS" "$@"
+  else
+    env -u CARGO_BUILD_TARGET -u RUSTFLAGS "$@"
+  fi
+}
+
+# tool NAME VERSION: prints where this version of a tool of cargo is, after installing it if it is missing: in a folder
+# of its own, so that no other version that somebody uses is replaced.
+tool() {
+  local name=$1 version=$2 there
+  there=$(command -v "$name") && "$there" --version 2>/dev/null | grep -qwF "$version" && echo "$there" && return
+  there="${XDG_CACHE_HOME:-$HOME/.cache}/s3vol-tools/$name-$version"
+  if [ ! -x "$there/bin/$name" ]; then
+    say "installing $name $version, which takes some minutes" >&2
+    env -u CARGO_BUILD_TARGET -u RUSTFLAGS -u CARGO_TARGET_DIR \
+      cargo install "$name" --version "$version" --locked --root "$there" >&2
+  fi
+  echo "$there/bin/$name"
+}
