@@ -99,7 +99,10 @@ tool() {
   if [ ! -x "$there/bin/$name" ]; then
     say "installing $name $version, which takes some minutes" >&2
     env -u CARGO_BUILD_TARGET -u RUSTFLAGS -u CARGO_TARGET_DIR \
-      cargo install "$name" --version "$version" --locked --root "$there" >&2
+      cargo install "$name" --version "$version" --locked --root "$there" >&2 || die "$name $version cannot be installed"
   fi
   echo "$there/bin/$name"
 }
+
+# The time of the commit, for what is made of it; of a copy without a repository that of its Cargo.toml.
+commit_time() { git -C "$ROOT" log -1 --format=%ct 2>/dev/null || stat -c %Y "$ROOT/Cargo.toml"; }

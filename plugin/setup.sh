@@ -122,7 +122,7 @@ $lost"
 fi
 
 # ---- What is wanted: settings as NAME=VALUE, one an element. Later ones count.
-wanted=("S3VOL_URL=$url")
+wanted=()
 if [ -n "$credentials" ]; then
   [ -f "$credentials" ] || die "$credentials is no file"
   # The file itself, wherever a link leads.
@@ -140,7 +140,7 @@ if [ -n "$credentials" ]; then
     wanted+=("$variable=$value")
   done <"$credentials"
 fi
-wanted+=("${set_given[@]}")
+wanted+=("S3VOL_URL=$url" "${set_given[@]}")
 
 # ---- Install it.
 changed=
