@@ -143,6 +143,11 @@ impl Catalog {
         definition
     }
 
+    /// Whether this host only reads a volume that others write.
+    fn only_reads(&self, name: &VolumeName) -> bool {
+        self.defaults.readonly || self.mirror.get(name).is_some_and(|entry| entry.readonly)
+    }
+
     fn shown(&self, entry: &mirror::MirrorEntry) -> bool {
         entry.definition.removing.is_none() && (self.capture || entry.declared)
     }

@@ -37,26 +37,29 @@ impl Catalog {
                  its options"
             )));
         }
+        if self.only_reads(name) {
+            return Err(CatalogError::Refused(format!(
+                "volume {name} is only read here; change its options on a host that writes it"
+            )));
+        }
         let asked = found.options.amend(given, &self.home, name)?;
         let differences = found.options.differences(&asked);
         if differences.is_empty() {
-            self.mirror.learn(found.clone(), Some(version), true).await?;
-            return Ok((self.known(name).unwrap_or(found), differences));
+            self.mirror.learn(found.clone(), Some(version), false).await?;
+            return Ok((found, differences));
         }
-        self.amend(home.as_ref(), (found, version), asked, &differences).await?;
-        let Some(now) = self.known(name) else {
-            return Err(CatalogError::Refused(format!("volume {name} was just removed")));
-        };
-        Ok((now, differences))
+        let now = self.amend(home.as_ref(), (found, version), asked, &differences, false).await?;
+        Ok((now.0, differences))
     }
 
-    /// Writes a definition with other options, unless one of them never changes.
+    /// Writes a definition with other options, unless one of them never changes. `declare`: this host's Docker named it.
     pub(super) async fn amend(
         &self,
         home: &dyn Site,
         (found, version): (Definition, Version),
         asked: VolumeOptions,
         differences: &[Difference],
+        declare: bool,
     ) -> Result<(Definition, Version), CatalogError> {
         let name = found.name.clone();
         let fixed: Vec<String> = differences
@@ -78,7 +81,7 @@ impl Catalog {
             Replaced::Yes(at) => {
                 let what: Vec<String> = differences.iter().map(Difference::change_text).collect();
                 tracing::info!(volume = %name, "options changed: {}", what.join("; "));
-                self.mirror.learn(new.clone(), Some(at.clone()), true).await?;
+                self.mirror.learn(new.clone(), Some(at.clone()), declare).await?;
                 Ok((new, at))
             }
             Replaced::No(now) => Err(changed(&found, now)),

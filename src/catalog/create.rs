@@ -255,7 +255,12 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let key = definition_key(home.prefix(), &definition.name);
         let there = named::read(home, &definition.name, REQUEST).await?;
-        if let Some((_, version)) = there.filter(|(now, _)| now == definition) {
+        // Others may have given it other options meanwhile.
+        let ours = |now: &Definition| {
+            (now.uuid, &now.created_at, &now.removing)
+                == (definition.uuid, &definition.created_at, &definition.removing)
+        };
+        if let Some((_, version)) = there.filter(|(now, _)| ours(now)) {
             objects::delete(home, &key, &version).await?;
         }
         self.mirror.change(|volumes| volumes.remove(&definition.name).is_some()).await
@@ -278,7 +283,7 @@ impl Catalog {
         }
         let differences = found.options.differences(&asked);
         if !differences.is_empty() {
-            let only_read = reads || self.mirror.get(&name).is_some_and(|entry| entry.readonly);
+            let only_read = reads || self.only_reads(&name);
             let what = match &found.removing {
                 Some(_) => "was removed a short while ago and can come back as it was",
                 None if only_read => "is only read here, and exists",
@@ -292,7 +297,8 @@ impl Catalog {
                     differ.join(", ")
                 )));
             }
-            (found, version) = self.amend(home, (found, version), asked, &differences).await?;
+            (found, version) =
+                self.amend(home, (found, version), asked, &differences, true).await?;
         }
         let Some(removing) = &found.removing else {
             if self.drafts.resume(found.uuid) {

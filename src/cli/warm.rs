@@ -89,7 +89,11 @@ async fn find(args: &WarmArgs) -> anyhow::Result<Place> {
     };
     let table = mount_table().context("the mount table")?;
     let of_url = |url: &str| {
-        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && m.source == url);
+        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && m.whole && m.source == url);
+        mount.map(|mount| mount.path.clone())
+    };
+    let at = |path: &Path| {
+        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && m.path == path);
         mount.map(|mount| mount.path.clone())
     };
     let unmounted = || {
@@ -117,7 +121,8 @@ async fn find(args: &WarmArgs) -> anyhow::Result<Place> {
     if let Some((worker, status)) =
         reach::served_by(&state, |status| is_it(&status.name, &status.url)).await?
     {
-        let path = of_url(&status.url).with_context(unmounted)?;
+        let path =
+            at(&status.mountpoint).or_else(|| of_url(&status.url)).with_context(unmounted)?;
         // It only misses in what is said.
         let group = worker.group(ANSWER).await.ok();
         return Ok(Place { path, limit: group.as_ref().and_then(limit) });
@@ -244,6 +249,9 @@ fn read_some(found: &Found, progress: &Progress) {
 
 fn read(path: &Path, buffer: &mut [u8], bytes: &AtomicU64) -> io::Result<()> {
     let file = File::open(path)?;
+    // What the kernel has already would not be asked for, and so not come into the cache.
+    let forget = || posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    forget()?;
     let mut at = 0;
     loop {
         let read = match file.read_at(buffer, at) {
@@ -256,7 +264,7 @@ fn read(path: &Path, buffer: &mut [u8], bytes: &AtomicU64) -> io::Result<()> {
         at += read;
     }
     // Only the memory of the kernel would not be freed.
-    let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let _ = forget();
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl VolumeOptions {
             .filter(|(name, value)| theirs.get(name) != Some(value))
             .map(|(name, value)| {
                 let shown = |v: Option<&serde_json::Value>| {
-                    v.map_or_else(|| "nothing".to_owned(), shown_value)
+                    v.map_or_else(|| "nothing".to_owned(), |value| shown_value(&name, value))
                 };
                 let (ours, theirs) = (shown(Some(&value)), shown(theirs.get(&name)));
                 let change = schema::find(&name).map_or(Change::Never, |setting| setting.change);
@@ -135,8 +135,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Durations are stored as seconds and nanoseconds; show them as a person writes them.
-fn shown_value(value: &serde_json::Value) -> String {
+/// Durations are stored as seconds and nanoseconds, modes and sizes as numbers; show them as a person writes them.
+fn shown_value(name: &str, value: &serde_json::Value) -> String {
     if let (Some(secs), Some(nanos)) = (
         value.get("secs").and_then(serde_json::Value::as_u64),
         value.get("nanos").and_then(serde_json::Value::as_u64),
@@ -147,13 +147,28 @@ fn shown_value(value: &serde_json::Value) -> String {
     if let Some((_, inner)) =
         value.as_object().filter(|map| map.len() == 1).and_then(|m| m.iter().next())
     {
-        return shown_value(inner);
+        return shown_value(name, inner);
+    }
+    match (name, value.as_u64()) {
+        ("file_mode" | "dir_mode", Some(mode)) => return format!("{mode:04o}"),
+        ("size" | "cache_size", Some(size)) => return shown_size(size),
+        _ => {}
     }
     match value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => "not set".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// In the largest unit that says it exactly.
+fn shown_size(size: u64) -> String {
+    for (shift, name) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if size > 0 && size.trailing_zeros() >= shift {
+            return format!("{}{name}", size >> shift);
+        }
+    }
+    size.to_string()
 }
 
 /// In the largest unit that says it exactly.

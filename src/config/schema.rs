@@ -151,7 +151,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "`AWS_REGION`, else us-east-1",
         example: "eu-central-1",
         scope: Scope::Default,
-        change: Change::NextMount,
+        change: Change::Never,
         meaning: "The bucket's region, as it goes into signatures.",
         apply: |d, v| parse_text(v).map(|region| d.options.region = Some(region)),
     },
@@ -320,7 +320,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         example: "true",
         scope: Scope::Default,
-        change: Change::NextMount,
+        change: Change::Never,
         meaning: "Only read, and follow the host that writes, within seconds. Any number of hosts may \
                   do so at once, with credentials that may only read. For a volume that exists it \
                   is this host's own wish; the volume stays as it is.",

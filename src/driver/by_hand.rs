@@ -12,14 +12,16 @@ use serde_json::{Value, json};
 use super::Driver;
 use super::control::ControlClient;
 use super::jobs::Answer;
+use super::lanes::Attached;
 use crate::catalog::Definition;
 use crate::clock::Deadline;
+use crate::config::VolumeOptions;
 use crate::types::VolumeName;
 
 /// One slice of settling, and what it takes to look what is left.
 const SETTLE: Duration = Duration::from_secs(20);
 /// A worker only notes its new options.
-const TUNE: Duration = Duration::from_secs(5);
+const TUNE: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Settles for a slice of time; the answer is the worker's.
@@ -69,50 +71,62 @@ impl Driver {
         }
     }
 
-    /// Changes options of a volume, and says what is different.
+    /// Changes options of a volume, and says what is different, and whether a process here writes the volume.
     pub(super) async fn set(&self, name: &VolumeName, options: BTreeMap<String, String>) -> Answer {
         let deadline = Deadline::after(self.settings.budget);
         let changed = tokio::time::timeout(deadline.left(), self.catalog.change(name, &options));
-        let (volume, differences) = match changed.await {
+        let (_, differences) = match changed.await {
             Ok(changed) => changed.map_err(|e| e.to_string())?,
             Err(_) => return Err(format!("volume {name}: the bucket was too slow; try again")),
         };
-        self.follow_options(&volume, deadline).await?;
-        Ok(json!({ "Changes": differences, "Err": "" }))
+        let told = self.follow_options(name, deadline).await?;
+        Ok(json!({ "Changes": differences, "Told": told, "Err": "" }))
     }
 
-    /// Has the worker of this host, if there is one, follow the options of its volume as far as they take effect at
-    /// once.
+    /// Has the worker of this host, if one writes the volume, follow the options as they are known by now, as far as
+    /// they take effect at once. Says whether one does.
     pub(super) async fn follow_options(
         &self,
-        volume: &Definition,
+        name: &VolumeName,
         deadline: Deadline,
-    ) -> Result<(), String> {
-        let name = &volume.name;
+    ) -> Result<bool, String> {
         let Ok(mut lane) = tokio::time::timeout(deadline.left(), self.lanes.enter(name)).await
         else {
             return Err(format!(
                 "volume {name} is just being mounted or unmounted; its new options take effect at the next mount"
             ));
         };
-        let Some(worker) = &mut lane.worker else { return Ok(()) };
-        let mut options = worker.spec.options.clone();
-        options.tune(&volume.options);
-        if options == worker.spec.options || options.readonly {
-            return Ok(());
-        }
-        let later = |why: String| {
+        // Of two who change them, the later one may come here first.
+        let Some(volume) = self.catalog.known(name) else { return Ok(false) };
+        let Some(worker) = &mut lane.worker else { return Ok(false) };
+        self.tune(worker, &volume.options).await.map_err(|why| {
             format!(
                 "volume {name} has new options, but they take effect at its next mount only: {why}"
             )
-        };
+        })
+    }
+
+    /// Tells a worker what takes effect at once, also if it should know: an earlier driver may have ended half-way.
+    pub(super) async fn tune(
+        &self,
+        worker: &mut Attached,
+        options: &VolumeOptions,
+    ) -> Result<bool, String> {
+        if worker.spec.options.readonly {
+            return Ok(false);
+        }
+        let mut wanted = worker.spec.options.clone();
+        wanted.tune(options);
         // First for its successors: it may die before it answers.
-        self.workers.tune(name.as_str(), &options).await.map_err(|e| later(e.to_string()))?;
+        let successors = self.workers.tune(&worker.spec.name, &wanted);
+        match tokio::time::timeout(TUNE, successors).await {
+            Ok(told) => told.map_err(|e| e.to_string())?,
+            Err(_) => return Err("the plugin's supervisor does not answer".to_owned()),
+        }
         let client = ControlClient::new(&worker.spec.control_socket);
-        let told = client.tune(&options, TUNE.min(deadline.left())).await;
-        told.map_err(|e| later(e.to_string()))?;
-        worker.spec.options = options;
-        Ok(())
+        client.tune(&wanted, TUNE).await.map_err(|e| e.to_string())?;
+        worker.spec.options = wanted;
+        Ok(true)
     }
 
     async fn defined(&self, name: &VolumeName) -> Result<Definition, String> {

@@ -19,6 +19,7 @@ use super::see_off::ended_for_good;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
 use crate::clock::Deadline;
+use crate::config::Tuned;
 use crate::store::Known;
 use crate::sys::make_private;
 use crate::types::VolumeName;
@@ -165,10 +166,24 @@ impl Driver {
         let Ok(mut lane) = entered else {
             return Err(format!("volume {name} is still being unmounted; try again").into());
         };
+        // Its options may have been changed since it was looked up.
+        let newest = self.catalog.known(name).filter(|known| known.uuid == volume.uuid);
+        let volume = newest.as_ref().unwrap_or(volume);
+        if let Some(worker) = &mut lane.worker
+            && Tuned::of(&worker.spec.options) != Tuned::of(&volume.options)
+            && let Err(error) = self.tune(worker, &volume.options).await
+        {
+            tracing::warn!(volume = %name, error, "it goes on with the options that it had");
+        }
         let draining = lane.worker.as_ref().filter(|w| w.phase == Phase::Draining).cloned();
         if let Some(worker) = draining {
             let client = ControlClient::new(&worker.spec.control_socket);
-            match client.resume(CONTROL.min(deadline.left())).await {
+            // This is the next mount, at which the other options take effect.
+            let resumed = match worker.spec.options == volume.options {
+                true => client.resume(CONTROL.min(deadline.left())).await,
+                false => Ok(false),
+            };
+            match resumed {
                 Ok(true) => lane.worker = Some(Attached { phase: Phase::Used, ..worker }),
                 gone_or_error => {
                     if let Err(error) = gone_or_error {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -12,6 +13,9 @@ use super::jobs::Answer;
 use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::types::VolumeName;
+
+/// How long a Create waits for a worker to follow changed options: dockerd waits for the answer.
+const FOLLOW: Duration = Duration::from_secs(2);
 
 impl Driver {
     pub(super) fn mountpoint(&self, name: &VolumeName) -> PathBuf {
@@ -31,9 +35,10 @@ impl Driver {
             let created = driver.catalog.create(&name, &options);
             let deadline = Deadline::after(driver.settings.budget);
             match tokio::time::timeout(deadline.left(), created).await {
-                Ok(Ok(volume)) => {
+                Ok(Ok(_)) => {
                     // Docker has no place for what is said beside success; the log has it.
-                    if let Err(text) = driver.follow_options(&volume, deadline).await {
+                    let soon = Deadline::after(FOLLOW.min(deadline.left()));
+                    if let Err(text) = driver.follow_options(&name, soon).await {
                         tracing::warn!(volume = %name, "{text}");
                     }
                     Ok(json!({ "Err": "" }))

@@ -25,7 +25,7 @@ use super::tags::TagSight;
 use super::waiting::Seen;
 use super::{Reconciler, SettleError};
 use crate::clock::{Deadline, boottime};
-use crate::config::SettleMode;
+use crate::config::{SettleMode, Tuned};
 use crate::data::{PathMemo, Volume};
 use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, IntentRec, WorkRec, decode};
@@ -289,13 +289,17 @@ impl Settler {
         self.hot.ripens(boottime()).is_some()
     }
 
-    /// The volume's options changed.
-    pub fn retuned(&self) {
-        self.schedule.all_by(boottime() + self.volume.tuned().settle_after);
-        if let Some(reconciler) = self.reconciler.get().and_then(std::sync::Weak::upgrade) {
+    /// The volume's options changed; what waits by the old ones waits no longer than by the new ones.
+    pub fn retuned(&self, old: Tuned) {
+        let new = self.volume.tuned();
+        if new.settle_after < old.settle_after {
+            self.schedule.all_by(boottime() + new.settle_after);
+            self.volume.settle_wanted.notify_one();
+        }
+        let reconciler = self.reconciler.get().and_then(std::sync::Weak::upgrade);
+        if let Some(reconciler) = reconciler.filter(|_| new.refresh < old.refresh) {
             reconciler.doubts_all();
         }
-        self.volume.settle_wanted.notify_one();
     }
 
     async fn settle_hurried(

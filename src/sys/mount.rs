@@ -273,6 +273,8 @@ fn fresh_attributes(path: &std::ffi::CStr) -> io::Result<()> {
 pub struct MountEntry {
     /// Where it shows, in this process's view.
     pub path: PathBuf,
+    /// All of the file system, and no folder of it that was bound there.
+    pub whole: bool,
     pub kind: String,
     pub source: String,
     /// `major:minor`; the minor of a FUSE mount names its connection.
@@ -313,6 +315,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let dash = fields.iter().skip(6).position(|f| *f == b"-")? + 6;
     Some(MountEntry {
         path: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
+        whole: *fields.get(3)? == b"/",
         device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
         kind: String::from_utf8_lossy(&unescape(fields.get(dash + 1)?)).into_owned(),
         source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),

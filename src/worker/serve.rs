@@ -81,13 +81,13 @@ impl Shared {
 
     /// Follows options that were changed while the volume is mounted.
     pub fn tune(&self, options: &VolumeOptions) {
-        let new = Tuned::of(options);
-        if new == self.volume.tuned() {
+        let (old, new) = (self.volume.tuned(), Tuned::of(options));
+        if new == old {
             return;
         }
         tracing::info!(?new, "options changed");
         self.volume.tune(new);
-        self.settler.retuned();
+        self.settler.retuned(old);
     }
 
     pub fn state(&self) -> VolumeState {

@@ -49,6 +49,13 @@ fn a_mounted_volume_follows_changed_options_at_once_and_so_does_its_next_process
     std::fs::write(place.join("late"), "by the next process").unwrap();
     wait_for("a late file at rest", SOON, || at_rest("late"));
 
+    // What takes effect at the next mount does so also where the process still lingers.
+    plugin.unmount("web", "c1");
+    let place = plugin.mount("web", "c2");
+    std::fs::write(place.join("typed"), "x").unwrap();
+    let typed = wait_for("a typed file at rest", SOON, || server.get("team/web/typed"));
+    assert_eq!(typed.carried.headers["content-type"], "text/x-new");
+
     // A quota, while something is written.
     assert!(set(&plugin, "web", "size=1MiB").0);
     let file = std::fs::File::create(place.join("large")).unwrap();
@@ -57,7 +64,7 @@ fn a_mounted_volume_follows_changed_options_at_once_and_so_does_its_next_process
     assert!(set(&plugin, "web", "size=none").0);
     file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
     drop(file);
-    plugin.unmount("web", "c1");
+    plugin.unmount("web", "c2");
 }
 
 #[test]
@@ -75,12 +82,22 @@ fn what_cannot_be_changed_is_refused_and_changes_nothing() {
     refused("web", "commit=1y", &["commit"]);
     refused("web", "nonsense=1", &["nonsense"]);
     refused("web", "readonly=true", &["docker volume create"]);
+    refused("web", "region=eu-west-1", &[never, "region"]);
     refused("nobody", "commit=1s", &["there is no volume nobody"]);
     assert_eq!(set(&plugin, "web", "commit=5s").1, "web has these options already\n");
 
     // As a host whose Docker does not know the volume asks for it.
     plugin.create("web", &[("commit", "9s")]).unwrap();
     assert_eq!(set(&plugin, "web", "commit=9s").1, "web has these options already\n");
+    let (_, said) = set(&plugin, "web", "file_mode=0664,cache_size=1g");
+    assert!(said.contains("file_mode will be 0664 when") && said.contains("was 0644"), "{said}");
+    assert!(said.contains("cache_size is 1GiB now, and was 10GiB"), "{said}");
+    assert!(said.contains("no process of this host writes web"), "{said}");
+    // A name of its own for reading never becomes a second writer.
+    let there = format!("s3://{}/team/web", server.bucket());
+    plugin.create("reader", &[("url", &there), ("readonly", "true")]).unwrap();
+    let error = plugin.create("reader", &[("readonly", "false")]).unwrap_err();
+    assert!(error.contains("readonly is true, not false"), "{error}");
     let reader = [("readonly", "true"), ("commit", "7s")];
     let error = plugin.create("web", &reader).unwrap_err();
     assert!(error.contains("is only read here") && error.contains("commit is 9s"), "{error}");

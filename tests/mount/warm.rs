@@ -3,7 +3,9 @@
 use super::plugin::Plugin;
 use super::rig::finish;
 use super::support::s3server::{Op, TestS3};
+use super::support::scrape::Scrape;
 use super::support::unmanaged::s3vol_as;
+use s3vol::metrics::names;
 
 #[test]
 fn what_was_warmed_is_read_without_the_bucket() {
@@ -33,6 +35,9 @@ fn what_was_warmed_is_read_without_the_bucket() {
     assert!(code == Some(0) && out.starts_with("10 of 10 files read, 97.8 KiB"), "{out}{errors}");
     let (code, out, errors) = warm("web");
     assert!(code == Some(0) && out.starts_with("21 of 21 files read, 3.2 MiB"), "{out}{errors}");
+    // In the cache on the local disk, and not only in the memory of the kernel.
+    let cached = Scrape::socket(&plugin.socket()).unwrap().sum(names::CACHE_SIZE.name, &[]);
+    assert!(cached >= 3_340_000.0, "{cached}");
     server.clear_log();
     for file in 0..20 {
         let read = std::fs::read(place.join(format!("{}/{file}", file % 2))).unwrap();
