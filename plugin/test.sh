@@ -11,7 +11,7 @@ cd "$ROOT"
 need_cc
 need_static_busybox
 need git=git python3=python3 ip=iproute2 dockerd=docker.io docker-compose=docker-compose rclone=rclone \
-  s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm rsync=rsync setfattr=attr
+  s3fs=s3fs fusermount3=fuse3 umount=mount npm=npm rsync=rsync setfattr=attr curl=curl
 for name in "$@"; do
   case $name in
   apps)

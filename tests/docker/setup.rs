@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::dockerd::{Dockerd, Options, PLUGIN};
@@ -58,7 +59,10 @@ fn a_script_sets_the_plugin_up_again_changes_it_and_takes_it_away() {
     engine.import_busybox(|_| ());
     let dir = tempfile::tempdir().unwrap();
     let file = credentials(dir.path(), &server);
-    let (place, url) = (rootfs(), format!("s3://{}/team", server.bucket()));
+    let (place, url) = (dir.path().join("plugin.tar"), format!("s3://{}/team", server.bucket()));
+    let mut packed = Command::new("tar");
+    packed.arg("-C").arg(rootfs()).arg("-cf").arg(&place).arg(".");
+    assert!(packed.status().unwrap().success());
     let args =
         ["--from", place.to_str().unwrap(), "--url", &url, "--credentials", file.to_str().unwrap()];
 
