@@ -27,7 +27,8 @@ esac
 pages=$(mktemp -d)
 trap 'rm -rf "$pages"' EXIT
 # Of the program that is installed; with a setting of this shell that is wrong it would say so instead.
-env -i "$BINARY" man "$pages"
+date=${SOURCE_DATE_EPOCH:-$(git -C "$SOURCE" log -1 --format=%ct 2>/dev/null || stat -c %Y "$SOURCE/Cargo.toml")}
+env -i "SOURCE_DATE_EPOCH=$date" "$BINARY" man "$pages"
 for page in "$pages"/*; do
   gzip -9n "$page"
   put 0644 "$page.gz" "$SHARE/man/man${page##*.}/${page##*/}.gz"

@@ -21,11 +21,11 @@ else
   BINARY=$S3VOL_BINARY
 fi
 
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(commit_time)}
+export SOURCE_DATE_EPOCH
 rm -rf "$STAGE"
 "$ROOT/packaging/stage.sh" "$BINARY" "$STAGE" /usr
 strip "$STAGE/usr/bin/s3vol"
 mkdir -p "$PACKAGES"
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(commit_time)}
-export SOURCE_DATE_EPOCH
 (cd "$ROOT" && with_libraries "$cargo_deb" --no-build --no-strip --locked ${S3VOL_DEB_FAST:+--fast} \
   --deb-revision "${S3VOL_DEB_REVISION:-1}" --output "$PACKAGES/")

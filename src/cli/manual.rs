@@ -74,7 +74,14 @@ fn commands(command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> std:
 
 fn page_of(command: &clap::Command, section: &str) -> Man {
     let source = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
-    Man::new(command.clone()).section(section).source(source).manual(MANUAL)
+    Man::new(command.clone()).section(section).date(date()).source(source).manual(MANUAL)
+}
+
+/// The day of the commit that packages are made of, as they say it everywhere (`SOURCE_DATE_EPOCH`, in seconds).
+fn date() -> String {
+    let given = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let at = given.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    at.unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime("%Y-%m-%d").to_string()
 }
 
 /// `s3vol(1)`.
@@ -103,9 +110,7 @@ fn program(line: &clap::Command) -> std::io::Result<(String, Vec<u8>)> {
     list(&mut roff, "FILES", FILES);
     list(&mut roff, "EXIT STATUS", EXITS);
     roff.control("SH", ["EXAMPLES"]);
-    for (what, lines) in EXAMPLES {
-        example(&mut roff, what, lines);
-    }
+    examples(&mut roff, EXAMPLES);
     roff.control("SH", ["SEE ALSO"]);
     let mut also = vec![bold(HELPER), roman("(8), "), bold("mount"), roman("(8), ")];
     also.extend([bold("fstab"), roman("(5), "), bold("docker-volume-create"), roman("(1)")]);
@@ -122,7 +127,8 @@ fn program(line: &clap::Command) -> std::io::Result<(String, Vec<u8>)> {
 fn helper() -> std::io::Result<(String, Vec<u8>)> {
     let mut roff = Roff::new();
     let source = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
-    roff.control("TH", [HELPER, "8", "", source.as_str(), MANUAL]);
+    let date = date();
+    roff.control("TH", [HELPER, "8", date.as_str(), source.as_str(), MANUAL]);
     roff.control("SH", ["NAME"]);
     roff.text([roman(format!("{HELPER} - mount a volume that lives in a bucket"))]);
     roff.control("SH", ["SYNOPSIS"]);
@@ -140,9 +146,7 @@ fn helper() -> std::io::Result<(String, Vec<u8>)> {
     list(&mut roff, "FILES", FILES);
     list(&mut roff, "EXIT STATUS", HELPER_EXITS);
     roff.control("SH", ["EXAMPLES"]);
-    for (what, lines) in HELPER_EXAMPLES {
-        example(&mut roff, what, lines);
-    }
+    examples(&mut roff, HELPER_EXAMPLES);
     roff.control("SH", ["SEE ALSO"]);
     let also = ["s3vol", "(1), ", "s3vol-mount", "(1), ", "mount", "(8), ", "fstab", "(5)"];
     let also = also.chunks(2).flat_map(|pair| [bold(pair[0]), roman(pair[1])]);
@@ -188,23 +192,30 @@ fn item(roff: &mut Roff, name: Vec<Inline>, meaning: &str) {
 }
 
 fn paragraphs(roff: &mut Roff, texts: &[&str]) {
-    for text in texts {
-        roff.control("PP", []);
+    for (at, text) in texts.iter().enumerate() {
+        // A heading begins a paragraph.
+        if at > 0 {
+            roff.control("PP", []);
+        }
         roff.text(inline(text));
     }
 }
 
-fn example(roff: &mut Roff, what: &str, lines: &[&str]) {
-    roff.control("PP", []);
-    roff.text(inline(what));
-    roff.control("PP", []);
-    roff.control("RS", ["4"]);
-    roff.control("nf", []);
-    for line in lines {
-        roff.text([roman(*line)]);
+fn examples(roff: &mut Roff, examples: &[(&str, &[&str])]) {
+    for (at, (what, lines)) in examples.iter().enumerate() {
+        if at > 0 {
+            roff.control("PP", []);
+        }
+        roff.text(inline(what));
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        for line in *lines {
+            roff.text([roman(*line)]);
+        }
+        roff.control("fi", []);
+        roff.control("RE", []);
     }
-    roff.control("fi", []);
-    roff.control("RE", []);
 }
 
 /// `code` bold, *words* in italics, as the texts of the schema have them.
@@ -424,6 +435,18 @@ mod tests {
             }
             assert!(!text.contains("nobody serves them"), "{shell}");
             assert!(!text.contains("completions"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn each_page_has_a_date_and_a_version_in_its_heading() {
+        for (name, page) in pages().unwrap() {
+            let page = String::from_utf8(page).unwrap();
+            let heading = page.lines().find(|line| line.starts_with(".TH ")).unwrap();
+            let version = format!("\"s3vol {}\" s3vol", env!("CARGO_PKG_VERSION"));
+            assert!(heading.ends_with(&version), "{name}: {heading}");
+            let date = heading.split(' ').nth(3).unwrap();
+            assert!(date.len() == 10 && date.matches('-').count() == 2, "{name}: {heading}");
         }
     }
 
