@@ -10,7 +10,7 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check deny test test-core test-posix test-apps test-monitoring test-package soak \
+.PHONY: help build install check deny test test-core test-posix test-apps test-monitoring test-package test-examples soak \
   soak-coverage plugin plugin-rootfs deb release demo bench bench-peers clean
 
 help: ## Show what can be made
@@ -53,6 +53,9 @@ test-monitoring: ## The alert rules and a scrape by Debian's Prometheus
 
 test-package: ## The Debian package: installed, used, upgraded, removed and purged on a copy of this machine (needs root)
 	./tests/package/lane.sh
+
+test-examples: ## Each file below examples/ as it stands: Compose, Swarm, Podman (Debian 12)
+	./plugin/test.sh $(LANE_SECONDS) examples
 
 soak: ## Everything that takes long; SECONDS=600 for the simulation alone, S3VOL_SOAK_SECONDS=7200 for two hosts
 	S3VOL_SIMULATION_SECONDS=$(SECONDS) ./plugin/test.sh 86400 soak

@@ -22,6 +22,8 @@ for name in "$@"; do
     "$ROOT/plugin/databases.sh"
     ;;
   monitoring) need_idle promtool=prometheus ;;
+  examples) need_idle podman=podman runc=runc /usr/lib/podman/netavark=netavark \
+    /usr/lib/postgresql/15/bin/postgres=postgresql-15 ;;
   soak) "$ROOT/plugin/garage.sh" ;;
   core | posix) ;;
   *) die "unknown lane: $name" ;;

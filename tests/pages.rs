@@ -10,7 +10,10 @@ fn root() -> PathBuf {
 
 fn pages() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for folder in [root(), root().join("docs")] {
+    let examples =
+        fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = [root(), root().join("docs"), root().join("examples")];
+    for folder in folders.into_iter().chain(examples.filter(|path| path.is_dir())) {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         found.extend(entries.filter(|path| path.extension().is_some_and(|end| end == "md")));
     }
@@ -91,6 +94,16 @@ fn the_index_names_every_page() {
             "docs/README.md does not name {}",
             page.display()
         );
+    }
+}
+
+#[test]
+fn the_index_of_examples_names_every_folder() {
+    let index = fs::read_to_string(root().join("examples/README.md")).unwrap();
+    let folders = fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    for folder in folders.filter(|path| path.is_dir()) {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(index.contains(&format!("]({name}")), "examples/README.md does not name {name}");
     }
 }
 

@@ -59,7 +59,12 @@ impl Dockerd {
             .open(self.path("dockerd.log"))
             .unwrap();
         let mut command = match &self.host {
-            Some(host) => host.command("dockerd"),
+            Some(host) => {
+                let mut command = host.command("dockerd");
+                // It reaches no registry. So it is refused at once, and not when the lookup of a name has timed out.
+                command.env("HTTPS_PROXY", "http://127.0.0.1:9").env("NO_PROXY", "10.0.0.0/8");
+                command
+            }
             None => Command::new("dockerd"),
         };
         command
@@ -87,6 +92,11 @@ impl Dockerd {
             );
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The host of its own that it was started on.
+    pub fn host(&self) -> &Netns {
+        self.host.as_ref().expect("it was started on a host of its own")
     }
 
     /// Ends the daemon the way the system does, and waits for it.

@@ -12,6 +12,7 @@ pub struct Netns {
     name: String,
     namespace: String,
     link: String,
+    address: String,
 }
 
 static HOSTS: AtomicU8 = AtomicU8::new(0);
@@ -24,6 +25,10 @@ impl Netns {
             name: name.to_owned(),
             namespace: format!("s3vol-{unique}-{number}"),
             link: format!("sv{}n{number}", unique % 1_000_000),
+            address: {
+                let [a, b, ..] = SERVER_ADDRESS;
+                format!("{a}.{b}.{}.{}", 8 + unique % 240, 4 * number + 2)
+            },
         };
         // One small network a host, apart from those of other processes; the servers' address is an extra one on
         // loopback.
@@ -32,7 +37,7 @@ impl Netns {
         let server = format!("{a}.{b}.{c}.{d}");
         let net = 8 + unique % 240;
         let ours = format!("{a}.{b}.{net}.{}", base + 1);
-        let theirs = format!("{a}.{b}.{net}.{}/30", base + 2);
+        let theirs = format!("{}/30", host.address);
         let (ns, link) = (host.namespace.as_str(), host.link.as_str());
         let peer = format!("{link}p");
         // Another test may have added it already.
@@ -56,6 +61,11 @@ impl Netns {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it is reached from here and from other hosts.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// From now on nothing gets through to this host or from it, and nobody is told.
