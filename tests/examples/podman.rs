@@ -164,7 +164,7 @@ fn examples_podman_runs_what_the_quadlet_files_say_and_the_volume_moves() {
     assert_eq!(other.run("other:/full", "cat /full/file"), "image\n");
     // One that was not created is Podman's own, whatever the bucket has.
     assert_eq!(host.run("other:/full", "cat /full/file"), "image\n");
-    assert_eq!(host.drivers(), "local other\ns3vol counter\n");
+    assert_eq!(host.drivers(), "s3vol counter\nlocal other\n");
 
     // Podman's prune takes volumes of plugins, too; this host's, if nobody else's are shown to it.
     other.podman(&["volume", "reload"]);

@@ -86,7 +86,9 @@ fn examples_postgresql_recovers_from_a_crash_and_moves_to_another_host() {
     up(b);
     assert_eq!(sql(b, sum), "1001|501501\n", "on the other host");
     compose(b, "compose-postgres", &["down"]);
-    assert_eq!(server.keys("team/database/"), [""; 0], "it never becomes plain objects");
+    let mut files = server.keys("team/database/");
+    files.retain(|key| !key.ends_with('/'));
+    assert_eq!(files, [""; 0], "files never become plain objects");
     // The image's own volume is this one, and no anonymous one is left.
     assert_eq!(b.docker(&["volume", "ls", "-q"]), "database\n");
 }
