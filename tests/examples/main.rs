@@ -32,7 +32,11 @@ fn example(name: &str) -> PathBuf {
 
 /// Engines, each on a host of its own, and the bucket that the examples name. No plugin yet.
 fn hosts(names: &[&str]) -> (Vec<Dockerd>, TestS3) {
-    let start = |name: &&str| Dockerd::start(&Options { host: Some((*name).to_owned()) });
+    let start = |name: &&str| {
+        let engine = Dockerd::start(&Options { host: Some((*name).to_owned()) });
+        engine.host().leads_nowhere_else();
+        engine
+    };
     let engines: Vec<Dockerd> = names.iter().map(start).collect();
     // The address is there since the first host is.
     let server = TestS3::with(s3server::Options {

@@ -68,6 +68,23 @@ impl Netns {
         &self.address
     }
 
+    /// From now on it is told at once that there is nothing but hosts and servers of the tests: no name of a registry
+    /// is looked up until a timeout.
+    pub fn leads_nowhere_else(&self) {
+        let (net, last) = self.address.rsplit_once('.').expect("an address");
+        let gateway = format!("{net}.{}", last.parse::<u8>().expect("a number") - 1);
+        let [a, b, ..] = SERVER_ADDRESS;
+        let near = format!("{a}.{b}.0.0/16");
+        let ns = self.namespace.as_str();
+        for step in [
+            ["-n", ns, "route", "add", &near, "via", &gateway].as_slice(),
+            &["-n", ns, "route", "del", "default"],
+        ] {
+            let out = ip(step);
+            assert!(out.status.success(), "ip {step:?}: {}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+
     /// From now on nothing gets through to this host or from it, and nobody is told.
     pub fn cut(&self) {
         self.link_is("down");
