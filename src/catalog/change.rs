@@ -22,8 +22,9 @@ impl Catalog {
     ) -> Result<(Definition, Vec<Difference>), CatalogError> {
         if given.keys().any(|option| option.trim().eq_ignore_ascii_case("readonly")) {
             return Err(CatalogError::Refused(
-                "readonly is each host's own; docker volume create with readonly=true sets it on the host \
-                 where it runs"
+                "readonly is each host's own; docker volume create with readonly=true sets it on a host whose \
+                 Docker has not seen the name yet. A second name, created with the same url and readonly=true, only \
+                 reads on every host"
                     .to_owned(),
             ));
         }

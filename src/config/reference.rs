@@ -70,10 +70,11 @@ const CHANGES: &str = "
 
 `s3vol set NAME -o name=value` changes options of a volume of Docker's, and says when each takes effect; so does
 `docker volume create` on a host whose Docker does not know the volume yet (one that knows it never asks the
-plugin again). Options that are not given stay. `readonly=true` for a volume that others write is each host's own:
-`docker volume create` sets it, nothing else. What takes effect at once does so on the host that is asked, but for the
-share of the cache that metadata takes; another host that has the volume mounted follows at its next mount. Owners and
-permissions are those of objects that are seen for the first time. New values:
+plugin again, and `docker volume ls` is enough to know one). Options that are not given stay. `readonly=true` for a
+volume that others write is each host's own: only `docker volume create` sets it, and only before that; a second name,
+created with the same `url` and `readonly=true`, only reads on every host. What takes effect at once does so on the host
+that is asked, but for the share of the cache that metadata takes; another host that has the volume mounted follows at
+its next mount. Owners and permissions are those of objects that are seen for the first time. New values:
 
 ";
 
