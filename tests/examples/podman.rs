@@ -61,6 +61,8 @@ impl Host {
             "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
              [engine]\nlock_type = \"file\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
         );
+        let networks = dir.path().join("networks");
+        let config = format!("[network]\nnetwork_config_dir = {networks:?}\n{config}");
         std::fs::write(dir.path().join("containers.conf"), config).unwrap();
         let mounts = plugin.dir.path().join("vol");
         let mounts = ["counter", "other"].map(|name| Watchdog::guard(mounts.join(name), LIMIT));
