@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs build/plugin into the Docker engine that the client talks to, and enables it.
-# An installed one is replaced, with its settings, only while it is enabled and this engine knows no volume
-# of it: removing a plugin deletes its local state, and with the embedded store that is the data itself.
+# One that is installed and has volumes is upgraded where it is, while containers use them (upgrade.sh); its settings
+# and the rest of its root file system stay. It is replaced, with its settings, only while it is enabled and this engine
+# knows no volume of it: removing a plugin deletes its local state, and with the embedded store that is the data itself.
 #   S3VOL_PLUGIN   name to install under (s3vol)
 #   S3VOL_SET      settings as NAME=VALUE, separated by spaces, for `docker plugin set`
 set -euo pipefail
@@ -28,6 +29,10 @@ if docker plugin inspect "$NAME" >/dev/null 2>&1; then
   Enable it (\`docker plugin enable $NAME\`) and try again. $UPGRADE"
   volumes=$(docker volume ls -q --filter "driver=$NAME" --filter "driver=$NAME:latest" | tr '\n' ' ')
   if [ -n "$volumes" ]; then
+    if S3VOL_PLUGIN=$NAME "$ROOT/plugin/upgrade.sh"; then
+      docker plugin ls
+      exit 0
+    fi
     where="Their data lies inside the plugin: \`docker plugin rm\` would DELETE it. Copy it out first."
     [ -z "$home" ] || where="Their data lies in $home unless they were given another place, and stays there."
     die "the plugin $NAME is installed and has volumes: $volumes

@@ -4,6 +4,7 @@
 //! both together. Wrong usage exits with 64, like every wrong setting. Nothing here survives a
 //! crash.
 
+mod about;
 mod args;
 mod doctor;
 mod driver;
@@ -23,6 +24,7 @@ mod settle;
 mod status;
 mod takeover;
 mod tool;
+mod upgrade;
 mod verify;
 mod warm;
 mod watch;
@@ -35,10 +37,11 @@ use std::path::PathBuf;
 
 use crate::config::{ConfigErrors, PluginConfig};
 
+pub use about::about;
 pub use args::{
     Command, DoctorArgs, EventsArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs,
     RebuildArgs, RecoveredCommand, RecoveredVolume, SetArgs, SettleArgs, StatusArgs, TakeoverArgs,
-    VerifyArgs, VolumeArgs, WarmArgs, parse,
+    UpgradeArgs, VerifyArgs, VolumeArgs, WarmArgs, parse,
 };
 pub use doctor::doctor;
 pub use driver::drive;
@@ -55,6 +58,7 @@ pub use set::set;
 pub use settle::settle;
 pub use status::status;
 pub use takeover::takeover;
+pub use upgrade::upgrade;
 pub use verify::verify;
 pub use warm::warm;
 

@@ -26,11 +26,16 @@ mod events;
 mod http;
 mod jobs;
 mod lanes;
+mod left;
 mod lifecycle;
 mod measure;
+mod newer;
+mod program;
+mod rest;
 mod see_off;
 mod status;
 mod unmount;
+mod upgrade;
 mod volumes;
 mod watch;
 mod workers;
@@ -47,13 +52,15 @@ pub use channel::SupervisorChannel;
 pub use control::{ControlClient, ControlError, Stays};
 pub use http::serve;
 pub use measure::serve_metrics;
-pub use workers::{RunningWorker, WorkerExit, Workers, WorkersError};
+pub use newer::{Found, Place, installed};
+pub use workers::{RunningProgram, RunningWorker, Upgrading, WorkerExit, Workers, WorkersError};
 
 use crate::worker::Events;
 use events::{Followed, Telling};
 use jobs::Jobs;
 use lanes::Lanes;
 use measure::Scrapes;
+use rest::Rest;
 use status::StatusCache;
 
 /// The longest that a call of dockerd may take: its client may give up after 30 s.
@@ -115,6 +122,10 @@ pub struct Driver {
     scrapes: Scrapes,
     events: Events,
     followed: Followed,
+    rest: Rest,
+    place: Place,
+    /// Held by whoever changes what lies in the place of newer programs.
+    placing: tokio::sync::Mutex<()>,
 }
 
 impl Driver {
@@ -142,6 +153,7 @@ impl Driver {
         let events = Events::default();
         let purge = Arc::new(Telling { purge, events: events.clone() });
         let _begins_now = crate::worker::started();
+        let place = Place::below(&settings.state);
         let driver = Arc::new(Driver {
             settings,
             catalog,
@@ -154,10 +166,14 @@ impl Driver {
             scrapes: Scrapes::default(),
             events,
             followed: Followed::default(),
+            rest: Rest::default(),
+            place,
+            placing: tokio::sync::Mutex::default(),
         });
         driver.restore(left).await;
         tokio::spawn(Arc::clone(&driver).watch_exits());
         tokio::spawn(Arc::clone(&driver).keep_status());
+        tokio::spawn(Arc::clone(&driver).watch_upgrades());
         let background = Arc::clone(&driver);
         tokio::spawn(async move {
             let keep = |name: &VolumeName| background.accounts.total(name) > 0;

@@ -57,6 +57,34 @@ pub const DIE_LOGGED: &str = "S3VOL_TEST_DIE_LOGGED";
 /// The process aborts after it has claimed an epoch and before anything else says so, likewise.
 pub const DIE_CLAIMED: &str = "S3VOL_TEST_DIE_CLAIMED";
 
+/// How long a newer program has to come up, milliseconds.
+pub const UP: &str = "S3VOL_TEST_UP_MS";
+
+/// What begins the last line of a program's file that a test made of another: words `NAME=VALUE` follow.
+pub const NOTE: &str = "\nS3VOL-TEST-NOTE ";
+
+/// What the note in this program's own file says of `name`: a test so makes programs of other versions, and some that
+/// fail.
+pub fn noted(name: &str) -> Option<&'static str> {
+    static LINE: OnceLock<String> = OnceLock::new();
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    let words = LINE.get_or_init(|| own_note().unwrap_or_default()).split_whitespace();
+    words.filter_map(|word| word.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
+}
+
+fn own_note() -> Option<String> {
+    use std::os::unix::fs::FileExt;
+    const LONGEST: u64 = 256;
+    let file = std::fs::File::open("/proc/self/exe").ok()?;
+    let from = file.metadata().ok()?.len().saturating_sub(LONGEST);
+    let mut end = vec![0; LONGEST as usize];
+    let read = file.read_at(&mut end, from).ok()?;
+    let text = String::from_utf8_lossy(&end[..read]).into_owned();
+    text.rsplit_once(NOTE).map(|(_, words)| words.to_owned())
+}
+
 /// Ends the process as a crash would, if a test asked for it here.
 pub fn die_if_asked(name: &str) {
     if let Some(file) = text(name)

@@ -14,7 +14,12 @@ fn main() -> ExitCode {
     sys::forget_empty_variables();
     let done = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
-        Ok(Command::Plugin(args)) => cli::supervise(args),
+        Ok(Command::Plugin(args)) => match cli::supervise(args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Ok(Command::Upgrade(args)) => cli::upgrade(args),
+        Ok(Command::About) => cli::about(),
         Ok(Command::Driver) => {
             let purge = worker::EnginePurge::new();
             cli::drive(|volumes, known| Arc::new(purge.with_local(volumes).knowing(known)))

@@ -9,18 +9,22 @@
 //! is dropped only when its mount is being taken away. A worker has a successor when nothing of it is left
 //! that could touch the volume ([`volume`]). Nothing here survives a crash; the next
 //! start detaches the mounts that were left, before the driver serves.
+//!
+//! It can become another version of itself without letting go of anything ([`upgrade`]).
 
 mod channel;
 mod child;
+mod handed;
 mod listen;
 pub mod protocol;
 mod sweep;
+mod upgrade;
 mod volume;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,16 +35,26 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::clock::Deadline;
 use crate::sys::{self, Exit};
+use crate::worker::{DRIVER_PROTOCOL, version};
 use channel::{Channel, ChannelError};
 use protocol::{Command, Event, Reply, Request, WorkerEntry};
-use volume::{Next, Volume};
+use upgrade::Upgrade;
+use volume::{Around, Next, Volume};
 
+pub use upgrade::{TRIAL_PASSED, go_on, step_back, try_to_go_on};
+
+/// What is looked at by descriptor, and blocked.
+const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD];
 /// dockerd kills a plugin 10 s after SIGTERM.
 const SHUTDOWN: Duration = Duration::from_secs(9);
 /// For the last helpers, within [`SHUTDOWN`].
 const LAST_KILL: Duration = Duration::from_millis(500);
 const DRIVER_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+/// The number of requests that nobody waits for any more.
+const NOBODY: u64 = 0;
+/// From when a driver is told to make place until it is killed: it answers what was asked.
+const DRIVER_LEAVES: Duration = Duration::from_secs(12);
 /// A child that lived this long starts its backoff anew.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -56,6 +70,10 @@ pub struct Settings {
     pub program: Vec<OsString>,
     /// What follows the role `driver`.
     pub driver_args: Vec<OsString>,
+    /// Names this program's file, among those that this process may become.
+    pub identity: String,
+    /// Names the program that the plugin was installed with; see [`protocol::ProgramEntry`].
+    pub over: String,
 }
 
 impl Settings {
@@ -66,7 +84,26 @@ impl Settings {
             mount_root: mount_root.into(),
             program: vec!["/proc/self/exe".into()],
             driver_args: Vec::new(),
+            identity: sys::own_program()
+                .and_then(|own| sys::program_identity(&own))
+                .unwrap_or_default(),
+            over: String::new(),
         }
+    }
+
+    /// The arguments of a program that is used instead of the one that was installed.
+    pub fn starting(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = ["s3vol", "plugin", "--socket"].map(OsString::from).into();
+        args.push(self.socket.clone().into());
+        args.extend(["--over".into(), self.over.clone().into()]);
+        args
+    }
+
+    /// The same, for one that goes on with the state in the descriptor `state`.
+    fn going_on(&self, state: RawFd) -> Vec<OsString> {
+        let mut args = self.starting();
+        args.extend(["--go-on".into(), state.to_string().into()]);
+        args
     }
 }
 
@@ -98,8 +135,7 @@ pub fn run(settings: Settings) -> Result<(), SupervisorError> {
     let listener = listen::bind(&settings.socket)
         .map_err(|source| SupervisorError::Listen { path: settings.socket.clone(), source })?;
     let low = sys::reserve_low_fds().map_err(system("cannot reserve descriptors"))?;
-    let signals = sys::block_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD])
-        .map_err(system("cannot block signals"))?;
+    let signals = sys::block_signals(&SIGNALS).map_err(system("cannot block signals"))?;
     match sys::raise_open_files() {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
@@ -109,7 +145,7 @@ pub fn run(settings: Settings) -> Result<(), SupervisorError> {
         source,
     })?;
     sweep::sweep(&settings, &signals);
-    tracing::info!(socket = %settings.socket.display(), "listening");
+    tracing::info!(socket = %settings.socket.display(), version = version(), "listening");
     let mut supervisor = Supervisor {
         settings,
         listener,
@@ -118,6 +154,7 @@ pub fn run(settings: Settings) -> Result<(), SupervisorError> {
         driver: Driver::Waiting { until: Deadline::after(Duration::ZERO), failures: 0 },
         volumes: BTreeMap::new(),
         ending: None,
+        upgrade: None,
     };
     supervisor.serve()
 }
@@ -131,6 +168,8 @@ struct Supervisor {
     volumes: BTreeMap<String, Volume>,
     /// Set by SIGTERM.
     ending: Option<Deadline>,
+    /// The last one of this process's life.
+    upgrade: Option<Upgrade>,
 }
 
 enum Driver {
@@ -140,12 +179,33 @@ enum Driver {
         channel: Option<Channel>,
         failures: u32,
         healthy: Deadline,
+        /// The identity of the program that it runs.
+        program: String,
+        /// It has said that it answers calls; a new one should have by then.
+        serves: bool,
+        up_by: Deadline,
+        /// It makes place for one of another program.
+        leaves: Option<Leaves>,
     },
     Waiting {
         until: Deadline,
         failures: u32,
     },
     Ended,
+}
+
+/// How long one that was told to leave may still take; no time when it was killed.
+struct Leaves {
+    kill_at: Option<Deadline>,
+}
+
+/// Volumes of which something was heard.
+#[derive(Default)]
+struct Heard {
+    /// Their workers have no descriptors any more.
+    closed: Vec<String>,
+    /// Their successors say something.
+    said: Vec<String>,
 }
 
 impl Supervisor {
@@ -155,7 +215,13 @@ impl Supervisor {
             if self.finished() {
                 return Ok(());
             }
-            for name in self.wait()? {
+            let heard = self.wait()?;
+            for name in heard.said {
+                if let Some(volume) = self.volumes.get_mut(&name) {
+                    volume.on_said();
+                }
+            }
+            for name in heard.closed {
                 if let Some(volume) = self.volumes.get_mut(&name) {
                     volume.on_closed();
                 }
@@ -165,22 +231,28 @@ impl Supervisor {
                     self.shut_down();
                 }
             }
-            while let Some((pid, exit)) = sys::reap().map_err(system("cannot reap children"))? {
-                self.child_ended(pid, exit);
-            }
+            self.reap()?;
             self.talk();
+            self.advance();
         }
     }
 
-    /// Sleeps until a signal, a line from the driver, the end of a worker, or the next deadline. Returns the
-    /// volumes whose workers have no descriptors any more.
-    fn wait(&self) -> Result<Vec<String>, SupervisorError> {
+    fn reap(&mut self) -> Result<(), SupervisorError> {
+        while let Some((pid, exit)) = sys::reap().map_err(system("cannot reap children"))? {
+            self.child_ended(pid, exit);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until a signal, a line from the driver, the end of a worker, or the next deadline.
+    fn wait(&self) -> Result<Heard, SupervisorError> {
         let deadlines = self.volumes.values().filter_map(Volume::deadline);
         let driver = match &self.driver {
             Driver::Waiting { until, .. } => Some(*until),
+            Driver::Running { leaves: Some(leaves), .. } => leaves.kill_at,
             _ => None,
         };
-        let next = deadlines.chain(driver).chain(self.ending).min();
+        let next = deadlines.chain(driver).chain(self.ending).chain(self.upgrade_deadline()).min();
         let timeout = match next {
             // Rounded up: waking a moment early would only spin.
             Some(at) => PollTimeout::try_from(at.left() + Duration::from_millis(1))
@@ -195,14 +267,25 @@ impl Supervisor {
         let inputs = || self.volumes.iter().filter_map(|(name, v)| Some((name, v.input()?)));
         // An error is told without being asked for.
         fds.extend(inputs().map(|(_, input)| PollFd::new(input, PollFlags::empty())));
+        let sayings = fds.len();
+        let says = || self.volumes.iter().filter_map(|(name, v)| Some((name, v.says()?)));
+        fds.extend(says().map(|(_, says)| PollFd::new(says, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(nix::errno::Errno::EINTR) => return Ok(Heard::default()),
             Err(e) => return Err(system("cannot wait for events")(e.into())),
         }
-        let has_error = |fd: &PollFd<'_>| fd.revents().is_some_and(|e| !e.is_empty());
-        let closed = inputs().zip(&fds[others..]).filter(|(_, fd)| has_error(fd));
-        Ok(closed.map(|((name, _), _)| name.clone()).collect())
+        let has_any = |fd: &PollFd<'_>| fd.revents().is_some_and(|e| !e.is_empty());
+        let closed = inputs().zip(&fds[others..sayings]).filter(|(_, fd)| has_any(fd));
+        let said = says().zip(&fds[sayings..]).filter(|(_, fd)| has_any(fd));
+        Ok(Heard {
+            closed: closed.map(|((name, _), _)| name.clone()).collect(),
+            said: said.map(|((name, _), _)| name.clone()).collect(),
+        })
+    }
+
+    fn around(&self) -> Around {
+        Around { ending: self.ending.is_some(), can_go_back: self.can_go_back() }
     }
 
     fn timers(&mut self) {
@@ -212,15 +295,23 @@ impl Supervisor {
         {
             self.start_driver(failures);
         }
+        if let Driver::Running { pid, leaves: Some(leaves), .. } = &mut self.driver
+            && leaves.kill_at.is_some_and(Deadline::passed)
+        {
+            tracing::warn!(pid, "the driver does not make place in time; killed");
+            let _ = sys::send_signal(*pid, Signal::SIGKILL);
+            leaves.kill_at = None;
+        }
         let due: Vec<String> = self
             .volumes
             .iter()
             .filter(|(_, volume)| volume.deadline().is_some_and(Deadline::passed))
             .map(|(name, _)| name.clone())
             .collect();
+        let around = self.around();
         for name in due {
             if let Some(volume) = self.volumes.get_mut(&name) {
-                let next = volume.on_deadline(&self.settings, self.ending.is_some());
+                let next = volume.on_deadline(&self.settings, around);
                 self.apply(&name, next);
             }
         }
@@ -230,8 +321,16 @@ impl Supervisor {
         self.driver = match child::driver(&self.settings, &self.listener) {
             Ok((pid, channel)) => {
                 tracing::debug!(pid, "driver started");
-                let (channel, healthy) = (Some(channel), Deadline::after(HEALTHY));
-                Driver::Running { pid, channel, failures, healthy }
+                Driver::Running {
+                    pid,
+                    channel: Some(channel),
+                    failures,
+                    healthy: Deadline::after(HEALTHY),
+                    program: self.settings.identity.clone(),
+                    serves: false,
+                    up_by: Deadline::after(upgrade::up_within()),
+                    leaves: None,
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "cannot start the driver");
@@ -242,25 +341,37 @@ impl Supervisor {
     }
 
     fn child_ended(&mut self, pid: u32, exit: Exit) {
-        if let Driver::Running { pid: driver, failures, healthy, .. } = &self.driver
+        if let Driver::Running { pid: driver, failures, healthy, leaves, serves, .. } = &self.driver
             && *driver == pid
         {
             let failures = if healthy.passed() { 0 } else { *failures };
+            let (planned, came_up) = (leaves.is_some(), *serves);
+            // Its numbers begin anew with the next one.
+            self.volumes.values_mut().for_each(Volume::forget_requests);
             self.driver = if self.ending.is_some() {
                 Driver::Ended
+            } else if planned {
+                Driver::Waiting { until: Deadline::after(Duration::ZERO), failures: 0 }
             } else {
                 let delay = DRIVER_BACKOFF.delay(failures);
                 tracing::warn!(code = exit.code(), ?delay, "the driver ended; it is started anew");
                 Driver::Waiting { until: Deadline::after(delay), failures: failures + 1 }
             };
+            if !planned && !came_up {
+                self.new_program_fails(&format!("its driver ended with code {}", exit.code()));
+            }
             return;
         }
+        if self.trial_ended(pid, exit) {
+            return;
+        }
+        let around = self.around();
         let owner = self.volumes.iter().find(|(_, v)| v.pid() == Some(pid)).map(|(n, _)| n.clone());
         // Anything else is an orphan that init has to reap.
         if let Some(name) = owner
             && let Some(volume) = self.volumes.get_mut(&name)
         {
-            let next = volume.on_exit(exit, &self.settings, self.ending.is_some());
+            let next = volume.on_exit(exit, &self.settings, around);
             self.apply(&name, next);
         }
     }
@@ -269,6 +380,9 @@ impl Supervisor {
     fn apply(&mut self, name: &str, next: Next) {
         if let Some(event) = next.event {
             self.tell(&event);
+        }
+        if next.failed {
+            self.new_program_fails(&format!("its worker of volume {name} does not open it"));
         }
         if !next.gone {
             return;
@@ -335,6 +449,30 @@ impl Supervisor {
                 let workers: Vec<WorkerEntry> = self.volumes.values().map(Volume::entry).collect();
                 self.answer(Reply { workers: Some(workers), ..Reply::ok(id) });
             }
+            Command::Hello { speaks } => {
+                let reply = match DRIVER_PROTOCOL.agree("the driver", speaks) {
+                    Ok(_) => Reply { speaks: Some(DRIVER_PROTOCOL), ..Reply::ok(id) },
+                    Err(refused) => Reply::error(id, refused),
+                };
+                self.answer(reply);
+            }
+            Command::Serves => {
+                if let Driver::Running { serves, .. } = &mut self.driver {
+                    *serves = true;
+                }
+                self.answer(Reply::ok(id));
+            }
+            Command::Upgrade { file, version } => {
+                let reply = match self.begin_upgrade(file, version) {
+                    Ok(()) => Reply::ok(id),
+                    Err(refused) => Reply::error(id, refused),
+                };
+                self.answer(reply);
+            }
+            Command::Program => {
+                let program = Some(self.program());
+                self.answer(Reply { program, ..Reply::ok(id) });
+            }
         }
     }
 
@@ -376,6 +514,7 @@ impl Supervisor {
             return;
         }
         tracing::info!(volumes = self.volumes.len(), "ending");
+        self.end_upgrade();
         self.ending = Some(Deadline::after(SHUTDOWN));
         match &self.driver {
             Driver::Running { pid, .. } => {

@@ -5,6 +5,7 @@
 //! state, and nothing here looks at a path on a FUSE mount except by its place in a mount table.
 
 mod beside;
+mod exec;
 mod fd;
 mod heap;
 mod host;
@@ -14,6 +15,10 @@ mod process;
 mod requests;
 
 pub use beside::beside;
+pub use exec::{
+    HandedKind, become_program, came_with_exec, handed, is_handed, memory_file, own_program,
+    program_identity,
+};
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
 pub use host::{DiskSpace, boot_id, disk_space, hostname, shown};
@@ -25,6 +30,6 @@ pub use mount::{
 pub use private::make_private;
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
-    prepare_child, raise_open_files, reap, resident_memory, send_signal,
+    prepare_child, prepare_child_keeping, raise_open_files, reap, resident_memory, send_signal,
 };
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

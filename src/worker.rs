@@ -4,6 +4,7 @@
 //! Who has the lock of the state folder has the control socket, which listens before the volume is opened, so
 //! that whoever started the process can always ask. A volume with `readonly` is only followed (`follow`). What a crash leaves is in the local log; the next worker of the same state folder replays it.
 
+mod about;
 mod bare;
 mod bill;
 mod claim;
@@ -26,6 +27,7 @@ mod open;
 mod places;
 mod protocol;
 mod purge;
+mod ready;
 mod rebuild;
 mod recovery;
 mod serve;
@@ -38,6 +40,10 @@ mod turn;
 mod unfinished;
 mod verify;
 
+pub use about::{
+    About, DRIVER_PROTOCOL, HANDED_FORMAT, SPOKEN_ENV, SPOKEN_HEADER, Versions, WORKER_PROTOCOL,
+    version,
+};
 pub use bare::{Bare, BareFollower, bare_fsck, bare_verify};
 pub use error::WorkerError;
 pub use events::{EventPage, Events, Since, VolumeEvent, What};
@@ -49,6 +55,7 @@ pub use measure::{of_process, started};
 pub use open::{Mounted, Successor, open};
 pub use protocol::{Asked, DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;
+pub use ready::{READY, TELLS_ENV};
 pub use rebuild::{Rebuild, Rebuilt, plan_rebuild};
 pub use recovery::{Listed, Recovered, Restored, Shelf, has_unsynced};
 pub use settle_now::settle_volume;

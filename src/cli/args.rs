@@ -102,6 +102,15 @@ pub enum Command {
     /// Says who holds it and what could be lost, asks, and leaves it free for the next mount. A volume of Docker's
     /// is given by its name, and the plugin of this host takes it.
     Takeover(TakeoverArgs),
+    /// Put another version of s3vol in the place of the plugin that runs, while containers use its volumes.
+    ///
+    /// Containers see a pause of a second at most. The program is checked and tried first, and if it does not come up the
+    /// one before goes on. It is used after a restart, too, until another version of the plugin is installed. Exit
+    /// code: 0 done; 1 refused or failed, and all is as it was; 64 wrong usage.
+    Upgrade(UpgradeArgs),
+    /// What this program is and reads, for one that it is to take the place of.
+    #[command(hide = true)]
+    About,
     /// The driver process of the plugin.
     #[command(hide = true)]
     Driver,
@@ -326,6 +335,34 @@ pub struct PluginArgs {
     /// The socket to listen on.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// The program that was installed, where this is one that took its place.
+    #[arg(long, hide = true)]
+    pub over: Option<String>,
+    /// The descriptor of what the program before left.
+    #[arg(long, hide = true)]
+    pub go_on: Option<i32>,
+    /// Only whether this program could go on.
+    #[arg(long, hide = true, requires = "go_on")]
+    pub trial: bool,
+}
+
+/// `s3vol upgrade`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct UpgradeArgs {
+    /// The new program, as the plugin sees it: for a managed plugin a path below /s3vol.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "status",
+        conflicts_with = "status"
+    )]
+    pub from: Option<PathBuf>,
+    /// Only show what runs, and what became of the last upgrade.
+    #[arg(long)]
+    pub status: bool,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// `s3vol probe`.

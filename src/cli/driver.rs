@@ -28,6 +28,9 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
     let channel =
         UnixStream::from(sys::inherited(Inherited::Second).context("the supervisor's channel")?);
     crate::fault::named("driver");
+    if crate::fault::noted("driver").is_some() {
+        anyhow::bail!("a test has it fail");
+    }
     let config = PluginConfig::parse(&environment())?;
     telemetry::init(&config.log).map_err(|problem| ConfigErrors::one("S3VOL_LOG", problem))?;
     let runtime =
@@ -35,7 +38,11 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
     runtime.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
+        // From here on: a driver that is replaced at once still answers what it has taken on.
+        let mut replaced =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
         let channel = Arc::new(SupervisorChannel::new(channel)?);
+        channel.hello().await?;
         let workers: Arc<dyn Workers> = Arc::<SupervisorChannel>::clone(&channel);
         let known = Known::of_host(&config.state);
         let opener = Arc::new(Stores::knowing(known.clone()));
@@ -50,10 +57,19 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
             tokio::spawn(serve_metrics(address, Arc::clone(&driver)));
         }
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        channel.serves().await?;
         tokio::select! {
-            () = serve(listener, driver) => {}
+            () = serve(listener, Arc::clone(&driver)) => {}
             () = channel.closed() => tracing::warn!("the supervisor is gone"),
             _ = term.recv() => tracing::info!("driver ends"),
+            // Nobody accepts connections any more: they wait for the next driver.
+            _ = replaced.recv() => {
+                tracing::info!("driver makes place for another version of the program");
+                tokio::select! {
+                    () = driver.rest() => {}
+                    _ = term.recv() => {}
+                }
+            }
         }
         anyhow::Ok(())
     })?;

@@ -39,6 +39,13 @@ pub(super) struct TakeOverRequest {
     pub epoch: Option<u64>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct UpgradeRequest {
+    /// As the plugin sees it.
+    pub file: std::path::PathBuf,
+}
+
 /// The request in `body`, or what to answer.
 pub(super) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     if body.iter().all(u8::is_ascii_whitespace) {

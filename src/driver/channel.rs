@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +16,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, oneshot};
 
-use super::workers::{RunningWorker, WorkerExit, Workers, WorkersError};
+use super::workers::{RunningProgram, RunningWorker, WorkerExit, Workers, WorkersError};
 use crate::config::VolumeOptions;
-use crate::worker::WorkerSpec;
+use crate::worker::{DRIVER_PROTOCOL, Versions, WorkerSpec};
 
 /// A start waits for the unmount of the worker before.
 const START: Duration = Duration::from_secs(20);
@@ -44,6 +45,12 @@ struct Line {
     code: i32,
     #[serde(default)]
     restarting: bool,
+    #[serde(default)]
+    planned: bool,
+    #[serde(default)]
+    speaks: Option<Versions>,
+    #[serde(default)]
+    program: Option<RunningProgram>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +76,7 @@ pub struct SupervisorChannel {
     waiting: Waiting,
     to: tokio::sync::Mutex<OwnedWriteHalf>,
     exits: broadcast::Sender<WorkerExit>,
+    upgrades: tokio::sync::watch::Sender<u64>,
     closed: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -81,7 +89,8 @@ impl SupervisorChannel {
         let waiting = Waiting::default();
         let (exits, _) = broadcast::channel(256);
         let (tell, closed) = tokio::sync::watch::channel(false);
-        let reader = read(from, Arc::clone(&waiting), exits.clone());
+        let upgrades = tokio::sync::watch::Sender::new(0);
+        let reader = read(from, Arc::clone(&waiting), exits.clone(), upgrades.clone());
         tokio::spawn(async move {
             reader.await;
             tell.send_replace(true);
@@ -92,8 +101,24 @@ impl SupervisorChannel {
             waiting,
             to: tokio::sync::Mutex::new(to),
             exits,
+            upgrades,
             closed,
         })
+    }
+
+    /// The first thing to be said: fails where the supervisor is of a version that this driver cannot work with.
+    pub async fn hello(&self) -> anyhow::Result<()> {
+        let hello = self.ask(json!({ "op": "hello", "speaks": DRIVER_PROTOCOL }), LIST).await?;
+        if let Some(speaks) = hello.speaks {
+            DRIVER_PROTOCOL.agree("the supervisor", speaks).map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    }
+
+    /// Says that calls are answered from now on.
+    pub async fn serves(&self) -> anyhow::Result<()> {
+        self.ask(json!({ "op": "serves" }), LIST).await?;
+        Ok(())
     }
 
     /// Returns when the supervisor is gone: the driver has nobody to work for.
@@ -123,7 +148,12 @@ impl SupervisorChannel {
     }
 }
 
-async fn read(from: OwnedReadHalf, waiting: Waiting, exits: broadcast::Sender<WorkerExit>) {
+async fn read(
+    from: OwnedReadHalf,
+    waiting: Waiting,
+    exits: broadcast::Sender<WorkerExit>,
+    upgrades: tokio::sync::watch::Sender<u64>,
+) {
     let mut from = BufReader::new(from);
     loop {
         let mut text = Vec::new();
@@ -142,13 +172,18 @@ async fn read(from: OwnedReadHalf, waiting: Waiting, exits: broadcast::Sender<Wo
                 continue;
             }
         };
-        if line.event.is_some() {
+        if line.event.as_deref() == Some("upgraded") {
+            upgrades.send_modify(|ended| *ended += 1);
+        } else if line.event.as_deref() == Some("exit") {
             // Nobody listening is fine.
             drop(exits.send(WorkerExit {
                 name: line.name,
                 code: line.code,
                 restarting: line.restarting,
+                planned: line.planned,
             }));
+        } else if line.event.is_some() {
+            // Of a newer supervisor.
         } else if let Some(tell) = waiting.lock().remove(&line.id) {
             drop(tell.send(line));
         }
@@ -190,6 +225,20 @@ impl Workers for SupervisorChannel {
                 spec: e.spec,
             })
             .collect())
+    }
+
+    async fn upgrade(&self, file: &Path, version: &str) -> Result<(), WorkersError> {
+        let request = json!({ "op": "upgrade", "file": file, "version": version });
+        self.ask(request, START).await.map(drop)
+    }
+
+    async fn program(&self) -> Result<RunningProgram, WorkersError> {
+        let line = self.ask(json!({ "op": "program" }), LIST).await?;
+        line.program.ok_or(WorkersError::Gone)
+    }
+
+    fn upgrades(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.upgrades.subscribe()
     }
 
     fn instance(&self) -> String {

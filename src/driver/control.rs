@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
 use crate::metrics::Group;
-use crate::worker::{Asked, DrainReply, EventPage, SettleReply, Since, WorkerStatus};
+use crate::worker::{
+    Asked, DrainReply, EventPage, SPOKEN_HEADER, SettleReply, Since, WORKER_PROTOCOL, WorkerStatus,
+};
 
 /// No answer is longer: a worker counts some 30 KiB, and the plugin has hundreds of them.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -34,6 +36,9 @@ pub enum ControlError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It is of another version.
+    #[error("{0}")]
+    OtherProtocol(String),
     #[error("the volume's worker did not answer in time")]
     Timeout,
     #[error("the volume's worker gave an answer that cannot be read: {0}")]
@@ -221,10 +226,15 @@ impl ControlClient {
         let request = Request::builder()
             .method(method)
             .uri(uri)
+            .header(SPOKEN_HEADER, WORKER_PROTOCOL.to_string())
             .body(Full::new(body))
             .map_err(|e| unreachable(Box::new(e)))?;
         let answer = self.client.request(request).await.map_err(|e| unreachable(Box::new(e)))?;
         let status = answer.status();
+        let theirs = answer.headers().get(SPOKEN_HEADER).map(|value| value.to_str().unwrap_or(""));
+        WORKER_PROTOCOL
+            .agree_with_text("the volume's worker", theirs)
+            .map_err(ControlError::OtherProtocol)?;
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER)
             .collect()
             .await

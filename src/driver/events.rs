@@ -69,6 +69,10 @@ impl Driver {
 
     /// A worker has ended.
     pub(super) fn tell_exit(&self, exit: &WorkerExit) {
+        // Its successor tells that it serves.
+        if exit.planned && exit.restarting {
+            return;
+        }
         let (event, text) = match (exit.code, exit.restarting) {
             (code, true) => {
                 (What::Died, Some(format!("code {code}; a successor takes over its mount")))

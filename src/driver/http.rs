@@ -17,7 +17,9 @@ use serde_json::json;
 use tokio::net::UnixListener;
 
 use super::Driver;
-use super::answers::{CreateRequest, MountRequest, NameRequest, TakeOverRequest, request, volume};
+use super::answers::{
+    CreateRequest, MountRequest, NameRequest, TakeOverRequest, UpgradeRequest, request, volume,
+};
 use super::caller::{Caller, Connection};
 use super::jobs::{Answer, guarded};
 use super::measure::{metrics, samples};
@@ -31,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the plugin socket until the process ends.
 pub async fn serve(listener: UnixListener, driver: Arc<Driver>) {
-    let router = router(driver);
+    let router = router(Arc::clone(&driver));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -59,8 +61,19 @@ pub async fn serve(listener: UnixListener, driver: Arc<Driver>) {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.keep_alive(true).header_read_timeout(None);
         let connection = http.serve_connection(TokioIo::new(stream), service);
+        let (open, mut rests) = (driver.rest.opened(), driver.rest.begun());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let _open = open;
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = rests.wait() => {
+                    // What was asked is still answered.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection of the plugin socket ended");
             }
         });
@@ -81,6 +94,8 @@ fn router(driver: Arc<Driver>) -> Router {
         .route("/S3vol.Settle", post(settle))
         .route("/S3vol.TakeOver", post(take_over))
         .route("/S3vol.Set", post(set))
+        .route("/S3vol.Upgrade", post(upgrade))
+        .route("/S3vol.Program", post(program))
         .route("/S3vol.Samples", get_of(samples))
         .route("/metrics", get_of(metrics))
         .route("/events", get_of(events))
@@ -166,7 +181,7 @@ async fn remove(
     })
 }
 
-// The three that follow are no calls of Docker's: `s3vol settle`, `s3vol takeover` and `s3vol set` make them.
+// Those that follow are no calls of Docker's: `s3vol settle`, `s3vol takeover`, `s3vol set` and `s3vol upgrade` make them.
 
 async fn settle(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
     let asked = request::<NameRequest>(&body).and_then(|r| volume(r.name));
@@ -194,6 +209,15 @@ async fn set(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
         })
         .await,
     )
+}
+
+async fn upgrade(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    let asked = request::<UpgradeRequest>(&body);
+    reply(guarded(async move { driver.upgrade(asked?.file).await }).await)
+}
+
+async fn program(State(driver): State<Arc<Driver>>, _body: Bytes) -> Response {
+    reply(guarded(async move { driver.program().await }).await)
 }
 
 // And these are for whoever watches.

@@ -28,6 +28,8 @@ struct Run {
 #[derive(Default)]
 pub(super) struct Jobs {
     running: Arc<Mutex<Running>>,
+    /// How many run.
+    count: watch::Sender<usize>,
     unheard: Mutex<HashMap<Key, Deadline>>,
 }
 
@@ -53,7 +55,8 @@ impl Jobs {
                     let (tell, answer) = watch::channel(None);
                     let run = Run { answer: answer.clone(), callers: vec![caller] };
                     running.insert(key.clone(), run);
-                    let jobs = Arc::clone(&self.running);
+                    self.count.send_replace(running.len());
+                    let (jobs, count) = (Arc::clone(&self.running), self.count.clone());
                     tokio::spawn(async move {
                         let result = guarded(work).await;
                         // Under the lock, so that who comes now either still joins or finds
@@ -64,6 +67,7 @@ impl Jobs {
                             unheard(result.clone());
                         }
                         tell.send_replace(Some(result));
+                        count.send_replace(running.len());
                         drop(running);
                     });
                     answer
@@ -74,6 +78,12 @@ impl Jobs {
             Ok(told) => told.clone().unwrap_or_else(|| Err(BROKEN.to_owned())),
             Err(_) => Err(BROKEN.to_owned()),
         }
+    }
+
+    /// Returns when none runs.
+    pub async fn idle(&self) {
+        // Not closed while this lives.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Remembers for `hold` that the answer to `key` was not heard.

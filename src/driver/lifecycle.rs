@@ -15,6 +15,7 @@ use super::caller::Caller;
 use super::control::{ControlClient, ControlError, Stays};
 use super::jobs::{Answer, Key};
 use super::lanes::{Attached, Lane, Phase};
+use super::left::who_sees;
 use super::see_off::ended_for_good;
 use super::{Driver, DriverSettings};
 use crate::catalog::Definition;
@@ -385,10 +386,30 @@ impl Driver {
             let driver = Arc::clone(self);
             tokio::spawn(async move {
                 tracing::info!(volume = %name, "left mounted by an earlier run; recovering it");
+                driver.tell_left(&name).await;
                 Arc::clone(&driver).raise(name.clone()).await;
                 driver.begin_drain(&name).await;
             });
         }
+    }
+
+    /// Says who has to start again: a mount of an earlier run has no server any more.
+    async fn tell_left(&self, name: &VolumeName) {
+        // What it was mounted from is needed to find it; without the catalog Docker still knows.
+        let volume = self.catalog.lookup(name).await.ok().flatten();
+        let see = match volume {
+            Some(volume) => crate::sys::beside(move || who_sees(&volume.options.url)).await,
+            None => None,
+        };
+        let see = see
+            .filter(|see| !see.is_empty())
+            .map_or_else(|| "nobody whom the plugin could see".to_owned(), |see| see.join(", "));
+        tracing::warn!(
+            volume = %name,
+            seen_by = see,
+            "the plugin ended while it was mounted; containers that used it get \"Transport endpoint is not connected\" \
+             until they are started again: docker ps -q --filter volume={name} | xargs docker restart"
+        );
     }
 
     /// Brings a volume up without anybody waiting for it.

@@ -1,9 +1,10 @@
 //! What the driver wants from whoever runs the workers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, watch};
 
 use crate::config::VolumeOptions;
 use crate::worker::WorkerSpec;
@@ -26,6 +27,31 @@ pub struct WorkerExit {
     pub code: i32,
     /// A successor takes over the same mount.
     pub restarting: bool,
+    /// It made place for another version of the program.
+    pub planned: bool,
+}
+
+/// The program that runs the workers, and what became of the last attempt to put another in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningProgram {
+    pub version: String,
+    /// Names the program that the plugin was installed with.
+    #[serde(default)]
+    pub over: String,
+    #[serde(default)]
+    pub upgrade: Option<Upgrading>,
+}
+
+/// An upgrade, under way or over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrading {
+    pub from: String,
+    pub to: String,
+    pub file: PathBuf,
+    /// `trial`, `replacing`, `back`; at the end `done` or `failed`.
+    pub stage: String,
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// Why a worker could not be started or ended.
@@ -53,6 +79,21 @@ pub trait Workers: Send + Sync + 'static {
 
     /// The workers that run.
     async fn running(&self) -> Result<Vec<RunningWorker>, WorkersError>;
+
+    /// Puts the program in `file`, which was checked, in the place of the one that runs. Returns when that begins.
+    async fn upgrade(&self, _file: &Path, _version: &str) -> Result<(), WorkersError> {
+        Err(WorkersError::Refused("this plugin cannot become another program".to_owned()))
+    }
+
+    /// What runs, and how far an upgrade is.
+    async fn program(&self) -> Result<RunningProgram, WorkersError> {
+        Err(WorkersError::Gone)
+    }
+
+    /// Changes when an upgrade has ended.
+    fn upgrades(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
 
     /// Names this run of the supervisor: mounts do not outlive it.
     fn instance(&self) -> String;

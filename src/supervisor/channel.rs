@@ -1,13 +1,15 @@
 //! The supervisor's end of its socket pair with the driver: lines in, lines out, never blocking.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
 use serde::Serialize;
 
+use super::handed::HandedChannel;
 use super::protocol::MAX_LINE;
+use crate::sys::{self, HandedKind};
 
 /// Replies and events that the driver has not read; a driver this far behind is hung.
 const MAX_UNSENT: usize = 4 << 20;
@@ -38,6 +40,19 @@ impl Channel {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Channel { stream, input: Vec::new(), output: Vec::new(), overflow: false })
+    }
+
+    /// For the program that this process becomes.
+    pub(super) fn hand(&self) -> HandedChannel {
+        let (input, output) = (self.input.clone(), self.output.clone());
+        HandedChannel { stream: self.stream.as_raw_fd(), input, output }
+    }
+
+    /// Goes on with what the program before handed over.
+    pub(super) fn take(channel: HandedChannel) -> io::Result<Self> {
+        let HandedChannel { stream, input, output } = channel;
+        let stream = UnixStream::from(sys::handed(stream, HandedKind::Socket)?);
+        Ok(Channel { input, output, ..Channel::new(stream)? })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {

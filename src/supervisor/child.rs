@@ -1,7 +1,7 @@
 //! Starting the three kinds of children.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use super::Settings;
 use super::channel::Channel;
 use super::protocol::SUCCESSOR_ENV;
 use crate::sys::{self, ChildFds};
-use crate::worker::WorkerSpec;
+use crate::worker::{SPOKEN_ENV, TELLS_ENV, WORKER_PROTOCOL, WorkerSpec};
 
 /// The kernel should rather kill one volume than the process that holds them all.
 const CHILD_OOM_SCORE: i32 = 500;
@@ -37,6 +37,8 @@ pub(super) struct Worker {
     /// The writing end of its standard input. It has an error (POLLERR) from when nothing of the worker is
     /// left that could use a descriptor of it but the FUSE device: see [`crate::sys::keep_only`].
     pub(super) input: OwnedFd,
+    /// Of a successor: here it says that it serves.
+    pub(super) says: Option<OwnedFd>,
 }
 
 /// A worker: the FUSE device is its descriptor 3, its spec one line on standard input.
@@ -58,16 +60,39 @@ pub(super) fn worker(
     writer.write_all(&line)?;
     let mut command = command(settings, "worker")?;
     command.stdin(reader);
-    if successor {
-        command.env(SUCCESSOR_ENV, "1");
-    } else {
-        command.env_remove(SUCCESSOR_ENV);
-    }
-    let fds = ChildFds { first: Some(device.try_clone()?), second: None };
+    command.env(SPOKEN_ENV, WORKER_PROTOCOL.to_string());
+    command.env_remove(SUCCESSOR_ENV).env_remove(TELLS_ENV);
+    let (says, tells) = match successor {
+        true => {
+            command.env(SUCCESSOR_ENV, "1").env(TELLS_ENV, "1");
+            let (says, tells) = io::pipe()?;
+            (Some(OwnedFd::from(says)), Some(OwnedFd::from(tells)))
+        }
+        false => (None, None),
+    };
+    let fds = ChildFds { first: Some(device.try_clone()?), second: tells };
     // A worker that outlives its supervisor finishes what it has and ends.
     sys::prepare_child(&mut command, fds, Signal::SIGTERM);
-    // With the command goes our copy of the reading end.
-    Ok(Worker { pid: spawn(command)?, input: writer.into() })
+    // With the command go our copies of the ends that are the worker's.
+    Ok(Worker { pid: spawn(command)?, input: writer.into(), says })
+}
+
+/// The new program with copies of everything that it is to go on with, `kept`; `state` names the file that describes
+/// them. It changes nothing, and ends with [`TRIAL_PASSED`] where it could go on.
+pub(super) fn trial(
+    settings: &Settings,
+    program: &OwnedFd,
+    state: &OwnedFd,
+    mut kept: Vec<RawFd>,
+) -> io::Result<u32> {
+    // Looked up by the child, which has it until it becomes the program.
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.args(settings.going_on(state.as_raw_fd()).into_iter().skip(1));
+    command.arg("--trial").stdin(Stdio::null());
+    kept.push(state.as_raw_fd());
+    let none = ChildFds { first: None, second: None };
+    sys::prepare_child_keeping(&mut command, none, Signal::SIGKILL, kept);
+    spawn(command)
 }
 
 /// The helper that takes the mounts at `path` away; those of a `dead` worker with all that waits for them.

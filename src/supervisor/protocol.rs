@@ -2,14 +2,15 @@
 //!
 //! The driver sends [`Request`]s. Each gets one [`Reply`] with the same `id`; replies to different
 //! requests may come in any order, because a stop takes as long as its worker does. Between replies
-//! the supervisor sends [`Event`]s, which have an `event` and no `id`.
+//! the supervisor sends [`Event`]s, which have an `event` and no `id`. Both sides pass over fields and events that they
+//! do not know.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::VolumeOptions;
-use crate::worker::WorkerSpec;
+use crate::worker::{Versions, WorkerSpec};
 
 /// Exit code of a worker that could not open its volume: it is not started again.
 pub const EXIT_CANNOT_OPEN: i32 = 75;
@@ -47,6 +48,16 @@ pub enum Command {
     Tune { name: String, options: Box<VolumeOptions> },
     /// All workers, for a driver that was started anew.
     List,
+    /// The first request of a driver: which versions of this protocol it speaks. Refused when none of them is spoken
+    /// here. A driver that sends none speaks version 1.
+    Hello { speaks: Versions },
+    /// The driver has come up and answers calls.
+    Serves,
+    /// Become the program in `file`, which was checked, and let driver and workers follow. Answered when that begins;
+    /// [`Command::Program`] says what becomes of it. Refused while an earlier one is under way.
+    Upgrade { file: PathBuf, version: String },
+    /// What program this is, and what became of the last upgrade.
+    Program,
 }
 
 /// To the driver: `{"id":…,"ok":true}`, or `{"id":…,"error":"…"}`.
@@ -60,6 +71,12 @@ pub struct Reply {
     /// Only in the reply to `list`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<Vec<WorkerEntry>>,
+    /// Only in the reply to `hello`: what the supervisor speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<Versions>,
+    /// Only in the reply to `program`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramEntry>,
 }
 
 impl Reply {
@@ -96,13 +113,57 @@ pub enum Phase {
     Unmounting,
 }
 
+/// The program that the supervisor runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramEntry {
+    pub version: String,
+    /// Names the program that the plugin was installed with, if this is a newer one that took its place.
+    pub over: String,
+    /// Of this process's life.
+    pub upgrade: Option<UpgradeEntry>,
+}
+
+/// An upgrade, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeEntry {
+    pub from: String,
+    pub to: String,
+    pub file: PathBuf,
+    pub stage: UpgradeStage,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpgradeStage {
+    /// The new program shows with copies of everything that it could go on. Nothing has changed.
+    Trial,
+    /// The supervisor is the new program; driver and workers follow.
+    Replacing,
+    /// The new program did not come up; what had changed is changed back.
+    Back,
+    Done,
+    /// All is as it was.
+    Failed,
+}
+
 /// Unasked, to the driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     /// A worker ended. `restarting`: a successor takes over the same mount; otherwise the volume is
-    /// being unmounted.
-    Exit { name: String, code: i32, restarting: bool },
+    /// being unmounted. `planned`: it made place for another version.
+    Exit {
+        name: String,
+        code: i32,
+        restarting: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        planned: bool,
+    },
+    /// An upgrade has ended; [`Command::Program`] says how.
+    Upgraded,
 }
 
 /// Any line from the supervisor.

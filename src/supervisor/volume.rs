@@ -1,7 +1,8 @@
 //! One mounted volume: its FUSE connection and the worker that serves it.
 //!
 //! `Running -> Waiting -> Running` on crashes, `Running -> (Stopping ->) Unmounting -> gone`
-//! otherwise. The FUSE descriptor lives until `Unmounting` begins, so a request of a container
+//! otherwise. A worker of another program than the supervisor's makes place when it is told to ([`Turn`]), and its
+//! successor goes on like that of one that crashed. The FUSE descriptor lives until `Unmounting` begins, so a request of a container
 //! waits for a successor instead of failing.
 //!
 //! A worker that is killed while it tells the kernel about a name may not end: its last thread waits in the
@@ -9,25 +10,29 @@
 //! come from a successor, so such a worker counts as ended when all that could touch the volume is gone:
 //! its first thread has ended, and its descriptors are closed but for that thread's FUSE device.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::child::{self, Worker};
+use super::handed::{HandedProcess, HandedState, HandedTurn, HandedVolume, left_ms, until};
 use super::protocol::{EXIT_CANNOT_OPEN, Event, Phase, WorkerEntry};
 use super::{Backoff, HEALTHY, Settings};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
-use crate::sys::{self, Exit, FuseMount, MountPoint};
-use crate::worker::WorkerSpec;
+use crate::sys::{self, Exit, FuseMount, HandedKind, MountPoint, handed};
+use crate::worker::{READY, WorkerSpec};
 
 /// From SIGTERM to SIGKILL when the driver names no other time.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// The helper only makes system calls that return at once.
 const UNMOUNT: Duration = Duration::from_secs(10);
+/// From when a worker is told to make place until it is killed: it commits, and waits for what is under way.
+pub(super) const MAKES_PLACE: Duration = Duration::from_secs(15);
 /// A worker whose descriptors are closed is reaped within this time, unless a thread of it is stuck.
 const REAPED: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff =
@@ -52,6 +57,17 @@ pub(super) struct Next {
     pub(super) event: Option<Event>,
     /// The mount is gone and the volume can be forgotten.
     pub(super) gone: bool,
+    /// A successor could not open the volume while there is a program to go back to.
+    pub(super) failed: bool,
+}
+
+/// What a volume cannot know by itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around {
+    /// The plugin ends.
+    pub(super) ending: bool,
+    /// This program is new here, and the one before it could take over again.
+    pub(super) can_go_back: bool,
 }
 
 pub(super) struct Volume {
@@ -68,24 +84,48 @@ pub(super) struct Volume {
 }
 
 enum State {
-    Running { process: Process, device: OwnedFd, healthy: Deadline },
+    Running { process: Process, device: OwnedFd, healthy: Deadline, turn: Turn },
     Waiting { device: OwnedFd, until: Deadline },
     Stopping { process: Process, _device: OwnedFd, kill_at: Option<Deadline> },
     Unmounting { helper: Option<u32>, limit: Deadline },
 }
 
+/// What is expected of a running worker.
+enum Turn {
+    Serves,
+    /// A successor that has not said yet that it serves. `says` is closed when nothing more is to be heard.
+    Opens {
+        says: Option<OwnedFd>,
+        until: Deadline,
+    },
+    /// It makes place for one of another program.
+    Leaves {
+        kill_at: Option<Deadline>,
+    },
+}
+
+impl Turn {
+    fn opens(says: Option<OwnedFd>) -> Self {
+        Turn::Opens { says, until: Deadline::after(super::upgrade::up_within()) }
+    }
+}
+
 /// A worker's process.
 struct Process {
     pid: u32,
+    /// The identity of the program that it runs.
+    program: String,
     /// Until it is known to be closed.
     input: Option<OwnedFd>,
     /// From then on: when it is looked at whether it has ended although nobody could reap it.
     look_at: Option<Deadline>,
 }
 
-impl From<Worker> for Process {
-    fn from(Worker { pid, input }: Worker) -> Self {
-        Process { pid, input: Some(input), look_at: None }
+impl Process {
+    fn of(worker: Worker, settings: &Settings) -> (Self, Option<OwnedFd>) {
+        let Worker { pid, input, says } = worker;
+        let program = settings.identity.clone();
+        (Process { pid, program, input: Some(input), look_at: None }, says)
     }
 }
 
@@ -117,8 +157,9 @@ impl Volume {
         match started {
             Ok(worker) => {
                 tracing::info!(volume = spec.name, pid = worker.pid, "mounted");
-                let (process, healthy) = (worker.into(), Deadline::after(HEALTHY));
-                let state = State::Running { process, device, healthy };
+                let ((process, _), healthy) =
+                    (Process::of(worker, settings), Deadline::after(HEALTHY));
+                let state = State::Running { process, device, healthy, turn: Turn::Serves };
                 let (stops, queued) = (Vec::new(), None);
                 Ok(Volume { spec, at, state, failures: 0, restarts: 0, stops, queued })
             }
@@ -165,7 +206,13 @@ impl Volume {
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
         match &self.state {
-            State::Running { process, .. } => process.look_at,
+            State::Running { process, turn, .. } => {
+                let kill_at = match turn {
+                    Turn::Leaves { kill_at } => *kill_at,
+                    Turn::Serves | Turn::Opens { .. } => None,
+                };
+                [process.look_at, kill_at].into_iter().flatten().min()
+            }
             State::Waiting { until, .. } => Some(*until),
             State::Stopping { process, kill_at, .. } => {
                 [process.look_at, *kill_at].into_iter().flatten().min()
@@ -174,7 +221,7 @@ impl Volume {
         }
     }
 
-    pub(super) fn on_deadline(&mut self, settings: &Settings, ending: bool) -> Next {
+    pub(super) fn on_deadline(&mut self, settings: &Settings, around: Around) -> Next {
         if let Some(process) = self.process()
             && process.look_at.is_some_and(Deadline::passed)
         {
@@ -187,7 +234,7 @@ impl Volume {
                         pid,
                         "the worker has ended, but a thread of it still waits in the kernel"
                     );
-                    return self.on_exit(exit, settings, ending);
+                    return self.on_exit(exit, settings, around);
                 }
                 // It closed its input by itself.
                 Ok(None) => {}
@@ -205,8 +252,9 @@ impl Volume {
                             pid = worker.pid,
                             "successor started"
                         );
-                        let (process, healthy) = (worker.into(), Deadline::after(HEALTHY));
-                        self.state = State::Running { process, device, healthy };
+                        let (process, says) = Process::of(worker, settings);
+                        let (healthy, turn) = (Deadline::after(HEALTHY), Turn::opens(says));
+                        self.state = State::Running { process, device, healthy, turn };
                     }
                     Err(error) => {
                         tracing::error!(volume = self.spec.name, %error, "cannot start a successor");
@@ -230,30 +278,50 @@ impl Volume {
                 if let Some(pid) = helper {
                     let _ = sys::send_signal(pid, Signal::SIGKILL);
                 }
-                Next { event: None, gone: true }
+                Next { gone: true, ..Next::default() }
             }
-            running @ State::Running { .. } => {
-                self.state = running;
+            State::Running { process, device, healthy, turn } => {
+                let turn = match turn {
+                    Turn::Leaves { kill_at: Some(at) } if at.passed() => {
+                        let (volume, pid) = (&self.spec.name, process.pid);
+                        tracing::warn!(volume, pid, "does not make place in time; killed");
+                        let _ = sys::send_signal(pid, Signal::SIGKILL);
+                        Turn::Leaves { kill_at: None }
+                    }
+                    turn => turn,
+                };
+                self.state = State::Running { process, device, healthy, turn };
                 Next::default()
             }
         }
     }
 
     /// The process of [`Self::pid`] has ended.
-    pub(super) fn on_exit(&mut self, exit: Exit, settings: &Settings, ending: bool) -> Next {
+    pub(super) fn on_exit(&mut self, exit: Exit, settings: &Settings, around: Around) -> Next {
         let name = self.spec.name.clone();
         let code = exit.code();
         match std::mem::replace(&mut self.state, nothing()) {
-            State::Running { device, healthy, .. } => {
+            State::Running { process, device, healthy, turn } => {
                 let failures = if healthy.passed() { 0 } else { self.failures };
-                let restarting = !ending && code != 0 && code != EXIT_CANNOT_OPEN;
-                let event = Some(Event::Exit { name, code, restarting });
-                if restarting {
-                    let delay = BACKOFF.delay(failures);
+                let planned = matches!(turn, Turn::Leaves { .. });
+                // Another program may be able to.
+                let failed = around.can_go_back
+                    && process.program == settings.identity
+                    && matches!(turn, Turn::Opens { .. })
+                    && code != 0;
+                let for_good = code == 0 || code == EXIT_CANNOT_OPEN && !failed;
+                let restarting = !around.ending && !for_good;
+                let event = Some(Event::Exit { name, code, restarting, planned });
+                if restarting && planned {
+                    tracing::info!(volume = self.spec.name, "the worker made place");
+                    self.state = State::Waiting { device, until: Deadline::after(Duration::ZERO) };
+                    Next { event, ..Next::default() }
+                } else if restarting {
+                    let delay = if failed { Duration::ZERO } else { BACKOFF.delay(failures) };
                     tracing::error!(volume = self.spec.name, code, ?delay, "the worker died");
                     self.failures = failures + 1;
                     self.state = State::Waiting { device, until: Deadline::after(delay) };
-                    Next { event, gone: false }
+                    Next { event, gone: false, failed }
                 } else {
                     tracing::info!(volume = self.spec.name, code, "the worker ended");
                     drop(device);
@@ -262,14 +330,14 @@ impl Volume {
             }
             State::Stopping { .. } => {
                 tracing::info!(volume = self.spec.name, code, "the worker ended as asked");
-                let event = Some(Event::Exit { name, code, restarting: false });
+                let event = Some(Event::Exit { name, code, restarting: false, planned: false });
                 Next { event, ..self.unmount(settings) }
             }
             State::Unmounting { .. } => {
                 if let Err(error) = sys::remove_mountpoint(&self.at) {
                     tracing::warn!(volume = self.spec.name, %error, code, "the mount point stays");
                 }
-                Next { event: None, gone: true }
+                Next { gone: true, ..Next::default() }
             }
             waiting @ State::Waiting { .. } => {
                 self.state = waiting;
@@ -357,7 +425,161 @@ impl Volume {
         };
         let gone = helper.is_none();
         self.state = State::Unmounting { helper, limit: Deadline::after(UNMOUNT) };
-        Next { event: None, gone }
+        Next { gone, ..Next::default() }
+    }
+
+    /// A successor that has not said yet that it serves says it here.
+    pub(super) fn says(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Running { turn: Turn::Opens { says: Some(says), .. }, .. } => Some(says.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// There is something to be heard at [`Self::says`], if only its end.
+    pub(super) fn on_said(&mut self) {
+        let State::Running { turn, .. } = &mut self.state else { return };
+        let Turn::Opens { says, .. } = turn else { return };
+        let Some(pipe) = says.take() else { return };
+        let mut said = [0; READY.len()];
+        // It is one write of few bytes, so that it is there as a whole or not at all.
+        if File::from(pipe).read(&mut said).is_ok_and(|len| said[..len] == *READY) {
+            tracing::debug!(volume = self.spec.name, "the successor serves");
+            *turn = Turn::Serves;
+        }
+    }
+
+    /// Whether nothing is to be done for this volume to be served by the program `own`. What ends, or waits for its
+    /// mount to go, needs nothing.
+    pub(super) fn is_of(&self, own: &str) -> bool {
+        match &self.state {
+            State::Running { process, turn, .. } => {
+                process.program == own && matches!(turn, Turn::Serves)
+            }
+            State::Waiting { .. } => false,
+            State::Stopping { .. } | State::Unmounting { .. } => true,
+        }
+    }
+
+    /// Whether a worker of another program than `own` can be told to make place: [`Self::make_place`].
+    pub(super) fn can_make_place(&self, own: &str) -> bool {
+        let State::Running { process, turn, .. } = &self.state else { return false };
+        process.program != own && !matches!(turn, Turn::Leaves { .. })
+    }
+
+    /// Tells the worker to make place. One that did not even open the volume is killed.
+    pub(super) fn make_place(&mut self) {
+        let State::Running { process, turn, .. } = &mut self.state else { return };
+        let (signal, kill_at) = match turn {
+            Turn::Serves => (Signal::SIGUSR1, Some(Deadline::after(MAKES_PLACE))),
+            Turn::Opens { .. } | Turn::Leaves { .. } => (Signal::SIGKILL, None),
+        };
+        tracing::info!(volume = self.spec.name, pid = process.pid, "the worker makes place");
+        let _ = sys::send_signal(process.pid, signal);
+        *turn = Turn::Leaves { kill_at };
+    }
+
+    /// When a successor of the program `own` should have said that it serves.
+    pub(super) fn opened_by(&self, own: &str) -> Option<Deadline> {
+        match &self.state {
+            State::Running { process, turn: Turn::Opens { until, .. }, .. } => {
+                (process.program == own).then_some(*until)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whoever asked is gone: nobody waits for an answer.
+    pub(super) fn forget_requests(&mut self) {
+        self.stops.clear();
+        if let Some((id, _)) = &mut self.queued {
+            *id = super::NOBODY;
+        }
+    }
+
+    /// For the program that this process becomes.
+    pub(super) fn hand(&self) -> HandedVolume {
+        let process = |process: &Process| HandedProcess {
+            pid: process.pid,
+            program: process.program.clone(),
+            input: process.input.as_ref().map(AsRawFd::as_raw_fd),
+            look_in_ms: process.look_at.map(left_ms),
+        };
+        let state = match &self.state {
+            State::Running { process: runs, device, healthy, turn } => HandedState::Running {
+                process: process(runs),
+                device: device.as_raw_fd(),
+                healthy_in_ms: left_ms(*healthy),
+                turn: match turn {
+                    Turn::Serves => HandedTurn::Serves,
+                    Turn::Opens { says, until } => HandedTurn::Opens {
+                        says: says.as_ref().map(AsRawFd::as_raw_fd),
+                        late_in_ms: left_ms(*until),
+                    },
+                    Turn::Leaves { kill_at } => {
+                        HandedTurn::Leaves { kill_in_ms: kill_at.map(left_ms) }
+                    }
+                },
+            },
+            State::Waiting { device, until } => {
+                HandedState::Waiting { device: device.as_raw_fd(), in_ms: left_ms(*until) }
+            }
+            State::Stopping { process: ends, _device, kill_at } => HandedState::Stopping {
+                process: process(ends),
+                device: _device.as_raw_fd(),
+                kill_in_ms: kill_at.map(left_ms),
+            },
+            State::Unmounting { helper, limit } => {
+                HandedState::Unmounting { helper: *helper, late_in_ms: left_ms(*limit) }
+            }
+        };
+        HandedVolume {
+            spec: self.spec.clone(),
+            failures: self.failures,
+            restarts: self.restarts,
+            stops: self.stops.clone(),
+            queued: self.queued.clone(),
+            state,
+        }
+    }
+
+    /// Goes on with what the program before handed over.
+    pub(super) fn take(volume: HandedVolume, settings: &Settings) -> io::Result<Self> {
+        let HandedVolume { spec, failures, restarts, stops, queued, state } = volume;
+        let at = MountPoint::new(&settings.mount_root, &spec.mountpoint)?;
+        let process = |process: HandedProcess| -> io::Result<Process> {
+            let HandedProcess { pid, program, input, look_in_ms } = process;
+            let input = input.map(|input| handed(input, HandedKind::Pipe)).transpose()?;
+            Ok(Process { pid, program, input, look_at: look_in_ms.map(until) })
+        };
+        let device = |device| handed(device, HandedKind::Device);
+        let state = match state {
+            HandedState::Running { process: runs, device: fd, healthy_in_ms, turn } => {
+                let turn = match turn {
+                    HandedTurn::Serves => Turn::Serves,
+                    HandedTurn::Opens { says, late_in_ms } => Turn::Opens {
+                        says: says.map(|says| handed(says, HandedKind::Pipe)).transpose()?,
+                        until: until(late_in_ms),
+                    },
+                    HandedTurn::Leaves { kill_in_ms } => {
+                        Turn::Leaves { kill_at: kill_in_ms.map(until) }
+                    }
+                };
+                let (process, device) = (process(runs)?, device(fd)?);
+                State::Running { process, device, healthy: until(healthy_in_ms), turn }
+            }
+            HandedState::Waiting { device: fd, in_ms } => {
+                State::Waiting { device: device(fd)?, until: until(in_ms) }
+            }
+            HandedState::Stopping { process: ends, device: fd, kill_in_ms } => {
+                let (process, _device) = (process(ends)?, device(fd)?);
+                State::Stopping { process, _device, kill_at: kill_in_ms.map(until) }
+            }
+            HandedState::Unmounting { helper, late_in_ms } => {
+                State::Unmounting { helper, limit: until(late_in_ms) }
+            }
+        };
+        Ok(Volume { spec, at, state, failures, restarts, stops, queued })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Children, signals and limits.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -40,6 +40,17 @@ pub struct ChildFds {
 ///
 /// The numbers 3 and 4 must be reserved in this process ([`super::reserve_low_fds`]).
 pub fn prepare_child(command: &mut Command, fds: ChildFds, parent_death: Signal) {
+    prepare_child_keeping(command, fds, parent_death, Vec::new());
+}
+
+/// As [`prepare_child`]; the child also has the descriptors `kept`, under the numbers that they have here. They must
+/// stay open until it was started.
+pub fn prepare_child_keeping(
+    command: &mut Command,
+    fds: ChildFds,
+    parent_death: Signal,
+    kept: Vec<RawFd>,
+) {
     let parent = std::process::id();
     command.process_group(0);
     let child_side = move || -> io::Result<()> {
@@ -49,12 +60,15 @@ pub fn prepare_child(command: &mut Command, fds: ChildFds, parent_death: Signal)
             for (number, fd) in [(3, &fds.first), (4, &fds.second)] {
                 if let Some(fd) = fd {
                     check(libc::dup2(fd.as_raw_fd(), number))?;
-                } else {
+                } else if !kept.contains(&number) {
                     libc::close(number);
                 }
             }
             // Whatever else some library opened without close-on-exec. Old kernels lack the call.
             libc::syscall(libc::SYS_close_range, 5u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            for number in &kept {
+                check(libc::fcntl(*number, libc::F_SETFD, 0))?;
+            }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, parent_death as libc::c_ulong, 0, 0, 0))?;
             // The parent may have died before that.
             if libc::getppid() as u32 != parent {

@@ -5,14 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
+use super::about::{SPOKEN_HEADER, WORKER_PROTOCOL};
 use super::events::{EventPage, Events, Since};
 use super::follow::Followed;
 use super::leave::Ending;
@@ -134,6 +136,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         .route("/metrics", get(metrics))
         .route("/samples", get(samples))
         .route("/events", get(events))
+        .layer(axum::middleware::from_fn(spoken))
         .with_state(control);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -158,6 +161,19 @@ impl Control {
             Stage::Opening | Stage::Failed(_) | Stage::Held(_) | Stage::Rebuilt(_) => None,
         }
     }
+}
+
+/// Says what this worker speaks, and refuses whoever speaks nothing of it.
+async fn spoken(request: Request, next: Next) -> Response {
+    let theirs = request.headers().get(SPOKEN_HEADER).map(|value| value.to_str().unwrap_or(""));
+    let mut answer = match WORKER_PROTOCOL.agree_with_text("the plugin", theirs) {
+        Ok(_) => next.run(request).await,
+        Err(refused) => (StatusCode::UPGRADE_REQUIRED, refused).into_response(),
+    };
+    if let Ok(ours) = WORKER_PROTOCOL.to_string().parse() {
+        answer.headers_mut().insert(SPOKEN_HEADER, ours);
+    }
+    answer
 }
 
 async fn status(State(control): State<Control>) -> Json<WorkerStatus> {

@@ -20,6 +20,7 @@ use super::give_back::Left;
 use super::leave::Ending;
 use super::open::{LAST_STEPS, Successor, clear_local, mirror};
 use super::places::{Places, places};
+use super::ready::Ready;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
 use super::turn::Turn;
 use super::{DrainReply, Events, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus};
@@ -156,6 +157,7 @@ struct Ends {
     stage: watch::Sender<Stage>,
     events: Events,
     mounting: Bill,
+    ready: Ready,
 }
 
 fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
@@ -171,7 +173,8 @@ fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
         events: events.clone(),
     };
     listen(&spec.control_socket, control)?;
-    Ok(Ends { ending, exit, stage, events, mounting: Bill::begin() })
+    let ready = Ready::default();
+    Ok(Ends { ending, exit, stage, events, mounting: Bill::begin(), ready })
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -179,7 +182,7 @@ async fn serve_until_end(
     followed: &Arc<Followed>,
     device: OwnedFd,
     handoff: HandoffFiles,
-    ends: Ends,
+    mut ends: Ends,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (handle, fs) = (tokio::runtime::Handle::current(), Arc::clone(&followed.fs));
@@ -189,6 +192,7 @@ async fn serve_until_end(
     let stop = CancellationToken::new();
     let following = tokio::spawn(Arc::clone(&followed.fs).run(stop.clone()));
     let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
+    ends.ready.tell();
     ends.events.tell(&followed.spec.name, What::Mounted, None);
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
@@ -247,9 +251,10 @@ pub(super) async fn run_supervised(
     spec: WorkerSpec,
     device: OwnedFd,
     successor: Successor,
+    ready: Ready,
     lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
-    let ends = control(&spec)?;
+    let ends = Ends { ready, ..control(&spec)? };
     let stage = ends.stage.clone();
     match open_and_serve(&spec, device, successor, ends, lock).await {
         Ok(()) => Ok(0),

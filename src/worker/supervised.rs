@@ -11,11 +11,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::about::{SPOKEN_ENV, WORKER_PROTOCOL};
 use super::bill::{Bill, requests};
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::leave::{self, Ending};
 use super::open::{Mounted, Successor, open_locked};
+use super::ready::Ready;
 use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
 use super::{Events, VolumeState, What, WorkerError, WorkerSpec, tasks};
 use crate::fuse::{HandoffFiles, Serving, serve};
@@ -29,6 +31,8 @@ const EXIT_NOT_YET: u8 = 76;
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
 /// How long a drained volume stays ready for the next mount of this host.
 pub(super) const LINGER: Duration = Duration::from_secs(30);
+/// How long each of the two commits may take when another program is to go on.
+const PLACE_COMMIT: Duration = Duration::from_secs(4);
 /// FUSE loops: one can answer hits while another copies.
 pub(super) const LOOPS: usize = 2;
 /// After a failure the control socket stays this long, so that the reason is read.
@@ -36,6 +40,19 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until the volume is given back. Returns the process's exit code.
 pub fn serve_supervised() -> anyhow::Result<u8> {
+    let ready = Ready::of_process();
+    let spoken = std::env::var(SPOKEN_ENV).ok();
+    if let Err(refused) = WORKER_PROTOCOL.agree_with_text("the supervisor", spoken.as_deref()) {
+        tracing::error!(error = refused, "the volume cannot be opened");
+        return Ok(EXIT_NOT_OPENED);
+    }
+    match crate::fault::noted("worker") {
+        Some("ends") => return Ok(EXIT_NOT_OPENED),
+        Some(_) => loop {
+            std::thread::park();
+        },
+        None => {}
+    }
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).context("the volume's description")?;
     let spec: WorkerSpec = serde_json::from_str(&line).context("the volume's description")?;
@@ -60,8 +77,10 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     };
     let socket = spec.control_socket.clone();
     let code = match spec.options.readonly {
-        true => runtime.block_on(super::follow::run_supervised(spec, device, successor, &lock)),
-        false => runtime.block_on(run(spec, device, successor, &lock)),
+        true => {
+            runtime.block_on(super::follow::run_supervised(spec, device, successor, ready, &lock))
+        }
+        false => runtime.block_on(run(spec, device, successor, ready, &lock)),
     };
     // Before the lock goes: whoever has that next makes a socket of its own. One that stays is removed then.
     let _ = std::fs::remove_file(socket);
@@ -99,6 +118,7 @@ async fn run(
     spec: WorkerSpec,
     device: OwnedFd,
     successor: Successor,
+    mut ready: Ready,
     lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
     let bill = Bill::begin();
@@ -119,6 +139,8 @@ async fn run(
         handoff.clear()?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
+    // One that comes while the volume is opened is remembered.
+    let mut replaced = signal(SignalKind::user_defined1())?;
     let mounted = match open_locked(&spec, successor, lock).await {
         Ok(mounted) => mounted,
         Err(error) => {
@@ -159,6 +181,7 @@ async fn run(
     let stop = CancellationToken::new();
     let mut running = tasks::start(&shared, changes, Some(serving.notifier()), &stop);
     let _ = stage.send(Stage::Serving(Served::Writing(Arc::clone(&shared))));
+    ready.tell();
     shared.tell(What::Mounted, None);
     tracing::info!(id = %spec.id, "the volume is served");
     bill.log("mount", requests(&shared.volume));
@@ -175,6 +198,16 @@ async fn run(
         tokio::select! {
             _ = terminate.recv() => break,
             () = exit.notified() => break,
+            // A volume that is lost is given up as at any other end: a successor could not open it.
+            _ = replaced.recv() => match shared.gave_up() {
+                true => break,
+                false => tokio::select! {
+                    biased;
+                    _ = terminate.recv() => break,
+                    () = exit.notified() => break,
+                    () = make_place(&shared, &mut running, &stop) => {}
+                },
+            },
             ended = serving.wait() => {
                 broke = ended.err();
                 break;
@@ -243,6 +276,32 @@ async fn run(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A newer program is to serve the volume: brings into the bucket what is not there, so that its successor has little
+/// to replay, waits for the requests of settling that are under way, and ends as by a crash. The mount stays, what the
+/// kernel has asked and got no answer for it asks again, and what was done without an answer is in the local log.
+///
+/// Requests are answered until the last moment. The supervisor kills a process that takes too long here.
+async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &CancellationToken) {
+    tracing::info!("making place for another version of the program");
+    let commit = || async {
+        if let Err(error) = commit_all(&shared.volume, PLACE_COMMIT).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "not everything is committed; the successor goes on with it");
+        }
+    };
+    commit().await;
+    stop.cancel();
+    tasks::ended(running, &shared.settler).await;
+    // What came meanwhile.
+    commit().await;
+    // As nothing else, so that no second way to end has to be as safe.
+    let own = std::process::id();
+    if let Err(error) = crate::sys::send_signal(own, nix::sys::signal::Signal::SIGKILL) {
+        tracing::error!(%error, "this process cannot end itself");
+    }
+    std::future::pending().await
 }
 
 /// The end of a worker: brings into the bucket what is not there, and gives the volume back. Returns how many files

@@ -73,6 +73,18 @@ impl Plugin {
         Plugin::by(s3vol_as("s3vol", server), dir, env)
     }
 
+    /// Of another program.
+    pub fn of(
+        program: &std::path::Path,
+        dir: Arc<tempfile::TempDir>,
+        server: &TestS3,
+        env: &[(&str, &str)],
+    ) -> Plugin {
+        let mut command = Command::new(program);
+        clean(&mut command, Some(server));
+        Plugin::by(command, dir, env)
+    }
+
     /// The same on a host of its own.
     pub fn on(
         host: &Netns,

@@ -88,13 +88,23 @@ impl FakeWorkers {
     /// A worker dies, and its successor answers at once.
     pub fn succeed(&self, name: &str) {
         assert!(self.running.lock().contains_key(name));
-        drop(self.exits.send(WorkerExit { name: name.to_owned(), code: 1, restarting: true }));
+        drop(self.exits.send(WorkerExit {
+            name: name.to_owned(),
+            code: 1,
+            restarting: true,
+            planned: false,
+        }));
     }
 
     /// Ends a worker as a crash would.
     pub fn crash(&self, name: &str) {
         self.running.lock().remove(name).unwrap().server.abort();
-        drop(self.exits.send(WorkerExit { name: name.to_owned(), code: 1, restarting: false }));
+        drop(self.exits.send(WorkerExit {
+            name: name.to_owned(),
+            code: 1,
+            restarting: false,
+            planned: false,
+        }));
     }
 }
 

@@ -1,0 +1,109 @@
+//! Another version of the program takes the place of the one that runs: what the driver does of it.
+//!
+//! It checks the program and puts a copy where only the plugin writes; the supervisor does the rest, which replaces this
+//! driver, too. The driver that is there at the end notes what is to be used after a restart, now or when it starts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Driver;
+use super::jobs::Answer;
+use super::program::{self, ProgramError};
+use super::workers::RunningProgram;
+use crate::worker::About;
+
+impl Driver {
+    /// Answers when the upgrade has begun; [`Driver::program`] says how far it is.
+    pub(super) async fn upgrade(self: Arc<Self>, file: PathBuf) -> Answer {
+        let placing = Arc::clone(&self);
+        let _placing = placing.placing.lock().await;
+        let begun = self.workers.program().await.map_err(|e| e.to_string())?;
+        if let Some(upgrade) = begun.upgrade.filter(|upgrade| !is_over(&upgrade.stage)) {
+            return Err(format!(
+                "an upgrade to version {} is under way; wait for its end (`s3vol upgrade --status`)",
+                upgrade.to
+            ));
+        }
+        let checked = {
+            let driver = Arc::clone(&self);
+            tokio::task::spawn_blocking(move || driver.check(file)).await
+        };
+        let checked = checked.map_err(|e| e.to_string())?.map_err(|e| e.to_string());
+        let (path, about) = match checked {
+            Ok(checked) => checked,
+            Err(refused) => {
+                self.tidy().await;
+                return Err(refused);
+            }
+        };
+        // Whoever mounts just now would have to ask again.
+        self.jobs.idle().await;
+        if let Err(error) = self.workers.upgrade(&path, &about.version).await {
+            self.tidy().await;
+            return Err(error.to_string());
+        }
+        Ok(json!({ "From": begun.version, "To": about.version, "Err": "" }))
+    }
+
+    /// Checks the program, and what its copy says of itself.
+    fn check(&self, file: PathBuf) -> Result<(PathBuf, About), ProgramError> {
+        let mut program = program::open(&file, &self.settings.mounts)?;
+        let failed = |source| ProgramError::Place { place: self.place.path().to_owned(), source };
+        let path = self.place.receive(&mut program).map_err(failed)?;
+        let about = program::ask(&path, &file)?;
+        match about.lacks(&About::this_program()) {
+            lacks if lacks.is_empty() => Ok((path, about)),
+            lacks => Err(ProgramError::Lacks { version: about.version, lacks }),
+        }
+    }
+
+    /// What runs, and how far an upgrade is.
+    pub(super) async fn program(self: Arc<Self>) -> Answer {
+        let program = self.workers.program().await.map_err(|e| e.to_string())?;
+        Ok(json!({ "Program": program, "Err": "" }))
+    }
+
+    /// Notes what became of upgrades, for ever.
+    pub(super) async fn watch_upgrades(self: Arc<Self>) {
+        let mut upgrades = self.workers.upgrades();
+        loop {
+            if let Ok(program) = self.workers.program().await {
+                self.note(program).await;
+            }
+            if upgrades.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn note(self: &Arc<Self>, program: RunningProgram) {
+        let _placing = self.placing.lock().await;
+        let driver = Arc::clone(self);
+        let noted = tokio::task::spawn_blocking(move || {
+            driver.place.came_up()?;
+            match program.upgrade {
+                Some(upgrade) if upgrade.stage == "done" => {
+                    driver.place.keep(&upgrade.file, &upgrade.to, &program.over)
+                }
+                Some(upgrade) if !is_over(&upgrade.stage) => Ok(()),
+                _ => driver.place.tidy(),
+            }
+        });
+        if let Ok(Err(error)) = noted.await {
+            tracing::error!(%error, "what program is used after a restart could not be noted");
+        }
+    }
+
+    async fn tidy(self: &Arc<Self>) {
+        let driver = Arc::clone(self);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || driver.place.tidy()).await {
+            tracing::warn!(%error, "a program that is not used is left");
+        }
+    }
+}
+
+fn is_over(stage: &str) -> bool {
+    matches!(stage, "done" | "failed")
+}

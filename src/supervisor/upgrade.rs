@@ -1,0 +1,511 @@
+//! The supervisor becomes another version of the program, and driver and workers follow.
+//!
+//! 1. *Trial.* The new program is started as a child with copies of all descriptors and of the state. It reads the
+//!    state, finds every descriptor, changes nothing, and ends with [`TRIAL_PASSED`]. Meanwhile everything goes on as it
+//!    was, and whatever goes wrong here ends the upgrade without a trace.
+//! 2. *Becoming.* execve(2) of the new program: one process with one number, whose children stay its children. The
+//!    descriptors that the state names stay open, all others are closed. Signals are blocked from the first to the last
+//!    moment, and pending ones stay pending.
+//! 3. *Replacing.* The driver makes place for one of the new program; when that serves, one volume after the other gets a
+//!    worker of it, by the hand-over of a worker that crashed, but at a moment of the worker's choice.
+//! 4. *Back.* If the new driver ends before it serves, or a new worker does not open its volume, or one of them takes
+//!    longer than [`up_within`], the process becomes the program before in the same way, and what was replaced is replaced
+//!    again. That program is at hand as a descriptor until all is done, whatever becomes of its file.
+//!
+//! Invariants: some process holds each FUSE descriptor at any time, and it is this one; a volume has a worker only when
+//! the one before is gone. A new program that cannot read the state becomes the old one at once ([`step_back`]).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::channel::Channel;
+use super::handed::{Handed, HandedDriver, HandedUpgrade, left_ms, until};
+use super::protocol::{Event, ProgramEntry, UpgradeEntry, UpgradeStage};
+use super::volume::{MAKES_PLACE, Volume};
+use super::{
+    DRIVER_LEAVES, Driver, Leaves, SIGNALS, Settings, Supervisor, SupervisorError, child, system,
+};
+use crate::clock::Deadline;
+use crate::sys::{self, Exit, HandedKind};
+use crate::worker::{HANDED_FORMAT, version};
+
+/// With what a program ends that could go on.
+pub const TRIAL_PASSED: u8 = 86;
+/// How long the new program, its driver, and each of its workers may take until they say that they are there.
+const UP: Duration = Duration::from_secs(20);
+const STATE: &str = "s3vol-state";
+
+pub(super) fn up_within() -> Duration {
+    crate::fault::duration(crate::fault::UP, UP)
+}
+
+/// A worker makes place, and its successor opens the volume.
+fn gone_back_by() -> Deadline {
+    Deadline::after(MAKES_PLACE + up_within())
+}
+
+/// An upgrade, under way or over.
+pub(super) struct Upgrade {
+    from: String,
+    to: String,
+    file: PathBuf,
+    stage: Stage,
+}
+
+enum Stage {
+    Trial {
+        pid: u32,
+        program: OwnedFd,
+        late: Option<Deadline>,
+    },
+    /// This is the new program. `back` is the one before, which reads state in `format`.
+    Replacing {
+        back: OwnedFd,
+        format: u32,
+    },
+    /// This is the program before, and the new one has failed. A volume is waited for until `late`.
+    Back {
+        why: String,
+        late: Deadline,
+    },
+    Done,
+    Failed {
+        why: String,
+    },
+}
+
+impl Supervisor {
+    pub(super) fn program(&self) -> ProgramEntry {
+        let upgrade = self.upgrade.as_ref().map(|upgrade| {
+            let (stage, why) = match &upgrade.stage {
+                Stage::Trial { .. } => (UpgradeStage::Trial, None),
+                Stage::Replacing { .. } => (UpgradeStage::Replacing, None),
+                Stage::Back { why, .. } => (UpgradeStage::Back, Some(why.clone())),
+                Stage::Done => (UpgradeStage::Done, None),
+                Stage::Failed { why } => (UpgradeStage::Failed, Some(why.clone())),
+            };
+            let (from, to, file) = (upgrade.from.clone(), upgrade.to.clone(), upgrade.file.clone());
+            UpgradeEntry { from, to, file, stage, why }
+        });
+        ProgramEntry { version: version().to_owned(), over: self.settings.over.clone(), upgrade }
+    }
+
+    /// Begins with the trial. `file` was checked and lies where only the plugin writes.
+    pub(super) fn begin_upgrade(&mut self, file: PathBuf, to: String) -> Result<(), String> {
+        if self.ending.is_some() {
+            return Err("the plugin is shutting down".to_owned());
+        }
+        let under_way = |stage: &Stage| !matches!(stage, Stage::Done | Stage::Failed { .. });
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| under_way(&upgrade.stage)) {
+            return Err(format!(
+                "an upgrade to version {} is under way; wait for its end (`s3vol upgrade --status`)",
+                upgrade.to
+            ));
+        }
+        let failed = |error: io::Error| format!("{} cannot be tried: {error}", file.display());
+        let program = OwnedFd::from(File::open(&file).map_err(failed)?);
+        let own = sys::own_program().map_err(failed)?;
+        let from = version().to_owned();
+        tracing::info!(from, to, file = %file.display(), "upgrade: the new program is tried");
+        let handed = self.hand(
+            Some(&own),
+            None,
+            HandedUpgrade { from: from.clone(), to: to.clone(), file: file.clone(), why: None },
+        );
+        let state = memory(&handed).map_err(failed)?;
+        let pid =
+            child::trial(&self.settings, &program, &state, handed.numbers()).map_err(failed)?;
+        let late = Some(Deadline::after(up_within()));
+        self.upgrade = Some(Upgrade { from, to, file, stage: Stage::Trial { pid, program, late } });
+        Ok(())
+    }
+
+    /// Whether this was the trial, which then has its consequence.
+    pub(super) fn trial_ended(&mut self, pid: u32, exit: Exit) -> bool {
+        let Some(upgrade) = &mut self.upgrade else { return false };
+        match &upgrade.stage {
+            Stage::Trial { pid: trial, .. } if *trial == pid => {}
+            _ => return false,
+        }
+        let nothing = Stage::Failed { why: "it was cut short".to_owned() };
+        let Stage::Trial { program, late, .. } = std::mem::replace(&mut upgrade.stage, nothing)
+        else {
+            return false;
+        };
+        let why = match (exit.code(), late) {
+            _ if self.ending.is_some() => "the plugin is shutting down".to_owned(),
+            (_, None) => format!("it did not come up within {} s", up_within().as_secs_f32()),
+            (code, Some(_)) if code == i32::from(TRIAL_PASSED) => {
+                self.become_new(&program);
+                return true;
+            }
+            (code, Some(_)) => format!("it cannot go on with what runs (code {code})"),
+        };
+        self.upgrade_failed(why);
+        true
+    }
+
+    /// Does not return where that works.
+    fn become_new(&mut self, program: &OwnedFd) {
+        let Some(upgrade) = &self.upgrade else { return };
+        let (from, to, file) = (upgrade.from.clone(), upgrade.to.clone(), upgrade.file.clone());
+        let upgrade = HandedUpgrade { from, to, file, why: None };
+        let failed = match sys::own_program() {
+            Ok(own) => self.becomes(program, Some(&own), None, upgrade),
+            Err(error) => error,
+        };
+        self.upgrade_failed(format!("it could not be started: {failed}"));
+    }
+
+    /// Something of the new program does not come up. Does nothing where there is none, or no way back.
+    pub(super) fn new_program_fails(&mut self, why: &str) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        if !matches!(upgrade.stage, Stage::Replacing { .. }) || self.ending.is_some() {
+            return;
+        }
+        tracing::error!(
+            to = upgrade.to,
+            why,
+            "upgrade: the new program does not come up; going back"
+        );
+        let failed = Stage::Failed { why: why.to_owned() };
+        let stage = std::mem::replace(&mut upgrade.stage, failed);
+        let Stage::Replacing { back, format } = stage else { return };
+        let (from, to, file) = (upgrade.from.clone(), upgrade.to.clone(), upgrade.file.clone());
+        let handed = HandedUpgrade { from, to, file, why: Some(why.to_owned()) };
+        let error = self.becomes(&back, None, Some(format), handed);
+        tracing::error!(%error, "the program before cannot be started again; the new one goes on");
+        self.tell(&Event::Upgraded);
+    }
+
+    /// Becomes `program`, with everything. Returns only if that failed, and nothing has changed then.
+    fn becomes(
+        &self,
+        program: &OwnedFd,
+        back: Option<&OwnedFd>,
+        format: Option<u32>,
+        upgrade: HandedUpgrade,
+    ) -> io::Error {
+        let handed = self.hand(back, format, upgrade);
+        let state = match memory(&handed) {
+            Ok(state) => state,
+            Err(error) => return error,
+        };
+        let mut kept = handed.numbers();
+        kept.push(state.as_raw_fd());
+        sys::become_program(program, &self.settings.going_on(state.as_raw_fd()), &kept)
+    }
+
+    fn hand(&self, back: Option<&OwnedFd>, format: Option<u32>, upgrade: HandedUpgrade) -> Handed {
+        let driver = match &self.driver {
+            Driver::Running { pid, channel, failures, healthy, program, serves, up_by, leaves } => {
+                HandedDriver::Running {
+                    pid: *pid,
+                    program: program.clone(),
+                    channel: channel.as_ref().map(Channel::hand),
+                    failures: *failures,
+                    healthy_in_ms: left_ms(*healthy),
+                    late_in_ms: left_ms(*up_by),
+                    serves: *serves,
+                    kill_in_ms: leaves.as_ref().and_then(|leaves| leaves.kill_at).map(left_ms),
+                    leaves: leaves.is_some(),
+                }
+            }
+            Driver::Waiting { until, failures } => {
+                HandedDriver::Waiting { in_ms: left_ms(*until), failures: *failures }
+            }
+            Driver::Ended => HandedDriver::Waiting { in_ms: 0, failures: 0 },
+        };
+        Handed {
+            format: format.unwrap_or(HANDED_FORMAT.newest),
+            version: version().to_owned(),
+            identity: self.settings.identity.clone(),
+            back: back.map(AsRawFd::as_raw_fd),
+            listener: self.listener.as_raw_fd(),
+            driver,
+            volumes: self.volumes.values().map(Volume::hand).collect(),
+            upgrade,
+        }
+    }
+
+    pub(super) fn can_go_back(&self) -> bool {
+        self.ending.is_none()
+            && self.upgrade.as_ref().is_some_and(|u| matches!(u.stage, Stage::Replacing { .. }))
+    }
+
+    /// When something of the new program is late.
+    pub(super) fn upgrade_deadline(&self) -> Option<Deadline> {
+        match &self.upgrade.as_ref()?.stage {
+            Stage::Trial { late, .. } => *late,
+            Stage::Replacing { .. } if self.ending.is_none() => {
+                let driver = match &self.driver {
+                    Driver::Running { serves: false, up_by, leaves: None, .. } => Some(*up_by),
+                    _ => None,
+                };
+                let opened =
+                    self.volumes.values().filter_map(|v| v.opened_by(&self.settings.identity));
+                opened.chain(driver).min()
+            }
+            // Not waited for once more when it has passed.
+            Stage::Back { late, .. } if !late.passed() => Some(*late),
+            _ => None,
+        }
+    }
+
+    /// The next step, if it is time for it.
+    pub(super) fn advance(&mut self) {
+        if let Some(Upgrade { stage: Stage::Trial { pid, late, .. }, .. }) = &mut self.upgrade
+            && late.is_some_and(Deadline::passed)
+        {
+            let _ = sys::send_signal(*pid, Signal::SIGKILL);
+            *late = None;
+        }
+        let replaces =
+            |stage: &Stage| matches!(stage, Stage::Replacing { .. } | Stage::Back { .. });
+        if self.ending.is_some() || !self.upgrade.as_ref().is_some_and(|u| replaces(&u.stage)) {
+            return;
+        }
+        if self.can_go_back() && self.upgrade_deadline().is_some_and(Deadline::passed) {
+            let own = &self.settings.identity;
+            let late = |volume: &Volume| volume.opened_by(own).is_some_and(Deadline::passed);
+            let why = match self.volumes.iter().find(|(_, volume)| late(volume)) {
+                Some((name, _)) => format!("its worker of volume {name} does not open it"),
+                None => "its driver does not come up".to_owned(),
+            };
+            let seconds = up_within().as_secs_f32();
+            return self.new_program_fails(&format!("{why} within {seconds} s"));
+        }
+        if self.replace_driver() && self.replace_workers() {
+            self.upgrade_ended();
+        }
+    }
+
+    /// Whether a driver of this program serves.
+    fn replace_driver(&mut self) -> bool {
+        let Driver::Running { pid, program, serves, leaves, .. } = &mut self.driver else {
+            return false;
+        };
+        if *program == self.settings.identity {
+            return *serves && leaves.is_none();
+        }
+        if leaves.is_none() {
+            tracing::info!(pid, "upgrade: the driver makes place");
+            let _ = sys::send_signal(*pid, Signal::SIGUSR1);
+            *leaves = Some(Leaves { kill_at: Some(Deadline::after(DRIVER_LEAVES)) });
+        }
+        false
+    }
+
+    /// Whether all workers are of this program. Replaces one at a time.
+    fn replace_workers(&mut self) -> bool {
+        let own = &self.settings.identity;
+        let others = self.volumes.values_mut().filter(|volume| !volume.is_of(own));
+        let mut others: Vec<&mut Volume> = others.collect();
+        if others.is_empty() {
+            return true;
+        }
+        // One that is between two workers is waited for; on the way back not for ever: it opens when it can.
+        let late = match self.upgrade.as_mut().map(|upgrade| &mut upgrade.stage) {
+            Some(Stage::Back { late, .. }) => Some(late),
+            _ => None,
+        };
+        let waits = !late.as_ref().is_some_and(|late| late.passed());
+        if waits && others.iter().any(|volume| !volume.can_make_place(own)) {
+            return false;
+        }
+        match others.iter_mut().find(|volume| volume.can_make_place(own)) {
+            Some(volume) => {
+                volume.make_place();
+                if let Some(late) = late {
+                    *late = gone_back_by();
+                }
+                false
+            }
+            None => !waits,
+        }
+    }
+
+    fn upgrade_ended(&mut self) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        let nothing = Stage::Done;
+        match std::mem::replace(&mut upgrade.stage, nothing) {
+            Stage::Back { why, .. } => self.upgrade_failed(why),
+            _ => {
+                tracing::info!(from = upgrade.from, to = upgrade.to, "upgrade: done");
+                self.tell(&Event::Upgraded);
+            }
+        }
+    }
+
+    fn upgrade_failed(&mut self, why: String) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        let (from, to) = (&upgrade.from, &upgrade.to);
+        tracing::error!(from, to, why, "upgrade: failed; all is as it was");
+        upgrade.stage = Stage::Failed { why };
+        self.tell(&Event::Upgraded);
+    }
+
+    /// The plugin ends.
+    pub(super) fn end_upgrade(&mut self) {
+        if let Some(Upgrade { stage: Stage::Trial { pid, .. }, .. }) = &self.upgrade {
+            let _ = sys::send_signal(*pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn memory(handed: &Handed) -> io::Result<OwnedFd> {
+    sys::memory_file(STATE, &serde_json::to_vec(handed)?)
+}
+
+fn gone_on() -> impl FnOnce(io::Error) -> SupervisorError {
+    system("cannot go on with what the program before left")
+}
+
+fn read(state: RawFd) -> Result<Handed, SupervisorError> {
+    let bytes = sys::is_handed(state, HandedKind::File)
+        .and_then(|()| std::fs::read(format!("/proc/self/fd/{state}")))
+        .map_err(gone_on())?;
+    Handed::read(&bytes).map_err(|error| gone_on()(io::Error::other(error)))
+}
+
+/// The trial: whether this program could go on with `state`. Changes nothing.
+pub fn try_to_go_on(settings: &Settings, state: RawFd) -> Result<(), SupervisorError> {
+    match crate::fault::noted("trial") {
+        Some("ends") => {
+            let ended = io::Error::other("a test has it fail");
+            return Err(gone_on()(ended));
+        }
+        Some(_) => loop {
+            std::thread::park();
+        },
+        None => {}
+    }
+    let supervisor = take(settings.clone(), state)?;
+    tracing::info!(version = version(), volumes = supervisor.volumes.len(), "could go on");
+    // The copies of this process go with it; nothing is to be done about what they lead to.
+    std::mem::forget(supervisor);
+    Ok(())
+}
+
+/// Goes on as the supervisor with what the program before left in `state`. As [`run`] otherwise.
+pub fn go_on(settings: Settings, state: RawFd) -> Result<(), SupervisorError> {
+    if crate::fault::noted("becomes").is_some() {
+        return Err(step_back(&settings, state, "a test has it fail"));
+    }
+    // What can be seen before anything is taken.
+    if let Err(error) = read(state) {
+        return Err(step_back(&settings, state, &crate::telemetry::with_causes(&error)));
+    }
+    let mut supervisor = take(settings, state)?;
+    let upgrade = supervisor.upgrade.as_ref();
+    let (from, to) = upgrade.map(|u| (u.from.clone(), u.to.clone())).unwrap_or_default();
+    let volumes = supervisor.volumes.len();
+    tracing::info!(version = version(), from, to, volumes, "upgrade: this program goes on");
+    // What happened between the two programs.
+    supervisor.reap()?;
+    supervisor.talk();
+    supervisor.advance();
+    supervisor.serve()
+}
+
+/// Becomes the program before again, which goes on with `state` as it left it. Returns only if that failed.
+pub fn step_back(settings: &Settings, state: RawFd, why: &str) -> SupervisorError {
+    tracing::error!(why, "upgrade: this program cannot go on; going back");
+    let failed = system("the program before cannot be started again");
+    // Without a look at anything but what is needed for this.
+    #[derive(serde::Deserialize)]
+    struct OnlyBack {
+        back: Option<RawFd>,
+        #[serde(default)]
+        identity: String,
+    }
+    let numbers = || -> io::Result<(RawFd, Vec<RawFd>)> {
+        let bytes = std::fs::read(format!("/proc/self/fd/{state}"))?;
+        let left: OnlyBack = serde_json::from_slice(&bytes)?;
+        // A program that is the one before would try that for ever.
+        let back = left.back.filter(|_| left.identity != settings.identity);
+        let back = back.ok_or_else(|| io::Error::other("it left no way back"))?;
+        // All that came with execve goes on.
+        let open = std::fs::read_dir("/proc/self/fd")?.flatten();
+        let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+        let came = |number: &RawFd| *number > 2 && sys::came_with_exec(*number);
+        Ok((back, numbers.filter(came).collect()))
+    };
+    let (back, kept) = match numbers() {
+        Ok(numbers) => numbers,
+        Err(error) => return failed(error),
+    };
+    match File::open(format!("/proc/self/fd/{back}")) {
+        Ok(program) => {
+            failed(sys::become_program(&program.into(), &settings.going_on(state), &kept))
+        }
+        Err(error) => failed(error),
+    }
+}
+
+/// Takes everything over.
+fn take(settings: Settings, state: RawFd) -> Result<Supervisor, SupervisorError> {
+    let handed = read(state)?;
+    let low = sys::reserve_low_fds().map_err(system("cannot reserve descriptors"))?;
+    let signals = sys::block_signals(&SIGNALS).map_err(system("cannot block signals"))?;
+    // With that goes the file in memory.
+    drop(sys::handed(state, HandedKind::File).map_err(gone_on())?);
+    let listener = sys::handed(handed.listener, HandedKind::Socket).map_err(gone_on())?;
+    let driver = match handed.driver {
+        HandedDriver::Running {
+            pid,
+            program,
+            channel,
+            failures,
+            healthy_in_ms,
+            late_in_ms,
+            serves,
+            kill_in_ms,
+            leaves,
+        } => Driver::Running {
+            pid,
+            channel: channel.map(Channel::take).transpose().map_err(gone_on())?,
+            failures,
+            healthy: until(healthy_in_ms),
+            program,
+            serves,
+            up_by: until(late_in_ms),
+            leaves: leaves.then(|| Leaves { kill_at: kill_in_ms.map(until) }),
+        },
+        HandedDriver::Waiting { in_ms, failures } => {
+            Driver::Waiting { until: until(in_ms), failures }
+        }
+    };
+    let mut volumes = BTreeMap::new();
+    for volume in handed.volumes {
+        let name = volume.spec.name.clone();
+        volumes.insert(name, Volume::take(volume, &settings).map_err(gone_on())?);
+    }
+    let back = handed.back.map(|back| sys::handed(back, HandedKind::File)).transpose();
+    let stage = match (back.map_err(gone_on())?, handed.upgrade.why) {
+        // It came straight back, without having changed anything.
+        (Some(_), _) if handed.identity == settings.identity => {
+            let why = "it could not go on with what runs".to_owned();
+            Stage::Back { why, late: gone_back_by() }
+        }
+        (Some(back), _) => Stage::Replacing { back, format: handed.format },
+        (None, why) => Stage::Back { why: why.unwrap_or_default(), late: gone_back_by() },
+    };
+    let HandedUpgrade { from, to, file, .. } = handed.upgrade;
+    Ok(Supervisor {
+        settings,
+        listener: listener.into(),
+        signals,
+        _low: low,
+        driver,
+        volumes,
+        ending: None,
+        upgrade: Some(Upgrade { from, to, file, stage }),
+    })
+}

@@ -1,0 +1,470 @@
+//! Another version of the program takes the place of the one that runs, under programs that use volumes, and does not
+//! where it should not.
+//!
+//! Other versions are copies of the program with a note at their end (`fault::noted`). Needs root and /dev/fuse.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use s3vol::fault;
+use serde_json::{Value, json};
+use support::s3server::TestS3;
+use support::unmanaged::{Plugin, s3vol_as};
+use support::wait_for;
+
+const SOON: Duration = Duration::from_secs(30);
+/// What containers may notice, on a machine that does nothing else.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The same on this one: as many processes as want to run share its processors.
+fn pause() -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get() as f64;
+    PAUSE.mul_f64((load / processors).max(1.0))
+}
+
+/// What a program gets here that does not come up.
+const UP_MS: &str = "1500";
+
+/// A copy of the program that differs in what `note` says.
+fn program(dir: &Path, name: &str, note: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::copy(env!("CARGO_BIN_EXE_s3vol"), &path).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    if !note.is_empty() {
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        write!(file, "{}{note}", fault::NOTE).unwrap();
+    }
+    path
+}
+
+fn start(server: &TestS3, more: &[(&str, &str)]) -> Plugin {
+    let url = format!("s3://{}/team", server.bucket());
+    let mut env = vec![("S3VOL_URL", url.as_str())];
+    env.extend(more);
+    Plugin::with(Some(server), &env)
+}
+
+/// `s3vol upgrade`: whether it went well, and all that it said.
+fn upgrade(plugin: &Plugin, args: &[&str]) -> (bool, String) {
+    let mut command = s3vol_as("s3vol", None);
+    command.arg("upgrade").arg("--socket").arg(plugin.socket()).args(args);
+    let done = command.output().unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8(said).unwrap())
+}
+
+fn upgrade_to(plugin: &Plugin, program: &Path) {
+    let (well, said) = upgrade(plugin, &["--from", program.to_str().unwrap()]);
+    assert!(well, "{said}\n{}", plugin.log());
+}
+
+/// The file that a process runs.
+fn runs(pid: u64) -> String {
+    let link = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
+/// What the processes of the plugin run: supervisor, driver, workers.
+fn programs(plugin: &Plugin) -> BTreeSet<String> {
+    let children = ["driver", "worker"].iter().flat_map(|role| plugin.children(role));
+    children.chain([plugin.pid()]).map(runs).collect()
+}
+
+/// The kinds of descriptors of a process, with how many there are.
+fn descriptors(pid: u64) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let mut kinds: Vec<String> = open
+        .filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_str()?.to_owned()))
+        .map(|target| target.split(':').next().unwrap().to_owned())
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+/// Ended children that nobody has waited for.
+fn zombies(plugin: &Plugin) -> usize {
+    let path = format!("/proc/{0}/task/{0}/children", plugin.pid());
+    let pids = std::fs::read_to_string(path).unwrap();
+    let ended = |pid: &&str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+    };
+    pids.split_whitespace().filter(ended).count()
+}
+
+/// Locks `file` without waiting.
+fn lock(file: &File) -> bool {
+    // SAFETY: an open descriptor.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
+/// The longest time that `step` took until `done`, and how often it ran.
+fn repeat(done: &AtomicBool, mut step: impl FnMut(u64)) -> (Duration, u64) {
+    let (mut longest, mut rounds) = (Duration::ZERO, 0);
+    while !done.load(Ordering::SeqCst) {
+        let began = Instant::now();
+        step(rounds);
+        longest = longest.max(began.elapsed());
+        rounds += 1;
+    }
+    (longest, rounds)
+}
+
+#[test]
+fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volumes() {
+    let server = TestS3::start();
+    let mut plugin = start(&server, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let newer = program(dir.path(), "newer", "version=0.1.1-newer");
+    let installed = program(dir.path(), "old", "");
+    plugin.create("v", &[("commit", "1s"), ("settle_after", "1s")]).unwrap();
+    plugin.create("w", &[]).unwrap();
+    let place = plugin.mount("v", "c1");
+    let other = plugin.mount("w", "c2");
+    std::fs::write(other.join("f"), "of another volume").unwrap();
+
+    let nameless = OpenOptions::new().read(true).write(true).create_new(true).open(place.join("n"));
+    let nameless = nameless.unwrap();
+    std::fs::remove_file(place.join("n")).unwrap();
+    let locked = File::create_new(place.join("lock")).unwrap();
+    assert!(lock(&locked));
+    let contender = File::open(place.join("lock")).unwrap();
+    let (pid, before) = (plugin.pid(), descriptors(plugin.pid()));
+
+    let done = AtomicBool::new(false);
+    let (longest, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut log = File::create_new(place.join("log")).unwrap();
+            repeat(&done, |n| {
+                log.write_all(&n.to_be_bytes()).unwrap();
+                log.sync_all().unwrap();
+            })
+        });
+        let tail = scope.spawn(|| {
+            let mut log = wait_for("the log", SOON, || File::open(place.join("log")).ok());
+            let mut seen = Vec::new();
+            let (longest, _) = repeat(&done, |_| {
+                log.read_to_end(&mut seen).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            });
+            (longest, seen)
+        });
+        let holder = scope.spawn(|| {
+            repeat(&done, |n| {
+                nameless.write_all_at(&n.to_be_bytes(), 0).unwrap();
+                let mut found = [0; 8];
+                nameless.read_exact_at(&mut found, 0).unwrap();
+                assert_eq!(found, n.to_be_bytes());
+                assert!(!lock(&contender), "somebody else had the lock");
+                std::thread::sleep(Duration::from_millis(1));
+            })
+        });
+        let namer = scope.spawn(|| {
+            repeat(&done, |n| {
+                let (a, b) = (other.join(format!("a{n}")), other.join(format!("b{n}")));
+                std::fs::write(&a, "x").unwrap();
+                std::fs::rename(&a, &b).unwrap();
+                std::fs::remove_file(&b).unwrap();
+            })
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        upgrade_to(&plugin, &newer);
+        let running = programs(&plugin);
+        assert_eq!(running.len(), 1, "{running:?}\n{}", plugin.log());
+        let running = running.first().unwrap();
+        assert!(
+            running.starts_with(plugin.dir.path().join("state/program").to_str().unwrap()),
+            "{running}"
+        );
+        let (_, said) = upgrade(&plugin, &["--status"]);
+        assert!(said.contains("version 0.1.1-newer runs"), "{said}");
+        assert_eq!(plugin.status("v")["mounts"], 1);
+        std::thread::sleep(Duration::from_millis(300));
+        upgrade_to(&plugin, &installed);
+        std::thread::sleep(Duration::from_millis(300));
+        done.store(true, Ordering::SeqCst);
+        let (tailed, seen) = tail.join().unwrap();
+        let (wrote, written) = writer.join().unwrap();
+        let whole: Vec<u8> = (0..written).flat_map(u64::to_be_bytes).collect();
+        assert!(whole.starts_with(&seen) && !seen.is_empty(), "{} of {written}", seen.len() / 8);
+        let longest = [
+            ("write", wrote),
+            ("tail", tailed),
+            ("hold", holder.join().unwrap().0),
+            ("name", namer.join().unwrap().0),
+        ];
+        (longest, whole)
+    });
+    println!("the longest calls: {longest:?}");
+    for (what, longest) in longest {
+        assert!(longest < pause(), "{what} took {longest:?}\n{}", plugin.log());
+    }
+    // One process from the first to the last moment, with what it had.
+    assert_eq!((plugin.pid(), zombies(&plugin)), (pid, 0));
+    assert_eq!(descriptors(pid), before);
+    assert_eq!(std::fs::read(place.join("log")).unwrap(), written);
+    drop((nameless, locked, contender));
+    plugin.unmount("v", "c1");
+    plugin.unmount("w", "c2");
+    assert_eq!(server.get("team/v/log").expect("it is at rest").body, written);
+    assert!(!plugin.log().contains("worker died"), "{}", plugin.log());
+}
+
+/// A plugin with one volume in use.
+struct Used {
+    server: TestS3,
+    plugin: Plugin,
+    place: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Used {
+    fn new() -> Used {
+        let server = TestS3::start();
+        let mut plugin = start(&server, &[(fault::UP, UP_MS)]);
+        plugin.create("v", &[("settle_after", "1h")]).unwrap();
+        let place = plugin.mount("v", "c1");
+        std::fs::write(place.join("f"), "before").unwrap();
+        Used { server, plugin, place, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn refused(&self, program: &Path, why: &str, cure: &str) {
+        let before =
+            (self.plugin.pid(), self.plugin.children("worker"), self.plugin.children("driver"));
+        let (well, said) = upgrade(&self.plugin, &["--from", program.to_str().unwrap()]);
+        assert!(
+            !well && said.contains(why) && said.contains(cure),
+            "{said}\n{}",
+            self.plugin.log()
+        );
+        let after =
+            (self.plugin.pid(), self.plugin.children("worker"), self.plugin.children("driver"));
+        assert_eq!(before, after, "nothing has changed");
+        self.goes_on();
+    }
+
+    fn goes_on(&self) {
+        assert_eq!(std::fs::read_to_string(self.place.join("f")).unwrap(), "before");
+        assert_eq!(self.plugin.status("v")["mounts"], 1);
+        assert_eq!(
+            programs(&self.plugin),
+            BTreeSet::from([env!("CARGO_BIN_EXE_s3vol").to_owned()])
+        );
+        // The driver tidies up when it hears of the end.
+        wait_for("an empty place", SOON, || {
+            let left = std::fs::read_dir(self.plugin.dir.path().join("state/program"));
+            (left.map_or(0, Iterator::count) == 0).then_some(())
+        });
+        assert_eq!(zombies(&self.plugin), 0);
+    }
+}
+
+#[test]
+fn what_is_no_program_for_this_plugin_is_refused_with_cause_and_cure() {
+    let used = Used::new();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = used.dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    used.refused(
+        &file("script", b"#!/bin/sh\necho 1\n"),
+        "it is no ELF program",
+        "take the one for",
+    );
+    used.refused(Path::new("/bin/true"), "does not say what it is", "name the s3vol program");
+    used.refused(&used.dir.path().join("none"), "cannot be read", "No such file");
+    used.refused(&used.place.join("f"), "lies on a volume", "copy it to a local disk");
+
+    let mut head = [0; 20];
+    File::open(env!("CARGO_BIN_EXE_s3vol")).unwrap().read_exact(&mut head).unwrap();
+    head[18..20].copy_from_slice(&243u16.to_le_bytes());
+    used.refused(&file("other", &head), "RISC-V", "take the one for");
+
+    let hangs = program(used.dir.path(), "hangs", "version=9 about=hangs");
+    used.refused(&hangs, "no answer within 1.5 s", "name the s3vol program");
+    std::fs::set_permissions(&hangs, Permissions::from_mode(0o777)).unwrap();
+    used.refused(&hangs, "others may write to it", "chmod go-w");
+    let lacks = program(used.dir.path(), "lacks", "version=9 without=local-state");
+    used.refused(
+        &lacks,
+        "does not read what is in use here: local-state 1",
+        "take a version that does",
+    );
+    let fails = program(used.dir.path(), "fails", "version=9 trial=ends");
+    used.refused(&fails, "cannot go on with what runs", "0.1.0 goes on");
+    let hangs = program(used.dir.path(), "hangs", "version=9 trial=hangs");
+    used.refused(&hangs, "did not come up within 1.5 s", "0.1.0 goes on");
+    assert_eq!(
+        descriptors(used.plugin.pid()).iter().filter(|kind| *kind == "/dev/fuse").count(),
+        1
+    );
+    drop(used.server);
+}
+
+#[test]
+fn the_program_before_comes_back_when_the_new_one_does_not_come_up() {
+    let used = Used::new();
+    let done = AtomicBool::new(false);
+    let before = descriptors(used.plugin.pid());
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            repeat(&done, |n| {
+                std::fs::write(used.place.join("g"), n.to_string()).unwrap();
+                std::fs::remove_file(used.place.join("g")).unwrap();
+            })
+        });
+        for (note, why) in [
+            ("becomes=fails", "could not go on"),
+            ("driver=ends", "its driver ended with code 1"),
+            ("worker=ends", "its worker of volume v does not open it"),
+            ("worker=hangs", "its worker of volume v does not open it within 1.5 s"),
+        ] {
+            let fails = program(used.dir.path(), "fails", &format!("version=9 {note}"));
+            let (well, said) = upgrade(&used.plugin, &["--from", fails.to_str().unwrap()]);
+            assert!(!well && said.contains(why), "{note}: {said}\n{}", used.plugin.log());
+            assert!(said.contains("0.1.0 goes on"), "{said}");
+            used.goes_on();
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(user.join().unwrap().1 > 0);
+    });
+    assert_eq!(descriptors(used.plugin.pid()), before);
+    // And one that comes up is taken all the same.
+    let good = program(used.dir.path(), "good", "version=2");
+    upgrade_to(&used.plugin, &good);
+    assert_eq!(std::fs::read_to_string(used.place.join("f")).unwrap(), "before");
+}
+
+#[test]
+fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
+    let server = TestS3::start();
+    let url = format!("s3://{}/team", server.bucket());
+    let env = [("S3VOL_URL", url.as_str())];
+    let files = tempfile::tempdir().unwrap();
+    let newer = program(files.path(), "newer", "version=0.1.1-newer");
+    let plugin = Plugin::with(Some(&server), &env);
+    upgrade_to(&plugin, &newer);
+    let dir = Arc::clone(&plugin.dir);
+    drop(plugin);
+
+    let version = |plugin: &Plugin| -> String {
+        let asked = plugin.ok("S3vol.Program", json!({}));
+        asked["Program"]["version"].as_str().unwrap().to_owned()
+    };
+    let mut plugin = Plugin::again(Arc::clone(&dir), Some(&server), &env);
+    assert_eq!(version(&plugin), "0.1.1-newer", "{}", plugin.log());
+    plugin.create("v", &[]).unwrap();
+    plugin.mount("v", "c1");
+    assert_eq!(programs(&plugin).len(), 1);
+    plugin.unmount("v", "c1");
+    drop(plugin);
+
+    // Damaged, it is not used.
+    let place = dir.path().join("state/program");
+    let kept = std::fs::read_dir(&place).unwrap().flatten().map(|file| file.path());
+    let kept = kept.into_iter().find(|path| path.to_str().unwrap().contains("/s3vol-")).unwrap();
+    let whole = std::fs::metadata(&kept).unwrap().len();
+    let file = OpenOptions::new().write(true).open(&kept).unwrap();
+    file.set_len(whole - 1).unwrap();
+    drop(file);
+    let plugin = Plugin::again(Arc::clone(&dir), Some(&server), &env);
+    assert_eq!(version(&plugin), "0.1.0");
+    assert!(plugin.log().contains("its hash is not the one that was noted"), "{}", plugin.log());
+    upgrade_to(&plugin, &newer);
+    assert_eq!(version(&plugin), "0.1.1-newer");
+    drop(plugin);
+
+    // Another one was installed.
+    let other = program(files.path(), "other", "version=0.2.0");
+    let plugin = Plugin::of(&other, dir, &server, &env);
+    assert_eq!(version(&plugin), "0.2.0");
+    let said = plugin.log();
+    assert!(said.contains("another version of the plugin was installed since"), "{said}");
+}
+
+#[test]
+fn of_two_upgrades_at_once_one_is_refused() {
+    let used = Used::new();
+    let hangs = program(used.dir.path(), "hangs", "version=8 trial=hangs");
+    let good = program(used.dir.path(), "good", "version=9");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| upgrade(&used.plugin, &["--from", hangs.to_str().unwrap()]));
+        wait_for("the trial", SOON, || {
+            let asked = used.plugin.call("S3vol.Program", &json!({})).ok()?.1;
+            let stage = asked["Program"]["upgrade"]["stage"].as_str();
+            (stage == Some("trial")).then_some(())
+        });
+        let (well, said) = upgrade(&used.plugin, &["--from", good.to_str().unwrap()]);
+        assert!(!well && said.contains("an upgrade to version 8 is under way"), "{said}");
+        assert!(!first.join().unwrap().0);
+    });
+    used.goes_on();
+    let _: Value = used.plugin.status("v");
+}
+
+#[test]
+fn sigterm_during_an_upgrade_ends_the_plugin_in_order() {
+    let mut used = Used::new();
+    let hangs = program(used.dir.path(), "hangs", "version=8 worker=hangs");
+    let mut command: Command = s3vol_as("s3vol", None);
+    command.arg("upgrade").arg("--socket").arg(used.plugin.socket());
+    let mut asks = command.arg("--from").arg(&hangs).spawn().unwrap();
+    wait_for("a worker of the new program", SOON, || {
+        let workers = used.plugin.children("worker");
+        workers.iter().any(|pid| runs(*pid).contains("/state/program/")).then_some(())
+    });
+    // SAFETY: plain system call on our child, which nobody has waited for.
+    assert_eq!(unsafe { libc::kill(used.plugin.pid() as i32, libc::SIGTERM) }, 0);
+    used.plugin.ended();
+    assert!(!support::watchdog::mounted(&used.place));
+    // It asks on until nobody has answered for long.
+    asks.kill().unwrap();
+    asks.wait().unwrap();
+}
+
+#[test]
+fn who_lost_a_mount_with_an_earlier_run_is_named_with_what_to_do() {
+    let server = TestS3::start();
+    let url = format!("s3://{}/team", server.bucket());
+    let env = [("S3VOL_URL", url.as_str())];
+    let mut plugin = Plugin::with(Some(&server), &env);
+    plugin.create("v", &[]).unwrap();
+    let place = plugin.mount("v", "c1");
+    std::fs::write(place.join("f"), "kept").unwrap();
+    // As a container: it has a view of its own.
+    let mut container = Command::new("unshare").args(["--mount", "sleep", "60"]).spawn().unwrap();
+    let view = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    let pid = container.id().to_string();
+    wait_for("another view", SOON, || (view(&pid) != view("self")).then_some(()));
+    plugin.lost();
+    let dir = Arc::clone(&plugin.dir);
+    drop(plugin);
+    let mut plugin = Plugin::again(dir, Some(&server), &env);
+    let told = wait_for("what is said of it", SOON, || {
+        let log = plugin.log();
+        log.lines()
+            .find(|line| line.contains("the plugin ended while it was mounted"))
+            .map(str::to_owned)
+    });
+    assert!(told.contains(&format!("process {pid} (sleep)")), "{told}");
+    assert!(told.contains("docker ps -q --filter volume=v | xargs docker restart"), "{told}");
+    container.kill().unwrap();
+    container.wait().unwrap();
+    let place = plugin.mount("v", "c2");
+    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "kept");
+    plugin.unmount("v", "c2");
+}
