@@ -418,13 +418,16 @@ impl Supervisor {
     }
 
     fn give_up_driver(&mut self, pid: u32, error: &ChannelError) {
+        let Driver::Running { channel, leaves, .. } = &mut self.driver else { return };
+        *channel = None;
+        // It ends, as it was told to.
+        if leaves.is_some() {
+            return;
+        }
         if self.ending.is_none() {
             tracing::warn!(%error, "the driver's channel is broken; the driver is killed");
         }
         let _ = sys::send_signal(pid, Signal::SIGKILL);
-        if let Driver::Running { channel, .. } = &mut self.driver {
-            *channel = None;
-        }
     }
 
     fn handle(&mut self, request: Request) {

@@ -319,6 +319,22 @@ fn the_driver_is_started_anew_and_finds_the_workers() {
 }
 
 #[test]
+fn a_driver_of_another_protocol_is_told_so() {
+    let mut rig = Rig::start();
+    let hello = |oldest: u32, newest: u32| json!({"id": 1, "op": "hello", "speaks": {"oldest": oldest, "newest": newest}});
+    let reply = rig.ask(hello(1, 9));
+    assert_eq!((&reply["ok"], &reply["speaks"]["oldest"]), (&json!(true), &json!(1)), "{reply}");
+    let reply = rig.ask(hello(8, 9));
+    let refused = reply["error"].as_str().unwrap();
+    assert!(refused.contains("the driver speaks version 8-9"), "{refused}");
+    assert!(refused.contains("disable and enable the plugin"), "{refused}");
+    let reply = rig.ask(json!({"id": 2, "op": "program"}));
+    assert_eq!(reply["program"]["upgrade"], Value::Null, "{reply}");
+    let reply = rig.ask(json!({"id": 3, "op": "upgrade", "file": "/nowhere", "version": "2"}));
+    assert!(reply["error"].as_str().unwrap().contains("/nowhere cannot be tried"), "{reply}");
+}
+
+#[test]
 fn bad_requests_get_an_error_and_change_nothing() {
     let mut rig = Rig::start();
     let mut spec = rig.spec("data");

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use s3vol::fault;
 use serde_json::{Value, json};
 use support::s3server::TestS3;
-use support::unmanaged::{Plugin, s3vol_as};
+use support::unmanaged::{Plugin, other_program as program, s3vol_as};
 use support::wait_for;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -37,37 +37,11 @@ fn pause() -> Duration {
 /// What a program gets here that does not come up.
 const UP_MS: &str = "1500";
 
-/// A copy of the program that differs in what `note` says.
-fn program(dir: &Path, name: &str, note: &str) -> PathBuf {
-    let path = dir.join(name);
-    std::fs::copy(env!("CARGO_BIN_EXE_s3vol"), &path).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    if !note.is_empty() {
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        write!(file, "{}{note}", fault::NOTE).unwrap();
-    }
-    path
-}
-
 fn start(server: &TestS3, more: &[(&str, &str)]) -> Plugin {
     let url = format!("s3://{}/team", server.bucket());
     let mut env = vec![("S3VOL_URL", url.as_str())];
     env.extend(more);
     Plugin::with(Some(server), &env)
-}
-
-/// `s3vol upgrade`: whether it went well, and all that it said.
-fn upgrade(plugin: &Plugin, args: &[&str]) -> (bool, String) {
-    let mut command = s3vol_as("s3vol", None);
-    command.arg("upgrade").arg("--socket").arg(plugin.socket()).args(args);
-    let done = command.output().unwrap();
-    let said = [done.stdout, done.stderr].concat();
-    (done.status.success(), String::from_utf8(said).unwrap())
-}
-
-fn upgrade_to(plugin: &Plugin, program: &Path) {
-    let (well, said) = upgrade(plugin, &["--from", program.to_str().unwrap()]);
-    assert!(well, "{said}\n{}", plugin.log());
 }
 
 /// The file that a process runs.
@@ -141,10 +115,10 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
     let locked = File::create_new(place.join("lock")).unwrap();
     assert!(lock(&locked));
     let contender = File::open(place.join("lock")).unwrap();
-    let (pid, before) = (plugin.pid(), descriptors(plugin.pid()));
+    let pid = plugin.pid();
 
     let done = AtomicBool::new(false);
-    let (longest, written) = std::thread::scope(|scope| {
+    let (longest, written, before) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut log = File::create_new(place.join("log")).unwrap();
             repeat(&done, |n| {
@@ -180,7 +154,7 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
             })
         });
         std::thread::sleep(Duration::from_millis(300));
-        upgrade_to(&plugin, &newer);
+        plugin.upgrade_to(&newer);
         let running = programs(&plugin);
         assert_eq!(running.len(), 1, "{running:?}\n{}", plugin.log());
         let running = running.first().unwrap();
@@ -188,11 +162,12 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
             running.starts_with(plugin.dir.path().join("state/program").to_str().unwrap()),
             "{running}"
         );
-        let (_, said) = upgrade(&plugin, &["--status"]);
+        let (_, said) = plugin.upgrade(&["--status"]);
         assert!(said.contains("version 0.1.1-newer runs"), "{said}");
         assert_eq!(plugin.status("v")["mounts"], 1);
+        let before = descriptors(pid);
         std::thread::sleep(Duration::from_millis(300));
-        upgrade_to(&plugin, &installed);
+        plugin.upgrade_to(&installed);
         std::thread::sleep(Duration::from_millis(300));
         done.store(true, Ordering::SeqCst);
         let (tailed, seen) = tail.join().unwrap();
@@ -205,7 +180,7 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
             ("hold", holder.join().unwrap().0),
             ("name", namer.join().unwrap().0),
         ];
-        (longest, whole)
+        (longest, whole, before)
     });
     println!("the longest calls: {longest:?}");
     for (what, longest) in longest {
@@ -214,6 +189,13 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
     // One process from the first to the last moment, with what it had.
     assert_eq!((plugin.pid(), zombies(&plugin)), (pid, 0));
     assert_eq!(descriptors(pid), before);
+    // And nothing that the first one was started with by chance.
+    let devices = before.iter().filter(|kind| *kind == "/dev/fuse").count();
+    assert_eq!(
+        (devices, before.iter().filter(|kind| *kind == "pipe").count()),
+        (2, 2),
+        "{before:?}"
+    );
     assert_eq!(std::fs::read(place.join("log")).unwrap(), written);
     drop((nameless, locked, contender));
     plugin.unmount("v", "c1");
@@ -243,7 +225,7 @@ impl Used {
     fn refused(&self, program: &Path, why: &str, cure: &str) {
         let before =
             (self.plugin.pid(), self.plugin.children("worker"), self.plugin.children("driver"));
-        let (well, said) = upgrade(&self.plugin, &["--from", program.to_str().unwrap()]);
+        let (well, said) = self.plugin.upgrade(&["--from", program.to_str().unwrap()]);
         assert!(
             !well && said.contains(why) && said.contains(cure),
             "{said}\n{}",
@@ -319,7 +301,7 @@ fn what_is_no_program_for_this_plugin_is_refused_with_cause_and_cure() {
 fn the_program_before_comes_back_when_the_new_one_does_not_come_up() {
     let used = Used::new();
     let done = AtomicBool::new(false);
-    let before = descriptors(used.plugin.pid());
+    let mut before = None;
     std::thread::scope(|scope| {
         let user = scope.spawn(|| {
             repeat(&done, |n| {
@@ -334,18 +316,20 @@ fn the_program_before_comes_back_when_the_new_one_does_not_come_up() {
             ("worker=hangs", "its worker of volume v does not open it within 1.5 s"),
         ] {
             let fails = program(used.dir.path(), "fails", &format!("version=9 {note}"));
-            let (well, said) = upgrade(&used.plugin, &["--from", fails.to_str().unwrap()]);
+            let (well, said) = used.plugin.upgrade(&["--from", fails.to_str().unwrap()]);
             assert!(!well && said.contains(why), "{note}: {said}\n{}", used.plugin.log());
             assert!(said.contains("0.1.0 goes on"), "{said}");
             used.goes_on();
+            // Of what the program was started with only that is left which is meant.
+            let now = descriptors(used.plugin.pid());
+            assert_eq!(*before.get_or_insert_with(|| now.clone()), now, "{note}");
         }
         done.store(true, Ordering::SeqCst);
         assert!(user.join().unwrap().1 > 0);
     });
-    assert_eq!(descriptors(used.plugin.pid()), before);
     // And one that comes up is taken all the same.
     let good = program(used.dir.path(), "good", "version=2");
-    upgrade_to(&used.plugin, &good);
+    used.plugin.upgrade_to(&good);
     assert_eq!(std::fs::read_to_string(used.place.join("f")).unwrap(), "before");
 }
 
@@ -357,7 +341,7 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
     let files = tempfile::tempdir().unwrap();
     let newer = program(files.path(), "newer", "version=0.1.1-newer");
     let plugin = Plugin::with(Some(&server), &env);
-    upgrade_to(&plugin, &newer);
+    plugin.upgrade_to(&newer);
     let dir = Arc::clone(&plugin.dir);
     drop(plugin);
 
@@ -384,7 +368,7 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
     let plugin = Plugin::again(Arc::clone(&dir), Some(&server), &env);
     assert_eq!(version(&plugin), "0.1.0");
     assert!(plugin.log().contains("its hash is not the one that was noted"), "{}", plugin.log());
-    upgrade_to(&plugin, &newer);
+    plugin.upgrade_to(&newer);
     assert_eq!(version(&plugin), "0.1.1-newer");
     drop(plugin);
 
@@ -402,13 +386,13 @@ fn of_two_upgrades_at_once_one_is_refused() {
     let hangs = program(used.dir.path(), "hangs", "version=8 trial=hangs");
     let good = program(used.dir.path(), "good", "version=9");
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| upgrade(&used.plugin, &["--from", hangs.to_str().unwrap()]));
+        let first = scope.spawn(|| used.plugin.upgrade(&["--from", hangs.to_str().unwrap()]));
         wait_for("the trial", SOON, || {
             let asked = used.plugin.call("S3vol.Program", &json!({})).ok()?.1;
             let stage = asked["Program"]["upgrade"]["stage"].as_str();
             (stage == Some("trial")).then_some(())
         });
-        let (well, said) = upgrade(&used.plugin, &["--from", good.to_str().unwrap()]);
+        let (well, said) = used.plugin.upgrade(&["--from", good.to_str().unwrap()]);
         assert!(!well && said.contains("an upgrade to version 8 is under way"), "{said}");
         assert!(!first.join().unwrap().0);
     });

@@ -183,3 +183,35 @@ pub(super) fn left_ms(deadline: Deadline) -> u64 {
 pub(super) fn until(ms: u64) -> Deadline {
     Deadline::after(Duration::from_millis(ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_cannot_be_gone_on_with_is_refused_before_anything_is_taken() {
+        let other = Handed::read(br#"{"format": 99, "else": true}"#);
+        assert!(matches!(other, Err(HandedError::Format(99))), "{other:?}");
+        assert!(matches!(Handed::read(b"no state"), Err(HandedError::Unreadable(_))));
+        let upgrade = HandedUpgrade {
+            from: "1".to_owned(),
+            to: "2".to_owned(),
+            file: PathBuf::from("/program"),
+            why: None,
+        };
+        let handed = Handed {
+            format: HANDED_FORMAT.newest,
+            version: "1".to_owned(),
+            identity: String::new(),
+            back: Some(1 << 20),
+            listener: 1 << 20,
+            driver: HandedDriver::Waiting { in_ms: 5, failures: 1 },
+            volumes: Vec::new(),
+            upgrade,
+        };
+        let bytes = serde_json::to_vec(&handed).unwrap();
+        assert_eq!(serde_json::from_slice::<Handed>(&bytes).unwrap(), handed);
+        let missing = Handed::read(&bytes);
+        assert!(matches!(missing, Err(HandedError::Missing { number, .. }) if number == 1 << 20));
+    }
+}

@@ -281,6 +281,11 @@ impl Supervisor {
             let seconds = up_within().as_secs_f32();
             return self.new_program_fails(&format!("{why} within {seconds} s"));
         }
+        // Somebody waits for these, and for nothing else that they could give.
+        let own = &self.settings.identity;
+        for volume in self.volumes.values_mut().filter(|volume| volume.waits_for_other(own)) {
+            volume.make_place();
+        }
         if self.replace_driver() && self.replace_workers() {
             self.upgrade_ended();
         }

@@ -32,7 +32,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// The helper only makes system calls that return at once.
 const UNMOUNT: Duration = Duration::from_secs(10);
 /// From when a worker is told to make place until it is killed: it commits, and waits for what is under way.
-pub(super) const MAKES_PLACE: Duration = Duration::from_secs(15);
+pub(super) const MAKES_PLACE: Duration = Duration::from_secs(20);
 /// A worker whose descriptors are closed is reaped within this time, unless a thread of it is stuck.
 const REAPED: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff =
@@ -465,6 +465,12 @@ impl Volume {
     pub(super) fn can_make_place(&self, own: &str) -> bool {
         let State::Running { process, turn, .. } = &self.state else { return false };
         process.program != own && !matches!(turn, Turn::Leaves { .. })
+    }
+
+    /// Whether its worker is one of another program than `own` that has not opened the volume.
+    pub(super) fn waits_for_other(&self, own: &str) -> bool {
+        let State::Running { process, turn, .. } = &self.state else { return false };
+        process.program != own && matches!(turn, Turn::Opens { .. })
     }
 
     /// Tells the worker to make place. One that did not even open the volume is killed.

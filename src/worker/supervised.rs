@@ -31,7 +31,7 @@ const EXIT_NOT_YET: u8 = 76;
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
 /// How long a drained volume stays ready for the next mount of this host.
 pub(super) const LINGER: Duration = Duration::from_secs(30);
-/// How long each of the two commits may take when another program is to go on.
+/// How long each of the two commits, and the engine's tidying between them, may take when another program is to go on.
 const PLACE_COMMIT: Duration = Duration::from_secs(4);
 /// FUSE loops: one can answer hits while another copies.
 pub(super) const LOOPS: usize = 2;
@@ -292,6 +292,12 @@ async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Canc
         }
     };
     commit().await;
+    // A successor reads what the engine's log has beyond its tables, object by object.
+    let tidied = shared.volume.meta.engine.maintain(true);
+    if let Ok(Err(error)) = tokio::time::timeout(PLACE_COMMIT, tidied).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(error, "the engine's log stays as long as it is");
+    }
     stop.cancel();
     tasks::ended(running, &shared.settler).await;
     // What came meanwhile.

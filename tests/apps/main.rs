@@ -12,6 +12,7 @@ mod sqlite;
 mod stress;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgraded;
 #[allow(dead_code, reason = "the POSIX suites use the rest of it")]
 #[path = "../posix/volume.rs"]
 mod volume;

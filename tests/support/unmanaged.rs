@@ -1,10 +1,11 @@
 //! The plugin as `s3vol plugin` serves it, without Docker's plugin manager, and a client as dockerd is one.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,18 @@ pub fn clean(command: &mut Command, server: Option<&TestS3>) {
     if let Some(server) = server {
         command.envs(server.env().into_iter().filter(|(name, _)| name != "S3VOL_URL"));
     }
+}
+
+/// A copy of the program that differs in what `note` says; see `fault::noted`.
+pub fn other_program(dir: &Path, name: &str, note: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::copy(env!("CARGO_BIN_EXE_s3vol"), &path).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    if !note.is_empty() {
+        let mut file = File::options().append(true).open(&path).unwrap();
+        write!(file, "{}{note}", s3vol::fault::NOTE).unwrap();
+    }
+    path
 }
 
 /// Whether a process of this number runs.
@@ -75,7 +88,7 @@ impl Plugin {
 
     /// Of another program.
     pub fn of(
-        program: &std::path::Path,
+        program: &Path,
         dir: Arc<tempfile::TempDir>,
         server: &TestS3,
         env: &[(&str, &str)],
@@ -210,6 +223,20 @@ impl Plugin {
     /// The supervisor's.
     pub fn pid(&self) -> u64 {
         u64::from(self.child.id())
+    }
+
+    /// `s3vol upgrade`: whether it went well, and all that it said.
+    pub fn upgrade(&self, args: &[&str]) -> (bool, String) {
+        let mut command = s3vol_as("s3vol", None);
+        command.arg("upgrade").arg("--socket").arg(self.socket()).args(args);
+        let done = command.output().unwrap();
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    pub fn upgrade_to(&self, program: &Path) {
+        let (well, said) = self.upgrade(&["--from", program.to_str().unwrap()]);
+        assert!(well, "{said}\n{}", self.log());
     }
 
     /// Waits for its end, if something has killed it.
