@@ -277,7 +277,7 @@ fn what_is_no_program_for_this_plugin_is_refused_with_cause_and_cure() {
     used.refused(&file("other", &head), "RISC-V", "take the one for");
 
     let hangs = program(used.dir.path(), "hangs", "version=9 about=hangs");
-    used.refused(&hangs, "no answer within 1.5 s", "name the s3vol program");
+    used.refused(&hangs, "it does not answer within 1.5 s", "name the s3vol program");
     std::fs::set_permissions(&hangs, Permissions::from_mode(0o777)).unwrap();
     used.refused(&hangs, "others may write to it", "chmod go-w");
     let lacks = program(used.dir.path(), "lacks", "version=9 without=local-state");

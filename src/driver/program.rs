@@ -158,7 +158,7 @@ fn hear(mut out: File, deadline: Deadline) -> Result<Vec<u8>, String> {
     loop {
         let timeout = PollTimeout::try_from(deadline.left()).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(format!("no answer within {} s", says().as_secs_f32())),
+            Ok(0) => return Err(format!("it does not answer within {} s", says().as_secs_f32())),
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error.to_string()),
