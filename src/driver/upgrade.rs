@@ -5,14 +5,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::Driver;
+use super::control::ControlClient;
 use super::jobs::Answer;
 use super::program::{self, ProgramError};
 use super::workers::RunningProgram;
-use crate::worker::About;
+use crate::worker::{About, VolumeState};
+
+/// For what a worker says of itself.
+const ANSWER: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Answers when the upgrade has begun; [`Driver::program`] says how far it is.
@@ -38,6 +43,10 @@ impl Driver {
                 return Err(refused);
             }
         };
+        if let Err(refused) = self.all_in_order().await {
+            self.tidy().await;
+            return Err(refused);
+        }
         // Whoever mounts just now would have to ask again.
         self.jobs.idle().await;
         if let Err(error) = self.workers.upgrade(&path, &about.version).await {
@@ -45,6 +54,27 @@ impl Driver {
             return Err(error.to_string());
         }
         Ok(json!({ "From": begun.version, "To": about.version, "Err": "" }))
+    }
+
+    /// A process that serves goes on while its bucket is away; one that is to open the volume waits for it.
+    async fn all_in_order(&self) -> Result<(), String> {
+        let running = self.workers.running().await.map_err(|e| e.to_string())?;
+        let looks = running.into_iter().map(|worker| async move {
+            let client = ControlClient::new(&worker.spec.control_socket);
+            (worker.name, client.status(ANSWER).await)
+        });
+        for (name, status) in futures::future::join_all(looks).await {
+            let status = status.map_err(|error| format!("volume {name}: {error}"))?;
+            if let VolumeState::Degraded | VolumeState::Reopening | VolumeState::Opening =
+                status.state
+            {
+                return Err(format!(
+                    "volume {name} does not reach its bucket now{}; upgrade when it does, so that nobody has to wait",
+                    status.last_error.map(|error| format!(" ({error})")).unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Checks the program, and what its copy says of itself.
