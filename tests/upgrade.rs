@@ -381,26 +381,6 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
 }
 
 #[test]
-fn a_volume_whose_bucket_is_away_is_left_to_the_process_that_serves_it() {
-    let mut used = Used::new();
-    used.plugin.create("away", &[("commit", "100ms")]).unwrap();
-    let place = used.plugin.mount("away", "c2");
-    let newer = program(used.dir.path(), "newer", "version=2");
-    used.server.stop();
-    std::fs::write(place.join("f"), "not committed").unwrap();
-    wait_for("the trouble", SOON, || {
-        (used.plugin.status("away")["state"] == "degraded").then_some(())
-    });
-    used.refused(&newer, "does not reach its bucket now", "upgrade when it does");
-    used.server.restart();
-    wait_for("the bucket", SOON, || {
-        (used.plugin.status("away")["state"] == "active").then_some(())
-    });
-    used.plugin.upgrade_to(&newer);
-    assert_eq!(std::fs::read_to_string(place.join("f")).unwrap(), "not committed");
-}
-
-#[test]
 fn of_two_upgrades_at_once_one_is_refused() {
     let used = Used::new();
     let hangs = program(used.dir.path(), "hangs", "version=8 trial=hangs");

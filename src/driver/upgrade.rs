@@ -65,14 +65,7 @@ impl Driver {
         });
         for (name, status) in futures::future::join_all(looks).await {
             let status = status.map_err(|error| format!("volume {name}: {error}"))?;
-            if let VolumeState::Degraded | VolumeState::Reopening | VolumeState::Opening =
-                status.state
-            {
-                return Err(format!(
-                    "volume {name} does not reach its bucket now{}; upgrade when it does, so that nobody has to wait",
-                    status.last_error.map(|error| format!(" ({error})")).unwrap_or_default()
-                ));
-            }
+            in_order(&name, status.state, status.last_error.as_deref())?;
         }
         Ok(())
     }
@@ -134,6 +127,32 @@ impl Driver {
     }
 }
 
+fn in_order(name: &str, state: VolumeState, error: Option<&str>) -> Result<(), String> {
+    match state {
+        VolumeState::Degraded | VolumeState::Reopening | VolumeState::Opening => Err(format!(
+            "volume {name} does not reach its bucket now{}; upgrade when it does, so that nobody has to wait",
+            error.map(|error| format!(" ({error})")).unwrap_or_default()
+        )),
+        // What is lost, or ends, has nothing to lose.
+        _ => Ok(()),
+    }
+}
+
 fn is_over(stage: &str) -> bool {
     matches!(stage, "done" | "failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_without_its_bucket_keeps_the_process_that_serves_it() {
+        in_order("v", VolumeState::Active, Some("of yesterday")).unwrap();
+        in_order("v", VolumeState::Fenced, None).unwrap();
+        let refused = in_order("v", VolumeState::Degraded, Some("no connection")).unwrap_err();
+        assert!(refused.contains("volume v does not reach its bucket now (no connection)"));
+        assert!(refused.contains("upgrade when it does"), "{refused}");
+        in_order("v", VolumeState::Opening, None).unwrap_err();
+    }
 }
