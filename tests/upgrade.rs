@@ -206,10 +206,11 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
 
 /// A plugin with one volume in use.
 struct Used {
-    server: TestS3,
     plugin: Plugin,
     place: PathBuf,
     dir: tempfile::TempDir,
+    /// Last, so that the plugin can bring everything there.
+    _server: TestS3,
 }
 
 impl Used {
@@ -219,7 +220,7 @@ impl Used {
         plugin.create("v", &[("settle_after", "1h")]).unwrap();
         let place = plugin.mount("v", "c1");
         std::fs::write(place.join("f"), "before").unwrap();
-        Used { server, plugin, place, dir: tempfile::tempdir().unwrap() }
+        Used { plugin, place, dir: tempfile::tempdir().unwrap(), _server: server }
     }
 
     fn refused(&self, program: &Path, why: &str, cure: &str) {
@@ -294,7 +295,6 @@ fn what_is_no_program_for_this_plugin_is_refused_with_cause_and_cure() {
         descriptors(used.plugin.pid()).iter().filter(|kind| *kind == "/dev/fuse").count(),
         1
     );
-    drop(used.server);
 }
 
 #[test]
