@@ -242,8 +242,9 @@ async fn a_volume_lives() {
     let plugin = host.start().await;
     plugin.create("web").await;
     plugin.create("web").await;
-    let error = plugin.err("Create", json!({ "Name": "web", "Opts": { "commit": "9s" } })).await;
-    assert!(error.contains("commit is 5s, not 9s"), "{error}");
+    let error =
+        plugin.err("Create", json!({ "Name": "web", "Opts": { "url": "s3://missing/x" } })).await;
+    assert!(error.contains("not s3://missing/x; these never change"), "{error}");
     let error = plugin.err("Create", json!({ "Name": "x", "Opts": { "comit": "9s" } })).await;
     assert!(error.contains("did you mean commit?"), "{error}");
     let error =
