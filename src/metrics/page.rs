@@ -49,7 +49,11 @@ A process that does not answer within 2 s costs the scrape no more than that: it
 others are as always. A scrape asks nothing of the bucket while nothing changes in a volume. Counters begin anew with the
 process that counts, which `rate()` takes into account.
 
-`examples/monitoring/` has a configuration for Prometheus, alert rules, and a dashboard for Grafana.
+`examples/monitoring/` has a configuration for Prometheus, alert rules, and a dashboard for Grafana. This is the row
+*Safety* of the dashboard, drawn from what a real run gave (`tests/monitoring`, `picture_of_the_dashboard`): a site is
+edited, a database commits, a backup is written, and the bucket is away for 20 seconds in the middle.
+
+![What is not in the bucket yet, and what is no plain object yet](dashboard.svg)
 ";
 
 const PRICES: &str = "
