@@ -244,7 +244,7 @@ async fn a_volume_lives() {
     plugin.create("web").await;
     let error =
         plugin.err("Create", json!({ "Name": "web", "Opts": { "url": "s3://missing/x" } })).await;
-    assert!(error.contains("not s3://missing/x; these never change"), "{error}");
+    assert!(error.contains("not s3://missing/x/; these never change"), "{error}");
     let error = plugin.err("Create", json!({ "Name": "x", "Opts": { "comit": "9s" } })).await;
     assert!(error.contains("did you mean commit?"), "{error}");
     let error =
