@@ -176,6 +176,12 @@ fn monitoring_a_scrape_finds_every_metric_and_the_alerts_fire() {
         let found = prometheus.asks("/api/v1/query?query=s3vol_up");
         (found["result"][0]["value"][1] == "1").then_some(())
     });
+    // Its next process answers before it serves the volume.
+    wait_for("the volume served again", SOON, || {
+        let found =
+            prometheus.asks("/api/v1/query?query=s3vol_state%7Bstate%3D%22active%22%7D%3D%3D1");
+        found["result"][0]["value"].is_array().then_some(())
+    });
     plugin.unmount("web", "c1");
 }
 
