@@ -12,6 +12,7 @@ mod host;
 mod mount;
 mod private;
 mod process;
+mod remove;
 mod requests;
 
 pub use beside::beside;
@@ -32,4 +33,5 @@ pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
     prepare_child, prepare_child_keeping, raise_open_files, reap, resident_memory, send_signal,
 };
+pub use remove::remove_if_there;
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

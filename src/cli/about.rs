@@ -7,9 +7,7 @@ use crate::worker::About;
 /// Prints it as JSON.
 pub fn about() -> anyhow::Result<()> {
     if crate::fault::noted("about").is_some() {
-        loop {
-            std::thread::park();
-        }
+        crate::fault::hang();
     }
     let text = serde_json::to_string(&About::this_program())?;
     writeln!(std::io::stdout(), "{text}")?;

@@ -50,7 +50,7 @@ pub(super) async fn served_by(
 
 /// The plugin of this host: at `given`, or where dockerd finds one.
 pub(super) fn plugin(given: Option<&Path>, volume: &str) -> anyhow::Result<ControlClient> {
-    found(given)?.with_context(|| {
+    plugin_if_any(given)?.with_context(|| {
         format!(
             "no process with this state folder serves {volume}, and no plugin answers below {PLUGINS}; run it as \
              root, and give --state or --socket, or the volume's URL"
@@ -60,12 +60,13 @@ pub(super) fn plugin(given: Option<&Path>, volume: &str) -> anyhow::Result<Contr
 
 /// As [`plugin`], for what nobody else can do.
 pub(super) fn plugin_itself(given: Option<&Path>) -> anyhow::Result<ControlClient> {
-    found(given)?.with_context(|| {
+    plugin_if_any(given)?.with_context(|| {
         format!("no plugin answers below {PLUGINS}; run it as root on the host of the plugin, or give --socket")
     })
 }
 
-fn found(given: Option<&Path>) -> anyhow::Result<Option<ControlClient>> {
+/// The plugin of this host, if one answers; one that was `given` must.
+pub(super) fn plugin_if_any(given: Option<&Path>) -> anyhow::Result<Option<ControlClient>> {
     let answers = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
     let looked = match given {
         Some(path) => vec![path.to_owned()],
@@ -78,11 +79,6 @@ fn found(given: Option<&Path>) -> anyhow::Result<Option<ControlClient>> {
         }
         None => Ok(None),
     }
-}
-
-/// The plugin of this host, if one answers; one that was `given` must.
-pub(super) fn plugin_if_any(given: Option<&Path>) -> anyhow::Result<Option<ControlClient>> {
-    found(given)
 }
 
 fn plugin_sockets() -> Vec<PathBuf> {

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::args::UpgradeArgs;
 use super::reach;
 use crate::clock::Deadline;
-use crate::driver::{ControlClient, ControlError, RunningProgram};
+use crate::driver::{ControlClient, ControlError, RunningProgram, Upgrading};
 
 /// Copying, checking, and mounts that are under way.
 const BEGIN: Duration = Duration::from_secs(90);
@@ -41,8 +41,7 @@ pub fn upgrade(args: UpgradeArgs) -> anyhow::Result<()> {
 }
 
 async fn run(args: UpgradeArgs) -> anyhow::Result<()> {
-    let plugin = reach::plugin_if_any(args.socket.as_deref())?
-        .context("no plugin answers; run it as root, or give --socket")?;
+    let plugin = reach::plugin_itself(args.socket.as_deref())?;
     let mut out = std::io::stdout();
     let Some(file) = args.from else {
         let program = look(&plugin).await?;
@@ -86,8 +85,7 @@ async fn end(plugin: &ControlClient) -> anyhow::Result<RunningProgram> {
     loop {
         match look(plugin).await {
             Ok(program) => {
-                let stage = program.upgrade.as_ref().map(|upgrade| upgrade.stage.as_str());
-                if matches!(stage, None | Some("done" | "failed")) {
+                if program.upgrade.as_ref().is_none_or(Upgrading::is_over) {
                     return Ok(program);
                 }
                 gone = Deadline::after(GONE);

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use super::args::WarmArgs;
 use super::tool::{Line, size};
 use super::{reach, settings};
+use crate::driver::ControlClient;
 use crate::metrics::{Group, names};
-use crate::sys::{FUSE_TYPE, holder_of, mount_table};
+use crate::sys::{FUSE_TYPE, MountEntry, holder_of, mount_table};
 
 /// One answer of a process of this host.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -83,19 +84,12 @@ pub fn warm(args: WarmArgs) -> anyhow::Result<u8> {
 
 async fn find(args: &WarmArgs) -> anyhow::Result<Place> {
     let (what, state) = (&args.volume, settings(args.state.clone())?.state);
-    let limit = |group: &Group| {
-        let sample = group.samples.iter().find(|s| s.name == names::CACHE_LIMIT.name);
-        sample.map(|sample| sample.total() as u64)
-    };
     let table = mount_table().context("the mount table")?;
-    let of_url = |url: &str| {
-        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && m.whole && m.source == url);
+    let mounted = |is_it: &dyn Fn(&MountEntry) -> bool| {
+        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && is_it(m));
         mount.map(|mount| mount.path.clone())
     };
-    let at = |path: &Path| {
-        let mount = table.iter().rev().find(|m| m.kind == FUSE_TYPE && m.path == path);
-        mount.map(|mount| mount.path.clone())
-    };
+    let of_url = |url: &str| mounted(&|mount| mount.whole && mount.source == url);
     let unmounted = || {
         format!(
             "{what} is not mounted where this command sees it; start a container that uses it, or mount it, and run \
@@ -111,21 +105,19 @@ async fn find(args: &WarmArgs) -> anyhow::Result<Place> {
             )
         };
         let served = reach::served_by(&state, |status| status.url == holder.source).await?;
-        let group = match served {
-            Some((worker, _)) => worker.group(ANSWER).await.ok(),
+        let limit = match served {
+            Some((worker, _)) => limit_of(&worker).await,
             None => None,
         };
-        return Ok(Place { path, limit: group.as_ref().and_then(limit) });
+        return Ok(Place { path, limit });
     }
     let is_it = |name: &str, url: &str| name == what || url == what;
     if let Some((worker, status)) =
         reach::served_by(&state, |status| is_it(&status.name, &status.url)).await?
     {
-        let path =
-            at(&status.mountpoint).or_else(|| of_url(&status.url)).with_context(unmounted)?;
-        // It only misses in what is said.
-        let group = worker.group(ANSWER).await.ok();
-        return Ok(Place { path, limit: group.as_ref().and_then(limit) });
+        let there = mounted(&|mount| mount.path == status.mountpoint);
+        let path = there.or_else(|| of_url(&status.url)).with_context(unmounted)?;
+        return Ok(Place { path, limit: limit_of(&worker).await });
     }
     if reach::is_url(what) {
         let path = of_url(what).with_context(unmounted)?;
@@ -136,9 +128,20 @@ async fn find(args: &WarmArgs) -> anyhow::Result<Place> {
     let got: Value = plugin.call("/VolumeDriver.Get", &asked, ANSWER).await?;
     let url = got["Volume"]["Status"]["url"].as_str().unwrap_or_default();
     let path = of_url(url).with_context(unmounted)?;
+    // As in `limit_of`.
     let groups = plugin.groups(ANSWER).await.unwrap_or_default();
     let group = groups.iter().find(|group| group.volume.as_deref() == Some(what));
-    Ok(Place { path, limit: group.and_then(limit) })
+    Ok(Place { path, limit: group.and_then(cache_limit) })
+}
+
+/// Who does not answer only leaves a warning out.
+async fn limit_of(worker: &ControlClient) -> Option<u64> {
+    worker.group(ANSWER).await.ok().as_ref().and_then(cache_limit)
+}
+
+fn cache_limit(group: &Group) -> Option<u64> {
+    let sample = group.samples.iter().find(|s| s.name == names::CACHE_LIMIT.name);
+    sample.map(|sample| sample.total() as u64)
 }
 
 /// What lies below a place.

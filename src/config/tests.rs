@@ -24,6 +24,19 @@ fn volume(
 }
 
 #[test]
+fn what_is_said_to_take_effect_at_once_is_what_a_mounted_volume_follows() {
+    let stored = volume(&[], "web", &[]).unwrap();
+    for setting in SETTINGS {
+        let mut draft = Draft::new(stored.clone());
+        (setting.apply)(&mut draft, setting.example).unwrap();
+        let follows = Tuned::of(&draft.options) != Tuned::of(&stored);
+        // Nobody but `docker volume rm` looks at it, and that looks at the definition.
+        let at_once = setting.change == Change::Now && setting.name != "on_remove";
+        assert_eq!(follows, at_once, "{}", setting.name);
+    }
+}
+
+#[test]
 fn defaults_in_the_table_are_the_defaults_in_the_type() {
     for setting in SETTINGS {
         if ["url", "bucket", "prefix", "state_url", "endpoint", "region"].contains(&setting.name) {

@@ -217,10 +217,7 @@ impl CacheFile {
             self.taken.files.fetch_sub(1, Ordering::Relaxed);
             match &self.taken.trash {
                 Some(trash) if large => trash.take(&self.path)?,
-                _ => match std::fs::remove_file(&self.path) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                },
+                _ => crate::sys::remove_if_there(&self.path)?,
             }
         }
         Ok(())

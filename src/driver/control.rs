@@ -121,13 +121,13 @@ impl ControlClient {
         asked: Asked,
         timeout: Duration,
     ) -> Result<DrainReply, ControlError> {
-        let body = self.ask("/drain", asked, timeout).await?;
+        let body = self.post("/drain", &asked, timeout).await?;
         Ok(serde_json::from_slice(&body)?)
     }
 
     /// Takes a draining volume back into use; `false` when it is gone.
     pub async fn resume(&self, timeout: Duration) -> Result<bool, ControlError> {
-        match self.ask("/resume", Asked::now(), timeout).await {
+        match self.post("/resume", &Asked::now(), timeout).await {
             Ok(_) => Ok(true),
             Err(ControlError::Refused { status: 409, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -169,10 +169,7 @@ impl ControlClient {
         options: &VolumeOptions,
         timeout: Duration,
     ) -> Result<(), ControlError> {
-        let body = Bytes::from(serde_json::to_vec(options)?);
-        let told = self.exchange(Method::POST, "/tune", body);
-        // The cause is the time, nothing else.
-        tokio::time::timeout(timeout, told).await.map_err(|_| ControlError::Timeout)?.map(drop)
+        self.post("/tune", options, timeout).await.map(drop)
     }
 
     /// A call of the plugin's own socket.
@@ -182,23 +179,19 @@ impl ControlClient {
         body: &impl Serialize,
         timeout: Duration,
     ) -> Result<T, ControlError> {
-        let body = Bytes::from(serde_json::to_vec(body)?);
-        let call = self.exchange(Method::POST, path, body);
-        let answer = tokio::time::timeout(timeout, call).await;
-        // The cause is the time, nothing else.
-        Ok(serde_json::from_slice(&answer.map_err(|_| ControlError::Timeout)??)?)
+        Ok(serde_json::from_slice(&self.post(path, body, timeout).await?)?)
     }
 
-    async fn ask(
+    async fn post(
         &self,
         path: &str,
-        asked: Asked,
+        body: &impl Serialize,
         timeout: Duration,
     ) -> Result<Bytes, ControlError> {
-        let body = Bytes::from(serde_json::to_vec(&asked)?);
-        let asked = self.exchange(Method::POST, path, body);
+        let body = Bytes::from(serde_json::to_vec(body)?);
+        let answer = self.exchange(Method::POST, path, body);
         // The cause is the time, nothing else.
-        tokio::time::timeout(timeout, asked).await.map_err(|_| ControlError::Timeout)?
+        tokio::time::timeout(timeout, answer).await.map_err(|_| ControlError::Timeout)?
     }
 
     async fn send(

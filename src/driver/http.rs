@@ -1,5 +1,6 @@
 //! The plugin socket: HTTP/1.1, `POST /VolumeDriver.X`, JSON of any Content-Type or none.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::answers::{
 use super::caller::{Caller, Connection};
 use super::jobs::{Answer, guarded};
 use super::measure::{metrics, samples};
+use crate::types::VolumeName;
 use crate::worker::{EventPage, Since};
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -61,13 +63,12 @@ pub async fn serve(listener: UnixListener, driver: Arc<Driver>) {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.keep_alive(true).header_read_timeout(None);
         let connection = http.serve_connection(TokioIo::new(stream), service);
-        let (open, mut rests) = (driver.rest.opened(), driver.rest.begun());
-        tokio::spawn(async move {
-            let _open = open;
+        let rests = driver.rest.begun.clone();
+        driver.rest.open.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = rests.wait() => {
+                () = rests.cancelled() => {
                     // What was asked is still answered.
                     connection.as_mut().graceful_shutdown();
                     connection.await
@@ -139,9 +140,7 @@ async fn create(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
-    let asked = request::<CreateRequest>(&body)
-        .and_then(|r| Ok((volume(r.name)?, r.opts.unwrap_or_default())));
-    reply(match asked {
+    reply(match create_request(&body) {
         Ok((name, options)) => driver.create(name, options, caller).await,
         Err(error) => Err(error),
     })
@@ -200,11 +199,9 @@ async fn take_over(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
 }
 
 async fn set(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
-    let asked = request::<CreateRequest>(&body)
-        .and_then(|r| Ok((volume(r.name)?, r.opts.unwrap_or_default())));
     reply(
         guarded(async move {
-            let (name, options) = asked?;
+            let (name, options) = create_request(&body)?;
             driver.set(&name, options).await
         })
         .await,
@@ -232,7 +229,12 @@ async fn unknown() -> Response {
         .into_response()
 }
 
-fn mount_request(body: &[u8]) -> Result<(crate::types::VolumeName, String), String> {
+fn create_request(body: &[u8]) -> Result<(VolumeName, BTreeMap<String, String>), String> {
+    let asked = request::<CreateRequest>(body)?;
+    Ok((volume(asked.name)?, asked.opts.unwrap_or_default()))
+}
+
+fn mount_request(body: &[u8]) -> Result<(VolumeName, String), String> {
     let asked = request::<MountRequest>(body)?;
     Ok((volume(asked.name)?, asked.id))
 }

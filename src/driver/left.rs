@@ -16,6 +16,7 @@ const SHORT: usize = 12;
 /// Names what sees a mount of `url` in another view of the file system than this process's: containers by their ids,
 /// others by a process. Reads /proc only.
 pub(super) fn who_sees(url: &str) -> Vec<String> {
+    // It may have ended.
     let view = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let Some(own) = view("self") else { return Vec::new() };
     let mut known = BTreeSet::from([own]);

@@ -22,7 +22,7 @@ use crate::catalog::Definition;
 use crate::clock::Deadline;
 use crate::config::Tuned;
 use crate::store::Known;
-use crate::sys::make_private;
+use crate::sys::{make_private, remove_if_there};
 use crate::types::VolumeName;
 use crate::worker::{WorkerSpec, has_unsynced};
 
@@ -301,14 +301,13 @@ impl Driver {
 
     async fn prepare(&self, spec: &WorkerSpec) -> std::io::Result<()> {
         let sockets = DriverSettings::control_sockets(&self.settings.state);
-        let folders = [spec.state_dir.clone(), sockets];
-        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| make_private(f)))
-            .await??;
-        // Left by a process that was killed.
-        match tokio::fs::remove_file(&spec.control_socket).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        let (folders, socket) = ([spec.state_dir.clone(), sockets], spec.control_socket.clone());
+        tokio::task::spawn_blocking(move || {
+            folders.iter().try_for_each(|folder| make_private(folder))?;
+            // Left by a process that was killed.
+            remove_if_there(&socket)
+        })
+        .await?
     }
 
     /// Ends the worker of an unused volume, with everything committed, before it is removed.

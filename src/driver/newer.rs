@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::catalog::write_durably;
-use crate::sys::make_private;
+use crate::sys::{make_private, remove_if_there};
 use crate::worker::version;
 
 const FOLDER: &str = "program";
@@ -71,10 +71,7 @@ impl Place {
     pub(super) fn receive(&self, from: &mut File) -> io::Result<PathBuf> {
         make_private(&self.0)?;
         let new = self.0.join("new");
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        remove_if_there(&new)?;
         from.rewind()?;
         let mut copy = File::options().write(true).create_new(true).mode(0o700).open(&new)?;
         let hash = copy_hashed(from, Some(&mut copy))?;
@@ -121,10 +118,7 @@ impl Place {
 
     /// The program that runs has come up.
     pub(super) fn came_up(&self) -> io::Result<()> {
-        match fs::remove_file(self.0.join(TRIES)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.0.join(TRIES))
     }
 
     fn read(&self) -> io::Result<Option<Note>> {

@@ -146,7 +146,7 @@ pub(super) fn ask(program: &Path, named: &Path) -> Result<About, ProgramError> {
     }
     let said = said.map_err(silent)?;
     let about: About = serde_json::from_slice(&said)
-        .map_err(|_| silent("it answers `about` with something else".to_owned()))?;
+        .map_err(|error| silent(format!("it answers `about` with something else: {error}")))?;
     match about.program.as_str() {
         "s3vol" => Ok(about),
         other => Err(silent(format!("it says that it is {other:?}"))),

@@ -25,35 +25,32 @@ impl Driver {
         let placing = Arc::clone(&self);
         let _placing = placing.placing.lock().await;
         let begun = self.workers.program().await.map_err(|e| e.to_string())?;
-        if let Some(upgrade) = begun.upgrade.filter(|upgrade| !is_over(&upgrade.stage)) {
+        if let Some(upgrade) = begun.upgrade.filter(|upgrade| !upgrade.is_over()) {
             return Err(format!(
                 "an upgrade to version {} is under way; wait for its end (`s3vol upgrade --status`)",
                 upgrade.to
             ));
         }
-        let checked = {
-            let driver = Arc::clone(&self);
-            tokio::task::spawn_blocking(move || driver.check(file)).await
-        };
-        let checked = checked.map_err(|e| e.to_string())?.map_err(|e| e.to_string());
-        let (path, about) = match checked {
-            Ok(checked) => checked,
+        match self.begin_upgrade(file).await {
+            Ok(to) => Ok(json!({ "From": begun.version, "To": to, "Err": "" })),
             Err(refused) => {
                 self.tidy().await;
-                return Err(refused);
+                Err(refused)
             }
-        };
-        if let Err(refused) = self.all_in_order().await {
-            self.tidy().await;
-            return Err(refused);
         }
+    }
+
+    /// Checks everything, and tells the supervisor to begin. Returns the version of the new program.
+    async fn begin_upgrade(self: &Arc<Self>, file: PathBuf) -> Result<String, String> {
+        let driver = Arc::clone(self);
+        let checked = tokio::task::spawn_blocking(move || driver.check(file)).await;
+        let checked = checked.map_err(|e| e.to_string())?;
+        let (path, about) = checked.map_err(|e| e.to_string())?;
+        self.all_in_order().await?;
         // Whoever mounts just now would have to ask again.
         self.jobs.idle().await;
-        if let Err(error) = self.workers.upgrade(&path, &about.version).await {
-            self.tidy().await;
-            return Err(error.to_string());
-        }
-        Ok(json!({ "From": begun.version, "To": about.version, "Err": "" }))
+        self.workers.upgrade(&path, &about.version).await.map_err(|e| e.to_string())?;
+        Ok(about.version)
     }
 
     /// A process that serves goes on while its bucket is away; one that is to open the volume waits for it.
@@ -110,7 +107,7 @@ impl Driver {
                 Some(upgrade) if upgrade.stage == "done" => {
                     driver.place.keep(&upgrade.file, &upgrade.to, &program.over)
                 }
-                Some(upgrade) if !is_over(&upgrade.stage) => Ok(()),
+                Some(upgrade) if !upgrade.is_over() => Ok(()),
                 _ => driver.place.tidy(),
             }
         });
@@ -136,10 +133,6 @@ fn in_order(name: &str, state: VolumeState, error: Option<&str>) -> Result<(), S
         // What is lost, or ends, has nothing to lose.
         _ => Ok(()),
     }
-}
-
-fn is_over(stage: &str) -> bool {
-    matches!(stage, "done" | "failed")
 }
 
 #[cfg(test)]

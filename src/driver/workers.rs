@@ -54,6 +54,12 @@ pub struct Upgrading {
     pub why: Option<String>,
 }
 
+impl Upgrading {
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage.as_str(), "done" | "failed")
+    }
+}
+
 /// Why a worker could not be started or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorkersError {

@@ -35,10 +35,7 @@ impl HandoffFiles {
     /// Forgets the mount. For when it was unmounted; leaving it out does no harm, because a new mount
     /// is recognised by its INIT.
     pub fn clear(&self) -> Result<(), FuseError> {
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed(e)),
-            _ => Ok(()),
-        }
+        crate::sys::remove_if_there(&self.path).map_err(|e| self.failed(e))
     }
 
     pub(super) fn load(&self) -> Result<Option<Agreement>, FuseError> {

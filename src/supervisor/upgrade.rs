@@ -80,6 +80,13 @@ enum Stage {
     },
 }
 
+impl Upgrade {
+    /// For the program that this process becomes. `why` where it is the one before.
+    fn handed(&self, why: Option<String>) -> HandedUpgrade {
+        HandedUpgrade { from: self.from.clone(), to: self.to.clone(), file: self.file.clone(), why }
+    }
+}
+
 impl Supervisor {
     pub(super) fn program(&self) -> ProgramEntry {
         let upgrade = self.upgrade.as_ref().map(|upgrade| {
@@ -154,8 +161,7 @@ impl Supervisor {
     /// Does not return where that works.
     fn become_new(&mut self, program: &OwnedFd) {
         let Some(upgrade) = &self.upgrade else { return };
-        let (from, to, file) = (upgrade.from.clone(), upgrade.to.clone(), upgrade.file.clone());
-        let upgrade = HandedUpgrade { from, to, file, why: None };
+        let upgrade = upgrade.handed(None);
         let failed = match sys::own_program() {
             Ok(own) => self.becomes(program, Some(&own), None, upgrade),
             Err(error) => error,
@@ -177,8 +183,7 @@ impl Supervisor {
         let failed = Stage::Failed { why: why.to_owned() };
         let stage = std::mem::replace(&mut upgrade.stage, failed);
         let Stage::Replacing { back, format } = stage else { return };
-        let (from, to, file) = (upgrade.from.clone(), upgrade.to.clone(), upgrade.file.clone());
-        let handed = HandedUpgrade { from, to, file, why: Some(why.to_owned()) };
+        let handed = upgrade.handed(Some(why.to_owned()));
         let error = self.becomes(&back, None, Some(format), handed);
         tracing::error!(%error, "the program before cannot be started again; the new one goes on");
         self.tell(&Event::Upgraded);
@@ -386,9 +391,7 @@ pub fn try_to_go_on(settings: &Settings, state: RawFd) -> Result<(), SupervisorE
             let ended = io::Error::other("a test has it fail");
             return Err(gone_on()(ended));
         }
-        Some(_) => loop {
-            std::thread::park();
-        },
+        Some(_) => crate::fault::hang(),
         None => {}
     }
     let supervisor = take(settings.clone(), state)?;

@@ -114,12 +114,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(WorkerError::local(what()))?;
     }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(WorkerError::local(what())(e));
-        }
-        _ => {}
-    }
+    crate::sys::remove_if_there(path).map_err(WorkerError::local(what()))?;
     let _begins_now = super::measure::started();
     let listener = UnixListener::bind(path).map_err(WorkerError::local(what()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))

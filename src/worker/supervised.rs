@@ -48,9 +48,7 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     }
     match crate::fault::noted("worker") {
         Some("ends") => return Ok(EXIT_NOT_OPENED),
-        Some(_) => loop {
-            std::thread::park();
-        },
+        Some(_) => crate::fault::hang(),
         None => {}
     }
     let mut line = String::new();
