@@ -60,11 +60,12 @@ trait Backend: StoreBackend {
     /// See [`Store::check`].
     async fn check(&self, prefix: &KeyPrefix) -> Result<ListPage, StoreError>;
 
-    /// Sends a DELETE that has expired already. `Ok` whatever the store did with it.
-    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError>;
+    /// Sends a DELETE that has expired already, and says whether it was refused for good. An error says that
+    /// nobody can tell: no answer, or one that says nothing about the request.
+    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError>;
 
     /// The same by a request that deletes several keys, where there is one.
-    async fn expired_group(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+    async fn expired_group(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError> {
         self.expired_delete(key, timeout).await
     }
 }
@@ -124,8 +125,8 @@ impl Store {
     /// When a plain write or read fails; a verb that is not honoured is no error.
     pub async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
         let found = probe::probe(self.backend.as_ref(), &self.known, scratch).await?;
-        self.known.found(&found);
-        Ok(found)
+        self.known.found(&found.capabilities, found.in_doubt);
+        Ok(found.capabilities)
     }
 
     /// What was found out about it, by whomever.

@@ -352,13 +352,12 @@ impl super::Backend for FileStore {
         self.list(first, CHECK_TIME).await
     }
 
-    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError> {
         let send = Send { not_after: Some(super::probe::LONG_AGO), ..Send::plain(timeout) };
         match self.delete(key, send).await {
-            PutOutcome::Won(_)
-            | PutOutcome::Lost
-            | PutOutcome::Failed(_)
-            | PutOutcome::Ambiguous(_) => Ok(()),
+            PutOutcome::Won(_) => Ok(false),
+            PutOutcome::Lost | PutOutcome::Failed(_) => Ok(true),
+            PutOutcome::Ambiguous(error) => Err(error),
         }
     }
 }

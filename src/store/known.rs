@@ -23,6 +23,8 @@ use crate::types::hex;
 
 /// A finding is believed for a week, in seconds: servers are upgraded, buckets get other rules.
 const BELIEVED: i64 = 7 * 24 * 3600;
+/// A finding of a probe that the store did not answer clearly is believed for an hour.
+const BELIEVED_IN_DOUBT: i64 = 3600;
 /// A group of deletions that was refused, or a trial of them that failed, counts for so long.
 const DOUBTED: Duration = Duration::from_secs(600);
 /// Below the state folder.
@@ -39,13 +41,17 @@ pub struct Finding {
     /// Seconds since 1970 by the clock of the host that probed; no clock is off by a part of a week
     /// that matters.
     pub found_at: i64,
+    /// A verb is missing only because the store was not well when it was tried.
+    #[serde(default)]
+    pub in_doubt: bool,
     pub capabilities: Capabilities,
 }
 
 impl Finding {
     /// Whether it is to be believed without another probe.
     pub fn is_current(&self) -> bool {
-        self.probe == VERSION && (now() - self.found_at).abs() < BELIEVED
+        let believed = if self.in_doubt { BELIEVED_IN_DOUBT } else { BELIEVED };
+        self.probe == VERSION && (now() - self.found_at).abs() < believed
     }
 }
 
@@ -147,12 +153,13 @@ impl Knowledge {
     }
 
     /// A probe was made just now.
-    pub fn found(&self, capabilities: &Capabilities) -> Finding {
+    pub fn found(&self, capabilities: &Capabilities, in_doubt: bool) -> Finding {
         let finding = Finding {
             probe: VERSION,
             store: self.store.clone(),
             endpoint: self.endpoint.clone(),
             found_at: now(),
+            in_doubt,
             capabilities: capabilities.clone(),
         };
         *self.tried.lock() = None;
@@ -177,6 +184,7 @@ impl Knowledge {
                 store: self.store.clone(),
                 endpoint: self.endpoint.clone(),
                 found_at: 0,
+                in_doubt: false,
                 capabilities: capabilities.clone(),
             };
             self.keep(Some(found));
@@ -337,7 +345,7 @@ mod tests {
         let open = || of(&Known::of_host(dir.path()));
         let (here, there) = (open(), open());
         assert!(here.is_empty() && here.current().is_none() && !here.is_bare());
-        let found = here.found(&caps(&[Verb::PutIfMatch, Verb::UnquotedEtag]));
+        let found = here.found(&caps(&[Verb::PutIfMatch, Verb::UnquotedEtag]), false);
         there.read_again();
         for knows in [&here, &there, &open()] {
             assert_eq!(knows.current().as_ref(), Some(&found));
@@ -373,11 +381,11 @@ mod tests {
         assert_eq!(known.groups(), Some(Groups::Plain));
         known.no_groups();
         assert_eq!(known.groups(), Some(Groups::No));
-        known.found(&caps(&[Verb::DeleteMany, Verb::DeleteManyConditional]));
+        known.found(&caps(&[Verb::DeleteMany, Verb::DeleteManyConditional]), false);
         assert_eq!(known.groups(), Some(Groups::Conditional));
         known.no_groups();
         assert_eq!(known.groups(), Some(Groups::No));
-        known.found(&caps(&[]));
+        known.found(&caps(&[]), false);
         assert_eq!(known.groups(), Some(Groups::No));
     }
 
@@ -386,7 +394,7 @@ mod tests {
         let known = of(&Known::default());
         known.guess(&caps(&[Verb::UnquotedEtag]));
         assert!(known.is_bare() && known.current().is_none());
-        let mut found = known.found(&caps(&[Verb::PutIfMatch]));
+        let mut found = known.found(&caps(&[Verb::PutIfMatch]), false);
         known.guess(&caps(&[Verb::UnquotedEtag]));
         assert_eq!(known.current(), Some(found.clone()), "a guess replaces nothing");
         found.found_at -= BELIEVED;
@@ -398,6 +406,10 @@ mod tests {
         assert_eq!(known.current(), Some(found.clone()));
         found.probe += 1;
         assert!(!found.is_current(), "another probe judges otherwise");
+        let mut found = known.found(&caps(&[]), true);
+        assert!(found.is_current());
+        found.found_at -= BELIEVED_IN_DOUBT;
+        assert!(!found.is_current(), "a store that was not well is asked again before long");
     }
 
     #[test]
@@ -407,7 +419,7 @@ mod tests {
         let known = open();
         known.spelled(true);
         assert!(open().is_bare(), "also where nothing was known");
-        known.found(&caps(&[Verb::PutIfMatch]));
+        known.found(&caps(&[Verb::PutIfMatch]), false);
         known.spelled(true);
         assert!(open().is_bare() && open().current().unwrap().capabilities.has(Verb::PutIfMatch));
         known.spelled(false);

@@ -3,6 +3,7 @@
 
 mod groups;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,15 +18,25 @@ use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
 /// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
 /// believed.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// For each request of the probe.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.
 const RACERS: usize = 8;
+/// Before what a store did not answer clearly is tried again, or is left in doubt.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(800), Duration::ZERO];
 
 /// Below the state of a volume: keys with which it is tried what a store does.
 pub fn scratch_of(state: &KeyPrefix) -> KeyPrefix {
     state.join("probe/")
+}
+
+/// What a probe found.
+pub(super) struct Probed {
+    pub capabilities: Capabilities,
+    /// A verb is missing only because the store was not well: to be tried again before long.
+    pub in_doubt: bool,
 }
 
 /// Tries every verb on keys of its own under `scratch` and removes them again.
@@ -33,12 +44,12 @@ pub(super) async fn probe(
     store: &dyn Backend,
     known: &Knowledge,
     scratch: &KeyPrefix,
-) -> Result<Capabilities, StoreError> {
-    let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
-    let run = Probe { store, known, keys };
+) -> Result<Probed, StoreError> {
+    let run = Probe::new(store, known, scratch);
     let found = run.verbs().await;
     run.clean(&[&KEYS, &groups::KEYS]).await;
-    found
+    let in_doubt = run.doubt.into_inner();
+    found.map(|capabilities| Probed { capabilities, in_doubt })
 }
 
 struct Probe<'a> {
@@ -46,11 +57,19 @@ struct Probe<'a> {
     /// How ETags are spelled.
     known: &'a Knowledge,
     keys: KeyPrefix,
+    doubt: AtomicBool,
 }
 
 /// Every key that the probe may write, but for groups.
 const KEYS: [&str; 10] =
     ["create", "race", "match", "source", "copy", "delete", "upload", "expiry", "part", "composed"];
+
+impl<'a> Probe<'a> {
+    fn new(store: &'a dyn Backend, known: &'a Knowledge, scratch: &KeyPrefix) -> Self {
+        let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
+        Probe { store, known, keys, doubt: AtomicBool::new(false) }
+    }
+}
 
 impl Probe<'_> {
     async fn verbs(&self) -> Result<Capabilities, StoreError> {
@@ -83,7 +102,10 @@ impl Probe<'_> {
         note(Verb::CompleteConditional, complete?);
         note(Verb::Expiry, expiry?);
         // A store that fails over it can be used without.
-        let groups = groups.unwrap_or(Groups::No);
+        let groups = groups.unwrap_or_else(|error| {
+            self.weigh(&error);
+            Groups::No
+        });
         note(Verb::DeleteMany, groups != Groups::No);
         note(Verb::DeleteManyConditional, groups == Groups::Conditional);
         note(Verb::PartCopy, part?);
@@ -199,7 +221,7 @@ impl Probe<'_> {
             let old = self.write(&key, "a").await?;
             let new = self.write(&key, "bb").await?;
             let stale = self.put(&key, "ccc", Condition::Is(old)).await;
-            if !matches!(stale, PutOutcome::Lost) {
+            if !self.is_lost(&stale) {
                 continue;
             }
             let right = self.put(&key, "dddd", Condition::Is(new)).await;
@@ -224,14 +246,16 @@ impl Probe<'_> {
         attributes.insert("s3volprobe".to_owned(), "1".to_owned());
         let stale = Send::plain(TIMEOUT);
         let stale = self.store.copy(&from, &old_source, &to, &attributes, &plain, stale).await;
-        if !matches!(stale, PutOutcome::Lost) || self.body(&to).await?.is_some() {
+        if !self.is_lost(&stale) || self.body(&to).await?.is_some() {
             return Ok((false, false));
         }
         let copy = |condition| {
             let send = Send { condition, ..Send::plain(TIMEOUT) };
             self.store.copy(&from, &source, &to, &attributes, &plain, send)
         };
-        let PutOutcome::Won(_) = copy(Condition::None).await else { return Ok((false, false)) };
+        if !self.is_won(&copy(Condition::None).await) {
+            return Ok((false, false));
+        }
         let info = self.store.head(&to, TIMEOUT).await?;
         let replaced = info.is_some_and(|i| i.attributes == attributes);
         if !replaced || self.body(&to).await?.as_deref() != Some(b"content") {
@@ -239,10 +263,10 @@ impl Probe<'_> {
         }
         let stale = self.write(&to, "x").await?;
         let current = self.write(&to, "yy").await?;
-        let conditional = matches!(copy(Condition::Absent).await, PutOutcome::Lost)
-            && matches!(copy(Condition::Is(stale)).await, PutOutcome::Lost)
+        let conditional = self.is_lost(&copy(Condition::Absent).await)
+            && self.is_lost(&copy(Condition::Is(stale)).await)
             && self.body(&to).await?.as_deref() == Some(b"yy")
-            && matches!(copy(Condition::Is(current)).await, PutOutcome::Won(_));
+            && self.is_won(&copy(Condition::Is(current)).await);
         Ok((true, conditional))
     }
 
@@ -254,9 +278,9 @@ impl Probe<'_> {
             let send = Send { condition: Condition::Is(version), ..Send::plain(TIMEOUT) };
             self.store.delete(&key, send)
         };
-        Ok(matches!(delete(old).await, PutOutcome::Lost)
+        Ok(self.is_lost(&delete(old).await)
             && self.body(&key).await?.is_some()
-            && matches!(delete(new).await, PutOutcome::Won(_))
+            && self.is_won(&delete(new).await)
             && self.body(&key).await?.is_none())
     }
 
@@ -265,25 +289,21 @@ impl Probe<'_> {
         let old = self.write(&key, "a").await?;
         self.write(&key, "bb").await?;
         for condition in [Condition::Absent, Condition::Is(old)] {
-            let Ok(upload) = self
-                .store
-                .create_upload(&key, &Attributes::new(), &Properties::default(), TIMEOUT)
-                .await
-            else {
-                return Ok(false);
-            };
+            let (none, plain) = (Attributes::new(), Properties::default());
+            let upload = self.store.create_upload(&key, &none, &plain, TIMEOUT).await;
+            let Some(upload) = self.done(upload) else { return Ok(false) };
             let body = Bytes::from_static(b"part");
             let part = self
                 .store
                 .upload_part(&key, &upload, Part { number: 1, offset: 0 }, body, TIMEOUT)
                 .await;
-            let lost = match part {
-                Ok(tag) => {
+            let lost = match self.done(part) {
+                Some(tag) => {
                     let send = Send { condition, ..Send::plain(TIMEOUT) };
                     let done = self.store.complete_upload(&key, &upload, &[tag], 4, send).await;
-                    matches!(done, PutOutcome::Lost)
+                    self.is_lost(&done)
                 }
-                Err(_) => false,
+                None => false,
             };
             let aborted = self.store.abort_upload(&key, &upload, TIMEOUT).await;
             if let Err(error) = aborted {
@@ -303,22 +323,28 @@ impl Probe<'_> {
         let old = self.write(&from, "old").await?;
         let source = self.write(&from, "content").await?;
         let (none, plain) = (Attributes::new(), Properties::default());
-        let Ok(upload) = self.store.create_upload(&to, &none, &plain, TIMEOUT).await else {
-            return Ok(false);
-        };
+        let upload = self.store.create_upload(&to, &none, &plain, TIMEOUT).await;
+        let Some(upload) = self.done(upload) else { return Ok(false) };
         let copy = async |expect| {
             let source = PartSource { key: from.clone(), expect, range: None };
             let first = Part { number: 1, offset: 0 };
             self.store.copy_part(&to, &upload, first, &source, TIMEOUT).await
         };
         let stale = copy(old).await;
-        let refused = stale.is_err_and(|error| error.kind == StoreErrorKind::Changed);
-        let tag = if refused { copy(source).await.ok() } else { None };
+        let refused = match stale {
+            Err(error) if error.kind == StoreErrorKind::Changed => true,
+            Err(error) => {
+                self.weigh(&error);
+                false
+            }
+            Ok(_) => false,
+        };
+        let tag = if refused { self.done(copy(source).await) } else { None };
         let made = match tag {
             Some(tag) => {
                 let send = Send::plain(TIMEOUT);
                 let done = self.store.complete_upload(&to, &upload, &[tag], 7, send).await;
-                matches!(done, PutOutcome::Won(_))
+                self.is_won(&done)
             }
             None => false,
         };
@@ -328,12 +354,58 @@ impl Probe<'_> {
         Ok(made && self.body(&to).await?.as_deref() == Some(b"content"))
     }
 
-    /// A request that is already expired must change nothing.
+    /// A request that is already expired is refused and changes nothing, and one in time is taken: a store that
+    /// refuses both says nothing about time. Late requests are waited for no longer where this is a yes, so an answer
+    /// that may have another reason is none, and makes the finding one in doubt.
     async fn expiry(&self) -> Result<bool, StoreError> {
         let key = self.key("expiry");
-        self.write(&key, "stays").await?;
-        self.store.expired_delete(&key, TIMEOUT).await?;
-        Ok(self.body(&key).await?.is_some())
+        let mut doubt = None;
+        for pause in PAUSES {
+            self.write(&key, "stays").await?;
+            match self.store.expired_delete(&key, TIMEOUT).await {
+                Ok(refused) => {
+                    return Ok(refused
+                        && self.body(&key).await?.is_some()
+                        && self.is_won(&self.store.delete(&key, Send::plain(TIMEOUT)).await)
+                        && self.body(&key).await?.is_none());
+                }
+                Err(error) => doubt = Some(error),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        tracing::debug!(error = ?doubt, "whether the store honours expiry cannot be told");
+        self.doubt.store(true, Ordering::Relaxed);
+        Ok(false)
+    }
+
+    /// Whether the store did it. That it was not well when it was asked is no answer.
+    fn is_won(&self, outcome: &PutOutcome) -> bool {
+        self.consider(outcome);
+        matches!(outcome, PutOutcome::Won(_))
+    }
+
+    /// Whether the store refused it for its condition.
+    fn is_lost(&self, outcome: &PutOutcome) -> bool {
+        self.consider(outcome);
+        matches!(outcome, PutOutcome::Lost)
+    }
+
+    fn consider(&self, outcome: &PutOutcome) {
+        if let PutOutcome::Failed(error) | PutOutcome::Ambiguous(error) = outcome {
+            self.weigh(error);
+        }
+    }
+
+    fn done<T>(&self, result: Result<T, StoreError>) -> Option<T> {
+        result.inspect_err(|error| self.weigh(error)).ok()
+    }
+
+    /// A *no* may be due to `error`, and not to what the store can do.
+    fn weigh(&self, error: &StoreError) {
+        if error.is_transient() {
+            tracing::debug!(%error, "a store that is probed is not well");
+            self.doubt.store(true, Ordering::Relaxed);
+        }
     }
 
     async fn clean(&self, names: &[&[&str]]) {

@@ -493,26 +493,23 @@ impl super::Backend for S3Store {
         &self,
         key: &crate::types::ObjectKey,
         timeout: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let progress = Progress::new(timeout);
         let call = Call::new(Method::DELETE, key.as_str());
         let credential = self.credential().await?;
         let now = self.store_time(&progress).await?;
         let url = self.object_url(key.as_str())?;
         let signed_at = now.0.div_euclid(1000) - 120;
-        let (url, headers) = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
-        self.wire
-            .send(call.method.clone(), url, headers, Bytes::new(), &progress)
-            .await
-            .map_err(|fault| fault.into_error("sending an expired request", &self.endpoint))?;
-        Ok(())
+        let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
+        let answer = self.send_signed(&call, signed, &progress).await?;
+        answer.refuses_the_late(|| self.refusal(&call, &answer))
     }
 
     async fn expired_group(
         &self,
         key: &crate::types::ObjectKey,
         timeout: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let one = Doomed { key: key.clone(), condition: Condition::None };
         self.send_expired_group(&one, timeout).await
     }

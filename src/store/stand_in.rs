@@ -21,8 +21,8 @@ pub trait StandIn: StoreBackend {
     /// The bucket as the metadata engine sees it: keys below `prefix`, with retries of its own.
     fn objects(&self, prefix: &KeyPrefix) -> Arc<dyn ObjectStore>;
 
-    /// Sends a DELETE that has expired already. `Ok` whatever the bucket did with it.
-    async fn expired(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError>;
+    /// Sends a DELETE that has expired already, and says whether it was refused because of it.
+    async fn expired(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError>;
 }
 
 impl Store {
@@ -45,7 +45,7 @@ impl<T: StandIn> Backend for T {
         self.list(first, CHECK).await
     }
 
-    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+    async fn expired_delete(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError> {
         self.expired(key, timeout).await
     }
 }

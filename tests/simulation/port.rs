@@ -593,14 +593,15 @@ impl StandIn for Port {
         Arc::new(EnginePort { host: self.host, prefix: prefix.as_str().to_owned() })
     }
 
-    async fn expired(&self, key: &ObjectKey, timeout: Duration) -> Result<(), StoreError> {
+    async fn expired(&self, key: &ObjectKey, timeout: Duration) -> Result<bool, StoreError> {
         let at = key.as_str().to_owned();
         let end = Some(StoreTime(0));
         let delete = move |bucket: &Bucket| {
             bucket.objects.borrow_mut().remove(&at);
         };
         match ask(self.host, Access::Writes, "DELETE", key.as_str(), end, timeout, delete).await {
-            Ok(()) | Err(Trouble::Expired) => Ok(()),
+            Ok(()) => Ok(false),
+            Err(Trouble::Expired) => Ok(true),
             Err(trouble) => Err(StoreError::new(
                 StoreErrorKind::Unreachable,
                 format!("DELETE of {key}: {trouble:?}"),

@@ -105,6 +105,58 @@ async fn groups_that_do_not_do_what_they_say_are_none() {
     }
 }
 
+/// A late deletion counts as refused only where the signature was refused, and one in time is taken.
+#[tokio::test]
+async fn a_store_that_is_not_well_does_not_honour_expiry_by_that() {
+    let expired = |times, action| Rule::new(Op::Delete, "/expiry", times, action);
+    let doubts = |store: &Store| store.known().current().unwrap().in_doubt;
+    for action in [Action::Status(503), Action::Status(429), Action::DropBeforeApply] {
+        let server = TestS3::start();
+        // It ignores the expiry, once it is well.
+        server.fault(expired(1, action.clone()));
+        server.fault(Rule::always(Some(Op::Delete), "/expiry", Action::IgnoreExpiry));
+        let store = store_of(&server);
+        assert_eq!(missing(&server, &store).await, [Verb::Expiry].into(), "{action:?}");
+        assert!(!doubts(&store), "the second answer was clear");
+
+        server.clear_faults();
+        server.fault(expired(2, action.clone()));
+        assert_eq!(missing(&server, &store).await, [].into(), "{action:?}");
+
+        server.fault(expired(3, action.clone()));
+        assert_eq!(missing(&server, &store).await, [Verb::Expiry].into(), "{action:?}");
+        assert!(doubts(&store), "it is asked again before long: {action:?}");
+    }
+    // Whoever refuses what is in time as well says nothing about time.
+    let server = TestS3::start();
+    server.fault(expired(2, Action::Status(403)));
+    assert_eq!(missing(&server, &store_of(&server)).await, [Verb::Expiry].into());
+}
+
+#[tokio::test]
+async fn a_verb_that_met_a_passing_error_is_not_missing_for_long() {
+    let server = TestS3::start();
+    for (op, verb) in [
+        (Op::Delete, Verb::DeleteConditional),
+        (Op::Copy, Verb::Copy),
+        (Op::CreateUpload, Verb::CompleteConditional),
+        (Op::CompleteUpload, Verb::CompleteConditional),
+        (Op::UploadPartCopy, Verb::PartCopy),
+        (Op::DeleteMany, Verb::DeleteMany),
+    ] {
+        for (status, passing) in [(503, true), (501, false)] {
+            server.clear_faults();
+            server.fault(Rule::new(op, "", 1, Action::Status(status)));
+            let store = store_of(&server);
+            let missing = missing(&server, &store).await;
+            // A deletion that comes first may be one of a verb that tries again.
+            assert!(missing.contains(&verb) || op == Op::Delete, "{op:?} {status}: {missing:?}");
+            let doubts = store.known().current().unwrap().in_doubt;
+            assert_eq!(doubts, passing && !missing.is_empty(), "{op:?} {status}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn groups_whose_signature_never_ends_are_none() {
     let server = TestS3::start();

@@ -17,8 +17,7 @@ pub(in crate::store) async fn find_groups(
     known: &Knowledge,
     scratch: &KeyPrefix,
 ) -> Groups {
-    let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
-    let run = Probe { store, known, keys };
+    let run = Probe::new(store, known, scratch);
     let found = run.groups().await;
     run.clean(&[&KEYS]).await;
     tracing::info!(?found, "it was tried out whether the store deletes groups of objects");
@@ -34,7 +33,9 @@ impl Probe<'_> {
     /// `None`: the store refused the request.
     async fn group<const N: usize>(&self, of: [(&str, Condition); N]) -> Option<[PutOutcome; N]> {
         let of = of.map(|(name, condition)| Doomed { key: self.key(name), condition });
-        self.store.delete_many(&of, None, TIMEOUT).await.ok()?.try_into().ok()
+        let outcomes = self.done(self.store.delete_many(&of, None, TIMEOUT).await)?;
+        outcomes.iter().for_each(|outcome| self.consider(outcome));
+        outcomes.try_into().ok()
     }
 
     async fn is_there(&self, name: &str) -> Result<bool, StoreError> {
@@ -83,12 +84,12 @@ impl Probe<'_> {
     /// Whether a group that is late is refused, where a single deletion is. What lies at `OTHER` may be gone then.
     async fn groups_expire(&self) -> Result<bool, StoreError> {
         let key = self.key(OTHER);
-        self.store.expired_group(&key, TIMEOUT).await?;
+        let refused = self.store.expired_group(&key, TIMEOUT).await?;
         if self.is_there(OTHER).await? {
-            return Ok(true);
+            return Ok(refused);
         }
         self.write(&key, "stays").await?;
-        self.store.expired_delete(&key, TIMEOUT).await?;
-        Ok(!self.is_there(OTHER).await?)
+        let refused = self.store.expired_delete(&key, TIMEOUT).await?;
+        Ok(!refused && !self.is_there(OTHER).await?)
     }
 }

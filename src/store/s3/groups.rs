@@ -157,13 +157,14 @@ impl S3Store {
         &self,
         one: &Doomed,
         timeout: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (call, progress) = (group_call(&[one]), Progress::new(timeout));
         let credential = self.credential().await?;
         let signed_at = self.store_time(&progress).await?.0.div_euclid(1000) - 120;
         let url = self.bucket.base_url().clone();
         let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
-        self.send_signed(&call, signed, &progress).await.map(drop)
+        let answer = self.send_signed(&call, signed, &progress).await?;
+        answer.refuses_the_late(|| self.refusal(&call, &answer))
     }
 }
 
