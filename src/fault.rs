@@ -29,6 +29,8 @@ pub const PART: &str = "S3VOL_TEST_PART";
 pub const STEP: &str = "S3VOL_TEST_STEP";
 /// How many keys settling announces together.
 pub const ROUND: &str = "S3VOL_TEST_ROUND";
+/// How many keys settling announces, or resolves, in one batch.
+pub const CHUNK: &str = "S3VOL_TEST_CHUNK";
 /// Beyond how many bytes the local log is rewritten.
 pub const LONG_LOG: &str = "S3VOL_TEST_LONG_LOG";
 /// How long the rest of a creation that was cut short is left, milliseconds.

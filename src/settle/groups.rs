@@ -91,6 +91,10 @@ impl Settler {
         self.way(keys >= FEW)
     }
 
+    pub(super) fn deletes_in_groups(&self) -> bool {
+        matches!(self.way(true), Way::Groups | Way::GroupsSeen)
+    }
+
     /// For the status.
     pub(super) fn deletions(&self) -> &'static str {
         self.way(true).text()

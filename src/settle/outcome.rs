@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hot::group_lasts;
-use super::settler::{Settler, TIDY, round_size};
+use super::settler::{Settler, TIDY, chunk_size, round_size};
 use super::{SettleError, attributes};
 use crate::clock::boottime;
 use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, give_up_older};
@@ -34,8 +34,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const UNDECIDED_PAUSE: Duration = Duration::from_secs(60);
 
 impl Settler {
-    /// Records outcomes in one batch. Extents that a published object replaces become dead in this
-    /// batch and no earlier.
+    /// Records outcomes, some in each batch. Extents that a published object replaces become dead in the batch that
+    /// records it and no earlier.
     pub(super) async fn resolve(
         &self,
         results: Vec<(PutId, IntentRec, Outcome)>,
@@ -49,18 +49,40 @@ impl Settler {
                 resolved.push((put_id, intent, outcome));
             }
         }
-        if resolved.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = self.resolve_batch(&resolved).await {
-            // Their intents stay open; once cold they are decided as if nobody had seen an answer.
-            for (put_id, intent, _) in resolved {
-                self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.late(&intent));
+        let mut done = 0;
+        let mut failed = Ok(());
+        for some in resolved.chunks(chunk_size()) {
+            failed = self.resolve_batch(some).await;
+            if failed.is_err() {
+                break;
             }
-            return Err(error);
+            self.are_resolved(some);
+            done += some.len();
+        }
+        // Their intents stay open; once cold they are decided as if nobody had seen an answer.
+        for (put_id, intent, _) in resolved.drain(done..) {
+            self.hot.ambiguous(&intent.key, intent.ino, put_id, now + self.late(&intent));
         }
         let finished = boottime();
-        for (_, intent, outcome) in &resolved {
+        let refused = || resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused));
+        for (_, intent, _) in refused() {
+            self.schedule.by(intent.ino, finished + Duration::from_secs(1));
+        }
+        failed?;
+        for (_, intent, _) in refused() {
+            match self.somebody_else(intent).await {
+                // The next publish is refused again, and with it comes the next look.
+                Err(error) if error.is_of_one() => self.waits(&intent.key, &error),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Their outcomes are recorded: the keys are nobody's any more.
+    fn are_resolved(&self, resolved: &[(PutId, IntentRec, Outcome)]) {
+        let finished = boottime();
+        for (_, intent, outcome) in resolved {
             self.hot.resolved(&intent.key, finished);
             if let (IntentOp::Put, Outcome::Applied(_)) = (intent.op, outcome) {
                 self.unsettleable.lock().remove(intent.ino);
@@ -74,18 +96,6 @@ impl Settler {
                 }
             }
         }
-        let refused = || resolved.iter().filter(|(.., o)| matches!(o, Outcome::Refused));
-        for (_, intent, _) in refused() {
-            self.schedule.by(intent.ino, finished + Duration::from_secs(1));
-        }
-        for (_, intent, _) in refused() {
-            match self.somebody_else(intent).await {
-                // The next publish is refused again, and with it comes the next look.
-                Err(error) if error.is_of_one() => self.waits(&intent.key, &error),
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     /// How long a request that was sent just now may still change its key.
@@ -252,6 +262,9 @@ impl Settler {
                 }
             };
             tracing::info!(key = %intent.key, ?outcome, "an open request is decided");
+            if matches!(outcome, Outcome::Not) {
+                self.note_interruption(intent.ino, "its request never arrived");
+            }
             results.push((put_id, intent, outcome));
         }
         self.resolve(results).await

@@ -18,7 +18,7 @@ use super::outcome::Outcome;
 use super::pace::Pace;
 use super::plan::Item;
 use super::plan::TIMES_TOOK;
-use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler};
+use super::settler::{FLUSH_TIMEOUT, LONGEST_PAUSE, Settler, chunk_size};
 use crate::clock::{Deadline, boottime};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
@@ -238,8 +238,33 @@ impl Settler {
         }
     }
 
-    /// Records the intents of those items that are still right, in one batch. Those stay.
+    /// Records the intents of those items that are still right, some in each batch. Those stay; after an error all do,
+    /// and nothing of it is announced.
     async fn announce(
+        &self,
+        items: &mut Vec<Item>,
+        not_after: StoreTime,
+    ) -> Result<(), SettleError> {
+        let mut left = std::mem::take(items);
+        while !left.is_empty() && !self.at_its_end.is_cancelled() {
+            let mut some = left.drain(..left.len().min(chunk_size())).collect();
+            let announced = self.announce_some(&mut some, not_after).await;
+            if announced.is_err() {
+                let unsent =
+                    items.iter().map(|item| (item.put_id, item.intent.clone(), Outcome::Not));
+                let resolved = self.resolve(unsent.collect()).await;
+                items.append(&mut some);
+                items.append(&mut left);
+                return announced.and(resolved);
+            }
+            items.append(&mut some);
+        }
+        self.give_up(left).await;
+        Ok(())
+    }
+
+    /// One batch of [`announce`](Self::announce).
+    async fn announce_some(
         &self,
         items: &mut Vec<Item>,
         not_after: StoreTime,

@@ -42,9 +42,13 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Keys announced in one batch.
+/// Keys of one round: what is announced by one flush.
 pub(super) fn round_size() -> usize {
     crate::fault::number(crate::fault::ROUND, 256) as usize
+}
+/// Keys announced, or resolved, in one batch. Changes of names wait as long as a batch is put together.
+pub(super) fn chunk_size() -> usize {
+    crate::fault::number(crate::fault::CHUNK, 32).max(1) as usize
 }
 /// Bodies held in memory by one round, bytes. There may be two, one on its way and one that is planned.
 pub(super) const ROUND_BYTES: u64 = 16 << 20;
@@ -66,7 +70,7 @@ const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// Files whose sizes are added up for the last words of a mount.
 const MOST_SIZED: usize = 1000;
 /// How long a round that has no more time gets to record what it knows.
-const RECORD: Duration = Duration::from_millis(200);
+const RECORD: Duration = Duration::from_secs(1);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 
 use super::SettleError;
-use super::groups::Way;
+use super::groups::{Deletion, Way};
 use super::hot::group_lasts;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
-use super::settler::{Settler, TIDY, round_size};
+use super::settler::{Settler, TIDY, chunk_size, round_size};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::fault::{Mutant, at, points};
@@ -21,6 +21,10 @@ use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
 /// A key that must wait is looked at again after this.
 pub(super) const PAUSE: Duration = Duration::from_secs(2);
+
+/// Rounds that a page of keys is as large as, where the store deletes groups. Each page costs a flush, and ends only with
+/// its last answer; what is announced and not sent has to be recorded before a mount ends.
+const GROUPS_OF_A_PAGE: usize = 4;
 
 enum Verdict {
     /// Nothing of ours lies there, or a name leads there again.
@@ -34,6 +38,13 @@ enum Verdict {
     Delete(RestRec),
 }
 
+/// What one batch of judged keys came to.
+struct Announced {
+    deletes: Vec<Deletion>,
+    /// Whether some keys must wait.
+    waiting: bool,
+}
+
 impl Settler {
     /// Looks at every queued key; deletes the objects that nothing needs any more.
     pub(super) async fn tidy_round(&self) -> Result<(), SettleError> {
@@ -41,7 +52,12 @@ impl Settler {
         if self.volume.meta.queue(keys::TIDY, 1).await?.is_empty() {
             return Ok(());
         }
-        let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), round_size());
+        // Where they go in groups, some of these are on their way side by side.
+        let size = match self.deletes_in_groups() {
+            true => GROUPS_OF_A_PAGE * round_size(),
+            false => round_size(),
+        };
+        let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), size);
         let mut waiting = false;
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
@@ -73,12 +89,69 @@ impl Settler {
         };
         let not_after = announced.plus(lasts.as_millis() as i64);
         let mut waiting = false;
-        let mut deletes: Vec<(PutId, IntentRec)> = Vec::new();
+        let mut deletes: Vec<Deletion> = Vec::new();
+        let mut failed = Ok(());
+        for some in wanted.chunks(chunk_size()) {
+            // Whatever is announced now would be recorded as not sent.
+            if self.at_its_end.is_cancelled() {
+                break;
+            }
+            match self.announce_deletes(some, not_after).await {
+                Ok(mut announced) => {
+                    waiting |= announced.waiting;
+                    deletes.append(&mut announced.deletes);
+                }
+                Err(error) => {
+                    failed = Err(error);
+                    break;
+                }
+            }
+        }
+        if deletes.is_empty() {
+            return failed.map(|()| waiting);
+        }
+        let durable = match failed {
+            Ok(()) => self.announced_in_time(announced).await,
+            Err(error) => Err(error),
+        };
+        if !matches!(durable, Ok(true)) {
+            let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
+            let resolved = self.resolve(unsent.collect()).await;
+            return durable.and_then(|_| resolved.map(|()| waiting));
+        }
+        let way = self.way_of(deletes.len());
+        let mut seen = Seen::default();
+        if way.looks() {
+            let keys = deletes.iter().map(|(_, intent)| &intent.key);
+            tokio::select! {
+                looked = Seen::look(&*self.volume.store, keys) => seen = looked,
+                () = self.at_its_end.cancelled() => {}
+            }
+        }
+        let intents = deletes.iter().cloned().collect();
+        let (leaving, seen) = (&Leaving::default(), &seen);
+        let sends = stream::iter(self.batches(deletes, way))
+            .map(|batch| self.send_batch(batch, announced, leaving, (way, seen)))
+            .buffer_unordered(PARALLEL);
+        let sent = self.outcomes(intents, leaving, sends.flat_map(stream::iter)).await;
+        let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
+        self.resolve(results.collect()).await?;
+        Ok(waiting)
+    }
+
+    /// Judges some keys, and announces the deletions among them, in one batch.
+    async fn announce_deletes(
+        &self,
+        wanted: &[ObjectKey],
+        not_after: StoreTime,
+    ) -> Result<Announced, SettleError> {
+        let mut waiting = false;
+        let mut deletes: Vec<Deletion> = Vec::new();
         let mut txn = self.volume.meta.begin().await?;
         let mut touched = Vec::new();
         let mut moved = Vec::new();
         for key in wanted {
-            match self.judge(&txn, &key).await? {
+            match self.judge(&txn, key).await? {
                 Verdict::Wait => waiting = true,
                 Verdict::Move(ino, content) => {
                     // Also one that nobody uses now: whoever loaded it meanwhile would keep the old
@@ -101,7 +174,7 @@ impl Settler {
                     }
                 }
                 Verdict::Drop(ino) => {
-                    txn.delete(keys::tidy(&key));
+                    txn.delete(keys::tidy(key));
                     if let Some(ino) = ino {
                         if txn.get::<WorkRec>(&keys::work(ino)).await?.is_none() {
                             txn.put(keys::work(ino), &WorkRec::Inode);
@@ -112,7 +185,7 @@ impl Settler {
                 Verdict::Delete(rest) => {
                     let put_id = PutId::random();
                     let intent = IntentRec {
-                        key,
+                        key: key.clone(),
                         op: IntentOp::Delete,
                         ino: rest.ino,
                         generation: rest.generation,
@@ -139,33 +212,7 @@ impl Settler {
         .await?;
         drop(moved);
         self.volume.wants_settling(touched);
-        if deletes.is_empty() {
-            return Ok(waiting);
-        }
-        let durable = self.announced_in_time(announced).await;
-        if !matches!(durable, Ok(true)) {
-            let unsent = deletes.into_iter().map(|(id, intent)| (id, intent, Outcome::Not));
-            self.resolve(unsent.collect()).await?;
-            return durable.map(|_| waiting);
-        }
-        let way = self.way_of(deletes.len());
-        let mut seen = Seen::default();
-        if way.looks() {
-            let keys = deletes.iter().map(|(_, intent)| &intent.key);
-            tokio::select! {
-                looked = Seen::look(&*self.volume.store, keys) => seen = looked,
-                () = self.at_its_end.cancelled() => {}
-            }
-        }
-        let intents = deletes.iter().cloned().collect();
-        let (leaving, seen) = (&Leaving::default(), &seen);
-        let sends = stream::iter(self.batches(deletes, way))
-            .map(|batch| self.send_batch(batch, announced, leaving, (way, seen)))
-            .buffer_unordered(PARALLEL);
-        let sent = self.outcomes(intents, leaving, sends.flat_map(stream::iter)).await;
-        let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
-        self.resolve(results.collect()).await?;
-        Ok(waiting)
+        Ok(Announced { deletes, waiting })
     }
 
     async fn judge(

@@ -69,6 +69,9 @@ impl Director {
             let size = random.between(1, 8);
             tell!("settling goes in rounds of {size} keys");
             set(s3vol::fault::ROUND, size);
+            let chunk = random.between(1, 4);
+            tell!("they are recorded {chunk} at a time");
+            set(s3vol::fault::CHUNK, chunk);
         }
         // In parts of some hundred bytes they would be many.
         let parts = s3vol::fault::number(s3vol::fault::PART, 0) > 0;
