@@ -78,7 +78,7 @@ release: ## Make what a release publishes for this architecture in build/release
 demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; leaves nothing behind
 	./plugin/demo.sh
 
-bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect, durable or million runs one
+bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect, durable, beside, grows or million runs one
 	$(CARGO) bench --locked --bench figures -- $(PART)
 
 bench-peers: ## Compare with ext4, s3fs and rclone over a store in memory (needs root); SCALE=1/8, PEERS, NAMES, ZEROFS=1

@@ -3,8 +3,10 @@
 //! `make bench` prints them; nothing is asserted. Each workload runs with 0 and with 20 ms added to
 //! every store request, and shows the requests that it caused, by kind.
 
+mod beside;
 mod collect;
 mod durable;
+mod grows;
 mod mount;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -129,8 +131,8 @@ impl Bench {
     }
 }
 
-/// Without arguments everything but what takes minutes: the million files, the scattered ones, and what waits for
-/// leases.
+/// Without arguments everything but what takes minutes: the million files, the scattered ones, what
+/// settles beside others, what grows, and what waits for leases.
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let runs = |part: &str, default| match wanted.is_empty() {
@@ -164,6 +166,12 @@ fn main() {
     }
     if runs("durable", false) {
         durable::durable(home.path());
+    }
+    if runs("beside", false) {
+        bench.beside();
+    }
+    if runs("grows", false) {
+        bench.grows();
     }
     if runs("million", false) {
         bench.million();

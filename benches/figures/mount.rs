@@ -82,23 +82,33 @@ impl Mount {
 
     /// Processor time of the program so far, in steps of the kernel's clock of 10 ms.
     pub fn processor(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
-        let (_, fields) = stat.rsplit_once(')').expect("its name");
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
-        Duration::from_millis(ticks * 10)
+        processor_of(self.child.id().into())
     }
 
     /// Memory of the program.
     pub fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        status
-            .unwrap_or_default()
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        resident_kib_of(self.child.id().into())
     }
+}
+
+/// Processor time of a process, in steps of the kernel's clock of 10 ms.
+pub fn processor_of(pid: u64) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let (_, fields) = stat.rsplit_once(')').expect("its name");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Memory of a process.
+pub fn resident_kib_of(pid: u64) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    status
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 impl Drop for Mount {
