@@ -61,10 +61,10 @@ pub(super) type Deletion = (PutId, IntentRec);
 
 impl Settler {
     /// Finds out what the store does with groups, if that is not known and so many keys may go.
-    pub(super) async fn learn_groups(&self, keys: usize) {
+    pub(super) async fn learn_groups(&self, keys: u64) {
         // In a bucket of objects alone nothing but files may be written.
         let may = self.volume.same_bucket;
-        if keys >= FEW && may && self.volume.store.known_groups().is_none() {
+        if keys >= FEW as u64 && may && self.volume.store.known_groups().is_none() {
             let scratch = scratch_of(&self.volume.state);
             tokio::select! {
                 _ = self.volume.store.groups(&scratch) => {}

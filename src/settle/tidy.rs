@@ -52,6 +52,7 @@ impl Settler {
         if self.volume.meta.queue(keys::TIDY, 1).await?.is_empty() {
             return Ok(());
         }
+        self.learn_groups(self.volume.meta.superblock().tidy).await;
         // Where they go in groups, some of these are on their way side by side.
         let size = match self.deletes_in_groups() {
             true => GROUPS_OF_A_PAGE * round_size(),
@@ -80,7 +81,6 @@ impl Settler {
         if !self.permit.may_publish() {
             return Err(SettleError::NoAuthority);
         }
-        self.learn_groups(wanted.len()).await;
         let announced = self.expiry().await?;
         // Whoever takes over counts from this.
         let lasts = match self.way_of(wanted.len()) {

@@ -56,6 +56,18 @@ async fn many_removed_files_take_a_handful_of_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_are_on_their_way_side_by_side() {
+    let world = removed(TestS3::start(), FILES).await;
+    world.server.fault(Rule::new(Op::DeleteMany, "data/", 2, Action::Hold));
+    let settler = Arc::clone(&world.settler);
+    let settling = tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await });
+    until("both groups", || world.server.held() == 2).await;
+    world.server.release();
+    assert_eq!(settling.await.unwrap().unwrap(), 0);
+    assert_eq!(world.server.keys("data/f"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nothing_is_compared_only_what_was_just_listed_goes_in_groups() {
     let world = removed(careless(), FILES).await;
     world.server.put_foreign("data/f007", "foreign", &[]);
