@@ -30,6 +30,7 @@ mod room;
 mod rot;
 mod scatter;
 mod seek;
+mod series;
 mod standing;
 mod trash;
 mod tx;

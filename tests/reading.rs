@@ -11,7 +11,7 @@ use s3vol::data::{Outside, Volume};
 use s3vol::fs::{Fs, Show};
 use s3vol::settle::{Permit, Reconciler, Settler, changes};
 use s3vol::types::{Caller, FileKind, FileName, Ino, ObjectKey};
-use support::s3server::{Action, Logged, Op, Rule, TestS3};
+use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds};
 use support::volume::volume_with;
 use support::{wait_for, wait_for_async};
 
@@ -476,6 +476,47 @@ async fn small_files_read_one_after_another_are_prefetched_in_parallel() {
     let gets = world.asked(Op::Get, "data/dir/");
     assert!((299..=306).contains(&gets.len()), "{} GET", gets.len());
     assert!(side_by_side(&gets) >= 8, "{}", side_by_side(&gets));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_that_is_read_file_by_file_is_prefetched_across_directories() {
+    const DIRS: usize = 60;
+    const FILES: usize = 10;
+    let world = World::new().await;
+    // Two levels, as archives have them, and a directory without files between them.
+    let path = |dir: usize| format!("tree/p{}/m{dir:02}", dir / 5);
+    let bytes = |dir: usize, n: usize| content(4096, (dir * FILES + n) as u64);
+    for dir in 0..DIRS {
+        for n in 0..FILES {
+            world.server.put_foreign(&format!("data/{}/{n}", path(dir)), bytes(dir, n), &[]);
+        }
+    }
+    let mut order: Vec<usize> = (0..DIRS).collect();
+    order.sort_by_key(|dir| path(*dir));
+    let mut dirs = Vec::new();
+    for dir in &order {
+        let mut at = Ino::ROOT;
+        for name in path(*dir).split('/') {
+            at = world.fs.lookup(at, FileName::new(name).unwrap()).await.unwrap().ino;
+        }
+        dirs.push(at);
+        // What it holds is known.
+        assert_eq!(walk(&world.fs, at).await, FILES);
+    }
+    world.server.set_latency(Duration::from_millis(20));
+    world.server.clear_log();
+    for (at, dir) in dirs.iter().zip(&order) {
+        for n in 0..FILES {
+            let file = world.open(*at, &n.to_string()).await;
+            assert_eq!(file.read_all().await, bytes(*dir, n));
+            file.close().await;
+        }
+    }
+    let gets = world.asked(Op::Get, "data/tree/");
+    assert_eq!(gets.len(), DIRS * FILES, "each once");
+    let rounds = rounds(&gets).len();
+    // Without it each directory takes three.
+    assert!(rounds <= DIRS, "{rounds} rounds");
 }
 
 /// Opens every directory, as `ls -R` does. Returns how many files there are.

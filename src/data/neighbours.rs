@@ -1,7 +1,7 @@
 //! Prefetch of the small files of a directory that is read file by file.
 //!
 //! Programs read them in the order of the listing, by name or by inode number. Three files tell which; in the next
-//! directory one is enough, and counts as the third. At most twice as many are prefetched as were read. Where wasted
+//! directory one is enough, and counts as the third. What lies in the directories after that `series` prefetches. At most twice as many are prefetched as were read. Where wasted
 //! bytes cost money, none are.
 
 use std::collections::{HashMap, VecDeque};
@@ -23,8 +23,10 @@ pub const SMALL: u64 = 256 << 10;
 const MOST: usize = 128;
 /// A directory with this many names is left alone.
 const NAMES: usize = 8192;
-/// Directories known to be read file by file.
-const ROWS: usize = 8;
+/// Directories whose files are prefetched and not read yet.
+pub(super) const COMING: usize = 16;
+/// Directories known to be read file by file, or to come next.
+const ROWS: usize = 8 + COMING;
 /// Directories of which that is not known yet.
 const CANDIDATES: usize = 32;
 /// This many files tell an order, if they are no farther apart than this.
@@ -35,15 +37,41 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// What decides which file comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(super) enum Order {
     Listing,
     Name,
     Number,
 }
 
+impl Order {
+    /// Sorts what is in the order of the listing.
+    pub fn sort(self, entries: &mut [(FileName, Ino)]) {
+        match self {
+            Order::Listing => {}
+            Order::Name => entries.sort_by(|one, other| one.0.as_bytes().cmp(other.0.as_bytes())),
+            Order::Number => entries.sort_by_key(|(_, ino)| *ino),
+        }
+    }
+}
+
+/// Half of a directory was read, and all of it is prefetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub dir: Ino,
+    pub order: Order,
+    /// How many files were read.
+    pub read: usize,
+}
+
+/// What a directory holds, in an order.
+pub(super) struct Entries {
+    pub files: Vec<(FileName, Ino)>,
+    pub dirs: Vec<(FileName, Ino)>,
+}
+
 /// A directory that is read file by file.
 #[derive(Debug)]
-struct Row {
+pub(super) struct Row {
     dir: Ino,
     files: Vec<Ino>,
     places: HashMap<Ino, usize>,
@@ -52,13 +80,29 @@ struct Row {
     read: usize,
     at: usize,
     begun: usize,
+    /// How many of these reads were seen, and whether that half of them were was told.
+    seen: usize,
+    told: bool,
 }
 
 impl Row {
     fn new(dir: Ino, files: Vec<Ino>, order: Order, at: usize) -> Self {
         let read = TELLING - 1;
         let places = files.iter().enumerate().map(|(place, ino)| (*ino, place)).collect();
-        Row { dir, files, places, order, read, at, begun: at }
+        Row { dir, files, places, order, read, at, begun: at, seen: 0, told: false }
+    }
+
+    /// A directory that comes next, of which the first `begun` files are prefetched.
+    pub fn ahead(dir: Ino, files: Vec<Ino>, order: Order, begun: usize) -> Self {
+        Row { begun, ..Row::new(dir, files, order, 0) }
+    }
+
+    /// Whether half of the files were read and all are prefetched; once.
+    fn turns(&mut self) -> Option<Turn> {
+        let all = self.files.len();
+        let now = !self.told && self.begun == all && self.seen * 2 >= all;
+        self.told |= now;
+        now.then_some(Turn { dir: self.dir, order: self.order, read: self.seen })
     }
 
     /// A file is read. Returns those to fetch now.
@@ -73,6 +117,7 @@ impl Row {
             return Vec::new();
         }
         self.read += 1;
+        self.seen += 1;
         self.at = self.at.max(place + 1);
         let to = (self.at + (self.read * 2).min(most)).min(self.files.len());
         let from = self.begun.max(self.at).min(to);
@@ -102,6 +147,13 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours(Mutex<Known>);
 
+/// What to fetch now, and whether to look for the next directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Next {
+    files: Vec<Ino>,
+    turn: Option<Turn>,
+}
+
 /// What to do about a miss.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
@@ -113,18 +165,19 @@ enum Look {
 
 impl Neighbours {
     /// A small file is read. `None`: it is in no row.
-    fn read(&self, ino: Ino, most: usize) -> Option<Vec<Ino>> {
+    fn read(&self, ino: Ino, most: usize) -> Option<Next> {
         let mut known = self.0.lock();
         let at = known.rows.iter().position(|row| row.places.contains_key(&ino))?;
         let mut row = known.rows.remove(at)?;
         let place = row.places.get(&ino).copied();
         let before = row.read;
-        let next = place.map(|place| row.goes_on(place, most)).unwrap_or_default();
+        let files = place.map(|place| row.goes_on(place, most)).unwrap_or_default();
+        let turn = row.turns();
         if row.read > before {
             known.last = Some((row.order, boottime()));
         }
         known.rows.push_front(row);
-        Some(next)
+        Some(Next { files, turn })
     }
 
     fn missed(&self, dir: Ino, ino: Ino) -> Option<Look> {
@@ -158,13 +211,19 @@ impl Neighbours {
 
     /// A row is known, of which the file at `place` was missed. Returns those to fetch now. That alone confirms no
     /// order: a program may read one file of each directory.
-    fn found(&self, mut row: Row, place: usize, most: usize) -> Vec<Ino> {
-        let next = row.goes_on(place, most);
+    fn found(&self, mut row: Row, place: usize, most: usize) -> Next {
+        let files = row.goes_on(place, most);
+        let turn = row.turns();
+        self.comes(row);
+        Next { files, turn }
+    }
+
+    /// A directory that is read, or comes next.
+    pub(super) fn comes(&self, row: Row) {
         let mut known = self.0.lock();
         known.rows.retain(|other| other.dir != row.dir);
         known.rows.truncate(ROWS - 1);
         known.rows.push_front(row);
-        next
     }
 }
 
@@ -175,13 +234,9 @@ fn in_order(
     order: Order,
     missed: &[Ino],
 ) -> Option<(Vec<Ino>, usize, usize)> {
-    let mut sorted: Vec<&(FileName, Ino)> = files.iter().collect();
-    match order {
-        Order::Listing => {}
-        Order::Name => sorted.sort_by(|one, other| one.0.as_bytes().cmp(other.0.as_bytes())),
-        Order::Number => sorted.sort_by_key(|(_, ino)| *ino),
-    }
-    let files: Vec<Ino> = sorted.into_iter().map(|(_, ino)| *ino).collect();
+    let mut sorted = files.to_vec();
+    order.sort(&mut sorted);
+    let files: Vec<Ino> = sorted.into_iter().map(|(_, ino)| ino).collect();
     let places: Option<Vec<usize>> =
         missed.iter().map(|ino| files.iter().position(|other| other == ino)).collect();
     let places = places?;
@@ -197,7 +252,7 @@ impl Volume {
             return;
         }
         match self.neighbours.read(inode.ino, self.most_ahead()) {
-            Some(next) => self.bring_neighbours(next),
+            Some(next) => self.bring_next(next),
             None if missing => {
                 let (this, ino) = (Weak::clone(&self.this), inode.ino);
                 tokio::spawn(async move {
@@ -211,31 +266,55 @@ impl Volume {
         }
     }
 
-    fn most_ahead(&self) -> usize {
+    pub(super) fn most_ahead(&self) -> usize {
         MOST.min((self.room.limit() / 8 / SMALL) as usize)
     }
 
-    fn bring_neighbours(&self, files: Vec<Ino>) {
+    fn bring_next(&self, next: Next) {
+        self.bring_neighbours(next.files);
+        if let Some(turn) = next.turn {
+            self.goes_on_after(turn);
+        }
+    }
+
+    pub(super) fn bring_neighbours(&self, files: Vec<Ino>) {
         for ino in files {
             drop(tokio::spawn(bring_small(Weak::clone(&self.this), ino)));
         }
+    }
+
+    /// Files and directories of a directory, in an order; `None` where they are very many.
+    pub(super) async fn entries(
+        &self,
+        dir: Ino,
+        order: Order,
+    ) -> Result<Option<Entries>, DataError> {
+        let page = self.meta.scan(keys::dirents_after(dir, 0), NAMES).await?;
+        if page.len() == NAMES {
+            return Ok(None);
+        }
+        let (mut files, mut dirs) = (Vec::new(), Vec::new());
+        for (key, value) in &page {
+            let dirent: DirentRec = decode(value)?;
+            let Some((_, name)) = keys::parse_dirent(key) else { continue };
+            match dirent.kind {
+                FileKind::File => files.push((name, dirent.ino)),
+                FileKind::Dir => dirs.push((name, dirent.ino)),
+                _ => {}
+            }
+        }
+        order.sort(&mut files);
+        order.sort(&mut dirs);
+        Ok(Some(Entries { files, dirs }))
     }
 
     /// Looks for the order in which the directory of a missed file is read.
     async fn look_for_row(&self, ino: Ino) -> Result<(), DataError> {
         let Some((dir, _)) = self.names_of(ino).await?.into_iter().next() else { return Ok(()) };
         let Some(look) = self.neighbours.missed(dir, ino) else { return Ok(()) };
-        let page = self.meta.scan(keys::dirents_after(dir, 0), NAMES).await?;
-        if page.len() == NAMES {
+        let Some(Entries { files, .. }) = self.entries(dir, Order::Listing).await? else {
             return Ok(());
-        }
-        let mut files = Vec::with_capacity(page.len());
-        for (key, value) in &page {
-            let dirent: DirentRec = decode(value)?;
-            if let (FileKind::File, Some((_, name))) = (dirent.kind, keys::parse_dirent(key)) {
-                files.push((name, dirent.ino));
-            }
-        }
+        };
         let found = match look {
             Look::Like(order) => in_order(&files, order, &[ino]).map(|found| (order, found)),
             Look::For(missed) => [Order::Listing, Order::Name, Order::Number]
@@ -245,7 +324,7 @@ impl Volume {
         };
         let Some((order, (files, at, _))) = found else { return Ok(()) };
         let row = Row::new(dir, files, order, at);
-        self.bring_neighbours(self.neighbours.found(row, at, self.most_ahead()));
+        self.bring_next(self.neighbours.found(row, at, self.most_ahead()));
         Ok(())
     }
 }
@@ -301,11 +380,12 @@ mod tests {
         let neighbours = Neighbours::default();
         let begin = |dir: u64| {
             let files = (0..1000).map(|file| Ino(dir * 1000 + file)).collect();
-            neighbours.found(Row::new(Ino(dir), files, Order::Name, 0), 0, MOST).len()
+            neighbours.found(Row::new(Ino(dir), files, Order::Name, 0), 0, MOST).files.len()
         };
         let last = || neighbours.0.lock().last.map(|(_, at)| at);
         assert_eq!((begin(1), last()), (2 * TELLING, None));
-        let read = (1..500).map(|file| neighbours.read(Ino(1000 + file), MOST).unwrap().len());
+        let read =
+            (1..500).map(|file| neighbours.read(Ino(1000 + file), MOST).unwrap().files.len());
         assert!(read.max().unwrap() <= 3);
         let after = last();
         assert!(after.is_some());
@@ -313,10 +393,10 @@ mod tests {
             let first = Ino(dir * 1000);
             assert_eq!(neighbours.missed(Ino(dir), first), Some(Look::Like(Order::Name)));
             assert_eq!(begin(dir), 2 * TELLING, "as in the first one");
-            assert_eq!(neighbours.read(first, MOST), Some(Vec::new()), "read again");
+            assert_eq!(neighbours.read(first, MOST), Some(Next::default()), "read again");
             assert_eq!(last(), after);
         }
-        assert_eq!(neighbours.read(Ino(2001), MOST).map(|next| next.len()), Some(3));
+        assert_eq!(neighbours.read(Ino(2001), MOST).map(|next| next.files.len()), Some(3));
         assert!(last() > after, "the second file of a directory");
     }
 

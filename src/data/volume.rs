@@ -11,6 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::dir_keys::DirKeys;
 use super::neighbours::Neighbours;
+use super::series::Series;
 use super::whole::Stored;
 use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
 use crate::config::{Tuned, VolumeOptions};
@@ -119,6 +120,7 @@ pub struct Volume {
     last_error: Mutex<Option<String>>,
     /// How small files are read.
     pub(super) neighbours: Neighbours,
+    pub(super) series: Series,
     /// For what goes on beside whoever began it.
     pub(super) this: Weak<Volume>,
 }
@@ -169,6 +171,7 @@ impl Volume {
             stored: Stored::default(),
             last_error: Mutex::new(None),
             neighbours: Neighbours::default(),
+            series: Series::default(),
         });
         let store = Arc::clone(&volume.state_store);
         volume.meta.watch_uplink(move || store.requests().bytes_up);
