@@ -56,6 +56,8 @@ const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 const LOG_PATIENCE: Duration = Duration::from_secs(10);
 /// One attempt of a segment without any progress.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// A digest of so many bytes takes a thread more than a millisecond.
+const LONG_DIGEST: usize = 1 << 20;
 
 struct Part {
     inode: Arc<Inode>,
@@ -340,14 +342,14 @@ impl Volume {
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             upload.sent();
             at(points::SEGMENT_BEFORE);
-            let outcome = self.state_store.put(&key, body.clone(), &none, &plain, send).await;
+            let put = self.state_store.put(&key, body.clone(), &none, &plain, send);
+            let (outcome, etag) = tokio::join!(put, self.etag_of(&body));
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
                     // Only what the store has as it was sent may become part of an object without being sent again.
-                    let copies = self.capabilities.has(Verb::PartCopy);
-                    if copies && version.etag == hex(&Md5::digest(&body)) {
+                    if etag.is_some_and(|etag| etag == version.etag) {
                         self.stored.add(upload.id(), &version);
                     }
                     return Ok(upload);
@@ -378,6 +380,20 @@ impl Volume {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
+    }
+
+    /// The ETag of an object that the store has as it was sent, if that is of use. `None` says nothing.
+    async fn etag_of(&self, body: &Bytes) -> Option<String> {
+        if !self.capabilities.has(Verb::PartCopy) {
+            return None;
+        }
+        let digest = |body: &Bytes| hex(&Md5::digest(body));
+        if body.len() < LONG_DIGEST {
+            return Some(digest(body));
+        }
+        // While the request is on its way, and not on a thread that others wait for.
+        let body = body.clone();
+        tokio::task::spawn_blocking(move || digest(&body)).await.ok()
     }
 
     /// Where a segment lies.

@@ -19,7 +19,7 @@ use crate::fault::Mutant;
 use crate::meta::keys;
 use crate::types::{Epoch, Lsn};
 
-const BLOCK_CACHE_BYTES: u64 = 8 << 20;
+const BLOCK_CACHE_BYTES: u64 = 16 << 20;
 /// Pairs; a longer scan reads ahead and keeps nothing.
 const LONG_SCAN: usize = 4096;
 const SCAN_AHEAD: usize = 256 << 10;
