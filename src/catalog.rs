@@ -42,11 +42,11 @@ use std::time::Duration;
 use crate::config::{PluginConfig, VolumeHome, VolumeOptions};
 use crate::types::VolumeName;
 
-pub use definition::{Definition, Deleting, PrefixEntry, Removing, VolumeFormat};
+pub use definition::{Definition, Deleting, Incarnation, PrefixEntry, Removing, VolumeFormat};
 pub use error::CatalogError;
 pub use file::write_durably;
 pub use hold::Hold;
-pub use incarnation::{Incarnation, find_state, incarnate, new_state};
+pub use incarnation::{find_state, incarnate, new_state};
 pub use lookup::{Keep, defined_in};
 pub use remove::{Purge, Purged, RetainAll};
 pub use site::{Opener, Site, Stores};

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::definition::{Definition, FORMAT, VolumeFormat, definition_key, format_key};
 use super::drafts::{mark_named, open_again};
 use super::ground::Ground;
-use super::incarnation::{Incarnation, Prepared, prepare};
+use super::incarnation::{Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
-use super::{Catalog, CatalogError, Site, named, stores};
+use super::{Catalog, CatalogError, Incarnation, Site, named, stores};
 use crate::config::{BucketUrl, Difference, VolumeOptions};
 use crate::types::VolumeName;
 

@@ -191,3 +191,19 @@ pub(super) fn state_folder(base: &KeyPrefix, id: VolumeId) -> KeyPrefix {
 pub(super) fn format_key(base: &KeyPrefix, id: VolumeId) -> ObjectKey {
     state_folder(base, id).key("format.json")
 }
+
+/// The state that belongs to a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation {
+    pub id: VolumeId,
+    pub state_url: String,
+    /// Objects were there before the volume was.
+    pub adopted: bool,
+}
+
+impl From<PrefixEntry> for Incarnation {
+    fn from(entry: PrefixEntry) -> Self {
+        let PrefixEntry { uuid: id, state_url, adopted, .. } = entry;
+        Incarnation { id, state_url, adopted }
+    }
+}

@@ -8,27 +8,11 @@ use super::drafts::{Drafts, open_again, withdraw};
 use super::ground::Ground;
 use super::objects::{self, REQUEST};
 use super::overlap::refuse_nested;
-use super::{CatalogError, Opener, stores};
+use super::{CatalogError, Incarnation, Opener, stores};
 use crate::config::VolumeOptions;
 use crate::meta::EngineHome;
 use crate::store::{Capabilities, Finding, PutOutcome, Send, Verb, both, scratch_of};
 use crate::types::VolumeId;
-
-/// The state that belongs to a prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incarnation {
-    pub id: VolumeId,
-    pub state_url: String,
-    /// Objects were there before the volume was.
-    pub adopted: bool,
-}
-
-impl From<PrefixEntry> for Incarnation {
-    fn from(entry: PrefixEntry) -> Self {
-        let PrefixEntry { uuid: id, state_url, adopted, .. } = entry;
-        Incarnation { id, state_url, adopted }
-    }
-}
 
 /// Finds the state of `options.url`, or makes it (never for a volume that is only read): checks the bucket, probes it, and writes
 /// `format.json` and the by-prefix entry. Refuses a store that would lose data. Errors come within
