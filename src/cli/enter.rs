@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::status::sockets;
+use super::reach::sockets;
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
 use crate::driver::{ControlClient, DriverSettings, Stays};

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::args::SOCKET;
-use super::status::sockets;
 use crate::driver::{ControlClient, DriverSettings};
 use crate::worker::WorkerStatus;
 
@@ -87,4 +86,20 @@ fn plugin_sockets() -> Vec<PathBuf> {
     found.sort();
     found.insert(0, PathBuf::from(SOCKET));
     found
+}
+
+pub(super) fn sockets(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut sockets = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "sock") {
+            sockets.push(path);
+        }
+    }
+    Ok(sockets)
 }

@@ -1,12 +1,13 @@
 //! `s3vol status`: asks every control socket in the state folder.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use super::args::StatusArgs;
+use super::reach::sockets;
 use super::settings;
 use crate::driver::{ControlClient, ControlError, DriverSettings};
 use crate::worker::WorkerStatus;
@@ -58,22 +59,6 @@ pub(super) fn served(state: &Path) -> anyhow::Result<(Vec<WorkerStatus>, Vec<Str
     }
     shown.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((shown, silent))
-}
-
-pub(super) fn sockets(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut sockets = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "sock") {
-            sockets.push(path);
-        }
-    }
-    Ok(sockets)
 }
 
 pub(super) fn paragraph(status: &WorkerStatus) -> String {

@@ -106,7 +106,7 @@ impl Sources {
             Sources::Plugin(client) => return Ok(client.groups(ANSWER).await?),
             Sources::Folder(folder) => folder,
         };
-        let sockets = super::status::sockets(folder)?;
+        let sockets = super::reach::sockets(folder)?;
         let asked = sockets.iter().map(|socket| async move {
             match ControlClient::new(socket).group(ANSWER).await {
                 Ok(group) => Some(group),
