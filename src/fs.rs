@@ -16,11 +16,26 @@ mod quota;
 mod rename;
 mod xattrs;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::data::{Outside, Volume};
+use quota::Quota;
+
 pub use api::{
     Attr, DirEntry, Fallocate, FileHandle, Opened, RenameMode, SetAttr, SetTime, Show, StatFs,
     XattrMode, check_name,
 };
-pub use core::Fs;
 pub use dirs::entries_after;
 pub use error::FsError;
 pub use xattrs::{listed as listed_xattrs, supported as supported_xattr};
+
+/// One volume as a POSIX file system. Every operation is a future that is ready at its first poll
+/// when it needs no request to the store; all of them may be polled from any thread, with any waker.
+#[derive(Debug)]
+pub struct Fs {
+    volume: Arc<Volume>,
+    outside: Arc<dyn Outside>,
+    next_handle: AtomicU64,
+    quota: Quota,
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::quota::Quota;
-use super::{Attr, FileHandle, FsError};
+use super::{Attr, FileHandle, Fs, FsError};
 use crate::data::{DataError, Inode, Outside, Volume};
 use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, InodeRec};
@@ -20,16 +20,6 @@ const TTL: Duration = Duration::from_secs(1);
 /// How long an fsync waits for a bucket that takes nothing before it fails with EIO. The data stays in the
 /// local log and goes up when the bucket is back.
 pub(super) const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// One volume as a POSIX file system. Every operation is a future that is ready at its first poll
-/// when it needs no request to the store; all of them may be polled from any thread, with any waker.
-#[derive(Debug)]
-pub struct Fs {
-    pub(super) volume: Arc<Volume>,
-    pub(super) outside: Arc<dyn Outside>,
-    next_handle: AtomicU64,
-    pub(super) quota: Quota,
-}
 
 /// Records of inodes that were read together.
 #[derive(Debug, Default)]
