@@ -16,5 +16,51 @@ mod newest;
 mod pages;
 mod unknown;
 
-pub use core::{FollowParts, ReadFs};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::VolumeOptions;
+use crate::data::Fetching;
+use crate::meta::Follower;
+use crate::metrics::Meters;
+use crate::store::StoreBackend;
+use crate::types::{KeyPrefix, VolumeId};
+use cache::Cache;
+use pages::Pages;
+use unknown::Unknown;
+
+pub use core::FollowParts;
 pub use pages::KernelPages;
+
+/// One volume as a POSIX file system that cannot be changed.
+#[derive(Debug)]
+pub struct ReadFs {
+    id: VolumeId,
+    follower: Follower,
+    store: Arc<dyn StoreBackend>,
+    prefix: KeyPrefix,
+    state_store: Arc<dyn StoreBackend>,
+    state: KeyPrefix,
+    options: VolumeOptions,
+    cache: Cache,
+    fetching: Fetching,
+    /// What is counted of this volume.
+    pub meters: Arc<Meters>,
+    pages: Pages,
+    unknown: Unknown,
+    next_handle: AtomicU64,
+    /// Boot time of the last request, of the last look, and of the end of the last attempt at one, milliseconds.
+    used: AtomicU64,
+    looked: AtomicU64,
+    tried: AtomicU64,
+    /// The state that the kernel's pages were brought to.
+    seen: AtomicU64,
+    news: Notify,
+    trouble: Mutex<Option<String>>,
+}
+
+/// Why a look failed.
+type Cause<'e> = &'e (dyn std::error::Error + 'static);

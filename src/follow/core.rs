@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::pages::{KernelPages, Pages};
 use super::unknown::Unknown;
+use super::{Cause, ReadFs};
 use crate::clock::{Deadline, boottime};
 use crate::config::VolumeOptions;
 use crate::data::{Fetching, Trash};
@@ -19,7 +20,6 @@ use crate::fault::Mutant;
 use crate::fs::FsError;
 use crate::meta::records::{InodeRec, SuperRec};
 use crate::meta::{Follower, Lookup, View, keys};
-use crate::metrics::Meters;
 use crate::store::{StoreBackend, confined};
 use crate::types::{Ino, KeyPrefix, VolumeId};
 
@@ -39,9 +39,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// nothing of whether the next one would.
 const TRIED: Duration = Duration::from_secs(PACE.as_secs() + LOOK.as_secs() + 1);
 
-/// Why a look failed.
-pub(super) type Cause<'e> = &'e (dyn std::error::Error + 'static);
-
 /// What a followed volume is made of.
 #[derive(Debug)]
 pub struct FollowParts {
@@ -60,33 +57,6 @@ pub struct FollowParts {
     pub trash: Trash,
     /// The kernel's connection was made by a worker that died, so its pages may show anything.
     pub inherited: bool,
-}
-
-/// One volume as a POSIX file system that cannot be changed.
-#[derive(Debug)]
-pub struct ReadFs {
-    pub(super) id: VolumeId,
-    pub(super) follower: Follower,
-    pub(super) store: Arc<dyn StoreBackend>,
-    pub(super) prefix: KeyPrefix,
-    pub(super) state_store: Arc<dyn StoreBackend>,
-    pub(super) state: KeyPrefix,
-    pub(super) options: VolumeOptions,
-    pub(super) cache: Cache,
-    pub(super) fetching: Fetching,
-    /// What is counted of this volume.
-    pub meters: Arc<Meters>,
-    pub(super) pages: Pages,
-    pub(super) unknown: Unknown,
-    pub(super) next_handle: AtomicU64,
-    /// Boot time of the last request, of the last look, and of the end of the last attempt at one, milliseconds.
-    used: AtomicU64,
-    looked: AtomicU64,
-    tried: AtomicU64,
-    /// The state that the kernel's pages were brought to.
-    seen: AtomicU64,
-    news: Notify,
-    trouble: Mutex<Option<String>>,
 }
 
 impl ReadFs {

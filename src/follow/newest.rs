@@ -8,8 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ReadFs;
-use super::core::Cause;
+use super::{Cause, ReadFs};
 use crate::clock::Deadline;
 use crate::data::DataError;
 use crate::fs::FsError;
