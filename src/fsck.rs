@@ -48,6 +48,8 @@ const PARALLEL: usize = 64;
 const REMEMBERED: usize = 20_000;
 /// How often a check begins anew because its writer cleared away what it was reading.
 const ATTEMPTS: u32 = 3;
+/// Requests at a time for the pieces of one file.
+const AT_ONCE: usize = 8;
 
 /// The volume that is checked.
 #[derive(Debug)]

@@ -7,16 +7,15 @@ use futures::stream::{self, StreamExt};
 
 use super::etags::Evidence;
 use super::rows::Walk;
-use super::{Check, FsckError, Kind, Mend};
+use super::{AT_ONCE, Check, FsckError, Kind, Mend};
 use crate::data::{DataError, Fetch, Source, fetches, read_run};
 use crate::meta::keys;
 use crate::meta::records::{ContentRec, ExtentRec, Place, decode};
 use crate::store::StoreErrorKind;
 use crate::types::Ino;
 
-/// Pieces of one file that are read together, and requests for them at a time.
+/// Pieces of one file that are read together.
 const TOGETHER: usize = 256;
-pub(super) const AT_ONCE: usize = 8;
 /// No piece that was ever uploaded is longer, and no segment, bytes.
 const LONGEST: u32 = 64 << 20;
 const LARGEST: u64 = 5 << 40;

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 use md5::{Digest, Md5};
 
-use super::data::AT_ONCE;
 use super::rows::Walk;
 use super::shown::published_again;
-use super::{Check, FsckError, Kind, Mend, REQUEST};
+use super::{AT_ONCE, Check, FsckError, Kind, Mend, REQUEST};
 use crate::meta::keys;
 use crate::meta::records::{InodeRec, RestRec, decode};
 use crate::settle::part_size;

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use super::names::Unreadable;
 use super::queues::Intents;
+use super::report::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, made_anew};
 use crate::data::DataError;
 use crate::meta::records::{ContentRec, InodeRec, RestRec, decode};
 use crate::meta::{View, keys};
-use crate::types::{FileKind, Ino, hex};
+use crate::types::{FileKind, Ino};
 
 struct Tables<'v> {
     inodes: Walk<'v>,
@@ -296,13 +297,5 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// At most 32 bytes of a key, for a person.
-pub(super) fn short_hex(key: &[u8]) -> String {
-    match key.get(..32) {
-        Some(first) if key.len() > 32 => format!("{}...", hex(first)),
-        _ => hex(key),
     }
 }

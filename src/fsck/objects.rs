@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use super::inodes::short_hex;
 use super::queues::Intents;
+use super::report::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, PARALLEL, REQUEST};
 use crate::data::{escape_name, own_name, unescape_name};

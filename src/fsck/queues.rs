@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::inodes::short_hex;
+use super::report::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend};
 use crate::meta::keys;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::How;
 use crate::meta::records::encode;
-use crate::types::ObjectKey;
+use crate::types::{ObjectKey, hex};
 
 /// Findings of one kind that are kept with their words; of more only the number is, unless all are asked for.
 const NAMED: u64 = 1000;
@@ -255,5 +255,13 @@ impl Report {
 
     pub(super) fn waits(&mut self, queue: &'static str) {
         *self.checked.waiting.entry(queue).or_default() += 1;
+    }
+}
+
+/// At most 32 bytes of a key, for a person.
+pub(super) fn short_hex(key: &[u8]) -> String {
+    match key.get(..32) {
+        Some(first) if key.len() > 32 => format!("{}...", hex(first)),
+        _ => hex(key),
     }
 }

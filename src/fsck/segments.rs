@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::inodes::short_hex;
+use super::report::short_hex;
 use super::rows::Walk;
 use super::{Change, Check, FsckError, Kind, Mend, REQUEST};
 use crate::meta::keys;
