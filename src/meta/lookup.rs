@@ -5,12 +5,10 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::pages::PAGE;
 use super::records::{Row, decode};
 use super::{Meta, MetaError, View, keys};
 use crate::types::Ino;
-
-/// Pairs read at a time: few enough that the engine keeps the blocks for the next one who looks.
-pub(super) const PAGE: usize = 1000;
 
 /// What the records say: the writer's newest state ([`Meta`]), or one that lies in the bucket
 /// ([`View`]).

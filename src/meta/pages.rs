@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::keys::Range;
 use super::{Engine, EngineError};
 
+/// Pairs read at a time: few enough that the engine keeps the blocks for the next one who looks.
+pub(super) const PAGE: usize = 1000;
+
 /// A walk over a range that may be long. Changes that happen meanwhile show if they lie ahead.
 #[derive(Debug)]
 pub struct Pages {

@@ -390,7 +390,7 @@ impl Txn<'_> {
     ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
         let mut found: Vec<(Bytes, Bytes)> = Vec::new();
         loop {
-            let (page, more) = self.scan((from, to.clone()), super::lookup::PAGE).await?;
+            let (page, more) = self.scan((from, to.clone()), super::pages::PAGE).await?;
             found.extend(page);
             match found.last() {
                 Some((last, _)) if more => from = Bound::Excluded(last.to_vec()),
