@@ -25,16 +25,12 @@ pub use pending::{Change, Pending, Weight};
 pub use ranges::RangeMap;
 pub use sequencer::{Logged, Meta, MetaError, Txn};
 mod engine;
-mod flusher;
 mod hybrid_clock;
 pub mod log;
-mod maintenance;
 
 pub use engine::{
     Applied, Batch, BucketClock, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState,
-    EpochHook, Mirror, Opening, RESERVED_KEY,
+    EpochHook, Maintained, Mirror, Opening, RESERVED_KEY, Receipt,
 };
-pub use flusher::Receipt;
 pub use hybrid_clock::WallClock;
 pub use log::{LocalLog, LogError};
-pub use maintenance::Maintained;

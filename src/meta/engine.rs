@@ -21,9 +21,11 @@ mod costs;
 mod error;
 mod feeder;
 mod filter;
+mod flusher;
 mod handle;
 mod home;
 mod kept;
+mod maintenance;
 mod opening;
 mod watched_store;
 
@@ -52,19 +54,21 @@ pub use costs::Costs;
 pub use error::EngineError;
 pub(in crate::meta) use error::guarded;
 pub(super) use filter::filters;
+pub use flusher::Receipt;
 pub use handle::Applied;
 pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub use home::EngineHome;
 pub(super) use kept::Kept;
+pub use maintenance::Maintained;
 pub use opening::Opening;
 pub(super) use watched_store::WatchedStore;
 
-use super::flusher::{self, Receipt, Rounds};
 use super::hybrid_clock::{HybridClock, WallClock};
-use super::maintenance::{self, Maintained, Meter};
 use crate::clock::Deadline;
 use crate::types::{Epoch, Lsn};
+use flusher::Rounds;
 use handle::{Backend, Claim};
+use maintenance::Meter;
 
 /// The most that [`EngineConfig::most_kept`] may be, and what it is unless the local disk is small.
 const MAX_KEPT_BYTES: usize = 32 << 20;

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::engine::{EngineError, Inner, Slot};
-use super::maintenance;
+use super::{EngineError, Inner, Slot, maintenance};
 use crate::fault::{Mutant, at, points};
 
 /// Proof that everything handed to the engine before it was asked for is in the bucket. Only a

@@ -23,8 +23,8 @@ use slatedb::config::{
 };
 use slatedb::{CompactorBuilder, GarbageCollectorBuilder, VersionedManifest};
 
-use super::engine::{EngineError, Handle, Inner, WatchedStore, filters};
-use super::hybrid_clock::{HybridClock, WallClock};
+use super::{EngineError, Handle, Inner, WatchedStore, filters};
+use crate::meta::hybrid_clock::{HybridClock, WallClock};
 
 /// So many files in L0 start maintenance even if nobody asked.
 pub(super) const URGENT_L0: usize = 8;
