@@ -32,9 +32,8 @@ use async_trait::async_trait;
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
-    Attributes, Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest,
-    ObjectInfo, Part, PartSource, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId,
-    Verb,
+    Capabilities, Condition, Doomed, Entry, GetResult, Groups, ListPage, ListRequest, ObjectInfo,
+    Part, PartSource, PutOutcome, RequestCounts, Send, StoreBackend, Take, UploadId, Verb,
 };
 pub use both::both;
 pub use confined::{confined, is_file_key};
@@ -45,7 +44,7 @@ pub use listing::Listing;
 pub use location::{Location, Scheme, StaticKeys, StoreSettings};
 pub use probe::scratch_of;
 pub use properties::{
-    Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
+    Attributes, Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
 };
 pub use stand_in::StandIn;
 pub use unique::{FEW, delete_unique};

@@ -1,6 +1,6 @@
 //! What every backend offers, and the outcomes that its callers must look at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Deserialize as _;
 
-use super::{Properties, StoreError, StoreErrorKind, Tags};
+use super::{Attributes, Properties, StoreError, StoreErrorKind, Tags};
 use crate::metrics::{RequestKind, Requests};
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
-
-/// User metadata of an object, without the provider's prefix (`x-amz-meta-`). Ours has names of
-/// `[a-z0-9_]` that start with a letter and ASCII values, at most 1.5 KiB together; what others wrote
-/// may have any name that a header can have (Azure refuses all but the above).
-pub type Attributes = BTreeMap<String, String>;
 
 /// The state that the key must be in for a change to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,8 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Knowledge;
 use super::meter::{Judged, Kind, Meter};
-use super::s3::xml::unquote;
-use super::wire::{Fault, FaultKind, Progress, Wire};
+use super::wire::{Fault, FaultKind, Progress, Wire, unquote};
 use crate::metrics::Outcome;
 
 /// Longest time without a byte moving; a slow link that moves is not cut.

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use super::probe::VERSION;
 use super::{Capabilities, Groups, Verb};
 use crate::clock::boottime;
 use crate::types::hex;
@@ -29,6 +28,9 @@ const BELIEVED_IN_DOUBT: i64 = 3600;
 const DOUBTED: Duration = Duration::from_secs(600);
 /// Below the state folder.
 const FOLDER: &str = "stores";
+/// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
+/// believed.
+pub(super) const VERSION: u32 = 3;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,9 +16,6 @@ use super::{
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 
-/// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
-/// believed.
-pub(super) const VERSION: u32 = 3;
 /// For each request of the probe.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.

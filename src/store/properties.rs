@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::Attributes;
 use crate::config::VolumeOptions;
 
 /// An object's tags.
@@ -26,6 +25,11 @@ pub enum Header {
     Expires,
     WebsiteRedirectLocation,
 }
+
+/// User metadata of an object, without the provider's prefix (`x-amz-meta-`). Ours has names of
+/// `[a-z0-9_]` that start with a letter and ASCII values, at most 1.5 KiB together; what others wrote
+/// may have any name that a header can have (Azure refuses all but the above).
+pub type Attributes = BTreeMap<String, String>;
 
 impl Header {
     pub const ALL: [Header; 7] = [

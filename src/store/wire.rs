@@ -510,6 +510,12 @@ fn kind_of(method: &Method, url: &url::Url, headers: &HeaderMap) -> Kind {
     }
 }
 
+/// An ETag without its quotes.
+pub(in crate::store) fn unquote(etag: &str) -> &str {
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.strip_prefix('"').and_then(|e| e.strip_suffix('"')).unwrap_or(etag)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

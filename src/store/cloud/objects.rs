@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::properties::{as_stored, dressed, info_of};
 use super::{Call, CloudStore, Dialect, PLAIN_EXPIRY_MS, name};
 use crate::store::meter::host_time;
-use crate::store::s3::objects::{get_result, length, nothing, version_of};
-use crate::store::s3::properties::{about_tags, tags_of};
-use crate::store::s3::xml::{ErrorBody, Written, hides_error, is_rejection, unquote};
-use crate::store::wire::{Answer, Progress, unanswered};
+use crate::store::s3::objects::{get_result, length, nothing};
+use crate::store::s3::properties::{about_tags, tags_of, version_of};
+use crate::store::s3::xml::{ErrorBody, Written, hides_error, is_rejection};
+use crate::store::wire::{Answer, Progress, unanswered, unquote};
 use crate::store::{
     Attributes, Condition, Entry, GetResult, ListPage, ListRequest, ObjectInfo, Part, Properties,
     PutOutcome, RequestCounts, Send, StoreBackend, StoreError, StoreErrorKind, Tags, UploadId,

@@ -4,8 +4,7 @@
 //! a `Cache-Control` of its own where the object has none.
 
 use super::{Call, Dialect};
-use crate::store::s3::objects::version_of;
-use crate::store::s3::properties::{headers_of, metadata_of};
+use crate::store::s3::properties::{headers_of, metadata_of, version_of};
 use crate::store::wire::Answer;
 use crate::store::{Attributes, Header, ObjectInfo, Properties, StoreError, StoreErrorKind, Tags};
 

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::dialect::Spelling;
-use super::properties::{about_tags, dressed, info_of, tags_of};
-use super::xml::{ErrorBody, Written, hides_error, is_rejection, list_page, unquote};
+use super::properties::{about_tags, dressed, info_of, tags_of, version_of};
+use super::xml::{ErrorBody, Written, hides_error, is_rejection, list_page};
 use super::{Call, S3Store, quoted};
 use crate::store::api::get_in_steps;
-use crate::store::wire::{Answer, Progress, parse_http_date, parse_iso_date, unanswered};
+use crate::store::wire::{Answer, Progress, parse_iso_date, unanswered, unquote};
 use crate::store::{
     Attributes, Condition, Doomed, GetResult, Groups, ListPage, ListRequest, ObjectInfo, Part,
     PartSource, Properties, PutOutcome, RequestCounts, Send, StoreBackend, StoreError,
@@ -516,20 +516,6 @@ pub(in crate::store) fn nothing() -> Version {
 
 pub(in crate::store) fn length(answer: &Answer) -> Option<u64> {
     answer.header("content-length")?.parse().ok()
-}
-
-/// The version that an answer's headers tell; `size` is known from elsewhere.
-pub(in crate::store) fn version_of(answer: &Answer, size: u64) -> Version {
-    let etag = answer.header("etag").unwrap_or_default();
-    Version {
-        etag: unquote(&etag).to_owned(),
-        size,
-        modified: answer.header("last-modified").and_then(|t| parse_http_date(&t)),
-        generation: answer
-            .header("x-goog-generation")
-            .or_else(|| answer.header("x-amz-version-id"))
-            .filter(|id| !id.is_empty() && id != "null"),
-    }
 }
 
 /// Cuts the asked range out of an answer, or says why that is not possible.

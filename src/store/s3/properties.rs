@@ -6,12 +6,12 @@ use http::HeaderMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Call;
-use super::objects::version_of;
-use crate::store::wire::Answer;
+use crate::store::wire::{Answer, parse_http_date, unquote};
 use crate::store::{
     Attributes, Encryption, Header, ObjectInfo, Properties, STANDARD, StoreError, StoreErrorKind,
     Tags,
 };
+use crate::types::Version;
 
 const META: &str = "x-amz-meta-";
 const CLASS: &str = "x-amz-storage-class";
@@ -162,6 +162,20 @@ pub(in crate::store) fn about_tags(error: StoreError, right: &str) -> StoreError
             source: error.source,
         },
         _ => error,
+    }
+}
+
+/// The version that an answer's headers tell; `size` is known from elsewhere.
+pub(in crate::store) fn version_of(answer: &Answer, size: u64) -> Version {
+    let etag = answer.header("etag").unwrap_or_default();
+    Version {
+        etag: unquote(&etag).to_owned(),
+        size,
+        modified: answer.header("last-modified").and_then(|t| parse_http_date(&t)),
+        generation: answer
+            .header("x-goog-generation")
+            .or_else(|| answer.header("x-amz-version-id"))
+            .filter(|id| !id.is_empty() && id != "null"),
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::objects::{content_range, length, version_of};
+use super::objects::{content_range, length};
+use super::properties::version_of;
 use super::{Call, S3Store, quoted};
 use crate::clock::boottime;
 use crate::store::wire::{Answer, Progress};

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::is_transient;
-use crate::store::wire::{Answer, parse_iso_date};
+use crate::store::wire::{Answer, parse_iso_date, unquote};
 use crate::store::{Entry, ListPage, StoreError, StoreErrorKind};
 use crate::types::{ObjectKey, Version};
 
@@ -217,12 +217,6 @@ fn expected_region(message: &str) -> Option<String> {
     let named = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     (!region.is_empty() && region.len() < 64 && region.bytes().all(named))
         .then(|| region.to_owned())
-}
-
-/// An ETag without its quotes.
-pub(in crate::store) fn unquote(etag: &str) -> &str {
-    let etag = etag.strip_prefix("W/").unwrap_or(etag);
-    etag.strip_prefix('"').and_then(|e| e.strip_suffix('"')).unwrap_or(etag)
 }
 
 /// The error that a refusing answer means, with its cure.
