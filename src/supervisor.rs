@@ -328,7 +328,7 @@ impl Supervisor {
                     healthy: Deadline::after(HEALTHY),
                     program: self.settings.identity.clone(),
                     serves: false,
-                    up_by: Deadline::after(upgrade::up_within()),
+                    up_by: Deadline::after(volume::up_within()),
                     leaves: None,
                 }
             }

@@ -20,14 +20,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::channel::Channel;
 use super::handed::{Handed, HandedDriver, HandedUpgrade, left_ms, until};
 use super::protocol::{Event, ProgramEntry, UpgradeEntry, UpgradeStage};
-use super::volume::{MAKES_PLACE, Volume};
+use super::volume::{MAKES_PLACE, Volume, up_within};
 use super::{
     DRIVER_LEAVES, Driver, Leaves, SIGNALS, Settings, Supervisor, SupervisorError, child, system,
 };
@@ -37,13 +36,7 @@ use crate::worker::{HANDED_FORMAT, version};
 
 /// With what a program ends that could go on.
 pub const TRIAL_PASSED: u8 = 86;
-/// How long the new program, its driver, and each of its workers may take until they say that they are there.
-const UP: Duration = Duration::from_secs(20);
 const STATE: &str = "s3vol-state";
-
-pub(super) fn up_within() -> Duration {
-    crate::fault::duration(crate::fault::UP, UP)
-}
 
 /// A worker makes place, and its successor opens the volume.
 fn gone_back_by() -> Deadline {

@@ -37,6 +37,8 @@ pub(super) const MAKES_PLACE: Duration = Duration::from_secs(20);
 const REAPED: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(50), most: Duration::from_secs(10) };
+/// How long the new program, its driver, and each of its workers may take until they say that they are there.
+const UP: Duration = Duration::from_secs(20);
 
 /// Why a volume could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +108,7 @@ enum Turn {
 
 impl Turn {
     fn opens(says: Option<OwnedFd>) -> Self {
-        Turn::Opens { says, until: Deadline::after(super::upgrade::up_within()) }
+        Turn::Opens { says, until: Deadline::after(up_within()) }
     }
 }
 
@@ -602,4 +604,8 @@ fn undo(at: &MountPoint, device: OwnedFd) {
     if let Err(error) = sys::detach_all(path).and_then(|()| sys::remove_mountpoint(at)) {
         tracing::warn!(%error, path = %path.display(), "cannot clean up after a failed mount");
     }
+}
+
+pub(super) fn up_within() -> Duration {
+    crate::fault::duration(crate::fault::UP, UP)
 }
