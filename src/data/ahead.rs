@@ -14,15 +14,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 
-use super::course::{Course, FIRST, RUNS, SLACK};
+use super::course::{Ahead, FIRST, RUNS, SLACK, SMALL};
 use super::fetching::WHOLE;
-use super::neighbours::SMALL;
+use super::inode::OnWay;
 use super::pieces::{
     Fetch, GET_TIMEOUT, Piece, fetches, hull, only, pieces, read_inline, read_run,
 };
 use super::read::Below;
 use super::room::Coming;
-use super::ways::OnWay;
 use super::{DataError, Inode, Live, Volume};
 use crate::clock::{Deadline, boottime};
 use crate::meta::RangeMap;
@@ -37,8 +36,6 @@ const BLOCK: usize = 256 << 10;
 const NEAR: u64 = 1 << 20;
 /// A reader that is idle for this long has stopped.
 const STOPPED: Duration = Duration::from_secs(10);
-/// One read waits for others' fetches no longer than this, however steadily bytes arrive.
-pub(super) const LATE: Duration = Duration::from_secs(10);
 /// What arrives slowly is written to the cache this often, even if it is less than a block.
 const MOMENT: Duration = Duration::from_millis(100);
 /// How long prefetch pauses after an error or for want of room: at first, and at most.
@@ -48,30 +45,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Streams share half of the cache, and none gets more than it would beside three others.
 const STREAMS: u64 = 4;
-
-/// How a file is read, and what to prefetch of it.
-#[derive(Debug, Default)]
-pub struct Ahead {
-    course: Course,
-    /// What is still to be started: ahead of each run, and of the whole file.
-    goals: [Range<u64>; RUNS + 1],
-    /// The size of a part of each, bytes.
-    parts: [u64; RUNS + 1],
-    /// Boot time of the last read.
-    read_at: Duration,
-    running: bool,
-    /// Prefetch pauses until then (boot time), and for how long.
-    paused_until: Duration,
-    pause: Duration,
-    /// Notified when there is more to start.
-    more: Arc<Notify>,
-}
-
-impl Ahead {
-    pub(super) fn course(&self) -> &Course {
-        &self.course
-    }
-}
 
 impl Live {
     /// The next wanted part that is neither cached nor in flight, and whether it is of a whole-file fetch.

@@ -12,8 +12,7 @@ use std::time::Duration;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::freeing::Freeing;
-use super::room::Taken;
-use super::write::{less, more};
+use super::room::{Taken, less, more};
 use crate::clock::Deadline;
 use crate::meta::RangeMap;
 use crate::types::Ino;

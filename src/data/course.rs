@@ -5,7 +5,10 @@
 //! about as much as fetching the file.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 /// The first window ahead of a stream, bytes.
 pub const FIRST: u64 = 512 << 10;
@@ -29,6 +32,11 @@ const HALF: Duration = Duration::from_secs(10);
 const MOST_DOUBLED: u32 = 8;
 /// A larger window has to be this much faster.
 const BETTER: f64 = 1.1;
+/// The largest small file, bytes.
+pub const SMALL: u64 = 256 << 10;
+/// A random read, and the largest window of read-ahead, bytes.
+const RANDOM_WINDOW: u64 = 64 << 10;
+const LARGEST_WINDOW: u64 = 16 << 20;
 
 /// One reader's run through the file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,9 +166,87 @@ impl Course {
     }
 }
 
+/// How a file is read, and what to prefetch of it.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    pub(super) course: Course,
+    /// What is still to be started: ahead of each run, and of the whole file.
+    pub(super) goals: [Range<u64>; RUNS + 1],
+    /// The size of a part of each, bytes.
+    pub(super) parts: [u64; RUNS + 1],
+    /// Boot time of the last read.
+    pub(super) read_at: Duration,
+    pub(super) running: bool,
+    /// Prefetch pauses until then (boot time), and for how long.
+    pub(super) paused_until: Duration,
+    pub(super) pause: Duration,
+    /// Notified when there is more to start.
+    pub(super) more: Arc<Notify>,
+}
+
+impl Ahead {
+    pub(super) fn course(&self) -> &Course {
+        &self.course
+    }
+}
+
+/// How the base of one inode is being read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadAhead {
+    /// Where the last fetch ended: the next sequential miss starts there.
+    next: u64,
+    window: u64,
+}
+
+impl ReadAhead {
+    /// Whether the last reads were sequential.
+    pub(super) fn is_stream(&self) -> bool {
+        self.window > RANDOM_WINDOW
+    }
+
+    /// `most` keeps a small cache from being filled by one reader.
+    pub fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
+        let len = range.end - range.start;
+        // The kernel reads ahead with several requests at once: one that lies in the window that is being
+        // fetched is part of the same stream, and must not reset it.
+        if range.start < self.next && range.start + self.window >= self.next {
+            return range.start..range.end;
+        }
+        self.window = if range.start == self.next {
+            (self.window * 2).clamp(FIRST, LARGEST_WINDOW)
+        } else {
+            RANDOM_WINDOW
+        };
+        self.window = self.window.min(most);
+        let end = (range.start + self.window.max(len)).min(end_of_file).max(range.end);
+        self.next = end;
+        range.start..end
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_grows_its_window_also_when_its_requests_overlap() {
+        let mut ahead = ReadAhead::default();
+        let end = 256 << 20;
+        assert_eq!(ahead.window(&(0..131_072), end, LARGEST_WINDOW), 0..FIRST);
+        // Sent by the kernel before the first answer.
+        assert_eq!(ahead.window(&(131_072..262_144), end, LARGEST_WINDOW), 131_072..262_144);
+        let next = ahead.window(&(FIRST..FIRST + 4096), end, LARGEST_WINDOW);
+        assert_eq!(next, FIRST..3 * FIRST);
+    }
+
+    #[test]
+    fn a_random_read_fetches_little() {
+        let mut ahead = ReadAhead::default();
+        ahead.window(&(0..4096), 1 << 30, LARGEST_WINDOW);
+        let there = 100 << 20;
+        let range = ahead.window(&(there..there + 4096), 1 << 30, LARGEST_WINDOW);
+        assert_eq!(range, there..there + RANDOM_WINDOW);
+    }
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use super::ways::Way;
 use super::{CacheFile, DataError};
+use crate::clock::boottime;
 use crate::meta::records::{ContentRec, InodeRec};
 use crate::meta::{Pending, RangeMap};
 use crate::types::Ino;
@@ -66,9 +70,9 @@ pub struct Live {
     pub removed: bool,
     /// A change is about to remove it: whoever opens it waits for that.
     leaving: bool,
-    pub(super) window: super::read::ReadAhead,
+    pub(super) window: super::ReadAhead,
     /// What is fetched ahead of readers, of a file that is large enough.
-    pub(super) ahead: Option<Box<super::ahead::Ahead>>,
+    pub(super) ahead: Option<Box<super::course::Ahead>>,
     /// What is on its way into the cache.
     pub(super) ways: super::ways::Ways,
 }
@@ -366,6 +370,52 @@ impl InodeTable {
         if left < before {
             self.dropped.fetch_add(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// A range of a file that is in flight as long as this lives.
+#[derive(Debug)]
+pub(super) struct OnWay {
+    pub inode: Arc<Inode>,
+    pub range: Range<u64>,
+    number: u64,
+}
+
+impl OnWay {
+    pub fn begin(inode: &Arc<Inode>, live: &mut Live, range: Range<u64>) -> Self {
+        let number = live.ways.begin(range.clone(), boottime());
+        OnWay { inode: Arc::clone(inode), range, number }
+    }
+
+    /// Some of it arrived.
+    pub fn moves(&self) {
+        self.inode.live().ways.with(self.number, |way| way.moved = boottime());
+    }
+
+    /// It is in the cache up to here, or there was no room for it.
+    pub fn reached(&self, live: &mut Live, at: u64) {
+        live.ways.with(self.number, |way| way.at = way.at.max(at));
+    }
+
+    /// Waits for something. No reader waits for this meanwhile.
+    pub async fn stalled_while<T>(&self, wait: impl Future<Output = T>) -> T {
+        let mut wait = pin!(wait);
+        if let Poll::Ready(done) = futures::poll!(wait.as_mut()) {
+            return done;
+        }
+        self.inode.live().ways.with(self.number, |way| way.stalled = true);
+        self.inode.arrived.notify_waiters();
+        let done = wait.await;
+        let resumes = |way: &mut Way| (way.stalled, way.moved) = (false, boottime());
+        self.inode.live().ways.with(self.number, resumes);
+        done
+    }
+}
+
+impl Drop for OnWay {
+    fn drop(&mut self) {
+        self.inode.live().ways.end(self.number);
+        self.inode.arrived.notify_waiters();
     }
 }
 

@@ -11,14 +11,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::ahead::bring_small;
+use super::course::SMALL;
 use super::{DataError, Inode, Volume};
 use crate::clock::boottime;
 use crate::meta::keys;
 use crate::meta::records::{DirentRec, decode};
 use crate::types::{FileKind, FileName, Ino};
 
-/// The largest small file, bytes.
-pub const SMALL: u64 = 256 << 10;
 /// Files prefetched for a reader at most.
 const MOST: usize = 128;
 /// A directory with this many names is left alone.

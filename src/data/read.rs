@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::ahead::LATE;
 use super::course::{FIRST, SLACK};
+use super::inode::OnWay;
 use super::pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Piece, cut_up, fetches, hull, only, pieces, read_inline,
     read_run, zeros,
 };
-use super::ways::OnWay;
+use super::ways::LATE;
 use super::{DataError, Inode, Live, Share, Volume};
 use crate::clock::Deadline;
 use crate::meta::records::ContentRec;
@@ -20,9 +20,6 @@ use crate::meta::{Change, keys};
 use crate::store::{ObjectInfo, StoreBackend, StoreErrorKind};
 use crate::types::{ATTR_PUT, Base, PutId, Version};
 
-/// A random read, and the largest window of read-ahead, bytes.
-const RANDOM_WINDOW: u64 = 64 << 10;
-const LARGEST_WINDOW: u64 = 16 << 20;
 /// Content that changes under every attempt of a fetch is somebody else's fault.
 const ATTEMPTS: usize = 50;
 /// How often one read waits for others' fetches.
@@ -71,40 +68,6 @@ fn joined(mut block: Vec<Piece>) -> Piece {
         }
     }
     (whole, Some(all.freeze()))
-}
-
-/// How the base of one inode is being read.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ReadAhead {
-    /// Where the last fetch ended: the next sequential miss starts there.
-    next: u64,
-    window: u64,
-}
-
-impl ReadAhead {
-    /// Whether the last reads were sequential.
-    fn is_stream(&self) -> bool {
-        self.window > RANDOM_WINDOW
-    }
-
-    /// `most` keeps a small cache from being filled by one reader.
-    pub fn window(&mut self, range: &Range<u64>, end_of_file: u64, most: u64) -> Range<u64> {
-        let len = range.end - range.start;
-        // The kernel reads ahead with several requests at once: one that lies in the window that is being
-        // fetched is part of the same stream, and must not reset it.
-        if range.start < self.next && range.start + self.window >= self.next {
-            return range.start..range.end;
-        }
-        self.window = if range.start == self.next {
-            (self.window * 2).clamp(FIRST, LARGEST_WINDOW)
-        } else {
-            RANDOM_WINDOW
-        };
-        self.window = self.window.min(most);
-        let end = (range.start + self.window.max(len)).min(end_of_file).max(range.end);
-        self.next = end;
-        range.start..end
-    }
 }
 
 /// What a read finds without asking the bucket.
@@ -521,17 +484,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_grows_its_window_also_when_its_requests_overlap() {
-        let mut ahead = ReadAhead::default();
-        let end = 256 << 20;
-        assert_eq!(ahead.window(&(0..131_072), end, LARGEST_WINDOW), 0..FIRST);
-        // Sent by the kernel before the first answer.
-        assert_eq!(ahead.window(&(131_072..262_144), end, LARGEST_WINDOW), 131_072..262_144);
-        let next = ahead.window(&(FIRST..FIRST + 4096), end, LARGEST_WINDOW);
-        assert_eq!(next, FIRST..3 * FIRST);
-    }
-
-    #[test]
     fn small_neighbours_become_blocks_and_large_holes_stay_holes() {
         let data = |range: Range<u64>, byte: u8| {
             let len = (range.end - range.start) as usize;
@@ -552,14 +504,5 @@ mod tests {
         assert_eq!(found[0].1.as_deref(), Some(first.as_slice()));
         assert_eq!(found[1].1, None);
         assert_eq!(found[3].1.as_deref(), Some(&[4; 10][..]));
-    }
-
-    #[test]
-    fn a_random_read_fetches_little() {
-        let mut ahead = ReadAhead::default();
-        ahead.window(&(0..4096), 1 << 30, LARGEST_WINDOW);
-        let there = 100 << 20;
-        let range = ahead.window(&(there..there + 4096), 1 << 30, LARGEST_WINDOW);
-        assert_eq!(range, there..there + RANDOM_WINDOW);
     }
 }

@@ -348,6 +348,16 @@ impl Volume {
     }
 }
 
+pub(super) fn more(counter: &AtomicU64, bytes: u64) {
+    counter.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// A counter that would go below zero only shows a counting slip; it must not wrap.
+pub(super) fn less(counter: &AtomicU64, bytes: u64) {
+    let _ = counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,11 +13,12 @@ use super::dir_keys::DirKeys;
 use super::neighbours::Neighbours;
 use super::series::Series;
 use super::whole::Stored;
-use super::{CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads};
+use super::{
+    CacheFile, Churn, DataError, Fetching, Inode, InodeTable, Room, Trash, Tx, Uploads, Volume,
+};
 use crate::config::{Tuned, VolumeOptions};
 use crate::meta::records::{ContentRec, InodeRec, SuperRec};
 use crate::meta::{Fold, Meta, Pending, Weight, keys};
-use crate::metrics::Meters;
 use crate::store::{Capabilities, StoreBackend, confined};
 use crate::types::{FileKind, Ino, KeyPrefix, Timestamp, VolumeId};
 
@@ -54,75 +55,6 @@ impl From<Fold> for Recovered {
     fn from(fold: Fold) -> Self {
         Recovered { pending: fold.pending, times: fold.times, opens: fold.opens }
     }
-}
-
-/// An inode with uncommitted changes.
-#[derive(Debug)]
-pub(super) struct Dirty {
-    pub inode: Arc<Inode>,
-    /// Boot time; nothing of it that is not committed is older.
-    pub since: Duration,
-}
-
-/// A mounted volume: its metadata, its inodes, its stores. Shared by `fs` and `settle`.
-#[derive(Debug)]
-pub struct Volume {
-    pub id: VolumeId,
-    pub name: String,
-    pub meta: Meta,
-    pub store: Arc<dyn StoreBackend>,
-    pub prefix: KeyPrefix,
-    pub state_store: Arc<dyn StoreBackend>,
-    pub state: KeyPrefix,
-    pub same_bucket: bool,
-    /// As it was opened; [`Volume::tuned`] has what may change.
-    pub options: VolumeOptions,
-    tuned: RwLock<Tuned>,
-    /// The options changed, for the timer of commits.
-    pub retuned: Notify,
-    pub capabilities: Capabilities,
-    pub inodes: InodeTable,
-    /// What is counted of this volume.
-    pub meters: Arc<Meters>,
-    pub(super) cache_dir: PathBuf,
-    pub trash: Trash,
-    /// Inodes with uncommitted changes, pinned.
-    pub(super) dirty: Mutex<HashMap<Ino, Dirty>>,
-    /// Bytes of uncommitted data, roughly (a range rewritten before its commit counts once), and
-    /// in how many ranges they are.
-    pub(super) dirty_bytes: AtomicU64,
-    pub(super) dirty_ranges: AtomicU64,
-    /// The cache's share of the local disk.
-    pub(super) room: Room,
-    /// What may be downloaded at a time.
-    pub fetching: Fetching,
-    /// Held by whoever looks for victims. Taken before inodes' states.
-    pub(super) evicting: Mutex<()>,
-    /// Somebody waits for dirty data to shrink, or there is much of it.
-    pub commit_wanted: Notify,
-    /// A program that writes from front to back has ended a block.
-    pub block_ended: Notify,
-    /// A commit was handed over.
-    pub committed: Notify,
-    /// Inodes that changed since settling last looked, and its bell.
-    settle_queue: Mutex<HashSet<Ino>>,
-    pub settle_wanted: Notify,
-    /// Changes of names, for settling.
-    pub churn: Churn,
-    pub(super) dir_keys: DirKeys,
-    /// Files with many rows that were committed since they were last looked at.
-    pub(super) scattered: Mutex<HashSet<Ino>>,
-    /// Held by whoever drops dead rows.
-    pub(super) collecting: AsyncMutex<()>,
-    /// Segments that no record names yet.
-    pub(super) uploads: Uploads,
-    pub(super) stored: Stored,
-    last_error: Mutex<Option<String>>,
-    /// How small files are read.
-    pub(super) neighbours: Neighbours,
-    pub(super) series: Series,
-    /// For what goes on beside whoever began it.
-    pub(super) this: Weak<Volume>,
 }
 
 impl Volume {

@@ -4,27 +4,23 @@
 //! while. That one is never waited for again.
 
 use std::ops::Range;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
-
-use super::{Inode, Live};
-use crate::clock::boottime;
 
 /// A fetch has stalled after this long without a byte: a new connection may be faster.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// One read waits for others' fetches no longer than this, however steadily bytes arrive.
+pub(super) const LATE: Duration = Duration::from_secs(10);
 
 /// A range that is being fetched, and how far it has arrived.
 #[derive(Debug)]
-struct Way {
+pub(super) struct Way {
     number: u64,
     range: Range<u64>,
-    at: u64,
+    pub at: u64,
     /// Boot time of its last byte, or of the request.
-    moved: Duration,
+    pub moved: Duration,
     /// No reader waits for it.
-    stalled: bool,
+    pub stalled: bool,
 }
 
 /// All ranges of a file that are in flight. They may overlap.
@@ -72,67 +68,21 @@ impl Ways {
         None
     }
 
-    fn begin(&mut self, range: Range<u64>, now: Duration) -> u64 {
+    pub(super) fn begin(&mut self, range: Range<u64>, now: Duration) -> u64 {
         self.begun += 1;
         let (number, at) = (self.begun, range.start);
         self.ways.push(Way { number, range, at, moved: now, stalled: false });
         number
     }
 
-    fn end(&mut self, number: u64) {
+    pub(super) fn end(&mut self, number: u64) {
         self.ways.retain(|way| way.number != number);
     }
 
-    fn with(&mut self, number: u64, change: impl FnOnce(&mut Way)) {
+    pub(super) fn with(&mut self, number: u64, change: impl FnOnce(&mut Way)) {
         if let Some(way) = self.ways.iter_mut().find(|way| way.number == number) {
             change(way);
         }
-    }
-}
-
-/// A range of a file that is in flight as long as this lives.
-#[derive(Debug)]
-pub(super) struct OnWay {
-    pub inode: Arc<Inode>,
-    pub range: Range<u64>,
-    number: u64,
-}
-
-impl OnWay {
-    pub fn begin(inode: &Arc<Inode>, live: &mut Live, range: Range<u64>) -> Self {
-        let number = live.ways.begin(range.clone(), boottime());
-        OnWay { inode: Arc::clone(inode), range, number }
-    }
-
-    /// Some of it arrived.
-    pub fn moves(&self) {
-        self.inode.live().ways.with(self.number, |way| way.moved = boottime());
-    }
-
-    /// It is in the cache up to here, or there was no room for it.
-    pub fn reached(&self, live: &mut Live, at: u64) {
-        live.ways.with(self.number, |way| way.at = way.at.max(at));
-    }
-
-    /// Waits for something. No reader waits for this meanwhile.
-    pub async fn stalled_while<T>(&self, wait: impl Future<Output = T>) -> T {
-        let mut wait = pin!(wait);
-        if let Poll::Ready(done) = futures::poll!(wait.as_mut()) {
-            return done;
-        }
-        self.inode.live().ways.with(self.number, |way| way.stalled = true);
-        self.inode.arrived.notify_waiters();
-        let done = wait.await;
-        let resumes = |way: &mut Way| (way.stalled, way.moved) = (false, boottime());
-        self.inode.live().ways.with(self.number, resumes);
-        done
-    }
-}
-
-impl Drop for OnWay {
-    fn drop(&mut self) {
-        self.inode.live().ways.end(self.number);
-        self.inode.arrived.notify_waiters();
     }
 }
 

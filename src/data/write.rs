@@ -1,10 +1,9 @@
 //! Changing content: writes, zeroing, sizes. Cache file first, then the log record, then the reply.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::volume::Dirty;
-use super::{DataError, Inode, Live, Patience, Volume};
+use super::room::{less, more};
+use super::{DataError, Dirty, Inode, Live, Patience, Volume};
 use crate::fault::{Mutant, at, points};
 use crate::meta::{Change, Record, Weight};
 use crate::types::{Ino, Lsn, Timestamp};
@@ -231,14 +230,4 @@ fn unless_freed(ino: Ino, freed: std::io::Result<()>) {
     if let Err(error) = freed {
         tracing::warn!(%ino, %error, "space in a cache file was not given back");
     }
-}
-
-pub(super) fn more(counter: &AtomicU64, bytes: u64) {
-    counter.fetch_add(bytes, Ordering::Relaxed);
-}
-
-/// A counter that would go below zero only shows a counting slip; it must not wrap.
-pub(super) fn less(counter: &AtomicU64, bytes: u64) {
-    let _ = counter
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
 }
