@@ -22,6 +22,7 @@ mod error;
 mod gather;
 mod groups;
 mod hot;
+mod item;
 mod kept;
 mod lanes;
 mod learn;
@@ -42,6 +43,31 @@ mod tags;
 mod tidy;
 mod waiting;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::data::Volume;
+use crate::meta::Pages;
+use crate::types::Ino;
+use beside::Beside;
+use churn::Churning;
+use compose::Composing;
+use copies::Copies;
+use hot::Hot;
+use kept::Kept;
+use lanes::Lanes;
+use pace::Paces;
+use reach::Reach;
+use reasons::Reasons;
+use schedule::Schedule;
+use tags::TagSight;
+use waiting::Seen;
+
 pub use attributes::{Shown, Xattr, carried, from_object, is_ours, is_put, key_mark, to_object};
 pub use body::part_size;
 pub use error::SettleError;
@@ -49,5 +75,63 @@ pub use hot::{NOT_AFTER, hot_time};
 pub use learn::borne_by;
 pub use links::Links;
 pub use reconcile::{Changed, Changes, Reconciler, TakenIn, Tell, changes};
-pub use settler::{Permit, SettleStatus, Settler, Unsettled};
+pub use settler::{Permit, SettleStatus, Unsettled};
 pub use waiting::Waiting;
+
+/// Bodies held in memory by one round, bytes. There may be two, one on its way and one that is planned.
+const ROUND_BYTES: u64 = 16 << 20;
+/// Stands for "keys to tidy" in the schedule.
+const TIDY: Ino = Ino(0);
+/// How long a round's flush may take before the round is given up (its work stays queued).
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after a failed round grows to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Settles one volume. Everything it must remember lies in the engine.
+#[derive(Debug)]
+pub struct Settler {
+    volume: Arc<Volume>,
+    permit: Arc<dyn Permit>,
+    hot: Hot,
+    schedule: Schedule,
+    /// The queue as it was when the volume was opened, as far as it is not scheduled yet.
+    backlog: AsyncMutex<Option<Pages>>,
+    pace: Mutex<Paces>,
+    churning: Churning,
+    unsettleable: Mutex<Reasons>,
+    conflicts: watch::Sender<u64>,
+    seen_waiting: AsyncMutex<Seen>,
+    tags: TagSight,
+    copies: Copies,
+    composing: Composing,
+    kept: Kept,
+    beside: Beside,
+    this: Weak<Settler>,
+    reach: Reach,
+    lanes: Lanes,
+    /// When expired tombs were looked for, boot time.
+    tombs_swept: Mutex<Option<Duration>>,
+    /// Everything that can is to settle now.
+    hurried: AtomicBool,
+    /// Something came in between of a publish: the same again may do.
+    interrupted: AtomicBool,
+    /// Rounds follow each other: what one announced it also resolves.
+    one_round: AsyncMutex<()>,
+    /// No round begins any more, and nothing more is sent.
+    at_its_end: CancellationToken,
+    /// What has no answer by now stays open.
+    out_of_time: CancellationToken,
+    /// What is announced and not sent yet is not sent.
+    sends_nothing: AtomicBool,
+    host: String,
+    reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
+}
+
+/// Keys of one round: what is announced by one flush.
+fn round_size() -> usize {
+    crate::fault::number(crate::fault::ROUND, 256) as usize
+}
+/// Keys announced, or resolved, in one batch. Changes of names wait as long as a batch is put together.
+fn chunk_size() -> usize {
+    crate::fault::number(crate::fault::CHUNK, 32).max(1) as usize
+}

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use super::body::part_size;
 use super::kept::Upload;
 use super::plan::Plan;
-use super::settler::{LONGEST_PAUSE, Settler};
+use super::{LONGEST_PAUSE, Settler};
 use crate::clock::{Deadline, boottime};
 use crate::types::{Ino, ObjectKey};
 

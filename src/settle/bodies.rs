@@ -10,8 +10,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::Semaphore;
 
-use super::SettleError;
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::data::Inode;
 use crate::meta::records::ContentRec;
 use crate::types::{FileKind, Ino};

@@ -6,11 +6,10 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
-use super::SettleError;
 use super::bodies::Ready;
 use super::dress::Dress;
 use super::parts::{Parts, TIMEOUT};
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::data::{DataError, Inode, SEGMENT};
 use crate::fault::{self, Mutant};
 use crate::meta::Lookup;

@@ -17,9 +17,8 @@ use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::SettleError;
 use super::parts::{Parts, TIMEOUT};
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::clock::boottime;
 use crate::data::{Inode, Whole};
 use crate::fault;

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::SettleError;
 use super::body::Body;
 use super::dress::Dress;
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::clock::boottime;
 use crate::data::{Inode, PathMemo};
 use crate::meta::records::ContentRec;

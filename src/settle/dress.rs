@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use super::SettleError;
 use super::attributes::{self, Xattr};
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::data::{BORNE, Borne, Inode, Slot, guessed, is_encoded};
 use crate::meta::records::{ContentRec, InodeRec, RestRec};
 use crate::meta::{Lookup, keys};

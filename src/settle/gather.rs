@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::SettleError;
 use super::copies::MOST_COPIED;
+use super::item::Item;
 use super::learn::Learned;
-use super::plan::{Brought, Item, Plan, UNDECIDED};
-use super::settler::{Settler, TIDY, round_size};
+use super::plan::{Brought, Plan, UNDECIDED};
+use super::{SettleError, Settler, TIDY, round_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
 use crate::types::Ino;

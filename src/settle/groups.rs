@@ -13,10 +13,9 @@ use futures::stream::{self, StreamExt};
 use super::outcome::{Outcome, absent};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
-use super::settler::{LONGEST_PAUSE, Settler};
-use super::tidy::{PAUSE, deleting};
+use super::{LONGEST_PAUSE, Settler};
 use crate::clock::boottime;
-use crate::fault::Mutant;
+use crate::fault::{Mutant, at, points};
 use crate::meta::records::IntentRec;
 use crate::store::{Condition, Doomed, FEW, Groups, PutOutcome, StoreError, Verb, scratch_of};
 use crate::types::{PutId, StoreTime};
@@ -26,6 +25,8 @@ const GROUP: usize = 256;
 /// The same where the store is to be done with it soon: others may replace meanwhile what nothing compares, and where
 /// requests do not expire, a lost answer is waited for a long time.
 const SHORT_GROUP: usize = 64;
+/// A key that must wait is looked at again after this.
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
 
 /// How deletions leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,4 +261,12 @@ impl Settler {
             }
         }
     }
+}
+
+/// The step of a deletion, of one key or of several.
+pub(super) async fn deleting<T>(request: impl Future<Output = T>) -> T {
+    at(points::DELETE_BEFORE);
+    let answer = request.await;
+    at(points::DELETE_AFTER);
+    answer
 }

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::SettleError;
 use super::bodies::Ready;
 use super::body::{Body, unchanged};
 use super::dress::Dress;
-use super::plan::Item;
-use super::settler::Settler;
+use super::item::Item;
+use super::{SettleError, Settler};
 use crate::clock::{Deadline, boottime};
 use crate::data::Inode;
 use crate::meta::records::ContentRec;

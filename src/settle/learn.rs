@@ -12,8 +12,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
 use super::attributes::{from_object, is_ours};
-use super::settler::Settler;
-use super::{Changed, SettleError};
+use super::{Changed, SettleError, Settler};
 use crate::config::VolumeOptions;
 use crate::data::{Borne, DataError, PathMemo, Slot, Tx};
 use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::SettleError;
 use super::attributes::is_ours;
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::data::Tx;
 use crate::meta::records::{ContentRec, InodeRec, RestRec, decode};
 use crate::meta::{Logged, keys};

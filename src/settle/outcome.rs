@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hot::group_lasts;
-use super::settler::{Settler, TIDY, chunk_size, round_size};
-use super::{SettleError, attributes};
+use super::{SettleError, Settler, TIDY, attributes, chunk_size, round_size};
 use crate::clock::boottime;
 use crate::data::{ChangeGuard, DataError, Inode, PathMemo, Volume, give_up_map, give_up_older};
 use crate::fault::{at, points};

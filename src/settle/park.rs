@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::SettleError;
 use super::body::{COPY_LIMIT, part_size};
 use super::outcome::forget_base;
 use super::parts::{Parts, TIMEOUT};
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::clock::boottime;
 use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Upload, escape_name, own_name};
 use crate::fault::{at, points};

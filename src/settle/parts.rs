@@ -5,8 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::SettleError;
-use super::settler::Settler;
+use super::{SettleError, Settler};
 use crate::clock::boottime;
 use crate::data::DataError;
 use crate::store::{Part, StoreBackend, UploadId};

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::SettleError;
 use super::bodies::{Ready, is_away};
 use super::body::Body;
 use super::copies::{MOST_COPIED, Source};
-use super::dress::Dress;
+use super::item::Item;
 use super::kept::Upload;
-use super::settler::{Settler, round_size};
+use super::{SettleError, Settler, round_size};
 use crate::clock::boottime;
 use crate::config::SettleMode;
 use crate::data::{DataError, Inode, MAX_KEY, PathMemo, Tx};
@@ -73,19 +72,6 @@ pub(super) struct Brought {
     pub body: Option<Ready>,
 }
 
-/// One object to publish.
-pub(super) struct Item {
-    pub inode: Arc<Inode>,
-    pub put_id: PutId,
-    pub intent: IntentRec,
-    pub dress: Dress,
-    pub body: Body,
-    /// The inode's write sequence that the body shows.
-    pub write_seq: u64,
-    /// How long it took to read the body, and to send the parts of a large one.
-    pub prepared: Duration,
-}
-
 /// An inode as it is published.
 #[derive(Clone, Copy)]
 struct State<'s> {
@@ -95,23 +81,6 @@ struct State<'s> {
     write_seq: u64,
     xattrs: &'s [(Bytes, Bytes)],
     brought: Option<&'s Brought>,
-}
-
-impl Item {
-    /// What the store has to copy for it, bytes.
-    pub fn bytes_copied(&self) -> u64 {
-        match &self.body {
-            Body::Copy { expect, .. } => expect.size,
-            Body::Bytes(_) | Body::Upload { .. } => 0,
-        }
-    }
-
-    pub fn bytes_held(&self) -> u64 {
-        match &self.body {
-            Body::Bytes(bytes) => bytes.len() as u64,
-            Body::Upload { .. } | Body::Copy { .. } => 0,
-        }
-    }
 }
 
 /// Whether a file of so many bytes, with so many that are not holes, stays in motion.

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::settler::ROUND_BYTES;
+use super::ROUND_BYTES;
 
 /// What was announced together is sent within this, as far as can be foreseen.
 const AIM: Duration = Duration::from_secs(8);

@@ -15,15 +15,12 @@ use super::copies::Copies;
 use super::hot::{Hot, time_left};
 use super::kept::Kept;
 use super::lanes::Lanes;
-use super::pace::Paces;
 use super::plan::Plan;
 use super::reach::Reach;
-use super::reasons::Reasons;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::tags::TagSight;
-use super::waiting::Seen;
-use super::{Reconciler, SettleError};
+use super::{LONGEST_PAUSE, SettleError, Settler, TIDY};
 use crate::clock::{Deadline, boottime};
 use crate::config::{SettleMode, Tuned};
 use crate::data::{PathMemo, Volume};
@@ -42,22 +39,6 @@ pub trait Permit: std::fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Keys of one round: what is announced by one flush.
-pub(super) fn round_size() -> usize {
-    crate::fault::number(crate::fault::ROUND, 256) as usize
-}
-/// Keys announced, or resolved, in one batch. Changes of names wait as long as a batch is put together.
-pub(super) fn chunk_size() -> usize {
-    crate::fault::number(crate::fault::CHUNK, 32).max(1) as usize
-}
-/// Bodies held in memory by one round, bytes. There may be two, one on its way and one that is planned.
-pub(super) const ROUND_BYTES: u64 = 16 << 20;
-/// Stands for "keys to tidy" in the schedule.
-pub(super) const TIDY: Ino = Ino(0);
-/// How long a round's flush may take before the round is given up (its work stays queued).
-pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
-/// The pause after a failed round grows to this.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Rows of the queue that are read at a time, and how many inodes are scheduled before no more are.
 const BACKLOG: usize = 4000;
 const SCHEDULED: usize = 20_000;
@@ -102,46 +83,6 @@ pub struct SettleStatus {
     pub missing_rights: Vec<String>,
     /// How objects whose names are gone are deleted in this bucket.
     pub deletions: &'static str,
-}
-
-/// Settles one volume. Everything it must remember lies in the engine.
-#[derive(Debug)]
-pub struct Settler {
-    pub(super) volume: Arc<Volume>,
-    pub(super) permit: Arc<dyn Permit>,
-    pub(super) hot: Hot,
-    pub(super) schedule: Schedule,
-    /// The queue as it was when the volume was opened, as far as it is not scheduled yet.
-    backlog: AsyncMutex<Option<Pages>>,
-    pub(super) pace: Mutex<Paces>,
-    pub(super) churning: Churning,
-    pub(super) unsettleable: Mutex<Reasons>,
-    pub(super) conflicts: watch::Sender<u64>,
-    pub(super) seen_waiting: AsyncMutex<Seen>,
-    pub(super) tags: TagSight,
-    pub(super) copies: Copies,
-    pub(super) composing: Composing,
-    pub(super) kept: Kept,
-    pub(super) beside: Beside,
-    pub(super) this: Weak<Settler>,
-    pub(super) reach: Reach,
-    pub(super) lanes: Lanes,
-    /// When expired tombs were looked for, boot time.
-    pub(super) tombs_swept: Mutex<Option<Duration>>,
-    /// Everything that can is to settle now.
-    pub(super) hurried: AtomicBool,
-    /// Something came in between of a publish: the same again may do.
-    pub(super) interrupted: AtomicBool,
-    /// Rounds follow each other: what one announced it also resolves.
-    pub(super) one_round: AsyncMutex<()>,
-    /// No round begins any more, and nothing more is sent.
-    pub(super) at_its_end: CancellationToken,
-    /// What has no answer by now stays open.
-    pub(super) out_of_time: CancellationToken,
-    /// What is announced and not sent yet is not sent.
-    sends_nothing: AtomicBool,
-    pub(super) host: String,
-    pub(super) reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
 
 impl Settler {

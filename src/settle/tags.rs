@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::settler::Settler;
+use super::Settler;
 use crate::store::{ObjectInfo, StoreError, StoreErrorKind, Tags};
 use crate::types::ObjectKey;
 

@@ -4,23 +4,19 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::SettleError;
-use super::groups::{Deletion, Way};
+use super::groups::{Deletion, PAUSE, Way, deleting};
 use super::hot::group_lasts;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
 use super::seen::Seen;
-use super::settler::{Settler, TIDY, chunk_size, round_size};
+use super::{SettleError, Settler, TIDY, chunk_size, round_size};
 use crate::clock::boottime;
 use crate::data::DataError;
-use crate::fault::{Mutant, at, points};
+use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
 use crate::store::{Condition, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
-
-/// A key that must wait is looked at again after this.
-pub(super) const PAUSE: Duration = Duration::from_secs(2);
 
 /// Rounds that a page of keys is as large as, where the store deletes groups. Each page costs a flush, and ends only with
 /// its last answer; what is announced and not sent has to be recorded before a mount ends.
@@ -287,12 +283,4 @@ impl Settler {
             None => Outcome::Open,
         }
     }
-}
-
-/// The step of a deletion, of one key or of several.
-pub(super) async fn deleting<T>(request: impl Future<Output = T>) -> T {
-    at(points::DELETE_BEFORE);
-    let answer = request.await;
-    at(points::DELETE_AFTER);
-    answer
 }

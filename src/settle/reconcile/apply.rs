@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::heads::modified;
 use super::rows::Rows;
+use super::shown::Seen;
 use super::{Changed, Reconciler};
 use crate::data::{Tx, beside, escape_name, give_up_map};
 use crate::meta::keys;
@@ -12,14 +13,6 @@ use crate::meta::records::{ContentRec, DirentRec, InodeRec, RestRec, WorkRec};
 use crate::settle::SettleError;
 use crate::settle::outcome::other_copy;
 use crate::types::{Base, FileKind, FileName, Ino, ObjectKey, Version};
-
-/// What the bucket shows under one name.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Seen {
-    pub object: Option<Version>,
-    /// Keys lie below it.
-    pub below: bool,
-}
 
 /// Names changed in one batch.
 const BATCH: usize = 256;

@@ -4,9 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::apply::Seen;
-use super::missing::Compared;
-use super::shown::Names;
+use super::shown::{Names, Seen};
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo, beside, escape_name, own_name, unescape_name};
@@ -20,6 +18,14 @@ use crate::types::{FileKind, FileName, Ino, ObjectKey};
 pub(super) const PAGE: u32 = 1000;
 /// A listing with which nobody went on for so long begins anew.
 const WALK_KEPT: Duration = Duration::from_secs(600);
+
+/// How far the comparison of a directory with its listing is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Compared {
+    pub after: u64,
+    pub names: usize,
+    pub missing: usize,
+}
 
 impl Reconciler {
     pub(super) async fn child_dirs(&self, dir: Ino) -> Result<Vec<Ino>, DataError> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::listing::Walk;
+use super::listing::{Compared, Walk};
 use super::{Reconciler, USE_TIMEOUT};
 use crate::clock::boottime;
 use crate::data::escape_name;
@@ -24,14 +24,6 @@ const ROWS: usize = 1000;
 /// permission or a stale answer; then the volume's own state must be readable, too.
 const MANY: usize = 1000;
 const HEAD_PARALLEL: usize = 16;
-
-/// How far the comparison of a directory with its listing is.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Compared {
-    after: u64,
-    names: usize,
-    missing: usize,
-}
 
 /// What is known of keys that begin with a name and a slash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use super::apply::Seen;
 use super::listing::PAGE;
+use super::shown::Seen;
 use crate::data::{DataError, escape_name};
 use crate::meta::records::{DirentRec, RestRec, decode};
 use crate::meta::{Meta, keys};

@@ -5,8 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::apply::Seen;
-use crate::types::FileName;
+use crate::types::{FileName, Version};
 
 const OBJECT: u64 = 1;
 const BELOW: u64 = 2;
@@ -14,6 +13,14 @@ const BELOW: u64 = 2;
 /// What was shown under one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shown(u64);
+
+/// What the bucket shows under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    pub object: Option<Version>,
+    /// Keys lie below it.
+    pub below: bool,
+}
 
 impl Shown {
     pub fn object(self) -> bool {
