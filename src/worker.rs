@@ -22,6 +22,7 @@ mod format;
 mod fsck;
 mod give_back;
 mod leave;
+mod local;
 mod measure;
 mod open;
 mod places;
@@ -42,7 +43,7 @@ mod verify;
 
 pub use about::{
     About, DRIVER_PROTOCOL, HANDED_FORMAT, SPOKEN_ENV, SPOKEN_HEADER, Versions, WORKER_PROTOCOL,
-    version,
+    started, version,
 };
 pub use bare::{Bare, BareFollower, bare_fsck, bare_verify};
 pub use error::WorkerError;
@@ -51,7 +52,7 @@ pub use export::{Progress, export_volume};
 pub use foreground::{serve_detached, serve_foreground};
 pub use fsck::{FsckHow, VolumeAt, fsck};
 pub use give_back::Left;
-pub use measure::{of_process, started};
+pub use measure::of_process;
 pub use open::{Mounted, Successor, open};
 pub use protocol::{Asked, DrainReply, SettleReply, VolumeState, WorkerSpec, WorkerStatus};
 pub use purge::EnginePurge;

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::now;
 use crate::meta::EngineHome;
 
 /// Versions of one format or protocol, without gaps. Written as `oldest-newest`.
@@ -143,6 +145,15 @@ impl About {
         lacks.extend(engines.map(|engine| format!("metadata of {engine}")));
         lacks
     }
+}
+
+/// When this process was started, seconds since 1970. Begins with the first call.
+pub fn started() -> f64 {
+    static STARTED: OnceLock<f64> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let now = now();
+        now.secs as f64 + f64::from(now.nanos) / 1e9
+    })
 }
 
 #[cfg(test)]

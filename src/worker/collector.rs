@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::commits::FLUSH;
 use super::serve::Shared;
-use super::tasks::{FIRST_LOOK, MAINTENANCE};
 use crate::clock::boottime;
 use crate::data::{DataError, SLACK, Volume};
 use crate::types::Lsn;
@@ -22,6 +21,10 @@ const GATHER: Duration = Duration::from_millis(300);
 const REST: u32 = 3;
 const LEAST_REST: Duration = Duration::from_millis(1);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How often compaction is considered. It does nothing on an idle volume.
+pub(super) const MAINTENANCE: Duration = Duration::from_secs(60);
+/// After a mount garbage is looked for, and compaction considered, for the first time.
+pub(super) const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// Returns when `stop` is cancelled.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {

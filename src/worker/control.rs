@@ -115,7 +115,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         std::fs::create_dir_all(parent).map_err(WorkerError::local(what()))?;
     }
     crate::sys::remove_if_there(path).map_err(WorkerError::local(what()))?;
-    let _begins_now = super::measure::started();
+    let _begins_now = super::started();
     let listener = UnixListener::bind(path).map_err(WorkerError::local(what()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(WorkerError::local(what()))?;

@@ -109,3 +109,17 @@ impl WorkerError {
         move |source| WorkerError::Local { what, source }
     }
 }
+
+/// An error with its causes, for people.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -170,7 +170,7 @@ pub(super) async fn give_back(
         }
         Ok(Closed::Here(left)) => Left::Unsettled(left, why(shared, ending)),
         Err(error) => {
-            let why = super::supervised::chain(&error);
+            let why = super::error::chain(&error);
             if shared.state() == VolumeState::Fenced {
                 return Left::Lost { kept, why };
             }

@@ -6,12 +6,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::VolumeState;
 use super::control::{Control, Served};
 use super::follow::Followed;
 use super::recovery::set_aside_in;
 use super::serve::Shared;
-use crate::clock::{boottime, now};
+use super::{VolumeState, started};
+use crate::clock::boottime;
 use crate::lease::LeaseState;
 use crate::meta::records::SuperRec;
 use crate::metrics::{Group, Prices, Requests, Sample, names};
@@ -21,15 +21,6 @@ use crate::store::{RequestCounts, StoreBackend};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const LEASE_STATES: [&str; 4] = ["held", "yielding", "released", "none"];
-
-/// When this process was started, seconds since 1970. Begins with the first call.
-pub fn started() -> f64 {
-    static STARTED: OnceLock<f64> = OnceLock::new();
-    *STARTED.get_or_init(|| {
-        let now = now();
-        now.secs as f64 + f64::from(now.nanos) / 1e9
-    })
-}
 
 /// Prices of a store, with what was given in their place.
 fn prices(endpoint: &str) -> Prices {

@@ -1,6 +1,5 @@
 //! Opening a volume: whose turn is it, what does the local log still know, and then the file system.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::claim::Claiming;
 use super::engine_change::to_ours;
 use super::epochs::EpochLog;
 use super::format::Format;
+use super::local::{MIRROR, mirror};
 use super::places::{Places, places};
 use super::trial::essentials;
 use super::{WorkerError, WorkerSpec, leave, recovery};
@@ -23,17 +23,12 @@ use crate::meta::log::{Header, Opened, StateDirLock};
 use crate::meta::records::{SuperRec, decode};
 use crate::meta::{
     Applied, BucketClock, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog,
-    Logged, Meta, MetaError, Mirror, Opening, Record, keys,
+    Logged, Meta, MetaError, Opening, Record, keys,
 };
 use crate::settle::{Changes, Permit, Reconciler, Settler};
 use crate::store::{StoreBackend, Verb, both};
 use crate::types::{Epoch, Ino, Lsn};
 
-/// Local copies of the engine's files, in the volume's state folder.
-const MIRROR: &str = "meta";
-const MIN_MIRROR: u64 = 64 << 20;
-/// A process that ends waits so long for what it has put into the trash.
-pub(super) const LAST_STEPS: Duration = Duration::from_millis(300);
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
 const HELD_PACE: Duration = Duration::from_secs(2);
@@ -329,14 +324,6 @@ async fn fetch_first_rows(engine: &Engine) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Metadata takes an eighth of what content may take, so that one option bounds both, and of the disk.
-pub(super) fn mirror(spec: &WorkerSpec) -> Mirror {
-    let disk = crate::sys::disk_space(&spec.state_dir).map_or(u64::MAX, |space| space.total / 8);
-    let share = (spec.options.cache_size / 8).max(MIN_MIRROR).min(disk);
-    let max_bytes = usize::try_from(share).unwrap_or(usize::MAX);
-    Mirror { dir: spec.state_dir.join(MIRROR), max_bytes }
-}
-
 fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {
     let dir = spec.state_dir.join("log");
     std::fs::create_dir_all(&dir)
@@ -490,17 +477,6 @@ async fn claimed_long_ago(places: &Places, home: &EngineHome) -> Result<bool, Wo
 impl From<crate::fs::FsError> for WorkerError {
     fn from(e: crate::fs::FsError) -> Self {
         WorkerError::Data(DataError::Damaged(e.to_string()))
-    }
-}
-
-/// Removes what a clean end leaves in the state folder: everything is in the bucket.
-/// Logs that were set aside stay: they may hold what no bucket has.
-pub(super) fn clear_local(state_dir: &Path, trash: &Trash) {
-    for part in ["log/log", "log/log.new", "cache", MIRROR] {
-        let path = state_dir.join(part);
-        if let Err(error) = trash.take(&path) {
-            tracing::warn!(path = %path.display(), %error, "local state could not be removed");
-        }
     }
 }
 

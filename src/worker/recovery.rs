@@ -56,7 +56,7 @@ pub(super) async fn set_aside(
                 "another host wrote this volume since this one crashed: changes of names and attributes that were not synced are gone"
             ),
         }
-        super::open::clear_local(state_dir, trash);
+        super::local::clear_local(state_dir, trash);
         return Ok(());
     }
     if is_up(state_dir) {
@@ -64,7 +64,7 @@ pub(super) async fn set_aside(
             files = lost.files.len(),
             "another host wrote this volume since; what was not synced here is in the bucket, see `s3vol recovered`"
         );
-        super::open::clear_local(state_dir, trash);
+        super::local::clear_local(state_dir, trash);
         return Ok(());
     }
     let paths = lost.paths(Some(engine)).await;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
-use super::open::{LAST_STEPS, clear_local};
+use super::local::{LAST_STEPS, clear_local};
 use super::turn::Turn;
 use super::{
     DrainReply, Events, Mounted, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, export,

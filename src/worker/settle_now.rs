@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use super::commits::commit_all;
-use super::leave;
+use super::error::chain;
 use super::open::{Successor, open_locked};
 use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::{chain, runtime_of};
-use super::{SettleReply, WorkerError, WorkerSpec, tasks};
+use super::supervised::runtime_of;
+use super::{SettleReply, WorkerError, WorkerSpec, leave, tasks};
 use crate::clock::Deadline;
 use crate::config::SettleMode;
 

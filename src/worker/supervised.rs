@@ -15,6 +15,7 @@ use super::about::{SPOKEN_ENV, WORKER_PROTOCOL};
 use super::bill::{Bill, requests};
 use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
+use super::error::chain;
 use super::leave::{self, Ending};
 use super::open::{Mounted, Successor, open_locked};
 use super::ready::Ready;
@@ -351,18 +352,4 @@ pub(super) fn exit_code(error: &WorkerError, successor: Successor) -> u8 {
         Successor::Yes if error.may_pass() => EXIT_NOT_YET,
         Successor::Yes | Successor::No => EXIT_NOT_OPENED,
     }
-}
-
-/// An error with its causes, for people.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

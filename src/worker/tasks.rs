@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::collector::{FIRST_LOOK, MAINTENANCE};
 use super::commits::{self, FLUSH};
 use super::open::Mounted;
 use super::serve::Shared;
@@ -18,10 +19,6 @@ use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::{Changed, Changes, Settler};
 
-/// How often compaction is considered. It does nothing on an idle volume.
-pub(super) const MAINTENANCE: Duration = Duration::from_secs(60);
-/// After a mount garbage is looked for, and compaction considered, for the first time.
-pub(super) const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How often the cache looks whether others fill the local disk.
 const DISK: Duration = Duration::from_secs(1);
 /// How long the end waits for what the tasks have under way.
