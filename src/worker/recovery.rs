@@ -7,6 +7,7 @@
 //! ([`restore`]). Changes of names alone are not recovered.
 
 mod lost;
+mod manifest;
 mod restore;
 mod upload;
 

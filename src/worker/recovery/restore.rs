@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::upload::{FORMAT, MANIFEST, Manifest, ManifestFile, bytes_in, covered};
+use super::manifest::{FORMAT, MANIFEST, Manifest, ManifestFile, bytes_in, covered};
 use crate::config::VolumeOptions;
 use crate::data::unescape_name;
 use crate::store::{Known, Listing, StoreBackend, StoreErrorKind};

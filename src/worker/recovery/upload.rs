@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::lost::{Lost, LostFile, Source};
+use super::manifest::{FORMAT, MANIFEST, Manifest, ManifestFile, ManifestPiece, covered};
 use super::{
     ON_DISK, Shelf, UPLOADED, UPLOADING, WHOLE, is_of_this_boot, is_up, known_paths, to_disk,
 };
@@ -33,49 +33,6 @@ const REQUEST: Duration = Duration::from_secs(30);
 const PACK: usize = 16 << 20;
 /// Read at a time, bytes.
 const PIECE: u64 = 4 << 20;
-
-/// `recovered/<name>/recovered.json`, written when everything that it names is there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Manifest {
-    pub format: u32,
-    pub host: String,
-    /// RFC 3339, by that host's clock.
-    pub at: String,
-    pub files: Vec<ManifestFile>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct ManifestFile {
-    /// Its parts are escaped as in object keys.
-    pub path: String,
-    pub size: u64,
-    /// What was changed and not synced. Everything else of the file is in the volume, or was.
-    pub pieces: Vec<ManifestPiece>,
-    /// Ranges that were changed to zeros.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub zeros: Vec<Range<u64>>,
-    /// Changed ranges whose bytes could not be found any more.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<Range<u64>>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ManifestPiece {
-    /// In the file.
-    pub start: u64,
-    pub len: u64,
-    /// Below the manifest's folder.
-    pub object: String,
-    /// While it is put together: the number of the object, whose name is not known yet.
-    #[serde(skip)]
-    pack: usize,
-    pub offset: u64,
-    /// CRC32C of the bytes.
-    pub crc: u32,
-}
-
-pub const FORMAT: u32 = 1;
-pub const MANIFEST: &str = "recovered.json";
 
 /// Uploads what a folder with `log/` and `cache/` holds and no bucket has. Returns the name under which
 /// it is found; `None` when there is nothing (left) to do. Needs no lease: nobody else has the name, which is
@@ -385,16 +342,4 @@ fn read(file: &File, at: u64, len: usize) -> Option<Bytes> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, at).ok()?;
     Some(bytes.into())
-}
-
-/// How many bytes of a file's content a manifest has.
-pub fn covered(file: &ManifestFile) -> u64 {
-    let pieces = file.pieces.iter().map(|piece| piece.len).fold(0, u64::saturating_add);
-    pieces.saturating_add(bytes_in(&file.zeros))
-}
-
-/// How many bytes these ranges have, which may be anything.
-pub fn bytes_in(ranges: &[Range<u64>]) -> u64 {
-    let lengths = ranges.iter().map(|range| range.end.saturating_sub(range.start));
-    lengths.fold(0, u64::saturating_add)
 }
