@@ -7,6 +7,7 @@
 mod about;
 mod bare;
 mod bill;
+mod by_hand;
 mod claim;
 mod collector;
 mod commits;
@@ -46,9 +47,10 @@ pub use about::{
     started, version,
 };
 pub use bare::{Bare, BareFollower, bare_fsck, bare_verify};
+pub use by_hand::{export_volume, settle_volume};
 pub use error::WorkerError;
 pub use events::{EventPage, Events, Since, VolumeEvent, What};
-pub use export::{Progress, export_volume};
+pub use export::Progress;
 pub use foreground::{serve_detached, serve_foreground};
 pub use fsck::{FsckHow, VolumeAt, fsck};
 pub use give_back::Left;
@@ -59,7 +61,6 @@ pub use purge::EnginePurge;
 pub use ready::{READY, TELLS_ENV};
 pub use rebuild::{Rebuild, Rebuilt, plan_rebuild};
 pub use recovery::{Listed, Recovered, Restored, Shelf, has_unsynced};
-pub use settle_now::settle_volume;
 pub use supervised::serve_supervised;
 pub use takeover::{look_at_hold, take_over};
 pub use verify::{Verified, verify_places};

@@ -12,12 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::WorkerError;
 use super::format::applied;
-use super::leave;
-use super::open::{Successor, open_locked};
-use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::runtime_of;
-use super::{WorkerError, WorkerSpec, tasks};
 use crate::clock::Deadline;
 use crate::fault::{at, points};
 use crate::meta::{Batch, Engine, Meta, Pages};
@@ -83,29 +79,6 @@ pub(super) fn is_small(meta: &Meta) -> bool {
     counters.inodes <= FEW
         && counters.extents <= FEW_ROWS
         && meta.engine.costs().deletes <= FEW_DELETED
-}
-
-/// Opens a volume that nobody uses, writes its export whatever its size, and closes it. Returns how many
-/// records it has. The volume is held meanwhile.
-pub fn export_volume(
-    spec: &WorkerSpec,
-    mut progress: impl FnMut(Progress) + std::marker::Send,
-) -> anyhow::Result<u64> {
-    let (runtime, span) = runtime_of(spec)?;
-    let _entered = span.enter();
-    runtime.block_on(async {
-        let lock = leave::lock(&spec.state_dir).await?;
-        let mounted = open_locked(spec, Successor::No, &lock).await?;
-        let shared = Shared::new(spec.clone(), &mounted);
-        let _watched = tasks::watched(&shared);
-        shared.seal(COMMIT_BUDGET, Duration::ZERO).await?;
-        let volume = &shared.volume;
-        let store = volume.state_store.as_ref();
-        let engine = &volume.meta.engine;
-        let written = write(engine, store, &volume.state, u64::MAX, &mut progress).await;
-        shared.release().await?;
-        Ok(written?.unwrap_or_default())
-    })
 }
 
 /// Writes an export of everything that `engine` holds; nobody may write to it meanwhile. `None` when it

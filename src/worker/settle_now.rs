@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use super::commits::commit_all;
 use super::error::chain;
-use super::open::{Successor, open_locked};
-use super::serve::{COMMIT_BUDGET, Shared};
-use super::supervised::runtime_of;
-use super::{SettleReply, WorkerError, WorkerSpec, leave, tasks};
+use super::serve::Shared;
+use super::{SettleReply, WorkerError};
 use crate::clock::Deadline;
 use crate::config::SettleMode;
 
@@ -42,29 +40,4 @@ impl Shared {
             error: committed.and(settled).err().map(|error| chain(&error)),
         }
     }
-}
-
-/// Opens a volume that nobody uses and settles it, slice by slice with pauses as `pause` says, until that says
-/// to end; then gives it back.
-pub fn settle_volume(
-    spec: &WorkerSpec,
-    mut pause: impl FnMut(&SettleReply) -> Option<Duration>,
-) -> anyhow::Result<SettleReply> {
-    let (runtime, span) = runtime_of(spec)?;
-    let _entered = span.enter();
-    runtime.block_on(async {
-        let lock = leave::lock(&spec.state_dir).await?;
-        let mounted = open_locked(spec, Successor::No, &lock).await?;
-        let shared = Shared::new(spec.clone(), &mounted);
-        let _watched = tasks::watched(&shared);
-        let reply = loop {
-            let reply = shared.settle_slice().await;
-            match pause(&reply) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => break reply,
-            }
-        };
-        shared.close(COMMIT_BUDGET, Duration::ZERO).await?;
-        Ok(reply)
-    })
 }
