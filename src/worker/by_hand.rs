@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::export::write;
+use super::format::export::write;
 use super::open::open_locked;
 use super::serve::{COMMIT_BUDGET, Shared};
 use super::supervised::runtime_of;

@@ -13,9 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::bill::Bill;
 use super::control::{Control, Served, Stage, listen};
-use super::engine_change::unreadable;
 use super::foreground::Signals;
-use super::format::Format;
+use super::format::{Format, unreadable};
 use super::give_back::Left;
 use super::leave::Ending;
 use super::local::{LAST_STEPS, clear_local, mirror};

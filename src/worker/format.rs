@@ -1,5 +1,9 @@
 //! `format.json`: what a volume is, read before anything else and at every renewal of the lease.
 
+mod engine_change;
+mod epochs;
+pub(super) mod export;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +20,11 @@ use crate::store::{
     Verb,
 };
 use crate::types::{ObjectKey, Version, VolumeId};
+
+pub(super) use engine_change::{Unchecked, to_ours, unreadable};
+pub(super) use epochs::EpochLog;
+pub use export::Progress;
+pub(super) use export::delete_below;
 
 const REQUEST: Duration = Duration::from_secs(10);
 

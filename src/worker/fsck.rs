@@ -10,8 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine_change::{Unchecked, unreadable};
-use super::format::{Format, applied};
+use super::format::{Format, Unchecked, applied, unreadable};
 use super::open::{Mounted, Successor, open_locked};
 use super::places::{Places, places};
 use super::serve::{COMMIT_BUDGET, Shared};

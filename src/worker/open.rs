@@ -7,9 +7,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::claim::Claiming;
-use super::engine_change::to_ours;
-use super::epochs::EpochLog;
-use super::format::Format;
+use super::format::{EpochLog, Format, to_ours};
 use super::local::{MIRROR, mirror};
 use super::places::{Places, places};
 use super::trial::essentials;

@@ -26,8 +26,7 @@ use parking_lot::Mutex;
 use objects::Objects;
 use state::delete_state;
 
-use super::engine_change::{Unchecked, to_ours};
-use super::format::Format;
+use super::format::{Format, Unchecked, to_ours};
 use super::places::{Places, places, places_in};
 use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};

@@ -14,9 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine_change::unreadable;
-use super::export::delete_below;
-use super::format::Format;
+use super::format::{Format, delete_below, unreadable};
 use super::fsck::Held;
 use super::give_back::commit_while_it_moves;
 use super::open::{Successor, open_locked};

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 
 use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
+use super::format::export;
 use super::local::{LAST_STEPS, clear_local};
 use super::turn::Turn;
 use super::{
-    DrainReply, Events, Mounted, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, export,
-    recovery,
+    DrainReply, Events, Mounted, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, recovery,
 };
 use crate::clock::Deadline;
 use crate::config::{Tuned, VolumeOptions};

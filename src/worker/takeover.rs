@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::WorkerError;
-use super::engine_change::Unchecked;
-use super::format::Format;
+use super::format::{Format, Unchecked};
 use super::places::{Places, places};
 use crate::catalog::{Hold, VolumeFormat};
 use crate::clock::Deadline;

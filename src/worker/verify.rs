@@ -1,7 +1,6 @@
 //! What `s3vol verify` reads: the places of a volume, found as a mount finds them, and nothing more.
 
-use super::engine_change::unreadable;
-use super::format::Format;
+use super::format::{Format, unreadable};
 use super::places::{Places as Found, places};
 use super::{VolumeAt, WorkerError};
 use crate::catalog::trace;

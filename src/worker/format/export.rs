@@ -12,13 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::WorkerError;
-use super::format::applied;
+use super::applied;
 use crate::clock::Deadline;
 use crate::fault::{at, points};
 use crate::meta::{Batch, Engine, Meta, Pages};
 use crate::store::{Attributes, Listing, Properties, Send, StoreBackend, StoreErrorKind};
 use crate::types::{Epoch, KeyPrefix, Lsn, ObjectKey};
+use crate::worker::WorkerError;
 
 const FORMAT: u32 = 1;
 /// A page is full with so many bytes of keys and values.
@@ -26,7 +26,7 @@ const PAGE_BYTES: usize = 4 << 20;
 /// Pairs read at a time.
 const SCAN: usize = 1000;
 /// What a close writes without being asked, bytes: less than a second of a slow line.
-pub(super) const SMALL: u64 = 8 << 20;
+pub(in crate::worker) const SMALL: u64 = 8 << 20;
 /// And only if there are no more inodes than this, so that nothing large is read in vain.
 const FEW: u64 = 20_000;
 /// Nor more rows of extents.
@@ -74,7 +74,7 @@ fn page_key(state: &KeyPrefix, epoch: Epoch, number: usize) -> ObjectKey {
 }
 
 /// Whether an export takes so little that an unmount does not feel it.
-pub(super) fn is_small(meta: &Meta) -> bool {
+pub(in crate::worker) fn is_small(meta: &Meta) -> bool {
     let counters = meta.superblock();
     counters.inodes <= FEW
         && counters.extents <= FEW_ROWS
@@ -83,7 +83,7 @@ pub(super) fn is_small(meta: &Meta) -> bool {
 
 /// Writes an export of everything that `engine` holds; nobody may write to it meanwhile. `None` when it
 /// would take more than `limit` bytes. Deletes the exports of earlier epochs.
-pub(super) async fn write(
+pub(in crate::worker) async fn write(
     engine: &Engine,
     store: &dyn StoreBackend,
     state: &KeyPrefix,
@@ -166,7 +166,7 @@ async fn forget(
 }
 
 /// Deletes what lies below `prefix` and is `unwanted`.
-pub(super) async fn delete_below(
+pub(in crate::worker) async fn delete_below(
     store: &dyn StoreBackend,
     prefix: &KeyPrefix,
     unwanted: impl Fn(&ObjectKey) -> bool,

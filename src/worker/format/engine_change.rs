@@ -17,10 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::WorkerError;
-use super::export;
-use super::format::Format;
-use super::places::Places;
+use super::{Format, export};
 use crate::catalog::VolumeFormat;
 use crate::clock::Deadline;
 use crate::lease::{
@@ -30,6 +27,8 @@ use crate::lease::{
 use crate::meta::{Engine, EngineConfig, EngineHome};
 use crate::store::Verb;
 use crate::types::{Epoch, Version};
+use crate::worker::WorkerError;
+use crate::worker::places::Places;
 
 const REQUEST: Duration = Duration::from_secs(10);
 /// How often another host may be first at `format.json`.
@@ -37,7 +36,7 @@ const ATTEMPTS: u32 = 5;
 
 /// `known` as this program can use it: with an engine that it reads, and nobody changing it.
 /// `single_host`: the user promised that no other host uses the volume.
-pub(super) async fn to_ours(
+pub(in crate::worker) async fn to_ours(
     places: &Places,
     format: &Format,
     mut known: (VolumeFormat, Version),
@@ -156,7 +155,7 @@ async fn release(places: &Places, epoch: Epoch) -> Result<(), WorkerError> {
 }
 
 /// For who writes `format.json` himself.
-pub(super) struct Unchecked;
+pub(in crate::worker) struct Unchecked;
 
 #[async_trait::async_trait]
 impl FormatCheck for Unchecked {
@@ -180,7 +179,7 @@ async fn forget_others(places: &Places, engine: &EngineHome) {
 }
 
 /// The engine cannot be read, and why there is no way around it.
-pub(super) fn unreadable(engine: &EngineHome, why: &str) -> WorkerError {
+pub(in crate::worker) fn unreadable(engine: &EngineHome, why: &str) -> WorkerError {
     WorkerError::OtherEngine {
         engine: engine.format.clone(),
         plugin: engine.plugin.clone(),

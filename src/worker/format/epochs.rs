@@ -13,7 +13,7 @@ use crate::types::Epoch;
 
 /// Where the epochs go.
 #[derive(Debug, Default)]
-pub(super) struct EpochLog(Mutex<Place>);
+pub(in crate::worker) struct EpochLog(Mutex<Place>);
 
 #[derive(Debug)]
 enum Place {
