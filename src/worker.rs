@@ -36,7 +36,6 @@ mod takeover;
 mod tasks;
 mod trial;
 mod turn;
-mod unfinished;
 mod verify;
 
 pub use about::{

@@ -13,6 +13,7 @@
 
 mod objects;
 mod state;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,7 +29,6 @@ use state::delete_state;
 
 use super::format::{Format, Unchecked, to_ours};
 use super::places::{Places, places, places_in};
-use super::unfinished::Unfinished;
 use super::{WorkerError, recovery, takeover};
 use crate::catalog::{CatalogError, Definition, Deleting, Hold, Purge, Purged, VolumeFormat};
 use crate::clock::Deadline;
@@ -40,6 +40,7 @@ use crate::meta::{Engine, EngineConfig, EngineError, EngineHome};
 use crate::settle::hot_time;
 use crate::store::{Groups, Known, Store, StoreError, StoreErrorKind, Verb, scratch_of};
 use crate::types::{Epoch, Lsn, VolumeId};
+use unfinished::Unfinished;
 
 const REQUEST: Duration = Duration::from_secs(15);
 /// `docker volume rm` waits for this, and dockerd gives up after 30 s.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::claim::Claiming;
 use crate::lease::Holder;
 use crate::types::{Epoch, VolumeId};
+use crate::worker::claim::Claiming;
 
 const FOLDER: &str = "purging";
 
