@@ -11,13 +11,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::leave::Ending;
-use super::open::{Mounted, Successor, open_in};
+use super::life::{Shared, commits, open_in, tasks};
 use super::places::{Places, places_in};
-use super::serve::Shared;
 use super::supervised::end;
 use super::{
-    Asked, DrainReply, Verified, VolumeState, WorkerError, WorkerSpec, commits, follow, fsck,
-    leave, tasks, verify,
+    Asked, DrainReply, Mounted, Successor, Verified, VolumeState, WorkerError, WorkerSpec, follow,
+    fsck, leave, verify,
 };
 use crate::catalog::Opener;
 use crate::data::Volume;

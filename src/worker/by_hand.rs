@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::format::export::write;
-use super::open::open_locked;
-use super::serve::{COMMIT_BUDGET, Shared};
+use super::life::{COMMIT_BUDGET, Shared, open_locked, tasks};
 use super::supervised::runtime_of;
-use super::{Progress, SettleReply, Successor, WorkerSpec, leave, tasks};
+use super::{Progress, SettleReply, Successor, WorkerSpec, leave};
 
 /// Opens a volume that nobody uses, writes its export whatever its size, and closes it. Returns how many
 /// records it has. The volume is held meanwhile.

@@ -18,7 +18,7 @@ use super::about::{SPOKEN_HEADER, WORKER_PROTOCOL};
 use super::events::{EventPage, Events, Since};
 use super::follow::Followed;
 use super::leave::Ending;
-use super::serve::Shared;
+use super::life::Shared;
 use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
 use crate::config::VolumeOptions;
 use crate::metrics::Group;

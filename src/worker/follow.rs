@@ -15,15 +15,15 @@ use super::bill::Bill;
 use super::control::{Control, Served, Stage, listen};
 use super::foreground::Signals;
 use super::format::{Format, unreadable};
-use super::give_back::Left;
 use super::leave::Ending;
+use super::life::{Left, Turn};
 use super::local::{LAST_STEPS, clear_local, mirror};
-use super::open::Successor;
 use super::places::{Places, places};
 use super::ready::Ready;
 use super::supervised::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code};
-use super::turn::Turn;
-use super::{DrainReply, Events, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus};
+use super::{
+    DrainReply, Events, Successor, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus,
+};
 use crate::clock::Deadline;
 use crate::data::Trash;
 use crate::follow::{FollowParts, ReadFs};

@@ -14,12 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::bill::{Bill, requests};
 use super::control::{Control, Served, Stage, listen};
-use super::give_back::{Left, Waited, give_back};
 use super::leave::{self, Ending};
-use super::open::{Mounted, Successor, open_locked};
-use super::serve::{COMMIT_BUDGET, Shared};
+use super::life::{COMMIT_BUDGET, Left, Shared, Waited, give_back, open_locked, tasks};
 use super::supervised::{LOOPS, runtime, runtime_of};
-use super::{Events, VolumeState, What, WorkerSpec, WorkerStatus, tasks};
+use super::{Events, Mounted, Successor, VolumeState, What, WorkerSpec, WorkerStatus};
 use crate::data::Trash;
 use crate::fuse::{HandoffFiles, serve};
 use crate::meta::log::StateDirLock;

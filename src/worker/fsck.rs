@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::format::{Format, Unchecked, applied, unreadable};
-use super::open::{Mounted, Successor, open_locked};
+use super::life::{COMMIT_BUDGET, Shared, open_locked, tasks};
 use super::places::{Places, places};
-use super::serve::{COMMIT_BUDGET, Shared};
-use super::{WorkerError, WorkerSpec, leave, recovery, tasks};
+use super::{Mounted, Successor, WorkerError, WorkerSpec, leave, recovery};
 use crate::catalog::{Incarnation, Opener, Stores, Trace, VolumeFormat, lead_to, trace};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::control::{Control, Served};
 use super::follow::Followed;
+use super::life::Shared;
 use super::recovery::set_aside_in;
-use super::serve::Shared;
 use super::{VolumeState, started};
 use crate::clock::boottime;
 use crate::lease::LeaseState;

@@ -16,11 +16,9 @@ use std::time::Duration;
 
 use super::format::{Format, delete_below, unreadable};
 use super::fsck::Held;
-use super::give_back::commit_while_it_moves;
-use super::open::{Successor, open_locked};
+use super::life::{COMMIT_BUDGET, Shared, commit_while_it_moves, open_locked, tasks};
 use super::places::{Places, places};
-use super::serve::{COMMIT_BUDGET, Shared};
-use super::{VolumeAt, WorkerError, leave, recovery, tasks};
+use super::{Successor, VolumeAt, WorkerError, leave, recovery};
 use crate::catalog::{Incarnation, VolumeFormat, lead_to, new_state, trace};
 use crate::clock::Deadline;
 use crate::data::{PathMemo, Trash, dir_key};

@@ -13,14 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::about::{SPOKEN_ENV, WORKER_PROTOCOL};
 use super::bill::{Bill, requests};
-use super::commits::commit_all;
 use super::control::{Control, Served, Stage, listen};
 use super::error::chain;
 use super::leave::{self, Ending};
-use super::open::{Mounted, Successor, open_locked};
+use super::life::{COMMIT_BUDGET, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks};
 use super::ready::Ready;
-use super::serve::{COMMIT_BUDGET, SETTLE_BUDGET, Shared};
-use super::{Events, VolumeState, What, WorkerError, WorkerSpec, tasks};
+use super::{Events, Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
 use crate::fuse::{HandoffFiles, Serving, serve};
 use crate::meta::log::StateDirLock;
 

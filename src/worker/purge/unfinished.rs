@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::lease::Holder;
 use crate::types::{Epoch, VolumeId};
-use crate::worker::claim::Claiming;
+use crate::worker::life::Claiming;
 
 const FOLDER: &str = "purging";
 

@@ -7,11 +7,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::claim::Claiming;
-use super::format::{EpochLog, Format, to_ours};
-use super::local::{MIRROR, mirror};
-use super::places::{Places, places};
 use super::trial::essentials;
-use super::{WorkerError, WorkerSpec, leave, recovery};
+use super::{Mounted, Successor};
 use crate::clock::Deadline;
 use crate::data::{DataError, Recovered, Trash, Volume, VolumeParts};
 use crate::fault::{Mutant, at, points};
@@ -23,9 +20,13 @@ use crate::meta::{
     Applied, BucketClock, Engine, EngineConfig, EngineError, EngineHome, Fold, Journal, LocalLog,
     Logged, Meta, MetaError, Opening, Record, keys,
 };
-use crate::settle::{Changes, Permit, Reconciler, Settler};
+use crate::settle::{Permit, Reconciler, Settler};
 use crate::store::{StoreBackend, Verb, both};
 use crate::types::{Epoch, Ino, Lsn};
+use crate::worker::format::{EpochLog, Format, to_ours};
+use crate::worker::local::{MIRROR, mirror};
+use crate::worker::places::{Places, places};
+use crate::worker::{WorkerError, WorkerSpec, leave, recovery};
 
 /// How long a volume that another host holds is waited for.
 const HELD_BUDGET: Duration = Duration::from_secs(15);
@@ -40,27 +41,6 @@ const STALLED: Duration = Duration::from_secs(120);
 const ROUNDS: u32 = 15;
 /// Refused requests and their answers are less than this, bytes.
 const LEAST_MOVED: u64 = 64 << 10;
-
-/// Whether the FUSE connection of a worker that died is taken over, with its open files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Successor {
-    Yes,
-    No,
-}
-
-/// An open volume, ready to be served.
-#[derive(Debug)]
-pub struct Mounted {
-    pub volume: Arc<Volume>,
-    pub settler: Arc<Settler>,
-    pub keeper: Arc<Keeper>,
-    pub fs: Arc<Fs>,
-    /// What `fs` looks at the bucket with.
-    pub reconciler: Arc<Reconciler>,
-    pub changes: Changes,
-    /// Where the caller does not keep it.
-    _lock: Option<StateDirLock>,
-}
 
 /// The settle permit that a lease gives.
 struct LeasePermit(Arc<Keeper>);
@@ -94,7 +74,7 @@ pub async fn open(spec: &WorkerSpec, successor: Successor) -> Result<Mounted, Wo
 
 /// As [`open`], for a process that has the lock and keeps it until it has ended: tasks that are cut off
 /// then cannot meet the next owner of the folder.
-pub(super) async fn open_locked(
+pub(in crate::worker) async fn open_locked(
     spec: &WorkerSpec,
     successor: Successor,
     _lock: &StateDirLock,
@@ -103,7 +83,7 @@ pub(super) async fn open_locked(
 }
 
 /// As [`open_locked`], where the stores are known already.
-pub(super) async fn open_in(
+pub(in crate::worker) async fn open_in(
     spec: &WorkerSpec,
     successor: Successor,
     places: Places,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// How things stand.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Now {
+pub(in crate::worker) struct Now {
     /// The worker ends.
     closing: bool,
     /// How many just take the volume back into use.
@@ -28,7 +28,7 @@ impl Now {
 }
 
 #[derive(Debug)]
-pub(super) struct Turn(watch::Sender<Now>);
+pub(in crate::worker) struct Turn(watch::Sender<Now>);
 
 impl Default for Turn {
     fn default() -> Self {
@@ -38,7 +38,7 @@ impl Default for Turn {
 
 /// A drain that is under way: the use that it ends, if it ends one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Draining(Option<u64>);
+pub(in crate::worker) struct Draining(Option<u64>);
 
 impl Turn {
     /// Follows [`Now::drained`].
@@ -122,7 +122,7 @@ impl Turn {
 }
 
 /// Somebody takes the volume back into use.
-pub(super) struct Resuming<'t>(&'t Turn);
+pub(in crate::worker) struct Resuming<'t>(&'t Turn);
 
 impl Resuming<'_> {
     /// It is in use; with `and`, unless the worker was told to end meanwhile.

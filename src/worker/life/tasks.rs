@@ -10,14 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::collector::{FIRST_LOOK, MAINTENANCE};
 use super::commits::{self, FLUSH};
-use super::open::Mounted;
-use super::serve::Shared;
-use super::{VolumeState, What, collector, recovery};
+use super::{Mounted, Shared, collector};
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::fuse::Notifier;
 use crate::meta::EngineState;
 use crate::settle::{Changed, Changes, Settler};
+use crate::worker::{VolumeState, What, recovery};
 
 /// How often the cache looks whether others fill the local disk.
 const DISK: Duration = Duration::from_secs(1);
@@ -25,7 +24,7 @@ const DISK: Duration = Duration::from_secs(1);
 const ENDING: Duration = Duration::from_secs(4);
 
 /// Starts the tasks; they end when `stop` is cancelled.
-pub(super) fn start(
+pub(in crate::worker) fn start(
     shared: &Arc<Shared>,
     mut changes: Changes,
     notifier: Option<Notifier>,
@@ -103,7 +102,7 @@ pub(super) fn start(
 /// Waits for the tasks, which were told to stop; false when one of them does not come to its end in
 /// time. A round of settling that is cut off would leave requests that nobody in this process
 /// remembers: what is left goes on until the process ends.
-pub(super) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
+pub(in crate::worker) async fn ended(tasks: &mut JoinSet<()>, settler: &Settler) -> bool {
     settler.cut_short(true);
     let all = async { while tasks.join_next().await.is_some() {} };
     let ended = tokio::time::timeout(ENDING, all).await.is_ok();
@@ -147,10 +146,10 @@ async fn maintain(volume: &Volume) {
 
 /// What goes on beside a tool that opens a volume without serving it; it ends when this is dropped.
 #[must_use]
-pub(super) struct Watched(JoinSet<()>);
+pub(in crate::worker) struct Watched(JoinSet<()>);
 
 /// The watch over lease and engine.
-pub(super) fn watched(shared: &Arc<Shared>) -> Watched {
+pub(in crate::worker) fn watched(shared: &Arc<Shared>) -> Watched {
     let shared = Arc::clone(shared);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { watch(&shared, &CancellationToken::new()).await });
@@ -158,7 +157,7 @@ pub(super) fn watched(shared: &Arc<Shared>) -> Watched {
 }
 
 /// The same for a tool that looks at the bucket: no kernel is to be told what it finds there.
-pub(super) fn unattended(shared: &Arc<Shared>, mounted: &mut Mounted) -> Watched {
+pub(in crate::worker) fn unattended(shared: &Arc<Shared>, mounted: &mut Mounted) -> Watched {
     let (_, nothing) = crate::settle::changes();
     let mut changes = std::mem::replace(&mut mounted.changes, nothing);
     let mut watched = watched(shared);

@@ -17,7 +17,7 @@ use super::{Files, GROUP_BYTES, Lane, PAUSE, commit_groups, flush_for_now, is_bu
 use crate::data::{DataError, Inode, Much, Volume};
 use crate::types::Ino;
 use crate::worker::WorkerError;
-use crate::worker::serve::Shared;
+use crate::worker::life::Shared;
 
 /// Large files that go up at a time. The last place is for a short one.
 const AT_ONCE: usize = 4;

@@ -4,10 +4,10 @@
 //! proxy on any day. Two requests tell soon enough (`Store::still_refuses`), at one key of the volume's
 //! state that nobody reads.
 
-use super::WorkerError;
-use super::places::Places;
 use crate::catalog::VolumeFormat;
 use crate::store::{Verb, scratch_of};
+use crate::worker::WorkerError;
+use crate::worker::places::Places;
 
 /// Below the state of a volume.
 const KEY: &str = "trial";

@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::WorkerError;
-use super::serve::Shared;
+use super::Shared;
 use crate::clock::Deadline;
 use crate::data::{DataError, Inode, Volume};
 use crate::meta::{EngineError, MetaError};
+use crate::worker::WorkerError;
 
 /// Files committed in one batch.
 const GROUP: usize = 256;
@@ -37,13 +37,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(in crate::worker) enum Lane {
     Timer,
     Large,
 }
 
 /// Commits everything and makes it durable. The error is the first one; it kept nothing else back.
-pub(super) async fn commit_all(volume: &Arc<Volume>, timeout: Duration) -> Result<(), WorkerError> {
+pub(in crate::worker) async fn commit_all(
+    volume: &Arc<Volume>,
+    timeout: Duration,
+) -> Result<(), WorkerError> {
     let deadline = Deadline::after(timeout);
     let committed =
         match commit_groups(volume, volume.dirty_inodes(), Some(deadline), Files::All).await {

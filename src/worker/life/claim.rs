@@ -22,7 +22,7 @@ const COUNTS: u64 = 180;
 
 /// A claim that was under way, and who would say that it is his.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Claiming(Option<Claim>);
+pub(in crate::worker) struct Claiming(Option<Claim>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Claim {

@@ -12,15 +12,16 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::commits::commit_all;
-use super::leave::Ending;
-use super::serve::{COMMIT_BUDGET, ROUND, Shared};
-use super::{VolumeState, WorkerError, tasks};
+use super::serve::{COMMIT_BUDGET, ROUND};
+use super::{Shared, tasks};
 use crate::clock::Deadline;
 use crate::config::SettleMode;
 use crate::data::Volume;
 use crate::meta::{EngineError, keys};
 use crate::settle::Unsettled;
 use crate::types::Ino;
+use crate::worker::leave::Ending;
+use crate::worker::{VolumeState, WorkerError};
 
 /// How long bringing everything into the bucket may take after the end was asked for. Nobody waits
 /// with a limit of his own here, and what does not fit waits for the next mount on this host.
@@ -131,7 +132,7 @@ impl fmt::Display for Left {
 
 /// Who waits for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waited {
+pub(in crate::worker) enum Waited {
     /// It was asked for by a signal: somebody does.
     For,
     /// By an unmount, which has returned: nobody does.
@@ -139,7 +140,7 @@ pub(super) enum Waited {
 }
 
 /// Gives the volume back; its mount is gone, and its tasks were told to end.
-pub(super) async fn give_back(
+pub(in crate::worker) async fn give_back(
     shared: &Arc<Shared>,
     mut running: JoinSet<()>,
     ending: &Ending,
@@ -170,7 +171,7 @@ pub(super) async fn give_back(
         }
         Ok(Closed::Here(left)) => Left::Unsettled(left, why(shared, ending)),
         Err(error) => {
-            let why = super::error::chain(&error);
+            let why = crate::worker::error::chain(&error);
             if shared.state() == VolumeState::Fenced {
                 return Left::Lost { kept, why };
             }
@@ -307,7 +308,7 @@ async fn taken(shared: &Shared) {
 
 /// Goes on as long as data goes up or less is left than before: a slow bucket gets its time, one that is
 /// gone must not keep a command or a shutdown of the machine waiting.
-pub(super) async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
+pub(in crate::worker) async fn commit_while_it_moves(shared: &Shared) -> Result<(), WorkerError> {
     let end = Deadline::after(COMMIT);
     let volume = &shared.volume;
     loop {

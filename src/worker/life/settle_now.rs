@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use super::Shared;
 use super::commits::commit_all;
-use super::error::chain;
-use super::serve::Shared;
-use super::{SettleReply, WorkerError};
 use crate::clock::Deadline;
 use crate::config::SettleMode;
+use crate::worker::error::chain;
+use crate::worker::{SettleReply, WorkerError};
 
 /// After this long a caller hears how far it is.
 const SLICE: Duration = Duration::from_secs(3);

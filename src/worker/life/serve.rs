@@ -7,26 +7,25 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::bill::{Bill, requests};
 use super::commits::{Lane, commit_all};
-use super::format::export;
-use super::local::{LAST_STEPS, clear_local};
 use super::turn::Turn;
-use super::{
-    DrainReply, Events, Mounted, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, recovery,
-};
+use super::{Mounted, Shared};
 use crate::clock::Deadline;
 use crate::config::{Tuned, VolumeOptions};
-use crate::data::Volume;
-use crate::lease::{Keeper, LeaseState};
+use crate::lease::LeaseState;
 use crate::meta::{EngineError, EngineState};
-use crate::settle::Settler;
+use crate::worker::bill::{Bill, requests};
+use crate::worker::format::export;
+use crate::worker::local::{LAST_STEPS, clear_local};
+use crate::worker::{
+    DrainReply, Events, VolumeState, What, WorkerError, WorkerSpec, WorkerStatus, recovery,
+};
 
 /// An unmount has this long to bring everything into the bucket: Docker's callers give it 30 s.
-pub(super) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
+pub(in crate::worker) const COMMIT_BUDGET: Duration = Duration::from_secs(22);
 /// Of which settling gets at most this much: `docker stop` waits for it, and what is left is settled
 /// while the worker lingers.
-pub(super) const SETTLE_BUDGET: Duration = Duration::from_secs(6);
+pub(in crate::worker) const SETTLE_BUDGET: Duration = Duration::from_secs(6);
 /// Changing the lease's record.
 const LEASE: Duration = Duration::from_secs(10);
 /// Waiting for the round of settling that is under way.
@@ -37,22 +36,6 @@ const SAVE: Duration = Duration::from_secs(60);
 const EXPORT: Duration = Duration::from_secs(10);
 /// Closing the engine.
 const CLOSE: Duration = Duration::from_secs(10);
-
-/// What the control socket, the tasks and the FUSE side share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub spec: WorkerSpec,
-    pub volume: Arc<Volume>,
-    pub settler: Arc<Settler>,
-    pub keeper: Arc<Keeper>,
-    state: watch::Sender<VolumeState>,
-    /// The lanes whose last commit failed.
-    failing: Mutex<Vec<Lane>>,
-    /// Everything is in the bucket and nobody uses the volume here: anyone may take it over.
-    yielded: AtomicBool,
-    pub turn: Turn,
-    pub events: Events,
-}
 
 impl Shared {
     pub fn new(spec: WorkerSpec, mounted: &Mounted) -> Arc<Self> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Shared;
 use super::commits::FLUSH;
-use super::serve::Shared;
 use crate::clock::boottime;
 use crate::data::{DataError, SLACK, Volume};
 use crate::types::Lsn;
