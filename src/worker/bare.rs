@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::leave::Ending;
 use super::life::{Shared, commits, open_in, tasks};
 use super::places::{Places, places_in};
-use super::supervised::end;
+use super::run::{end, followed};
 use super::{
-    Asked, DrainReply, Mounted, Successor, Verified, VolumeState, WorkerError, WorkerSpec, follow,
-    fsck, leave, verify,
+    Asked, DrainReply, Mounted, Successor, Verified, VolumeState, WorkerError, WorkerSpec, fsck,
+    leave, verify,
 };
 use crate::catalog::Opener;
 use crate::data::Volume;
@@ -134,7 +134,7 @@ impl Bare {
 /// A volume that is followed, and nobody is served.
 #[derive(Debug)]
 pub struct BareFollower {
-    followed: Arc<follow::Followed>,
+    followed: Arc<followed::Followed>,
     following: JoinHandle<()>,
     lock: StateDirLock,
 }
@@ -147,7 +147,7 @@ impl BareFollower {
     pub async fn open(spec: &WorkerSpec, store: &Store) -> Result<BareFollower, WorkerError> {
         let lock = leave::lock(&spec.state_dir).await?;
         let places = places(spec, store)?;
-        let followed = follow::open_in(spec, Successor::No, places).await?;
+        let followed = followed::open_in(spec, Successor::No, places).await?;
         let fs = Arc::clone(followed.fs());
         let following = tokio::spawn(fs.run(CancellationToken::new()));
         Ok(BareFollower { followed, following, lock })

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::format::export::write;
+use super::format::export;
 use super::life::{COMMIT_BUDGET, Shared, open_locked, tasks};
-use super::supervised::runtime_of;
+use super::run::runtime_of;
 use super::{Progress, SettleReply, Successor, WorkerSpec, leave};
 
 /// Opens a volume that nobody uses, writes its export whatever its size, and closes it. Returns how many
@@ -24,7 +24,7 @@ pub fn export_volume(
         let volume = &shared.volume;
         let store = volume.state_store.as_ref();
         let engine = &volume.meta.engine;
-        let written = write(engine, store, &volume.state, u64::MAX, &mut progress).await;
+        let written = export::write(engine, store, &volume.state, u64::MAX, &mut progress).await;
         shared.release().await?;
         Ok(written?.unwrap_or_default())
     })

@@ -9,7 +9,7 @@
 //! What a database takes in the bucket is what it holds and what was replaced lately. Nothing refers any
 //! more to what was replaced but readers that began before: views of followers and checks, scans under way.
 //! They have [`REPLACED_KEPT`], and take a newer view when that is over. The log goes by the same time,
-//! which followers know ([`super::follower`]).
+//! which followers know ([`crate::meta::follower`]).
 //!
 //! Nobody waits for it, and dropping it half-way leaves nothing worse than garbage.
 

@@ -1,6 +1,5 @@
 //! `s3vol mount`: one volume served by this process, without Docker.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,26 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::bill::{Bill, requests};
 use super::control::{Control, Served, Stage, listen};
-use super::leave::{self, Ending};
-use super::life::{COMMIT_BUDGET, Left, Shared, Waited, give_back, open_locked, tasks};
-use super::supervised::{LOOPS, runtime, runtime_of};
-use super::{Events, Mounted, Successor, VolumeState, What, WorkerSpec, WorkerStatus};
+use super::mount::{Signals, detach, mount};
+use super::{LOOPS, runtime, runtime_of};
 use crate::data::Trash;
 use crate::fuse::{HandoffFiles, serve};
 use crate::meta::log::StateDirLock;
-use crate::sys::{self, FuseMount, MountPoint};
+use crate::sys::FuseMount;
+use crate::worker::bill::{Bill, requests};
+use crate::worker::leave::{self, Ending};
+use crate::worker::life::{COMMIT_BUDGET, Left, Shared, Waited, give_back, open_locked, tasks};
+use crate::worker::{Events, Mounted, Successor, VolumeState, What, WorkerSpec, WorkerStatus};
 
 /// An opening that is no longer wanted has this long to come to its end, so that others do not have to
 /// wait for a lease that never began.
 const HALF_OPEN: Duration = Duration::from_secs(5);
-/// Taking the mount away waits for nobody; whoever hangs in it all the same is left behind.
-const DETACH: Duration = Duration::from_secs(5);
 /// How often a background process is asked whether it serves.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -38,7 +35,7 @@ pub fn serve_foreground(spec: WorkerSpec, how: FuseMount<'_>) -> anyhow::Result<
     // Before the socket, so that no two processes ever have that.
     let lock = runtime.block_on(leave::lock(&spec.state_dir))?;
     let left = match spec.options.readonly {
-        true => runtime.block_on(super::follow::run_foreground(&spec, how, &lock)),
+        true => runtime.block_on(super::following::run_foreground(&spec, how, &lock)),
         false => runtime.block_on(run(&spec, how, &lock)),
     };
     empty_later(&spec.state_dir);
@@ -174,68 +171,6 @@ async fn open_unless_ended(
         tracing::warn!(error = &error as &dyn std::error::Error, "not given back in order");
     }
     bail!("it was ended before the volume was open");
-}
-
-/// The signals that end a mount.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    pub async fn any(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// A mount made by hand, by its device in the mount table. Nothing covers its place: that is free at once
-/// when the mount is gone.
-pub(super) fn mount(
-    path: &Path,
-    how: FuseMount<'_>,
-    lock: &StateDirLock,
-) -> std::io::Result<(OwnedFd, String)> {
-    let root = path.parent().unwrap_or(Path::new("/"));
-    let at = MountPoint::new(root, path)?;
-    let device = sys::open_fuse_device()?;
-    sys::mount_fuse(&at, &device, how)?;
-    let noted = sys::top_mount(path).and_then(|top| {
-        let gone = || std::io::Error::other("it was taken away at once");
-        let mounted = top.filter(|top| top.kind == sys::FUSE_TYPE).ok_or_else(gone)?.device;
-        lock.note_mount(&mounted)?;
-        Ok(mounted)
-    });
-    match noted {
-        Ok(mounted) => Ok((device, mounted)),
-        Err(error) => {
-            sys::detach_all(path)?;
-            Err(error)
-        }
-    }
-}
-
-/// Takes the mount away, if it is still there: by now somebody else's may lie at that place. What is wrong
-/// with it keeps nothing from the bucket.
-pub(super) async fn detach(path: &Path, mounted: &str) {
-    let (at, device) = (path.to_owned(), mounted.to_owned());
-    let detach = tokio::task::spawn_blocking(move || sys::detach_one(&at, &device));
-    let error = match tokio::time::timeout(DETACH, detach).await {
-        Ok(Ok(Ok(()))) => return,
-        Ok(Ok(Err(error))) => error.to_string(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it takes too long".to_owned(),
-    };
-    tracing::warn!(path = %path.display(), error, "the mount could not be taken away");
 }
 
 /// Starts this command again in the background, with `--detach` taken back, and returns once the

@@ -11,31 +11,22 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::about::{SPOKEN_ENV, WORKER_PROTOCOL};
-use super::bill::{Bill, requests};
 use super::control::{Control, Served, Stage, listen};
-use super::error::chain;
-use super::leave::{self, Ending};
-use super::life::{COMMIT_BUDGET, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks};
 use super::ready::Ready;
-use super::{Events, Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
+use super::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code, runtime_of};
 use crate::fuse::{HandoffFiles, Serving, serve};
 use crate::meta::log::StateDirLock;
+use crate::worker::about::{SPOKEN_ENV, WORKER_PROTOCOL};
+use crate::worker::bill::{Bill, requests};
+use crate::worker::error::chain;
+use crate::worker::leave::{self, Ending};
+use crate::worker::life::{COMMIT_BUDGET, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks};
+use crate::worker::{Events, Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
 
-/// The volume could not be opened: starting again will not help by itself.
-pub const EXIT_NOT_OPENED: u8 = 75;
-/// A successor could not open the volume yet. What uses its mount waits for the next one.
-const EXIT_NOT_YET: u8 = 76;
 /// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
-/// How long a drained volume stays ready for the next mount of this host.
-pub(super) const LINGER: Duration = Duration::from_secs(30);
 /// How long each of the two commits, and the engine's tidying between them, may take when another program is to go on.
 const PLACE_COMMIT: Duration = Duration::from_secs(4);
-/// FUSE loops: one can answer hits while another copies.
-pub(super) const LOOPS: usize = 2;
-/// After a failure the control socket stays this long, so that the reason is read.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until the volume is given back. Returns the process's exit code.
 pub fn serve_supervised() -> anyhow::Result<u8> {
@@ -74,9 +65,8 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     };
     let socket = spec.control_socket.clone();
     let code = match spec.options.readonly {
-        true => {
-            runtime.block_on(super::follow::run_supervised(spec, device, successor, ready, &lock))
-        }
+        true => runtime
+            .block_on(super::following::run_supervised(spec, device, successor, ready, &lock)),
         false => runtime.block_on(run(spec, device, successor, ready, &lock)),
     };
     // Before the lock goes: whoever has that next makes a socket of its own. One that stays is removed then.
@@ -85,30 +75,6 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
     runtime.shutdown_background();
     std::mem::forget(lock);
     code
-}
-
-pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(runtime_builder().build()?)
-}
-
-/// For a process of one volume: whatever any thread of the runtime logs is about that one. The caller's
-/// own thread enters the span.
-pub(super) fn runtime_of(
-    spec: &WorkerSpec,
-) -> anyhow::Result<(tokio::runtime::Runtime, tracing::Span)> {
-    crate::sys::bound_heap();
-    crate::fault::named(&spec.name);
-    let span = tracing::info_span!("volume", name = %spec.name);
-    let mut builder = runtime_builder();
-    let inherited = span.clone();
-    builder.on_thread_start(move || std::mem::forget(inherited.clone().entered()));
-    Ok((builder.build()?, span))
-}
-
-fn runtime_builder() -> tokio::runtime::Builder {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).enable_all();
-    builder
 }
 
 async fn run(
@@ -309,7 +275,7 @@ async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Canc
 
 /// The end of a worker: brings into the bucket what is not there, and gives the volume back. Returns how many files
 /// are not at rest.
-pub(super) async fn end(
+pub(in crate::worker) async fn end(
     shared: &Arc<Shared>,
     running: &mut JoinSet<()>,
     stop: &CancellationToken,
@@ -342,12 +308,4 @@ pub(super) async fn end(
     }
     bill.log("giving the volume back", requests(&shared.volume));
     result
-}
-
-/// With what a process ends that could not open its volume. The mount of a successor is in use.
-pub(super) fn exit_code(error: &WorkerError, successor: Successor) -> u8 {
-    match successor {
-        Successor::Yes if error.may_pass() => EXIT_NOT_YET,
-        Successor::Yes | Successor::No => EXIT_NOT_OPENED,
-    }
 }

@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::control::{Control, Served};
-use super::follow::Followed;
-use super::life::Shared;
-use super::recovery::set_aside_in;
-use super::{VolumeState, started};
+use super::followed::Followed;
 use crate::clock::boottime;
 use crate::lease::LeaseState;
 use crate::meta::records::SuperRec;
 use crate::metrics::{Group, Prices, Requests, Sample, names};
 use crate::store::{RequestCounts, StoreBackend};
+use crate::worker::life::Shared;
+use crate::worker::recovery::set_aside_in;
+use crate::worker::{VolumeState, started};
 
 /// What has to be read from the engine is left out after this long.
 const PATIENCE: Duration = Duration::from_secs(1);

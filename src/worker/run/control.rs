@@ -14,14 +14,16 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
-use super::about::{SPOKEN_HEADER, WORKER_PROTOCOL};
-use super::events::{EventPage, Events, Since};
-use super::follow::Followed;
-use super::leave::Ending;
-use super::life::Shared;
-use super::{Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus};
+use super::followed::Followed;
 use crate::config::VolumeOptions;
 use crate::metrics::Group;
+use crate::worker::about::{SPOKEN_HEADER, WORKER_PROTOCOL};
+use crate::worker::events::{EventPage, Events, Since};
+use crate::worker::leave::Ending;
+use crate::worker::life::Shared;
+use crate::worker::{
+    Asked, DrainReply, SettleReply, VolumeState, WorkerError, WorkerSpec, WorkerStatus,
+};
 
 /// How far the worker has come, for whoever asks.
 #[derive(Debug, Clone)]
@@ -115,7 +117,7 @@ pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
         std::fs::create_dir_all(parent).map_err(WorkerError::local(what()))?;
     }
     crate::sys::remove_if_there(path).map_err(WorkerError::local(what()))?;
-    let _begins_now = super::started();
+    let _begins_now = crate::worker::about::started();
     let listener = UnixListener::bind(path).map_err(WorkerError::local(what()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(WorkerError::local(what()))?;
