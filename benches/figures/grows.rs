@@ -55,8 +55,7 @@ impl Bench {
                 .for_each(|n| drop(File::create(name(dir, n)).expect("create")));
         });
         step("look up 1,000", 1_000, &|dir| {
-            (0..1_000)
-                .for_each(|n| drop(fs::metadata(name(dir, n * entries / 1_000)).expect("stat")));
+            (0..1_000).for_each(|n| assert!(name(dir, n * entries / 1_000).is_file()));
         });
         step("list", entries, &|dir| {
             assert_eq!(fs::read_dir(dir).expect("ls").count(), entries + 1_000);

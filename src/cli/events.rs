@@ -96,7 +96,7 @@ async fn follow_folder(folder: PathBuf, begins: Since, tell: Tell) -> anyhow::Re
         while let Ok(socket) = ended.try_recv() {
             followed.remove(&socket);
         }
-        for socket in super::status::sockets(&folder)? {
+        for socket in super::reach::sockets(&folder)? {
             if followed.contains(&socket) || !lives(&socket) {
                 continue;
             }

@@ -214,8 +214,8 @@ pub(super) struct Inner {
     /// Held while batches go to the handle, so that they go in order, and while it is replaced.
     /// Taken before `kept`, which is a leaf.
     pub(super) order: tokio::sync::Mutex<()>,
-    pub(super) rounds: Rounds,
-    pub(super) meter: Meter,
+    rounds: Rounds,
+    meter: Meter,
     /// Batches wait for the handle.
     pub(super) accepted: Notify,
     /// Asks for maintenance that nobody waits for.

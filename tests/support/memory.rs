@@ -115,7 +115,7 @@ impl Site for MemorySite {
         if !self.bucket.memory.careless.load(Ordering::SeqCst) {
             capabilities.0.insert(Verb::CreateIfAbsent);
         }
-        self.known.found(&capabilities);
+        self.known.found(&capabilities, false);
         Ok(capabilities)
     }
 }

@@ -166,7 +166,7 @@ async fn an_upload_that_was_cut_short_goes_on_under_its_name() {
     // As if it had been cut off before its last request.
     let recovered = world.dir.path().join("state/recovered");
     std::fs::remove_file(aside.join(UPLOADED)).unwrap();
-    let key = world.state.key(&format!("recovered/{name}/{}", upload::MANIFEST));
+    let key = world.state.key(&format!("recovered/{name}/{}", manifest::MANIFEST));
     let gone = world.store.delete(&key, Send::plain(SOON)).await;
     assert!(matches!(gone, PutOutcome::Won(_)), "{gone:?}");
     assert!(world.found().await.is_empty());
