@@ -228,6 +228,88 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
     assert!(!plugin.log().contains("worker died"), "{}", plugin.log());
 }
 
+/// The longest calls of programs that use a volume, by what they do, while `meanwhile` goes on.
+fn longest(place: &Path, meanwhile: impl FnOnce()) -> Vec<(&'static str, Duration)> {
+    let done = AtomicBool::new(false);
+    let pace = || std::thread::sleep(Duration::from_millis(2));
+    std::thread::scope(|scope| {
+        let written = scope.spawn(|| {
+            let file = File::create(place.join("written")).unwrap();
+            repeat(&done, |n| {
+                file.write_all_at(&n.to_be_bytes(), n % 1024 * 8).unwrap();
+                pace();
+            })
+        });
+        let read = scope.spawn(|| {
+            let file = File::open(place.join("files/0")).unwrap();
+            repeat(&done, |_| {
+                // The kernel has the content, and asks for the attributes now and then.
+                file.read_at(&mut [0; 8], 0).unwrap();
+                std::fs::metadata(place.join("files/0")).unwrap();
+                pace();
+            })
+        });
+        let listed = scope.spawn(|| {
+            repeat(&done, |_| {
+                assert!(std::fs::read_dir(place.join("files")).unwrap().count() > 0);
+                pace();
+            })
+        });
+        let named = scope.spawn(|| {
+            repeat(&done, |n| {
+                let (a, b) = (place.join(format!("a{n}")), place.join(format!("b{n}")));
+                File::create(&a).unwrap();
+                std::fs::rename(&a, &b).unwrap();
+                std::fs::remove_file(&b).unwrap();
+            })
+        });
+        let synced = scope.spawn(|| {
+            let mut file = File::create(place.join("synced")).unwrap();
+            repeat(&done, |n| {
+                file.write_all(&n.to_be_bytes()).unwrap();
+                file.sync_all().unwrap();
+            })
+        });
+        meanwhile();
+        done.store(true, Ordering::SeqCst);
+        let all = [
+            ("write", written),
+            ("read and stat", read),
+            ("list", listed),
+            ("create, rename, remove", named),
+            ("write and fsync", synced),
+        ];
+        all.into_iter().map(|(what, thread)| (what, thread.join().unwrap().0)).collect()
+    })
+}
+
+/// Prints what docs/UPGRADING.md tells of the pause. Its length is this machine's, so nothing is expected of it.
+#[test]
+#[ignore = "measures, on a machine that does nothing else"]
+fn soak_the_pause_that_programs_see_with_a_store_that_is_far_away() {
+    for latency in [0, 20, 100] {
+        let server = TestS3::start();
+        let mut plugin = start(&server, &[(fault::PROVES, "2000")]);
+        let dir = tempfile::tempdir().unwrap();
+        let newer = program(dir.path(), "newer", "version=0.1.1-newer");
+        plugin.create("v", &[]).unwrap();
+        let place = plugin.mount("v", "c1");
+        std::fs::create_dir(place.join("files")).unwrap();
+        for n in 0..500 {
+            std::fs::write(place.join(format!("files/{n}")), vec![7; 4096]).unwrap();
+        }
+        File::open(place.join("files/0")).unwrap().sync_all().unwrap();
+        server.set_latency(Duration::from_millis(latency));
+        let usual = longest(&place, || std::thread::sleep(Duration::from_secs(5)));
+        let pause = longest(&place, || plugin.upgrade_to(&newer));
+        println!("{latency} ms for each request; the longest calls, and without an upgrade:");
+        for ((what, usual), (_, longest)) in usual.into_iter().zip(pause) {
+            println!("  {what:24} {:5} ms {:5} ms", longest.as_millis(), usual.as_millis());
+        }
+        plugin.unmount("v", "c1");
+    }
+}
+
 /// A plugin with one volume in use.
 struct Used {
     plugin: Plugin,
