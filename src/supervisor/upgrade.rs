@@ -291,12 +291,15 @@ impl Supervisor {
             }
             Driver::Running { .. } | Driver::Ended => None,
         };
+        let own = &self.settings.identity;
         let volumes = self.volumes.iter().filter_map(move |(name, volume)| {
-            let (by, what) = match volume.opened_by(&self.settings.identity) {
-                Some(by) => (by, "does not open it"),
-                None => (started_by.filter(|_| volume.is_without())?, "cannot be started"),
-            };
-            Some((by, format!("its worker of volume {name} {what}")))
+            let opened = volume
+                .opened_by(own)
+                .map(|by| (by, format!("its worker of volume {name} does not open it")));
+            let started = started_by
+                .filter(|_| volume.is_without())
+                .map(|by| (by, format!("its worker of volume {name} cannot be started")));
+            opened.or(started)
         });
         driver.into_iter().chain(volumes)
     }

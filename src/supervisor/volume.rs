@@ -314,13 +314,16 @@ impl Volume {
                     {
                         None
                     }
-                    Turn::Opens { .. } => Some("does not open it".to_owned()),
+                    Turn::Opens { .. } => {
+                        Some(format!("its worker of volume {name} does not open it"))
+                    }
                     // A volume that was mounted just now: whoever wanted that is told.
                     Turn::Serves if code == EXIT_CANNOT_OPEN => None,
-                    Turn::Serves => Some(format!("ended with code {code}")),
+                    Turn::Serves => {
+                        Some(format!("its worker of volume {name} ended with code {code}"))
+                    }
                     Turn::Leaves { .. } => None,
                 };
-                let failed = failed.map(|what| format!("its worker of volume {name} {what}"));
                 // What the other program has left may have to settle; and one that was told to go does not decide.
                 let not_yet = planned || around.goes_back && matches!(turn, Turn::Opens { .. });
                 let for_good = match code {

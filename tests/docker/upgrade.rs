@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::dockerd::{Dockerd, PLUGIN};
-use crate::support::plugin::rootfs;
+use crate::support::dockerd::{Dockerd, Options, PLUGIN};
+use crate::support::plugin::{rootfs, settings};
+use crate::support::s3server::TestS3;
 use crate::support::wait_for;
-use crate::{engine, turn};
+use crate::turn;
 
 const SOON: Duration = Duration::from_secs(60);
 
 /// Holds a lock, an open file without a name and the end of a log, and writes all the time; what fails is in `/errors`.
 const USER: &str = r#"
 trap 'exit 0' TERM
-exec 8>/d/lock; busybox flock -n 8 || echo lock >>/errors
+exec 8>/d/lock; flock -n 8 || echo lock >>/errors
 exec 9<>/d/nameless; rm /d/nameless
 : >/d/log
 busybox tail -f /d/log >/tail &
@@ -58,6 +59,21 @@ impl Folder {
     }
 }
 
+/// Adds this system's `flock`, which busybox may lack, with its libraries.
+fn with_flock(root: &Path) {
+    let program = ["/usr/bin/flock", "/bin/flock"].into_iter().find(|p| Path::new(p).exists());
+    let program = program.expect("util-linux is installed");
+    let out = Command::new("ldd").arg(program).output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([program]) {
+        let to = root.join(file.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(file, to).unwrap();
+    }
+    std::fs::copy(program, root.join("bin/flock")).unwrap();
+}
+
 /// The file that the plugin's first process runs, as that sees it.
 fn runs(id: &str) -> Option<PathBuf> {
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
@@ -81,7 +97,9 @@ struct Used {
 
 impl Used {
     fn count(&self) -> u64 {
-        self.engine.exec("box", "cat /count").trim().parse().unwrap()
+        // It is empty while it is written.
+        let count = || self.engine.exec("box", "cat /count").trim().parse().ok();
+        wait_for("the container's count", SOON, count)
     }
 
     /// The container goes on, and missed nothing.
@@ -90,7 +108,7 @@ impl Used {
         wait_for("more from the container", SOON, || (self.count() > before + 5).then_some(()));
         let failed = self.engine.exec("box", "cat /errors 2>/dev/null || :");
         assert_eq!(failed, "", "{}", self.engine.log_tail(6000));
-        let other = self.engine.try_run("data", "busybox flock -n /d/lock true");
+        let other = self.engine.try_run("data", "flock -n /d/lock true");
         assert_eq!(other.status.code(), Some(1), "somebody else has the lock");
     }
 
@@ -104,7 +122,9 @@ impl Used {
 fn make_plugin_upgrades_a_plugin_in_use_until_it_is_replaced_itself() {
     let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
-    let (engine, _server) = engine();
+    let (engine, server) = (Dockerd::start(&Options::default()), TestS3::start());
+    engine.import_busybox(with_flock);
+    engine.install_plugin(&rootfs(), &settings(&server));
     let id = engine.docker(&["plugin", "inspect", "-f", "{{.Id}}", PLUGIN]).trim().to_owned();
     let mut used = Used { engine, id };
     used.engine.docker(&["volume", "create", "-d", PLUGIN, "data"]);
