@@ -29,17 +29,12 @@ fn clear(path: &Path) -> io::Result<()> {
         std::fs::create_dir_all(parent)?;
     }
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is no socket is in the way",
-            ));
-        }
+        Ok(found) if !found.file_type().is_socket() => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is no socket is in the way",
+        )),
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process serves this socket",
-            ));
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"))
         }
         Ok(_) => std::fs::remove_file(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
