@@ -62,6 +62,7 @@ use lanes::Lanes;
 use measure::Scrapes;
 use rest::Rest;
 use status::StatusCache;
+use upgrade::Noted;
 
 /// The longest that a call of dockerd may take: its client may give up after 30 s.
 const BUDGET: Duration = Duration::from_secs(25);
@@ -124,6 +125,7 @@ pub struct Driver {
     followed: Followed,
     rest: Rest,
     place: Place,
+    noted: parking_lot::Mutex<Noted>,
     /// Held by whoever changes what lies in the place of newer programs.
     placing: tokio::sync::Mutex<()>,
 }
@@ -168,6 +170,7 @@ impl Driver {
             followed: Followed::default(),
             rest: Rest::default(),
             place,
+            noted: parking_lot::Mutex::default(),
             placing: tokio::sync::Mutex::default(),
         });
         driver.restore(left).await;

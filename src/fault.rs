@@ -62,6 +62,12 @@ pub const DIE_CLAIMED: &str = "S3VOL_TEST_DIE_CLAIMED";
 /// How long a newer program has to come up, milliseconds.
 pub const UP: &str = "S3VOL_TEST_UP_MS";
 
+/// How long a newer program has to go on well before the one before it is let go, milliseconds.
+pub const PROVES: &str = "S3VOL_TEST_PROVES_MS";
+
+/// A successor says that it cannot open its volume, once, when this file exists; it is removed first.
+pub const REFUSE: &str = "S3VOL_TEST_REFUSE";
+
 /// What begins the last line of a program's file that a test made of another: words `NAME=VALUE` follow.
 pub const NOTE: &str = "\nS3VOL-TEST-NOTE ";
 
@@ -96,11 +102,14 @@ fn own_note() -> Option<String> {
 
 /// Ends the process as a crash would, if a test asked for it here.
 pub fn die_if_asked(name: &str) {
-    if let Some(file) = text(name)
-        && std::fs::remove_file(file).is_ok()
-    {
+    if asked_once(name) {
         std::process::abort();
     }
+}
+
+/// Whether a test asked for that once, by a file.
+pub fn asked_once(name: &str) -> bool {
+    text(name).is_some_and(|file| std::fs::remove_file(file).is_ok())
 }
 
 /// What a test asks for instead of `default`.

@@ -12,6 +12,7 @@ static HEAP: sys::Heap = sys::Heap;
 
 fn main() -> ExitCode {
     sys::forget_empty_variables();
+    sys::name_process(c"s3vol");
     let done = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
         Ok(Command::Plugin(args)) => match cli::supervise(args) {

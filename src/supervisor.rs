@@ -53,8 +53,9 @@ const DRIVER_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// The number of requests that nobody waits for any more.
 const NOBODY: u64 = 0;
-/// From when a driver is told to make place until it is killed: it answers what was asked.
-const DRIVER_LEAVES: Duration = Duration::from_secs(12);
+/// From when a driver is told to make place until it is killed. It answers what was asked, which it ends by itself after a
+/// minute.
+const DRIVER_LEAVES: Duration = Duration::from_secs(65);
 /// A child that lived this long starts its backoff anew.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -126,6 +127,12 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> SupervisorError {
 /// server is `dead`, what waits for it ends, too.
 pub fn umount_helper(path: &Path, dead: bool) -> io::Result<()> {
     if dead { sys::detach_dead(path) } else { sys::detach_all(path) }
+}
+
+/// Whether [`run`] could listen. Says nothing of the rest.
+pub fn can_listen(settings: &Settings) -> Result<(), SupervisorError> {
+    listen::can_bind(&settings.socket)
+        .map_err(|source| SupervisorError::Listen { path: settings.socket.clone(), source })
 }
 
 /// Runs until SIGTERM or SIGINT. Must be called from the main thread of a process that has no
@@ -285,7 +292,11 @@ impl Supervisor {
     }
 
     fn around(&self) -> Around {
-        Around { ending: self.ending.is_some(), can_go_back: self.can_go_back() }
+        Around {
+            ending: self.ending.is_some(),
+            can_go_back: self.can_go_back(),
+            goes_back: self.goes_back(),
+        }
     }
 
     fn timers(&mut self) {
@@ -341,11 +352,12 @@ impl Supervisor {
     }
 
     fn child_ended(&mut self, pid: u32, exit: Exit) {
-        if let Driver::Running { pid: driver, failures, healthy, leaves, serves, .. } = &self.driver
+        if let Driver::Running { pid: driver, failures, healthy, leaves, program, .. } =
+            &self.driver
             && *driver == pid
         {
             let failures = if healthy.passed() { 0 } else { *failures };
-            let (planned, came_up) = (leaves.is_some(), *serves);
+            let (planned, own) = (leaves.is_some(), *program == self.settings.identity);
             // Its numbers begin anew with the next one.
             self.volumes.values_mut().for_each(Volume::forget_requests);
             self.driver = if self.ending.is_some() {
@@ -357,7 +369,7 @@ impl Supervisor {
                 tracing::warn!(code = exit.code(), ?delay, "the driver ended; it is started anew");
                 Driver::Waiting { until: Deadline::after(delay), failures: failures + 1 }
             };
-            if !planned && !came_up {
+            if !planned && own {
                 self.new_program_fails(&format!("its driver ended with code {}", exit.code()));
             }
             return;
@@ -381,8 +393,8 @@ impl Supervisor {
         if let Some(event) = next.event {
             self.tell(&event);
         }
-        if next.failed {
-            self.new_program_fails(&format!("its worker of volume {name} does not open it"));
+        if let Some(why) = next.failed {
+            self.new_program_fails(&why);
         }
         if !next.gone {
             return;

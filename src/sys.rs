@@ -18,7 +18,7 @@ mod requests;
 pub use beside::beside;
 pub use exec::{
     HandedKind, become_program, came_with_exec, handed, is_handed, memory_file, own_program,
-    program_identity,
+    program_identity, put_back, spare,
 };
 pub use fd::{Inherited, close_on_exec, inherited, keep_only, replace, reserve_low_fds};
 pub use heap::{bound_heap, trim_heap};
@@ -31,7 +31,8 @@ pub use mount::{
 pub use private::make_private;
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
-    prepare_child, prepare_child_keeping, raise_open_files, reap, resident_memory, send_signal,
+    name_process, prepare_child, prepare_child_keeping, raise_open_files, reap, resident_memory,
+    send_signal,
 };
 pub use remove::remove_if_there;
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

@@ -8,6 +8,8 @@ mod memory;
 #[path = "foreign/random.rs"]
 #[allow(dead_code)]
 mod random;
+#[path = "driver/rests.rs"]
+mod rests;
 #[path = "driver/watched.rs"]
 mod watched;
 #[path = "support/workers.rs"]

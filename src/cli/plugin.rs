@@ -59,6 +59,11 @@ fn settings(args: &PluginArgs, mounts: std::path::PathBuf) -> Settings {
 
 /// Becomes the newer program that has taken the place of this one, if there is one that can be used.
 fn use_newer(config: &PluginConfig, settings: &Settings) {
+    // Only the one process that will serve may use up a try or drop a note, and only if it can. What is wrong otherwise
+    // is said by whoever runs next.
+    if supervisor::can_listen(settings).is_err() {
+        return;
+    }
     match Place::below(&config.state).look(&settings.over) {
         Found::Nothing => {}
         Found::Ignored(why) => tracing::warn!(

@@ -13,13 +13,13 @@ use super::reach;
 use crate::clock::Deadline;
 use crate::driver::{ControlClient, ControlError, RunningProgram, Upgrading};
 
-/// Copying, checking, and mounts that are under way.
-const BEGIN: Duration = Duration::from_secs(90);
+/// Copying, checking, and up to a minute for mounts that are under way.
+const BEGIN: Duration = Duration::from_secs(120);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Nothing announces the end to a caller whose plugin is replaced meanwhile.
 const PACE: Duration = Duration::from_millis(200);
-/// A plugin that does not answer for so long has ended.
-const GONE: Duration = Duration::from_secs(60);
+/// A plugin that does not answer for so long has ended. Its driver may need a minute to make place.
+const GONE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -34,7 +34,7 @@ struct Answer {
     program: RunningProgram,
 }
 
-/// Returns without an error only when the new program has taken over completely.
+/// Returns without an error only when the new program has taken over completely, and a restart leads to it.
 pub fn upgrade(args: UpgradeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(args))
@@ -52,7 +52,12 @@ async fn run(args: UpgradeArgs) -> anyhow::Result<()> {
     eprintln!("s3vol: version {} is to take the place of {}", begun.to, begun.from);
     let program = end(&plugin).await?;
     match program.upgrade.as_ref().map(|upgrade| (upgrade.stage.as_str(), &upgrade.why)) {
-        Some(("done", _)) => Ok(writeln!(out, "{}", told(&program))?),
+        Some(("done", None)) => Ok(writeln!(out, "{}", told(&program))?),
+        Some(("done", Some(why))) => bail!(
+            "version {} runs, but could not be noted, so a restart of the plugin uses the installed one: {why}; the \
+             plugin tries again every few seconds (`s3vol upgrade --status`)",
+            begun.to
+        ),
         Some((_, why)) => bail!(
             "version {} did not take over, and {} goes on: {}",
             begun.to,
@@ -102,7 +107,10 @@ fn told(program: &RunningProgram) -> String {
     if let Some(upgrade) = &program.upgrade {
         let (from, to) = (&upgrade.from, &upgrade.to);
         let what = match upgrade.stage.as_str() {
-            "done" => "done".to_owned(),
+            "done" => match &upgrade.why {
+                None => "done".to_owned(),
+                Some(why) => format!("done, but a restart uses the installed one: {why}"),
+            },
             "failed" => format!("failed: {}", upgrade.why.as_deref().unwrap_or("its log says why")),
             stage => format!("under way ({stage})"),
         };

@@ -11,6 +11,9 @@ use tokio::sync::watch;
 use super::caller::Caller;
 use crate::clock::Deadline;
 
+/// For how long running calls are waited for. They come and go, but each one answers within [`super::BUDGET`].
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+
 /// A call: what is asked, and of what. Equal calls that overlap are one.
 pub(super) type Key = (&'static str, String);
 

@@ -3,10 +3,10 @@
 //! The plugin's own view of a dead mount is taken away at its start; a container keeps its own until it ends. Processes
 //! of other containers can be seen only where the plugin is no container itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use crate::sys::{FUSE_TYPE, parse_mount_table};
+use crate::sys::{FUSE_TYPE, mount_table, parse_mount_table};
 
 /// A container's id has so many digits.
 const ID: usize = 64;
@@ -14,13 +14,13 @@ const ID: usize = 64;
 const SHORT: usize = 12;
 
 /// Names what sees a mount of `url` in another view of the file system than this process's: containers by their ids,
-/// others by a process. Reads /proc only.
+/// others by a process. Mounts that this process sees, too, are served: they may be made meanwhile. Reads /proc only.
 pub(super) fn who_sees(url: &str) -> Vec<String> {
     // It may have ended.
     let view = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let Some(own) = view("self") else { return Vec::new() };
     let mut known = BTreeSet::from([own]);
-    let mut found = BTreeSet::new();
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
@@ -33,14 +33,20 @@ pub(super) fn who_sees(url: &str) -> Vec<String> {
         }
         let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let sees = |mount: &crate::sys::MountEntry| mount.kind == FUSE_TYPE && mount.source == url;
-        if parse_mount_table(&table).iter().any(sees) {
+        let seen: BTreeSet<String> =
+            parse_mount_table(&table).into_iter().filter(sees).map(|mount| mount.device).collect();
+        if !seen.is_empty() {
             let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let process = || format!("process {pid} ({})", command.trim());
-            found.insert(container_of(&groups).unwrap_or_else(process));
+            found.entry(container_of(&groups).unwrap_or_else(process)).or_default().extend(seen);
         }
     }
-    found.into_iter().collect()
+    // Last, so that none that was seen came after it.
+    let served: BTreeSet<String> =
+        mount_table().unwrap_or_default().into_iter().map(|mount| mount.device).collect();
+    let dead = |(who, seen): (String, BTreeSet<String>)| (!seen.is_subset(&served)).then_some(who);
+    found.into_iter().filter_map(dead).collect()
 }
 
 /// The container that a process belongs to, by its control groups.

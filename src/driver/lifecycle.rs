@@ -385,7 +385,9 @@ impl Driver {
             let driver = Arc::clone(self);
             tokio::spawn(async move {
                 tracing::info!(volume = %name, "left mounted by an earlier run; recovering it");
-                driver.tell_left(&name).await;
+                // Beside that: looking at all processes of the host takes long.
+                let (tells, left) = (Arc::clone(&driver), name.clone());
+                tokio::spawn(async move { tells.tell_left(&left).await });
                 Arc::clone(&driver).raise(name.clone()).await;
                 driver.begin_drain(&name).await;
             });

@@ -2,7 +2,9 @@
 //!
 //! Programs are named by their hash. `note.json` names the one that is to be used after a restart; it is written when
 //! that has taken over completely, and holds only over the very program that was installed then: whoever installs
-//! another one wants that. A crash at any time leaves the note of before.
+//! another one wants that, and the note is dropped. A crash at any time leaves the note of before.
+//!
+//! What is found here is executed as root, so nobody else may be able to change it: that is looked at each time.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -10,6 +12,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -51,10 +56,12 @@ pub enum Found {
 #[derive(Debug, Clone)]
 pub struct Place(PathBuf);
 
-/// Names the program of this process among those that may be installed: its version, length and time.
+/// Names the program of this process among those that may be installed: its version, length and times. The same version
+/// has another name once it was installed anew: whoever does that wants it, and no program that came over it before.
 pub fn installed() -> io::Result<String> {
     let file = fs::metadata("/proc/self/exe")?;
-    Ok(format!("{} {} {}", version(), file.len(), file.mtime()))
+    let changed = format!("{}.{:09}", file.ctime(), file.ctime_nsec());
+    Ok(format!("{} {} {} {changed}", version(), file.len(), file.mtime()))
 }
 
 impl Place {
@@ -69,6 +76,12 @@ impl Place {
 
     /// Takes a copy in, whole or not at all. It is used only once it is noted.
     pub(super) fn receive(&self, from: &mut File) -> io::Result<PathBuf> {
+        // Not through a link, nor into a folder of somebody else.
+        if let Some(folder) = self.folder()?
+            && folder.metadata()?.uid() != 0
+        {
+            return Err(io::Error::other("the folder there does not belong to root"));
+        }
         make_private(&self.0)?;
         let new = self.0.join("new");
         remove_if_there(&new)?;
@@ -89,13 +102,14 @@ impl Place {
         let file =
             program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         if self.read()?.is_some_and(|note| note.file == file && note.over == over) {
+            remove_if_there(&self.0.join(TRIES))?;
             return self.tidy();
         }
         let sha256 = copy_hashed(&mut File::open(program)?, None)?;
         let (version, over) = (version.to_owned(), over.to_owned());
         let note = Note { format: FORMAT, file, sha256, version, over };
         write_durably(&self.0.join(NOTE), &serde_json::to_vec(&note)?)?;
-        self.came_up()?;
+        remove_if_there(&self.0.join(TRIES))?;
         self.tidy()
     }
 
@@ -116,9 +130,78 @@ impl Place {
         Ok(())
     }
 
-    /// The program that runs has come up.
-    pub(super) fn came_up(&self) -> io::Result<()> {
-        remove_if_there(&self.0.join(TRIES))
+    /// The program whose file is `runs` has come up. If that is the one that is noted, its tries begin anew; the installed
+    /// program says nothing about another.
+    pub(super) fn came_up(&self, runs: &Path) -> io::Result<()> {
+        let Some(note) = self.read()? else { return Ok(()) };
+        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let noted = file(&self.0.join(note.file));
+        if noted.is_some() && noted == file(runs) {
+            remove_if_there(&self.0.join(TRIES))?;
+        }
+        Ok(())
+    }
+
+    /// Looks what is to be used instead of the program of this process, which is the one that was installed as `over`.
+    /// That counts as a try of what is found, and a note that does not hold any more is dropped: only whoever is about to
+    /// serve as the plugin may look.
+    pub fn look(&self, over: &str) -> Found {
+        match self.find(over) {
+            Ok(found) => found,
+            Err(error) => Found::Ignored(format!("it cannot be used: {error}")),
+        }
+    }
+
+    fn find(&self, over: &str) -> io::Result<Found> {
+        let Some(folder) = self.folder()? else { return Ok(Found::Nothing) };
+        is_safe(&folder, &self.0)?;
+        let Some(note) = self.read()? else { return Ok(Found::Nothing) };
+        if note.format != FORMAT {
+            return Ok(Found::Ignored(format!("its note has format {}", note.format)));
+        }
+        if note.over != over {
+            return Ok(self.without("another version of the plugin was installed since".to_owned()));
+        }
+        if note.file != name(&note.sha256) {
+            return Ok(self.without("its note names another file".to_owned()));
+        }
+        let tries = self.0.join(TRIES);
+        let tried = fs::read_to_string(&tries).ok().and_then(|text| text.trim().parse().ok());
+        let tried: u32 = tried.unwrap_or(0);
+        if tried >= MOST_TRIES {
+            return Ok(self.without(format!("it did not come up {tried} times")));
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let mut program = File::from(openat(&folder, note.file.as_str(), flags, Mode::empty())?);
+        is_safe(&program, &self.0.join(&note.file))?;
+        if copy_hashed(&mut program, None)? != note.sha256 {
+            return Ok(self.without("its hash is not the one that was noted".to_owned()));
+        }
+        // A disk that takes nothing has no say in what program runs.
+        if let Err(error) = write_durably(&tries, (tried + 1).to_string().as_bytes()) {
+            tracing::warn!(%error, "the start of the newer program is not counted");
+        }
+        Ok(Found::Newer { program: program.into(), version: note.version })
+    }
+
+    /// Drops a note that does not hold any more, so that it never comes back into force by itself.
+    fn without(&self, why: String) -> Found {
+        let dropped = [NOTE, TRIES].map(|file| remove_if_there(&self.0.join(file)));
+        let synced = File::open(&self.0).and_then(|folder| folder.sync_all());
+        if let Some(error) = dropped.into_iter().chain([synced]).find_map(Result::err) {
+            tracing::warn!(%error, "the note of a program that is not used any more is left");
+        }
+        Found::Ignored(why)
+    }
+
+    /// The folder, if it is there, and no link to another.
+    fn folder(&self) -> io::Result<Option<File>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match open(&self.0, flags, Mode::empty()) {
+            Ok(folder) => Ok(Some(folder.into())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn read(&self) -> io::Result<Option<Note>> {
@@ -128,41 +211,17 @@ impl Place {
             Err(e) => Err(e),
         }
     }
+}
 
-    /// Looks what is to be used instead of the program of this process, which is the one that was installed as
-    /// `over`.
-    pub fn look(&self, over: &str) -> Found {
-        match self.find(over) {
-            Ok(found) => found,
-            Err(error) => Found::Ignored(format!("it cannot be read: {error}")),
-        }
-    }
-
-    fn find(&self, over: &str) -> io::Result<Found> {
-        let Some(note) = self.read()? else { return Ok(Found::Nothing) };
-        if note.format != FORMAT {
-            return Ok(Found::Ignored(format!("its note has format {}", note.format)));
-        }
-        if note.over != over {
-            return Ok(Found::Ignored(
-                "another version of the plugin was installed since".to_owned(),
-            ));
-        }
-        if note.file != name(&note.sha256) {
-            return Ok(Found::Ignored("its note names another file".to_owned()));
-        }
-        let tries = self.0.join(TRIES);
-        let tried = fs::read_to_string(&tries).ok().and_then(|text| text.trim().parse().ok());
-        let tried: u32 = tried.unwrap_or(0);
-        if tried >= MOST_TRIES {
-            return Ok(Found::Ignored(format!("it did not come up {tried} times")));
-        }
-        let mut program = File::open(self.0.join(&note.file))?;
-        if copy_hashed(&mut program, None)? != note.sha256 {
-            return Ok(Found::Ignored("its hash is not the one that was noted".to_owned()));
-        }
-        fs::write(&tries, (tried + 1).to_string())?;
-        Ok(Found::Newer { program: program.into(), version: note.version })
+/// Whether nobody but root can have put there, or can change, what `file` is.
+fn is_safe(file: &File, path: &Path) -> io::Result<()> {
+    let found = file.metadata()?;
+    match found.uid() == 0 && found.mode() & 0o022 == 0 {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "{} does not belong to root, or others may write to it",
+            path.display()
+        ))),
     }
 }
 
@@ -204,15 +263,17 @@ mod tests {
             Found::Newer { version, .. } => assert_eq!(version, "2"),
             other => panic!("{other:?}"),
         }
-        match place.look("another base") {
-            Found::Ignored(why) => assert!(why.contains("installed since"), "{why}"),
-            other => panic!("{other:?}"),
+        // It did not come up again and again. That the installed one does changes nothing about it.
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
+        place.came_up(&from).unwrap();
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
+        ignored(&place, "base", "did not come up 3 times");
+        // Whoever wants it again puts it in place again.
+        place.keep(&received, "2", "base").unwrap();
+        for _ in 0..5 {
+            assert!(matches!(place.look("base"), Found::Newer { .. }));
+            place.came_up(&received).unwrap();
         }
-        // It did not come up again and again.
-        assert!(matches!(place.look("base"), Found::Newer { .. }));
-        assert!(matches!(place.look("base"), Found::Newer { .. }));
-        assert!(matches!(place.look("base"), Found::Ignored(_)));
-        place.came_up().unwrap();
         // The next one takes its place, and its file goes.
         fs::write(&from, "another program").unwrap();
         let next = place.receive(&mut File::open(&from).unwrap()).unwrap();
@@ -220,9 +281,74 @@ mod tests {
         place.keep(&next, "3", "base").unwrap();
         assert!(!received.exists() && next.exists());
         fs::write(&next, "another prognam").unwrap();
-        match place.look("base") {
-            Found::Ignored(why) => assert!(why.contains("hash"), "{why}"),
+        ignored(&place, "base", "hash");
+    }
+
+    #[track_caller]
+    fn ignored(place: &Place, over: &str, why: &str) {
+        match place.look(over) {
+            Found::Ignored(said) => assert!(said.contains(why), "{said}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A place with a program that is noted over `base`.
+    fn noted() -> (tempfile::TempDir, Place, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::below(dir.path());
+        let from = dir.path().join("from");
+        fs::write(&from, "a program").unwrap();
+        let received = place.receive(&mut File::open(&from).unwrap()).unwrap();
+        place.keep(&received, "2", "base").unwrap();
+        (dir, place, received)
+    }
+
+    #[test]
+    fn a_program_that_was_installed_since_ends_the_note_for_good() {
+        let (_dir, place, _) = noted();
+        ignored(&place, "another base", "installed since");
+        assert!(matches!(place.look("base"), Found::Nothing), "it stays gone");
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_has_no_say_in_what_program_runs() {
+        let (_dir, place, _) = noted();
+        // Nothing can be written under that name.
+        fs::create_dir(place.path().join("tries.new")).unwrap();
+        for _ in 0..5 {
+            assert!(matches!(place.look("base"), Found::Newer { .. }));
+        }
+    }
+
+    #[test]
+    fn what_others_may_change_is_not_executed() {
+        let (dir, place, program) = noted();
+        let mode = |path: &Path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(path, mode).unwrap();
+        };
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
+        mode(place.path(), 0o777);
+        ignored(&place, "base", "others may write to it");
+        mode(place.path(), 0o700);
+        mode(&program, 0o720);
+        ignored(&place, "base", "others may write to it");
+        mode(&program, 0o700);
+        std::os::unix::fs::chown(&program, Some(1), None).unwrap();
+        ignored(&place, "base", "does not belong to root");
+        std::os::unix::fs::chown(&program, Some(0), None).unwrap();
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
+        // Nor what a link leads to.
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(&program, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &program).unwrap();
+        ignored(&place, "base", "cannot be used");
+        fs::remove_file(&program).unwrap();
+        fs::rename(&elsewhere, &program).unwrap();
+        fs::rename(place.path(), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, place.path()).unwrap();
+        ignored(&place, "base", "cannot be used");
+        let mut from = File::open(dir.path().join("from")).unwrap();
+        assert!(place.receive(&mut from).is_err(), "nothing is put through a link");
     }
 }

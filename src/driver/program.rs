@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
 use crate::clock::Deadline;
 use crate::sys::{self, ChildFds};
@@ -28,7 +29,7 @@ const MAGIC: &[u8] = b"\x7fELF";
 pub enum ProgramError {
     #[error("the program {} cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("the program {} lies on a volume of this plugin; copy it to a local disk first", .0.display())]
+    #[error("the program {} lies on a volume, or on another FUSE file system; copy it to a local disk first", .0.display())]
     OnVolume(PathBuf),
     #[error("{} is no regular file; name the program's own file", .0.display())]
     NoFile(PathBuf),
@@ -51,6 +52,11 @@ pub enum ProgramError {
          and install it", lacks.join(", ")
     )]
     Lacks { version: String, lacks: Vec<String> },
+    #[error(
+        "version {version} leaves what this one could not read if it had to come back: {}; take a version between the \
+         two, or unmount all volumes and install it", leaves.join(", ")
+    )]
+    NoWayBack { version: String, leaves: Vec<String> },
 }
 
 fn says() -> Duration {
@@ -60,7 +66,7 @@ fn says() -> Duration {
 /// Opens a program that may take over, as far as its file tells. `mounts` is where volumes are seen.
 pub(super) fn open(path: &Path, mounts: &Path) -> Result<File, ProgramError> {
     let failed = |source| ProgramError::Unreadable { path: path.to_owned(), source };
-    // A volume could let us wait, and goes on only with us.
+    // A volume could let us wait, and goes on only with us: not even opened, where that can be told.
     if path.starts_with(mounts) {
         return Err(ProgramError::OnVolume(path.to_owned()));
     }
@@ -72,6 +78,11 @@ pub(super) fn open(path: &Path, mounts: &Path) -> Result<File, ProgramError> {
         }
         opened => opened.map_err(failed)?,
     };
+    // However the path leads there. Others' could stall us as well.
+    let system = fstatfs(&file).map_err(|error| failed(error.into()))?;
+    if system.filesystem_type() == FUSE_SUPER_MAGIC {
+        return Err(ProgramError::OnVolume(path.to_owned()));
+    }
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() {
         return Err(ProgramError::NoFile(path.to_owned()));

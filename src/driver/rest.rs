@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Driver;
+use super::jobs::IDLE;
 
 /// What only watches (events, metrics) may be cut off.
 const WATCHERS: Duration = Duration::from_secs(1);
@@ -23,8 +24,13 @@ impl Driver {
     /// Returns when all calls of before are answered and their connections closed. Nobody may accept connections any
     /// more.
     pub async fn rest(&self) {
-        self.jobs.idle().await;
+        // First, so that nobody asks for more on a connection that is open.
         self.rest.begun.cancel();
+        if tokio::time::timeout(IDLE, self.jobs.idle()).await.is_err() {
+            tracing::warn!(
+                "calls are cut off that took too long; whoever made them has to repeat them"
+            );
+        }
         self.rest.open.close();
         if tokio::time::timeout(WATCHERS, self.rest.open.wait()).await.is_err() {
             tracing::debug!("connections are cut off");

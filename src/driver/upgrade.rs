@@ -3,7 +3,7 @@
 //! It checks the program and puts a copy where only the plugin writes; the supervisor does the rest, which replaces this
 //! driver, too. The driver that is there at the end notes what is to be used after a restart, now or when it starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +11,25 @@ use serde_json::json;
 
 use super::Driver;
 use super::control::ControlClient;
-use super::jobs::Answer;
+use super::jobs::{Answer, IDLE};
 use super::program::{self, ProgramError};
 use super::workers::RunningProgram;
 use crate::worker::{About, VolumeState};
 
 /// For what a worker says of itself.
 const ANSWER: Duration = Duration::from_secs(5);
+/// A note that could not be written is tried again: the disk may have room then.
+const AGAIN: Duration = Duration::from_secs(10);
+
+const DONE: &str = "done";
+/// The program of this process.
+const OWN: &str = "/proc/self/exe";
+/// An upgrade that is done as far as the supervisor knows, and of which nothing is noted yet: whoever waits for its end
+/// waits on.
+const NOTING: &str = "noting";
+
+/// What program a restart uses: the last that was noted, or why it could not be.
+pub(super) type Noted = Option<(PathBuf, Result<(), String>)>;
 
 impl Driver {
     /// Answers when the upgrade has begun; [`Driver::program`] says how far it is.
@@ -48,7 +60,12 @@ impl Driver {
         let (path, about) = checked.map_err(|e| e.to_string())?;
         self.all_in_order().await?;
         // Whoever mounts just now would have to ask again.
-        self.jobs.idle().await;
+        if tokio::time::timeout(IDLE, self.jobs.idle()).await.is_err() {
+            return Err(format!(
+                "mounts or unmounts were under way for {} s, one after the other; try again when there are fewer",
+                IDLE.as_secs()
+            ));
+        }
         self.workers.upgrade(&path, &about.version).await.map_err(|e| e.to_string())?;
         Ok(about.version)
     }
@@ -73,15 +90,29 @@ impl Driver {
         let failed = |source| ProgramError::Place { place: self.place.path().to_owned(), source };
         let path = self.place.receive(&mut program).map_err(failed)?;
         let about = program::ask(&path, &file)?;
-        match about.lacks(&About::this_program()) {
-            lacks if lacks.is_empty() => Ok((path, about)),
-            lacks => Err(ProgramError::Lacks { version: about.version, lacks }),
+        let this = About::this_program();
+        let lacks = about.lacks(&this);
+        if !lacks.is_empty() {
+            return Err(ProgramError::Lacks { version: about.version, lacks });
         }
+        let leaves = this.lacks_after(&about);
+        if !leaves.is_empty() {
+            return Err(ProgramError::NoWayBack { version: about.version, leaves });
+        }
+        Ok((path, about))
     }
 
     /// What runs, and how far an upgrade is.
     pub(super) async fn program(self: Arc<Self>) -> Answer {
-        let program = self.workers.program().await.map_err(|e| e.to_string())?;
+        let mut program = self.workers.program().await.map_err(|e| e.to_string())?;
+        if let Some(upgrade) = program.upgrade.as_mut().filter(|upgrade| upgrade.stage == DONE) {
+            // Not before a crash of the host leads to the same program.
+            match &*self.noted.lock() {
+                Some((file, Ok(()))) if *file == upgrade.file => {}
+                Some((file, Err(why))) if *file == upgrade.file => upgrade.why = Some(why.clone()),
+                _ => upgrade.stage = NOTING.to_owned(),
+            }
+        }
         Ok(json!({ "Program": program, "Err": "" }))
     }
 
@@ -89,31 +120,48 @@ impl Driver {
     pub(super) async fn watch_upgrades(self: Arc<Self>) {
         let mut upgrades = self.workers.upgrades();
         loop {
-            if let Ok(program) = self.workers.program().await {
-                self.note(program).await;
-            }
-            if upgrades.changed().await.is_err() {
-                return;
+            let noted = match self.workers.program().await {
+                Ok(program) => self.note(program).await,
+                Err(_) => false,
+            };
+            let again = async {
+                match noted {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(AGAIN).await,
+                }
+            };
+            tokio::select! {
+                changed = upgrades.changed() => if changed.is_err() { return },
+                () = again => {}
             }
         }
     }
 
-    async fn note(self: &Arc<Self>, program: RunningProgram) {
+    /// Whether that is noted.
+    async fn note(self: &Arc<Self>, program: RunningProgram) -> bool {
         let _placing = self.placing.lock().await;
         let driver = Arc::clone(self);
+        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.stage == DONE);
+        let file = done.map(|upgrade| upgrade.file.clone());
         let noted = tokio::task::spawn_blocking(move || {
-            driver.place.came_up()?;
+            driver.place.came_up(Path::new(OWN))?;
             match program.upgrade {
-                Some(upgrade) if upgrade.stage == "done" => {
+                Some(upgrade) if upgrade.stage == DONE => {
                     driver.place.keep(&upgrade.file, &upgrade.to, &program.over)
                 }
                 Some(upgrade) if !upgrade.is_over() => Ok(()),
                 _ => driver.place.tidy(),
             }
         });
-        if let Ok(Err(error)) = noted.await {
+        let noted = noted.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        if let Err(error) = &noted {
             tracing::error!(%error, "what program is used after a restart could not be noted");
         }
+        let well = noted.is_ok();
+        if let Some(file) = file {
+            *self.noted.lock() = Some((file, noted.map_err(|error| error.to_string())));
+        }
+        well
     }
 
     async fn tidy(self: &Arc<Self>) {

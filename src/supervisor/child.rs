@@ -111,6 +111,9 @@ fn command(settings: &Settings, role: &str) -> io::Result<Command> {
         .program
         .split_first()
         .ok_or_else(|| io::Error::other("no program to start is configured"))?;
+    if crate::fault::noted("spawn") == Some(role) {
+        return Err(io::Error::other("a test has it fail"));
+    }
     let mut command = Command::new(program);
     command.args(leading).arg(role);
     // dockerd passes every variable of the manifest, unset ones as empty strings.

@@ -7,10 +7,12 @@
 //!    descriptors that the state names stay open, all others are closed. Signals are blocked from the first to the last
 //!    moment, and pending ones stay pending.
 //! 3. *Replacing.* The driver makes place for one of the new program; when that serves, one volume after the other gets a
-//!    worker of it, by the hand-over of a worker that crashed, but at a moment of the worker's choice.
-//! 4. *Back.* If the new driver ends before it serves, or a new worker does not open its volume, or one of them takes
-//!    longer than [`up_within`], the process becomes the program before in the same way, and what was replaced is replaced
-//!    again. That program is at hand as a descriptor until all is done, whatever becomes of its file.
+//!    worker of it, by the hand-over of a worker that crashed, but at a moment of the worker's choice. When all of them
+//!    serve, they have to go on for [`PROVES`] before all is done.
+//! 4. *Back.* If the new driver or one of the new workers ends by itself until then, or cannot be started or does not serve
+//!    within [`up_within`], the process becomes the program before in the same way, and what was replaced is replaced
+//!    again. That program is at hand as a descriptor until all is done, whatever becomes of its file. Nothing is given up
+//!    on that way: a volume that cannot be opened yet is tried again.
 //!
 //! Invariants: some process holds each FUSE descriptor at any time, and it is this one; a volume has a worker only when
 //! the one before is gone. A new program that cannot read the state becomes the old one at once ([`step_back`]).
@@ -36,7 +38,13 @@ use crate::worker::{HANDED_FORMAT, version};
 
 /// With what a program ends that could go on.
 pub const TRIAL_PASSED: u8 = 86;
+/// How long all of the new program has to go on before the one before it is let go: what fails at once fails by then.
+const PROVES: Duration = Duration::from_secs(10);
 const STATE: &str = "s3vol-state";
+
+fn proves() -> Duration {
+    crate::fault::duration(crate::fault::PROVES, PROVES)
+}
 
 /// A worker makes place, and its successor opens the volume.
 fn gone_back_by() -> Deadline {
@@ -61,11 +69,17 @@ enum Stage {
     Replacing {
         back: OwnedFd,
         format: u32,
+        /// While the driver or a worker is missing: when it should have been started.
+        started_by: Option<Deadline>,
+        /// While all of the new program serves: when it has shown enough.
+        proven: Option<Deadline>,
     },
-    /// This is the program before, and the new one has failed. A volume is waited for until `late`.
+    /// This is the program before, and the new one has failed. The driver, and then a volume, is waited for until `late`.
     Back {
         why: String,
         late: Deadline,
+        /// The driver was waited for in vain; volumes are given back all the same.
+        without_driver: bool,
     },
     Done,
     Failed {
@@ -175,7 +189,7 @@ impl Supervisor {
         );
         let failed = Stage::Failed { why: why.to_owned() };
         let stage = std::mem::replace(&mut upgrade.stage, failed);
-        let Stage::Replacing { back, format } = stage else { return };
+        let Stage::Replacing { back, format, .. } = stage else { return };
         let handed = upgrade.handed(Some(why.to_owned()));
         let error = self.becomes(&back, None, Some(format), handed);
         tracing::error!(%error, "the program before cannot be started again; the new one goes on");
@@ -237,22 +251,66 @@ impl Supervisor {
             && self.upgrade.as_ref().is_some_and(|u| matches!(u.stage, Stage::Replacing { .. }))
     }
 
-    /// When something of the new program is late.
+    pub(super) fn goes_back(&self) -> bool {
+        self.ending.is_none()
+            && self.upgrade.as_ref().is_some_and(|u| matches!(u.stage, Stage::Back { .. }))
+    }
+
+    /// When there is something to be done about the upgrade, whatever happens.
     pub(super) fn upgrade_deadline(&self) -> Option<Deadline> {
         match &self.upgrade.as_ref()?.stage {
             Stage::Trial { late, .. } => *late,
-            Stage::Replacing { .. } if self.ending.is_none() => {
-                let driver = match &self.driver {
-                    Driver::Running { serves: false, up_by, leaves: None, .. } => Some(*up_by),
-                    _ => None,
-                };
-                let opened =
-                    self.volumes.values().filter_map(|v| v.opened_by(&self.settings.identity));
-                opened.chain(driver).min()
+            Stage::Replacing { proven, .. } if self.ending.is_none() => {
+                self.expected().map(|(by, _)| by).chain(*proven).min()
             }
             // Not waited for once more when it has passed.
             Stage::Back { late, .. } if !late.passed() => Some(*late),
             _ => None,
+        }
+    }
+
+    /// What the new program should do by when, and what it does not do if it has not done it then.
+    fn expected(&self) -> impl Iterator<Item = (Deadline, String)> {
+        let started_by = match self.upgrade.as_ref().map(|upgrade| &upgrade.stage) {
+            Some(Stage::Replacing { started_by, .. }) => *started_by,
+            _ => None,
+        };
+        let driver = match &self.driver {
+            Driver::Running { serves: false, up_by, leaves: None, .. } => {
+                Some((*up_by, "its driver does not come up".to_owned()))
+            }
+            Driver::Waiting { .. } => {
+                started_by.map(|by| (by, "its driver cannot be started".to_owned()))
+            }
+            Driver::Running { .. } | Driver::Ended => None,
+        };
+        let own = &self.settings.identity;
+        let volumes = self.volumes.iter().filter_map(move |(name, volume)| {
+            let opened = volume
+                .opened_by(own)
+                .map(|by| (by, format!("its worker of volume {name} does not open it")));
+            let started = started_by
+                .filter(|_| volume.is_without())
+                .map(|by| (by, format!("its worker of volume {name} cannot be started")));
+            opened.or(started)
+        });
+        driver.into_iter().chain(volumes)
+    }
+
+    /// Sees to it that what is missing now has a deadline. One that was set counts for all that is missing until nothing
+    /// is: there is one driver, and one worker is replaced at a time.
+    fn expect_what_is_missing(&mut self) {
+        let missing = matches!(self.driver, Driver::Waiting { .. })
+            || self.volumes.values().any(Volume::is_without);
+        if let Some(Stage::Replacing { started_by, .. }) =
+            self.upgrade.as_mut().map(|upgrade| &mut upgrade.stage)
+        {
+            match missing {
+                true => {
+                    started_by.get_or_insert_with(|| Deadline::after(up_within()));
+                }
+                false => *started_by = None,
+            }
         }
     }
 
@@ -264,29 +322,56 @@ impl Supervisor {
             let _ = sys::send_signal(*pid, Signal::SIGKILL);
             *late = None;
         }
-        let replaces =
-            |stage: &Stage| matches!(stage, Stage::Replacing { .. } | Stage::Back { .. });
-        if self.ending.is_some() || !self.upgrade.as_ref().is_some_and(|u| replaces(&u.stage)) {
+        if !self.can_go_back() && !self.goes_back() {
             return;
         }
-        if self.can_go_back() && self.upgrade_deadline().is_some_and(Deadline::passed) {
-            let own = &self.settings.identity;
-            let late = |volume: &Volume| volume.opened_by(own).is_some_and(Deadline::passed);
-            let why = match self.volumes.iter().find(|(_, volume)| late(volume)) {
-                Some((name, _)) => format!("its worker of volume {name} does not open it"),
-                None => "its driver does not come up".to_owned(),
-            };
+        self.expect_what_is_missing();
+        let late = self.expected().find(|(by, _)| by.passed());
+        if self.can_go_back()
+            && let Some((_, what)) = late
+        {
             let seconds = up_within().as_secs_f32();
-            return self.new_program_fails(&format!("{why} within {seconds} s"));
+            return self.new_program_fails(&format!("{what} within {seconds} s"));
         }
         // Somebody waits for these, and for nothing else that they could give.
         let own = &self.settings.identity;
         for volume in self.volumes.values_mut().filter(|volume| volume.waits_for_other(own)) {
             volume.make_place();
         }
-        if self.replace_driver() && self.replace_workers() {
+        let replaced =
+            (self.replace_driver() || self.goes_without_driver()) && self.replace_workers();
+        if self.is_proven(replaced) {
             self.upgrade_ended();
         }
+    }
+
+    /// Whether everything is `replaced`, and has been for long enough to be believed.
+    fn is_proven(&mut self, replaced: bool) -> bool {
+        match self.upgrade.as_mut().map(|upgrade| &mut upgrade.stage) {
+            Some(Stage::Replacing { proven, .. }) if replaced => {
+                proven.get_or_insert_with(|| Deadline::after(proves())).passed()
+            }
+            Some(Stage::Replacing { proven, .. }) => {
+                *proven = None;
+                false
+            }
+            _ => replaced,
+        }
+    }
+
+    /// Whether the driver is not waited for any more: on the way back, where it cannot be started.
+    fn goes_without_driver(&mut self) -> bool {
+        let Some(Stage::Back { late, without_driver, .. }) =
+            self.upgrade.as_mut().map(|upgrade| &mut upgrade.stage)
+        else {
+            return false;
+        };
+        if !*without_driver && late.passed() {
+            tracing::error!("upgrade: the driver does not come back; the volumes do");
+            *without_driver = true;
+            *late = gone_back_by();
+        }
+        *without_driver
     }
 
     /// Whether a driver of this program serves.
@@ -380,10 +465,7 @@ fn read(state: RawFd) -> Result<Handed, SupervisorError> {
 /// The trial: whether this program could go on with `state`. Changes nothing.
 pub fn try_to_go_on(settings: &Settings, state: RawFd) -> Result<(), SupervisorError> {
     match crate::fault::noted("trial") {
-        Some("ends") => {
-            let ended = io::Error::other("a test has it fail");
-            return Err(gone_on()(ended));
-        }
+        Some("ends") => return Err(failed_for_a_test()),
         Some(_) => crate::fault::hang(),
         None => {}
     }
@@ -396,14 +478,34 @@ pub fn try_to_go_on(settings: &Settings, state: RawFd) -> Result<(), SupervisorE
 
 /// Goes on as the supervisor with what the program before left in `state`. As [`run`] otherwise.
 pub fn go_on(settings: Settings, state: RawFd) -> Result<(), SupervisorError> {
-    if crate::fault::noted("becomes").is_some() {
-        return Err(step_back(&settings, state, "a test has it fail"));
-    }
+    let back = |error: &SupervisorError| {
+        step_back(&settings, state, &crate::telemetry::with_causes(error))
+    };
     // What can be seen before anything is taken.
-    if let Err(error) = read(state) {
-        return Err(step_back(&settings, state, &crate::telemetry::with_causes(&error)));
-    }
-    let mut supervisor = take(settings, state)?;
+    let read = match crate::fault::noted("becomes") {
+        Some("fails") => Err(failed_for_a_test()),
+        _ => read(state),
+    };
+    let spare = match read.and_then(|handed| spare(&handed, state)) {
+        Ok(spare) => spare,
+        Err(error) => return Err(back(&error)),
+    };
+    let taken = take(settings.clone(), state);
+    let taken = match crate::fault::noted("becomes") {
+        Some("halfway") => taken.and_then(|_closed| Err(failed_for_a_test())),
+        _ => taken,
+    };
+    let mut supervisor = match taken {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            // With what was taken its descriptors went.
+            if let Err(error) = sys::put_back(spare) {
+                return Err(gone_on()(error));
+            }
+            return Err(back(&error));
+        }
+    };
+    drop(spare);
     let upgrade = supervisor.upgrade.as_ref();
     let (from, to) = upgrade.map(|u| (u.from.clone(), u.to.clone())).unwrap_or_default();
     let volumes = supervisor.volumes.len();
@@ -413,6 +515,19 @@ pub fn go_on(settings: Settings, state: RawFd) -> Result<(), SupervisorError> {
     supervisor.talk();
     supervisor.advance();
     supervisor.serve()
+}
+
+fn failed_for_a_test() -> SupervisorError {
+    gone_on()(io::Error::other("a test has it fail"))
+}
+
+/// A second descriptor for each that is about to be taken, so that all of it can be handed back.
+fn spare(handed: &Handed, state: RawFd) -> Result<Vec<(RawFd, OwnedFd)>, SupervisorError> {
+    let numbers = handed.numbers().into_iter().chain([state]);
+    numbers
+        .map(|number| Ok((number, sys::spare(number)?)))
+        .collect::<io::Result<_>>()
+        .map_err(gone_on())
 }
 
 /// Becomes the program before again, which goes on with `state` as it left it. Returns only if that failed.
@@ -493,10 +608,16 @@ fn take(settings: Settings, state: RawFd) -> Result<Supervisor, SupervisorError>
         // It came straight back, without having changed anything.
         (Some(_), _) if handed.identity == settings.identity => {
             let why = "it could not go on with what runs".to_owned();
-            Stage::Back { why, late: gone_back_by() }
+            Stage::Back { why, late: gone_back_by(), without_driver: false }
         }
-        (Some(back), _) => Stage::Replacing { back, format: handed.format },
-        (None, why) => Stage::Back { why: why.unwrap_or_default(), late: gone_back_by() },
+        (Some(back), _) => {
+            let (started_by, proven) = (None, None);
+            Stage::Replacing { back, format: handed.format, started_by, proven }
+        }
+        (None, why) => {
+            let why = why.unwrap_or_default();
+            Stage::Back { why, late: gone_back_by(), without_driver: false }
+        }
     };
     let HandedUpgrade { from, to, file, .. } = handed.upgrade;
     Ok(Supervisor {

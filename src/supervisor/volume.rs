@@ -59,8 +59,8 @@ pub(super) struct Next {
     pub(super) event: Option<Event>,
     /// The mount is gone and the volume can be forgotten.
     pub(super) gone: bool,
-    /// A successor could not open the volume while there is a program to go back to.
-    pub(super) failed: bool,
+    /// What the worker did not do, while there is a program to go back to.
+    pub(super) failed: Option<String>,
 }
 
 /// What a volume cannot know by itself.
@@ -70,6 +70,8 @@ pub(super) struct Around {
     pub(super) ending: bool,
     /// This program is new here, and the one before it could take over again.
     pub(super) can_go_back: bool,
+    /// The program after this one was here and failed; this one takes everything back.
+    pub(super) goes_back: bool,
 }
 
 pub(super) struct Volume {
@@ -307,11 +309,30 @@ impl Volume {
                 let failures = if healthy.passed() { 0 } else { self.failures };
                 let planned = matches!(turn, Turn::Leaves { .. });
                 // Another program may be able to.
-                let failed = around.can_go_back
-                    && process.program == settings.identity
-                    && matches!(turn, Turn::Opens { .. })
-                    && code != 0;
-                let for_good = code == 0 || code == EXIT_CANNOT_OPEN && !failed;
+                let failed = match turn {
+                    _ if code == 0
+                        || !around.can_go_back
+                        || process.program != settings.identity =>
+                    {
+                        None
+                    }
+                    Turn::Opens { .. } => {
+                        Some(format!("its worker of volume {name} does not open it"))
+                    }
+                    // A volume that was mounted just now: whoever wanted that is told.
+                    Turn::Serves if code == EXIT_CANNOT_OPEN => None,
+                    Turn::Serves => {
+                        Some(format!("its worker of volume {name} ended with code {code}"))
+                    }
+                    Turn::Leaves { .. } => None,
+                };
+                // What the other program has left may have to settle; and one that was told to go does not decide.
+                let not_yet = planned || around.goes_back && matches!(turn, Turn::Opens { .. });
+                let for_good = match code {
+                    0 => true,
+                    EXIT_CANNOT_OPEN => failed.is_none() && !not_yet,
+                    _ => false,
+                };
                 let restarting = !around.ending && !for_good;
                 let event = Some(Event::Exit { name, code, restarting, planned });
                 if restarting && planned {
@@ -319,7 +340,10 @@ impl Volume {
                     self.state = State::Waiting { device, until: Deadline::after(Duration::ZERO) };
                     Next { event, ..Next::default() }
                 } else if restarting {
-                    let delay = if failed { Duration::ZERO } else { BACKOFF.delay(failures) };
+                    let delay = match failed {
+                        Some(_) => Duration::ZERO,
+                        None => BACKOFF.delay(failures),
+                    };
                     tracing::error!(volume = self.spec.name, code, ?delay, "the worker died");
                     self.failures = failures + 1;
                     self.state = State::Waiting { device, until: Deadline::after(delay) };
@@ -461,6 +485,11 @@ impl Volume {
             State::Waiting { .. } => false,
             State::Stopping { .. } | State::Unmounting { .. } => true,
         }
+    }
+
+    /// Whether it has no worker, but is to have one.
+    pub(super) fn is_without(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     /// Whether a worker of another program than `own` can be told to make place: [`Self::make_place`].

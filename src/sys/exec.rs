@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::execveat;
 
-use super::fd::close_on_exec;
+use super::fd::{Inherited, close_on_exec};
 
 /// What a descriptor leads to that was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,9 +121,33 @@ pub fn handed(number: RawFd, kind: HandedKind) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// A second descriptor of what `number` leads to, beyond all that were handed over. Close-on-exec.
+pub fn spare(number: RawFd) -> io::Result<OwnedFd> {
+    // Those below are for children.
+    const FIRST: RawFd = Inherited::Second as RawFd + 1;
+    // SAFETY: plain integers; a number that is not open fails with EBADF. Nobody else has what it returns.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, for this.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has every number lead again to what its spare leads to, as it came with execve. What this process opened under such a
+/// number meanwhile is closed: nothing of it may be used any more but to become another program.
+pub fn put_back(spares: Vec<(RawFd, OwnedFd)>) -> io::Result<()> {
+    for (number, spare) in spares {
+        // SAFETY: plain integers; see above for who owned the number.
+        if unsafe { libc::dup2(spare.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
 
     use super::*;
 

@@ -88,6 +88,12 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Names this process as `ps` and `pidof` do: one that was started by a descriptor has its number for a name.
+pub fn name_process(name: &std::ffi::CStr) {
+    // Nothing hangs on it.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
 /// Blocks the given signals in this thread and returns a descriptor that reports them.
 pub fn block_signals(signals: &[Signal]) -> io::Result<SignalFd> {
     let mut set = SigSet::empty();

@@ -34,6 +34,9 @@ const ACCOUNTS_FORMAT: Versions = Versions::only(1);
 /// `format.json`, leases, definitions and exports in the bucket.
 const BUCKET_FORMAT: Versions = Versions::only(1);
 
+/// Names in [`About::reads`] of what is left on the disk and in the bucket. Protocols are agreed on instead.
+const LEFT: [&str; 3] = ["local-state", "accounts", "bucket"];
+
 /// In the environment of a worker: the [`WORKER_PROTOCOL`] of the supervisor.
 pub const SPOKEN_ENV: &str = "S3VOL_SPOKEN";
 /// In the heads of requests to a worker, and of its answers: the [`WORKER_PROTOCOL`] of their sender.
@@ -106,7 +109,11 @@ pub struct About {
     pub version: String,
     /// Formats and protocols by name, as far as processes on one host share them.
     pub reads: BTreeMap<String, Versions>,
-    /// Formats of the metadata engine.
+    /// In which versions it leaves its formats for the next process, by name. A release that reads a new one writes that
+    /// only from the next release on: so the one before can take its place again.
+    #[serde(default)]
+    pub writes: BTreeMap<String, u32>,
+    /// Formats of the metadata engine. It writes the first.
     pub engines: Vec<String>,
 }
 
@@ -120,6 +127,11 @@ impl About {
             ("accounts".to_owned(), ACCOUNTS_FORMAT),
             ("bucket".to_owned(), BUCKET_FORMAT),
         ]);
+        if let Some(read) = crate::fault::noted("writes").and_then(|name| reads.get_mut(name)) {
+            read.newest += 1;
+        }
+        let newest = |name: &str| Some((name.to_owned(), reads.get(name)?.newest));
+        let writes = LEFT.iter().filter_map(|name| newest(name)).collect();
         if let Some(without) = crate::fault::noted("without") {
             reads.remove(without);
         }
@@ -127,8 +139,30 @@ impl About {
             program: "s3vol".to_owned(),
             version: version().to_owned(),
             reads,
+            writes,
             engines: vec![EngineHome::first().format],
         }
+    }
+
+    /// What this program could not read of that which `other` leaves, if it had to take its place again.
+    pub fn lacks_after(&self, other: &About) -> Vec<String> {
+        let newest = |name: &&str| Some(((*name).to_owned(), other.reads.get(*name)?.newest));
+        let writes = match other.writes.is_empty() {
+            // From before it said so.
+            true => LEFT.iter().filter_map(newest).collect(),
+            false => other.writes.clone(),
+        };
+        let mut lacks = Vec::new();
+        for (name, version) in writes {
+            match self.reads.get(&name) {
+                Some(read) if read.has(version) => {}
+                Some(read) => lacks.push(format!("{name} {version} (it reads {read})")),
+                None => lacks.push(format!("{name} {version}")),
+            }
+        }
+        let engine = other.engines.first().filter(|engine| !self.engines.contains(engine));
+        lacks.extend(engine.map(|engine| format!("metadata of {engine}")));
+        lacks
     }
 
     /// What this program cannot read of that which `other` writes; empty if it can take its place.
@@ -188,5 +222,25 @@ mod tests {
         assert_eq!(this.lacks(&newer), ["local-state 2 (it reads 1-1)", "tomorrow 1"]);
         newer.engines = vec!["another".to_owned()];
         assert_eq!(newer.lacks(&this).len(), 1);
+    }
+
+    #[test]
+    fn a_program_must_leave_what_the_one_before_can_go_on_with() {
+        let this = About::this_program();
+        assert!(this.lacks_after(&this).is_empty());
+        let mut newer = this.clone();
+        // It speaks more, and reads more, but writes what was written.
+        newer.reads.insert("driver-protocol".to_owned(), versions(1, 2));
+        newer.reads.insert("local-state".to_owned(), versions(1, 2));
+        newer.engines.push("another".to_owned());
+        assert!(this.lacks_after(&newer).is_empty());
+        newer.writes.insert("local-state".to_owned(), 2);
+        newer.writes.insert("tomorrow".to_owned(), 1);
+        assert_eq!(this.lacks_after(&newer), ["local-state 2 (it reads 1-1)", "tomorrow 1"]);
+        // One that does not say what it writes is taken to write the newest that it reads.
+        newer.writes.clear();
+        assert_eq!(this.lacks_after(&newer), ["local-state 2 (it reads 1-1)"]);
+        newer.engines.swap(0, 1);
+        assert_eq!(this.lacks_after(&newer).last().unwrap(), "metadata of another");
     }
 }

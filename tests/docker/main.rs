@@ -11,6 +11,7 @@ mod site;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;
+mod upgrade;
 mod volumes;
 
 use std::sync::{Condvar, Mutex, PoisonError};

@@ -50,6 +50,9 @@ pub fn serve_supervised() -> anyhow::Result<u8> {
         Some(_) => Successor::Yes,
         None => Successor::No,
     };
+    if successor == Successor::Yes && crate::fault::asked_once(crate::fault::REFUSE) {
+        return Ok(EXIT_NOT_OPENED);
+    }
     let (runtime, span) = runtime_of(&spec)?;
     let _entered = span.enter();
     // Before the socket, so that no two processes ever have that. A worker that this one succeeds is gone.
@@ -168,6 +171,11 @@ async fn run(
                     biased;
                     _ = terminate.recv() => break,
                     () = exit.notified() => break,
+                    // The mount ended: nobody is to succeed.
+                    ended = serving.wait() => {
+                        broke = ended.err();
+                        break;
+                    }
                     () = make_place(&shared, &mut running, &stop) => {}
                 },
             },
