@@ -86,7 +86,11 @@ impl VolumeOptions {
     /// What differs between two sets of options.
     pub fn differences(&self, other: &VolumeOptions) -> Vec<Difference> {
         let as_map = |options: &VolumeOptions| match serde_json::to_value(options) {
-            Ok(serde_json::Value::Object(map)) => map,
+            Ok(serde_json::Value::Object(mut map)) => {
+                // The one that is left out where it is not set.
+                map.entry("credentials").or_insert(serde_json::Value::Null);
+                map
+            }
             _ => serde_json::Map::new(),
         };
         let theirs = as_map(other);
