@@ -21,9 +21,9 @@ use crate::types::CredentialsName;
 const FILES: &str = "S3VOL_FILES";
 const FOLDER: &str = "credentials";
 const PREFIX: &str = "S3VOL_CREDENTIALS_";
-/// Of the managed plugin, whose state lies beside it.
+/// Of the managed plugin, and the folder that only it has, or one that is like it.
 const MANAGED: &str = "/s3vol/files";
-const MANAGED_STATE: &str = "/s3vol/state";
+const ITS_OWN: &str = "/s3vol";
 
 /// Which of the places has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -356,7 +356,7 @@ fn files(env: &BTreeMap<String, String>) -> PathBuf {
     if let Some(given) = path(FILES) {
         return given;
     }
-    if Path::new(MANAGED_STATE).is_dir() {
+    if Path::new(ITS_OWN).is_dir() {
         return PathBuf::from(MANAGED);
     }
     match own() {
