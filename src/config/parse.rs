@@ -303,7 +303,8 @@ fn unknown(name: &str) -> String {
     if is_secret(&wanted) {
         return "credentials are never options, because options are stored and shown; give them in \
                 the plugin's environment (docker plugin set s3vol AWS_ACCESS_KEY_ID=... \
-                AWS_SECRET_ACCESS_KEY=...) or use an instance role"
+                AWS_SECRET_ACCESS_KEY=...), use an instance role, or name credentials that each host has in a \
+                file (credentials=NAME, docs/CREDENTIALS.md)"
             .to_owned();
     }
     if wanted == "takeover" || wanted == "take_over" || wanted == "settle_now" {
