@@ -7,6 +7,8 @@
 #   --url URL            where volumes live, such as s3://my-bucket/team
 #   --credentials FILE   lines NAME=VALUE with keys, such as AWS_ACCESS_KEY_ID=...; readable by its owner only.
 #                        Credentials that are set and not in the file are taken away.
+#   --named NAME=FILE    keys for volumes with the option credentials=NAME (docs/CREDENTIALS.md); readable by their owner
+#                        only; may be repeated. They count within seconds, also for mounted volumes. Needs root.
 #   --set NAME=VALUE     another setting, such as S3VOL_COMMIT=2s; may be repeated; an empty value is none
 #   --from PLACE         what to install: a folder with config.json and rootfs/, or an archive of one
 #                        (the default: what lies beside this script, or what `make plugin-rootfs` made)
@@ -22,17 +24,21 @@ say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 usage() { printf 'error: %s\n' "$*" >&2; exit 64; }
 
-name=s3vol url='' credentials='' from='' image='' remove='' set_given=()
+name=s3vol url='' credentials='' from='' image='' remove='' set_given=() named=()
 while [ $# -gt 0 ]; do
   case $1 in
   --remove) remove=1; shift; continue ;;
   --help) sed -n '2,/^set -euo/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
-  --url | --credentials | --set | --from | --image | --name) [ $# -ge 2 ] || usage "$1 needs a value" ;;
+  --url | --credentials | --named | --set | --from | --image | --name) [ $# -ge 2 ] || usage "$1 needs a value" ;;
   *) usage "$1 is no option; --help lists them" ;;
   esac
   case $1 in
   --url) url=$2 ;;
   --credentials) credentials=$2 ;;
+  --named)
+    [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9_-]{0,63}=. ]] || usage "--named $2: write NAME=FILE"
+    named+=("$2")
+    ;;
   --set) [[ $2 =~ ^[A-Z][A-Z0-9_]*= ]] || usage "--set $2: write NAME=VALUE"; set_given+=("$2") ;;
   --from) from=$2 ;;
   --image) image=$2 ;;
@@ -121,13 +127,19 @@ $lost"
   finish changed
 fi
 
+# The file itself, wherever a link leads.
+only_for_owner() {
+  local mode
+  [ -f "$1" ] || die "$1 is no file"
+  mode=$(stat -Lc %a "$1")
+  [ $((0$mode & 077)) -eq 0 ] || die "others may read $1, which holds keys (mode $mode); chmod 0600 it"
+}
+for one in "${named[@]}"; do only_for_owner "${one#*=}"; done
+
 # ---- What is wanted: settings as NAME=VALUE, one an element. Later ones count.
 wanted=()
 if [ -n "$credentials" ]; then
-  [ -f "$credentials" ] || die "$credentials is no file"
-  # The file itself, wherever a link leads.
-  mode=$(stat -Lc %a "$credentials")
-  [ $((0$mode & 077)) -eq 0 ] || die "others may read $credentials, which holds keys (mode $mode); chmod 0600 it"
+  only_for_owner "$credentials"
   number=0
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
@@ -168,6 +180,20 @@ if ! installed; then
   changed=1
   say "installed the plugin $name"
 fi
+
+# ---- Its files. The plugin sees a changed one within seconds.
+for one in "${named[@]}"; do
+  folder="$(home_of)/propagated-mount/files/credentials" place=${one%%=*}
+  [ -d "$(home_of)/propagated-mount" ] || [ -w "$(home_of)" ] ||
+    die "$(home_of) cannot be changed; run this as root"
+  install -d -m 0700 "$folder"
+  if ! cmp -s "${one#*=}" "$folder/$place"; then
+    install -m 0600 "${one#*=}" "$folder/.new"
+    mv -f "$folder/.new" "$folder/$place"
+    changed=1
+    say "put the credentials $place in place"
+  fi
+done
 
 # ---- Set it.
 declare -A now=() want=()

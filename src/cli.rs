@@ -6,6 +6,7 @@
 
 mod about;
 mod args;
+mod credentials;
 mod doctor;
 mod driver;
 mod enter;
@@ -39,10 +40,11 @@ use crate::config::{ConfigErrors, PluginConfig};
 
 pub use about::about;
 pub use args::{
-    Command, DoctorArgs, EventsArgs, FsckArgs, MountArgs, NamedArgs, PluginArgs, ProbeArgs,
-    RebuildArgs, RecoveredCommand, RecoveredVolume, SetArgs, SettleArgs, StatusArgs, TakeoverArgs,
-    UpgradeArgs, VerifyArgs, VolumeArgs, WarmArgs, parse,
+    Command, CredentialsCommand, DoctorArgs, EventsArgs, FsckArgs, MountArgs, NamedArgs,
+    PluginArgs, ProbeArgs, RebuildArgs, RecoveredCommand, RecoveredVolume, SetArgs, SettleArgs,
+    StatusArgs, TakeoverArgs, UpgradeArgs, VerifyArgs, VolumeArgs, WarmArgs, parse,
 };
+pub use credentials::credentials;
 pub use doctor::doctor;
 pub use driver::drive;
 pub use events::events;

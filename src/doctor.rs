@@ -5,6 +5,7 @@
 
 mod bench;
 mod bundle;
+mod credentials;
 mod disk;
 mod docker;
 mod host;
@@ -92,6 +93,7 @@ pub async fn examine(subject: &Subject, progress: Progress<'_>) -> Vec<Finding> 
     findings.extend(docker::look(subject.docker.as_deref()).await);
     progress("the state folder");
     findings.extend(disk::look(&subject.state));
+    findings.extend(credentials::look());
     match &subject.bucket {
         Some((url, options)) => {
             findings.extend(store::look(url, options, &subject.state, progress).await)

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod sys;
 
 pub mod config;
+pub mod credentials;
 pub mod telemetry;
 
 pub mod store;

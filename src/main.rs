@@ -11,6 +11,7 @@ use s3vol::{data, supervisor, telemetry, worker};
 static HEAP: sys::Heap = sys::Heap;
 
 fn main() -> ExitCode {
+    sys::hide_secrets();
     sys::forget_empty_variables();
     sys::name_process(c"s3vol");
     let done = match cli::parse(std::env::args_os()) {
@@ -43,6 +44,10 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Ok(Command::Warm(args)) => match cli::warm(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
+        Ok(Command::Credentials(command)) => match cli::credentials(command) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },

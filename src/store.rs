@@ -16,8 +16,11 @@ mod known;
 mod listing;
 mod location;
 mod meter;
+mod named;
 mod probe;
 mod properties;
+mod renewed;
+mod rights;
 mod s3;
 mod stand_in;
 mod trial;
@@ -29,6 +32,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::credentials::{Source, State};
 use crate::types::{KeyPrefix, ObjectKey};
 
 pub use api::{
@@ -46,6 +50,7 @@ pub use probe::scratch_of;
 pub use properties::{
     Attributes, Encryption, Header, METADATA_MAX, Properties, STANDARD, Tags, Unfit, is_archived,
 };
+pub use rights::Right;
 pub use stand_in::StandIn;
 pub use unique::{FEW, delete_unique};
 
@@ -75,6 +80,7 @@ trait Backend: StoreBackend {
 pub struct Store {
     backend: Arc<dyn Backend>,
     known: Arc<Knowledge>,
+    source: Option<Arc<Source>>,
 }
 
 impl Store {
@@ -83,15 +89,16 @@ impl Store {
     /// # Errors
     /// Settings that cannot work, with cause and cure.
     pub fn open(location: &Location, settings: &StoreSettings) -> Result<Store, StoreError> {
+        let source = settings.source(location.scheme)?;
         let backend: Arc<dyn Backend> = match location.scheme {
-            Scheme::S3 => Arc::new(s3::S3Store::open(location, settings)?),
+            Scheme::S3 => Arc::new(s3::S3Store::open(location, settings, source.clone())?),
             Scheme::File => Arc::new(file::FileStore::open(location)?),
             Scheme::Azure | Scheme::Google => {
-                Arc::new(cloud::CloudStore::open(location, settings)?)
+                Arc::new(cloud::CloudStore::open(location, settings, source.clone())?)
             }
         };
-        let known = settings.known.of(&location.store(), backend.endpoint());
-        Ok(Store { backend, known })
+        let known = settings.known_of(location, backend.endpoint());
+        Ok(Store { backend, known, source })
     }
 
     /// The objects' side, to be shared.
@@ -126,6 +133,22 @@ impl Store {
         let found = probe::probe(self.backend.as_ref(), &self.known, scratch).await?;
         self.known.found(&found.capabilities, found.in_doubt);
         Ok(found.capabilities)
+    }
+
+    /// What its credentials may do: listing `prefix`, and the rest with keys of its own below `scratch`, which are
+    /// removed again. `reads`: nothing is written.
+    pub async fn rights(
+        &self,
+        prefix: &KeyPrefix,
+        scratch: &KeyPrefix,
+        reads: bool,
+    ) -> Vec<(Right, Result<(), StoreError>)> {
+        rights::rights(self.backend.as_ref(), prefix, scratch, reads).await
+    }
+
+    /// Which credentials it uses, if they have a name, and how they fare.
+    pub fn credentials(&self) -> Option<State> {
+        self.source.as_ref().map(|source| source.state())
     }
 
     /// What was found out about it, by whomever.

@@ -14,6 +14,7 @@ mod private;
 mod process;
 mod remove;
 mod requests;
+mod secrets;
 
 pub use beside::beside;
 pub use exec::{
@@ -36,3 +37,4 @@ pub use process::{
 };
 pub use remove::remove_if_there;
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};
+pub use secrets::{hide_secrets, is_secret_variable};

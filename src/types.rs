@@ -3,6 +3,7 @@
 //! Nothing here does I/O.
 
 mod content;
+mod credentials;
 mod key;
 mod name;
 mod secret;
@@ -12,6 +13,7 @@ pub use content::{
     ATTR_INODE, ATTR_KEY, ATTR_PUT, ATTR_TYPE, ATTR_VOLUME, Base, Caller, FileKind, NO_TYPE, PutId,
     Version,
 };
+pub use credentials::CredentialsName;
 pub use key::{KeyPrefix, ObjectKey};
 pub use name::{FileName, NameError, VolumeName};
 pub use secret::Secret;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [&[&str]; 13] = [
     &["fault", "metrics", "types"],
     &["clock", "sys"],
-    &["config", "telemetry"],
+    &["config", "credentials", "telemetry"],
     &["store"],
     &["meta", "lease"],
     &["catalog", "data"],

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::definition::{Definition, definition_key};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
+use super::rights::require;
 use super::{Catalog, CatalogError, Site, named, stores};
 use crate::config::{Change, Difference, VolumeOptions};
 use crate::types::{Version, VolumeName};
@@ -48,6 +49,9 @@ impl Catalog {
         if differences.is_empty() {
             self.mirror.learn(found.clone(), Some(version), false).await?;
             return Ok((found, differences));
+        }
+        if asked.credentials != found.options.credentials {
+            require(self.opener.as_ref(), &asked).await?;
         }
         let now = self.amend(home.as_ref(), (found, version), asked, &differences, false).await?;
         Ok((now.0, differences))

@@ -9,6 +9,7 @@ use super::ground::Ground;
 use super::incarnation::{Prepared, prepare};
 use super::objects::{self, REQUEST, Replaced};
 use super::remove::changed;
+use super::rights::require;
 use super::{Catalog, CatalogError, Incarnation, Site, named, stores};
 use crate::config::{BucketUrl, Difference, VolumeOptions};
 use crate::types::VolumeName;
@@ -26,6 +27,7 @@ impl Catalog {
         given: &BTreeMap<String, String>,
     ) -> Result<Definition, CatalogError> {
         let options = self.parse(given, name)?;
+        require(self.opener.as_ref(), &options).await?;
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         // The usual case is a new volume, or one that this host knows.
         let likely_new = self.mirror.get(name).is_none() && !options.readonly;

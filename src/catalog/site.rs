@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use crate::config::{BucketUrl, VolumeOptions};
 use crate::store::{
-    Capabilities, Encryption, Knowledge, Known, ListPage, Location, Store, StoreBackend,
+    Capabilities, Encryption, Knowledge, Known, ListPage, Location, Right, Store, StoreBackend,
     StoreError, StoreSettings,
 };
-use crate::types::KeyPrefix;
+use crate::types::{CredentialsName, KeyPrefix};
 
 /// A place in a bucket: the store and the prefix there.
 #[async_trait]
@@ -27,6 +27,17 @@ pub trait Site: std::fmt::Debug + Send + Sync + 'static {
 
     /// What the store honours, tried verb by verb with objects below `scratch`. It is known from then on.
     async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError>;
+
+    /// What the credentials may do there, tried with objects below `scratch`; only reading where it `reads`. Nothing is
+    /// said of a place without accounts.
+    async fn rights(
+        &self,
+        scratch: &KeyPrefix,
+        reads: bool,
+    ) -> Vec<(Right, Result<(), StoreError>)> {
+        let _ = (scratch, reads);
+        Vec::new()
+    }
 
     /// What is known of the store.
     fn known(&self) -> &Knowledge;
@@ -52,8 +63,17 @@ pub struct Stores {
     known: Known,
 }
 
-/// Scheme and bucket, endpoint, region, path style, encryption, whether the requester pays.
-type StoreKey = (String, Option<String>, Option<String>, Option<bool>, Option<Encryption>, bool);
+/// Scheme and bucket, endpoint, region, path style, encryption, whether the requester pays, and whose keys: those of
+/// one volume are never used for another that names others.
+type StoreKey = (
+    String,
+    Option<String>,
+    Option<String>,
+    Option<bool>,
+    Option<Encryption>,
+    bool,
+    Option<CredentialsName>,
+);
 
 /// More buckets than this are a sign of changing options, not of use.
 const HANDLES: usize = 64;
@@ -80,8 +100,11 @@ impl Opener for Stores {
             options.path_style,
             Encryption::of(options),
             options.requester_pays,
+            options.credentials.clone(),
         );
-        if let Some(store) = self.handles.lock().get(&key) {
+        // Credentials that are gone or wrong by now are an error for whoever begins to use them.
+        let good = |store: &&Store| store.credentials().is_none_or(|c| c.problem.is_none());
+        if let Some(store) = self.handles.lock().get(&key).filter(good) {
             store.look_up();
             return Ok(Arc::new(Place { store: store.clone(), prefix: location.prefix }));
         }
@@ -118,6 +141,14 @@ impl Site for Place {
 
     async fn probe(&self, scratch: &KeyPrefix) -> Result<Capabilities, StoreError> {
         self.store.probe(scratch).await
+    }
+
+    async fn rights(
+        &self,
+        scratch: &KeyPrefix,
+        reads: bool,
+    ) -> Vec<(Right, Result<(), StoreError>)> {
+        self.store.rights(&self.prefix, scratch, reads).await
     }
 
     fn known(&self) -> &Knowledge {

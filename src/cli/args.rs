@@ -52,6 +52,9 @@ pub enum Command {
     Plugin(PluginArgs),
     /// Check a bucket and show which requests it honours.
     Probe(ProbeArgs),
+    /// Credentials that volumes use by name (`-o credentials=NAME`): which there are, and what they may do.
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
     /// Look for what may be wrong: the kernel, mounts, dockerd, the state folder, the bucket.
     ///
     /// Each line is good, to note, or bad, and says what to do. Without a URL the bucket is that of S3VOL_URL, if it
@@ -396,6 +399,38 @@ pub struct DoctorArgs {
     pub bundle: Option<PathBuf>,
     /// A bucket and a prefix, such as s3://bucket/prefix.
     pub url: Option<String>,
+}
+
+/// `s3vol credentials`. The plugin of this host answers, if there is one: the names are those that it finds.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CredentialsCommand {
+    /// List the names, their places and what is set there; never a value.
+    List {
+        /// The plugin's socket, where it is not found by itself.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// Look as `s3vol mount` does for this user, whether there is a plugin or not.
+        #[arg(long)]
+        here: bool,
+    },
+    /// Say what the keys of a name may do at a place: list, read, write, delete, tags, multipart.
+    ///
+    /// Tries it with objects below `.s3vol/probe/` there, which are removed again. Exit code: 0 good; 4 something that
+    /// a volume needs is not allowed; 1 the credentials are missing or wrong; 64 wrong usage.
+    Check {
+        /// The plugin's socket, where it is not found by itself.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// Look as `s3vol mount` does for this user, whether there is a plugin or not.
+        #[arg(long)]
+        here: bool,
+        /// An option of the store: endpoint, region, path_style, readonly.
+        #[arg(short, long = "option", value_name = "KEY=VALUE")]
+        options: Vec<String>,
+        name: String,
+        /// Such as s3://bucket/prefix; without it only the place of the keys is looked at.
+        url: Option<String>,
+    },
 }
 
 /// `s3vol recovered`.

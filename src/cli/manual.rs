@@ -267,6 +267,10 @@ const FILES: &[(&str, &str)] = &[
         "`/etc/s3vol/environment`",
         "Settings and keys of s3vol.service, and of units that name it. Readable by root only.",
     ),
+    (
+        "`/etc/s3vol/credentials/NAME`",
+        "Keys of the credentials that volumes name by `-o credentials=NAME`. Readable by root only.",
+    ),
     (SOCKET_ITEM, "The socket on which dockerd finds the plugin."),
     ("`/run/s3vol`", "Where s3vol.service mounts its volumes."),
 ];

@@ -80,6 +80,9 @@ pub(super) fn paragraph(status: &WorkerStatus) -> String {
     if status.conflicts > 0 {
         line("conflicts", status.conflicts.to_string());
     }
+    if let Some(credentials) = &status.credentials {
+        line("credentials", credentials.to_string());
+    }
     if !status.deletions.is_empty() {
         line("deletes", status.deletions.clone());
     }

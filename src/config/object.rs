@@ -74,6 +74,9 @@ pub(super) fn check(options: &mut VolumeOptions, scheme: Scheme, errors: &mut Co
     if options.sse_kms_key_id.is_some() && !kms {
         errors.push("sse_kms_key_id", "a key needs sse=aws:kms beside it");
     }
+    if scheme == Scheme::File && options.credentials.is_some() {
+        errors.push("credentials", "a folder needs none; leave it out, or give credentials=none");
+    }
     let place = match scheme {
         Scheme::S3 => return check_s3(options),
         Scheme::Azure => "az://",

@@ -86,7 +86,11 @@ impl VolumeOptions {
     /// What differs between two sets of options.
     pub fn differences(&self, other: &VolumeOptions) -> Vec<Difference> {
         let as_map = |options: &VolumeOptions| match serde_json::to_value(options) {
-            Ok(serde_json::Value::Object(map)) => map,
+            Ok(serde_json::Value::Object(mut map)) => {
+                // The one that is left out where it is not set.
+                map.entry("credentials").or_insert(serde_json::Value::Null);
+                map
+            }
             _ => serde_json::Map::new(),
         };
         let theirs = as_map(other);
@@ -299,7 +303,8 @@ fn unknown(name: &str) -> String {
     if is_secret(&wanted) {
         return "credentials are never options, because options are stored and shown; give them in \
                 the plugin's environment (docker plugin set s3vol AWS_ACCESS_KEY_ID=... \
-                AWS_SECRET_ACCESS_KEY=...) or use an instance role"
+                AWS_SECRET_ACCESS_KEY=...), use an instance role, or name credentials that each host has in a \
+                file (credentials=NAME, docs/CREDENTIALS.md)"
             .to_owned();
     }
     if wanted == "takeover" || wanted == "take_over" || wanted == "settle_now" {

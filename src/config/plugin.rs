@@ -56,6 +56,8 @@ impl PluginConfig {
         };
         let state = path("S3VOL_STATE", STATE, &mut errors);
         let mounts = path("S3VOL_MOUNTS", MOUNTS, &mut errors);
+        // Read where it is used (`credentials`).
+        path("S3VOL_FILES", MOUNTS, &mut errors);
         let home = match get("S3VOL_URL") {
             Some(text) => BucketUrl::parse(text).map(|url| VolumeHome { url, embedded: false }),
             None => embedded_home(&state),
@@ -127,7 +129,14 @@ fn embedded_home(state: &std::path::Path) -> Result<VolumeHome, String> {
 
 /// Variables of our tests and of fault injection, which are not settings.
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("S3VOL_FAULT") || name.starts_with("S3VOL_TEST")
+    name.starts_with("S3VOL_FAULT") || name.starts_with("S3VOL_TEST") || is_of_credentials(name)
+}
+
+/// `S3VOL_CREDENTIALS_<NAME>_<KEY>`: keys under a name.
+fn is_of_credentials(name: &str) -> bool {
+    name.strip_prefix("S3VOL_CREDENTIALS_").is_some_and(|rest| {
+        ["_AWS_", "_AZURE_", "_GOOGLE_"].iter().any(|provider| rest.contains(provider))
+    })
 }
 
 fn unknown(name: &str) -> String {

@@ -96,6 +96,6 @@ Docker hands options to the plugin only with a name that it does not know yet.
 
 Credentials are never options, because options are stored and shown. They come from the standard
 environment variables of AWS, Azure and Google, from web identity, or from the instance's metadata
-service. [STORES.md](STORES.md) says which of them were tried, which names the managed plugin takes,
+service; or a volume names others, which each host has for itself ([CREDENTIALS.md](CREDENTIALS.md)). [STORES.md](STORES.md) says which of them were tried, which names the managed plugin takes,
 and what a bucket needs.
 ";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::address::BucketUrl;
 use super::object;
 use super::values::{
-    parse_bool, parse_choice, parse_content_type, parse_duration, parse_limit, parse_mode,
-    parse_number, parse_size, parse_text,
+    parse_bool, parse_choice, parse_content_type, parse_credentials, parse_duration, parse_limit,
+    parse_mode, parse_number, parse_size, parse_text,
 };
 use super::volume::{OnRemove, SettleMode, VolumeOptions};
 
@@ -154,6 +154,18 @@ pub const SETTINGS: &[Setting] = &[
         change: Change::Never,
         meaning: "The bucket's region, as it goes into signatures.",
         apply: |d, v| parse_text(v).map(|region| d.options.region = Some(region)),
+    },
+    Setting {
+        name: "credentials",
+        kind: "name or none",
+        default: "none",
+        example: "team-a",
+        scope: Scope::Default,
+        change: Change::NextMount,
+        meaning: "The credentials with which the volume is used, objects and state. Each host finds the \
+                  keys under that name, and uses no others; a change of the keys counts at once. \
+                  `none`: the keys of the plugin. See CREDENTIALS.md.",
+        apply: |d, v| parse_credentials(v).map(|name| d.options.credentials = name),
     },
     Setting {
         name: "path_style",
@@ -430,6 +442,14 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         default: "/s3vol/vol",
         example: "/run/s3vol",
         meaning: "The folder in which the volumes are mounted. The managed plugin has a fixed one.",
+    },
+    PluginSetting {
+        name: "S3VOL_FILES",
+        kind: "absolute path",
+        default: "`/etc/s3vol`, for users `~/.config/s3vol`; in the managed plugin `/s3vol/files`",
+        example: "/etc/s3vol",
+        meaning: "The folder with files for the plugin: credentials lie in `credentials/` below it, one \
+                  file a name. See CREDENTIALS.md.",
     },
     PluginSetting {
         name: "S3VOL_LOG",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::volume::ContentType;
+use crate::types::CredentialsName;
 
 /// `true`, `1`, `yes`, `on` and the empty text (a flag given without a value) are true; `false`,
 /// `0`, `no` and `off` are false.
@@ -50,6 +51,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
     let bytes = decimal(number).ok_or_else(wrong)? * (1u64 << shift) as f64;
     if bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
+/// A name of credentials, or `none`.
+pub(super) fn parse_credentials(text: &str) -> Result<Option<CredentialsName>, String> {
+    match text {
+        "none" => Ok(None),
+        text => CredentialsName::new(text).map(Some),
+    }
 }
 
 /// Permission bits in octal: `644`, `0644`, `0o644`.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::CredentialsName;
+
 /// When changed files become plain objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +47,10 @@ pub struct VolumeOptions {
     pub state_url: String,
     pub endpoint: Option<String>,
     pub region: Option<String>,
+    /// What each host resolves to keys of its own; `None`: the keys of the plugin. Not written where there is none, so
+    /// that programs that do not know it read all other definitions, and refuse these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsName>,
     /// `None`: path style for a custom endpoint, else virtual-hosted.
     pub path_style: Option<bool>,
     /// Owner and permissions of objects that carry no attributes.
@@ -123,6 +129,7 @@ impl Default for VolumeOptions {
             state_url: String::new(),
             endpoint: None,
             region: None,
+            credentials: None,
             path_style: None,
             uid: 0,
             gid: 0,

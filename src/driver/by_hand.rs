@@ -13,9 +13,10 @@ use super::Driver;
 use super::control::ControlClient;
 use super::jobs::Answer;
 use super::lanes::Attached;
-use crate::catalog::Definition;
+use crate::catalog::{Asked, Definition};
 use crate::clock::Deadline;
 use crate::config::VolumeOptions;
+use crate::credentials::Places;
 use crate::types::VolumeName;
 
 /// One slice of settling, and what it takes to look what is left.
@@ -127,6 +128,26 @@ impl Driver {
         client.tune(&wanted, TUNE).await.map_err(|e| e.to_string())?;
         worker.spec.options = wanted;
         Ok(true)
+    }
+
+    /// The names of credentials that the plugin finds.
+    pub(super) fn credentials(&self) -> Answer {
+        serde_json::to_value(Places::of_process().list()).map_err(|e| e.to_string())
+    }
+
+    /// What credentials may do.
+    pub(super) async fn check_credentials(&self, asked: &Asked) -> Answer {
+        let checking = self.catalog.check_credentials(asked);
+        let checked = match tokio::time::timeout(self.settings.budget, checking).await {
+            Ok(checked) => checked.map_err(|e| e.to_string())?,
+            Err(_) => {
+                return Err(format!(
+                    "credentials {}: the bucket was too slow; try again",
+                    asked.name
+                ));
+            }
+        };
+        serde_json::to_value(checked).map_err(|e| e.to_string())
     }
 
     async fn defined(&self, name: &VolumeName) -> Result<Definition, String> {

@@ -95,6 +95,8 @@ fn router(driver: Arc<Driver>) -> Router {
         .route("/S3vol.Settle", post(settle))
         .route("/S3vol.TakeOver", post(take_over))
         .route("/S3vol.Set", post(set))
+        .route("/S3vol.Credentials", post(credentials))
+        .route("/S3vol.CheckCredentials", post(check_credentials))
         .route("/S3vol.Upgrade", post(upgrade))
         .route("/S3vol.Program", post(program))
         .route("/S3vol.Samples", get_of(samples))
@@ -206,6 +208,14 @@ async fn set(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
         })
         .await,
     )
+}
+
+async fn credentials(State(driver): State<Arc<Driver>>, _body: Bytes) -> Response {
+    reply(guarded(async move { driver.credentials() }).await)
+}
+
+async fn check_credentials(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
+    reply(guarded(async move { driver.check_credentials(&request(&body)?).await }).await)
 }
 
 async fn upgrade(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {

@@ -85,6 +85,9 @@ impl Driver {
                 if !worker.missing_rights.is_empty() {
                     put("missing_rights", json!(worker.missing_rights));
                 }
+                if let Some(credentials) = &worker.credentials {
+                    put("credentials", json!(credentials.to_string()));
+                }
                 if !worker.deletions.is_empty() {
                     put("deletions", json!(worker.deletions));
                 }

@@ -33,6 +33,7 @@ use url::Url;
 
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::{about, host_time};
+use super::named::{self, Named};
 use super::s3::{CREDENTIALS_TIMEOUT, READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
@@ -40,6 +41,7 @@ use super::{
     StoreSettings,
 };
 use crate::clock::boottime;
+use crate::credentials::Source;
 use crate::types::{KeyPrefix, ObjectKey, StoreTime};
 
 const PLAIN_EXPIRY_MS: i64 = 15 * 60 * 1000;
@@ -53,6 +55,22 @@ const MAX_SKEW_MS: i64 = 14 * 60 * 1000;
 enum Dialect {
     Azure,
     Google,
+}
+
+/// The account of the keys; what the environment says of the endpoint is that of its own account.
+fn of_named_account(
+    builder: MicrosoftAzureBuilder,
+    source: &Source,
+    settings: &StoreSettings,
+) -> MicrosoftAzureBuilder {
+    let (_, keys) = source.keys();
+    let account = keys.get("AZURE_STORAGE_ACCOUNT_NAME").unwrap_or_default().to_owned();
+    let own = builder.get_config_value(&AzureConfigKey::AccountName);
+    let builder = builder.with_account(&account);
+    match own == Some(account.clone()) || settings.endpoint.is_some() {
+        true => builder,
+        false => builder.with_endpoint(format!("https://{account}.blob.core.windows.net")),
+    }
 }
 
 #[derive(Clone)]
@@ -81,6 +99,8 @@ pub(super) struct CloudStore {
     listing: Arc<dyn Listing>,
     /// For requests that carry the account's authorization in a header.
     account: Option<Account>,
+    /// Of credentials that have a name.
+    source: Option<Arc<Source>>,
     bucket: String,
     endpoint: String,
     /// When (boot time, ms) an answer last proved that the bucket exists.
@@ -127,7 +147,12 @@ impl Call {
 }
 
 impl CloudStore {
-    pub(super) fn open(location: &Location, settings: &StoreSettings) -> Result<Self, StoreError> {
+    /// `source`: where the keys are, if they have a name.
+    pub(super) fn open(
+        location: &Location,
+        settings: &StoreSettings,
+        source: Option<Arc<Source>>,
+    ) -> Result<Self, StoreError> {
         let wrong = |e: object_store::Error| StoreError {
             kind: StoreErrorKind::Denied,
             message: format!(
@@ -148,6 +173,9 @@ impl CloudStore {
             if let Some(endpoint) = &settings.endpoint {
                 builder = builder.with_endpoint(endpoint.clone());
             }
+            if let Some(source) = &source {
+                builder = of_named_account(builder, source, settings);
+            }
             let account = builder.get_config_value(&AzureConfigKey::AccountName);
             let endpoint = match builder.get_config_value(&AzureConfigKey::Endpoint) {
                 Some(endpoint) => parse_endpoint(&endpoint)?,
@@ -158,6 +186,9 @@ impl CloudStore {
             };
             builder = builder.with_allow_http(true);
             let wire = Wire::new(authority(&endpoint).unwrap_or_default())?;
+            if let Some(source) = &source {
+                builder = builder.with_credentials(Arc::new(Named::azure(source, &wire)));
+            }
             let client = |connector| {
                 let builder = builder.clone().with_retry(retry.clone());
                 builder.with_http_connector(connector).build().map_err(wrong)
@@ -170,6 +201,7 @@ impl CloudStore {
             let mut store =
                 Self::new(Dialect::Azure, wire, builder, signer, listing, location, &endpoint);
             store.account = account;
+            store.source = source;
             return Ok(store);
         }
         let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&location.bucket);
@@ -181,6 +213,11 @@ impl CloudStore {
             None => parse_endpoint("https://storage.googleapis.com")?,
         };
         let wire = Wire::new(authority(&endpoint).unwrap_or_default())?;
+        if let Some(source) = &source {
+            builder = builder
+                .with_credentials(Arc::new(Named::google(source, &wire)))
+                .with_signing_credentials(Arc::new(Named::google_signing(source, &wire)));
+        }
         let client = |connector| {
             let builder = builder.clone().with_retry(retry.clone());
             builder.with_http_connector(connector).build().map_err(wrong)
@@ -188,7 +225,8 @@ impl CloudStore {
         let signer = Arc::new(client(Connector::for_credentials(&wire))?);
         let listing = Arc::new(client(Connector::for_listing(&wire))?);
         let builder = Builder::Google(Box::new(builder));
-        Ok(Self::new(Dialect::Google, wire, builder, signer, listing, location, &endpoint))
+        let store = Self::new(Dialect::Google, wire, builder, signer, listing, location, &endpoint);
+        Ok(CloudStore { source, ..store })
     }
 
     fn new(
@@ -207,6 +245,7 @@ impl CloudStore {
             signer,
             listing,
             account: None,
+            source: None,
             bucket: location.bucket.clone(),
             endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
             proven: AtomicU64::new(0),
@@ -319,7 +358,10 @@ impl CloudStore {
         };
         StoreError {
             kind: StoreErrorKind::Denied,
-            message: format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
+            message: match &self.source {
+                Some(source) => named::no_keys(source, &self.bucket),
+                None => format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
+            },
             source: source.map(|e| Box::new(e) as _),
         }
     }
@@ -341,6 +383,22 @@ impl CloudStore {
     }
 
     async fn send_until(
+        &self,
+        call: &Call,
+        expires_ms: i64,
+        progress: &Progress,
+    ) -> Result<Answer, StoreError> {
+        let before = self.source.as_ref().map(|source| source.keys().0);
+        let answer = self.send_once(call, expires_ms, progress).await?;
+        // Refused for its keys, it was not applied, whatever it is.
+        let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
+        match before.filter(|before| named::is_about_keys(answer.status) && others(*before)) {
+            Some(_) => self.send_once(call, expires_ms, progress).await,
+            None => Ok(answer),
+        }
+    }
+
+    async fn send_once(
         &self,
         call: &Call,
         expires_ms: i64,
@@ -442,7 +500,7 @@ impl CloudStore {
 impl super::Backend for CloudStore {
     fn engine(&self, prefix: &KeyPrefix) -> Result<EngineStore, StoreError> {
         let gate = Gate::new();
-        let connector = Connector::for_engine(&self.wire, &gate);
+        let connector = Connector::for_engine(&self.wire, &gate).signed_by(self.source.as_ref());
         let built: object_store::Result<Arc<dyn ObjectStore>> = match &self.builder {
             Builder::Azure(builder) => {
                 let store = builder.as_ref().clone().with_http_connector(connector).build();

@@ -25,9 +25,10 @@ use object_store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Knowledge;
 use super::meter::{Judged, Kind, Meter};
 use super::wire::{Fault, FaultKind, Progress, Wire, unquote};
+use super::{Knowledge, named};
+use crate::credentials::Source;
 use crate::metrics::Outcome;
 
 /// Longest time without a byte moving; a slow link that moves is not cut.
@@ -93,11 +94,19 @@ pub(super) struct Connector {
     idle: Duration,
     /// How the store wants ETags in conditions, if it has a choice.
     known: Option<Arc<Knowledge>>,
+    /// Where the keys are, if they have a name.
+    source: Option<Arc<Source>>,
 }
 
 impl Connector {
     pub(super) fn for_engine(wire: &Wire, gate: &Gate) -> Self {
-        Connector { wire: wire.clone(), gate: Some(gate.clone()), idle: ENGINE_IDLE, known: None }
+        Connector {
+            wire: wire.clone(),
+            gate: Some(gate.clone()),
+            idle: ENGINE_IDLE,
+            known: None,
+            source: None,
+        }
     }
 
     /// Conditions are written as is known of the store.
@@ -105,13 +114,24 @@ impl Connector {
         Connector { known: Some(Arc::clone(known)), ..self }
     }
 
+    /// After a refusal the keys are looked at again; the engine signs another attempt anew.
+    pub(super) fn signed_by(self, source: Option<&Arc<Source>>) -> Self {
+        Connector { source: source.cloned(), ..self }
+    }
+
     /// For listings, whose caller has a deadline of its own.
     pub(super) fn for_listing(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE, known: None }
+        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE, known: None, source: None }
     }
 
     pub(super) fn for_credentials(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None, idle: CREDENTIALS_IDLE, known: None }
+        Connector {
+            wire: wire.clone(),
+            gate: None,
+            idle: CREDENTIALS_IDLE,
+            known: None,
+            source: None,
+        }
     }
 }
 
@@ -156,6 +176,9 @@ impl Connector {
         let (mut head, ()) = head.into_parts();
         if self.known.as_ref().is_some_and(|known| known.is_bare()) {
             bare_etag(&mut head.headers);
+        }
+        if let Some(source) = self.source.as_ref().filter(|_| named::is_about_keys(head.status)) {
+            source.has_others(0);
         }
         if head.status.is_client_error() && self.gate.is_some() {
             let mut text = Vec::new();

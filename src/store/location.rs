@@ -1,8 +1,11 @@
 //! Where a volume lies, as the user writes it: `s3://bucket/prefix` and its siblings.
 
-use super::{Encryption, Known, StoreError, StoreErrorKind};
+use std::sync::Arc;
+
+use super::{Encryption, Knowledge, Known, StoreError, StoreErrorKind};
 use crate::config::VolumeOptions;
-use crate::types::{KeyPrefix, Secret};
+use crate::credentials::{Places, Provider, Source};
+use crate::types::{CredentialsName, KeyPrefix, Secret};
 
 /// The kinds of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,6 +177,10 @@ pub struct StoreSettings {
     pub path_style: Option<bool>,
     /// S3 keys; else the environment, web identity, the container's or the machine's role.
     pub keys: Option<StaticKeys>,
+    /// The only credentials to use.
+    pub credentials: Option<CredentialsName>,
+    /// Where they are looked for; `None`: where this process looks.
+    pub places: Option<Places>,
     /// S3: for objects that have none of their own, the engine's included.
     pub encryption: Option<Encryption>,
     /// S3: whoever asks pays, not the owner of the bucket.
@@ -183,16 +190,45 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// What a volume's options say, with the credentials of the environment.
+    /// What a volume's options say; without named credentials it is those of the environment that count.
     pub fn of(options: &VolumeOptions) -> StoreSettings {
         StoreSettings {
             endpoint: options.endpoint.clone(),
             region: options.region.clone(),
             path_style: options.path_style,
             keys: None,
+            credentials: options.credentials.clone(),
+            places: None,
             encryption: Encryption::of(options),
             requester_pays: options.requester_pays,
             known: Known::default(),
+        }
+    }
+
+    /// Where the keys come from, if it is not the environment.
+    pub(super) fn source(&self, scheme: Scheme) -> Result<Option<Arc<Source>>, StoreError> {
+        let provider = match scheme {
+            Scheme::S3 => Provider::Aws,
+            Scheme::Azure => Provider::Azure,
+            Scheme::Google => Provider::Google,
+            Scheme::File => return Ok(None),
+        };
+        let places = self.places.clone().unwrap_or_else(Places::of_process);
+        let found = match (&self.credentials, &self.keys) {
+            (Some(name), _) => places.source(name, provider).map(Some),
+            (None, None) if scheme == Scheme::S3 => places.profile_of_environment().transpose(),
+            _ => return Ok(None),
+        };
+        found.map_err(|message| StoreError::new(StoreErrorKind::Denied, message))
+    }
+
+    /// What this host knows of a store. What keys may not do looks like something that the store does not do, so those
+    /// that have a name have their own.
+    pub(super) fn known_of(&self, location: &Location, endpoint: &str) -> Arc<Knowledge> {
+        let store = location.store();
+        match &self.credentials {
+            None => self.known.of(&store, endpoint),
+            Some(name) => self.known.of(&format!("{store} (credentials {name})"), endpoint),
         }
     }
 }
@@ -204,6 +240,7 @@ impl std::fmt::Debug for StoreSettings {
             .field("region", &self.region)
             .field("path_style", &self.path_style)
             .field("keys", &self.keys.as_ref().map(|k| &k.key))
+            .field("credentials", &self.credentials)
             .field("encryption", &self.encryption)
             .field("requester_pays", &self.requester_pays)
             .finish()

@@ -27,12 +27,14 @@ use url::Url;
 
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
+use super::named::{self, Named};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
     Condition, Doomed, Encryption, Groups, Knowledge, ListPage, Location, StoreError,
     StoreErrorKind, StoreSettings,
 };
 use crate::clock::boottime;
+use crate::credentials::Source;
 use crate::types::{KeyPrefix, StoreTime};
 
 /// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
@@ -53,6 +55,8 @@ pub(super) struct S3Store {
     bucket: Bucket,
     /// `None`: anonymous.
     credentials: Option<AwsCredentialProvider>,
+    /// Of those that have a name.
+    source: Option<Arc<Source>>,
     builder: AmazonS3Builder,
     endpoint: String,
     /// For objects that have none of their own.
@@ -99,7 +103,12 @@ impl<'a> Call<'a> {
 }
 
 impl S3Store {
-    pub(super) fn open(location: &Location, settings: &StoreSettings) -> Result<Self, StoreError> {
+    /// `source`: where the keys are, if they have a name.
+    pub(super) fn open(
+        location: &Location,
+        settings: &StoreSettings,
+        source: Option<Arc<Source>>,
+    ) -> Result<Self, StoreError> {
         let env = AmazonS3Builder::from_env();
         let value = |key| env.get_config_value(&key).filter(|v: &String| !v.trim().is_empty());
         let custom = settings
@@ -110,6 +119,7 @@ impl S3Store {
         let region = settings
             .region
             .clone()
+            .or_else(|| Some(source.as_ref()?.keys().1.region()?.to_owned()))
             .or_else(|| value(AmazonS3ConfigKey::Region))
             .or_else(|| value(AmazonS3ConfigKey::DefaultRegion))
             .unwrap_or_else(|| "us-east-1".to_owned());
@@ -180,15 +190,21 @@ impl S3Store {
                 builder = builder.with_token(token.expose());
             }
         }
+        if let Some(source) = &source {
+            // Before everything that the environment says.
+            let named = Named::aws(source, &wire, &region);
+            builder = builder.with_credentials(Arc::new(named)).with_skip_signature(false);
+        }
         if settings.requester_pays {
             builder = builder.with_request_payer(true);
         }
         if let Some(encryption) = &settings.encryption {
             builder = engine_encryption(builder, encryption).map_err(unusable)?;
         }
-        let anonymous = builder
-            .get_config_value(&AmazonS3ConfigKey::SkipSignature)
-            .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1");
+        let anonymous = source.is_none()
+            && builder
+                .get_config_value(&AmazonS3ConfigKey::SkipSignature)
+                .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1");
         let retry = RetryConfig {
             max_retries: 1,
             retry_timeout: CREDENTIALS_TIMEOUT,
@@ -204,11 +220,12 @@ impl S3Store {
         if let Some(credentials) = &credentials {
             builder = builder.with_credentials(Arc::clone(credentials));
         }
-        let known = settings.known.of(&location.store(), &endpoint_text);
+        let known = settings.known_of(location, &endpoint_text);
         Ok(S3Store {
             wire,
             bucket,
             credentials,
+            source,
             builder,
             endpoint: endpoint_text,
             encryption: settings.encryption.clone(),
@@ -222,12 +239,15 @@ impl S3Store {
         let Some(provider) = &self.credentials else { return Ok(None) };
         let none = |source: Option<object_store::Error>| StoreError {
             kind: StoreErrorKind::Denied,
-            message: format!(
-                "no credentials for the bucket {:?}: set AWS_ACCESS_KEY_ID and \
+            message: match &self.source {
+                Some(named) => named::no_keys(named, self.bucket.name()),
+                None => format!(
+                    "no credentials for the bucket {:?}: set AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY (for the managed plugin: docker plugin set), or give this \
                  machine or container a role",
-                self.bucket.name()
-            ),
+                    self.bucket.name()
+                ),
+            },
             source: source.map(|e| Box::new(e) as _),
         };
         match tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.get_credential()).await {
@@ -296,8 +316,22 @@ impl S3Store {
         if let Some(answer) = self.read_before_the_time(call, progress).await? {
             return Ok(answer);
         }
+        let before = self.source.as_ref().map(|source| source.keys().0);
         let signed = self.signed(call, progress).await?;
-        self.send_signed(call, signed, progress).await
+        let answer = self.send_signed(call, signed, progress).await?;
+        // Refused for its keys, it was not applied, whatever it is.
+        let may_be_old = named::is_about_keys(answer.status);
+        match before.filter(|before| may_be_old && self.has_other_keys(*before)) {
+            Some(_) => {
+                let signed = self.signed(call, progress).await?;
+                self.send_signed(call, signed, progress).await
+            }
+            None => Ok(answer),
+        }
+    }
+
+    fn has_other_keys(&self, before: u64) -> bool {
+        self.source.as_ref().is_some_and(|source| source.has_others(before))
     }
 
     /// The first answer tells the store's time, and a read need not wait for it: it is signed by this host's
@@ -311,14 +345,17 @@ impl S3Store {
         if !only_reads || call.not_after.is_some() || self.wire.clock().now().is_some() {
             return Ok(None);
         }
+        let before = self.source.as_ref().map_or(0, |source| source.keys().0);
         let credential = self.credential().await?;
         let ours = host_time();
         let signed = self.signed_at(call, credential.as_deref(), ours)?;
         let answer = self.send_signed(call, signed, progress).await?;
         let refused = matches!(answer.status.as_u16(), 400 | 401 | 403);
         let is_off = |now: StoreTime| (now.0 - ours.0).abs() > MOST_APART_MS;
+        // Sent again, it has the keys that lie there by now.
+        let by_its_keys = refused && self.has_other_keys(before);
         let by_its_time = refused && self.wire.clock().now().is_some_and(is_off);
-        Ok((!by_its_time).then_some(answer))
+        Ok((!by_its_time && !by_its_keys).then_some(answer))
     }
 
     /// Sends a signed request, once.
@@ -459,7 +496,8 @@ impl S3Store {
 
     /// The error that a refusing answer means.
     fn refusal(&self, call: &Call<'_>, answer: &Answer) -> StoreError {
-        xml::refusal(&self.doing(call), &self.endpoint, self.bucket.name(), answer)
+        let error = xml::refusal(&self.doing(call), &self.endpoint, self.bucket.name(), answer);
+        named::blamed(error, self.source.as_deref())
     }
 }
 
@@ -470,7 +508,11 @@ impl super::Backend for S3Store {
         let store = self
             .builder
             .clone()
-            .with_http_connector(Connector::for_engine(&self.wire, &gate).spelling(&self.known))
+            .with_http_connector(
+                Connector::for_engine(&self.wire, &gate)
+                    .spelling(&self.known)
+                    .signed_by(self.source.as_ref()),
+            )
             .with_disable_bulk_delete(self.known.groups() == Some(Groups::No))
             .build()
             .map_err(|e| StoreError {

@@ -29,7 +29,7 @@ impl Store {
     /// A store over `bucket`, of which this host knows what `known` says.
     pub fn stand_in<T: StandIn>(bucket: Arc<T>, location: &Location, known: &Known) -> Store {
         let known = known.of(&location.store(), bucket.endpoint());
-        Store { backend: bucket, known }
+        Store { backend: bucket, known, source: None }
     }
 }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::boottime;
 use crate::config::VolumeOptions;
+use crate::credentials::Places;
 use crate::store::Known;
 use crate::types::VolumeId;
 
@@ -44,6 +45,11 @@ pub struct WorkerSpec {
 const READER: &str = "-ro-";
 
 impl WorkerSpec {
+    /// How the volume's credentials fare in this process, if they have a name.
+    pub(super) fn credentials(&self) -> Option<crate::credentials::State> {
+        Places::of_process().state(self.options.credentials.as_ref()?)
+    }
+
     /// What this host knows of stores.
     pub fn known(&self) -> Known {
         Known::in_folder(&self.stores)
@@ -145,6 +151,9 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub deletions: String,
     pub last_error: Option<String>,
+    /// Those that have a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<crate::credentials::State>,
     pub requests: crate::store::RequestCounts,
 }
 

@@ -10,6 +10,7 @@ mod bad_input;
 mod borne;
 mod by_hand;
 mod compared;
+mod credentials;
 mod events;
 mod export;
 mod foreground;

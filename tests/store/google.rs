@@ -17,7 +17,7 @@ use super::suite::{self, FIRST, failed, lost, won};
 use super::support::gcs::{BUCKET, EMAIL, TestGcs};
 
 /// A service account's file with a key of its own.
-fn service_account(dir: &Path) -> std::path::PathBuf {
+pub fn service_account(dir: &Path) -> std::path::PathBuf {
     let made = Command::new("openssl")
         .args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
         .output()

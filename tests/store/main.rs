@@ -12,6 +12,7 @@ mod faults;
 mod gateway;
 mod google;
 mod keys;
+mod named;
 mod objects;
 mod parts;
 mod probe;

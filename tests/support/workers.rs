@@ -236,6 +236,7 @@ pub fn status() -> WorkerStatus {
         conflicts: 0,
         missing_rights: Vec::new(),
         deletions: String::new(),
+        credentials: None,
         last_error: None,
         requests: RequestCounts::default(),
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{Call, CloudStore, Dialect};
+use crate::store::named;
 use crate::store::s3::xml::{self, ErrorBody};
 use crate::store::wire::Answer;
 use crate::store::{StoreBackend, StoreError, StoreErrorKind};
@@ -41,7 +42,7 @@ impl CloudStore {
                 answer.status.as_u16()
             );
         }
-        error
+        named::blamed(error, self.source.as_deref())
     }
 }
 

@@ -12,7 +12,7 @@ fn store(endpoint: &str) -> S3Store {
         keys: Some(keys),
         ..StoreSettings::default()
     };
-    S3Store::open(&location, &settings).unwrap()
+    S3Store::open(&location, &settings, None).unwrap()
 }
 
 #[test]

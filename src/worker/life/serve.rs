@@ -157,6 +157,7 @@ impl Shared {
             conflicts: settle.conflicts,
             missing_rights: settle.missing_rights,
             deletions: settle.deletions.to_owned(),
+            credentials: self.spec.credentials(),
             last_error: self.volume.last_error(),
             requests: self.volume.store.requests(),
         }

@@ -198,6 +198,7 @@ async fn status(State(control): State<Control>) -> Json<WorkerStatus> {
         conflicts: 0,
         missing_rights: Vec::new(),
         deletions: String::new(),
+        credentials: control.spec.credentials(),
         last_error: failed,
         requests: Default::default(),
     })

@@ -60,6 +60,7 @@ impl Followed {
             conflicts: 0,
             missing_rights: Vec::new(),
             deletions: String::new(),
+            credentials: self.spec.credentials(),
             last_error: trouble,
             requests: self.fs.requests(),
         }

@@ -56,6 +56,8 @@ pub struct Logged {
     pub status: u16,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// The first part of the path.
+    pub bucket: String,
     /// The access key that the request claims.
     pub access_key: Option<String>,
     /// Whether it carried an expiry (a query signature).

@@ -86,6 +86,12 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
     if reader && !entry.only_reads() {
         entry.fault = Some(Action::Status(403));
     }
+    let foreign = entry.access_key.as_ref().is_some_and(|key| {
+        state.owners.lock().get(&entry.bucket).is_some_and(|owners| !owners.contains(key))
+    });
+    if foreign {
+        entry.fault = Some(Action::Status(403));
+    }
     let refused = match entry.op {
         Op::DeleteMany => state.plan.lock().take_keys(keys_of(&body)),
         _ => Default::default(),
@@ -321,12 +327,17 @@ fn describe(state: &State, parts: &Parts, body: &Bytes) -> Logged {
         status: 0,
         bytes_in: body.len() as u64,
         bytes_out: 0,
+        bucket: bucket_of(parts),
         access_key: credential.and_then(|c| Some(c.split_once('/')?.0.to_owned())),
         expires: has("X-Amz-Expires"),
         conditional: header("if-match") || header("if-none-match"),
         fault: None,
         took: Duration::ZERO,
     }
+}
+
+fn bucket_of(parts: &Parts) -> String {
+    parts.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned()
 }
 
 /// The keys of a DeleteObjects request, as far as the log and the fault plan need them.

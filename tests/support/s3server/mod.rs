@@ -274,6 +274,19 @@ impl TestS3 {
         self.state.readers.lock().insert(access_key.to_owned());
     }
 
+    /// From now on only these access keys may use a bucket, which is made if it is not there.
+    pub fn only(&self, bucket: &str, access_keys: &[&str]) {
+        self.state.buckets.lock().live.entry(bucket.to_owned()).or_default();
+        let owners = access_keys.iter().map(|key| (*key).to_owned()).collect();
+        self.state.owners.lock().insert(bucket.to_owned(), owners);
+    }
+
+    /// The body of an object in any bucket.
+    pub fn body_in(&self, bucket: &str, key: &str) -> Option<Bytes> {
+        let buckets = self.state.buckets.lock();
+        buckets.live.get(bucket)?.objects.get(key).map(|object| object.body.clone())
+    }
+
     /// Only tags have rights of their own here: `s3:GetObjectTagging` and `s3:PutObjectTagging`.
     pub fn deny(&self, right: &str) {
         self.state.denied.lock().insert(right.to_owned());

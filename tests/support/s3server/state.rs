@@ -29,6 +29,8 @@ pub struct State {
     pub keys: Keys,
     /// Access keys that may not change anything.
     pub readers: Mutex<BTreeSet<String>>,
+    /// Buckets that only these access keys may use.
+    pub owners: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// Rights that no account has, as AWS names them.
     pub denied: Mutex<BTreeSet<String>>,
     /// Requests without `x-amz-request-payer` are refused.
@@ -62,6 +64,7 @@ impl State {
             plan: Mutex::default(),
             keys,
             readers: Mutex::default(),
+            owners: Mutex::default(),
             denied: Mutex::default(),
             requester_pays: AtomicBool::new(false),
             copies_any_tags: AtomicBool::new(false),

@@ -19,7 +19,7 @@ fn store() -> S3Store {
         keys: Some(keys),
         ..StoreSettings::default()
     };
-    S3Store::open(&location, &settings).unwrap()
+    S3Store::open(&location, &settings, None).unwrap()
 }
 
 #[test]

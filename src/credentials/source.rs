@@ -1,0 +1,270 @@
+//! The keys of one name as they are now.
+//!
+//! Before each use the place is looked at (one `stat`), so a changed file counts for the next request. A file that is
+//! written in place is believed a second after its last change, or at once when the store refuses the keys before it;
+//! one that was put in place by a rename at once. What cannot be read, or is gone, changes nothing while a volume is
+//! mounted: the last good keys go on for as long as the store takes them, and the problem is said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::keys::{Keys, Provider};
+use super::places::{Found, Kept, Places, Stamp, wrong};
+use crate::clock::boottime;
+use crate::sys::hostname;
+use crate::types::CredentialsName;
+
+/// Nobody takes longer between two pieces of a file of some lines.
+const WRITTEN: Duration = Duration::from_secs(1);
+
+/// What is known of credentials, for status and messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub name: String,
+    pub place: String,
+    /// How often other keys were taken since the start.
+    pub changes: u64,
+    /// Why what lies in the place now is not used.
+    pub problem: Option<String>,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.place)?;
+        match self.changes {
+            0 => {}
+            1 => f.write_str(", changed once")?,
+            times => write!(f, ", changed {times} times")?,
+        }
+        match &self.problem {
+            Some(problem) => write!(f, "; those from before are used: {problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One name on this host.
+pub struct Source {
+    places: Places,
+    name: CredentialsName,
+    provider: Provider,
+    kept: Kept,
+    place: String,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    keys: Arc<Keys>,
+    changes: u64,
+    /// Of what `keys` and `problem` say.
+    stamps: Vec<Stamp>,
+    /// What the place had when it was last seen to be another, and since when.
+    seen: Option<(Vec<Stamp>, Duration)>,
+    problem: Option<String>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("name", &self.name).field("place", &self.place).finish()
+    }
+}
+
+impl Source {
+    /// Of what was `found` under a name.
+    pub(super) fn of(
+        places: Places,
+        name: &CredentialsName,
+        provider: Provider,
+        found: Found,
+    ) -> Result<Source, String> {
+        let Found { kept, place, stamps, keys } = found;
+        let keys = Self::judged(keys, provider).map_err(|problem| wrong(name, &place, &problem))?;
+        let now = Now { keys: Arc::new(keys), changes: 0, stamps, seen: None, problem: None };
+        let (name, now) = (name.clone(), Mutex::new(now));
+        Ok(Source { places, name, provider, kept, place, now })
+    }
+
+    fn judged(keys: Result<Keys, String>, provider: Provider) -> Result<Keys, String> {
+        keys.and_then(|keys| keys.check(provider).map(|()| keys))
+    }
+
+    pub fn name(&self) -> &CredentialsName {
+        &self.name
+    }
+
+    /// The keys, and how often they have changed.
+    pub fn keys(&self) -> (u64, Arc<Keys>) {
+        let mut now = self.now.lock();
+        self.look(&mut now, false);
+        (now.changes, Arc::clone(&now.keys))
+    }
+
+    /// The store refused a request that was signed with the keys of `changes`: whether there are others by now.
+    pub fn has_others(&self, changes: u64) -> bool {
+        let mut now = self.now.lock();
+        self.look(&mut now, true);
+        now.changes != changes
+    }
+
+    pub fn state(&self) -> State {
+        let mut now = self.now.lock();
+        self.look(&mut now, false);
+        State {
+            name: self.name.to_string(),
+            place: self.place.clone(),
+            changes: now.changes,
+            problem: now.problem.clone(),
+        }
+    }
+
+    /// For the end of a message about a request that was refused.
+    pub fn blame(&self) -> String {
+        let State { name, place, problem, .. } = self.state();
+        let host = hostname();
+        match problem {
+            None => format!("the credentials {name} of the host {host} are in {place}"),
+            Some(problem) => format!(
+                "the credentials {name} of the host {host} are those that were in {place} before: {problem}"
+            ),
+        }
+    }
+
+    /// Takes over what lies in the place. `at_once`: there is no use in waiting for the end of a change.
+    fn look(&self, now: &mut Now, at_once: bool) {
+        if self.kept == Kept::Environment {
+            return;
+        }
+        let stamps = self.places.stamps(&self.name, self.kept);
+        if stamps == now.stamps {
+            now.seen = None;
+            return;
+        }
+        if !at_once && self.is_being_written(now, &stamps) {
+            return;
+        }
+        now.seen = None;
+        // Its stamps are from before the content was read.
+        let found = match self.kept {
+            Kept::Profile => self.places.in_profile(&self.name),
+            _ => self.places.in_file(&self.name),
+        };
+        now.stamps = found.as_ref().map_or(stamps, |found| found.stamps.clone());
+        let (name, place) = (&self.name, &self.place);
+        let keys = match found {
+            Some(Found { keys, .. }) => Self::judged(keys, self.provider),
+            None => Err("it is gone; put it back".to_owned()),
+        };
+        match keys {
+            Ok(keys) => {
+                if let Some(before) = now.problem.take() {
+                    tracing::info!(%name, %place, before, "the credentials can be read again");
+                }
+                if keys != *now.keys {
+                    now.keys = Arc::new(keys);
+                    now.changes += 1;
+                    tracing::info!(%name, %place, "the credentials have changed, and are used from now on");
+                }
+            }
+            Err(problem) => {
+                if now.problem.as_ref() != Some(&problem) {
+                    tracing::error!(%name, %place, problem,
+                        "the credentials cannot be read; those from before are used as long as the store takes them");
+                }
+                now.problem = Some(problem);
+            }
+        }
+    }
+
+    fn is_being_written(&self, now: &mut Now, stamps: &[Stamp]) -> bool {
+        let inode = |stamp: &Stamp| stamp.map(|(device, inode, ..)| (device, inode));
+        let is_same_file = |(a, b): (&Stamp, &Stamp)| a.is_some() && inode(a) == inode(b);
+        if !stamps.iter().zip(&now.stamps).filter(|(a, b)| a != b).all(is_same_file) {
+            return false;
+        }
+        let modified = stamps.iter().flatten().map(|stamp| stamp.3).max().unwrap_or(0);
+        let age = i128::from(crate::clock::now().secs) * 1_000_000_000 - modified;
+        // By this second's beginning.
+        if age >= WRITTEN.as_nanos() as i128 {
+            return false;
+        }
+        match &now.seen {
+            Some((seen, since)) if seen == stamps => boottime().saturating_sub(*since) < WRITTEN,
+            _ => {
+                now.seen = Some((stamps.to_vec(), boottime()));
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+
+    fn put(path: &Path, id: &str) {
+        std::fs::write(path, format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY=s\n")).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn id(source: &Source) -> String {
+        source.keys().1.get("AWS_ACCESS_KEY_ID").unwrap().to_owned()
+    }
+
+    /// A folder with the credentials `team`, and their source.
+    fn world() -> (tempfile::TempDir, std::path::PathBuf, Arc<Source>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials/team");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        put(&path, "ONE");
+        let env = BTreeMap::from([("S3VOL_FILES".to_owned(), dir.path().display().to_string())]);
+        let name = CredentialsName::new("team").unwrap();
+        let source = Places::of(env).source(&name, Provider::Aws).unwrap();
+        (dir, path, source)
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_counts_at_once() {
+        let (dir, path, source) = world();
+        let other = dir.path().join("new");
+        put(&other, "TWO");
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!((id(&source), source.state().changes), ("TWO".to_owned(), 1));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_counts_when_it_rests_or_the_store_refuses() {
+        let (_dir, path, source) = world();
+        put(&path, "TWO!");
+        assert_eq!(id(&source), "ONE");
+        assert!(source.has_others(0));
+        assert_eq!(id(&source), "TWO!");
+        put(&path, "THREE");
+        let old = std::fs::File::options().write(true).open(&path).unwrap();
+        old.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+        assert_eq!(id(&source), "THREE");
+    }
+
+    #[test]
+    fn what_cannot_be_read_changes_nothing_and_is_said() {
+        let (_dir, path, source) = world();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(id(&source), "ONE");
+        assert!(source.state().problem.unwrap().contains("it is gone"));
+        assert!(!source.has_others(0) && source.blame().contains("it is gone"));
+        std::fs::write(&path, "AWS_ACCESS_KEY_ID=half").unwrap();
+        assert_eq!(id(&source), "ONE");
+        assert!(source.state().problem.is_some());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(id(&source), "ONE");
+        put(&path, "ONE");
+        assert!(!source.has_others(0));
+        assert_eq!(source.state().problem, None);
+    }
+}
