@@ -12,10 +12,10 @@ use s3vol::config::VolumeOptions;
 use s3vol::data::{DataError, Inode, NothingOutside, Volume};
 use s3vol::fs::{Fs, RenameMode};
 use s3vol::meta::{Costs, keys};
-use s3vol::settle::{Permit, Settler};
+use s3vol::settle::Settler;
 use s3vol::types::{Caller, FileName, Ino};
 use support::s3server::{Action, Object, Op, Rule, TestS3};
-use support::volume::volume_with;
+use support::volume::{Always, volume_with};
 
 const LONG: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 512;
@@ -283,15 +283,6 @@ async fn a_stopped_collector_goes_on_where_it_was() {
     world.collect().await;
     while world.volume.collect_segments(LONG).await.unwrap() > 0 {}
     assert_eq!(world.segments(), 0, "each row was counted off its segment once");
-}
-
-#[derive(Debug)]
-struct Always;
-
-impl Permit for Always {
-    fn may_publish(&self) -> bool {
-        true
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

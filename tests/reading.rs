@@ -12,22 +12,13 @@ use s3vol::fs::{Fs, Show};
 use s3vol::settle::{Permit, Reconciler, Settler, changes};
 use s3vol::types::{Caller, FileKind, FileName, Ino, ObjectKey};
 use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds};
-use support::volume::volume_with;
+use support::volume::{Always, volume_with};
 use support::{wait_for, wait_for_async};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 /// What the kernel asks for at a time.
 const READ: usize = 128 << 10;
-
-#[derive(Debug)]
-struct Always;
-
-impl Permit for Always {
-    fn may_publish(&self) -> bool {
-        true
-    }
-}
 
 /// A volume over what is in the bucket.
 struct World {

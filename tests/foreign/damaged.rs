@@ -15,28 +15,19 @@ use s3vol::meta::records::{
     SuperRec, TombRec, WorkRec, decode, encode,
 };
 use s3vol::meta::{Logged, Pages, keys};
-use s3vol::settle::{Permit, Settler};
+use s3vol::settle::Settler;
 use s3vol::types::{Caller, FileName, Ino};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::random::Random;
 use crate::support::s3server::TestS3;
-use crate::support::volume::try_volume;
+use crate::support::volume::{Always, try_volume};
 
 const LONG: Duration = Duration::from_secs(20);
 const ROOT: Ino = Ino::ROOT;
 /// Of the segments of one volume: neighbours are read with one request, and blocks have an index.
 const LARGE: usize = 300 << 10;
-
-#[derive(Debug)]
-struct Always;
-
-impl Permit for Always {
-    fn may_publish(&self) -> bool {
-        true
-    }
-}
 
 pub type Pair = (Vec<u8>, Vec<u8>);
 

@@ -1,14 +1,13 @@
 //! What `docker volume create` says about input that cannot work: cause and cure, within 10 s.
 
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::plugin::Plugin;
 use super::rig::{Mount, Place, SOON};
 use super::support::s3server::{Action, Options, Rule, TestS3};
+use super::support::tls::TlsServer;
 
 /// The refusal of a volume, in time and without a secret.
 fn refused(plugin: &Plugin, name: &str, options: &[(&str, &str)]) -> String {
@@ -166,51 +165,6 @@ fn a_store_without_create_if_absent() {
     std::fs::write(place.join("f"), "alone").unwrap();
     plugin.unmount("v", "1");
     assert_eq!(super::rig::object(&server, "team/v/f").as_deref(), Some("alone"));
-}
-
-/// A TLS server with a certificate that nobody signed.
-struct TlsServer {
-    child: Child,
-    endpoint: String,
-    _dir: tempfile::TempDir,
-}
-
-impl TlsServer {
-    fn start() -> Self {
-        const SERVE: &str = "
-import http.server, ssl, sys
-server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[1], sys.argv[2])
-server.socket = context.wrap_socket(server.socket, server_side=True)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-";
-        let dir = tempfile::tempdir().unwrap();
-        let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
-            .args(["-subj", "/CN=nobody signed this", "-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut command = Command::new("python3");
-        command.args(["-c", SERVE]).args([&cert, &key]).current_dir(dir.path());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        let endpoint = format!("https://127.0.0.1:{}", port.trim());
-        TlsServer { child, endpoint, _dir: dir }
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod raw;
 pub mod s3server;
 pub mod scrape;
 pub mod stub;
+pub mod tls;
 pub mod unmanaged;
 pub mod volume;
 pub mod watchdog;
