@@ -433,10 +433,12 @@ fn the_program_before_comes_back_when_the_new_one_does_not_come_up() {
         for (note, why) in [
             ("becomes=fails", "could not go on"),
             ("becomes=halfway", "could not go on"),
+            ("hands=more", "could not go on"),
             ("spawn=driver", "its driver cannot be started within 1.5 s"),
             ("spawn=worker", "its worker of volume v cannot be started within 1.5 s"),
             ("driver=ends", "its driver ended with code 1"),
             ("worker=ends", "its worker of volume v does not open it"),
+            ("worker=leaves", "its worker of volume v does not open it"),
             ("worker=hangs", "its worker of volume v does not open it within 1.5 s"),
         ] {
             let fails = program(used.dir.path(), "fails", &format!("version=9 {note}"));

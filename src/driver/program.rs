@@ -59,6 +59,12 @@ pub enum ProgramError {
     NoWayBack { version: String, leaves: Vec<String> },
 }
 
+impl ProgramError {
+    pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
+        ProgramError::Unreadable { path: path.to_owned(), source }
+    }
+}
+
 fn says() -> Duration {
     crate::fault::duration(crate::fault::UP, SAYS)
 }
