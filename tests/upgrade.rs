@@ -610,6 +610,20 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
 }
 
 #[test]
+fn what_the_installed_program_could_not_read_is_not_written_by_a_later_one() {
+    let used = Used::new();
+    let reads = program(used.dir.path(), "reads", "version=8 reads=local-state");
+    let writes = program(used.dir.path(), "writes", "version=9 writes=local-state");
+    used.plugin.upgrade_to(&reads);
+    let (well, said) = used.plugin.upgrade(&["--from", writes.to_str().unwrap()]);
+    let why =
+        "the installed version 0.1.0 could not read, which a restart may lead to: local-state 2";
+    assert!(!well && said.contains(why), "{said}");
+    assert_eq!(version(&used.plugin), "8");
+    assert_eq!(std::fs::read_to_string(used.place.join("f")).unwrap(), "before");
+}
+
+#[test]
 fn of_two_upgrades_at_once_one_is_refused() {
     let used = Used::new();
     let hangs = program(used.dir.path(), "hangs", "version=8 trial=hangs");

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::catalog::write_durably;
 use crate::sys::{make_private, remove_if_there};
-use crate::worker::version;
+use crate::worker::{About, version};
 
 const FOLDER: &str = "program";
 const NOTE: &str = "note.json";
@@ -31,6 +31,15 @@ pub(super) const OWN: &str = "/proc/self/exe";
 /// A program that so often did not come up is left alone.
 const MOST_TRIES: u32 = 3;
 const FORMAT: u32 = 1;
+/// What the installed program reads, which a restart may lead to at any time.
+const INSTALLED: &str = "installed.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Installed {
+    /// See [`Note::over`].
+    over: String,
+    about: About,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
@@ -108,6 +117,23 @@ impl Place {
         Ok(path)
     }
 
+    /// What is there of the program that was installed as `over`; that says it itself, with `this`, while it runs.
+    pub(super) fn about_installed(&self, over: &str, this: &About) -> io::Result<Option<About>> {
+        let path = self.0.join(INSTALLED);
+        if installed().is_ok_and(|own| own == over) {
+            let noted = Installed { over: over.to_owned(), about: this.clone() };
+            write_durably(&path, &serde_json::to_vec(&noted)?)?;
+            return Ok(Some(noted.about));
+        }
+        match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            bytes => {
+                let noted: Option<Installed> = serde_json::from_slice(&bytes?).ok();
+                Ok(noted.filter(|noted| noted.over == over).map(|noted| noted.about))
+            }
+        }
+    }
+
     /// From now on `program`, which was received here, is used after a restart, as long as `over` is installed.
     pub(super) fn keep(&self, program: &Path, version: &str, over: &str) -> io::Result<()> {
         let file =
@@ -130,6 +156,7 @@ impl Place {
     /// Removes programs that are neither noted nor in use: the one of this process, and those of `used`.
     pub(super) fn tidy(&self, used: &[&Path]) -> io::Result<()> {
         let noted = self.noted()?.map(|note| self.0.join(note.file));
+        let nothing = noted.is_none() && used.is_empty();
         let used = used.iter().copied().chain([Path::new(OWN)]).chain(noted.as_deref());
         let kept: Vec<(u64, u64)> = used.filter_map(which).collect();
         let files = match fs::read_dir(&self.0) {
@@ -144,6 +171,9 @@ impl Place {
             if program && !file.is_some_and(|file| kept.contains(&file)) {
                 fs::remove_file(path)?;
             }
+        }
+        if nothing {
+            remove_if_there(&self.0.join(INSTALLED))?;
         }
         Ok(())
     }
@@ -181,6 +211,9 @@ impl Place {
     fn find(&self, over: &str) -> io::Result<Found> {
         let Some(folder) = self.folder()? else { return Ok(Found::Nothing) };
         is_safe(&folder, &self.0)?;
+        if let Some(state) = self.0.parent() {
+            is_safe(&File::open(state)?, state)?;
+        }
         let Some(read) = self.read()? else { return Ok(Found::Nothing) };
         let note = match read {
             Read::Note(note) => note,

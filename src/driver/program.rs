@@ -57,6 +57,11 @@ pub enum ProgramError {
          two, or unmount all volumes and install it", leaves.join(", ")
     )]
     NoWayBack { version: String, leaves: Vec<String> },
+    #[error(
+        "version {version} leaves what the installed version {installed} could not read, which a restart may lead to: \
+         {}; install a version between the two, or unmount all volumes and install it", leaves.join(", ")
+    )]
+    NoRestart { version: String, installed: String, leaves: Vec<String> },
 }
 
 impl ProgramError {

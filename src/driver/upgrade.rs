@@ -47,7 +47,7 @@ impl Driver {
             ));
         }
         // The one before is noted first: what runs has to be the program of a restart if this one fails.
-        let from = begun.version.clone();
+        let (from, over) = (begun.version.clone(), begun.over.clone());
         if !self.is_noted(&begun) && !self.note_placing(begun).await {
             return Err(
                 "the last upgrade is not noted yet, so a restart would use another program than the one that runs; \
@@ -55,7 +55,7 @@ impl Driver {
                     .to_owned(),
             );
         }
-        match self.begin_upgrade(program, file).await {
+        match self.begin_upgrade(program, file, over).await {
             Ok(to) => Ok(json!({ "From": from, "To": to, "Err": "" })),
             Err(refused) => {
                 self.tidy().await;
@@ -90,9 +90,10 @@ impl Driver {
         self: &Arc<Self>,
         program: File,
         file: PathBuf,
+        over: String,
     ) -> Result<String, String> {
         let driver = Arc::clone(self);
-        let checked = tokio::task::spawn_blocking(move || driver.check(program, file)).await;
+        let checked = tokio::task::spawn_blocking(move || driver.check(program, file, &over)).await;
         let checked = checked.map_err(|e| e.to_string())?;
         let (path, about) = checked.map_err(|e| e.to_string())?;
         self.all_in_order().await?;
@@ -124,7 +125,12 @@ impl Driver {
     }
 
     /// Checks the program, and what its copy says of itself.
-    fn check(&self, mut program: File, file: PathBuf) -> Result<(PathBuf, About), ProgramError> {
+    fn check(
+        &self,
+        mut program: File,
+        file: PathBuf,
+        over: &str,
+    ) -> Result<(PathBuf, About), ProgramError> {
         let failed = |source| ProgramError::Place { place: self.place.path().to_owned(), source };
         let path = self.place.receive(&mut program).map_err(failed)?;
         let about = program::ask(&path, &file)?;
@@ -136,6 +142,13 @@ impl Driver {
         let leaves = this.lacks_after(&about);
         if !leaves.is_empty() {
             return Err(ProgramError::NoWayBack { version: about.version, leaves });
+        }
+        if let Some(installed) = self.place.about_installed(over, &this).map_err(failed)? {
+            let leaves = installed.lacks_after(&about);
+            if !leaves.is_empty() {
+                let (version, installed) = (about.version, installed.version);
+                return Err(ProgramError::NoRestart { version, installed, leaves });
+            }
         }
         Ok((path, about))
     }

@@ -20,6 +20,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,8 +79,8 @@ pub(super) enum Stage {
         started_by: Option<Deadline>,
         /// While all of the new program serves: when it has shown enough.
         proven: Option<Deadline>,
-        /// It has failed, but the way back could not be gone: when that is tried again.
-        retry: Option<Deadline>,
+        /// It has failed, but the way back could not be gone: when that is tried again, and why.
+        retry: Option<(Deadline, String)>,
     },
     /// This is the program before, and the new one has failed. The driver, and then a volume, is waited for until `late`.
     Back {
@@ -130,7 +131,10 @@ impl Supervisor {
             ));
         }
         let failed = |error: io::Error| format!("{} cannot be tried: {error}", file.display());
-        let program = OwnedFd::from(File::open(&file).map_err(failed)?);
+        // What was checked is no link.
+        let mut how = File::options();
+        how.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let program = OwnedFd::from(how.open(&file).map_err(failed)?);
         let own = sys::own_program().map_err(failed)?;
         let from = version().to_owned();
         tracing::info!(from, to, file = %file.display(), "upgrade: the new program is tried");
@@ -190,7 +194,7 @@ impl Supervisor {
             return;
         }
         // Not over and over, where that cannot be done just now.
-        if matches!(upgrade.stage, Stage::Replacing { retry: Some(at), .. } if !at.passed()) {
+        if matches!(upgrade.stage, Stage::Replacing { retry: Some((at, _)), .. } if !at.passed()) {
             return;
         }
         tracing::error!(
@@ -203,7 +207,7 @@ impl Supervisor {
         let error = self.becomes(back, None, Some(*format), handed);
         tracing::error!(%error, "the program before cannot be started; it is tried again");
         if let Some(Stage::Replacing { retry, .. }) = self.upgrade.as_mut().map(|u| &mut u.stage) {
-            *retry = Some(Deadline::after(RETRY));
+            *retry = Some((Deadline::after(RETRY), why.to_owned()));
         }
     }
 
@@ -284,7 +288,7 @@ impl Supervisor {
                 // What is late already is waited for no more while the way back is to be tried again.
                 let expected = self.expected().map(|(by, _)| by);
                 let expected = expected.filter(|by| retry.is_none() || !by.passed());
-                expected.chain(*proven).chain(*retry).min()
+                expected.chain(*proven).chain(retry.as_ref().map(|(at, _)| *at)).min()
             }
             // Not waited for once more when it has passed.
             Stage::Back { late, .. } if !late.passed() => Some(*late),
@@ -356,11 +360,12 @@ impl Supervisor {
             return;
         }
         self.expect_what_is_missing();
-        if let Some(Stage::Replacing { retry: Some(at), .. }) =
+        if let Some(Stage::Replacing { retry: Some((at, why)), .. }) =
             self.upgrade.as_ref().map(|upgrade| &upgrade.stage)
             && at.passed()
         {
-            self.new_program_fails("it failed, and is still there");
+            let why = why.clone();
+            self.new_program_fails(&why);
         }
         let late = self.expected().find(|(by, _)| by.passed());
         if self.can_go_back()
