@@ -176,7 +176,6 @@ impl Driver {
         driver.restore(left).await;
         tokio::spawn(Arc::clone(&driver).watch_exits());
         tokio::spawn(Arc::clone(&driver).keep_status());
-        tokio::spawn(Arc::clone(&driver).watch_upgrades());
         let background = Arc::clone(&driver);
         tokio::spawn(async move {
             let keep = |name: &VolumeName| background.accounts.total(name) > 0;

@@ -14,6 +14,7 @@
 
 mod channel;
 mod child;
+mod going_on;
 mod handed;
 mod listen;
 pub mod protocol;
@@ -41,7 +42,8 @@ use protocol::{Command, Event, Reply, Request, WorkerEntry};
 use upgrade::Upgrade;
 use volume::{Around, Next, Volume};
 
-pub use upgrade::{TRIAL_PASSED, go_on, step_back, try_to_go_on};
+pub use going_on::{go_on, step_back, try_to_go_on};
+pub use upgrade::TRIAL_PASSED;
 
 /// What is looked at by descriptor, and blocked.
 const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD];
@@ -204,6 +206,19 @@ enum Driver {
 /// How long one that was told to leave may still take; no time when it was killed.
 struct Leaves {
     kill_at: Option<Deadline>,
+    /// When it should have ended even if it had to be killed.
+    gone_by: Deadline,
+}
+
+impl Leaves {
+    fn told() -> Self {
+        let kill_at = Some(Deadline::after(DRIVER_LEAVES));
+        Leaves { kill_at, gone_by: Deadline::after(DRIVER_LEAVES + volume::up_within()) }
+    }
+
+    fn killed() -> Self {
+        Leaves { kill_at: None, gone_by: Deadline::after(volume::up_within()) }
+    }
 }
 
 /// Volumes of which something was heard.
@@ -292,11 +307,7 @@ impl Supervisor {
     }
 
     fn around(&self) -> Around {
-        Around {
-            ending: self.ending.is_some(),
-            can_go_back: self.can_go_back(),
-            goes_back: self.goes_back(),
-        }
+        Around { ending: self.ending.is_some(), can_go_back: self.can_go_back() }
     }
 
     fn timers(&mut self) {
@@ -311,7 +322,7 @@ impl Supervisor {
         {
             tracing::warn!(pid, "the driver does not make place in time; killed");
             let _ = sys::send_signal(*pid, Signal::SIGKILL);
-            leaves.kill_at = None;
+            *leaves = Leaves::killed();
         }
         let due: Vec<String> = self
             .volumes

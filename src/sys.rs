@@ -32,8 +32,8 @@ pub use mount::{
 pub use private::make_private;
 pub use process::{
     ChildFds, Exit, add_oom_score, block_signals, forget_empty_variables, leader_exit,
-    name_process, prepare_child, prepare_child_keeping, raise_open_files, reap, resident_memory,
-    send_signal,
+    name_process, prepare_child, prepare_child_keeping, raise_open_files, reap, reap_child,
+    resident_memory, send_signal,
 };
 pub use remove::remove_if_there;
 pub use requests::{BUFFER as REQUEST_BUFFER, Heap, LARGEST as LARGEST_WRITE, buffers_in_place};

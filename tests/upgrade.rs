@@ -433,10 +433,12 @@ fn the_program_before_comes_back_when_the_new_one_does_not_come_up() {
         for (note, why) in [
             ("becomes=fails", "could not go on"),
             ("becomes=halfway", "could not go on"),
+            ("hands=more", "could not go on"),
             ("spawn=driver", "its driver cannot be started within 1.5 s"),
             ("spawn=worker", "its worker of volume v cannot be started within 1.5 s"),
             ("driver=ends", "its driver ended with code 1"),
             ("worker=ends", "its worker of volume v does not open it"),
+            ("worker=leaves", "its worker of volume v does not open it"),
             ("worker=hangs", "its worker of volume v does not open it within 1.5 s"),
         ] {
             let fails = program(used.dir.path(), "fails", &format!("version=9 {note}"));
@@ -605,6 +607,20 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
     drop(plugin);
     let plugin = Plugin::again(dir, Some(&server), &env);
     assert_eq!(version(&plugin), "0.1.0", "{}", plugin.log());
+}
+
+#[test]
+fn what_the_installed_program_could_not_read_is_not_written_by_a_later_one() {
+    let used = Used::new();
+    let reads = program(used.dir.path(), "reads", "version=8 reads=local-state");
+    let writes = program(used.dir.path(), "writes", "version=9 writes=local-state");
+    used.plugin.upgrade_to(&reads);
+    let (well, said) = used.plugin.upgrade(&["--from", writes.to_str().unwrap()]);
+    let why =
+        "the installed version 0.1.0 could not read, which a restart may lead to: local-state 2";
+    assert!(!well && said.contains(why), "{said}");
+    assert_eq!(version(&used.plugin), "8");
+    assert_eq!(std::fs::read_to_string(used.place.join("f")).unwrap(), "before");
 }
 
 #[test]

@@ -58,6 +58,8 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
         }
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         channel.serves().await?;
+        // Only one that serves has come up.
+        driver.watch();
         tokio::select! {
             () = serve(listener, Arc::clone(&driver)) => {}
             () = channel.closed() => tracing::warn!("the supervisor is gone"),

@@ -33,7 +33,7 @@ pub fn supervise(args: PluginArgs) -> anyhow::Result<ExitCode> {
         (Some(state), false) => supervisor::go_on(settings, state)?,
         (None, _) => {
             if args.over.is_none() {
-                use_newer(&config, &settings);
+                use_newer(&config, &settings)?;
             }
             supervisor::run(settings)?;
         }
@@ -58,12 +58,9 @@ fn settings(args: &PluginArgs, mounts: std::path::PathBuf) -> Settings {
 }
 
 /// Becomes the newer program that has taken the place of this one, if there is one that can be used.
-fn use_newer(config: &PluginConfig, settings: &Settings) {
-    // Only the one process that will serve may use up a try or drop a note, and only if it can. What is wrong otherwise
-    // is said by whoever runs next.
-    if supervisor::can_listen(settings).is_err() {
-        return;
-    }
+fn use_newer(config: &PluginConfig, settings: &Settings) -> anyhow::Result<()> {
+    // Only the one process that will serve may use up a try or drop a note, and only if it can.
+    supervisor::can_listen(settings)?;
     match Place::below(&config.state).look(&settings.over) {
         Found::Nothing => {}
         Found::Ignored(why) => tracing::warn!(
@@ -78,4 +75,5 @@ fn use_newer(config: &PluginConfig, settings: &Settings) {
             tracing::error!(%error, "the newer program cannot be started; this one goes on");
         }
     }
+    Ok(())
 }

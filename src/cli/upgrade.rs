@@ -21,6 +21,9 @@ const PACE: Duration = Duration::from_millis(200);
 /// A plugin that does not answer for so long has ended. Its driver may need a minute to make place.
 const GONE: Duration = Duration::from_secs(120);
 
+/// Whoever waits for longer may as well look now and then. Each volume may need most of a minute.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Begun {
@@ -86,6 +89,7 @@ async fn look(plugin: &ControlClient) -> Result<RunningProgram, ControlError> {
 
 /// What runs when the upgrade is over. The driver that answers is replaced meanwhile.
 async fn end(plugin: &ControlClient) -> anyhow::Result<RunningProgram> {
+    let late = Deadline::after(LONGEST);
     let mut gone = Deadline::after(GONE);
     loop {
         match look(plugin).await {
@@ -97,6 +101,12 @@ async fn end(plugin: &ControlClient) -> anyhow::Result<RunningProgram> {
             }
             Err(error) if gone.passed() => return Err(error.into()),
             Err(_) => {}
+        }
+        if late.passed() {
+            bail!(
+                "the upgrade has not ended within {} min; it goes on (`s3vol upgrade --status`)",
+                LONGEST.as_secs() / 60
+            );
         }
         tokio::time::sleep(PACE).await;
     }

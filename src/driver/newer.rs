@@ -7,7 +7,7 @@
 //! What is found here is executed as root, so nobody else may be able to change it: that is looked at each time.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,15 +20,26 @@ use sha2::{Digest, Sha256};
 
 use crate::catalog::write_durably;
 use crate::sys::{make_private, remove_if_there};
-use crate::worker::version;
+use crate::worker::{About, version};
 
 const FOLDER: &str = "program";
 const NOTE: &str = "note.json";
 /// How often the program was started since it last came up.
 const TRIES: &str = "tries";
+/// The program of this process.
+pub(super) const OWN: &str = "/proc/self/exe";
 /// A program that so often did not come up is left alone.
 const MOST_TRIES: u32 = 3;
 const FORMAT: u32 = 1;
+/// What the installed program reads, which a restart may lead to at any time.
+const INSTALLED: &str = "installed.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Installed {
+    /// See [`Note::over`].
+    over: String,
+    about: About,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
@@ -38,6 +49,14 @@ struct Note {
     version: String,
     /// The program that was installed; see [`installed`].
     over: String,
+}
+
+/// What is in the note's file.
+enum Read {
+    Note(Note),
+    /// Of another version of this program.
+    OfFormat(u32),
+    Damaged(String),
 }
 
 /// What is to be used instead of the program that was installed.
@@ -56,12 +75,13 @@ pub enum Found {
 #[derive(Debug, Clone)]
 pub struct Place(PathBuf);
 
-/// Names the program of this process among those that may be installed: its version, length and times. The same version
-/// has another name once it was installed anew: whoever does that wants it, and no program that came over it before.
+/// Names the program of this process among those that may be installed: its version, length, file and the time of its
+/// last change. The same version has another name once it was installed anew: whoever does that wants it, and no program
+/// that came over it before. What changes nothing of the program (its owner, mode or labels) changes no name.
 pub fn installed() -> io::Result<String> {
     let file = fs::metadata("/proc/self/exe")?;
-    let changed = format!("{}.{:09}", file.ctime(), file.ctime_nsec());
-    Ok(format!("{} {} {} {changed}", version(), file.len(), file.mtime()))
+    let changed = format!("{}.{:09}", file.mtime(), file.mtime_nsec());
+    Ok(format!("{} {} {} {changed}", version(), file.len(), file.ino()))
 }
 
 impl Place {
@@ -97,25 +117,48 @@ impl Place {
         Ok(path)
     }
 
+    /// What is there of the program that was installed as `over`; that says it itself, with `this`, while it runs.
+    pub(super) fn about_installed(&self, over: &str, this: &About) -> io::Result<Option<About>> {
+        let path = self.0.join(INSTALLED);
+        if installed().is_ok_and(|own| own == over) {
+            let noted = Installed { over: over.to_owned(), about: this.clone() };
+            write_durably(&path, &serde_json::to_vec(&noted)?)?;
+            return Ok(Some(noted.about));
+        }
+        match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            bytes => {
+                let noted: Option<Installed> = serde_json::from_slice(&bytes?).ok();
+                Ok(noted.filter(|noted| noted.over == over).map(|noted| noted.about))
+            }
+        }
+    }
+
     /// From now on `program`, which was received here, is used after a restart, as long as `over` is installed.
     pub(super) fn keep(&self, program: &Path, version: &str, over: &str) -> io::Result<()> {
         let file =
             program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        if self.read()?.is_some_and(|note| note.file == file && note.over == over) {
-            remove_if_there(&self.0.join(TRIES))?;
-            return self.tidy();
+        if over.is_empty() {
+            return Err(io::Error::other("the installed program cannot be looked at"));
+        }
+        if self.noted()?.is_some_and(|note| note.file == file && note.over == over) {
+            self.forget_tries()?;
+            return self.tidy(&[]);
         }
         let sha256 = copy_hashed(&mut File::open(program)?, None)?;
         let (version, over) = (version.to_owned(), over.to_owned());
         let note = Note { format: FORMAT, file, sha256, version, over };
         write_durably(&self.0.join(NOTE), &serde_json::to_vec(&note)?)?;
-        remove_if_there(&self.0.join(TRIES))?;
-        self.tidy()
+        self.forget_tries()?;
+        self.tidy(&[])
     }
 
-    /// Removes programs that are not noted. The ones that run stay until they end.
-    pub(super) fn tidy(&self) -> io::Result<()> {
-        let kept = self.read()?.map(|note| note.file);
+    /// Removes programs that are neither noted nor in use: the one of this process, and those of `used`.
+    pub(super) fn tidy(&self, used: &[&Path]) -> io::Result<()> {
+        let noted = self.noted()?.map(|note| self.0.join(note.file));
+        let nothing = noted.is_none() && used.is_empty();
+        let used = used.iter().copied().chain([Path::new(OWN)]).chain(noted.as_deref());
+        let kept: Vec<(u64, u64)> = used.filter_map(which).collect();
         let files = match fs::read_dir(&self.0) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             files => files?,
@@ -123,9 +166,14 @@ impl Place {
         for file in files {
             let name = file?.file_name();
             let program = name.to_str().is_some_and(|n| n == "new" || n.starts_with("s3vol-"));
-            if program && kept.as_deref().map(AsRef::as_ref) != Some(name.as_os_str()) {
-                fs::remove_file(self.0.join(name))?;
+            let path = self.0.join(&name);
+            let file = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino())).ok();
+            if program && !file.is_some_and(|file| kept.contains(&file)) {
+                fs::remove_file(path)?;
             }
+        }
+        if nothing {
+            remove_if_there(&self.0.join(INSTALLED))?;
         }
         Ok(())
     }
@@ -133,13 +181,21 @@ impl Place {
     /// The program whose file is `runs` has come up. If that is the one that is noted, its tries begin anew; the installed
     /// program says nothing about another.
     pub(super) fn came_up(&self, runs: &Path) -> io::Result<()> {
-        let Some(note) = self.read()? else { return Ok(()) };
-        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        let noted = file(&self.0.join(note.file));
-        if noted.is_some() && noted == file(runs) {
-            remove_if_there(&self.0.join(TRIES))?;
+        let Some(note) = self.noted()? else { return Ok(()) };
+        let noted = which(&self.0.join(note.file));
+        match noted.is_some() && noted == which(runs) {
+            true => self.forget_tries(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Where there are none, a disk that takes nothing is no reason to complain.
+    fn forget_tries(&self) -> io::Result<()> {
+        let tries = self.0.join(TRIES);
+        match fs::symlink_metadata(&tries) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => remove_if_there(&tries),
+        }
     }
 
     /// Looks what is to be used instead of the program of this process, which is the one that was installed as `over`.
@@ -155,9 +211,20 @@ impl Place {
     fn find(&self, over: &str) -> io::Result<Found> {
         let Some(folder) = self.folder()? else { return Ok(Found::Nothing) };
         is_safe(&folder, &self.0)?;
-        let Some(note) = self.read()? else { return Ok(Found::Nothing) };
-        if note.format != FORMAT {
-            return Ok(Found::Ignored(format!("its note has format {}", note.format)));
+        if let Some(state) = self.0.parent() {
+            is_safe(&File::open(state)?, state)?;
+        }
+        let Some(read) = self.read()? else { return Ok(Found::Nothing) };
+        let note = match read {
+            Read::Note(note) => note,
+            Read::OfFormat(format) => {
+                return Ok(Found::Ignored(format!("its note has format {format}")));
+            }
+            Read::Damaged(why) => return Ok(self.without(format!("its note is damaged: {why}"))),
+        };
+        // It may be looked at next time.
+        if over.is_empty() {
+            return Ok(Found::Ignored("the installed program cannot be looked at".to_owned()));
         }
         if note.over != over {
             return Ok(self.without("another version of the plugin was installed since".to_owned()));
@@ -204,13 +271,36 @@ impl Place {
         }
     }
 
-    fn read(&self) -> io::Result<Option<Note>> {
-        match fs::read(self.0.join(NOTE)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+    /// The note, if there is one that this program understands.
+    fn noted(&self) -> io::Result<Option<Note>> {
+        Ok(match self.read()? {
+            Some(Read::Note(note)) => Some(note),
+            Some(Read::OfFormat(_) | Read::Damaged(_)) | None => None,
+        })
     }
+
+    fn read(&self) -> io::Result<Option<Read>> {
+        #[derive(Deserialize)]
+        struct OnlyFormat {
+            format: u32,
+        }
+        let bytes = match fs::read(self.0.join(NOTE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        Ok(Some(match serde_json::from_slice::<OnlyFormat>(&bytes) {
+            Ok(OnlyFormat { format }) if format != FORMAT => Read::OfFormat(format),
+            _ => match serde_json::from_slice(&bytes) {
+                Ok(note) => Read::Note(note),
+                Err(error) => Read::Damaged(error.to_string()),
+            },
+        }))
+    }
+}
+
+/// The file at `path`, wherever that leads.
+fn which(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino())).ok()
 }
 
 /// Whether nobody but root can have put there, or can change, what `file` is.
@@ -234,7 +324,7 @@ fn copy_hashed(from: &mut File, mut to: Option<&mut File>) -> io::Result<String>
     let mut hash = Sha256::new();
     let mut piece = vec![0; 1 << 20];
     loop {
-        let len = from.read(&mut piece)?;
+        let len = io::Read::read(from, &mut piece)?;
         if len == 0 {
             return Ok(format!("{:x}", hash.finalize()));
         }
@@ -308,6 +398,39 @@ mod tests {
         let (_dir, place, _) = noted();
         ignored(&place, "another base", "installed since");
         assert!(matches!(place.look("base"), Found::Nothing), "it stays gone");
+    }
+
+    #[test]
+    fn a_damaged_note_is_none() {
+        let (_dir, place, received) = noted();
+        let note = place.path().join(NOTE);
+        for damaged in ["", "{\"format\": 1, \"fi", "{\"format\": 1}", "none"] {
+            fs::write(&note, damaged).unwrap();
+            place.came_up(&received).unwrap();
+            place.keep(&received, "2", "base").unwrap();
+            assert!(matches!(place.look("base"), Found::Newer { .. }));
+            fs::write(&note, damaged).unwrap();
+            ignored(&place, "base", "its note is damaged");
+            assert!(!note.exists(), "it is gone for good");
+        }
+        fs::write(&note, "none").unwrap();
+        place.tidy(&[&received]).unwrap();
+        assert!(received.exists(), "it is in use");
+        place.tidy(&[]).unwrap();
+        assert!(!received.exists());
+        // One of a later version is left to that.
+        fs::write(&note, "{\"format\": 2}").unwrap();
+        ignored(&place, "base", "its note has format 2");
+        assert!(note.exists());
+    }
+
+    #[test]
+    fn an_installed_program_that_cannot_be_looked_at_drops_no_note() {
+        let (_dir, place, received) = noted();
+        ignored(&place, "", "cannot be looked at");
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
+        assert!(place.keep(&received, "2", "").is_err());
+        assert!(matches!(place.look("base"), Found::Newer { .. }));
     }
 
     #[test]

@@ -57,6 +57,17 @@ pub enum ProgramError {
          two, or unmount all volumes and install it", leaves.join(", ")
     )]
     NoWayBack { version: String, leaves: Vec<String> },
+    #[error(
+        "version {version} leaves what the installed version {installed} could not read, which a restart may lead to: \
+         {}; install a version between the two, or unmount all volumes and install it", leaves.join(", ")
+    )]
+    NoRestart { version: String, installed: String, leaves: Vec<String> },
+}
+
+impl ProgramError {
+    pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
+        ProgramError::Unreadable { path: path.to_owned(), source }
+    }
 }
 
 fn says() -> Duration {

@@ -3,6 +3,7 @@
 //! It checks the program and puts a copy where only the plugin writes; the supervisor does the rest, which replaces this
 //! driver, too. The driver that is there at the end notes what is to be used after a restart, now or when it starts.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,19 @@ use serde_json::json;
 use super::Driver;
 use super::control::ControlClient;
 use super::jobs::{Answer, IDLE};
+use super::newer::OWN;
 use super::program::{self, ProgramError};
 use super::workers::RunningProgram;
 use crate::worker::{About, VolumeState};
 
 /// For what a worker says of itself.
 const ANSWER: Duration = Duration::from_secs(5);
+/// For opening a program's file.
+const OPENS: Duration = Duration::from_secs(10);
 /// A note that could not be written is tried again: the disk may have room then.
 const AGAIN: Duration = Duration::from_secs(10);
 
 const DONE: &str = "done";
-/// The program of this process.
-const OWN: &str = "/proc/self/exe";
 /// An upgrade that is done as far as the supervisor knows, and of which nothing is noted yet: whoever waits for its end
 /// waits on.
 const NOTING: &str = "noting";
@@ -34,17 +36,27 @@ pub(super) type Noted = Option<(PathBuf, Result<(), String>)>;
 impl Driver {
     /// Answers when the upgrade has begun; [`Driver::program`] says how far it is.
     pub(super) async fn upgrade(self: Arc<Self>, file: PathBuf) -> Answer {
+        let program = self.opened(&file).await?;
         let placing = Arc::clone(&self);
         let _placing = placing.placing.lock().await;
         let begun = self.workers.program().await.map_err(|e| e.to_string())?;
-        if let Some(upgrade) = begun.upgrade.filter(|upgrade| !upgrade.is_over()) {
+        if let Some(upgrade) = begun.upgrade.as_ref().filter(|upgrade| !upgrade.is_over()) {
             return Err(format!(
                 "an upgrade to version {} is under way; wait for its end (`s3vol upgrade --status`)",
                 upgrade.to
             ));
         }
-        match self.begin_upgrade(file).await {
-            Ok(to) => Ok(json!({ "From": begun.version, "To": to, "Err": "" })),
+        // The one before is noted first: what runs has to be the program of a restart if this one fails.
+        let (from, over) = (begun.version.clone(), begun.over.clone());
+        if !self.is_noted(&begun) && !self.note_placing(begun).await {
+            return Err(
+                "the last upgrade is not noted yet, so a restart would use another program than the one that runs; \
+                 `s3vol upgrade --status` says why"
+                    .to_owned(),
+            );
+        }
+        match self.begin_upgrade(program, file, over).await {
+            Ok(to) => Ok(json!({ "From": from, "To": to, "Err": "" })),
             Err(refused) => {
                 self.tidy().await;
                 Err(refused)
@@ -52,10 +64,36 @@ impl Driver {
         }
     }
 
+    /// Opens the program, which may lie where nothing answers. Not on a thread that anybody waits for.
+    async fn opened(&self, file: &Path) -> Result<File, String> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (path, mounts) = (file.to_owned(), self.settings.mounts.clone());
+        let opens = std::thread::Builder::new().name("program".to_owned()).spawn(move || {
+            // Nobody may wait for it any more.
+            let _ = tell.send(program::open(&path, &mounts));
+        });
+        opens.map_err(|error| ProgramError::unreadable(file, error).to_string())?;
+        match tokio::time::timeout(OPENS, told).await {
+            Ok(Ok(opened)) => opened.map_err(|e| e.to_string()),
+            Ok(Err(_)) | Err(_) => {
+                let late = std::io::Error::other(format!(
+                    "its file system does not answer within {} s",
+                    OPENS.as_secs()
+                ));
+                Err(ProgramError::unreadable(file, late).to_string())
+            }
+        }
+    }
+
     /// Checks everything, and tells the supervisor to begin. Returns the version of the new program.
-    async fn begin_upgrade(self: &Arc<Self>, file: PathBuf) -> Result<String, String> {
+    async fn begin_upgrade(
+        self: &Arc<Self>,
+        program: File,
+        file: PathBuf,
+        over: String,
+    ) -> Result<String, String> {
         let driver = Arc::clone(self);
-        let checked = tokio::task::spawn_blocking(move || driver.check(file)).await;
+        let checked = tokio::task::spawn_blocking(move || driver.check(program, file, &over)).await;
         let checked = checked.map_err(|e| e.to_string())?;
         let (path, about) = checked.map_err(|e| e.to_string())?;
         self.all_in_order().await?;
@@ -66,6 +104,8 @@ impl Driver {
                 IDLE.as_secs()
             ));
         }
+        // That may have taken a while, and what was mounted meanwhile was not looked at.
+        self.all_in_order().await?;
         self.workers.upgrade(&path, &about.version).await.map_err(|e| e.to_string())?;
         Ok(about.version)
     }
@@ -85,8 +125,12 @@ impl Driver {
     }
 
     /// Checks the program, and what its copy says of itself.
-    fn check(&self, file: PathBuf) -> Result<(PathBuf, About), ProgramError> {
-        let mut program = program::open(&file, &self.settings.mounts)?;
+    fn check(
+        &self,
+        mut program: File,
+        file: PathBuf,
+        over: &str,
+    ) -> Result<(PathBuf, About), ProgramError> {
         let failed = |source| ProgramError::Place { place: self.place.path().to_owned(), source };
         let path = self.place.receive(&mut program).map_err(failed)?;
         let about = program::ask(&path, &file)?;
@@ -98,6 +142,13 @@ impl Driver {
         let leaves = this.lacks_after(&about);
         if !leaves.is_empty() {
             return Err(ProgramError::NoWayBack { version: about.version, leaves });
+        }
+        if let Some(installed) = self.place.about_installed(over, &this).map_err(failed)? {
+            let leaves = installed.lacks_after(&about);
+            if !leaves.is_empty() {
+                let (version, installed) = (about.version, installed.version);
+                return Err(ProgramError::NoRestart { version, installed, leaves });
+            }
         }
         Ok((path, about))
     }
@@ -116,14 +167,16 @@ impl Driver {
         Ok(json!({ "Program": program, "Err": "" }))
     }
 
+    /// From when the driver serves: notes that this program has come up, and what became of upgrades.
+    pub fn watch(self: &Arc<Self>) {
+        tokio::spawn(Arc::clone(self).watch_upgrades());
+    }
+
     /// Notes what became of upgrades, for ever.
-    pub(super) async fn watch_upgrades(self: Arc<Self>) {
+    async fn watch_upgrades(self: Arc<Self>) {
         let mut upgrades = self.workers.upgrades();
         loop {
-            let noted = match self.workers.program().await {
-                Ok(program) => self.note(program).await,
-                Err(_) => false,
-            };
+            let noted = self.note().await;
             let again = async {
                 match noted {
                     true => std::future::pending().await,
@@ -137,9 +190,26 @@ impl Driver {
         }
     }
 
-    /// Whether that is noted.
-    async fn note(self: &Arc<Self>, program: RunningProgram) -> bool {
+    /// Whether it is noted what became of the last upgrade.
+    async fn note(self: &Arc<Self>) -> bool {
         let _placing = self.placing.lock().await;
+        // Not what was true before somebody else had the place.
+        match self.workers.program().await {
+            Ok(program) => self.note_placing(program).await,
+            Err(_) => false,
+        }
+    }
+
+    /// Whether what `program` says of an upgrade needs no note, or has one.
+    fn is_noted(&self, program: &RunningProgram) -> bool {
+        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.stage == DONE);
+        done.is_none_or(
+            |upgrade| matches!(&*self.noted.lock(), Some((file, Ok(()))) if *file == upgrade.file),
+        )
+    }
+
+    /// The same for whoever has the place.
+    async fn note_placing(self: &Arc<Self>, program: RunningProgram) -> bool {
         let driver = Arc::clone(self);
         let done = program.upgrade.as_ref().filter(|upgrade| upgrade.stage == DONE);
         let file = done.map(|upgrade| upgrade.file.clone());
@@ -150,7 +220,7 @@ impl Driver {
                     driver.place.keep(&upgrade.file, &upgrade.to, &program.over)
                 }
                 Some(upgrade) if !upgrade.is_over() => Ok(()),
-                _ => driver.place.tidy(),
+                _ => driver.place.tidy(&[]),
             }
         });
         let noted = noted.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
@@ -164,9 +234,17 @@ impl Driver {
         well
     }
 
+    /// After an upgrade that did not begin. Leaves all where nobody says what is in use.
     async fn tidy(self: &Arc<Self>) {
+        let Ok(program) = self.workers.program().await else { return };
         let driver = Arc::clone(self);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || driver.place.tidy()).await {
+        let tidied = tokio::task::spawn_blocking(move || {
+            let used =
+                program.upgrade.filter(|upgrade| !upgrade.is_over() || upgrade.stage == DONE);
+            let used: Vec<&Path> = used.iter().map(|upgrade| upgrade.file.as_path()).collect();
+            driver.place.tidy(&used)
+        });
+        if let Ok(Err(error)) = tidied.await {
             tracing::warn!(%error, "a program that is not used is left");
         }
     }

@@ -53,6 +53,8 @@ pub(super) enum HandedDriver {
         serves: bool,
         #[serde(default)]
         kill_in_ms: Option<u64>,
+        #[serde(default)]
+        gone_in_ms: Option<u64>,
         /// It was told to make place.
         #[serde(default)]
         leaves: bool,
@@ -77,6 +79,8 @@ pub(super) struct HandedVolume {
     pub(super) failures: u32,
     pub(super) restarts: u32,
     pub(super) stops: Vec<u64>,
+    #[serde(default)]
+    pub(super) taken_back: bool,
     pub(super) queued: Option<(u64, Box<WorkerSpec>)>,
     pub(super) state: HandedState,
 }
@@ -108,8 +112,15 @@ pub(super) struct HandedProcess {
 #[serde(rename_all = "lowercase")]
 pub(super) enum HandedTurn {
     Serves,
-    Opens { says: Option<RawFd>, late_in_ms: u64 },
-    Leaves { kill_in_ms: Option<u64> },
+    Opens {
+        says: Option<RawFd>,
+        late_in_ms: u64,
+    },
+    Leaves {
+        kill_in_ms: Option<u64>,
+        #[serde(default)]
+        gone_in_ms: u64,
+    },
 }
 
 /// Why a state cannot be gone on with.

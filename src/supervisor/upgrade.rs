@@ -17,30 +17,30 @@
 //! Invariants: some process holds each FUSE descriptor at any time, and it is this one; a volume has a worker only when
 //! the one before is gone. A new program that cannot read the state becomes the old one at once ([`step_back`]).
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::channel::Channel;
-use super::handed::{Handed, HandedDriver, HandedUpgrade, left_ms, until};
+use super::handed::{Handed, HandedDriver, HandedUpgrade, left_ms};
 use super::protocol::{Event, ProgramEntry, UpgradeEntry, UpgradeStage};
 use super::volume::{MAKES_PLACE, Volume, up_within};
-use super::{
-    DRIVER_LEAVES, Driver, Leaves, SIGNALS, Settings, Supervisor, SupervisorError, child, system,
-};
+use super::{DRIVER_LEAVES, Driver, Leaves, Supervisor, child};
 use crate::clock::Deadline;
-use crate::sys::{self, Exit, HandedKind};
+use crate::sys::{self, Exit};
 use crate::worker::{HANDED_FORMAT, version};
 
 /// With what a program ends that could go on.
 pub const TRIAL_PASSED: u8 = 86;
 /// How long all of the new program has to go on before the one before it is let go: what fails at once fails by then.
 const PROVES: Duration = Duration::from_secs(10);
+/// After which the way back is tried again where the program before could not be started.
+const RETRY: Duration = Duration::from_secs(1);
 const STATE: &str = "s3vol-state";
 
 fn proves() -> Duration {
@@ -52,15 +52,20 @@ fn gone_back_by() -> Deadline {
     Deadline::after(MAKES_PLACE + up_within())
 }
 
-/// An upgrade, under way or over.
-pub(super) struct Upgrade {
-    from: String,
-    to: String,
-    file: PathBuf,
-    stage: Stage,
+/// A driver makes place, and another serves.
+pub(super) fn driver_back_by() -> Deadline {
+    Deadline::after(DRIVER_LEAVES + up_within())
 }
 
-enum Stage {
+/// An upgrade, under way or over.
+pub(super) struct Upgrade {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) file: PathBuf,
+    pub(super) stage: Stage,
+}
+
+pub(super) enum Stage {
     Trial {
         pid: u32,
         program: OwnedFd,
@@ -74,6 +79,8 @@ enum Stage {
         started_by: Option<Deadline>,
         /// While all of the new program serves: when it has shown enough.
         proven: Option<Deadline>,
+        /// It has failed, but the way back could not be gone: when that is tried again, and why.
+        retry: Option<(Deadline, String)>,
     },
     /// This is the program before, and the new one has failed. The driver, and then a volume, is waited for until `late`.
     Back {
@@ -124,7 +131,10 @@ impl Supervisor {
             ));
         }
         let failed = |error: io::Error| format!("{} cannot be tried: {error}", file.display());
-        let program = OwnedFd::from(File::open(&file).map_err(failed)?);
+        // What was checked is no link.
+        let mut how = File::options();
+        how.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let program = OwnedFd::from(how.open(&file).map_err(failed)?);
         let own = sys::own_program().map_err(failed)?;
         let from = version().to_owned();
         tracing::info!(from, to, file = %file.display(), "upgrade: the new program is tried");
@@ -179,8 +189,12 @@ impl Supervisor {
 
     /// Something of the new program does not come up. Does nothing where there is none, or no way back.
     pub(super) fn new_program_fails(&mut self, why: &str) {
-        let Some(upgrade) = &mut self.upgrade else { return };
+        let Some(upgrade) = &self.upgrade else { return };
         if !matches!(upgrade.stage, Stage::Replacing { .. }) || self.ending.is_some() {
+            return;
+        }
+        // Not over and over, where that cannot be done just now.
+        if matches!(upgrade.stage, Stage::Replacing { retry: Some((at, _)), .. } if !at.passed()) {
             return;
         }
         tracing::error!(
@@ -188,13 +202,21 @@ impl Supervisor {
             why,
             "upgrade: the new program does not come up; going back"
         );
-        let failed = Stage::Failed { why: why.to_owned() };
-        let stage = std::mem::replace(&mut upgrade.stage, failed);
-        let Stage::Replacing { back, format, .. } = stage else { return };
         let handed = upgrade.handed(Some(why.to_owned()));
-        let error = self.becomes(&back, None, Some(format), handed);
-        tracing::error!(%error, "the program before cannot be started again; the new one goes on");
-        self.tell(&Event::Upgraded);
+        let Stage::Replacing { back, format, .. } = &upgrade.stage else { return };
+        let error = self.becomes(back, None, Some(*format), handed);
+        tracing::error!(%error, "the program before cannot be started; it is tried again");
+        if let Some(Stage::Replacing { retry, .. }) = self.upgrade.as_mut().map(|u| &mut u.stage) {
+            *retry = Some((Deadline::after(RETRY), why.to_owned()));
+        }
+    }
+
+    /// The program before, and what it would be left.
+    pub(super) fn hand_back(&self) -> Option<(&OwnedFd, Handed)> {
+        let upgrade = self.upgrade.as_ref()?;
+        let Stage::Replacing { back, format, .. } = &upgrade.stage else { return None };
+        let why = Some("it is tried whether there is a way back".to_owned());
+        Some((back, self.hand(None, Some(*format), upgrade.handed(why))))
     }
 
     /// Becomes `program`, with everything. Returns only if that failed, and nothing has changed then.
@@ -227,6 +249,7 @@ impl Supervisor {
                     late_in_ms: left_ms(*up_by),
                     serves: *serves,
                     kill_in_ms: leaves.as_ref().and_then(|leaves| leaves.kill_at).map(left_ms),
+                    gone_in_ms: leaves.as_ref().map(|leaves| left_ms(leaves.gone_by)),
                     leaves: leaves.is_some(),
                 }
             }
@@ -261,8 +284,11 @@ impl Supervisor {
     pub(super) fn upgrade_deadline(&self) -> Option<Deadline> {
         match &self.upgrade.as_ref()?.stage {
             Stage::Trial { late, .. } => *late,
-            Stage::Replacing { proven, .. } if self.ending.is_none() => {
-                self.expected().map(|(by, _)| by).chain(*proven).min()
+            Stage::Replacing { proven, retry, .. } if self.ending.is_none() => {
+                // What is late already is waited for no more while the way back is to be tried again.
+                let expected = self.expected().map(|(by, _)| by);
+                let expected = expected.filter(|by| retry.is_none() || !by.passed());
+                expected.chain(*proven).chain(retry.as_ref().map(|(at, _)| *at)).min()
             }
             // Not waited for once more when it has passed.
             Stage::Back { late, .. } if !late.passed() => Some(*late),
@@ -283,6 +309,10 @@ impl Supervisor {
             Driver::Waiting { .. } => {
                 started_by.map(|by| (by, "its driver cannot be started".to_owned()))
             }
+            Driver::Running { leaves: Some(leaves), .. } => Some((
+                leaves.gone_by,
+                "the driver before, which was killed, does not end".to_owned(),
+            )),
             Driver::Running { .. } | Driver::Ended => None,
         };
         let own = &self.settings.identity;
@@ -290,10 +320,13 @@ impl Supervisor {
             let opened = volume
                 .opened_by(own)
                 .map(|by| (by, format!("its worker of volume {name} does not open it")));
+            let gone = volume.gone_by().map(|by| {
+                (by, format!("the worker before of volume {name}, which was killed, does not end"))
+            });
             let started = started_by
                 .filter(|_| volume.is_without())
                 .map(|by| (by, format!("its worker of volume {name} cannot be started")));
-            opened.or(started)
+            opened.or(gone).or(started)
         });
         driver.into_iter().chain(volumes)
     }
@@ -327,6 +360,13 @@ impl Supervisor {
             return;
         }
         self.expect_what_is_missing();
+        if let Some(Stage::Replacing { retry: Some((at, why)), .. }) =
+            self.upgrade.as_ref().map(|upgrade| &upgrade.stage)
+            && at.passed()
+        {
+            let why = why.clone();
+            self.new_program_fails(&why);
+        }
         let late = self.expected().find(|(by, _)| by.passed());
         if self.can_go_back()
             && let Some((_, what)) = late
@@ -383,10 +423,20 @@ impl Supervisor {
         if *program == self.settings.identity {
             return *serves && leaves.is_none();
         }
+        // One that failed has taken nothing on.
+        if self.upgrade.as_ref().is_some_and(|u| matches!(u.stage, Stage::Back { .. })) && !*serves
+        {
+            if leaves.as_ref().is_none_or(|leaves| leaves.kill_at.is_some()) {
+                tracing::info!(pid, "upgrade: the driver that does not serve is killed");
+                let _ = sys::send_signal(*pid, Signal::SIGKILL);
+                *leaves = Some(Leaves::killed());
+            }
+            return false;
+        }
         if leaves.is_none() {
             tracing::info!(pid, "upgrade: the driver makes place");
             let _ = sys::send_signal(*pid, Signal::SIGUSR1);
-            *leaves = Some(Leaves { kill_at: Some(Deadline::after(DRIVER_LEAVES)) });
+            *leaves = Some(Leaves::told());
         }
         false
     }
@@ -448,187 +498,14 @@ impl Supervisor {
     }
 }
 
-fn memory(handed: &Handed) -> io::Result<OwnedFd> {
-    sys::memory_file(STATE, &serde_json::to_vec(handed)?)
-}
-
-fn gone_on() -> impl FnOnce(io::Error) -> SupervisorError {
-    system("cannot go on with what the program before left")
-}
-
-fn read(state: RawFd) -> Result<Handed, SupervisorError> {
-    let bytes = sys::is_handed(state, HandedKind::File)
-        .and_then(|()| std::fs::read(format!("/proc/self/fd/{state}")))
-        .map_err(gone_on())?;
-    Handed::read(&bytes).map_err(|error| gone_on()(io::Error::other(error)))
-}
-
-/// The trial: whether this program could go on with `state`. Changes nothing.
-pub fn try_to_go_on(settings: &Settings, state: RawFd) -> Result<(), SupervisorError> {
-    match crate::fault::noted("trial") {
-        Some("ends") => return Err(failed_for_a_test()),
-        Some(_) => crate::fault::hang(),
-        None => {}
+pub(super) fn memory(handed: &Handed) -> io::Result<OwnedFd> {
+    let mut state = serde_json::to_value(handed)?;
+    if crate::fault::noted("hands").is_some() {
+        // A later version knows an option that this one does not.
+        let volumes = state["volumes"].as_array_mut();
+        for volume in volumes.into_iter().flatten() {
+            volume["spec"]["options"]["of-a-later-version"] = true.into();
+        }
     }
-    let supervisor = take(settings.clone(), state)?;
-    tracing::info!(version = version(), volumes = supervisor.volumes.len(), "could go on");
-    // The copies of this process go with it; nothing is to be done about what they lead to.
-    std::mem::forget(supervisor);
-    Ok(())
-}
-
-/// Goes on as the supervisor with what the program before left in `state`. As [`run`] otherwise.
-pub fn go_on(settings: Settings, state: RawFd) -> Result<(), SupervisorError> {
-    let back = |error: &SupervisorError| {
-        step_back(&settings, state, &crate::telemetry::with_causes(error))
-    };
-    // What can be seen before anything is taken.
-    let read = match crate::fault::noted("becomes") {
-        Some("fails") => Err(failed_for_a_test()),
-        _ => read(state),
-    };
-    let spare = match read.and_then(|handed| spare(&handed, state)) {
-        Ok(spare) => spare,
-        Err(error) => return Err(back(&error)),
-    };
-    let taken = take(settings.clone(), state);
-    let taken = match crate::fault::noted("becomes") {
-        Some("halfway") => taken.and_then(|_closed| Err(failed_for_a_test())),
-        _ => taken,
-    };
-    let mut supervisor = match taken {
-        Ok(supervisor) => supervisor,
-        Err(error) => {
-            // With what was taken its descriptors went.
-            if let Err(error) = sys::put_back(spare) {
-                return Err(gone_on()(error));
-            }
-            return Err(back(&error));
-        }
-    };
-    drop(spare);
-    let upgrade = supervisor.upgrade.as_ref();
-    let (from, to) = upgrade.map(|u| (u.from.clone(), u.to.clone())).unwrap_or_default();
-    let volumes = supervisor.volumes.len();
-    tracing::info!(version = version(), from, to, volumes, "upgrade: this program goes on");
-    // What happened between the two programs.
-    supervisor.reap()?;
-    supervisor.talk();
-    supervisor.advance();
-    supervisor.serve()
-}
-
-fn failed_for_a_test() -> SupervisorError {
-    gone_on()(io::Error::other("a test has it fail"))
-}
-
-/// A second descriptor for each that is about to be taken, so that all of it can be handed back.
-fn spare(handed: &Handed, state: RawFd) -> Result<Vec<(RawFd, OwnedFd)>, SupervisorError> {
-    let numbers = handed.numbers().into_iter().chain([state]);
-    numbers
-        .map(|number| Ok((number, sys::spare(number)?)))
-        .collect::<io::Result<_>>()
-        .map_err(gone_on())
-}
-
-/// Becomes the program before again, which goes on with `state` as it left it. Returns only if that failed.
-pub fn step_back(settings: &Settings, state: RawFd, why: &str) -> SupervisorError {
-    tracing::error!(why, "upgrade: this program cannot go on; going back");
-    let failed = system("the program before cannot be started again");
-    // Without a look at anything but what is needed for this.
-    #[derive(serde::Deserialize)]
-    struct OnlyBack {
-        back: Option<RawFd>,
-        #[serde(default)]
-        identity: String,
-    }
-    let numbers = || -> io::Result<(RawFd, Vec<RawFd>)> {
-        let bytes = std::fs::read(format!("/proc/self/fd/{state}"))?;
-        let left: OnlyBack = serde_json::from_slice(&bytes)?;
-        // A program that is the one before would try that for ever.
-        let back = left.back.filter(|_| left.identity != settings.identity);
-        let back = back.ok_or_else(|| io::Error::other("it left no way back"))?;
-        // All that came with execve goes on.
-        let open = std::fs::read_dir("/proc/self/fd")?.flatten();
-        let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-        let came = |number: &RawFd| *number > 2 && sys::came_with_exec(*number);
-        Ok((back, numbers.filter(came).collect()))
-    };
-    let (back, kept) = match numbers() {
-        Ok(numbers) => numbers,
-        Err(error) => return failed(error),
-    };
-    match File::open(format!("/proc/self/fd/{back}")) {
-        Ok(program) => {
-            failed(sys::become_program(&program.into(), &settings.going_on(state), &kept))
-        }
-        Err(error) => failed(error),
-    }
-}
-
-/// Takes everything over.
-fn take(settings: Settings, state: RawFd) -> Result<Supervisor, SupervisorError> {
-    let handed = read(state)?;
-    let low = sys::reserve_low_fds().map_err(system("cannot reserve descriptors"))?;
-    let signals = sys::block_signals(&SIGNALS).map_err(system("cannot block signals"))?;
-    // With that goes the file in memory.
-    drop(sys::handed(state, HandedKind::File).map_err(gone_on())?);
-    let listener = sys::handed(handed.listener, HandedKind::Socket).map_err(gone_on())?;
-    let driver = match handed.driver {
-        HandedDriver::Running {
-            pid,
-            program,
-            channel,
-            failures,
-            healthy_in_ms,
-            late_in_ms,
-            serves,
-            kill_in_ms,
-            leaves,
-        } => Driver::Running {
-            pid,
-            channel: channel.map(Channel::take).transpose().map_err(gone_on())?,
-            failures,
-            healthy: until(healthy_in_ms),
-            program,
-            serves,
-            up_by: until(late_in_ms),
-            leaves: leaves.then(|| Leaves { kill_at: kill_in_ms.map(until) }),
-        },
-        HandedDriver::Waiting { in_ms, failures } => {
-            Driver::Waiting { until: until(in_ms), failures }
-        }
-    };
-    let mut volumes = BTreeMap::new();
-    for volume in handed.volumes {
-        let name = volume.spec.name.clone();
-        volumes.insert(name, Volume::take(volume, &settings).map_err(gone_on())?);
-    }
-    let back = handed.back.map(|back| sys::handed(back, HandedKind::File)).transpose();
-    let stage = match (back.map_err(gone_on())?, handed.upgrade.why) {
-        // It came straight back, without having changed anything.
-        (Some(_), _) if handed.identity == settings.identity => {
-            let why = "it could not go on with what runs".to_owned();
-            Stage::Back { why, late: gone_back_by(), without_driver: false }
-        }
-        (Some(back), _) => {
-            let (started_by, proven) = (None, None);
-            Stage::Replacing { back, format: handed.format, started_by, proven }
-        }
-        (None, why) => {
-            let why = why.unwrap_or_default();
-            Stage::Back { why, late: gone_back_by(), without_driver: false }
-        }
-    };
-    let HandedUpgrade { from, to, file, .. } = handed.upgrade;
-    Ok(Supervisor {
-        settings,
-        listener: listener.into(),
-        signals,
-        _low: low,
-        driver,
-        volumes,
-        ending: None,
-        upgrade: Some(Upgrade { from, to, file, stage }),
-    })
+    sys::memory_file(STATE, &serde_json::to_vec(&state)?)
 }

@@ -70,8 +70,6 @@ pub(super) struct Around {
     pub(super) ending: bool,
     /// This program is new here, and the one before it could take over again.
     pub(super) can_go_back: bool,
-    /// The program after this one was here and failed; this one takes everything back.
-    pub(super) goes_back: bool,
 }
 
 pub(super) struct Volume {
@@ -83,6 +81,8 @@ pub(super) struct Volume {
     restarts: u32,
     /// Requests that are answered when the volume is gone.
     stops: Vec<u64>,
+    /// It comes back from a program that failed, and has not been opened since: nothing is given up until then.
+    taken_back: bool,
     /// A start that came while the mount was being taken away.
     queued: Option<(u64, Box<WorkerSpec>)>,
 }
@@ -105,6 +105,8 @@ enum Turn {
     /// It makes place for one of another program.
     Leaves {
         kill_at: Option<Deadline>,
+        /// When it should have ended even if it had to be killed.
+        gone_by: Deadline,
     },
 }
 
@@ -165,7 +167,8 @@ impl Volume {
                     (Process::of(worker, settings), Deadline::after(HEALTHY));
                 let state = State::Running { process, device, healthy, turn: Turn::Serves };
                 let (stops, queued) = (Vec::new(), None);
-                Ok(Volume { spec, at, state, failures: 0, restarts: 0, stops, queued })
+                let (failures, restarts, taken_back) = (0, 0, false);
+                Ok(Volume { spec, at, state, failures, restarts, stops, taken_back, queued })
             }
             Err(error) => {
                 undo(&at, device);
@@ -212,7 +215,7 @@ impl Volume {
         match &self.state {
             State::Running { process, turn, .. } => {
                 let kill_at = match turn {
-                    Turn::Leaves { kill_at } => *kill_at,
+                    Turn::Leaves { kill_at, .. } => *kill_at,
                     Turn::Serves | Turn::Opens { .. } => None,
                 };
                 [process.look_at, kill_at].into_iter().flatten().min()
@@ -286,11 +289,11 @@ impl Volume {
             }
             State::Running { process, device, healthy, turn } => {
                 let turn = match turn {
-                    Turn::Leaves { kill_at: Some(at) } if at.passed() => {
+                    Turn::Leaves { kill_at: Some(at), gone_by } if at.passed() => {
                         let (volume, pid) = (&self.spec.name, process.pid);
                         tracing::warn!(volume, pid, "does not make place in time; killed");
                         let _ = sys::send_signal(pid, Signal::SIGKILL);
-                        Turn::Leaves { kill_at: None }
+                        Turn::Leaves { kill_at: None, gone_by }
                     }
                     turn => turn,
                 };
@@ -310,15 +313,12 @@ impl Volume {
                 let planned = matches!(turn, Turn::Leaves { .. });
                 // Another program may be able to.
                 let failed = match turn {
-                    _ if code == 0
-                        || !around.can_go_back
-                        || process.program != settings.identity =>
-                    {
-                        None
-                    }
+                    _ if !around.can_go_back || process.program != settings.identity => None,
+                    // With whatever code.
                     Turn::Opens { .. } => {
                         Some(format!("its worker of volume {name} does not open it"))
                     }
+                    _ if code == 0 => None,
                     // A volume that was mounted just now: whoever wanted that is told.
                     Turn::Serves if code == EXIT_CANNOT_OPEN => None,
                     Turn::Serves => {
@@ -327,9 +327,10 @@ impl Volume {
                     Turn::Leaves { .. } => None,
                 };
                 // What the other program has left may have to settle; and one that was told to go does not decide.
-                let not_yet = planned || around.goes_back && matches!(turn, Turn::Opens { .. });
+                let comes_back = self.taken_back && matches!(turn, Turn::Opens { .. });
+                let not_yet = planned || comes_back;
                 let for_good = match code {
-                    0 => true,
+                    0 => failed.is_none() && !comes_back,
                     EXIT_CANNOT_OPEN => failed.is_none() && !not_yet,
                     _ => false,
                 };
@@ -341,8 +342,8 @@ impl Volume {
                     Next { event, ..Next::default() }
                 } else if restarting {
                     let delay = match failed {
-                        Some(_) => Duration::ZERO,
-                        None => BACKOFF.delay(failures),
+                        Some(_) if failures == 0 => Duration::ZERO,
+                        _ => BACKOFF.delay(failures),
                     };
                     tracing::error!(volume = self.spec.name, code, ?delay, "the worker died");
                     self.failures = failures + 1;
@@ -472,6 +473,7 @@ impl Volume {
         if File::from(pipe).read(&mut said).is_ok_and(|len| said[..len] == *READY) {
             tracing::debug!(volume = self.spec.name, "the successor serves");
             *turn = Turn::Serves;
+            self.taken_back = false;
         }
     }
 
@@ -485,6 +487,11 @@ impl Volume {
             State::Waiting { .. } => false,
             State::Stopping { .. } | State::Unmounting { .. } => true,
         }
+    }
+
+    /// The program `own` takes it back from one that failed.
+    pub(super) fn is_taken_back(&mut self, own: &str) {
+        self.taken_back |= !self.is_of(own);
     }
 
     /// Whether it has no worker, but is to have one.
@@ -513,7 +520,8 @@ impl Volume {
         };
         tracing::info!(volume = self.spec.name, pid = process.pid, "the worker makes place");
         let _ = sys::send_signal(process.pid, signal);
-        *turn = Turn::Leaves { kill_at };
+        let most = kill_at.map_or(Duration::ZERO, Deadline::left) + up_within();
+        *turn = Turn::Leaves { kill_at, gone_by: Deadline::after(most) };
     }
 
     /// When a successor of the program `own` should have said that it serves.
@@ -522,6 +530,14 @@ impl Volume {
             State::Running { process, turn: Turn::Opens { until, .. }, .. } => {
                 (process.program == own).then_some(*until)
             }
+            _ => None,
+        }
+    }
+
+    /// When a worker that makes place should have ended, if it has to be killed for that.
+    pub(super) fn gone_by(&self) -> Option<Deadline> {
+        match &self.state {
+            State::Running { turn: Turn::Leaves { gone_by, .. }, .. } => Some(*gone_by),
             _ => None,
         }
     }
@@ -553,9 +569,10 @@ impl Volume {
                         says: says.as_ref().map(AsRawFd::as_raw_fd),
                         late_in_ms: left_ms(*until),
                     },
-                    Turn::Leaves { kill_at } => {
-                        HandedTurn::Leaves { kill_in_ms: kill_at.map(left_ms) }
-                    }
+                    Turn::Leaves { kill_at, gone_by } => HandedTurn::Leaves {
+                        kill_in_ms: kill_at.map(left_ms),
+                        gone_in_ms: left_ms(*gone_by),
+                    },
                 },
             },
             State::Waiting { device, until } => {
@@ -575,6 +592,7 @@ impl Volume {
             failures: self.failures,
             restarts: self.restarts,
             stops: self.stops.clone(),
+            taken_back: self.taken_back,
             queued: self.queued.clone(),
             state,
         }
@@ -582,7 +600,7 @@ impl Volume {
 
     /// Goes on with what the program before handed over.
     pub(super) fn take(volume: HandedVolume, settings: &Settings) -> io::Result<Self> {
-        let HandedVolume { spec, failures, restarts, stops, queued, state } = volume;
+        let HandedVolume { spec, failures, restarts, stops, taken_back, queued, state } = volume;
         let at = MountPoint::new(&settings.mount_root, &spec.mountpoint)?;
         let process = |process: HandedProcess| -> io::Result<Process> {
             let HandedProcess { pid, program, input, look_in_ms } = process;
@@ -598,8 +616,8 @@ impl Volume {
                         says: says.map(|says| handed(says, HandedKind::Pipe)).transpose()?,
                         until: until(late_in_ms),
                     },
-                    HandedTurn::Leaves { kill_in_ms } => {
-                        Turn::Leaves { kill_at: kill_in_ms.map(until) }
+                    HandedTurn::Leaves { kill_in_ms, gone_in_ms } => {
+                        Turn::Leaves { kill_at: kill_in_ms.map(until), gone_by: until(gone_in_ms) }
                     }
                 };
                 let (process, device) = (process(runs)?, device(fd)?);
@@ -616,7 +634,7 @@ impl Volume {
                 State::Unmounting { helper, limit: until(late_in_ms) }
             }
         };
-        Ok(Volume { spec, at, state, failures, restarts, stops, queued })
+        Ok(Volume { spec, at, state, failures, restarts, stops, taken_back, queued })
     }
 }
 

@@ -119,6 +119,19 @@ pub fn reap() -> io::Result<Option<(u32, Exit)>> {
     }
 }
 
+/// Waits for the end of the child `pid`, and leaves all others.
+pub fn reap_child(pid: u32) -> io::Result<Exit> {
+    let child = i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    loop {
+        return match waitpid(Pid::from_raw(child), None) {
+            Ok(WaitStatus::Exited(_, code)) => Ok(Exit::Code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Exit::Signal(signal as i32)),
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(e) => Err(e.into()),
+        };
+    }
+}
+
 /// How the first thread of a child has ended, while other threads of it are still in the kernel, so that
 /// [`reap`] does not tell of it. `None` while it runs.
 pub fn leader_exit(pid: u32) -> io::Result<Option<Exit>> {

@@ -132,6 +132,9 @@ impl About {
         }
         let newest = |name: &str| Some((name.to_owned(), reads.get(name)?.newest));
         let writes = LEFT.iter().filter_map(|name| newest(name)).collect();
+        if let Some(read) = crate::fault::noted("reads").and_then(|name| reads.get_mut(name)) {
+            read.newest += 1;
+        }
         if let Some(without) = crate::fault::noted("without") {
             reads.remove(without);
         }
