@@ -366,35 +366,28 @@ impl CloudStore {
         }
     }
 
-    /// Signs and sends one request, once. The answer may be a refusal.
+    /// Signs and sends one request, and once more where it was refused for keys that are others by now: then it was not
+    /// applied, whatever it is. Each attempt ends at the request's own time. The answer may be a refusal.
     async fn send(&self, call: &Call, progress: &Progress) -> Result<Answer, StoreError> {
-        let expires_ms = match call.not_after {
-            Some(not_after) => not_after.0 - host_time().0,
-            None => PLAIN_EXPIRY_MS,
-        };
-        if expires_ms <= 0 {
-            return Err(StoreError::new(
-                StoreErrorKind::Timeout,
-                format!("{}: the request expired before it was sent", self.doing(call)),
-            ));
-        }
-        // Rounded up to whole seconds, which is what signatures have.
-        self.send_until(call, expires_ms + 999, progress).await
-    }
-
-    async fn send_until(
-        &self,
-        call: &Call,
-        expires_ms: i64,
-        progress: &Progress,
-    ) -> Result<Answer, StoreError> {
         let before = self.source.as_ref().map(|source| source.keys().0);
-        let answer = self.send_once(call, expires_ms, progress).await?;
-        // Refused for its keys, it was not applied, whatever it is.
+        let answer = self.send_once(call, self.expires_ms(call)?, progress).await?;
         let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
         match before.filter(|before| named::is_about_keys(answer.status) && others(*before)) {
-            Some(_) => self.send_once(call, expires_ms, progress).await,
+            Some(_) => self.send_once(call, self.expires_ms(call)?, progress).await,
             None => Ok(answer),
+        }
+    }
+
+    /// What is left of the time of a request.
+    fn expires_ms(&self, call: &Call) -> Result<i64, StoreError> {
+        let Some(not_after) = call.not_after else { return Ok(PLAIN_EXPIRY_MS) };
+        match not_after.0 - host_time().0 {
+            // Rounded up to whole seconds, which is what signatures have.
+            left if left > 0 => Ok(left + 999),
+            _ => Err(StoreError::new(
+                StoreErrorKind::Timeout,
+                format!("{}: the request expired before it was sent", self.doing(call)),
+            )),
         }
     }
 
