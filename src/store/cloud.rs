@@ -66,7 +66,9 @@ fn of_named_account(
     let (_, keys) = source.keys();
     let account = keys.get("AZURE_STORAGE_ACCOUNT_NAME").unwrap_or_default().to_owned();
     let own = builder.get_config_value(&AzureConfigKey::AccountName);
-    let builder = builder.with_account(&account);
+    // Settings of the environment that would go round the name.
+    let builder =
+        builder.with_account(&account).with_skip_signature(false).with_use_emulator(false);
     match own == Some(account.clone()) || settings.endpoint.is_some() {
         true => builder,
         false => builder.with_endpoint(format!("https://{account}.blob.core.windows.net")),
@@ -204,7 +206,16 @@ impl CloudStore {
             store.source = source;
             return Ok(store);
         }
-        let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&location.bucket);
+        let mut builder = GoogleCloudStorageBuilder::from_env();
+        if source.is_some() {
+            // Its account and what else would go round the name stay out.
+            let base = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+            builder = GoogleCloudStorageBuilder::new();
+            if let Some(base) = base {
+                builder = builder.with_base_url(&base);
+            }
+        }
+        let mut builder = builder.with_bucket_name(&location.bucket);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_base_url(endpoint);
         }
@@ -356,14 +367,14 @@ impl CloudStore {
                  service account, or give this machine one that may sign"
             }
         };
-        StoreError {
-            kind: StoreErrorKind::Denied,
-            message: match &self.source {
-                Some(source) => named::no_keys(source, &self.bucket),
-                None => format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
-            },
-            source: source.map(|e| Box::new(e) as _),
-        }
+        let (kind, message) = match &self.source {
+            Some(named) => named::no_keys(named, &self.bucket, source.as_ref()),
+            None => (
+                StoreErrorKind::Denied,
+                format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
+            ),
+        };
+        StoreError { kind, message, source: source.map(|e| Box::new(e) as _) }
     }
 
     /// Signs and sends one request, and once more where it was refused for keys that are others by now: then it was not

@@ -82,7 +82,13 @@ pub(super) async fn rights(
         token: None,
         max_keys: 2,
     };
-    let mut found = vec![(Right::List, store.list(request, REQUEST).await.map(drop))];
+    let listed = store.list(request, REQUEST).await.map(drop);
+    let goes_on = listed.as_ref().err().is_none_or(|e| e.kind == StoreErrorKind::Denied);
+    let mut found = vec![(Right::List, listed)];
+    // It cannot be used at all.
+    if !goes_on {
+        return found;
+    }
     let key = scratch.key("rights");
     if reads {
         found.push((Right::Read, read(store, &key).await));
