@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Catalog, CatalogError, Opener, Site};
-use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::config::{BucketUrl, ConfigErrors, VolumeHome, VolumeOptions};
 use crate::credentials::{Listed, Places};
 use crate::store::{Location, Right, Scheme, StoreError, StoreErrorKind};
-use crate::types::{CredentialsName, VolumeId};
+use crate::types::{CredentialsName, VolumeId, VolumeName};
 
 /// One right at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub struct Checked {
 }
 
 /// What the credentials of a name are, and what they may do at a URL, if one is given, and where the state of a volume
-/// there would lie: in `home` if that is in the same bucket.
+/// there would lie by `home`.
 ///
 /// # Errors
 /// Credentials that are missing or wrong; a URL or options that are.
@@ -62,7 +62,7 @@ pub async fn check_credentials(
     opener: &dyn Opener,
     asked: &Asked,
     defaults: &VolumeOptions,
-    home: Option<&BucketUrl>,
+    home: Option<&VolumeHome>,
 ) -> Result<Checked, CatalogError> {
     let name = CredentialsName::new(&asked.name).map_err(|p| ConfigErrors::one("NAME", p))?;
     let listed = Places::of_process().look(&name).map_err(CatalogError::Refused)?;
@@ -70,17 +70,17 @@ pub async fn check_credentials(
     let url = BucketUrl::parse(url).map_err(|p| ConfigErrors::one("URL", p))?;
     let mut given = asked.opts.clone();
     given.insert("credentials".to_owned(), name.to_string());
-    // Any prefix will do to read the store's options; the rights are those at the URL itself.
+    // Any prefix will do to read the store's options, and where the state would lie; the rights are those at the URL itself.
     let below = url.join("probe").to_string();
-    let options = VolumeOptions::parse_for_url(&below, &given, defaults)?;
-    let state_url = match home.filter(|home| home.same_bucket(&url)) {
-        _ if given.keys().any(|option| option.trim().eq_ignore_ascii_case("state_url")) => {
-            options.state_url.clone()
+    let options = match home {
+        Some(home) => {
+            let volume = VolumeName::new("probe").map_err(|e| ConfigErrors::one("NAME", e.to_string()))?;
+            given.insert("url".to_owned(), below);
+            VolumeOptions::parse(&given, defaults, home, &volume)?
         }
-        Some(home) => home.to_string(),
-        None => url.to_string(),
+        None => VolumeOptions::parse_for_url(&below, &given, defaults)?,
     };
-    let options = VolumeOptions { url: url.to_string(), state_url, ..options };
+    let options = VolumeOptions { url: url.to_string(), ..options };
     Ok(Checked { listed, verdicts: judge(opener, &options).await? })
 }
 
@@ -90,7 +90,7 @@ impl Catalog {
     /// # Errors
     /// The same.
     pub async fn check_credentials(&self, asked: &Asked) -> Result<Checked, CatalogError> {
-        check_credentials(self.opener.as_ref(), asked, &self.defaults, Some(&self.home.url)).await
+        check_credentials(self.opener.as_ref(), asked, &self.defaults, Some(&self.home)).await
     }
 }
 
