@@ -74,7 +74,8 @@ pub async fn check_credentials(
     let below = url.join("probe").to_string();
     let options = match home {
         Some(home) => {
-            let volume = VolumeName::new("probe").map_err(|e| ConfigErrors::one("NAME", e.to_string()))?;
+            let volume =
+                VolumeName::new("probe").map_err(|e| ConfigErrors::one("NAME", e.to_string()))?;
             given.insert("url".to_owned(), below);
             VolumeOptions::parse(&given, defaults, home, &volume)?
         }

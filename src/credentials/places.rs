@@ -272,7 +272,8 @@ impl Places {
     pub(super) fn chosen_profile(&self, name: &CredentialsName) -> Option<Found> {
         let mut found = self.profile(name)?;
         found.kept = Kept::Chosen;
-        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|v| self.0.env.get(v));
+        let region =
+            ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|v| self.0.env.get(v));
         if let (Ok(keys), Some(region)) = (&mut found.keys, region) {
             keys.set("AWS_REGION", region.trim());
         }
@@ -335,7 +336,9 @@ impl Places {
         match kept {
             Kept::File => vec![stamp(&self.file(name))],
             Kept::Environment => Vec::new(),
-            Kept::Profile | Kept::Chosen => self.profile_files().iter().map(|(path, _)| stamp(path)).collect(),
+            Kept::Profile | Kept::Chosen => {
+                self.profile_files().iter().map(|(path, _)| stamp(path)).collect()
+            }
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::StatusCode;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
-use object_store::client::{HttpError, HttpErrorKind};
 use object_store::azure::{AzureCredential, MicrosoftAzureBuilder};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::gcp::{GcpCredential, GcpSigningCredential, GoogleCloudStorageBuilder};
 use object_store::{CredentialProvider, Result, RetryConfig, StaticCredentialProvider};
 use parking_lot::Mutex;
@@ -223,7 +223,8 @@ pub(super) fn no_keys(
     error: Option<&object_store::Error>,
 ) -> (StoreErrorKind, String) {
     let kind = error.map_or(StoreErrorKind::Timeout, |error| kind_of(error));
-    let message = format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame());
+    let message =
+        format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame());
     (kind, message)
 }
 

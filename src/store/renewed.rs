@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 
-use super::engine::Connector;
 use super::StoreErrorKind;
+use super::engine::Connector;
 use super::named::LONGEST;
 use crate::clock::{boottime, now};
 use crate::credentials::is_visible;
@@ -321,9 +321,10 @@ async fn assume(how: &How) -> Result<Got> {
     let mut request = http::Request::new(HttpRequestBody::empty());
     *request.uri_mut() = url.as_str().parse().map_err(|_| failed("it is no URL".to_owned()))?;
     AwsAuthorizer::new(&own, "sts", region).try_authorize(&mut request, None)?;
-    let answer = connector.call(request).await.map_err(|e| {
-        failed_as(super::named::kind_of(&e), e.to_string())
-    })?;
+    let answer = connector
+        .call(request)
+        .await
+        .map_err(|e| failed_as(super::named::kind_of(&e), e.to_string()))?;
     let status = answer.status();
     let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
     let body = body.collect().await.map_err(|e| broken(e.to_string()))?.to_bytes();

@@ -201,13 +201,17 @@ impl S3Store {
         if let Some(encryption) = &settings.encryption {
             builder = engine_encryption(builder, encryption).map_err(unusable)?;
         }
-        for key in [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::Token, AmazonS3ConfigKey::Region]
+        for key in
+            [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::Token, AmazonS3ConfigKey::Region]
         {
             let value = builder.get_config_value(&key).unwrap_or_default();
             if !is_visible(&value) {
                 return Err(StoreError::new(
                     StoreErrorKind::Denied,
-                    format!("the setting {} has a sign that is not visible ASCII; mend it", key.as_ref()),
+                    format!(
+                        "the setting {} has a sign that is not visible ASCII; mend it",
+                        key.as_ref()
+                    ),
                 ));
             }
         }

@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 
 /// A variable whose name has one of these holds a secret, or may.
-const SECRET: &[&str] = &["SECRET", "KEY", "TOKEN", "SAS", "PASSWORD", "CONNECTION_STRING", "CREDENTIAL_PROCESS"];
+const SECRET: &[&str] =
+    &["SECRET", "KEY", "TOKEN", "SAS", "PASSWORD", "CONNECTION_STRING", "CREDENTIAL_PROCESS"];
 /// Whose variables those are.
 const OURS: &[&str] = &["AWS_", "AZURE_", "GOOGLE_", "S3VOL_CREDENTIALS_"];
 
