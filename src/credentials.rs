@@ -11,6 +11,6 @@ mod places;
 mod profile;
 mod source;
 
-pub use keys::{Keys, Provider, VARIABLES};
+pub use keys::{Keys, Provider, VARIABLES, is_visible};
 pub use places::{Listed, Places};
 pub use source::{Source, State};

@@ -14,55 +14,61 @@ fn main() -> ExitCode {
     sys::hide_secrets();
     sys::forget_empty_variables();
     sys::name_process(c"s3vol");
-    let done = match cli::parse(std::env::args_os()) {
+    let command = match cli::parse(std::env::args_os()) {
         Err(exit) => return exit,
-        Ok(Command::Plugin(args)) => match cli::supervise(args) {
+        Ok(command) => command,
+    };
+    if matches!(command, Command::Plugin(_) | Command::Driver | Command::Worker) {
+        s3vol::credentials::Places::leave_profiles_out();
+    }
+    let done = match command {
+        Command::Plugin(args) => match cli::supervise(args) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
-        Ok(Command::Upgrade(args)) => cli::upgrade(args),
-        Ok(Command::About) => cli::about(),
-        Ok(Command::Driver) => {
+        Command::Upgrade(args) => cli::upgrade(args),
+        Command::About => cli::about(),
+        Command::Driver => {
             let purge = worker::EnginePurge::new();
             cli::drive(|volumes, known| Arc::new(purge.with_local(volumes).knowing(known)))
         }
-        Ok(Command::Umount { path, dead }) => {
+        Command::Umount { path, dead } => {
             supervisor::umount_helper(&path, dead).map_err(Into::into)
         }
-        Ok(Command::Empty { volumes }) => {
+        Command::Empty { volumes } => {
             data::Trash::within(&volumes).finish();
             Ok(())
         }
-        Ok(Command::Status(args)) => cli::status(args),
-        Ok(Command::Events(args)) => cli::events(args),
-        Ok(Command::Probe(args)) => cli::probe(args),
-        Ok(Command::Export(args)) => cli::export(args),
-        Ok(Command::Takeover(args)) => cli::takeover(args),
-        Ok(Command::Set(args)) => cli::set(args),
-        Ok(Command::Settle(args)) => match cli::settle(args) {
+        Command::Status(args) => cli::status(args),
+        Command::Events(args) => cli::events(args),
+        Command::Probe(args) => cli::probe(args),
+        Command::Export(args) => cli::export(args),
+        Command::Takeover(args) => cli::takeover(args),
+        Command::Set(args) => cli::set(args),
+        Command::Settle(args) => match cli::settle(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
-        Ok(Command::Warm(args)) => match cli::warm(args) {
+        Command::Warm(args) => match cli::warm(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
-        Ok(Command::Credentials(command)) => match cli::credentials(command) {
+        Command::Credentials(command) => match cli::credentials(command) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
-        Ok(Command::Doctor(args)) => return judged(cli::doctor(args)),
-        Ok(Command::Fsck(args)) => return judged(cli::fsck(args)),
-        Ok(Command::Rebuild(args)) => return judged(cli::rebuild(args)),
-        Ok(Command::Verify(args)) => return judged(cli::verify(args)),
-        Ok(Command::Recovered(command)) => cli::recovered(command),
-        Ok(Command::Mount(args)) => match cli::prepare_mount(args).and_then(serve_mount) {
+        Command::Doctor(args) => return judged(cli::doctor(args)),
+        Command::Fsck(args) => return judged(cli::fsck(args)),
+        Command::Rebuild(args) => return judged(cli::rebuild(args)),
+        Command::Verify(args) => return judged(cli::verify(args)),
+        Command::Recovered(command) => cli::recovered(command),
+        Command::Mount(args) => match cli::prepare_mount(args).and_then(serve_mount) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
-        Ok(Command::Man { folder }) => cli::man(&folder),
-        Ok(Command::Completions { shell }) => cli::completions(shell),
-        Ok(Command::Worker) => return serve_volume(),
+        Command::Man { folder } => cli::man(&folder),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Worker => return serve_volume(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,16 +27,17 @@ impl Catalog {
         given: &BTreeMap<String, String>,
     ) -> Result<Definition, CatalogError> {
         let options = self.parse(given, name)?;
-        require(self.opener.as_ref(), &options).await?;
         let home = self.opener.open(&self.home.url, &self.defaults).await?;
         // The usual case is a new volume, or one that this host knows.
         let likely_new = self.mirror.get(name).is_none() && !options.readonly;
-        if !likely_new {
+        // What credentials may do is asked of the place where the volume is, if it exists.
+        if !likely_new || options.credentials.is_some() {
             home.check().await?;
             if let Some((found, version)) = named::read(home.as_ref(), name, REQUEST).await? {
                 return self.confirm(home.as_ref(), found, version, given).await;
             }
         }
+        require(self.opener.as_ref(), &options).await?;
         let prepared = {
             let mut preparing = std::pin::pin!(prepare(
                 self.opener.as_ref(),
@@ -298,6 +299,9 @@ impl Catalog {
                      another name",
                     differ.join(", ")
                 )));
+            }
+            if asked.credentials != found.options.credentials {
+                require(self.opener.as_ref(), &asked).await?;
             }
             (found, version) =
                 self.amend(home, (found, version), asked, &differences, true).await?;

@@ -182,13 +182,14 @@ impl Ground {
             prefix: own.as_str().to_owned(),
             delimiter: true,
             token: None,
-            max_keys: 2,
+            max_keys: 3,
         };
         let state = self.volume.store().list(request, REQUEST).await?;
-        // What a probe left to be known is no volume's state.
-        let (stores, states) = (own.join("stores/"), own.join("v/"));
+        // What a probe left to be known, or could not delete, is no volume's state.
+        let (stores, probe, states) = (own.join("stores/"), own.join("probe/"), own.join("v/"));
         let mut foreign = names(&state).any(|name| {
             !name.starts_with(stores.as_str())
+                && !name.starts_with(probe.as_str())
                 && (name != states.as_str() || !self.state_is_inside())
         });
         if !foreign && names(&state).any(|name| name == states.as_str()) {

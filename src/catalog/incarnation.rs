@@ -92,6 +92,8 @@ pub(super) struct Draft {
     noted: Option<Arc<Drafts>>,
     /// What was found out just now, of the volume's store and of the state's.
     findings: [Option<Finding>; 2],
+    /// What keys may not do looks like what a store does not do, and other hosts may have others under the name.
+    findings_are_shared: bool,
 }
 
 /// Looks at the place of a volume and, unless it has a state, writes the first part of one.
@@ -230,6 +232,7 @@ impl Draft {
             again: false,
             noted: None,
             findings: [None, None],
+            findings_are_shared: true,
         }
     }
 
@@ -244,6 +247,7 @@ impl Draft {
         &mut self,
         options: &VolumeOptions,
     ) -> Result<(Capabilities, Capabilities), CatalogError> {
+        self.findings_are_shared = options.credentials.is_none();
         let Ground { volume, state, state_url, url, .. } = &self.ground;
         let scratch = scratch_of(&state_folder(state.prefix(), self.id));
         let (state_honours, found) =
@@ -408,6 +412,9 @@ impl Draft {
     }
 
     async fn record(&self) {
+        if !self.findings_are_shared {
+            return;
+        }
         let Ground { volume, state, .. } = &self.ground;
         for (site, found) in [volume, state].into_iter().zip(&self.findings) {
             if let Some(found) = found {

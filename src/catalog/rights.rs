@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Catalog, CatalogError, Opener, Site};
-use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
+use crate::config::{BucketUrl, ConfigErrors, VolumeHome, VolumeOptions};
 use crate::credentials::{Listed, Places};
-use crate::store::{Location, Right, Scheme, StoreError};
-use crate::types::{CredentialsName, VolumeId};
+use crate::store::{Location, Right, Scheme, StoreError, StoreErrorKind};
+use crate::types::{CredentialsName, VolumeId, VolumeName};
 
 /// One right at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,8 @@ pub struct Checked {
     pub verdicts: Vec<Verdict>,
 }
 
-/// What the credentials of a name are, and what they may do at a URL, if one is given.
+/// What the credentials of a name are, and what they may do at a URL, if one is given, and where the state of a volume
+/// there would lie by `home`.
 ///
 /// # Errors
 /// Credentials that are missing or wrong; a URL or options that are.
@@ -61,6 +62,7 @@ pub async fn check_credentials(
     opener: &dyn Opener,
     asked: &Asked,
     defaults: &VolumeOptions,
+    home: Option<&VolumeHome>,
 ) -> Result<Checked, CatalogError> {
     let name = CredentialsName::new(&asked.name).map_err(|p| ConfigErrors::one("NAME", p))?;
     let listed = Places::of_process().look(&name).map_err(CatalogError::Refused)?;
@@ -68,11 +70,18 @@ pub async fn check_credentials(
     let url = BucketUrl::parse(url).map_err(|p| ConfigErrors::one("URL", p))?;
     let mut given = asked.opts.clone();
     given.insert("credentials".to_owned(), name.to_string());
-    // Any prefix will do to read the store's options; the rights are those at the URL itself.
+    // Any prefix will do to read the store's options, and where the state would lie; the rights are those at the URL itself.
     let below = url.join("probe").to_string();
-    let options = VolumeOptions::parse_for_url(&below, &given, defaults)?;
-    let place = url.to_string();
-    let options = VolumeOptions { url: place.clone(), state_url: place, ..options };
+    let options = match home {
+        Some(home) => {
+            let volume =
+                VolumeName::new("probe").map_err(|e| ConfigErrors::one("NAME", e.to_string()))?;
+            given.insert("url".to_owned(), below);
+            VolumeOptions::parse(&given, defaults, home, &volume)?
+        }
+        None => VolumeOptions::parse_for_url(&below, &given, defaults)?,
+    };
+    let options = VolumeOptions { url: url.to_string(), ..options };
     Ok(Checked { listed, verdicts: judge(opener, &options).await? })
 }
 
@@ -82,7 +91,7 @@ impl Catalog {
     /// # Errors
     /// The same.
     pub async fn check_credentials(&self, asked: &Asked) -> Result<Checked, CatalogError> {
-        check_credentials(self.opener.as_ref(), asked, &self.defaults).await
+        check_credentials(self.opener.as_ref(), asked, &self.defaults, Some(&self.home)).await
     }
 }
 
@@ -109,8 +118,18 @@ pub(super) async fn judge(
 async fn at(site: &dyn Site, url: &BucketUrl, reads: bool) -> Result<Vec<Verdict>, StoreError> {
     let scheme = Location::parse(&url.to_string())?.scheme;
     let scratch = site.prefix().join(&format!(".s3vol/probe/{}/", VolumeId::random()));
-    let found = site.rights(&scratch, reads).await;
-    Ok(found.into_iter().map(|(right, found)| verdict(right, found, url, scheme)).collect())
+    let mut verdicts = Vec::new();
+    for (right, found) in site.rights(&scratch, reads).await {
+        // No right is missing where the store cannot be used at all.
+        match found {
+            Err(error) if right == Right::List && error.kind != StoreErrorKind::Denied => {
+                return Err(error);
+            }
+            Err(error) if right.is_needed() && error.is_transient() => return Err(error),
+            found => verdicts.push(verdict(right, found, url, scheme)),
+        }
+    }
+    Ok(verdicts)
 }
 
 fn verdict(

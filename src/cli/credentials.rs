@@ -37,7 +37,7 @@ pub fn credentials(command: CredentialsCommand) -> anyhow::Result<u8> {
                 None => {
                     let config = settings(None)?;
                     let stores = Stores::knowing(Known::of_host(&config.state));
-                    run(check_credentials(&stores, &asked, &config.defaults))??
+                    run(check_credentials(&stores, &asked, &config.defaults, None))??
                 }
             };
             show(&checked)

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::keys::{Keys, known};
@@ -19,7 +19,10 @@ const LONGEST: u64 = 64 << 10;
 /// # Errors
 /// What is wrong with it, without the place.
 pub(super) fn read(path: &Path, guarded: bool) -> Result<String, String> {
-    let mut file = File::open(path).map_err(|e| format!("it cannot be read ({e})"))?;
+    // Whatever it is, nobody waits for it.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    let mut file = opened.map_err(|e| format!("it cannot be read ({e})"))?;
     let about = file.metadata().map_err(|e| format!("it cannot be read ({e})"))?;
     if !about.is_file() {
         return Err("it is no file".to_owned());

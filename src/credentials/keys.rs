@@ -1,6 +1,7 @@
 //! The keys of one name, by the names that the environment has for them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::types::Secret;
 
@@ -37,6 +38,11 @@ pub const VARIABLES: &[&str] = &[
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "GOOGLE_APPLICATION_CREDENTIALS",
 ];
+
+/// Whether a value can stand in a header and a URL.
+pub fn is_visible(value: &str) -> bool {
+    value.bytes().all(|b| b.is_ascii_graphic())
+}
 
 /// The one spelling of a known variable.
 pub(super) fn known(name: &str) -> Option<&'static str> {
@@ -89,6 +95,7 @@ impl Keys {
     /// # Errors
     /// What is missing.
     pub fn check(&self, provider: Provider) -> Result<(), String> {
+        self.check_signs()?;
         let has = |variable: &str| self.get(variable).is_some();
         match provider {
             Provider::Aws => self.check_aws(),
@@ -118,6 +125,42 @@ impl Keys {
                 })
             }
         }
+    }
+
+    /// Values that stand in headers and URLs.
+    fn check_signs(&self) -> Result<(), String> {
+        let is_text = |variable: &str| {
+            variable.starts_with("GOOGLE_")
+                || variable.ends_with("_FILE")
+                || matches!(variable, "AWS_CREDENTIAL_PROCESS" | "AWS_EXTERNAL_ID")
+        };
+        let mut checked = self.values.iter().filter(|(variable, _)| !is_text(variable));
+        match checked.find(|(_, value)| !is_visible(value.expose())) {
+            Some((variable, _)) => Err(format!(
+                "{variable} has a sign that is not visible ASCII; copy the value again"
+            )),
+            None => self.base.as_ref().map_or(Ok(()), |base| base.check_signs()),
+        }
+    }
+
+    /// Whether they lead to others, which may be refused before these.
+    pub(super) fn lead_to_others(&self) -> bool {
+        let has = |variable: &str| self.get(variable).is_some();
+        ["AWS_ROLE_ARN", "AWS_CREDENTIAL_PROCESS", "AWS_WEB_IDENTITY_TOKEN_FILE", "AZURE_CLIENT_ID"]
+            .into_iter()
+            .any(has)
+            || self.base.is_some()
+    }
+
+    /// The files with the keys themselves, which may change while these do not.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = ["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_APPLICATION_CREDENTIALS"];
+        files.into_iter().filter_map(|variable| self.get(variable).map(Path::new))
+    }
+
+    /// What a client takes over once: another one is another account.
+    pub(super) fn place(&self) -> (Option<&str>, Option<&str>) {
+        (self.region(), self.get("AZURE_STORAGE_ACCOUNT_NAME"))
     }
 
     fn check_aws(&self) -> Result<(), String> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -25,12 +26,17 @@ const PREFIX: &str = "S3VOL_CREDENTIALS_";
 const MANAGED: &str = "/s3vol/files";
 const ITS_OWN: &str = "/s3vol";
 
+/// In a process of the plugin.
+static WITHOUT_PROFILES: AtomicBool = AtomicBool::new(false);
+
 /// Which of the places has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     File,
     Environment,
     Profile,
+    /// The profile that `AWS_PROFILE` names: nothing goes before it.
+    Chosen,
 }
 
 /// What was found under a name.
@@ -65,6 +71,8 @@ struct Inner {
     folder: PathBuf,
     /// With keys in it.
     env: BTreeMap<String, String>,
+    /// Whether a name may be that of a profile.
+    has_profiles: bool,
     sources: Mutex<HashMap<(CredentialsName, Provider), Weak<Source>>>,
     /// Of `AWS_PROFILE`.
     profile: Mutex<Weak<Source>>,
@@ -90,12 +98,20 @@ impl Places {
         PLACES.get_or_init(made).clone()
     }
 
+    /// A plugin serves volumes that others define, and the profiles of a user are not meant for them. Before the first
+    /// use.
+    pub fn leave_profiles_out() {
+        WITHOUT_PROFILES.store(true, Ordering::Relaxed);
+    }
+
     /// By the environment `env`.
     pub fn of(env: BTreeMap<String, String>) -> Places {
         let folder = files(&env).join(FOLDER);
+        let has_profiles = !WITHOUT_PROFILES.load(Ordering::Relaxed);
         Places(Arc::new(Inner {
             folder,
             env,
+            has_profiles,
             sources: Mutex::default(),
             profile: Mutex::default(),
         }))
@@ -136,13 +152,18 @@ impl Places {
     pub fn profile_of_environment(&self) -> Option<Result<Arc<Source>, String>> {
         let env = &self.0.env;
         let profile = env.get("AWS_PROFILE").filter(|_| !env.contains_key("AWS_ACCESS_KEY_ID"))?;
+        // Nothing is signed.
+        let skips = env.get("AWS_SKIP_SIGNATURE").map(|v| v.trim().to_ascii_lowercase());
+        if skips.is_some_and(|skips| skips == "true" || skips == "1") {
+            return None;
+        }
         let open = |name: CredentialsName| {
             let mut opened = self.0.profile.lock();
             if let Some(source) = opened.upgrade().filter(|source| source.state().problem.is_none())
             {
                 return Ok(source);
             }
-            let found = self.in_profile(&name).ok_or_else(|| {
+            let found = self.chosen_profile(&name).ok_or_else(|| {
                 let files: Vec<_> =
                     self.profile_files().iter().map(|(p, _)| p.display().to_string()).collect();
                 format!(
@@ -156,7 +177,7 @@ impl Places {
             *opened = Arc::downgrade(&source);
             Ok(source)
         };
-        Some(CredentialsName::new(profile.trim()).and_then(open))
+        Some(CredentialsName::of_profile(profile.trim()).and_then(open))
     }
 
     /// How the credentials fare that clients of this process use under a name.
@@ -178,7 +199,9 @@ impl Places {
             names.extend(name.and_then(|name| CredentialsName::new(&name.to_lowercase()).ok()));
         }
         let (profiles, _) = self.profiles();
-        if let Ok(profiles) = &profiles {
+        if let Ok(profiles) = &profiles
+            && self.0.has_profiles
+        {
             names.extend(profiles.names().filter_map(|name| CredentialsName::new(name).ok()));
         }
         let listed = names.into_iter().filter_map(|name| {
@@ -231,10 +254,37 @@ impl Places {
         }
         let place = format!("the environment ({prefix}...)");
         let (kept, stamps) = (Kept::Environment, Vec::new());
+        // Of another name that begins alike.
+        let is_slip = |variable: &&String| {
+            let is_ours = |rest: &str| {
+                ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|provider| rest.starts_with(provider))
+            };
+            variable.strip_prefix(&prefix).is_some_and(is_ours) && name_of(variable).is_none()
+        };
+        if let Some(slip) = self.0.env.keys().find(is_slip) {
+            let keys = Err(format!("{slip} is not known here"));
+            return Some(Found { kept, place, stamps, keys });
+        }
         (!keys.is_empty()).then_some(Found { kept, place, stamps, keys: Ok(keys) })
     }
 
+    /// The profile that the environment names; its region goes before the profile's, as for the AWS tools.
+    pub(super) fn chosen_profile(&self, name: &CredentialsName) -> Option<Found> {
+        let mut found = self.profile(name)?;
+        found.kept = Kept::Chosen;
+        let region =
+            ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|v| self.0.env.get(v));
+        if let (Ok(keys), Some(region)) = (&mut found.keys, region) {
+            keys.set("AWS_REGION", region.trim());
+        }
+        Some(found)
+    }
+
     pub(super) fn in_profile(&self, name: &CredentialsName) -> Option<Found> {
+        self.0.has_profiles.then(|| self.profile(name))?
+    }
+
+    fn profile(&self, name: &CredentialsName) -> Option<Found> {
         let stamps = self.stamps(name, Kept::Profile);
         let (profiles, place) = self.profiles();
         let keys = match profiles {
@@ -286,13 +336,19 @@ impl Places {
         match kept {
             Kept::File => vec![stamp(&self.file(name))],
             Kept::Environment => Vec::new(),
-            Kept::Profile => self.profile_files().iter().map(|(path, _)| stamp(path)).collect(),
+            Kept::Profile | Kept::Chosen => {
+                self.profile_files().iter().map(|(path, _)| stamp(path)).collect()
+            }
         }
     }
 
     pub(super) fn missing(&self, name: &CredentialsName) -> String {
-        let profiles: Vec<_> =
-            self.profile_files().iter().map(|(path, _)| path.display().to_string()).collect();
+        let profiles: Vec<_> = self
+            .profile_files()
+            .iter()
+            .filter(|_| self.0.has_profiles)
+            .map(|(path, _)| path.display().to_string())
+            .collect();
         let profiles = match profiles.is_empty() {
             true => String::new(),
             false => format!(", nor a profile {name} in {}", profiles.join(" or ")),
@@ -369,7 +425,7 @@ fn is_missing(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
-fn stamp(path: &Path) -> Stamp {
+pub(super) fn stamp(path: &Path) -> Stamp {
     let about = std::fs::metadata(path).ok()?;
     let at = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
     let modified = at(about.mtime(), about.mtime_nsec());

@@ -1,6 +1,6 @@
 //! The keys of one name as they are now.
 //!
-//! Before each use the place is looked at (one `stat`), so a changed file counts for the next request. A file that is
+//! The place is looked at (one `stat`) at most twice a second, and when a request is refused. A file that is
 //! written in place is believed a second after its last change, or at once when the store refuses the keys before it;
 //! one that was put in place by a rename at once. What cannot be read, or is gone, changes nothing while a volume is
 //! mounted: the last good keys go on for as long as the store takes them, and the problem is said.
@@ -12,13 +12,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Keys, Provider};
-use super::places::{Found, Kept, Places, Stamp, wrong};
+use super::places::{Found, Kept, Places, Stamp, stamp, wrong};
 use crate::clock::boottime;
 use crate::sys::hostname;
 use crate::types::CredentialsName;
 
 /// Nobody takes longer between two pieces of a file of some lines.
 const WRITTEN: Duration = Duration::from_secs(1);
+
+/// Between two looks at a place that nobody has refused.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Keys that lead to others lead to new ones at most so often, whatever is refused.
+const BETWEEN_REFUSALS: Duration = Duration::from_secs(10);
 
 /// What is known of credentials, for status and messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,15 +56,21 @@ pub struct Source {
     places: Places,
     name: CredentialsName,
     provider: Provider,
-    kept: Kept,
-    place: String,
     now: Mutex<Now>,
 }
 
 struct Now {
+    kept: Kept,
+    place: String,
     keys: Arc<Keys>,
     changes: u64,
-    /// Of what `keys` and `problem` say.
+    /// Goes up with `changes`, and when the same keys are to be led to others.
+    generation: u64,
+    /// When the store last refused those that these lead to.
+    refused: Option<Duration>,
+    /// When the place was last looked at, by boot time.
+    looked: Option<Duration>,
+    /// Of what `keys` and `problem` say, and of the files that the keys name.
     stamps: Vec<Stamp>,
     /// What the place had when it was last seen to be another, and since when.
     seen: Option<(Vec<Stamp>, Duration)>,
@@ -68,7 +79,7 @@ struct Now {
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("name", &self.name).field("place", &self.place).finish()
+        f.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -82,9 +93,20 @@ impl Source {
     ) -> Result<Source, String> {
         let Found { kept, place, stamps, keys } = found;
         let keys = Self::judged(keys, provider).map_err(|problem| wrong(name, &place, &problem))?;
-        let now = Now { keys: Arc::new(keys), changes: 0, stamps, seen: None, problem: None };
+        let now = Now {
+            kept,
+            place,
+            stamps: stamps.into_iter().chain(stamps_of_files(&keys)).collect(),
+            keys: Arc::new(keys),
+            changes: 0,
+            generation: 0,
+            refused: None,
+            looked: Some(boottime()),
+            seen: None,
+            problem: None,
+        };
         let (name, now) = (name.clone(), Mutex::new(now));
-        Ok(Source { places, name, provider, kept, place, now })
+        Ok(Source { places, name, provider, now })
     }
 
     fn judged(keys: Result<Keys, String>, provider: Provider) -> Result<Keys, String> {
@@ -95,18 +117,36 @@ impl Source {
         &self.name
     }
 
-    /// The keys, and how often they have changed.
+    /// The keys, and which they are of all that there were.
     pub fn keys(&self) -> (u64, Arc<Keys>) {
         let mut now = self.now.lock();
-        self.look(&mut now, false);
-        (now.changes, Arc::clone(&now.keys))
+        if now.looked.is_none_or(|at| boottime().saturating_sub(at) >= BETWEEN_LOOKS) {
+            self.look(&mut now, false);
+        }
+        (now.generation, Arc::clone(&now.keys))
     }
 
-    /// The store refused a request that was signed with the keys of `changes`: whether there are others by now.
-    pub fn has_others(&self, changes: u64) -> bool {
+    /// The store refused a request that was signed with the keys of `generation`: whether there are others by now.
+    pub fn has_others(&self, generation: u64) -> bool {
         let mut now = self.now.lock();
         self.look(&mut now, true);
-        now.changes != changes
+        let lately = |at: Duration| boottime().saturating_sub(at) < BETWEEN_REFUSALS;
+        if now.generation == generation
+            && now.keys.lead_to_others()
+            && !now.refused.is_some_and(lately)
+        {
+            now.refused = Some(boottime());
+            now.generation += 1;
+        }
+        now.generation != generation
+    }
+
+    /// No client can be made of the keys of `generation`; it goes on with those from before.
+    pub fn cannot_be_used(&self, generation: u64, problem: &str) {
+        let mut now = self.now.lock();
+        if now.generation == generation {
+            self.fails(&mut now, problem.to_owned());
+        }
     }
 
     pub fn state(&self) -> State {
@@ -114,7 +154,7 @@ impl Source {
         self.look(&mut now, false);
         State {
             name: self.name.to_string(),
-            place: self.place.clone(),
+            place: now.place.clone(),
             changes: now.changes,
             problem: now.problem.clone(),
         }
@@ -134,10 +174,19 @@ impl Source {
 
     /// Takes over what lies in the place. `at_once`: there is no use in waiting for the end of a change.
     fn look(&self, now: &mut Now, at_once: bool) {
-        if self.kept == Kept::Environment {
-            return;
+        now.looked = Some(boottime());
+        // A file goes before them, also one that was not there.
+        let is_overtaken = matches!(now.kept, Kept::Environment | Kept::Profile)
+            && std::fs::symlink_metadata(self.places.file(&self.name)).is_ok();
+        if is_overtaken && let Some(found) = self.places.in_file(&self.name) {
+            (now.kept, now.place) = (found.kept, found.place.clone());
+            // Whatever else is there is not looked at any more.
+            now.stamps = Vec::new();
+            return self.take(now, found.stamps.clone(), Some(found));
         }
-        let stamps = self.places.stamps(&self.name, self.kept);
+        let mut stamps = self.places.stamps(&self.name, now.kept);
+        let own = stamps.len();
+        stamps.extend(stamps_of_files(&now.keys));
         if stamps == now.stamps {
             now.seen = None;
             return;
@@ -145,37 +194,57 @@ impl Source {
         if !at_once && self.is_being_written(now, &stamps) {
             return;
         }
-        now.seen = None;
         // Its stamps are from before the content was read.
-        let found = match self.kept {
+        let found = match now.kept {
+            Kept::File => self.places.in_file(&self.name),
+            Kept::Environment => self.places.in_environment(&self.name),
             Kept::Profile => self.places.in_profile(&self.name),
-            _ => self.places.in_file(&self.name),
+            Kept::Chosen => self.places.chosen_profile(&self.name),
         };
-        now.stamps = found.as_ref().map_or(stamps, |found| found.stamps.clone());
-        let (name, place) = (&self.name, &self.place);
+        stamps.truncate(own);
+        self.take(now, stamps, found);
+    }
+
+    /// `stamps`: where nothing was found.
+    fn take(&self, now: &mut Now, stamps: Vec<Stamp>, found: Option<Found>) {
+        now.seen = None;
+        let mut stamps = found.as_ref().map_or(stamps, |found| found.stamps.clone());
         let keys = match found {
             Some(Found { keys, .. }) => Self::judged(keys, self.provider),
             None => Err("it is gone; put it back".to_owned()),
         };
+        let keys = keys.and_then(|keys| match keys.place() == now.keys.place() {
+            true => Ok(keys),
+            false => Err("its account or region has changed, which takes effect at the next mount"
+                .to_owned()),
+        });
+        let own = stamps.len();
+        stamps.extend(stamps_of_files(keys.as_ref().unwrap_or(&now.keys)));
+        let has_other_files = stamps.get(own..) != now.stamps.get(own..);
+        now.stamps = stamps;
         match keys {
             Ok(keys) => {
+                let (name, place) = (&self.name, &now.place);
                 if let Some(before) = now.problem.take() {
                     tracing::info!(%name, %place, before, "the credentials can be read again");
                 }
-                if keys != *now.keys {
+                if keys != *now.keys || has_other_files {
+                    tracing::info!(%name, %place, "the credentials have changed, and are used from now on");
                     now.keys = Arc::new(keys);
                     now.changes += 1;
-                    tracing::info!(%name, %place, "the credentials have changed, and are used from now on");
+                    now.generation += 1;
                 }
             }
-            Err(problem) => {
-                if now.problem.as_ref() != Some(&problem) {
-                    tracing::error!(%name, %place, problem,
-                        "the credentials cannot be read; those from before are used as long as the store takes them");
-                }
-                now.problem = Some(problem);
-            }
+            Err(problem) => self.fails(now, problem),
         }
+    }
+
+    fn fails(&self, now: &mut Now, problem: String) {
+        if now.problem.as_ref() != Some(&problem) {
+            tracing::error!(name = %self.name, place = %now.place, problem,
+                "the credentials cannot be read; those from before are used as long as the store takes them");
+        }
+        now.problem = Some(problem);
     }
 
     fn is_being_written(&self, now: &mut Now, stamps: &[Stamp]) -> bool {
@@ -200,6 +269,10 @@ impl Source {
     }
 }
 
+fn stamps_of_files(keys: &Keys) -> impl Iterator<Item = Stamp> {
+    keys.files().map(stamp)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -214,6 +287,8 @@ mod tests {
     }
 
     fn id(source: &Source) -> String {
+        // As after some time.
+        source.now.lock().looked = None;
         source.keys().1.get("AWS_ACCESS_KEY_ID").unwrap().to_owned()
     }
 
@@ -249,6 +324,56 @@ mod tests {
         let old = std::fs::File::options().write(true).open(&path).unwrap();
         old.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
         assert_eq!(id(&source), "THREE");
+    }
+
+    #[test]
+    fn a_file_that_comes_later_goes_before_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = [
+            ("S3VOL_FILES", dir.path().to_str().unwrap()),
+            ("S3VOL_CREDENTIALS_TEAM_AWS_ACCESS_KEY_ID", "ENV"),
+            ("S3VOL_CREDENTIALS_TEAM_AWS_SECRET_ACCESS_KEY", "e"),
+        ];
+        let places = Places::of(env.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
+        let source = places.source(&CredentialsName::new("team").unwrap(), Provider::Aws).unwrap();
+        assert_eq!(id(&source), "ENV");
+        std::fs::create_dir(dir.path().join("credentials")).unwrap();
+        put(&dir.path().join("credentials/team"), "FILE");
+        assert_eq!(id(&source), "FILE");
+        assert!(source.state().place.ends_with("/credentials/team"));
+        assert_eq!(id(&source), "FILE");
+    }
+
+    #[test]
+    fn what_is_no_file_or_another_account_is_a_problem() {
+        let (_dir, path, source) = world();
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!source.has_others(0));
+        assert!(source.state().problem.unwrap().contains("no file"));
+        std::fs::remove_file(&path).unwrap();
+        put(&path, "TWO\nAWS_REGION=eu-west-1");
+        assert!(!source.has_others(0));
+        assert!(source.state().problem.unwrap().contains("takes effect at the next mount"));
+        std::fs::remove_file(&path).unwrap();
+        put(&path, "T\u{fc}");
+        assert!(!source.has_others(0));
+        let problem = source.state().problem.unwrap();
+        assert!(problem.contains("AWS_ACCESS_KEY_ID has a sign") && !problem.contains("T\u{fc}"));
+    }
+
+    #[test]
+    fn keys_that_lead_to_others_are_asked_again_after_a_refusal_but_not_each_time() {
+        let (dir, path, _) = world();
+        let new = dir.path().join("new");
+        put(&new, "ONE\nAWS_ROLE_ARN=role");
+        std::fs::rename(&new, &path).unwrap();
+        let env = BTreeMap::from([("S3VOL_FILES".to_owned(), dir.path().display().to_string())]);
+        let name = CredentialsName::new("team").unwrap();
+        let source = Places::of(env).source(&name, Provider::Aws).unwrap();
+        assert!(source.has_others(0));
+        assert!(!source.has_others(1));
+        assert_eq!((source.keys().0, source.state().changes), (1, 0));
     }
 
     #[test]

@@ -66,7 +66,9 @@ fn of_named_account(
     let (_, keys) = source.keys();
     let account = keys.get("AZURE_STORAGE_ACCOUNT_NAME").unwrap_or_default().to_owned();
     let own = builder.get_config_value(&AzureConfigKey::AccountName);
-    let builder = builder.with_account(&account);
+    // Settings of the environment that would go round the name.
+    let builder =
+        builder.with_account(&account).with_skip_signature(false).with_use_emulator(false);
     match own == Some(account.clone()) || settings.endpoint.is_some() {
         true => builder,
         false => builder.with_endpoint(format!("https://{account}.blob.core.windows.net")),
@@ -204,7 +206,16 @@ impl CloudStore {
             store.source = source;
             return Ok(store);
         }
-        let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&location.bucket);
+        let mut builder = GoogleCloudStorageBuilder::from_env();
+        if source.is_some() {
+            // Its account and what else would go round the name stay out.
+            let base = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+            builder = GoogleCloudStorageBuilder::new();
+            if let Some(base) = base {
+                builder = builder.with_base_url(&base);
+            }
+        }
+        let mut builder = builder.with_bucket_name(&location.bucket);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_base_url(endpoint);
         }
@@ -356,45 +367,38 @@ impl CloudStore {
                  service account, or give this machine one that may sign"
             }
         };
-        StoreError {
-            kind: StoreErrorKind::Denied,
-            message: match &self.source {
-                Some(source) => named::no_keys(source, &self.bucket),
-                None => format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
-            },
-            source: source.map(|e| Box::new(e) as _),
-        }
-    }
-
-    /// Signs and sends one request, once. The answer may be a refusal.
-    async fn send(&self, call: &Call, progress: &Progress) -> Result<Answer, StoreError> {
-        let expires_ms = match call.not_after {
-            Some(not_after) => not_after.0 - host_time().0,
-            None => PLAIN_EXPIRY_MS,
+        let (kind, message) = match &self.source {
+            Some(named) => named::no_keys(named, &self.bucket, source.as_ref()),
+            None => (
+                StoreErrorKind::Denied,
+                format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
+            ),
         };
-        if expires_ms <= 0 {
-            return Err(StoreError::new(
-                StoreErrorKind::Timeout,
-                format!("{}: the request expired before it was sent", self.doing(call)),
-            ));
-        }
-        // Rounded up to whole seconds, which is what signatures have.
-        self.send_until(call, expires_ms + 999, progress).await
+        StoreError { kind, message, source: source.map(|e| Box::new(e) as _) }
     }
 
-    async fn send_until(
-        &self,
-        call: &Call,
-        expires_ms: i64,
-        progress: &Progress,
-    ) -> Result<Answer, StoreError> {
+    /// Signs and sends one request, and once more where it was refused for keys that are others by now: then it was not
+    /// applied, whatever it is. Each attempt ends at the request's own time. The answer may be a refusal.
+    async fn send(&self, call: &Call, progress: &Progress) -> Result<Answer, StoreError> {
         let before = self.source.as_ref().map(|source| source.keys().0);
-        let answer = self.send_once(call, expires_ms, progress).await?;
-        // Refused for its keys, it was not applied, whatever it is.
+        let answer = self.send_once(call, self.expires_ms(call)?, progress).await?;
         let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
         match before.filter(|before| named::is_about_keys(answer.status) && others(*before)) {
-            Some(_) => self.send_once(call, expires_ms, progress).await,
+            Some(_) => self.send_once(call, self.expires_ms(call)?, progress).await,
             None => Ok(answer),
+        }
+    }
+
+    /// What is left of the time of a request.
+    fn expires_ms(&self, call: &Call) -> Result<i64, StoreError> {
+        let Some(not_after) = call.not_after else { return Ok(PLAIN_EXPIRY_MS) };
+        match not_after.0 - host_time().0 {
+            // Rounded up to whole seconds, which is what signatures have.
+            left if left > 0 => Ok(left + 999),
+            _ => Err(StoreError::new(
+                StoreErrorKind::Timeout,
+                format!("{}: the request expired before it was sent", self.doing(call)),
+            )),
         }
     }
 

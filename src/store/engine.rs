@@ -178,7 +178,7 @@ impl Connector {
             bare_etag(&mut head.headers);
         }
         if let Some(source) = self.source.as_ref().filter(|_| named::is_about_keys(head.status)) {
-            source.has_others(0);
+            source.has_others(source.keys().0);
         }
         if head.status.is_client_error() && self.gate.is_some() {
             let mut text = Vec::new();

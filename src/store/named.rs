@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use http::StatusCode;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::azure::{AzureCredential, MicrosoftAzureBuilder};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::gcp::{GcpCredential, GcpSigningCredential, GoogleCloudStorageBuilder};
 use object_store::{CredentialProvider, Result, RetryConfig, StaticCredentialProvider};
 use parking_lot::Mutex;
 
 use super::engine::Connector;
-use super::renewed::{How, Renewed};
+use super::renewed::{Failed, How, Renewed};
 use super::s3::CREDENTIALS_TIMEOUT;
 use super::wire::Wire;
 use super::{StoreError, StoreErrorKind};
@@ -55,7 +56,15 @@ impl<C> Named<C> {
         {
             return Ok(Arc::clone(provider));
         }
-        let provider = (self.make)(&keys)?;
+        let provider = match ((self.make)(&keys), &*made) {
+            (Ok(provider), _) => provider,
+            // Its error may repeat what it read.
+            (Err(_), Some((_, before))) => {
+                self.source.cannot_be_used(changes, "the provider's keys have another form");
+                Arc::clone(before)
+            }
+            (Err(error), None) => return Err(error),
+        };
         *made = Some((changes, Arc::clone(&provider)));
         Ok(provider)
     }
@@ -207,9 +216,34 @@ pub(super) fn blamed(mut error: StoreError, source: Option<&Source>) -> StoreErr
     error
 }
 
-/// There are no keys to sign with.
-pub(super) fn no_keys(source: &Source, bucket: &str) -> String {
-    format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame())
+/// There are no keys to sign with. `None`: there was no answer in time.
+pub(super) fn no_keys(
+    source: &Source,
+    bucket: &str,
+    error: Option<&object_store::Error>,
+) -> (StoreErrorKind, String) {
+    let kind = error.map_or(StoreErrorKind::Timeout, |error| kind_of(error));
+    let message =
+        format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame());
+    (kind, message)
+}
+
+/// Whether it was the network, or the time, that kept us from keys.
+pub(super) fn kind_of(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failed) = error.downcast_ref::<Failed>() {
+            return failed.kind;
+        }
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return match http.kind() {
+                HttpErrorKind::Timeout => StoreErrorKind::Timeout,
+                _ => StoreErrorKind::Unreachable,
+            };
+        }
+        next = error.source();
+    }
+    StoreErrorKind::Denied
 }
 
 /// Of an attempt to get keys.

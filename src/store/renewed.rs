@@ -9,14 +9,20 @@ use http_body_util::BodyExt;
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequestBody, HttpService};
 use object_store::{CredentialProvider, Result};
+use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::io::AsyncReadExt;
 
+use super::StoreErrorKind;
 use super::engine::Connector;
 use super::named::LONGEST;
 use crate::clock::{boottime, now};
+use crate::credentials::is_visible;
 
 /// Keys are renewed so long before they expire, or after half of their time.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// Those that cannot be renewed are tried again after this.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Longer answers are none.
 const ANSWER: usize = 64 << 10;
 
@@ -38,11 +44,12 @@ pub(super) enum How {
 
 /// Why there are none. Never holds what was answered.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("the role {role} cannot be assumed at {endpoint}: {why}")]
-    Role { role: String, endpoint: String, why: String },
-    #[error("the program for credentials {program:?}: {why}")]
-    Process { program: String, why: String },
+#[error("{what}: {why}")]
+pub(super) struct Failed {
+    what: String,
+    why: String,
+    /// What the caller can do about it.
+    pub(super) kind: StoreErrorKind,
 }
 
 impl From<Failed> for object_store::Error {
@@ -56,12 +63,18 @@ struct Held {
     /// By boot time; `None`: they do not expire.
     renew: Option<Duration>,
     expires: Option<Duration>,
+    /// That they cannot be renewed.
+    is_told: bool,
 }
 
 /// The keys, until they are to be renewed.
-pub(super) struct Renewed {
+pub(super) struct Renewed(Arc<Inner>);
+
+struct Inner {
     how: How,
-    held: tokio::sync::Mutex<Option<Held>>,
+    held: Mutex<Option<Held>>,
+    /// Held by the one who gets others.
+    renewing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for Renewed {
@@ -72,7 +85,51 @@ impl std::fmt::Debug for Renewed {
 
 impl Renewed {
     pub(super) fn by(how: How) -> Arc<dyn CredentialProvider<Credential = AwsCredential>> {
-        Arc::new(Renewed { how, held: tokio::sync::Mutex::default() })
+        let (held, renewing) = (Mutex::default(), Arc::default());
+        Arc::new(Renewed(Arc::new(Inner { how, held, renewing })))
+    }
+}
+
+fn is_past(at: Option<Duration>) -> bool {
+    at.is_some_and(|at| boottime() >= at)
+}
+
+impl Inner {
+    /// Keys that have not expired, and whether they are to be renewed.
+    fn good(&self) -> Option<(Arc<AwsCredential>, bool)> {
+        let held = self.held.lock();
+        let held = held.as_ref().filter(|held| !is_past(held.expires))?;
+        Some((Arc::clone(&held.keys), is_past(held.renew)))
+    }
+
+    async fn renew(&self) -> Result<Arc<AwsCredential>> {
+        let got = match &self.how {
+            How::Process { command } => process(command).await,
+            role @ How::Role { .. } => assume(role).await,
+        };
+        let at = boottime();
+        let mut held = self.held.lock();
+        match got {
+            Ok((keys, left)) => {
+                let keys = Arc::new(keys);
+                *held = Some(Held {
+                    keys: Arc::clone(&keys),
+                    renew: left.map(|left| at + left.saturating_sub(AHEAD).max(left / 2)),
+                    expires: left.map(|left| at + left),
+                    is_told: false,
+                });
+                Ok(keys)
+            }
+            Err(error) => {
+                if let Some(held) = held.as_mut() {
+                    held.renew = Some(at + AGAIN);
+                    if !std::mem::replace(&mut held.is_told, true) {
+                        tracing::warn!(%error, "keys cannot be renewed; those before are used until they expire");
+                    }
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -81,34 +138,23 @@ impl CredentialProvider for Renewed {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> Result<Arc<AwsCredential>> {
-        // Whoever comes meanwhile waits for the same answer.
-        let mut held = self.held.lock().await;
-        let passed = |at: Option<Duration>| at.is_some_and(|at| boottime() >= at);
-        if let Some(held) = &*held
-            && !passed(held.renew)
-        {
-            return Ok(Arc::clone(&held.keys));
-        }
-        let got = match &self.how {
-            How::Process { command } => process(command).await,
-            role @ How::Role { .. } => assume(role).await,
-        };
-        match (got, &*held) {
-            (Ok((keys, left)), _) => {
-                let at = boottime();
-                let keys = Arc::new(keys);
-                *held = Some(Held {
-                    keys: Arc::clone(&keys),
-                    renew: left.map(|left| at + left.saturating_sub(AHEAD).max(left / 2)),
-                    expires: left.map(|left| at + left),
+        let inner = &self.0;
+        if let Some((keys, is_due)) = inner.good() {
+            // Nobody waits for others while these are good.
+            if is_due && let Ok(one) = Arc::clone(&inner.renewing).try_lock_owned() {
+                let inner = Arc::clone(inner);
+                tokio::spawn(async move {
+                    let _ = inner.renew().await;
+                    drop(one);
                 });
-                Ok(keys)
             }
-            (Err(error), Some(held)) if !passed(held.expires) => {
-                tracing::warn!(%error, "keys cannot be renewed; those before are still good");
-                Ok(Arc::clone(&held.keys))
-            }
-            (Err(error), _) => Err(error),
+            return Ok(keys);
+        }
+        // Whoever comes meanwhile waits for the same answer.
+        let _one = inner.renewing.lock().await;
+        match inner.good() {
+            Some((keys, _)) => Ok(keys),
+            None => inner.renew().await,
         }
     }
 }
@@ -129,12 +175,24 @@ fn left(expiration: &str) -> Option<Duration> {
     Some(Duration::from_secs(at.as_second().saturating_sub(now().secs).max(0).unsigned_abs()))
 }
 
+const UNFIT: &str = "its keys have signs that no key has";
+
+fn is_plain(keys: &AwsCredential) -> bool {
+    let token = keys.token.as_deref().unwrap_or_default();
+    [keys.key_id.as_str(), &keys.secret_key, token].into_iter().all(is_visible)
+}
+
 type Got = (AwsCredential, Option<Duration>);
 
 async fn process(command: &str) -> Result<Got> {
     let words = words(command);
     let (program, arguments) = words.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let failed = |why: String| Failed::Process { program: program.to_owned(), why };
+    let failed_as = |kind, why: String| Failed {
+        what: format!("the program for credentials {program:?}"),
+        why,
+        kind,
+    };
+    let failed = |why: String| failed_as(StoreErrorKind::Denied, why);
     let mut started = tokio::process::Command::new(program);
     started.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     // What it prints is all that it has to do with us.
@@ -143,14 +201,26 @@ async fn process(command: &str) -> Result<Got> {
             started.env_remove(name);
         }
     }
-    let output = tokio::time::timeout(LONGEST, started.output())
+    started.stdout(Stdio::piped());
+    let run = async {
+        let mut child = started.spawn()?;
+        let mut printed = Vec::new();
+        if let Some(out) = child.stdout.take() {
+            out.take(ANSWER as u64).read_to_end(&mut printed).await?;
+        }
+        Ok::<_, std::io::Error>((child.wait().await?, printed))
+    };
+    let (status, printed) = tokio::time::timeout(LONGEST, run)
         .await
-        .map_err(|_| failed(format!("no answer within {} s", LONGEST.as_secs())))?
+        .map_err(|_| {
+            let why = format!("no answer within {} s", LONGEST.as_secs());
+            failed_as(StoreErrorKind::Timeout, why)
+        })?
         .map_err(|e| failed(format!("it cannot be started ({e})")))?;
-    if !output.status.success() {
-        return Err(failed(format!("it ended with {}", output.status)).into());
+    if !status.success() {
+        return Err(failed(format!("it ended with {status}")).into());
     }
-    let printed: Printed = serde_json::from_slice(&output.stdout)
+    let printed: Printed = serde_json::from_slice(&printed)
         .ok()
         .filter(|printed: &Printed| printed.version == 1)
         .ok_or_else(|| failed("it did not print credentials of version 1 as JSON".to_owned()))?;
@@ -165,6 +235,9 @@ async fn process(command: &str) -> Result<Got> {
         secret_key: printed.secret_access_key,
         token: printed.session_token,
     };
+    if !is_plain(&keys) {
+        return Err(failed(UNFIT.to_owned()).into());
+    }
     Ok((keys, left))
 }
 
@@ -229,7 +302,13 @@ async fn assume(how: &How) -> Result<Got> {
         });
     };
     let own = own.get_credential().await?;
-    let failed = |why: String| Failed::Role { role: role.clone(), endpoint: endpoint.clone(), why };
+    let failed_as = |kind, why: String| Failed {
+        what: format!("the role {role} cannot be assumed at {endpoint}"),
+        why,
+        kind,
+    };
+    let failed = |why: String| failed_as(StoreErrorKind::Denied, why);
+    let broken = |why: String| failed_as(StoreErrorKind::Unreachable, why);
     let mut url = url::Url::parse(&format!("{endpoint}/")).map_err(|e| failed(e.to_string()))?;
     url.query_pairs_mut()
         .append_pair("Action", "AssumeRole")
@@ -242,17 +321,24 @@ async fn assume(how: &How) -> Result<Got> {
     let mut request = http::Request::new(HttpRequestBody::empty());
     *request.uri_mut() = url.as_str().parse().map_err(|_| failed("it is no URL".to_owned()))?;
     AwsAuthorizer::new(&own, "sts", region).try_authorize(&mut request, None)?;
-    let answer = connector.call(request).await.map_err(|e| failed(e.to_string()))?;
+    let answer = connector
+        .call(request)
+        .await
+        .map_err(|e| failed_as(super::named::kind_of(&e), e.to_string()))?;
     let status = answer.status();
     let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
-    let body = body.collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
+    let body = body.collect().await.map_err(|e| broken(e.to_string()))?.to_bytes();
     let text = String::from_utf8_lossy(&body);
     if !status.is_success() {
         let said = quick_xml::de::from_str::<Refused>(&text).map_or_else(
             |_| String::new(),
             |Refused { error }| format!(", {}: {}", error.code, crate::sys::shown(&error.message)),
         );
-        return Err(failed(format!("HTTP {}{said}", status.as_u16())).into());
+        let kind = match status.is_server_error() || status.as_u16() == 429 {
+            true => StoreErrorKind::Unreachable,
+            false => StoreErrorKind::Denied,
+        };
+        return Err(failed_as(kind, format!("HTTP {}{said}", status.as_u16())).into());
     }
     // An error would repeat what it read.
     let got = quick_xml::de::from_str::<Assumed>(&text)
@@ -266,6 +352,9 @@ async fn assume(how: &How) -> Result<Got> {
         secret_key: got.secret_access_key,
         token: Some(got.session_token),
     };
+    if !is_plain(&keys) {
+        return Err(failed(UNFIT.to_owned()).into());
+    }
     Ok((keys, Some(left)))
 }
 

@@ -82,7 +82,13 @@ pub(super) async fn rights(
         token: None,
         max_keys: 2,
     };
-    let mut found = vec![(Right::List, store.list(request, REQUEST).await.map(drop))];
+    let listed = store.list(request, REQUEST).await.map(drop);
+    let goes_on = listed.as_ref().err().is_none_or(|e| e.kind == StoreErrorKind::Denied);
+    let mut found = vec![(Right::List, listed)];
+    // It cannot be used at all.
+    if !goes_on {
+        return found;
+    }
     let key = scratch.key("rights");
     if reads {
         found.push((Right::Read, read(store, &key).await));
@@ -94,29 +100,24 @@ pub(super) async fn rights(
         told(store.put(key, body, &Attributes::new(), &properties, send).await)
     };
     let written = put(&key, None).await;
-    let was_written = written.is_ok();
     found.push((Right::Read, read(store, &key).await));
     found.push((Right::Write, written));
     let (large, tagged) = (scratch.key("rights-multipart"), scratch.key("rights-tags"));
     found.push((Right::Multipart, multipart(store, &large).await));
     let tags = Tags::from([("s3vol".to_owned(), "rights".to_owned())]);
-    let mut was_tagged = false;
     let tags = match put(&tagged, Some(tags)).await {
-        Ok(()) => {
-            was_tagged = true;
-            store.get_tags(&tagged, REQUEST).await.map(drop)
-        }
+        Ok(()) => store.get_tags(&tagged, REQUEST).await.map(drop),
         Err(error) => Err(error),
     };
     found.push((Right::Tags, tags));
-    let delete = async |key: &ObjectKey| told(store.delete(key, Send::plain(REQUEST)).await);
-    // A key without an object will do where none could be made.
-    let mut deleted = delete(&key).await;
-    if was_tagged && deleted.is_ok() {
-        deleted = delete(&tagged).await;
-    }
-    if !was_written && deleted.as_ref().is_err_and(|e| e.kind == StoreErrorKind::NotFound) {
-        deleted = Ok(());
+    // All, whatever an answer said of whether they were made; a key without an object will do.
+    let mut deleted = Ok(());
+    for key in [&key, &large, &tagged] {
+        let one = told(store.delete(key, Send::plain(REQUEST)).await);
+        deleted = deleted.and(match one {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+            one => one,
+        });
     }
     found.push((Right::Delete, deleted));
     found

@@ -34,7 +34,7 @@ use super::{
     StoreErrorKind, StoreSettings,
 };
 use crate::clock::boottime;
-use crate::credentials::Source;
+use crate::credentials::{Source, is_visible};
 use crate::types::{KeyPrefix, StoreTime};
 
 /// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
@@ -201,6 +201,20 @@ impl S3Store {
         if let Some(encryption) = &settings.encryption {
             builder = engine_encryption(builder, encryption).map_err(unusable)?;
         }
+        for key in
+            [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::Token, AmazonS3ConfigKey::Region]
+        {
+            let value = builder.get_config_value(&key).unwrap_or_default();
+            if !is_visible(&value) {
+                return Err(StoreError::new(
+                    StoreErrorKind::Denied,
+                    format!(
+                        "the setting {} has a sign that is not visible ASCII; mend it",
+                        key.as_ref()
+                    ),
+                ));
+            }
+        }
         let anonymous = source.is_none()
             && builder
                 .get_config_value(&AmazonS3ConfigKey::SkipSignature)
@@ -237,18 +251,20 @@ impl S3Store {
 
     async fn credential(&self) -> Result<Option<Arc<AwsCredential>>, StoreError> {
         let Some(provider) = &self.credentials else { return Ok(None) };
-        let none = |source: Option<object_store::Error>| StoreError {
-            kind: StoreErrorKind::Denied,
-            message: match &self.source {
-                Some(named) => named::no_keys(named, self.bucket.name()),
-                None => format!(
-                    "no credentials for the bucket {:?}: set AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY (for the managed plugin: docker plugin set), or give this \
-                 machine or container a role",
-                    self.bucket.name()
+        let none = |source: Option<object_store::Error>| {
+            let (kind, message) = match &self.source {
+                Some(named) => named::no_keys(named, self.bucket.name(), source.as_ref()),
+                None => (
+                    StoreErrorKind::Denied,
+                    format!(
+                        "no credentials for the bucket {:?}: set AWS_ACCESS_KEY_ID and \
+                         AWS_SECRET_ACCESS_KEY (for the managed plugin: docker plugin set), or give \
+                         this machine or container a role",
+                        self.bucket.name()
+                    ),
                 ),
-            },
-            source: source.map(|e| Box::new(e) as _),
+            };
+            StoreError { kind, message, source: source.map(|e| Box::new(e) as _) }
         };
         match tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.get_credential()).await {
             Ok(Ok(credential)) => Ok(Some(credential)),

@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 
 /// A variable whose name has one of these holds a secret, or may.
-const SECRET: &[&str] = &["SECRET", "KEY", "TOKEN", "SAS", "PASSWORD", "CONNECTION_STRING"];
+const SECRET: &[&str] =
+    &["SECRET", "KEY", "TOKEN", "SAS", "PASSWORD", "CONNECTION_STRING", "CREDENTIAL_PROCESS"];
 /// Whose variables those are.
 const OURS: &[&str] = &["AWS_", "AZURE_", "GOOGLE_", "S3VOL_CREDENTIALS_"];
 
@@ -55,6 +56,7 @@ mod tests {
             "AWS_SECRET_ACCESS_KEY",
             "AWS_ACCESS_KEY_ID",
             "AWS_SESSION_TOKEN",
+            "AWS_CREDENTIAL_PROCESS",
             "AZURE_STORAGE_ACCOUNT_KEY",
             "AZURE_STORAGE_SAS_TOKEN",
             "GOOGLE_SERVICE_ACCOUNT_KEY",

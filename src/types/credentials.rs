@@ -27,6 +27,17 @@ impl CredentialsName {
         Ok(CredentialsName(text.to_owned()))
     }
 
+    /// The name of a profile of the AWS tools, which is any text.
+    ///
+    /// # Errors
+    /// Text that cannot be shown.
+    pub fn of_profile(text: &str) -> Result<Self, String> {
+        match text.is_empty() || text.chars().any(char::is_control) {
+            true => Err("AWS_PROFILE is empty, or has signs that cannot be shown".to_owned()),
+            false => Ok(CredentialsName(text.to_owned())),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::rig::{Mount, Place, SOON, finish, s3vol};
-use super::support::s3server::{Options, TestS3};
+use super::support::s3server::{Action, Logged, Op, Options, Rule, TestS3};
 use super::support::unmanaged::{Plugin, s3vol_as};
 use super::support::wait_for;
 
@@ -112,7 +112,8 @@ fn two_volumes_of_two_accounts_live_on_one_host() {
         let place = plugin.mount(name, "c");
         std::fs::write(place.join("file"), name).unwrap();
         let shown = plugin.status(name);
-        assert!(shown["credentials"].is_null() || shown["credentials"].as_str().is_some());
+        let credentials = if name == "a" { "one (" } else { "two (" };
+        assert!(shown["credentials"].as_str().unwrap().starts_with(credentials), "{shown}");
         plugin.unmount(name, "c");
         assert_eq!(server.body_in(bucket, &format!("{name}/file")).unwrap(), name);
     }
@@ -154,8 +155,9 @@ fn a_name_that_is_missing_or_wrong_is_an_error_and_no_other_keys_are_tried() {
     for said in [&*hostname(), "nobody", &*path] {
         assert!(error.contains(said), "{said}: {error}");
     }
-    let other = |key: &str| key.starts_with("v/");
-    assert!(!server.log().iter().any(|request| other(&request.key)));
+    // Neither an object there nor a list of it, and nothing is written anywhere.
+    let other = |request: &Logged| request.key.starts_with('v') || request.method == "PUT";
+    assert!(!server.log().iter().any(other), "{:?}", server.log());
     let error = created(&plugin, "v", &bucket, "../one").unwrap_err();
     assert!(error.contains("is not a name of credentials"), "{error}");
     let path = put(&files, "half", &format!("AWS_ACCESS_KEY_ID={PLUGINS}\n"));
@@ -354,16 +356,26 @@ fn nothing_shows_a_secret() {
 fn no_process_with_keys_leaves_a_core_dump() {
     let (server, place) = (accounts(), Place::new());
     let url = format!("s3://{}/v", server.bucket());
-    let mut command = s3vol(&server);
-    command.current_dir(place.dir.path());
-    // SAFETY: a plain system call between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-            libc::setrlimit(libc::RLIMIT_CORE, &raw const all);
-            Ok(())
-        });
+    let may_dump = |command: &mut Command| {
+        command.current_dir(place.dir.path());
+        // SAFETY: a plain system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let (rlim_cur, rlim_max) = (libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+                let all = libc::rlimit { rlim_cur, rlim_max };
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const all);
+                Ok(())
+            });
+        }
+    };
+    let mut other = Command::new("sh");
+    may_dump(other.args(["-c", "kill -ABRT $$"]));
+    if !other.status().unwrap().core_dumped() {
+        eprintln!("no process leaves a core dump here, so that nothing can be told");
+        return;
     }
+    let mut command = s3vol(&server);
+    may_dump(&mut command);
     let mut mount = Mount::begin_as(&mut command, &place, &url, &[]).up();
     mount.signal(libc::SIGABRT);
     let status = mount.ended(SOON);
@@ -389,11 +401,12 @@ fn a_check_says_what_keys_may_do() {
             "{right}: {out}"
         );
     }
-    assert!(server.body_in(FIRST, "a/.s3vol/probe").is_none());
+    assert!(!server.keys_in(FIRST).iter().any(|key| key.contains(".s3vol/probe/")));
     let (code, out, _) = check(&["one", &second]);
     assert_eq!(code, Some(4), "{out}");
     let refused = out.lines().filter(|line| line.starts_with("BAD ")).count();
-    assert_eq!(refused, 5, "{out}");
+    // At the place, and where the state would lie.
+    assert_eq!(refused, 10, "{out}");
     // The same words.
     let error = created(&plugin, "b", SECOND, "one").unwrap_err();
     let said = out.lines().find(|line| line.starts_with("BAD   write")).unwrap();
@@ -412,7 +425,7 @@ fn a_check_says_what_keys_may_do() {
     let bad: Vec<&str> = out.lines().filter(|l| !l.starts_with("good")).collect();
     assert!(bad.iter().all(|line| !line.contains("  list") && !line.contains("  read")), "{out}");
     let (code, out, _) = check(&["-o", "readonly=true", "two", &second]);
-    assert_eq!((code, out.lines().count()), (Some(0), 3), "{out}");
+    assert_eq!((code, out.lines().count()), (Some(0), 5), "{out}");
 
     put(&files, "broken", "x");
     let mut command = s3vol_as("s3vol", None);
@@ -422,6 +435,48 @@ fn a_check_says_what_keys_may_do() {
         assert!(out.contains(said), "{said}: {out}");
     }
     assert!(!out.contains(ONE), "{out}");
+}
+
+#[test]
+fn what_a_check_could_not_delete_does_not_keep_the_volume_away() {
+    let server = accounts();
+    let (plugin, _files) = plugin(&server);
+    server.fault(Rule { times: None, ..Rule::new(Op::Delete, "probe/", 1, Action::Status(403)) });
+    let error = created(&plugin, "a", FIRST, "one").unwrap_err();
+    assert!(error.contains("BAD   delete"), "{error}");
+    assert!(server.keys_in(FIRST).iter().any(|key| key.starts_with("a/.s3vol/probe/")));
+    server.clear_faults();
+    created(&plugin, "a", FIRST, "one").unwrap();
+}
+
+#[test]
+fn keys_that_end_while_mounted_lose_nothing_and_promise_nothing() {
+    let server = accounts();
+    let (mut plugin, files) = plugin(&server);
+    created(&plugin, "a", FIRST, "one").unwrap();
+    let place = plugin.mount("a", "c");
+    std::fs::write(place.join("before"), "x").unwrap();
+    server.clear_log();
+    server.only(FIRST, &[ONE_LATER]);
+    // Written here, and nothing says that it is in the bucket.
+    std::fs::write(place.join("during"), "y").unwrap();
+    let during = place.join("during");
+    let synced = std::thread::spawn(move || std::fs::File::open(during)?.sync_all());
+    wait_for("a refusal", SOON, || {
+        server.log().iter().find(|r| r.bucket == FIRST && r.status == 403).map(drop)
+    });
+    let is_told = synced.is_finished();
+    assert_eq!(std::fs::read_to_string(place.join("during")).unwrap(), "y");
+    put(&files, "one", &lines(ONE_LATER));
+    let synced = synced.join().unwrap();
+    assert!(!is_told || synced.is_err(), "it was synced into a bucket that refused it");
+    wait_for("the bucket", SOON, || {
+        std::fs::File::open(place.join("during")).ok()?.sync_all().ok()
+    });
+    plugin.unmount("a", "c");
+    for (name, text) in [("before", "x"), ("during", "y")] {
+        assert_eq!(server.body_in(FIRST, &format!("a/{name}")).unwrap(), text);
+    }
 }
 
 #[test]

@@ -287,6 +287,12 @@ impl TestS3 {
         buckets.live.get(bucket)?.objects.get(key).map(|object| object.body.clone())
     }
 
+    /// The keys of all objects in any bucket.
+    pub fn keys_in(&self, bucket: &str) -> Vec<String> {
+        let buckets = self.state.buckets.lock();
+        buckets.live.get(bucket).map_or_else(Vec::new, |b| b.objects.keys().cloned().collect())
+    }
+
     /// Only tags have rights of their own here: `s3:GetObjectTagging` and `s3:PutObjectTagging`.
     pub fn deny(&self, right: &str) {
         self.state.denied.lock().insert(right.to_owned());
