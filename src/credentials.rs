@@ -9,6 +9,7 @@ mod file;
 mod keys;
 mod places;
 mod profile;
+mod search;
 mod source;
 
 pub use keys::{Keys, Provider, VARIABLES, is_visible};

@@ -19,6 +19,7 @@ mod meter;
 mod named;
 mod probe;
 mod properties;
+mod refused;
 mod renewed;
 mod rights;
 mod s3;

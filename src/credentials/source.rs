@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Keys, Provider};
-use super::places::{Found, Kept, Places, Stamp, stamp, wrong};
+use super::search::{Found, Kept, Search, Stamp, stamp, wrong};
 use crate::clock::boottime;
 use crate::sys::hostname;
 use crate::types::CredentialsName;
@@ -53,7 +53,7 @@ impl std::fmt::Display for State {
 
 /// One name on this host.
 pub struct Source {
-    places: Places,
+    search: Search,
     name: CredentialsName,
     provider: Provider,
     now: Mutex<Now>,
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Source {
 impl Source {
     /// Of what was `found` under a name.
     pub(super) fn of(
-        places: Places,
+        search: Search,
         name: &CredentialsName,
         provider: Provider,
         found: Found,
@@ -106,7 +106,7 @@ impl Source {
             problem: None,
         };
         let (name, now) = (name.clone(), Mutex::new(now));
-        Ok(Source { places, name, provider, now })
+        Ok(Source { search, name, provider, now })
     }
 
     fn judged(keys: Result<Keys, String>, provider: Provider) -> Result<Keys, String> {
@@ -177,14 +177,14 @@ impl Source {
         now.looked = Some(boottime());
         // A file goes before them, also one that was not there.
         let is_overtaken = matches!(now.kept, Kept::Environment | Kept::Profile)
-            && std::fs::symlink_metadata(self.places.file(&self.name)).is_ok();
-        if is_overtaken && let Some(found) = self.places.in_file(&self.name) {
+            && std::fs::symlink_metadata(self.search.file(&self.name)).is_ok();
+        if is_overtaken && let Some(found) = self.search.in_file(&self.name) {
             (now.kept, now.place) = (found.kept, found.place.clone());
             // Whatever else is there is not looked at any more.
             now.stamps = Vec::new();
             return self.take(now, found.stamps.clone(), Some(found));
         }
-        let mut stamps = self.places.stamps(&self.name, now.kept);
+        let mut stamps = self.search.stamps(&self.name, now.kept);
         let own = stamps.len();
         stamps.extend(stamps_of_files(&now.keys));
         if stamps == now.stamps {
@@ -196,10 +196,10 @@ impl Source {
         }
         // Its stamps are from before the content was read.
         let found = match now.kept {
-            Kept::File => self.places.in_file(&self.name),
-            Kept::Environment => self.places.in_environment(&self.name),
-            Kept::Profile => self.places.in_profile(&self.name),
-            Kept::Chosen => self.places.chosen_profile(&self.name),
+            Kept::File => self.search.in_file(&self.name),
+            Kept::Environment => self.search.in_environment(&self.name),
+            Kept::Profile => self.search.in_profile(&self.name),
+            Kept::Chosen => self.search.chosen_profile(&self.name),
         };
         stamps.truncate(own);
         self.take(now, stamps, found);
@@ -279,6 +279,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
+    use super::super::Places;
     use super::*;
 
     fn put(path: &Path, id: &str) {

@@ -33,8 +33,9 @@ use url::Url;
 
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::{about, host_time};
-use super::named::{self, Named};
-use super::s3::{CREDENTIALS_TIMEOUT, READ_ATTEMPTS, jittered, parse_endpoint};
+use super::named::Named;
+use super::refused::{self, CREDENTIALS_TIMEOUT};
+use super::s3::{READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
     ListPage, ListRequest, Location, Scheme, StoreBackend, StoreError, StoreErrorKind,
@@ -368,7 +369,7 @@ impl CloudStore {
             }
         };
         let (kind, message) = match &self.source {
-            Some(named) => named::no_keys(named, &self.bucket, source.as_ref()),
+            Some(named) => refused::no_keys(named, &self.bucket, source.as_ref()),
             None => (
                 StoreErrorKind::Denied,
                 format!("no credentials to sign requests for {:?}: {cure}", self.bucket),
@@ -383,7 +384,7 @@ impl CloudStore {
         let before = self.source.as_ref().map(|source| source.keys().0);
         let answer = self.send_once(call, self.expires_ms(call)?, progress).await?;
         let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
-        match before.filter(|before| named::is_about_keys(answer.status) && others(*before)) {
+        match before.filter(|before| refused::is_about_keys(answer.status) && others(*before)) {
             Some(_) => self.send_once(call, self.expires_ms(call)?, progress).await,
             None => Ok(answer),
         }

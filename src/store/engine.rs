@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::{Judged, Kind, Meter};
 use super::wire::{Fault, FaultKind, Progress, Wire, unquote};
-use super::{Knowledge, named};
+use super::{Knowledge, refused};
 use crate::credentials::Source;
 use crate::metrics::Outcome;
 
@@ -177,7 +177,7 @@ impl Connector {
         if self.known.as_ref().is_some_and(|known| known.is_bare()) {
             bare_etag(&mut head.headers);
         }
-        if let Some(source) = self.source.as_ref().filter(|_| named::is_about_keys(head.status)) {
+        if let Some(source) = self.source.as_ref().filter(|_| refused::is_about_keys(head.status)) {
             source.has_others(source.keys().0);
         }
         if head.status.is_client_error() && self.gate.is_some() {

@@ -5,22 +5,18 @@
 //! name has, and never looks elsewhere. A role that is assumed with keys and keys that a program prints are ours.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use http::StatusCode;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::azure::{AzureCredential, MicrosoftAzureBuilder};
-use object_store::client::{HttpError, HttpErrorKind};
 use object_store::gcp::{GcpCredential, GcpSigningCredential, GoogleCloudStorageBuilder};
 use object_store::{CredentialProvider, Result, RetryConfig, StaticCredentialProvider};
 use parking_lot::Mutex;
 
 use super::engine::Connector;
-use super::renewed::{Failed, How, Renewed};
-use super::s3::CREDENTIALS_TIMEOUT;
+use super::refused::CREDENTIALS_TIMEOUT;
+use super::renewed::{How, Renewed};
 use super::wire::Wire;
-use super::{StoreError, StoreErrorKind};
 use crate::credentials::{Keys, Source};
 
 type Provider<C> = Arc<dyn CredentialProvider<Credential = C>>;
@@ -201,50 +197,3 @@ impl Named<GcpSigningCredential> {
         })
     }
 }
-
-/// Whether a refusal may mean that the keys are others by now.
-pub(super) fn is_about_keys(status: StatusCode) -> bool {
-    // S3 says 400 of a session token that has expired.
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-}
-
-/// A refusal says whose keys were refused.
-pub(super) fn blamed(mut error: StoreError, source: Option<&Source>) -> StoreError {
-    if let Some(source) = source.filter(|_| error.kind == StoreErrorKind::Denied) {
-        error.message = format!("{}; {}", error.message, source.blame());
-    }
-    error
-}
-
-/// There are no keys to sign with. `None`: there was no answer in time.
-pub(super) fn no_keys(
-    source: &Source,
-    bucket: &str,
-    error: Option<&object_store::Error>,
-) -> (StoreErrorKind, String) {
-    let kind = error.map_or(StoreErrorKind::Timeout, |error| kind_of(error));
-    let message =
-        format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame());
-    (kind, message)
-}
-
-/// Whether it was the network, or the time, that kept us from keys.
-pub(super) fn kind_of(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(failed) = error.downcast_ref::<Failed>() {
-            return failed.kind;
-        }
-        if let Some(http) = error.downcast_ref::<HttpError>() {
-            return match http.kind() {
-                HttpErrorKind::Timeout => StoreErrorKind::Timeout,
-                _ => StoreErrorKind::Unreachable,
-            };
-        }
-        next = error.source();
-    }
-    StoreErrorKind::Denied
-}
-
-/// Of an attempt to get keys.
-pub(super) const LONGEST: Duration = CREDENTIALS_TIMEOUT;

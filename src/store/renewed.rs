@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 
 use super::StoreErrorKind;
 use super::engine::Connector;
-use super::named::LONGEST;
+use super::refused::{CREDENTIALS_TIMEOUT, Failed, kind_of};
 use crate::clock::{boottime, now};
 use crate::credentials::is_visible;
 
@@ -40,22 +40,6 @@ pub(super) enum How {
     },
     /// A program and its arguments, as the AWS tools call it.
     Process { command: String },
-}
-
-/// Why there are none. Never holds what was answered.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-pub(super) struct Failed {
-    what: String,
-    why: String,
-    /// What the caller can do about it.
-    pub(super) kind: StoreErrorKind,
-}
-
-impl From<Failed> for object_store::Error {
-    fn from(failed: Failed) -> Self {
-        object_store::Error::Generic { store: "credentials", source: Box::new(failed) }
-    }
 }
 
 struct Held {
@@ -210,10 +194,10 @@ async fn process(command: &str) -> Result<Got> {
         }
         Ok::<_, std::io::Error>((child.wait().await?, printed))
     };
-    let (status, printed) = tokio::time::timeout(LONGEST, run)
+    let (status, printed) = tokio::time::timeout(CREDENTIALS_TIMEOUT, run)
         .await
         .map_err(|_| {
-            let why = format!("no answer within {} s", LONGEST.as_secs());
+            let why = format!("no answer within {} s", CREDENTIALS_TIMEOUT.as_secs());
             failed_as(StoreErrorKind::Timeout, why)
         })?
         .map_err(|e| failed(format!("it cannot be started ({e})")))?;
@@ -321,10 +305,8 @@ async fn assume(how: &How) -> Result<Got> {
     let mut request = http::Request::new(HttpRequestBody::empty());
     *request.uri_mut() = url.as_str().parse().map_err(|_| failed("it is no URL".to_owned()))?;
     AwsAuthorizer::new(&own, "sts", region).try_authorize(&mut request, None)?;
-    let answer = connector
-        .call(request)
-        .await
-        .map_err(|e| failed_as(super::named::kind_of(&e), e.to_string()))?;
+    let answer =
+        connector.call(request).await.map_err(|e| failed_as(kind_of(&e), e.to_string()))?;
     let status = answer.status();
     let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
     let body = body.collect().await.map_err(|e| broken(e.to_string()))?.to_bytes();

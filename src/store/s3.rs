@@ -27,7 +27,8 @@ use url::Url;
 
 use super::engine::{Connector, EngineStore, Gate};
 use super::meter::host_time;
-use super::named::{self, Named};
+use super::named::Named;
+use super::refused::{self, CREDENTIALS_TIMEOUT};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
     Condition, Doomed, Encryption, Groups, Knowledge, ListPage, Location, StoreError,
@@ -42,8 +43,6 @@ use crate::types::{KeyPrefix, StoreTime};
 const PLAIN_EXPIRY: i64 = 15 * 60;
 /// A read that was signed by a clock so near to the store's is not refused because of its time.
 const MOST_APART_MS: i64 = 60 * 1000;
-/// Waiting for credentials (metadata services included) must fit into the ten seconds of a check.
-pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// For this long after an answer that proved the bucket, "no such key" needs no second look.
 const BUCKET_PROOF: Duration = Duration::from_secs(10);
 /// Reads are tried this often before the caller hears of it.
@@ -253,7 +252,7 @@ impl S3Store {
         let Some(provider) = &self.credentials else { return Ok(None) };
         let none = |source: Option<object_store::Error>| {
             let (kind, message) = match &self.source {
-                Some(named) => named::no_keys(named, self.bucket.name(), source.as_ref()),
+                Some(named) => refused::no_keys(named, self.bucket.name(), source.as_ref()),
                 None => (
                     StoreErrorKind::Denied,
                     format!(
@@ -336,7 +335,7 @@ impl S3Store {
         let signed = self.signed(call, progress).await?;
         let answer = self.send_signed(call, signed, progress).await?;
         // Refused for its keys, it was not applied, whatever it is.
-        let may_be_old = named::is_about_keys(answer.status);
+        let may_be_old = refused::is_about_keys(answer.status);
         match before.filter(|before| may_be_old && self.has_other_keys(*before)) {
             Some(_) => {
                 let signed = self.signed(call, progress).await?;
@@ -513,7 +512,7 @@ impl S3Store {
     /// The error that a refusing answer means.
     fn refusal(&self, call: &Call<'_>, answer: &Answer) -> StoreError {
         let error = xml::refusal(&self.doing(call), &self.endpoint, self.bucket.name(), answer);
-        named::blamed(error, self.source.as_deref())
+        refused::blamed(error, self.source.as_deref())
     }
 }
 

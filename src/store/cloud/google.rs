@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{Call, CloudStore, Dialect};
-use crate::store::named;
+use crate::store::refused;
 use crate::store::s3::xml::{self, ErrorBody};
 use crate::store::wire::Answer;
 use crate::store::{StoreBackend, StoreError, StoreErrorKind};
@@ -42,7 +42,7 @@ impl CloudStore {
                 answer.status.as_u16()
             );
         }
-        named::blamed(error, self.source.as_deref())
+        refused::blamed(error, self.source.as_deref())
     }
 }
 
