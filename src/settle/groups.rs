@@ -74,7 +74,7 @@ impl Settler {
         }
     }
 
-    fn way(&self, many: bool) -> Way {
+    pub(super) fn way(&self, many: bool) -> Way {
         let volume = &self.volume;
         let careless = Mutant::DeleteUnconditional.lives();
         let compares = volume.capabilities.has(Verb::DeleteConditional) || careless;
@@ -92,8 +92,9 @@ impl Settler {
         self.way(keys >= FEW)
     }
 
+    /// Whether keys leave in groups, and none of them has to be looked at before.
     pub(super) fn deletes_in_groups(&self) -> bool {
-        matches!(self.way(true), Way::Groups | Way::GroupsSeen)
+        self.way(true) == Way::Groups
     }
 
     /// For the status.

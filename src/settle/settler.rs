@@ -51,7 +51,7 @@ const BETWEEN_PAGES: Duration = Duration::from_millis(5);
 /// Files whose sizes are added up for the last words of a mount.
 const MOST_SIZED: usize = 1000;
 /// How long a round that has no more time gets to record what it knows.
-const RECORD: Duration = Duration::from_secs(1);
+const RECORD: Duration = Duration::from_millis(500);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
@@ -266,8 +266,12 @@ impl Settler {
     }
 
     pub(super) fn may_send(&self) -> bool {
-        let held_back = self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.is_cancelled();
-        !held_back && self.permit.may_publish()
+        !self.is_held_back() && self.permit.may_publish()
+    }
+
+    /// Whether nothing more is sent, whatever this host may do.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.sends_nothing.load(Ordering::SeqCst) || self.at_its_end.is_cancelled()
     }
 
     /// No round begins any more. One that is under way sends nothing more, and gets until the deadline for

@@ -15,7 +15,7 @@ use crate::data::DataError;
 use crate::fault::Mutant;
 use crate::meta::records::{ContentRec, IntentOp, IntentRec, RestRec, WorkRec};
 use crate::meta::{Logged, MetaError, Pages, keys};
-use crate::store::{Condition, Send, Verb};
+use crate::store::{Condition, FEW, Send, Verb};
 use crate::types::{Ino, ObjectKey, PutId, StoreTime};
 
 /// Rounds that a page of keys is as large as, where the store deletes groups. Each page costs a flush, and ends only with
@@ -59,6 +59,10 @@ impl Settler {
         while let Some(page) =
             pages.next(&self.volume.meta.engine).await.map_err(MetaError::from)?
         {
+            if self.is_held_back() {
+                waiting = true;
+                break;
+            }
             let keys: Vec<ObjectKey> =
                 page.iter().filter_map(|(key, _)| keys::parse_object(key)).collect();
             waiting |= self.tidy_keys(keys).await?;
@@ -89,7 +93,7 @@ impl Settler {
         let mut failed = Ok(());
         for some in wanted.chunks(chunk_size()) {
             // Whatever is announced now would be recorded as not sent.
-            if self.at_its_end.is_cancelled() {
+            if self.is_held_back() {
                 break;
             }
             match self.announce_deletes(some, not_after).await {
@@ -115,7 +119,8 @@ impl Settler {
             let resolved = self.resolve(unsent.collect()).await;
             return durable.and_then(|_| resolved.map(|()| waiting));
         }
-        let way = self.way_of(deletes.len());
+        // Nobody waits for a group whose time was not announced.
+        let way = self.way(!lasts.is_zero() && deletes.len() >= FEW);
         let mut seen = Seen::default();
         if way.looks() {
             let keys = deletes.iter().map(|(_, intent)| &intent.key);

@@ -35,6 +35,7 @@ use super::engine::{Connector, EngineStore, Gate};
 use super::meter::{about, host_time};
 use super::named::Named;
 use super::refused::{self, CREDENTIALS_TIMEOUT};
+use super::s3::xml::{is_rejection, refuses_the_late};
 use super::s3::{READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
@@ -378,13 +379,16 @@ impl CloudStore {
         StoreError { kind, message, source: source.map(|e| Box::new(e) as _) }
     }
 
-    /// Signs and sends one request, and once more where it was refused for keys that are others by now: then it was not
-    /// applied, whatever it is. Each attempt ends at the request's own time. The answer may be a refusal.
+    /// Signs and sends one request, and once more where the store itself refused it for keys that are others by now: then
+    /// it was not applied, whatever it is. Each attempt ends at the request's own time. The answer may be a refusal.
     async fn send(&self, call: &Call, progress: &Progress) -> Result<Answer, StoreError> {
         let before = self.source.as_ref().map(|source| source.keys().0);
         let answer = self.send_once(call, self.expires_ms(call)?, progress).await?;
+        let only_reads = matches!(call.method, Method::GET | Method::HEAD);
+        let may_be_old =
+            refused::is_about_keys(answer.status) && (only_reads || is_rejection(&answer));
         let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
-        match before.filter(|before| refused::is_about_keys(answer.status) && others(*before)) {
+        match before.filter(|before| may_be_old && others(*before)) {
             Some(_) => self.send_once(call, self.expires_ms(call)?, progress).await,
             None => Ok(answer),
         }
@@ -561,7 +565,7 @@ impl super::Backend for CloudStore {
             .send(call.method.clone(), url, headers, Bytes::new(), &progress)
             .await
             .map_err(|fault| fault.into_error("sending an expired request", &self.endpoint))?;
-        answer.refuses_the_late(|| self.refusal(&call, &answer))
+        refuses_the_late(&answer, || self.refusal(&call, &answer))
     }
 }
 

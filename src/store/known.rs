@@ -165,12 +165,18 @@ impl Knowledge {
             capabilities: capabilities.clone(),
         };
         *self.tried.lock() = None;
-        self.keep(Some(finding.clone()));
+        // What is in doubt says nothing against what is sure.
+        if !in_doubt || self.current().is_none_or(|ours| ours.in_doubt) {
+            self.keep(Some(finding.clone()));
+        }
         finding
     }
 
     /// Takes over what another host found, unless this one knows it better.
     pub fn heard(&self, finding: &Finding) {
+        if finding.in_doubt && self.current().is_some_and(|ours| !ours.in_doubt) {
+            return;
+        }
         let ours = self.finding.lock().as_ref().map(|ours| ours.found_at);
         let about_this = finding.store == self.store && finding.endpoint == self.endpoint;
         if about_this && ours.is_none_or(|ours| ours < finding.found_at) {

@@ -22,12 +22,20 @@ use crate::credentials::{Keys, Source};
 type Provider<C> = Arc<dyn CredentialProvider<Credential = C>>;
 type Make<C> = Box<dyn Fn(&Keys) -> Result<Provider<C>> + Send + Sync>;
 
+/// A provider for the keys of one generation.
+struct Made<C> {
+    generation: u64,
+    keys: Arc<Keys>,
+    provider: Provider<C>,
+    /// The one before for the same keys, until this one has led to some.
+    before: Option<Provider<C>>,
+}
+
 /// What a name has now, as one kind of credential.
 pub(super) struct Named<C> {
     source: Arc<Source>,
     make: Make<C>,
-    /// For the keys of so many changes.
-    made: Mutex<Option<(u64, Provider<C>)>>,
+    made: Mutex<Option<Made<C>>>,
 }
 
 impl<C> std::fmt::Debug for Named<C> {
@@ -44,25 +52,39 @@ impl<C> Named<C> {
         Named { source: Arc::clone(source), make: Box::new(make), made: Mutex::default() }
     }
 
-    fn current(&self) -> Result<Provider<C>> {
-        let (changes, keys) = self.source.keys();
+    /// The provider, and the one before where it is not proven yet.
+    fn current(&self) -> Result<(u64, Provider<C>, Option<Provider<C>>)> {
+        let (generation, keys) = self.source.keys();
         let mut made = self.made.lock();
-        if let Some((of, provider)) = &*made
-            && *of == changes
+        if let Some(made) = &*made
+            && made.generation == generation
         {
-            return Ok(Arc::clone(provider));
+            return Ok((generation, Arc::clone(&made.provider), made.before.clone()));
         }
-        let provider = match ((self.make)(&keys), &*made) {
-            (Ok(provider), _) => provider,
+        let last = made.take();
+        let (provider, before) = match ((self.make)(&keys), last) {
+            (Ok(provider), last) => {
+                let same = last.filter(|last| Arc::ptr_eq(&last.keys, &keys));
+                (provider, same.map(|last| last.before.unwrap_or(last.provider)))
+            }
             // Its error may repeat what it read.
-            (Err(_), Some((_, before))) => {
-                self.source.cannot_be_used(changes, "the provider's keys have another form");
-                Arc::clone(before)
+            (Err(_), Some(last)) => {
+                self.source.cannot_be_used(generation, "the provider's keys have another form");
+                (last.provider, last.before)
             }
             (Err(error), None) => return Err(error),
         };
-        *made = Some((changes, Arc::clone(&provider)));
-        Ok(provider)
+        let result = (generation, Arc::clone(&provider), before.clone());
+        *made = Some(Made { generation, keys, provider, before });
+        Ok(result)
+    }
+
+    fn proven(&self, generation: u64) {
+        if let Some(made) = &mut *self.made.lock()
+            && made.generation == generation
+        {
+            made.before = None;
+        }
     }
 }
 
@@ -71,8 +93,16 @@ impl<C: std::fmt::Debug + Send + Sync + 'static> CredentialProvider for Named<C>
     type Credential = C;
 
     async fn get_credential(&self) -> Result<Arc<C>> {
-        let provider = self.current()?;
-        provider.get_credential().await
+        let (generation, provider, before) = self.current()?;
+        match (provider.get_credential().await, before) {
+            (Ok(credential), _) => {
+                self.proven(generation);
+                Ok(credential)
+            }
+            // A refusal may have had another reason than these keys, and they may be good for long.
+            (Err(error), Some(before)) => before.get_credential().await.map_err(|_| error),
+            (Err(error), None) => Err(error),
+        }
     }
 }
 

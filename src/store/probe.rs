@@ -3,10 +3,10 @@
 
 mod groups;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub(super) use groups::find_groups;
 
@@ -20,9 +20,10 @@ use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Parallel creates; exactly one may win.
 const RACERS: usize = 8;
-/// Before what a store did not answer clearly is tried again, or is left in doubt.
-const PAUSES: [Duration; 3] =
-    [Duration::from_millis(200), Duration::from_millis(800), Duration::ZERO];
+/// What makes a store fit for a volume. That these are missing has to be sure.
+const ESSENTIAL: [Verb; 3] = [Verb::CreateIfAbsent, Verb::PutIfMatch, Verb::ReadAfterWrite];
+/// Before a store that did not answer clearly is tried again.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
 /// Below the state of a volume: keys with which it is tried what a store does.
 pub fn scratch_of(state: &KeyPrefix) -> KeyPrefix {
@@ -42,11 +43,22 @@ pub(super) async fn probe(
     known: &Knowledge,
     scratch: &KeyPrefix,
 ) -> Result<Probed, StoreError> {
-    let run = Probe::new(store, known, scratch);
-    let found = run.verbs().await;
-    run.clean(&[&KEYS, &groups::KEYS]).await;
-    let in_doubt = run.doubt.into_inner();
-    found.map(|capabilities| Probed { capabilities, in_doubt })
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let run = Probe::new(store, known, scratch);
+        let found = run.verbs().await;
+        run.clean(&[&KEYS, &groups::KEYS]).await;
+        let (capabilities, doubt) = (found?, run.doubt.into_inner());
+        let Some(error) = doubt else { return Ok(Probed { capabilities, in_doubt: false }) };
+        match pauses.next() {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None if ESSENTIAL.iter().all(|verb| capabilities.has(*verb)) => {
+                return Ok(Probed { capabilities, in_doubt: true });
+            }
+            // Whoever believed that would not use the store at all, or would use it as it never was.
+            None => return Err(error),
+        }
+    }
 }
 
 struct Probe<'a> {
@@ -54,7 +66,8 @@ struct Probe<'a> {
     /// How ETags are spelled.
     known: &'a Knowledge,
     keys: KeyPrefix,
-    doubt: AtomicBool,
+    /// What a *no* may be due to.
+    doubt: Mutex<Option<StoreError>>,
 }
 
 /// Every key that the probe may write, but for groups.
@@ -64,7 +77,7 @@ const KEYS: [&str; 10] =
 impl<'a> Probe<'a> {
     fn new(store: &'a dyn Backend, known: &'a Knowledge, scratch: &KeyPrefix) -> Self {
         let keys = scratch.join(&format!("probe-{}", uuid::Uuid::new_v4()));
-        Probe { store, known, keys, doubt: AtomicBool::new(false) }
+        Probe { store, known, keys, doubt: Mutex::default() }
     }
 }
 
@@ -154,7 +167,7 @@ impl Probe<'_> {
             PutOutcome::Won(_) => {}
             outcome => return unsupported(outcome),
         }
-        let refused = matches!(self.put(&key, "two", Condition::Absent).await, PutOutcome::Lost);
+        let refused = self.is_lost(&self.put(&key, "two", Condition::Absent).await);
         Ok(refused && self.body(&key).await?.as_deref() == Some(b"one"))
     }
 
@@ -170,6 +183,9 @@ impl Probe<'_> {
             .filter(|(outcome, _)| matches!(outcome, PutOutcome::Won(_)))
             .map(|(_, body)| body)
             .collect();
+        if winners.is_empty() {
+            outcomes.iter().for_each(|outcome| self.consider(outcome));
+        }
         let there = self.body(&key).await?;
         Ok(match (winners.as_slice(), there) {
             ([winner], Some(there)) => there == winner.as_bytes(),
@@ -222,9 +238,7 @@ impl Probe<'_> {
                 continue;
             }
             let right = self.put(&key, "dddd", Condition::Is(new)).await;
-            if matches!(right, PutOutcome::Won(_))
-                && self.body(&key).await?.as_deref() == Some(b"dddd")
-            {
+            if self.is_won(&right) && self.body(&key).await?.as_deref() == Some(b"dddd") {
                 return Ok(Some(bare));
             }
         }
@@ -356,23 +370,12 @@ impl Probe<'_> {
     /// that may have another reason is none, and makes the finding one in doubt.
     async fn expiry(&self) -> Result<bool, StoreError> {
         let key = self.key("expiry");
-        let mut doubt = None;
-        for pause in PAUSES {
-            self.write(&key, "stays").await?;
-            match self.store.expired_delete(&key, TIMEOUT).await {
-                Ok(refused) => {
-                    return Ok(refused
-                        && self.body(&key).await?.is_some()
-                        && self.is_won(&self.store.delete(&key, Send::plain(TIMEOUT)).await)
-                        && self.body(&key).await?.is_none());
-                }
-                Err(error) => doubt = Some(error),
-            }
-            tokio::time::sleep(pause).await;
-        }
-        tracing::debug!(error = ?doubt, "whether the store honours expiry cannot be told");
-        self.doubt.store(true, Ordering::Relaxed);
-        Ok(false)
+        self.write(&key, "stays").await?;
+        let refused = self.done(self.store.expired_delete(&key, TIMEOUT).await) == Some(true);
+        Ok(refused
+            && self.body(&key).await?.is_some()
+            && self.is_won(&self.store.delete(&key, Send::plain(TIMEOUT)).await)
+            && self.body(&key).await?.is_none())
     }
 
     /// Whether the store did it. That it was not well when it was asked is no answer.
@@ -401,7 +404,7 @@ impl Probe<'_> {
     fn weigh(&self, error: &StoreError) {
         if error.is_transient() {
             tracing::debug!(%error, "a store that is probed is not well");
-            self.doubt.store(true, Ordering::Relaxed);
+            self.doubt.lock().get_or_insert_with(|| error.again());
         }
     }
 

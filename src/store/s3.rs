@@ -37,6 +37,7 @@ use super::{
 use crate::clock::boottime;
 use crate::credentials::{Source, is_visible};
 use crate::types::{KeyPrefix, StoreTime};
+use xml::{is_rejection, refuses_the_late};
 
 /// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
 /// enough that a request in a log is soon worthless.
@@ -334,8 +335,10 @@ impl S3Store {
         let before = self.source.as_ref().map(|source| source.keys().0);
         let signed = self.signed(call, progress).await?;
         let answer = self.send_signed(call, signed, progress).await?;
-        // Refused for its keys, it was not applied, whatever it is.
-        let may_be_old = refused::is_about_keys(answer.status);
+        // Refused for its keys by the store itself, it was not applied, whatever it is.
+        let only_reads = matches!(call.method, Method::GET | Method::HEAD);
+        let may_be_old =
+            refused::is_about_keys(answer.status) && (only_reads || is_rejection(&answer));
         match before.filter(|before| may_be_old && self.has_other_keys(*before)) {
             Some(_) => {
                 let signed = self.signed(call, progress).await?;
@@ -559,7 +562,7 @@ impl super::Backend for S3Store {
         let signed_at = now.0.div_euclid(1000) - 120;
         let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
         let answer = self.send_signed(&call, signed, &progress).await?;
-        answer.refuses_the_late(|| self.refusal(&call, &answer))
+        refuses_the_late(&answer, || self.refusal(&call, &answer))
     }
 
     async fn expired_group(

@@ -52,20 +52,6 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Whether a request that was sent after its expiry was refused because of it. Only a refusal of the signature
-    /// says so: a store that is busy, moved or broken may take the next one.
-    pub(super) fn refuses_the_late(
-        &self,
-        error: impl FnOnce() -> StoreError,
-    ) -> Result<bool, StoreError> {
-        match self.status {
-            // S3 and Azure; Google; gateways.
-            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => Ok(true),
-            status if status.is_success() => Ok(false),
-            _ => Err(error()),
-        }
-    }
-
     /// A header as text; bytes that are not UTF-8 are replaced.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())

@@ -43,6 +43,8 @@ impl Places {
             (&self.state_store, &mut format.state_capabilities),
         ] {
             match store.known().current() {
+                // What is missing there may be only what could not be tried.
+                Some(known) if known.in_doubt => honours.0.extend(known.capabilities.0),
                 Some(known) => *honours = known.capabilities,
                 None => store.known().guess(honours),
             }

@@ -14,7 +14,9 @@ use http::{Method, StatusCode};
 use md5::{Digest, Md5};
 
 use super::objects::nothing;
-use super::xml::{ErrorBody, Said, group_answer, hides_error, is_rejection, refused};
+use super::xml::{
+    ErrorBody, Said, group_answer, hides_error, is_rejection, refused, refuses_the_late,
+};
 use super::{Call, S3Store};
 use crate::store::wire::{Answer, Progress, unanswered};
 use crate::store::{Condition, Doomed, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind};
@@ -164,7 +166,7 @@ impl S3Store {
         let url = self.bucket.base_url().clone();
         let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
         let answer = self.send_signed(&call, signed, &progress).await?;
-        answer.refuses_the_late(|| self.refusal(&call, &answer))
+        refuses_the_late(&answer, || self.refusal(&call, &answer))
     }
 }
 

@@ -57,6 +57,20 @@ pub(in crate::store) fn is_rejection(answer: &Answer) -> bool {
     refused && !code.is_empty() && !VAGUE.contains(&code.as_str())
 }
 
+/// Whether a request that was sent after its expiry was refused by the store because of it. Only a refusal of the
+/// signature says so: a store that is busy, moved or broken may take the next one, and so may one behind a filter.
+pub(in crate::store) fn refuses_the_late(
+    answer: &Answer,
+    error: impl FnOnce() -> StoreError,
+) -> Result<bool, StoreError> {
+    match answer.status.as_u16() {
+        // S3 and Azure; Google; gateways.
+        403 | 400 | 401 if is_rejection(answer) => Ok(true),
+        200..300 => Ok(false),
+        _ => Err(error()),
+    }
+}
+
 /// Whether a 200 hides an error, as answers of COPY and Complete may.
 pub(in crate::store) fn hides_error(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body);
