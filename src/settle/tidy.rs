@@ -83,10 +83,8 @@ impl Settler {
         }
         let announced = self.expiry().await?;
         // Whoever takes over counts from this.
-        let lasts = match self.way_of(wanted.len()) {
-            Way::Groups | Way::GroupsSeen => group_lasts(),
-            Way::Alone | Way::AloneSeen => Duration::ZERO,
-        };
+        let in_groups = matches!(self.way_of(wanted.len()), Way::Groups | Way::GroupsSeen);
+        let lasts = if in_groups { group_lasts() } else { Duration::ZERO };
         let not_after = announced.plus(lasts.as_millis() as i64);
         let mut waiting = false;
         let mut deletes: Vec<Deletion> = Vec::new();
@@ -120,7 +118,7 @@ impl Settler {
             return durable.and_then(|_| resolved.map(|()| waiting));
         }
         // Nobody waits for a group whose time was not announced.
-        let way = self.way(!lasts.is_zero() && deletes.len() >= FEW);
+        let way = self.way(in_groups && deletes.len() >= FEW);
         let mut seen = Seen::default();
         if way.looks() {
             let keys = deletes.iter().map(|(_, intent)| &intent.key);
