@@ -525,6 +525,13 @@ fn an_upgrade_that_cannot_be_noted_is_none_that_lasts_and_is_said_so() {
     assert!(in_the_way.with_extension("").exists());
 }
 
+/// What a plugin leaves that was upgraded to `newer`, and ended.
+fn left_with(newer: &Path, server: &TestS3, env: &[(&str, &str)]) -> Arc<tempfile::TempDir> {
+    let plugin = Plugin::with(Some(server), env);
+    plugin.upgrade_to(newer);
+    Arc::clone(&plugin.dir)
+}
+
 #[test]
 fn a_newer_program_that_does_not_come_up_is_left_alone_after_three_starts() {
     let server = TestS3::start();
@@ -532,10 +539,7 @@ fn a_newer_program_that_does_not_come_up_is_left_alone_after_three_starts() {
     let env = [("S3VOL_URL", url.as_str()), (fault::PROVES, PROVES_MS)];
     let files = tempfile::tempdir().unwrap();
     let newer = program(files.path(), "newer", "version=0.1.1-newer");
-    let plugin = Plugin::with(Some(&server), &env);
-    plugin.upgrade_to(&newer);
-    let dir = Arc::clone(&plugin.dir);
-    drop(plugin);
+    let dir = left_with(&newer, &server, &env);
     // Three starts of which nothing is known but that they were begun; a fourth is one of the installed program.
     let tries = dir.path().join("state/program/tries");
     std::fs::write(&tries, "2").unwrap();
@@ -568,10 +572,7 @@ fn a_newer_program_is_used_after_a_restart_until_another_is_installed() {
     let env = [("S3VOL_URL", url.as_str()), (fault::PROVES, PROVES_MS)];
     let files = tempfile::tempdir().unwrap();
     let newer = program(files.path(), "newer", "version=0.1.1-newer");
-    let plugin = Plugin::with(Some(&server), &env);
-    plugin.upgrade_to(&newer);
-    let dir = Arc::clone(&plugin.dir);
-    drop(plugin);
+    let dir = left_with(&newer, &server, &env);
 
     let mut plugin = Plugin::again(Arc::clone(&dir), Some(&server), &env);
     assert_eq!(version(&plugin), "0.1.1-newer", "{}", plugin.log());

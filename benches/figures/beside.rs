@@ -8,6 +8,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::support::s3server::TestS3;
+use crate::times::{at_percent, sorted, timed};
 use crate::workloads::PAGE;
 use crate::{Bench, requests};
 
@@ -140,22 +141,4 @@ impl Times {
             );
         }
     }
-}
-
-fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
-    let mut times: Vec<Duration> = times.collect();
-    times.sort_unstable();
-    times
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
-}
-
-/// In milliseconds.
-fn at_percent(times: &[Duration], part: usize) -> f64 {
-    let index = times.len().saturating_sub(1) * part / 100;
-    times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3)
 }

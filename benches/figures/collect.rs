@@ -11,10 +11,14 @@ use crate::{Bench, NEVER, requests};
 const SMALL_BLOCK: usize = 512;
 
 /// Wall clock, processor time of the program, and requests.
-struct Cost(Duration, Duration, String);
+pub struct Cost(pub Duration, pub Duration, pub String);
 
 impl Cost {
-    fn of(mount: &mut Mount, server: &TestS3, work: impl FnOnce(&mut Mount) -> Duration) -> Cost {
+    pub fn of(
+        mount: &mut Mount,
+        server: &TestS3,
+        work: impl FnOnce(&mut Mount) -> Duration,
+    ) -> Cost {
         let before = mount.processor();
         requests(server);
         let time = work(mount);

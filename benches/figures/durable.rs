@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::mount::Mount;
 use crate::support::s3server::TestS3;
 use crate::support::unmanaged::Plugin;
+use crate::times::{at_percent, sorted};
 use crate::workloads::PAGE;
 
 const DELAYS: [u64; 3] = [0, 5, 20];
@@ -36,11 +37,6 @@ pub fn durable(home: &Path) {
         drop(other);
         commits(milliseconds, home);
     }
-}
-
-fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
-    times.sort_unstable();
-    times
 }
 
 fn line(what: &str, times: Vec<Duration>) {
@@ -136,12 +132,11 @@ fn commits(milliseconds: u64, home: &Path) {
         let log = server.log();
         let count = times.len() as f64;
         let bytes: u64 = log.iter().map(|request| request.bytes_in).sum();
-        let at = |part: usize| times[(times.len() - 1) * part / 100].as_secs_f64() * 1e3;
         println!(
             "  {writers:>7} {:>10.0} {:>8.2} {:>8.2} {:>16.2} {:>11.1}",
             count / took,
-            at(50),
-            at(99),
+            at_percent(&times, 50),
+            at_percent(&times, 99),
             log.len() as f64 / count,
             bytes as f64 / 1024.0 / count
         );

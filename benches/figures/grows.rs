@@ -5,9 +5,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::collect::Cost;
 use crate::mount::{processor_of, resident_kib_of};
 use crate::support::s3server::TestS3;
 use crate::support::unmanaged::Plugin;
+use crate::times::timed;
 use crate::{Bench, NEVER, requests};
 
 const DIRECTORIES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -32,17 +34,15 @@ impl Bench {
 
     fn directory_of(&self, entries: usize) {
         let server = TestS3::start();
-        let (mount, at) = self.mount(&server, &format!("grows-{entries}"), &NEVER);
+        let (mut mount, at) = self.mount(&server, &format!("grows-{entries}"), &NEVER);
         let many = at.join("many");
-        let step = |what: &str, count: usize, work: &dyn Fn(&Path)| {
-            let (start, before) = (Instant::now(), mount.processor());
-            work(&many);
-            let (time, used) = (start.elapsed(), mount.processor() - before);
+        let mut step = |what: &str, count: usize, work: &dyn Fn(&Path)| {
+            let Cost(time, used, requests) =
+                Cost::of(&mut mount, &server, |_| timed(|| work(&many)));
             println!(
-                "  {entries:>7} {what:<18} {:>8.3} s  {:>8.4} ms of processor each; {}",
+                "  {entries:>7} {what:<18} {:>8.3} s  {:>8.4} ms of processor each; {requests}",
                 time.as_secs_f64(),
                 used.as_secs_f64() * 1e3 / count as f64,
-                requests(&server)
             );
         };
         let name = |dir: &Path, number: usize| dir.join(number.to_string());

@@ -10,6 +10,7 @@ mod grows;
 mod mount;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod times;
 mod workloads;
 
 use std::collections::BTreeMap;

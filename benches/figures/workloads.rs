@@ -6,9 +6,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use crate::times::timed;
 
 const MIB: usize = 1 << 20;
 const LARGE: usize = 256 * MIB;
@@ -62,12 +64,6 @@ pub const LARGE_DIRECTORY: [Workload; 5] = [
 ];
 
 pub const COLD: [Workload; 1] = [("read 256 MiB, empty cache", read_large)];
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
-}
 
 // --- Content ---
 

@@ -13,6 +13,19 @@ pub enum Provider {
     Google,
 }
 
+impl Provider {
+    pub const ALL: [Provider; 3] = [Provider::Aws, Provider::Azure, Provider::Google];
+
+    /// How its variables begin.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Provider::Aws => "AWS_",
+            Provider::Azure => "AZURE_",
+            Provider::Google => "GOOGLE_",
+        }
+    }
+}
+
 /// What may be said of credentials, in files and in the environment.
 pub const VARIABLES: &[&str] = &[
     "AWS_ACCESS_KEY_ID",

@@ -120,17 +120,10 @@ impl Places {
                 return Ok(source);
             }
             let found = self.0.search.chosen_profile(&name).ok_or_else(|| {
-                let files: Vec<_> = self
-                    .0
-                    .search
-                    .profile_files()
-                    .iter()
-                    .map(|(p, _)| p.display().to_string())
-                    .collect();
                 format!(
                     "AWS_PROFILE names the profile {name}, which the host {} has not in {}",
                     hostname(),
-                    files.join(" or ")
+                    self.0.search.profile_places().join(" or ")
                 )
             })?;
             let source = Source::of(self.0.search.clone(), &name, Provider::Aws, found)?;
@@ -189,20 +182,16 @@ impl Places {
 fn listed(name: &CredentialsName, found: Found) -> Listed {
     // Keys that are complete for a provider.
     let usable = |keys: &Keys| {
-        let providers = [Provider::Aws, Provider::Azure, Provider::Google];
-        let tried: Vec<_> = providers.into_iter().map(|one| keys.check(one)).collect();
-        match tried.iter().any(Result::is_ok) {
-            true => Ok(()),
-            // Of the one that it is meant for.
-            false => tried
-                .into_iter()
-                .zip(["AWS_", "AZURE_", "GOOGLE_"])
-                .find_map(|(one, prefix)| {
-                    let meant =
-                        VARIABLES.iter().any(|v| v.starts_with(prefix) && keys.get(v).is_some());
-                    meant.then_some(one)
-                })
-                .unwrap_or_else(|| Err("it has no keys".to_owned())),
+        if Provider::ALL.iter().any(|one| keys.check(*one).is_ok()) {
+            return Ok(());
+        }
+        // Of the one that it is meant for.
+        let is_meant = |one: &Provider| {
+            VARIABLES.iter().any(|v| v.starts_with(one.prefix()) && keys.get(v).is_some())
+        };
+        match Provider::ALL.into_iter().find(is_meant) {
+            Some(one) => keys.check(one),
+            None => Err("it has no keys".to_owned()),
         }
     };
     let (variables, problem) = match found.keys {

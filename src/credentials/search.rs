@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file;
-use super::keys::{Keys, VARIABLES};
+use super::keys::{Keys, Provider, VARIABLES};
 use super::profile::{Kind, Profiles};
 use crate::sys::hostname;
 use crate::types::CredentialsName;
@@ -105,9 +105,8 @@ impl Search {
         let (kept, stamps) = (Kept::Environment, Vec::new());
         // Of another name that begins alike.
         let is_slip = |variable: &&String| {
-            let is_ours = |rest: &str| {
-                ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|provider| rest.starts_with(provider))
-            };
+            let is_ours =
+                |rest: &str| Provider::ALL.iter().any(|one| rest.starts_with(one.prefix()));
             variable.strip_prefix(&prefix).is_some_and(is_ours) && name_of(variable).is_none()
         };
         if let Some(slip) = self.0.env.keys().find(is_slip) {
@@ -147,10 +146,9 @@ impl Search {
 
     /// The profiles of the AWS tools, and where they were looked for.
     pub(super) fn profiles(&self) -> (Result<Profiles, String>, String) {
-        let paths = self.profile_files();
-        let place: Vec<_> = paths.iter().map(|(path, _)| path.display().to_string()).collect();
+        let place = self.profile_places().join(" and ");
         let mut all = Profiles::default();
-        for (path, kind) in &paths {
+        for (path, kind) in &self.profile_files() {
             match std::fs::symlink_metadata(path) {
                 Err(e) if is_missing(&e) => continue,
                 _ => {}
@@ -158,16 +156,19 @@ impl Search {
             let read = file::read(path, false).and_then(|text| Profiles::read(&text, *kind));
             match read {
                 Ok(profiles) => all = all.over(profiles),
-                Err(problem) => {
-                    return (Err(format!("{}: {problem}", path.display())), place.join(" and "));
-                }
+                Err(problem) => return (Err(format!("{}: {problem}", path.display())), place),
             }
         }
-        (Ok(all), place.join(" and "))
+        (Ok(all), place)
+    }
+
+    /// The same for messages.
+    pub(super) fn profile_places(&self) -> Vec<String> {
+        self.profile_files().iter().map(|(path, _)| path.display().to_string()).collect()
     }
 
     /// Those of credentials first, whose keys count.
-    pub(super) fn profile_files(&self) -> Vec<(PathBuf, Kind)> {
+    fn profile_files(&self) -> Vec<(PathBuf, Kind)> {
         let env = |name: &str| self.0.env.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
         let at = |variable: &str, name: &str| {
             let home = || Some(Path::new(env("HOME")?).join(".aws").join(name));
@@ -192,15 +193,10 @@ impl Search {
     }
 
     pub(super) fn missing(&self, name: &CredentialsName) -> String {
-        let profiles: Vec<_> = self
-            .profile_files()
-            .iter()
-            .filter(|_| self.0.has_profiles)
-            .map(|(path, _)| path.display().to_string())
-            .collect();
-        let profiles = match profiles.is_empty() {
-            true => String::new(),
-            false => format!(", nor a profile {name} in {}", profiles.join(" or ")),
+        let profiles = self.profile_places();
+        let profiles = match self.0.has_profiles && !profiles.is_empty() {
+            true => format!(", nor a profile {name} in {}", profiles.join(" or ")),
+            false => String::new(),
         };
         format!(
             "the host {} has no credentials {name}: there is no file {}, no variable {PREFIX}{}_...{profiles}; put \

@@ -182,7 +182,7 @@ impl Source {
             (now.kept, now.place) = (found.kept, found.place.clone());
             // Whatever else is there is not looked at any more.
             now.stamps = Vec::new();
-            return self.take(now, found.stamps.clone(), Some(found));
+            return self.take(now, Vec::new(), Some(found));
         }
         let mut stamps = self.search.stamps(&self.name, now.kept);
         let own = stamps.len();

@@ -28,6 +28,7 @@ use crate::meta::{Change, Logged, MetaError, Txn, keys};
 use crate::store::{
     Attributes, Condition, Properties, PutOutcome, Send, StoreError, StoreErrorKind, Verb,
 };
+use crate::sys::beside;
 use crate::types::{FileKind, Lsn, ObjectKey, hex};
 pub use blocks::Much;
 use blocks::{blocks_of, end_of_run, is_block};
@@ -393,7 +394,7 @@ impl Volume {
         }
         // While the request is on its way, and not on a thread that others wait for.
         let body = body.clone();
-        tokio::task::spawn_blocking(move || digest(&body)).await.ok()
+        beside(move || digest(&body)).await
     }
 
     /// Where a segment lies.

@@ -226,6 +226,11 @@ impl Neighbours {
     }
 }
 
+/// Without their names.
+pub(super) fn inos(entries: Vec<(FileName, Ino)>) -> Vec<Ino> {
+    entries.into_iter().map(|(_, ino)| ino).collect()
+}
+
 /// The files of a directory in an order, the place of the last of `missed`, and its distance from the first; `None`
 /// if they are not in that order.
 fn in_order(
@@ -235,7 +240,7 @@ fn in_order(
 ) -> Option<(Vec<Ino>, usize, usize)> {
     let mut sorted = files.to_vec();
     order.sort(&mut sorted);
-    let files: Vec<Ino> = sorted.into_iter().map(|(_, ino)| ino).collect();
+    let files = inos(sorted);
     let places: Option<Vec<usize>> =
         missed.iter().map(|ino| files.iter().position(|other| other == ino)).collect();
     let places = places?;

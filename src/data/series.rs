@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::neighbours::{COMING, Order, Row, Turn};
+use super::neighbours::{COMING, Order, Row, Turn, inos};
 use super::{DataError, Volume};
 use crate::clock::boottime;
-use crate::types::{FileName, Ino};
+use crate::types::Ino;
 
 /// A reader that needs longer from one directory to the next does not go through a tree.
 const LATELY: Duration = Duration::from_secs(10);
@@ -133,8 +133,6 @@ impl Volume {
             };
             level.next += 1;
             let Some(entries) = self.entries(dir, walk.order).await? else { break };
-            let inos =
-                |found: Vec<(FileName, Ino)>| found.into_iter().map(|(_, ino)| ino).collect();
             walk.levels.push(Level { dir, dirs: inos(entries.dirs), next: 0 });
             if walk.levels.len() > LEVELS {
                 walk.levels.remove(0);
@@ -155,7 +153,7 @@ impl Volume {
         after: Option<Ino>,
     ) -> Result<Option<Level>, DataError> {
         let Some(entries) = self.entries(dir, order).await? else { return Ok(None) };
-        let dirs: Vec<Ino> = entries.dirs.into_iter().map(|(_, ino)| ino).collect();
+        let dirs = inos(entries.dirs);
         let place = dirs.iter().position(|ino| Some(*ino) == after);
         Ok(Some(Level { dir, dirs, next: place.map_or(0, |place| place + 1) }))
     }

@@ -125,13 +125,10 @@ impl Place {
             write_durably(&path, &serde_json::to_vec(&noted)?)?;
             return Ok(Some(noted.about));
         }
-        match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            bytes => {
-                let noted: Option<Installed> = serde_json::from_slice(&bytes?).ok();
-                Ok(noted.filter(|noted| noted.over == over).map(|noted| noted.about))
-            }
-        }
+        let Some(bytes) = content(&path)? else { return Ok(None) };
+        // What cannot be read says nothing of a program, like what is not there.
+        let noted: Option<Installed> = serde_json::from_slice(&bytes).ok();
+        Ok(noted.filter(|noted| noted.over == over).map(|noted| noted.about))
     }
 
     /// From now on `program`, which was received here, is used after a restart, as long as `over` is installed.
@@ -167,7 +164,8 @@ impl Place {
             let name = file?.file_name();
             let program = name.to_str().is_some_and(|n| n == "new" || n.starts_with("s3vol-"));
             let path = self.0.join(&name);
-            let file = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino())).ok();
+            // One that cannot be looked at is not in use, or its removal says why.
+            let file = identity(fs::symlink_metadata(&path));
             if program && !file.is_some_and(|file| kept.contains(&file)) {
                 fs::remove_file(path)?;
             }
@@ -284,10 +282,7 @@ impl Place {
         struct OnlyFormat {
             format: u32,
         }
-        let bytes = match fs::read(self.0.join(NOTE)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
+        let Some(bytes) = content(&self.0.join(NOTE))? else { return Ok(None) };
         Ok(Some(match serde_json::from_slice::<OnlyFormat>(&bytes) {
             Ok(OnlyFormat { format }) if format != FORMAT => Read::OfFormat(format),
             _ => match serde_json::from_slice(&bytes) {
@@ -300,7 +295,19 @@ impl Place {
 
 /// The file at `path`, wherever that leads.
 fn which(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino())).ok()
+    identity(fs::metadata(path))
+}
+
+fn identity(file: io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+    file.map(|file| (file.dev(), file.ino())).ok()
+}
+
+/// What a file of the folder has; `None`: it is not there.
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some),
+    }
 }
 
 /// Whether nobody but root can have put there, or can change, what `file` is.

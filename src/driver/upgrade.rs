@@ -25,7 +25,6 @@ const OPENS: Duration = Duration::from_secs(10);
 /// A note that could not be written is tried again: the disk may have room then.
 const AGAIN: Duration = Duration::from_secs(10);
 
-const DONE: &str = "done";
 /// An upgrade that is done as far as the supervisor knows, and of which nothing is noted yet: whoever waits for its end
 /// waits on.
 const NOTING: &str = "noting";
@@ -156,7 +155,7 @@ impl Driver {
     /// What runs, and how far an upgrade is.
     pub(super) async fn program(self: Arc<Self>) -> Answer {
         let mut program = self.workers.program().await.map_err(|e| e.to_string())?;
-        if let Some(upgrade) = program.upgrade.as_mut().filter(|upgrade| upgrade.stage == DONE) {
+        if let Some(upgrade) = program.upgrade.as_mut().filter(|upgrade| upgrade.is_done()) {
             // Not before a crash of the host leads to the same program.
             match &*self.noted.lock() {
                 Some((file, Ok(()))) if *file == upgrade.file => {}
@@ -202,7 +201,7 @@ impl Driver {
 
     /// Whether what `program` says of an upgrade needs no note, or has one.
     fn is_noted(&self, program: &RunningProgram) -> bool {
-        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.stage == DONE);
+        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.is_done());
         done.is_none_or(
             |upgrade| matches!(&*self.noted.lock(), Some((file, Ok(()))) if *file == upgrade.file),
         )
@@ -211,12 +210,12 @@ impl Driver {
     /// The same for whoever has the place.
     async fn note_placing(self: &Arc<Self>, program: RunningProgram) -> bool {
         let driver = Arc::clone(self);
-        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.stage == DONE);
+        let done = program.upgrade.as_ref().filter(|upgrade| upgrade.is_done());
         let file = done.map(|upgrade| upgrade.file.clone());
         let noted = tokio::task::spawn_blocking(move || {
             driver.place.came_up(Path::new(OWN))?;
             match program.upgrade {
-                Some(upgrade) if upgrade.stage == DONE => {
+                Some(upgrade) if upgrade.is_done() => {
                     driver.place.keep(&upgrade.file, &upgrade.to, &program.over)
                 }
                 Some(upgrade) if !upgrade.is_over() => Ok(()),
@@ -239,8 +238,7 @@ impl Driver {
         let Ok(program) = self.workers.program().await else { return };
         let driver = Arc::clone(self);
         let tidied = tokio::task::spawn_blocking(move || {
-            let used =
-                program.upgrade.filter(|upgrade| !upgrade.is_over() || upgrade.stage == DONE);
+            let used = program.upgrade.filter(|upgrade| !upgrade.is_over() || upgrade.is_done());
             let used: Vec<&Path> = used.iter().map(|upgrade| upgrade.file.as_path()).collect();
             driver.place.tidy(&used)
         });

@@ -56,7 +56,11 @@ pub struct Upgrading {
 
 impl Upgrading {
     pub fn is_over(&self) -> bool {
-        matches!(self.stage.as_str(), "done" | "failed")
+        self.is_done() || self.stage == "failed"
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.stage == "done"
     }
 }
 

@@ -47,6 +47,10 @@ impl Way {
         matches!(self, Way::AloneSeen | Way::GroupsSeen)
     }
 
+    pub fn is_grouped(self) -> bool {
+        matches!(self, Way::Groups | Way::GroupsSeen)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Way::Alone => "one by one; the store compares versions",
@@ -119,7 +123,7 @@ impl Settler {
         leaving: &'s Leaving,
         (way, seen): (Way, &'s Seen),
     ) -> BoxFuture<'s, Vec<(PutId, Outcome, Duration)>> {
-        let alone = batch.len() == 1 || matches!(way, Way::Alone | Way::AloneSeen);
+        let alone = batch.len() == 1 || !way.is_grouped();
         Box::pin(async move {
             match alone {
                 true => self.send_alone(&batch, announced, leaving, seen).await,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::groups::{Deletion, PAUSE, Way, deleting};
+use super::groups::{Deletion, PAUSE, deleting};
 use super::hot::group_lasts;
 use super::outcome::{Outcome, absent, other_copy};
 use super::round::{Leaving, PARALLEL, SEND_TIMEOUT};
@@ -83,7 +83,7 @@ impl Settler {
         }
         let announced = self.expiry().await?;
         // Whoever takes over counts from this.
-        let in_groups = matches!(self.way_of(wanted.len()), Way::Groups | Way::GroupsSeen);
+        let in_groups = self.way_of(wanted.len()).is_grouped();
         let lasts = if in_groups { group_lasts() } else { Duration::ZERO };
         let not_after = announced.plus(lasts.as_millis() as i64);
         let mut waiting = false;

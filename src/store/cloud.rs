@@ -35,7 +35,7 @@ use super::engine::{Connector, EngineStore, Gate};
 use super::meter::{about, host_time};
 use super::named::Named;
 use super::refused::{self, CREDENTIALS_TIMEOUT};
-use super::s3::xml::{is_rejection, refuses_the_late};
+use super::s3::xml::{may_go_again, refuses_the_late};
 use super::s3::{READ_ATTEMPTS, jittered, parse_endpoint};
 use super::wire::{Answer, Progress, Wire, authority};
 use super::{
@@ -384,11 +384,9 @@ impl CloudStore {
     async fn send(&self, call: &Call, progress: &Progress) -> Result<Answer, StoreError> {
         let before = self.source.as_ref().map(|source| source.keys().0);
         let answer = self.send_once(call, self.expires_ms(call)?, progress).await?;
-        let only_reads = matches!(call.method, Method::GET | Method::HEAD);
-        let may_be_old =
-            refused::is_about_keys(answer.status) && (only_reads || is_rejection(&answer));
+        let again = may_go_again(&call.method, &answer);
         let others = |before: u64| self.source.as_ref().is_some_and(|s| s.has_others(before));
-        match before.filter(|before| may_be_old && others(*before)) {
+        match before.filter(|before| again && others(*before)) {
             Some(_) => self.send_once(call, self.expires_ms(call)?, progress).await,
             None => Ok(answer),
         }

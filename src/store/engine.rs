@@ -99,14 +99,12 @@ pub(super) struct Connector {
 }
 
 impl Connector {
+    fn new(wire: &Wire, gate: Option<&Gate>, idle: Duration) -> Self {
+        Connector { wire: wire.clone(), gate: gate.cloned(), idle, known: None, source: None }
+    }
+
     pub(super) fn for_engine(wire: &Wire, gate: &Gate) -> Self {
-        Connector {
-            wire: wire.clone(),
-            gate: Some(gate.clone()),
-            idle: ENGINE_IDLE,
-            known: None,
-            source: None,
-        }
+        Self::new(wire, Some(gate), ENGINE_IDLE)
     }
 
     /// Conditions are written as is known of the store.
@@ -121,17 +119,11 @@ impl Connector {
 
     /// For listings, whose caller has a deadline of its own.
     pub(super) fn for_listing(wire: &Wire) -> Self {
-        Connector { wire: wire.clone(), gate: None, idle: ENGINE_IDLE, known: None, source: None }
+        Self::new(wire, None, ENGINE_IDLE)
     }
 
     pub(super) fn for_credentials(wire: &Wire) -> Self {
-        Connector {
-            wire: wire.clone(),
-            gate: None,
-            idle: CREDENTIALS_IDLE,
-            known: None,
-            source: None,
-        }
+        Self::new(wire, None, CREDENTIALS_IDLE)
     }
 }
 

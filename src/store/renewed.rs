@@ -128,6 +128,7 @@ impl CredentialProvider for Renewed {
             if is_due && let Ok(one) = Arc::clone(&inner.renewing).try_lock_owned() {
                 let inner = Arc::clone(inner);
                 tokio::spawn(async move {
+                    // It has told an error, and these keys go on.
                     let _ = inner.renew().await;
                     drop(one);
                 });
@@ -159,11 +160,14 @@ fn left(expiration: &str) -> Option<Duration> {
     Some(Duration::from_secs(at.as_second().saturating_sub(now().secs).max(0).unsigned_abs()))
 }
 
-const UNFIT: &str = "its keys have signs that no key has";
-
-fn is_plain(keys: &AwsCredential) -> bool {
+/// Keys that can be signed with.
+fn fit(keys: AwsCredential, failed: impl FnOnce(String) -> Failed) -> Result<AwsCredential> {
     let token = keys.token.as_deref().unwrap_or_default();
-    [keys.key_id.as_str(), &keys.secret_key, token].into_iter().all(is_visible)
+    let is_plain = [keys.key_id.as_str(), &keys.secret_key, token].into_iter().all(is_visible);
+    match is_plain {
+        true => Ok(keys),
+        false => Err(failed("its keys have signs that no key has".to_owned()).into()),
+    }
 }
 
 type Got = (AwsCredential, Option<Duration>);
@@ -219,10 +223,7 @@ async fn process(command: &str) -> Result<Got> {
         secret_key: printed.secret_access_key,
         token: printed.session_token,
     };
-    if !is_plain(&keys) {
-        return Err(failed(UNFIT.to_owned()).into());
-    }
-    Ok((keys, left))
+    Ok((fit(keys, failed)?, left))
 }
 
 /// As the AWS tools split a command: at spaces that stand in no quotes.
@@ -334,10 +335,7 @@ async fn assume(how: &How) -> Result<Got> {
         secret_key: got.secret_access_key,
         token: Some(got.session_token),
     };
-    if !is_plain(&keys) {
-        return Err(failed(UNFIT.to_owned()).into());
-    }
-    Ok((keys, Some(left)))
+    Ok((fit(keys, failed)?, Some(left)))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use super::{
 use crate::clock::boottime;
 use crate::credentials::{Source, is_visible};
 use crate::types::{KeyPrefix, StoreTime};
-use xml::{is_rejection, refuses_the_late};
+use xml::{may_go_again, refuses_the_late};
 
 /// How long a signature without an expiry of its own is valid: longer than any clock jitter, short
 /// enough that a request in a log is soon worthless.
@@ -291,6 +291,28 @@ impl S3Store {
         }))
     }
 
+    /// Whether the store refuses that request with a signature that has expired.
+    async fn refuses_expired(
+        &self,
+        call: &Call<'_>,
+        timeout: Duration,
+    ) -> Result<bool, StoreError> {
+        let progress = Progress::new(timeout);
+        let credential = self.credential().await?;
+        let signed_at = self.store_time(&progress).await?.0.div_euclid(1000) - 120;
+        let signed = self.sign(call, self.url(call)?, credential.as_deref(), signed_at, 60)?;
+        let answer = self.send_signed(call, signed, &progress).await?;
+        refuses_the_late(&answer, || self.refusal(call, &answer))
+    }
+
+    /// Of the object, or of the bucket.
+    fn url(&self, call: &Call<'_>) -> Result<Url, StoreError> {
+        match call.key {
+            Some(key) => self.object_url(key),
+            None => Ok(self.bucket.base_url().clone()),
+        }
+    }
+
     /// The URL of one request with its signature, and the headers that it covers.
     async fn signed(
         &self,
@@ -309,10 +331,7 @@ impl S3Store {
         credential: Option<&AwsCredential>,
         now: StoreTime,
     ) -> Result<(Url, HeaderMap), StoreError> {
-        let url = match call.key {
-            Some(key) => self.object_url(key)?,
-            None => self.bucket.base_url().clone(),
-        };
+        let url = self.url(call)?;
         let secs = now.0.div_euclid(1000);
         let expires = match call.not_after {
             Some(not_after) if not_after <= now => {
@@ -335,11 +354,8 @@ impl S3Store {
         let before = self.source.as_ref().map(|source| source.keys().0);
         let signed = self.signed(call, progress).await?;
         let answer = self.send_signed(call, signed, progress).await?;
-        // Refused for its keys by the store itself, it was not applied, whatever it is.
-        let only_reads = matches!(call.method, Method::GET | Method::HEAD);
-        let may_be_old =
-            refused::is_about_keys(answer.status) && (only_reads || is_rejection(&answer));
-        match before.filter(|before| may_be_old && self.has_other_keys(*before)) {
+        let again = may_go_again(&call.method, &answer);
+        match before.filter(|before| again && self.has_other_keys(*before)) {
             Some(_) => {
                 let signed = self.signed(call, progress).await?;
                 self.send_signed(call, signed, progress).await
@@ -368,7 +384,7 @@ impl S3Store {
         let ours = host_time();
         let signed = self.signed_at(call, credential.as_deref(), ours)?;
         let answer = self.send_signed(call, signed, progress).await?;
-        let refused = matches!(answer.status.as_u16(), 400 | 401 | 403);
+        let refused = refused::is_about_keys(answer.status);
         let is_off = |now: StoreTime| (now.0 - ours.0).abs() > MOST_APART_MS;
         // Sent again, it has the keys that lie there by now.
         let by_its_keys = refused && self.has_other_keys(before);
@@ -554,15 +570,8 @@ impl super::Backend for S3Store {
         key: &crate::types::ObjectKey,
         timeout: Duration,
     ) -> Result<bool, StoreError> {
-        let progress = Progress::new(timeout);
         let call = Call::new(Method::DELETE, key.as_str());
-        let credential = self.credential().await?;
-        let now = self.store_time(&progress).await?;
-        let url = self.object_url(key.as_str())?;
-        let signed_at = now.0.div_euclid(1000) - 120;
-        let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
-        let answer = self.send_signed(&call, signed, &progress).await?;
-        refuses_the_late(&answer, || self.refusal(&call, &answer))
+        self.refuses_expired(&call, timeout).await
     }
 
     async fn expired_group(
@@ -571,7 +580,7 @@ impl super::Backend for S3Store {
         timeout: Duration,
     ) -> Result<bool, StoreError> {
         let one = Doomed { key: key.clone(), condition: Condition::None };
-        self.send_expired_group(&one, timeout).await
+        self.refuses_expired(&groups::group_call(&[&one]), timeout).await
     }
 }
 

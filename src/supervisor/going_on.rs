@@ -66,9 +66,9 @@ pub fn go_on(settings: Settings, state: RawFd) -> Result<(), SupervisorError> {
         _ => taken,
     };
     // While nothing is replaced.
-    let taken = taken.and_then(|supervisor| match way_back(&supervisor) {
-        Ok(()) => Ok(supervisor),
-        Err(error) => Err(gone_on()(error)),
+    let taken = taken.and_then(|supervisor| {
+        way_back(&supervisor).map_err(gone_on())?;
+        Ok(supervisor)
     });
     let mut supervisor = match taken {
         Ok(supervisor) => supervisor,
@@ -114,12 +114,15 @@ fn spares(
     }
 }
 
+/// The file of a descriptor, opened once more.
+fn opened(number: RawFd) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{number}"))
+}
+
 /// Whether the program in the descriptor `back` is the one of this process. Both are looked at now: what was noted of a
 /// file long ago may have changed with it.
 fn is_own(back: RawFd, settings: &Settings) -> bool {
-    let identity = || -> io::Result<String> {
-        sys::program_identity(&File::open(format!("/proc/self/fd/{back}"))?.into())
-    };
+    let identity = || -> io::Result<String> { sys::program_identity(&opened(back)?.into()) };
     let own = sys::own_program().and_then(|own| sys::program_identity(&own));
     match (identity(), own) {
         (Ok(back), Ok(own)) => back == own,
@@ -189,7 +192,7 @@ pub fn step_back(settings: &Settings, state: RawFd, why: &str) -> SupervisorErro
         Ok(numbers) => numbers,
         Err(error) => return failed(error),
     };
-    match File::open(format!("/proc/self/fd/{back}")) {
+    match opened(back) {
         Ok(program) => {
             failed(sys::become_program(&program.into(), &settings.going_on(state), &kept))
         }

@@ -14,9 +14,7 @@ use http::{Method, StatusCode};
 use md5::{Digest, Md5};
 
 use super::objects::nothing;
-use super::xml::{
-    ErrorBody, Said, group_answer, hides_error, is_rejection, refused, refuses_the_late,
-};
+use super::xml::{ErrorBody, Said, group_answer, hides_error, is_rejection, refused};
 use super::{Call, S3Store};
 use crate::store::wire::{Answer, Progress, unanswered};
 use crate::store::{Condition, Doomed, PutOutcome, Send, StoreBackend, StoreError, StoreErrorKind};
@@ -153,21 +151,6 @@ impl S3Store {
             }
         }
     }
-
-    /// Sends a group of one key whose signature has expired.
-    pub(super) async fn send_expired_group(
-        &self,
-        one: &Doomed,
-        timeout: Duration,
-    ) -> Result<bool, StoreError> {
-        let (call, progress) = (group_call(&[one]), Progress::new(timeout));
-        let credential = self.credential().await?;
-        let signed_at = self.store_time(&progress).await?.0.div_euclid(1000) - 120;
-        let url = self.bucket.base_url().clone();
-        let signed = self.sign(&call, url, credential.as_deref(), signed_at, 60)?;
-        let answer = self.send_signed(&call, signed, &progress).await?;
-        refuses_the_late(&answer, || self.refusal(&call, &answer))
-    }
 }
 
 /// Any of the group may be deleted, now or later.
@@ -198,7 +181,7 @@ fn can_be_named(key: &str) -> bool {
         && !key.split('/').any(|segment| segment == "." || segment == "..")
 }
 
-fn group_call(group: &[&Doomed]) -> Call<'static> {
+pub(super) fn group_call(group: &[&Doomed]) -> Call<'static> {
     let mut body = String::from(r#"<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">"#);
     for one in group {
         let key = quick_xml::escape::escape(one.key.as_str());

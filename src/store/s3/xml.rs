@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::is_transient;
+use crate::store::refused::is_about_keys;
 use crate::store::wire::{Answer, parse_iso_date, unquote};
 use crate::store::{Entry, ListPage, StoreError, StoreErrorKind};
 use crate::types::{ObjectKey, Version};
@@ -57,16 +58,23 @@ pub(in crate::store) fn is_rejection(answer: &Answer) -> bool {
     refused && !code.is_empty() && !VAGUE.contains(&code.as_str())
 }
 
+/// Whether a refusal may be due to the keys, and the request can be sent again with others: a read at any time, a change
+/// that the store itself refused, because then it was not applied, whatever it is.
+pub(in crate::store) fn may_go_again(method: &Method, answer: &Answer) -> bool {
+    let only_reads = matches!(*method, Method::GET | Method::HEAD);
+    is_about_keys(answer.status) && (only_reads || is_rejection(answer))
+}
+
 /// Whether a request that was sent after its expiry was refused by the store because of it. Only a refusal of the
 /// signature says so: a store that is busy, moved or broken may take the next one, and so may one behind a filter.
 pub(in crate::store) fn refuses_the_late(
     answer: &Answer,
     error: impl FnOnce() -> StoreError,
 ) -> Result<bool, StoreError> {
-    match answer.status.as_u16() {
-        // S3 and Azure; Google; gateways.
-        403 | 400 | 401 if is_rejection(answer) => Ok(true),
-        200..300 => Ok(false),
+    match answer.status {
+        // S3 and Azure say 403, Google 400, gateways 401.
+        status if is_about_keys(status) && is_rejection(answer) => Ok(true),
+        status if status.is_success() => Ok(false),
         _ => Err(error()),
     }
 }

@@ -109,9 +109,32 @@ pub(super) struct Control {
     pub events: Events,
 }
 
-/// Listens at `path` and serves in the background until the process ends. The caller has the lock of the
-/// volume's state folder: what lies there is of a process that has ended.
-pub(super) fn listen(path: &Path, control: Control) -> Result<(), WorkerError> {
+/// What whoever runs a worker hears by its socket, and tells by it.
+pub(super) struct Heard {
+    pub stage: watch::Sender<Stage>,
+    pub exit: Arc<Notify>,
+    pub ending: Ending,
+    pub events: Events,
+}
+
+/// Listens at the volume's socket, as one that opens it, and serves in the background until the process ends. The caller
+/// has the lock of the volume's state folder: what lies there is of a process that has ended.
+pub(super) fn listen(spec: &WorkerSpec) -> Result<Heard, WorkerError> {
+    let (stage, stage_seen) = watch::channel(Stage::Opening);
+    let (exit, ending, events) = (Arc::default(), Ending::default(), Events::default());
+    let heard = Heard { stage, exit, ending, events };
+    let control = Control {
+        spec: Arc::new(spec.clone()),
+        stage: stage_seen,
+        exit: Arc::clone(&heard.exit),
+        ending: heard.ending.clone(),
+        events: heard.events.clone(),
+    };
+    listen_at(&spec.control_socket, control)?;
+    Ok(heard)
+}
+
+fn listen_at(path: &Path, control: Control) -> Result<(), WorkerError> {
     let what = || format!("the control socket {}", path.display());
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(WorkerError::local(what()))?;

@@ -7,10 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Served, Stage, listen};
+use super::control::{Heard, Served, Stage, listen};
 use super::followed::{Followed, open};
 use super::mount::Signals;
 use super::ready::Ready;
@@ -19,35 +18,21 @@ use crate::fuse::{HandoffFiles, Serving, serve_following};
 use crate::meta::log::StateDirLock;
 use crate::sys::FuseMount;
 use crate::worker::bill::Bill;
-use crate::worker::leave::Ending;
 use crate::worker::life::Left;
-use crate::worker::{Events, Successor, What, WorkerError, WorkerSpec};
+use crate::worker::{Successor, What, WorkerError, WorkerSpec};
 
-/// What asks a served volume to end.
+/// What a served volume hears, and whom it tells that it serves.
 struct Ends {
-    ending: Ending,
-    exit: Arc<Notify>,
-    stage: watch::Sender<Stage>,
-    events: Events,
+    heard: Heard,
     mounting: Bill,
     ready: Ready,
 }
 
-fn control(spec: &WorkerSpec) -> Result<Ends, WorkerError> {
-    let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let exit = Arc::new(Notify::new());
-    let ending = Ending::default();
-    let events = Events::default();
-    let control = Control {
-        spec: Arc::new(spec.clone()),
-        stage: stage_seen,
-        exit: Arc::clone(&exit),
-        ending: ending.clone(),
-        events: events.clone(),
-    };
-    listen(&spec.control_socket, control)?;
-    let ready = Ready::default();
-    Ok(Ends { ending, exit, stage, events, mounting: Bill::begin(), ready })
+impl Ends {
+    fn listening(spec: &WorkerSpec, ready: Ready) -> Result<Ends, WorkerError> {
+        let heard = listen(spec)?;
+        Ok(Ends { heard, mounting: Bill::begin(), ready })
+    }
 }
 
 /// Serves on `device` until the mount is gone, a signal comes, or somebody asks for the end.
@@ -64,9 +49,9 @@ async fn serve_until_end(
     let mut serving: Serving = serving.await??;
     let stop = CancellationToken::new();
     let following = tokio::spawn(Arc::clone(&followed.fs).run(stop.clone()));
-    let _ = ends.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
+    let _ = ends.heard.stage.send(Stage::Serving(Served::Following(Arc::clone(followed))));
     ends.ready.tell();
-    ends.events.tell(&followed.spec.name, What::Mounted, None);
+    ends.heard.events.tell(&followed.spec.name, What::Mounted, None);
     tracing::info!(id = %followed.spec.id, mountpoint = %followed.spec.mountpoint.display(),
         "the volume is followed, read-only");
     ends.mounting.log("mount", followed.fs.requests());
@@ -81,11 +66,11 @@ async fn serve_until_end(
         };
         tokio::select! {
             () = signals.any() => break,
-            () = ends.exit.notified() => break,
+            () = ends.heard.exit.notified() => break,
             // Only what nobody uses is left, and only if nobody just takes it back.
-            () = ends.ending.hurried() => match turn.closes_unused() {
+            () = ends.heard.ending.hurried() => match turn.closes_unused() {
                 true => break,
-                false => ends.ending.call_off(),
+                false => ends.heard.ending.call_off(),
             },
             () = lingering => match turn.closes_unused() {
                 true => break,
@@ -102,20 +87,20 @@ async fn serve_until_end(
                 let drained = drain_seen.borrow_and_update().drained().is_some();
                 linger = drained.then(|| tokio::time::Instant::now() + LINGER);
                 match drained {
-                    true => ends.ending.begin(),
-                    false => ends.ending.call_off(),
+                    true => ends.heard.ending.begin(),
+                    false => ends.heard.ending.call_off(),
                 }
             }
         }
     }
     turn.closes();
-    ends.ending.begin();
+    ends.heard.ending.begin();
     let bill = Bill::begin_with(followed.fs.requests());
     stop.cancel();
     // It may be waiting for the bucket or the kernel, and nothing depends on it any more.
     following.abort();
     bill.log("unmount", followed.fs.requests());
-    ends.events.tell(&followed.spec.name, What::Unmounted, None);
+    ends.heard.events.tell(&followed.spec.name, What::Unmounted, None);
     Ok(())
 }
 
@@ -127,8 +112,8 @@ pub(super) async fn run_supervised(
     ready: Ready,
     lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
-    let ends = Ends { ready, ..control(&spec)? };
-    let stage = ends.stage.clone();
+    let ends = Ends::listening(&spec, ready)?;
+    let stage = ends.heard.stage.clone();
     match open_and_serve(&spec, device, successor, ends, lock).await {
         Ok(()) => Ok(0),
         Err(error) => {
@@ -167,7 +152,7 @@ pub(super) async fn run_foreground(
     how: FuseMount<'_>,
     lock: &StateDirLock,
 ) -> anyhow::Result<Left> {
-    let ends = control(spec)?;
+    let ends = Ends::listening(spec, Ready::default())?;
     let followed = open(spec, Successor::No).await?;
     let handoff = HandoffFiles::new(&spec.state_dir);
     handoff.clear()?;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Served, Stage, listen};
+use super::control::{Heard, Served, Stage, listen};
 use super::mount::{Signals, detach, mount};
 use super::{LOOPS, runtime, runtime_of};
 use crate::data::Trash;
@@ -20,7 +19,7 @@ use crate::sys::FuseMount;
 use crate::worker::bill::{Bill, requests};
 use crate::worker::leave::{self, Ending};
 use crate::worker::life::{COMMIT_BUDGET, Left, Shared, Waited, give_back, open_locked, tasks};
-use crate::worker::{Events, Mounted, Successor, VolumeState, What, WorkerSpec, WorkerStatus};
+use crate::worker::{Mounted, Successor, VolumeState, What, WorkerSpec, WorkerStatus};
 
 /// An opening that is no longer wanted has this long to come to its end, so that others do not have to
 /// wait for a lease that never began.
@@ -63,18 +62,7 @@ fn empty_later(state_dir: &Path) {
 
 async fn run(spec: &WorkerSpec, how: FuseMount<'_>, lock: &StateDirLock) -> anyhow::Result<Left> {
     let bill = Bill::begin();
-    let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let exit = Arc::new(Notify::new());
-    let ending = Ending::default();
-    let events = Events::default();
-    let control = Control {
-        spec: Arc::new(spec.clone()),
-        stage: stage_seen,
-        exit: Arc::clone(&exit),
-        ending: ending.clone(),
-        events: events.clone(),
-    };
-    listen(&spec.control_socket, control)?;
+    let Heard { stage, exit, ending, events } = listen(spec)?;
     let mut signals = Signals::new()?;
     let mounted = open_unless_ended(spec, lock, &mut signals, &ending).await?;
     let shared = Shared::telling(spec.clone(), &mounted, events);

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Served, Stage, listen};
+use super::control::{Heard, Served, Stage, listen};
 use super::ready::Ready;
 use super::{EXIT_NOT_OPENED, LAST_WORDS, LINGER, LOOPS, exit_code, runtime_of};
 use crate::fuse::{HandoffFiles, Serving, serve};
@@ -21,7 +20,7 @@ use crate::worker::bill::{Bill, requests};
 use crate::worker::error::chain;
 use crate::worker::leave::{self, Ending};
 use crate::worker::life::{COMMIT_BUDGET, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks};
-use crate::worker::{Events, Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
+use crate::worker::{Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
 
 /// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
 const SUCCESSOR: &str = "S3VOL_SUCCESSOR";
@@ -89,18 +88,7 @@ async fn run(
     lock: &StateDirLock,
 ) -> anyhow::Result<u8> {
     let bill = Bill::begin();
-    let (stage, stage_seen) = watch::channel(Stage::Opening);
-    let exit = Arc::new(Notify::new());
-    let ending = Ending::default();
-    let events = Events::default();
-    let control = Control {
-        spec: Arc::new(spec.clone()),
-        stage: stage_seen,
-        exit: Arc::clone(&exit),
-        ending: ending.clone(),
-        events: events.clone(),
-    };
-    listen(&spec.control_socket, control)?;
+    let Heard { stage, exit, ending, events } = listen(&spec)?;
     let handoff = HandoffFiles::new(&spec.state_dir);
     if successor == Successor::No {
         handoff.clear()?;
