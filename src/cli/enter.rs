@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::reach::sockets;
 use crate::clock::Deadline;
@@ -13,7 +13,7 @@ use crate::driver::{ControlClient, DriverSettings, Stays};
 use crate::meta::LogError;
 use crate::meta::log::StateDirLock;
 use crate::sys::{self, Answers};
-use crate::worker::WorkerSpec;
+use crate::worker::{WorkerSpec, WorkerStatus};
 
 /// One answer of a process of this host.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -63,12 +63,7 @@ pub(super) async fn vacate(socket: &Path, state_dir: &Path) -> anyhow::Result<()
     match client.vacate(ANSWER).await {
         Ok(true) => {}
         Ok(false) => return Ok(()),
-        Err(Stays::Serves(status)) => bail!(
-            "the volume is already served by process {} at {}; use that mount, or give another \
-             --state",
-            status.pid,
-            status.mountpoint.display()
-        ),
+        Err(Stays::Serves(status)) => return Err(served(&status)),
         Err(Stays::Silent(error)) => {
             return Err(error)
                 .context("the process that serves the volume does not say whether it ends");
@@ -86,8 +81,20 @@ pub(super) async fn vacate(socket: &Path, state_dir: &Path) -> anyhow::Result<()
             Err(LogError::InUse { .. }) => tokio::time::sleep(PACE).await,
             Err(error) => return Err(error.into()),
         }
+        // Of several that wait, another may have come first.
+        if let Err(Stays::Serves(status)) = client.vacate(ANSWER).await {
+            return Err(served(&status));
+        }
     }
     Ok(())
+}
+
+fn served(by: &WorkerStatus) -> anyhow::Error {
+    anyhow!(
+        "the volume is already served by process {} at {}; use that mount, or give another --state",
+        by.pid,
+        by.mountpoint.display()
+    )
 }
 
 /// Refuses a place where a volume is mounted, and takes away what a process of ours left there when it was

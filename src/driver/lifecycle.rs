@@ -479,30 +479,31 @@ impl Driver {
 async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
     let client = ControlClient::new(&spec.control_socket);
     let name = &spec.name;
-    match client.vacate(CONTROL.min(deadline.left())).await {
-        Ok(true) => {}
-        Ok(false) => return Ok(()),
-        Err(Stays::Serves(status)) => {
-            return Err(format!(
-                "volume {name} is already served by process {} at {}; unmount it there first",
-                status.pid,
-                status.mountpoint.display()
-            ));
-        }
-        Err(Stays::Silent(error)) => {
-            return Err(format!("volume {name} is served by a process, and {error}"));
-        }
-    }
-    // It takes its socket away when it goes, and nothing announces that.
+    // It takes its socket away when it goes, and nothing announces that. Another mount by hand that waited too may
+    // come first.
+    let mut goes = false;
     loop {
-        match client.status(CONTROL.min(deadline.left())).await {
-            Err(ControlError::Unreachable { .. }) => return Ok(()),
-            _ if deadline.passed() => {
+        match client.vacate(CONTROL.min(deadline.left())).await {
+            Ok(false) => return Ok(()),
+            Ok(true) if deadline.passed() => {
                 return Err(format!(
                     "volume {name} is still being left by a mount by hand; try again"
                 ));
             }
-            _ => tokio::time::sleep(LEFT_PACE).await,
+            Ok(true) => goes = true,
+            Err(Stays::Serves(status)) => {
+                return Err(format!(
+                    "volume {name} is already served by process {} at {}; unmount it there first",
+                    status.pid,
+                    status.mountpoint.display()
+                ));
+            }
+            // It may just be closing its socket.
+            Err(Stays::Silent(_)) if goes && !deadline.passed() => {}
+            Err(Stays::Silent(error)) => {
+                return Err(format!("volume {name} is served by a process, and {error}"));
+            }
         }
+        tokio::time::sleep(LEFT_PACE).await;
     }
 }
