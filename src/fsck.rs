@@ -374,7 +374,7 @@ fn differences(said: &SuperRec, right: &SuperRec) -> String {
     ];
     let wrong = pairs.iter().filter(|(_, said, right)| said != right);
     let texts: Vec<String> = wrong
-        .map(|(what, said, right)| format!("{what}: {said} is said, {right} there are"))
+        .map(|(what, said, right)| format!("{what}: {said} recorded, {right} counted"))
         .collect();
     texts.join("; ")
 }

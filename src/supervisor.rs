@@ -320,7 +320,7 @@ impl Supervisor {
         if let Driver::Running { pid, leaves: Some(leaves), .. } = &mut self.driver
             && leaves.kill_at.is_some_and(Deadline::passed)
         {
-            tracing::warn!(pid, "the driver does not make place in time; killed");
+            tracing::warn!(pid, "the driver does not end in time to be replaced; killed");
             let _ = sys::send_signal(*pid, Signal::SIGKILL);
             *leaves = Leaves::killed();
         }
@@ -377,7 +377,7 @@ impl Supervisor {
                 Driver::Waiting { until: Deadline::after(Duration::ZERO), failures: 0 }
             } else {
                 let delay = DRIVER_BACKOFF.delay(failures);
-                tracing::warn!(code = exit.code(), ?delay, "the driver ended; it is started anew");
+                tracing::warn!(code = exit.code(), ?delay, "the driver ended; it is started again");
                 Driver::Waiting { until: Deadline::after(delay), failures: failures + 1 }
             };
             if !planned && own {

@@ -200,7 +200,7 @@ impl Catalog {
             self.take_back(home, definition).await?;
         }
         Err(CatalogError::Refused(format!(
-            "{} has a volume that is just being taken away; try again when that is done",
+            "{} has a volume that is just being removed; try again when that is done",
             definition.options.url
         )))
     }

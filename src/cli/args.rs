@@ -44,7 +44,7 @@ pub enum Command {
     ///
     /// Those of the plugin, or, with --state or where no plugin answers, those of the processes of one state folder.
     Events(EventsArgs),
-    /// Serve Docker's volume plugin.
+    /// Serve volumes to Docker, as its volume plugin.
     ///
     /// Settings come from the environment: S3VOL_URL (where volumes live), S3VOL_STATE (local state, by
     /// default /s3vol/state), S3VOL_MOUNTS (where they are mounted, by default /s3vol/vol), and those in
@@ -95,7 +95,7 @@ pub enum Command {
     /// mounted here; if there is none, the command opens the volume itself, as a mount would. Exit code: 0 everything
     /// is at rest, or stays in motion by choice (settle=never); 3 something is not at rest, and the text says why.
     Settle(SettleArgs),
-    /// Read the content of a mounted volume into the cache of this host, before somebody waits for it.
+    /// Read the content of a mounted volume into the cache of this host, before programs need it.
     ///
     /// A path may be a file or a directory of it. Shows progress on a terminal, may be stopped at any time, and what was
     /// read stays. Exit code: 0 everything was read; 4 some files were not, and are listed.
@@ -107,8 +107,8 @@ pub enum Command {
     Takeover(TakeoverArgs),
     /// Put another version of s3vol in the place of the plugin that runs, while containers use its volumes.
     ///
-    /// Containers see a pause of a second at most. The program is checked and tried first, and if it does not come up the
-    /// one before goes on. It is used after a restart, too, until another version of the plugin is installed. Exit
+    /// Containers see a short pause and no error. The program is checked and tried first, and if it does not come up the
+    /// old one goes on. The new one is used after a restart, too, until another version of the plugin is installed. Exit
     /// code: 0 done; 1 refused or failed, and all is as it was; 64 wrong usage.
     Upgrade(UpgradeArgs),
     /// What this program is and reads, for one that it is to take the place of.
@@ -235,14 +235,14 @@ pub struct StatusArgs {
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
-    /// Show what moves, again and again until Ctrl-C: of the plugin's volumes, or, with --state or where no plugin
+    /// Show a table that is refreshed until Ctrl-C: of the plugin's volumes, or, with --state or where no plugin
     /// answers, of those of one state folder.
     #[arg(long)]
     pub watch: bool,
     /// With --watch: the pause between two tables.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, requires = "watch")]
     pub interval: f64,
-    /// With --watch: so many tables, and then the end.
+    /// With --watch: end after this many tables.
     #[arg(long, value_name = "TABLES", requires = "watch")]
     pub count: Option<u64>,
     /// With --watch: the plugin's socket, where it is not found by itself.
@@ -259,10 +259,10 @@ pub struct EventsArgs {
     /// The plugin's socket, where it is not found by itself.
     #[arg(long, value_name = "PATH", conflicts_with = "state")]
     pub socket: Option<PathBuf>,
-    /// Begin with what is remembered of the past.
+    /// Begin with the events that are still remembered.
     #[arg(long)]
     pub past: bool,
-    /// For programs: one JSON object a line.
+    /// Print one JSON object a line, for programs.
     #[arg(long)]
     pub json: bool,
 }
@@ -303,7 +303,7 @@ pub struct SetArgs {
 pub struct SettleArgs {
     #[command(flatten)]
     pub named: NamedArgs,
-    /// Wait at most so long; what has begun goes on.
+    /// Wait at most this long; what has begun goes on.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }
@@ -360,7 +360,7 @@ pub struct UpgradeArgs {
         conflicts_with = "status"
     )]
     pub from: Option<PathBuf>,
-    /// Only show what runs, and what became of the last upgrade.
+    /// Only show what runs, and how the last upgrade ended.
     #[arg(long)]
     pub status: bool,
     /// The plugin's socket, where it is not found by itself.
@@ -390,11 +390,11 @@ pub struct DoctorArgs {
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// For programs.
+    /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
-    /// Write it, what the volumes here say, and the ends of their logs to a new file, without secrets: for a bug
-    /// report.
+    /// Write the findings, the status of the volumes here, and the ends of their logs to a new file, without
+    /// secrets: for a bug report.
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
     /// A bucket and a prefix, such as s3://bucket/prefix.

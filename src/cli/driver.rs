@@ -66,7 +66,7 @@ pub fn drive(purge: impl FnOnce(PathBuf, Known) -> Arc<dyn Purge>) -> anyhow::Re
             _ = term.recv() => tracing::info!("driver ends"),
             // Nobody accepts connections any more: they wait for the next driver.
             _ = replaced.recv() => {
-                tracing::info!("driver makes place for another version of the program");
+                tracing::info!("the driver ends, to be replaced by another version of the program");
                 tokio::select! {
                     () = driver.rest() => {}
                     _ = term.recv() => {}

@@ -111,7 +111,7 @@ pub(super) fn free_place(state: &Path, mountpoint: &Path) -> anyhow::Result<()> 
                 there.source
             ),
             Answers::Never | Answers::NotNow => sys::detach_dead(mountpoint)
-                .with_context(|| format!("taking away the dead mount at {path}"))?,
+                .with_context(|| format!("removing the dead mount at {path}"))?,
         }
     }
     if !mountpoint.is_dir() {

@@ -237,7 +237,7 @@ const DESCRIPTION: &[&str] = &[
     "s3vol keeps each volume in a bucket. While programs use a volume it is a POSIX file system, and `fsync` is durable \
      in the bucket when it returns; at rest every file is one plain object that any S3 tool reads and writes.",
     "`s3vol plugin` serves volumes to Docker, `s3vol mount` and `mount -t fuse.s3vol` mount one without Docker. The \
-     other commands look at volumes, or mend them. Each has a page of its own, such as s3vol-mount(1).",
+     other commands look at volumes, or repair them. Each has a page of its own, such as s3vol-mount(1).",
 ];
 
 const VOLUME_OPTIONS: &[&str] = &[

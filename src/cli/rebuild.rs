@@ -58,7 +58,7 @@ fn text(rebuilt: &Rebuilt) -> String {
     }
     if links.silent > 0 {
         text.push_str(&format!(
-            "lost: hard links among {} files whose objects do not tell of which file they are\n",
+            "lost: hard links among {} files whose objects do not say which file they belong to\n",
             links.silent
         ));
     }

@@ -69,11 +69,11 @@ const CHANGES: &str = "
 ### Changing them
 
 `s3vol set NAME -o name=value` changes options of a volume of Docker's, and says when each takes effect; so does
-`docker volume create` on a host whose Docker does not know the volume yet (one that knows it never asks the
-plugin again, and `docker volume ls` is enough to know one). Options that are not given stay. `readonly=true` for a
+`docker volume create` on a host whose Docker does not know the volume yet (a Docker that knows it does not ask the
+plugin again, and `docker volume ls` is enough to make it known). Options that are not given stay. `readonly=true` for a
 volume that others write is each host's own: only `docker volume create` sets it, and only before that; a second name,
 created with the same `url` and `readonly=true`, only reads on every host. What takes effect at once does so on the host
-that is asked, but for the share of the cache that metadata takes; another host that has the volume mounted follows at
+that is asked, except for the share of the cache that metadata takes; another host that has the volume mounted follows at
 its next mount. Owners and permissions are those of objects that are seen for the first time. New values:
 
 ";
@@ -86,16 +86,16 @@ const VALUES: &str = "
 - Flags: `true`, `1`, `yes`, `on` or nothing; `false`, `0`, `no`, `off`.
 - Modes: permission bits in octal.
 
-## What is no option
+## What is not an option
 
-To settle at once and to take a volume from another host are commands, `s3vol settle` and `s3vol takeover`:
+To settle at once, and to take a volume from another host, there are commands, `s3vol settle` and `s3vol takeover`:
 Docker hands options to the plugin only with a name that it does not know yet.
-[OPERATION.md](OPERATION.md#bring-a-volume-to-rest-now) says how they reach Docker's volumes.
+[OPERATION.md](OPERATION.md#bring-a-volume-to-rest-now) says how they are used for Docker's volumes.
 
 ## Credentials
 
 Credentials are never options, because options are stored and shown. They come from the standard
 environment variables of AWS, Azure and Google, from web identity, or from the instance's metadata
-service; or a volume names others, which each host has for itself ([CREDENTIALS.md](CREDENTIALS.md)). [STORES.md](STORES.md) says which of them were tried, which names the managed plugin takes,
-and what a bucket needs.
+service; or a volume names credentials that each host has in a file ([CREDENTIALS.md](CREDENTIALS.md)).
+[STORES.md](STORES.md) says which of them were tried, which names the managed plugin takes, and what a bucket needs.
 ";

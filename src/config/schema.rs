@@ -162,9 +162,9 @@ pub const SETTINGS: &[Setting] = &[
         example: "team-a",
         scope: Scope::Default,
         change: Change::NextMount,
-        meaning: "The credentials with which the volume is used, objects and state. Each host finds the \
-                  keys under that name, and uses no others; a change of the keys counts at once. \
-                  `none`: the keys of the plugin. See CREDENTIALS.md.",
+        meaning: "The credentials with which the volume is used, objects and state. Each host \
+                  finds the keys under that name, and uses no others; changed keys are used at \
+                  once. `none`: the keys of the plugin. See CREDENTIALS.md.",
         apply: |d, v| parse_credentials(v).map(|name| d.options.credentials = name),
     },
     Setting {
@@ -174,7 +174,7 @@ pub const SETTINGS: &[Setting] = &[
         example: "true",
         scope: Scope::Default,
         change: Change::NextMount,
-        meaning: "Whether the bucket stands in the path of a request (`host/bucket/key`) or in \
+        meaning: "Whether the bucket is in the path of a request (`host/bucket/key`) or in \
                   its host name. `auto`: in the path for a custom endpoint.",
         apply: |d, v| {
             d.options.path_style =
@@ -229,7 +229,7 @@ pub const SETTINGS: &[Setting] = &[
         example: "application/octet-stream",
         scope: Scope::Default,
         change: Change::NextMount,
-        meaning: "The `Content-Type` of files to which nobody gave one. `auto`: by the ending of the \
+        meaning: "The `Content-Type` of files that have none. `auto`: by the extension of the \
                   file's name, `text/...` types with `charset=utf-8`; `none`: the store's own.",
         apply: |d, v| parse_content_type(v).map(|given| d.options.content_type = given),
     },
@@ -276,8 +276,8 @@ pub const SETTINGS: &[Setting] = &[
         example: "5s",
         scope: Scope::Default,
         change: Change::Now,
-        meaning: "How old knowledge of the bucket may be when it is used: the time within which \
-                  objects that other tools put appear.",
+        meaning: "How old the knowledge of the bucket may be when it is used: objects that other \
+                  tools put appear within this time.",
         apply: |d, v| between(v, 0, 86_400_000).map(|refresh| d.options.refresh = refresh),
     },
     Setting {
@@ -333,9 +333,9 @@ pub const SETTINGS: &[Setting] = &[
         example: "true",
         scope: Scope::Default,
         change: Change::Never,
-        meaning: "Only read, and follow the host that writes, within seconds. Any number of hosts may \
-                  do so at once, with credentials that may only read. For a volume that exists it \
-                  is this host's own wish; the volume stays as it is.",
+        meaning: "Only read, and follow the host that writes, within seconds. Any number of hosts \
+                  may do so at once, with credentials that may only read. For a volume that exists \
+                  it holds on this host only; the volume stays as it is.",
         apply: |d, v| parse_bool(v).map(|readonly| d.options.readonly = readonly),
     },
     Setting {
@@ -425,8 +425,7 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         kind: "URL",
         default: "a `file://` store under `S3VOL_STATE`, which `docker plugin rm` deletes",
         example: "s3://bucket/team",
-        meaning: "The home: where the catalog of volumes lies, and the volumes that name no place \
-                  of their own.",
+        meaning: "The home: where the catalog of volumes lies, and the volumes that have no `url` of their own.",
     },
     PluginSetting {
         name: "S3VOL_STATE",
@@ -448,8 +447,8 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         kind: "absolute path",
         default: "`/etc/s3vol`, for users `~/.config/s3vol`; in the managed plugin `/s3vol/files`",
         example: "/etc/s3vol",
-        meaning: "The folder with files for the plugin: credentials lie in `credentials/` below it, one \
-                  file a name. See CREDENTIALS.md.",
+        meaning: "The folder with files for the plugin: credentials lie in `credentials/` below \
+                  it, one file for each name. See CREDENTIALS.md.",
     },
     PluginSetting {
         name: "S3VOL_LOG",
@@ -480,8 +479,8 @@ pub const PLUGIN_SETTINGS: &[PluginSetting] = &[
         kind: "ADDR:PORT",
         default: "none",
         example: "127.0.0.1:9469",
-        meaning: "Serve metrics for Prometheus there, too, over HTTP at `/metrics`. The plugin's own \
-                  socket always has them. See METRICS.md.",
+        meaning: "Serve metrics for Prometheus at this address, over HTTP at `/metrics`. The \
+                  plugin's own socket always has them. See METRICS.md.",
     },
     PluginSetting {
         name: "S3VOL_PRICES",

@@ -150,7 +150,7 @@ impl Keys {
         let mut checked = self.values.iter().filter(|(variable, _)| !is_text(variable));
         match checked.find(|(_, value)| !is_visible(value.expose())) {
             Some((variable, _)) => Err(format!(
-                "{variable} has a sign that is not visible ASCII; copy the value again"
+                "{variable} has a character that is not visible ASCII; copy the value again"
             )),
             None => self.base.as_ref().map_or(Ok(()), |base| base.check_signs()),
         }

@@ -17,7 +17,7 @@ fn judge(Listed { name, place, variables, problem }: Listed) -> Finding {
         Some(problem) => Finding::bad(
             ABOUT,
             format!("{name}: {place}: {problem}"),
-            "mend it; volumes that name it cannot be mounted (docs/CREDENTIALS.md)",
+            "correct it; volumes that name it cannot be mounted (docs/CREDENTIALS.md)",
         ),
     }
 }

@@ -51,7 +51,7 @@ fn kind(state: &Path, there: &Path) -> Finding {
             format!(
                 "{text}: after a crash of the host what was not synced is gone, and the cache is cold"
             ),
-            "put it on a disk that outlives a restart",
+            "put it on a disk that survives a restart",
         ),
         _ => Finding::good(ABOUT, text),
     }
@@ -101,7 +101,7 @@ fn speed(state: &Path) -> Finding {
         true => Finding::note(
             ABOUT,
             text,
-            "a faster disk: every fsync of a program waits for it, beside the request to the bucket",
+            "a faster disk: every fsync of a program waits for it, in addition to the request to the bucket",
         ),
     }
 }

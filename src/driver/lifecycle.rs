@@ -131,7 +131,7 @@ impl Driver {
         tokio::spawn(async move {
             tokio::time::sleep(self.settings.unheard).await;
             if self.jobs.expire_unheard(&key) {
-                tracing::info!(volume = %name, id, "nobody heard of this mount; taken back");
+                tracing::info!(volume = %name, id, "the answer to this mount never reached its caller; it is undone");
                 if self.accounts.release(&name, &id).await == Released::Last {
                     self.begin_drain(&name).await;
                 }

@@ -51,7 +51,7 @@ impl Scrapes {
             failed => {
                 tracing::debug!(
                     ?failed,
-                    "the supervisor tells no workers; the last known are asked"
+                    "the supervisor does not name the workers; the last known are asked"
                 );
                 self.workers.lock().clone()
             }

@@ -159,7 +159,7 @@ pub(super) fn ask(program: &Path, named: &Path) -> Result<About, ProgramError> {
         command.spawn().map_err(|error| silent(format!("it cannot be started: {error}")))?;
     let said = match child.stdout.take() {
         Some(out) => hear(File::from(std::os::fd::OwnedFd::from(out)), Deadline::after(says())),
-        None => Err("nobody hears it".to_owned()),
+        None => Err("its output cannot be read".to_owned()),
     };
     // It has said all, or is too late.
     let ended = child.kill().and_then(|()| child.wait());

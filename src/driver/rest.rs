@@ -28,7 +28,7 @@ impl Driver {
         self.rest.begun.cancel();
         if tokio::time::timeout(IDLE, self.jobs.idle()).await.is_err() {
             tracing::warn!(
-                "calls are cut off that took too long; whoever made them has to repeat them"
+                "calls that took too long are cut off; their callers have to repeat them"
             );
         }
         self.rest.open.close();

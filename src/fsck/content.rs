@@ -160,7 +160,7 @@ impl Check<'_> {
         };
         if content.pieces != laid.pieces {
             let what = self.called(ino).await?;
-            let detail = format!("{} extents are said, {} there are", content.pieces, laid.pieces);
+            let detail = format!("{} extents are recorded, {} exist", content.pieces, laid.pieces);
             let right = ContentRec { pieces: laid.pieces, ..content.clone() };
             let mend = Mend::Rows(vec![Change::put(keys::content(ino), &right)]);
             self.report.found(Kind::Content, what, detail, mend);
@@ -171,7 +171,7 @@ impl Check<'_> {
             let what = self.called(ino).await?;
             let right = ContentRec { publishing: None, ..content.clone() };
             let mend = Mend::Rows(vec![Change::put(keys::content(ino), &right)]);
-            let detail = "a publish is said to be under way, and nothing announces it";
+            let detail = "a publish is recorded as under way, and nothing announces it";
             self.report.found(Kind::Content, what, detail, mend);
         }
         // Of a file that was removed while it was open nobody else reads anything.

@@ -363,7 +363,7 @@ impl Check<'_> {
         }
         if silent > 0 {
             self.report.cannot_judge(format!(
-                "the bytes of {silent} objects: they were read, and nothing tells what they should be"
+                "the bytes of {silent} objects: they were read, and nothing says what they should be"
             ));
         }
     }

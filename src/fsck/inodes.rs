@@ -239,7 +239,7 @@ impl Check<'_> {
         let nlink = if is_dir { 2 + hangs.subdirs } else { hangs.names };
         if inode.nlink != nlink {
             let what = self.called(ino).await?;
-            let detail = format!("{} links are said, {nlink} there are", inode.nlink);
+            let detail = format!("{} links are recorded, {nlink} exist", inode.nlink);
             let right = InodeRec { nlink, ..inode.clone() };
             let mend = Mend::Rows(vec![Change::put(keys::inode(ino), &right)]);
             self.report.found(Kind::LinkCount, what, detail, mend);
@@ -273,7 +273,7 @@ impl Check<'_> {
                 Some(None) => {}
                 Some(Some(rest)) if rest.ino == ino => {}
                 _ => {
-                    let detail = format!("inode {ino} is said to rest there, and does not");
+                    let detail = format!("inode {ino} is recorded as at rest there, and is not");
                     self.report.found(Kind::Rest, key.to_string(), detail, drop);
                 }
             }
@@ -292,7 +292,7 @@ impl Check<'_> {
             if !there {
                 let what = self.called(dir).await?;
                 let mend = Mend::Rows(vec![Change::drop(row.to_vec())]);
-                let detail = "a name that is not there is said to show another's object";
+                let detail = "a name that is not there is recorded as showing another's object";
                 self.report.found(Kind::Queue, what, detail, mend);
             }
         }

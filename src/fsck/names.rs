@@ -49,7 +49,7 @@ impl Check<'_> {
             let what = self.called_in(dir, &name).await?;
             let right = Change::put(keys::dirent(dir, &name), &dirent);
             let mend = Mend::Rows(vec![Change::drop(key.to_vec()), right]);
-            self.report.found(Kind::Name, what, "lies where nobody looks for it", mend);
+            self.report.found(Kind::Name, what, "lies where it is not looked for", mend);
             return Ok(is_dir);
         }
         let back = self.has(&keys::parent(dirent.ino, dir, &name)).await?;
@@ -58,7 +58,7 @@ impl Check<'_> {
                 let what = self.called_in(dir, &name).await?;
                 let right = DirentRec { kind: inode.kind, ..dirent };
                 let mend = Mend::Rows(vec![Change::put(key.to_vec(), &right)]);
-                let detail = format!("said to be {:?}, is {:?}", dirent.kind, inode.kind);
+                let detail = format!("recorded as {:?}, is {:?}", dirent.kind, inode.kind);
                 self.report.found(Kind::Name, what, detail, mend);
                 return Ok(inode.kind == FileKind::Dir);
             }
@@ -102,7 +102,7 @@ impl Check<'_> {
             Some(Some(dirent)) if dirent.ino == ino => return Ok(Some(dirent.kind)),
             Some(Some(_)) => {
                 let what = self.called_in(dir, &name).await?;
-                let detail = format!("inode {ino} thinks that the name is its own");
+                let detail = format!("inode {ino} records the name as its own");
                 self.report.found(Kind::Name, what, detail, drop());
                 return Ok(None);
             }
@@ -139,7 +139,7 @@ impl Check<'_> {
                 None => self.called(dir).await?,
             };
             let mend = Mend::Ask("the name goes", vec![Change::drop(key.to_vec())]);
-            self.report.found(Kind::Record, what, "nothing tells where the name led", mend);
+            self.report.found(Kind::Record, what, "where the name led is not known", mend);
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Check<'_> {
             }
         }
         if intents.more {
-            self.report.cannot_judge("objects of which open requests tell too little");
+            self.report.cannot_judge("objects of which open requests say too little");
         }
         Ok(intents)
     }
@@ -103,7 +103,7 @@ impl Check<'_> {
             if leads || ino == Ino::ROOT {
                 let what = self.called(ino).await?;
                 let mend = Mend::Rows(vec![Change::drop(key.to_vec())]);
-                let detail = "is said to be removed, and has a name";
+                let detail = "is recorded as removed, and has a name";
                 self.report.found(Kind::Orphan, what, detail, mend);
             } else {
                 self.report.waits("removed files that were open");

@@ -183,7 +183,7 @@ impl Check<'_> {
         match used.said {
             Some(said) if said.live == used.live => {}
             Some(said) => {
-                let detail = format!("{} live bytes are said, {} there are", said.live, used.live);
+                let detail = format!("{} live bytes are recorded, {} exist", said.live, used.live);
                 self.report.found(Kind::Segment, what.clone(), detail, Mend::Rows(right()));
             }
             None => {

@@ -39,19 +39,20 @@ what is served.
 The plugin gathers from the processes of its volumes and serves all of it at `/metrics`, in the text form of Prometheus:
 - always on its own socket: `curl --unix-socket /run/docker/plugins/s3vol.sock http://localhost/metrics` (the managed
   plugin's lies in `/run/docker/plugins/<id>/`);
-- with `S3VOL_METRICS=ADDR:PORT` also there, over TCP. Whoever reaches that address reads the names of volumes; there is
-  nothing else to protect it.
+- with `S3VOL_METRICS=ADDR:PORT` also there, over TCP. It has no password: whoever reaches that address can read it,
+  names of volumes included.
 
-`s3vol mount` serves the same about its one volume, without what only a plugin knows, on its control socket in the state
-folder (`run/*.sock`).
+`s3vol mount` serves the same for its one volume, without the metrics that only a plugin has, on its control socket in the
+state folder (`run/*.sock`).
 
-A process that does not answer within 2 s costs the scrape no more than that: its volume has `s3vol_up` 0, and the
-others are as always. A scrape asks nothing of the bucket while nothing changes in a volume. Counters begin anew with the
-process that counts, which `rate()` takes into account.
+A process that does not answer within 2 s delays the scrape by no more than that: its volume has `s3vol_up` 0, and the
+others are complete. A scrape sends no request to the bucket while nothing changes in a volume. Counters start at zero
+with the process that counts, which `rate()` takes into account.
 
-`examples/monitoring/` has a configuration for Prometheus, alert rules, and a dashboard for Grafana. This is the row
-*Safety* of the dashboard, drawn from what a real run gave (`tests/monitoring`, `picture_of_the_dashboard`): a site is
-edited, a database commits, a backup is written, and the bucket is away for 20 seconds in the middle.
+[GUIDES.md](GUIDES.md#monitoring) says how to set it up; [examples/monitoring](../examples/monitoring/README.md) has a
+configuration for Prometheus, alert rules, and a dashboard for Grafana. This is the row *Safety* of the dashboard, drawn
+from the data of a real run (`tests/monitoring`, `picture_of_the_dashboard`): a site is edited, a database commits, a
+backup is written, and the bucket cannot be reached for 20 seconds in the middle.
 
 ![What is not in the bucket yet, and what is no plain object yet](dashboard.svg)
 ";

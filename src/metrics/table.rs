@@ -61,9 +61,9 @@ families! {
     }
     volume {
         UP: "s3vol_up", Gauge, [],
-            "Whether the volume's process answered. At 0 it is dead, hangs or is just being started, and what it would tell is missing.";
+            "Whether the volume's process answered. At 0 it is dead, hangs or is just being started, and its other metrics are missing.";
         RESTARTS: "s3vol_worker_restarts_total", Counter, [],
-            "How often the volume's process was started anew after it died, since the volume was mounted.";
+            "How often the volume's process was restarted after it died, since the volume was mounted.";
         MOUNTS: "s3vol_mounts", Gauge, [], "Mounts that Docker holds: containers that use the volume.";
         WORKER_START: "s3vol_worker_start_time_seconds", Gauge, [],
             "When the volume's process was started, seconds since 1970.";
@@ -71,7 +71,7 @@ families! {
         STATE: "s3vol_state", Gauge, ["state"],
             "1 for the state that the volume is in, 0 for the others; they are those of `s3vol status`.";
         LEASE_STATE: "s3vol_lease_state", Gauge, ["state"],
-            "1 for what this host's lease says, 0 for the others: `held`, `yielding` (anybody may have the volume), `released`, `none`.";
+            "1 for what this host's lease says, 0 for the others: `held`, `yielding` (any host may take the volume), `released`, `none`.";
         LEASE_LEFT: "s3vol_lease_remaining_seconds", Gauge, [],
             "How long this host may go on publishing without a renewal of its lease. At 0 it waits.";
         SIZE: "s3vol_size_bytes", Gauge, [], "What the files of the volume hold.";
@@ -79,21 +79,21 @@ families! {
         UNCOMMITTED: "s3vol_uncommitted_bytes", Gauge, [],
             "Written and not in the bucket yet: what the loss of this host would lose.";
         UNCOMMITTED_AGE: "s3vol_uncommitted_age_seconds", Gauge, [],
-            "Since when the oldest change waits that is not in the bucket yet; 0 when there is none.";
+            "How long the oldest change that is not in the bucket yet has waited; 0 when there is none.";
         UNSETTLED_FILES: "s3vol_unsettled_files", Gauge, [],
             "Files in the bucket's state that are no plain objects yet, and objects that are still to be deleted.";
         UNSETTLED: "s3vol_unsettled_bytes", Gauge, [],
-            "What these files hold. Of very many only the first 1,000 are added up.";
+            "What these files hold. If there are very many, only the first 1,000 are added up.";
         UNSETTLED_AGE: "s3vol_unsettled_age_seconds", Gauge, [],
-            "Since when the oldest of these files waits, as far as it was watched: to the time between two looks. 0 when there is none.";
+            "How long the oldest of these files has waited, as far as it was watched: exact to the time between two looks. 0 when there is none.";
         OPEN_REQUESTS: "s3vol_unresolved_requests", Gauge, [],
-            "Changes of objects of which nobody knows yet whether the store carried them out.";
+            "Changes of objects whose outcome is not known yet: the store may or may not have carried them out.";
         CONFLICTS: "s3vol_conflicts_total", Counter, [],
-            "Files that were changed here and in the bucket, of which both were kept.";
+            "Files that were changed here and in the bucket; both versions were kept.";
         RECOVERED: "s3vol_recovered_folders", Gauge, [],
-            "Folders on this host with what was not synced when another host took the volume over, and is not uploaded yet.";
+            "Folders on this host with content that was not synced when another host took the volume over, and is not uploaded yet.";
         OPERATION_SECONDS: "s3vol_operation_duration_seconds", Histogram, ["operation"],
-            "From a request of the kernel to its answer. What the kernel answers from its own cache is not among them.";
+            "From a request of the kernel to its answer. What the kernel answers from its own cache is not counted.";
         OPERATION_ERRORS: "s3vol_operation_errors_total", Counter, ["operation"],
             "Requests that were answered with an I/O error. Others, such as a name that is not there, do not count.";
         FSYNC_SECONDS: "s3vol_fsync_duration_seconds", Histogram, [],
@@ -102,14 +102,14 @@ families! {
         WRITTEN_BYTES: "s3vol_written_bytes_total", Counter, [], "Bytes that the kernel wrote for programs.";
         CACHE_HITS: "s3vol_cache_hits_total", Counter, [], "Reads that were answered from this host.";
         CACHE_MISSES: "s3vol_cache_misses_total", Counter, [], "Reads that had to wait for the bucket.";
-        CACHE_SIZE: "s3vol_cache_bytes", Gauge, [], "Local disk that cached content takes.";
+        CACHE_SIZE: "s3vol_cache_bytes", Gauge, [], "Local disk space that cached content takes.";
         CACHE_LIMIT: "s3vol_cache_limit_bytes", Gauge, [], "How much it may take now.";
         STORE_REQUESTS: "s3vol_store_requests_total", Counter, ["verb", "outcome"],
-            "Requests to the store by kind and by what came of them: `done`, `condition` (it did not hold), `missing`, `refused`, `throttled`, `failed` (5xx), `unanswered`.";
+            "Requests to the store by kind and outcome: `done`, `condition` (it did not hold), `missing`, `refused`, `throttled`, `failed` (5xx), `unanswered`.";
         STORE_SECONDS: "s3vol_store_request_duration_seconds", Histogram, ["verb"],
             "From the sending of a request to the beginning of its answer.";
         STORE_RETRIES: "s3vol_store_retries_total", Counter, [],
-            "Requests that were sent once more because the first attempt failed.";
+            "Requests that were sent again because the first attempt failed.";
         STORE_SENT: "s3vol_store_sent_bytes_total", Counter, [], "Bytes of bodies sent to the store.";
         STORE_RECEIVED: "s3vol_store_received_bytes_total", Counter, [],
             "Bytes of bodies received from the store.";

@@ -111,7 +111,7 @@ impl Copies {
         *times += 1;
         if *times >= UNREAD_DOUBTS {
             doubted.remove(&ino);
-            tracing::warn!(%ino, "the store does not get done with copying what has tags that cannot be read");
+            tracing::warn!(%ino, "the store does not finish copying what has tags that cannot be read");
             self.spare(ino, tags, None);
         }
     }

@@ -156,7 +156,7 @@ impl Settler {
         let now = match self.volume.store.now(SEND_TIMEOUT).await {
             Ok(now) => Some(now),
             Err(error) => {
-                tracing::warn!(%error, "the store does not tell its time; requests of an earlier run get all of theirs");
+                tracing::warn!(%error, "the store does not give its time; requests of an earlier run get their whole waiting time");
                 None
             }
         };

@@ -403,7 +403,7 @@ impl Probe<'_> {
     /// A *no* may be due to `error`, and not to what the store can do.
     fn weigh(&self, error: &StoreError) {
         if error.is_transient() {
-            tracing::debug!(%error, "a store that is probed is not well");
+            tracing::debug!(%error, "the store that is probed answers with a passing error");
             self.doubt.lock().get_or_insert_with(|| error.again());
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn no_keys(
 ) -> (StoreErrorKind, String) {
     let kind = error.map_or(StoreErrorKind::Timeout, |error| kind_of(error));
     let message =
-        format!("no keys for the bucket {bucket:?}: {}, and lead to none", source.blame());
+        format!("no keys for the bucket {bucket:?}: {}, and give no keys", source.blame());
     (kind, message)
 }
 

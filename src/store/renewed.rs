@@ -166,7 +166,7 @@ fn fit(keys: AwsCredential, failed: impl FnOnce(String) -> Failed) -> Result<Aws
     let is_plain = [keys.key_id.as_str(), &keys.secret_key, token].into_iter().all(is_visible);
     match is_plain {
         true => Ok(keys),
-        false => Err(failed("its keys have signs that no key has".to_owned()).into()),
+        false => Err(failed("its keys have characters that no key has".to_owned()).into()),
     }
 }
 

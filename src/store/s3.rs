@@ -209,7 +209,7 @@ impl S3Store {
                 return Err(StoreError::new(
                     StoreErrorKind::Denied,
                     format!(
-                        "the setting {} has a sign that is not visible ASCII; mend it",
+                        "the setting {} has a character that is not visible ASCII; correct it",
                         key.as_ref()
                     ),
                 ));

@@ -434,7 +434,7 @@ impl Supervisor {
             return false;
         }
         if leaves.is_none() {
-            tracing::info!(pid, "upgrade: the driver makes place");
+            tracing::info!(pid, "upgrade: the driver is told to end, to be replaced");
             let _ = sys::send_signal(*pid, Signal::SIGUSR1);
             *leaves = Some(Leaves::told());
         }

@@ -291,7 +291,7 @@ impl Volume {
                 let turn = match turn {
                     Turn::Leaves { kill_at: Some(at), gone_by } if at.passed() => {
                         let (volume, pid) = (&self.spec.name, process.pid);
-                        tracing::warn!(volume, pid, "does not make place in time; killed");
+                        tracing::warn!(volume, pid, "does not end in time to be replaced; killed");
                         let _ = sys::send_signal(pid, Signal::SIGKILL);
                         Turn::Leaves { kill_at: None, gone_by }
                     }
@@ -337,7 +337,7 @@ impl Volume {
                 let restarting = !around.ending && !for_good;
                 let event = Some(Event::Exit { name, code, restarting, planned });
                 if restarting && planned {
-                    tracing::info!(volume = self.spec.name, "the worker made place");
+                    tracing::info!(volume = self.spec.name, "the worker ended, to be replaced");
                     self.state = State::Waiting { device, until: Deadline::after(Duration::ZERO) };
                     Next { event, ..Next::default() }
                 } else if restarting {
@@ -518,7 +518,11 @@ impl Volume {
             Turn::Serves => (Signal::SIGUSR1, Some(Deadline::after(MAKES_PLACE))),
             Turn::Opens { .. } | Turn::Leaves { .. } => (Signal::SIGKILL, None),
         };
-        tracing::info!(volume = self.spec.name, pid = process.pid, "the worker makes place");
+        tracing::info!(
+            volume = self.spec.name,
+            pid = process.pid,
+            "the worker has to end, to be replaced"
+        );
         let _ = sys::send_signal(process.pid, signal);
         let most = kill_at.map_or(Duration::ZERO, Deadline::left) + up_within();
         *turn = Turn::Leaves { kill_at, gone_by: Deadline::after(most) };

@@ -33,7 +33,7 @@ impl CredentialsName {
     /// Text that cannot be shown.
     pub fn of_profile(text: &str) -> Result<Self, String> {
         match text.is_empty() || text.chars().any(char::is_control) {
-            true => Err("AWS_PROFILE is empty, or has signs that cannot be shown".to_owned()),
+            true => Err("AWS_PROFILE is empty, or has characters that cannot be shown".to_owned()),
             false => Ok(CredentialsName(text.to_owned())),
         }
     }

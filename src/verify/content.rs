@@ -167,7 +167,10 @@ async fn file(
 ) -> Result<(), Trouble> {
     let Some(rows) = &places.rows else { return Ok(()) };
     if content.size > LARGEST {
-        return Err(Trouble::This(format!("{} bytes are said, which no file has", content.size)));
+        return Err(Trouble::This(format!(
+            "{} bytes are recorded, which no file has",
+            content.size
+        )));
     }
     let mut segment = Window::default();
     let mut at = 0;

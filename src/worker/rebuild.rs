@@ -274,7 +274,7 @@ impl Rebuild {
     pub fn plan(&self) -> String {
         let url = &self.at.options.url;
         let Some(old) = &self.old else {
-            return format!("Nothing tells of a state of {url}; a new one is made of its objects.");
+            return format!("No state of {url} is known; a new one is made of its objects.");
         };
         if let Some(made) = &self.made {
             return format!(

@@ -149,7 +149,7 @@ fn a_volume_whose_state_is_gone_says_so_and_can_be_removed() {
     }
     wait_for("it to be noticed", SOON, || (plugin.status("v")["state"] == "damaged").then_some(()));
     let error = plugin.err("VolumeDriver.Mount", json!({ "Name": "v", "ID": "c2" }));
-    assert!(error.contains("format.json") && error.contains("end the containers"), "{error}");
+    assert!(error.contains("format.json") && error.contains("stop the containers"), "{error}");
     let error = plugin.err("VolumeDriver.Unmount", json!({ "Name": "v", "ID": "c1" }));
     assert!(error.contains("stay on this host"), "{error}");
     wait_for("the end of its worker", SOON, || plugin.children("worker").is_empty().then_some(()));

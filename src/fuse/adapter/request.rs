@@ -143,7 +143,7 @@ impl<F> Drop for Unanswered<F> {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
             let Op { call: Call { name, .. }, ino, unique, .. } = self.op;
-            tracing::debug!(op = name, ino, unique, "a request is left to whoever comes next");
+            tracing::debug!(op = name, ino, unique, "a request is left to the next worker");
             std::mem::forget(request);
         }
     }

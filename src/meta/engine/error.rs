@@ -63,6 +63,6 @@ pub(in crate::meta) async fn guarded<T>(
     };
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    let why = std::io::Error::other(format!("the engine makes no sense of its files: {text}"));
+    let why = std::io::Error::other(format!("the engine cannot read its files: {text}"));
     Err(EngineError::Damaged(Arc::new(why)))
 }

@@ -86,11 +86,11 @@ async fn collect_all(volume: &Volume) -> Result<(), DataError> {
     collect(volume).await?;
     let repacked = volume.repack(SLACK).await?;
     if repacked.segments > 0 {
-        tracing::info!(?repacked, "half-dead segments were written anew");
+        tracing::info!(?repacked, "segments that were mostly unused were rewritten");
     }
     let ordered = volume.repack_scattered().await?;
     if ordered > 0 {
-        tracing::info!(bytes = ordered, "scattered files were written anew");
+        tracing::info!(bytes = ordered, "scattered files were rewritten");
     }
     Ok(())
 }

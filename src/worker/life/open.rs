@@ -418,7 +418,7 @@ async fn wait_until_free(
             }
             // The lock of the state folder says that it has ended.
             Judgement::Held(holder) if ours.made(&holder) => {
-                tracing::info!(%epoch, "claimed here, by a process that was ended over it; the volume is free");
+                tracing::info!(%epoch, "claimed here, by a process that has ended; the volume is free");
                 return Ok(());
             }
             Judgement::Held(holder)

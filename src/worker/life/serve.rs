@@ -244,7 +244,7 @@ impl Shared {
                 self.set_state(VolumeState::Active);
             });
         if ours {
-            bill.log("mount, by going on,", requests(&self.volume));
+            bill.log("mount (resumed)", requests(&self.volume));
         }
         ours
     }

@@ -53,7 +53,7 @@ pub(in crate::worker) async fn save(
     let local = || WorkerError::local(folder.display().to_string());
     if !folder.join(ON_DISK).exists() && !is_of_this_boot(folder).map_err(local())? {
         tracing::error!(kept = %folder.display(),
-            "what was not synced was not on the disk yet when the host was started anew: it is kept, and not uploaded, because the disk may hold any part of it");
+            "what was not synced was not on the disk yet when the host was restarted: it is kept, and not uploaded, because the disk may hold any part of it");
         return Ok(None);
     }
     let format = state.key("format.json");

@@ -70,7 +70,7 @@ impl Served {
             _ => return None,
         };
         Some(format!(
-            "{why}; end the containers of this host that use the volume, then it can be mounted anew"
+            "{why}; stop the containers of this host that use the volume, then it can be mounted again"
         ))
     }
 

@@ -46,7 +46,7 @@ pub(super) fn mount(
     let device = sys::open_fuse_device()?;
     sys::mount_fuse(&at, &device, how)?;
     let noted = sys::top_mount(path).and_then(|top| {
-        let gone = || std::io::Error::other("it was taken away at once");
+        let gone = || std::io::Error::other("it was unmounted at once");
         let mounted = top.filter(|top| top.kind == sys::FUSE_TYPE).ok_or_else(gone)?.device;
         lock.note_mount(&mounted)?;
         Ok(mounted)
@@ -71,5 +71,5 @@ pub(super) async fn detach(path: &Path, mounted: &str) {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it takes too long".to_owned(),
     };
-    tracing::warn!(path = %path.display(), error, "the mount could not be taken away");
+    tracing::warn!(path = %path.display(), error, "the mount could not be removed");
 }

@@ -244,7 +244,7 @@ async fn run(
 ///
 /// Requests are answered until the last moment. The supervisor kills a process that takes too long here.
 async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &CancellationToken) {
-    tracing::info!("making place for another version of the program");
+    tracing::info!("the worker ends, to be replaced by another version of the program");
     let commit = || async {
         if let Err(error) = commit_all(&shared.volume, PLACE_COMMIT).await {
             let error = &error as &dyn std::error::Error;
