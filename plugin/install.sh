@@ -53,5 +53,5 @@ done
 [ -z "${S3VOL_SET:-}" ] || docker plugin set "$NAME" $S3VOL_SET
 docker plugin enable --timeout 120 "$NAME" >/dev/null ||
   die "the plugin $NAME does not start; the log of dockerd says why. It is new and holds nothing:
-  mend its settings (\`docker plugin set\`) and enable it, or \`docker plugin rm $NAME\`"
+  correct its settings (\`docker plugin set\`) and enable it, or \`docker plugin rm $NAME\`"
 docker plugin ls
