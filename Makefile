@@ -39,7 +39,7 @@ deny: ## Licences, sources and versions of all crates (cargo-deny)
 test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)
 	./plugin/test.sh $(TEST_SECONDS) core posix
 
-test-core: ## Only what is no suite of others
+test-core: ## The same without third-party suites
 	./plugin/test.sh $(LANE_SECONDS) core
 
 test-posix: ## Only the POSIX suites, against a mounted volume
@@ -75,7 +75,7 @@ deb: ## Make the Debian package in build/packages
 release: ## Make what a release publishes for this architecture in build/release
 	./plugin/release.sh
 
-demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; leaves nothing behind
+demo: plugin-rootfs ## Show it: a volume, its files as plain objects, and back; removes everything at the end
 	./plugin/demo.sh
 
 bench: ## Print the figures of the benchmark; PART=near, far, directory, idle, collect, durable, beside, grows or million runs one

@@ -25,7 +25,7 @@ if docker plugin inspect "$NAME" >/dev/null 2>&1; then
   done < <(docker plugin inspect -f '{{range .Settings.Env}}{{printf "%s\x00" .}}{{end}}' "$NAME")
   # dockerd lists the volumes of enabled plugins only.
   [ "$(docker plugin inspect -f '{{.Enabled}}' "$NAME")" = true ] ||
-    die "the plugin $NAME is installed and disabled, so nobody can tell what volumes it has.
+    die "the plugin $NAME is installed and disabled, so its volumes cannot be listed.
   Enable it (\`docker plugin enable $NAME\`) and try again. $UPGRADE"
   volumes=$(docker volume ls -q --filter "driver=$NAME" --filter "driver=$NAME:latest" | tr '\n' ' ')
   if [ -n "$volumes" ]; then

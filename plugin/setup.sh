@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # Sets up the managed plugin on this host: setup.sh --url URL [--credentials FILE] [OPTION...]
-# Asks nothing, changes only what is not as wanted, and says in its last line whether anything was: `changed` or
+# Asks nothing, changes only what differs, and says in its last line whether anything was changed: `changed` or
 # `unchanged`. Needs bash, curl, and the right to use the Docker engine of this host. It stands alone: no other file of
 # the project has to be there.
 #
 #   --url URL            where volumes live, such as s3://my-bucket/team
 #   --credentials FILE   lines NAME=VALUE with keys, such as AWS_ACCESS_KEY_ID=...; readable by its owner only.
-#                        Credentials that are set and not in the file are taken away.
+#                        Credentials that are set and not in the file are unset.
 #   --named NAME=FILE    keys for volumes with the option credentials=NAME (docs/CREDENTIALS.md); readable by their owner
-#                        only; may be repeated. They count within seconds, also for mounted volumes. Needs root.
+#                        only; may be repeated. They are used within seconds, also for mounted volumes. Needs root.
 #   --set NAME=VALUE     another setting, such as S3VOL_COMMIT=2s; may be repeated; an empty value is none
 #   --from PLACE         what to install: a folder with config.json and rootfs/, or an archive of one
 #                        (the default: what lies beside this script, or what `make plugin-rootfs` made)
 #   --image REFERENCE    or: a plugin in a registry
 #   --name NAME          of the plugin (s3vol)
-#   --remove             take the plugin away. Refuses while that would lose something: volumes in use, changes that are
+#   --remove             remove the plugin. Refuses while that would lose something: volumes in use, changes that are
 #                        not in a bucket, volumes of the embedded store. Volumes in a bucket stay there.
 #
-# Exit codes: 0 it is as wanted; 1 it is not, and the last line says why; 64 wrong usage.
+# Exit codes: 0 everything is as asked; 1 it is not, and the last line says why; 64 wrong usage.
 set -euo pipefail
 
 say() { printf '%s\n' "$*"; }
@@ -227,7 +227,7 @@ done
 
 if [ ${#names[@]} -gt 0 ]; then
   if [ -z "${now[S3VOL_URL]}" ] && [ -n "$(has_embedded)" ]; then
-    die "the plugin $name has volumes that lie inside it, and with S3VOL_URL nobody would see them. Copy them out and
+    die "the plugin $name has volumes that lie inside it, and with S3VOL_URL they would not be shown. Copy them out and
   remove them first ($(has_embedded))"
   fi
   if is_enabled; then

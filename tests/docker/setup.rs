@@ -121,6 +121,6 @@ fn a_script_neither_hides_nor_removes_volumes_that_lie_inside_the_plugin() {
     engine.run("data", "echo precious >/d/file");
     refuses(&engine, &["--remove"], "inside the plugin");
     let args = ["--from", place.to_str().unwrap(), "--url", "file:///s3vol/other"];
-    refuses(&engine, &args, "nobody would see them");
+    refuses(&engine, &args, "they would not be shown");
     assert_eq!(engine.run("data", "cat /d/file"), "precious\n");
 }
