@@ -25,5 +25,6 @@ mod plugin;
 mod purge;
 mod rig;
 mod standing;
+mod troubles;
 mod warm;
 mod writer;
