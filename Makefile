@@ -10,8 +10,8 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 
 .NOTPARALLEL:
-.PHONY: help build install check deny test test-core test-posix test-apps test-monitoring test-package test-examples soak \
-  soak-coverage plugin plugin-rootfs deb release demo bench bench-peers clean
+.PHONY: help build install check deny test test-core test-posix test-apps test-monitoring test-upgrade test-package test-examples \
+  soak soak-coverage plugin plugin-rootfs deb release demo bench bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-apps: ## Real programs on a mounted volume, databases included (Debian 12)
 
 test-monitoring: ## The alert rules and a scrape by Debian's Prometheus
 	./plugin/test.sh $(LANE_SECONDS) monitoring
+
+test-upgrade: ## From the version that landed last to this one and back, under programs that use volumes
+	./plugin/test.sh $(LANE_SECONDS) upgrade
 
 test-package: ## The Debian package: installed, used, upgraded, removed and purged on a copy of this machine (needs root)
 	./tests/package/lane.sh

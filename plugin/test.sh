@@ -25,6 +25,7 @@ for name in "$@"; do
   examples) need_idle podman=podman runc=runc /usr/lib/podman/netavark=netavark \
     /usr/lib/postgresql/15/bin/postgres=postgresql-15 ;;
   soak) "$ROOT/plugin/garage.sh" ;;
+  upgrade) need strip=binutils ;;
   core | posix) ;;
   *) die "unknown lane: $name" ;;
   esac
@@ -89,6 +90,21 @@ lane() {
   bounded --tests -- --ignored "$1_"
 }
 
+# The lane `upgrade` needs the program of the version that landed last, which some clones cannot build.
+earlier() {
+  local status=0
+  "$ROOT/plugin/earlier.sh" || status=$?
+  case $status in
+  0) export S3VOL_TEST_EARLIER="$ROOT/build/earlier/s3vol" ;;
+  3) return 1 ;;
+  *) die "the program of the last landed version could not be built" ;;
+  esac
+}
+
+lanes=()
+for name in "$@"; do [ "$name" = upgrade ] && ! earlier || lanes+=("$name"); done
+[ ${#lanes[@]} -gt 0 ] || exit 0
+set -- "${lanes[@]}"
 build
 stopped='' failed=()
 DEADLINE=$((SECONDS + SECONDS_ALLOWED))

@@ -3,24 +3,28 @@
 //!
 //! Other versions are copies of the program with a note at their end (`fault::noted`). Needs root and /dev/fuse.
 
+#[path = "upgrade/landed.rs"]
+mod landed;
 mod support;
+#[path = "upgrade/users.rs"]
+mod users;
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use s3vol::fault;
 use serde_json::{Value, json};
 use support::s3server::TestS3;
 use support::unmanaged::{Plugin, other_program as program, s3vol_as};
 use support::wait_for;
+use users::{Seen, repeat};
 
 const SOON: Duration = Duration::from_secs(30);
 /// What containers may notice, on a machine that does nothing else.
@@ -95,24 +99,6 @@ fn zombies(plugin: &Plugin) -> usize {
     pids.split_whitespace().filter(ended).count()
 }
 
-/// Locks `file` without waiting.
-fn lock(file: &File) -> bool {
-    // SAFETY: an open descriptor.
-    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
-}
-
-/// The longest time that `step` took until `done`, and how often it ran.
-fn repeat(done: &AtomicBool, mut step: impl FnMut(u64)) -> (Duration, u64) {
-    let (mut longest, mut rounds) = (Duration::ZERO, 0);
-    while !done.load(Ordering::SeqCst) {
-        let began = Instant::now();
-        step(rounds);
-        longest = longest.max(began.elapsed());
-        rounds += 1;
-    }
-    (longest, rounds)
-}
-
 #[test]
 fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volumes() {
     let server = TestS3::start();
@@ -126,50 +112,9 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
     let other = plugin.mount("w", "c2");
     std::fs::write(other.join("f"), "of another volume").unwrap();
 
-    let nameless = OpenOptions::new().read(true).write(true).create_new(true).open(place.join("n"));
-    let nameless = nameless.unwrap();
-    std::fs::remove_file(place.join("n")).unwrap();
-    let locked = File::create_new(place.join("lock")).unwrap();
-    assert!(lock(&locked));
-    let contender = File::open(place.join("lock")).unwrap();
     let pid = plugin.pid();
-
-    let done = AtomicBool::new(false);
-    let (longest, written, before) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut log = File::create_new(place.join("log")).unwrap();
-            repeat(&done, |n| {
-                log.write_all(&n.to_be_bytes()).unwrap();
-                log.sync_all().unwrap();
-            })
-        });
-        let tail = scope.spawn(|| {
-            let mut log = wait_for("the log", SOON, || File::open(place.join("log")).ok());
-            let mut seen = Vec::new();
-            let (longest, _) = repeat(&done, |_| {
-                log.read_to_end(&mut seen).unwrap();
-                std::thread::sleep(Duration::from_millis(2));
-            });
-            (longest, seen)
-        });
-        let holder = scope.spawn(|| {
-            repeat(&done, |n| {
-                nameless.write_all_at(&n.to_be_bytes(), 0).unwrap();
-                let mut found = [0; 8];
-                nameless.read_exact_at(&mut found, 0).unwrap();
-                assert_eq!(found, n.to_be_bytes());
-                assert!(!lock(&contender), "somebody else had the lock");
-                std::thread::sleep(Duration::from_millis(1));
-            })
-        });
-        let namer = scope.spawn(|| {
-            repeat(&done, |n| {
-                let (a, b) = (other.join(format!("a{n}")), other.join(format!("b{n}")));
-                std::fs::write(&a, "x").unwrap();
-                std::fs::rename(&a, &b).unwrap();
-                std::fs::remove_file(&b).unwrap();
-            })
-        });
+    let mut before = Vec::new();
+    let Seen { longest, written } = users::in_use(&place, &other, || {
         std::thread::sleep(Duration::from_millis(300));
         plugin.upgrade_to(&newer);
         let running = programs(&plugin);
@@ -189,22 +134,10 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
             assert_eq!(name(pid), "s3vol", "{pid}");
         }
         assert_eq!(plugin.status("v")["mounts"], 1);
-        let before = descriptors(pid);
+        before = descriptors(pid);
         std::thread::sleep(Duration::from_millis(300));
         plugin.upgrade_to(&installed);
         std::thread::sleep(Duration::from_millis(300));
-        done.store(true, Ordering::SeqCst);
-        let (tailed, seen) = tail.join().unwrap();
-        let (wrote, written) = writer.join().unwrap();
-        let whole: Vec<u8> = (0..written).flat_map(u64::to_be_bytes).collect();
-        assert!(whole.starts_with(&seen) && !seen.is_empty(), "{} of {written}", seen.len() / 8);
-        let longest = [
-            ("write", wrote),
-            ("tail", tailed),
-            ("hold", holder.join().unwrap().0),
-            ("name", namer.join().unwrap().0),
-        ];
-        (longest, whole, before)
     });
     println!("the longest calls: {longest:?}");
     for (what, longest) in longest {
@@ -221,7 +154,6 @@ fn a_newer_program_and_the_old_one_again_take_over_under_programs_that_use_volum
         "{before:?}"
     );
     assert_eq!(std::fs::read(place.join("log")).unwrap(), written);
-    drop((nameless, locked, contender));
     plugin.unmount("v", "c1");
     plugin.unmount("w", "c2");
     assert_eq!(server.get("team/v/log").expect("it is at rest").body, written);

@@ -402,9 +402,13 @@ impl Driver {
             Some(volume) => crate::sys::beside(move || who_sees(&volume.options.url)).await,
             None => None,
         };
-        let see = see
-            .filter(|see| !see.is_empty())
-            .map_or_else(|| "nobody whom the plugin could see".to_owned(), |see| see.join(", "));
+        let see = see.filter(|see| !see.is_empty()).map_or_else(
+            || {
+                "nobody whom the plugin can see from where it runs; the command finds all"
+                    .to_owned()
+            },
+            |see| see.join(", "),
+        );
         tracing::warn!(
             volume = %name,
             seen_by = see,

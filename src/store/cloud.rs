@@ -475,6 +475,9 @@ impl CloudStore {
             text = format!("{text}: {inner}");
             source = inner.source();
         }
+        if refused::is_without_keys(&e) {
+            return self.no_credentials(Some(e));
+        }
         let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
         let (kind, why) = if has(&["NoSuchBucket", "ContainerNotFound"]) {
             (StoreErrorKind::NoBucket, "the bucket does not exist; create it or correct the URL")
@@ -495,11 +498,12 @@ impl CloudStore {
         } else {
             (StoreErrorKind::Unreachable, "the store did not answer properly")
         };
-        StoreError {
+        let error = StoreError {
             kind,
             message: format!("LIST of {prefix:?} in {:?} at {}: {why}", self.bucket, self.endpoint),
             source: Some(Box::new(e)),
-        }
+        };
+        refused::blamed(error, self.source.as_deref())
     }
 }
 

@@ -53,6 +53,12 @@ pub(super) fn no_keys(
     (kind, message)
 }
 
+/// Whether a client of a store did not even ask it, because there were no keys.
+pub(super) fn is_without_keys(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.any(|error| error.is::<Failed>())
+}
+
 /// Whether it was the network, or the time, that kept us from keys.
 pub(super) fn kind_of(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
     let mut next = Some(error);

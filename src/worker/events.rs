@@ -43,7 +43,7 @@ pub enum What {
     Failed,
     /// A file was changed here and in the bucket, and both are kept.
     Conflict,
-    /// What was not synced when another host took the volume over is kept apart.
+    /// What was not synced when another host took the volume over is kept apart, on this host or in the bucket.
     Recovered,
     /// Its process died.
     Died,
@@ -156,6 +156,8 @@ struct Inner {
     instance: String,
     kept: Mutex<VecDeque<VolumeEvent>>,
     last: watch::Sender<u64>,
+    /// The last one that somebody has who follows; none if nobody ever asked.
+    heard: watch::Sender<Option<u64>>,
 }
 
 impl Default for Events {
@@ -164,6 +166,7 @@ impl Default for Events {
             instance: Uuid::new_v4().to_string(),
             kept: Mutex::default(),
             last: watch::Sender::new(0),
+            heard: watch::Sender::new(None),
         }))
     }
 }
@@ -208,8 +211,26 @@ impl Events {
         EventPage { instance: self.0.instance.clone(), last, events }
     }
 
+    /// Waits until one of those who follow has heard all that was told, `limit` at most: before the end of a process.
+    pub async fn heard(&self, limit: Duration) {
+        let last = *self.0.last.borrow();
+        let mut heard = self.0.heard.subscribe();
+        if heard.borrow_and_update().is_some() {
+            let all = heard.wait_for(|heard| *heard >= Some(last));
+            // Whoever followed may be gone.
+            drop(tokio::time::timeout(limit, all).await);
+        }
+    }
+
     /// What came since; waits for some seconds if that is nothing.
     pub async fn wait(&self, since: Since) -> EventPage {
+        let ours = since.instance.as_ref() == Some(&self.0.instance);
+        let has = since.after.filter(|_| ours).unwrap_or(0);
+        self.0.heard.send_if_modified(|heard| {
+            let more = *heard < Some(has);
+            *heard = (*heard).max(Some(has));
+            more
+        });
         let mut last = self.0.last.subscribe();
         let mut page = self.since(&since);
         if page.events.is_empty() && since.after.is_some() {
@@ -255,6 +276,32 @@ mod tests {
         let page = waits.await.unwrap();
         assert_eq!(told(&page), [(2, What::Fenced)]);
         assert_eq!(told(&events.wait(Since::start()).await).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_ends_when_those_who_follow_have_heard_of_it() {
+        let limit = Duration::from_secs(3600);
+        let events = Events::default();
+        events.tell("v", What::Mounted, None);
+        let begun = tokio::time::Instant::now();
+        events.heard(limit).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "nobody follows");
+        let page = events.wait(Since::start()).await;
+        let follows = tokio::spawn({
+            let events = events.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let page = events.wait(Since::page(&page)).await;
+                events.wait(Since::page(&page)).await
+            }
+        });
+        events.tell("v", What::Recovered, None);
+        events.heard(limit).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(1), "until it asks for what comes then");
+        follows.await.unwrap();
+        events.tell("v", What::Fenced, None);
+        events.heard(Duration::from_secs(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not ask any more");
     }
 
     #[tokio::test]

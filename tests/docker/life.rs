@@ -1,11 +1,12 @@
 //! Containers, the plugin and the daemon end and come back, all of it on a Ceph gateway: what was found out
 //! about the store must be known to every process that comes.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::support::dockerd::{Dockerd, PLUGIN};
 use crate::support::{wait_for, watchdog};
-use crate::{engine_behind_a_gateway, listed, outside, turn};
+use crate::{engine, engine_behind_a_gateway, listed, outside, turn};
 
 /// How often the volume was opened since the daemon started.
 fn opened(engine: &Dockerd) -> usize {
@@ -95,6 +96,81 @@ fn a_killed_plugin_comes_back_and_its_volume_with_all_it_had() {
         (out.stdout == b"synced\n").then_some(())
     });
     outside::rests(&server, "team/data", &[("file", "synced\n")]);
+}
+
+/// The connections of a volume that are mounted on this machine: a dead one that is still there is another one.
+fn connections(engine: &Dockerd, volume: &str) -> BTreeSet<String> {
+    let at = format!("/vol/{volume}");
+    let root = engine.plugin_dir().parent().unwrap().to_owned();
+    let table = s3vol::sys::mount_table().unwrap().into_iter();
+    let below = table.filter(|mount| mount.kind == "fuse.s3vol" && mount.path.starts_with(&root));
+    let ours = below.filter(|mount| mount.path.to_str().unwrap().ends_with(&at));
+    ours.map(|mount| mount.device).collect()
+}
+
+#[test]
+fn what_a_plugin_left_that_was_disabled_or_killed_in_use_is_cleaned_and_said_at_the_next_start() {
+    let _turn = turn();
+    let (engine, server) = engine();
+    engine.docker(&["volume", "create", "-d", PLUGIN, "-o", "commit=300s", "data"]);
+    engine.docker(&["volume", "create", "-d", PLUGIN, "unused"]);
+    engine.run("unused", "echo x >/d/x");
+    let script = "[ -e /d/file ] || echo first >/d/file; echo more >>/d/file; echo $$ >/ready; \
+                  while :; do sleep 0.1; done";
+    engine.start_container("box", "data", script);
+    let ready = |lines: usize| {
+        let wanted = format!("first\n{}", "more\n".repeat(lines));
+        wait_for("the container to write", Duration::from_secs(30), || {
+            let found =
+                engine.try_docker(&["exec", "box", "/bin/sh", "-c", "cat /d/file"]).unwrap();
+            (found.stdout == wanted.as_bytes()).then_some(())
+        });
+    };
+    ready(1);
+    let mut seen = BTreeSet::from([connections(&engine, "data")]);
+    let box_id = engine.docker(&["ps", "-q", "--filter", "name=box"]).trim().to_owned();
+    for (round, how) in ["disabled", "killed"].into_iter().enumerate() {
+        let before = engine.log_tail(usize::MAX).len();
+        if how == "disabled" {
+            engine.docker(&["plugin", "disable", "-f", PLUGIN]);
+        } else {
+            let id = engine.docker(&["plugin", "inspect", "-f", "{{.Id}}", PLUGIN]);
+            let plugin = wait_for("the plugin's process", Duration::from_secs(5), || {
+                supervisor_of(id.trim())
+            });
+            nix::sys::signal::kill(plugin, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        // The container is told, and does not hang.
+        wait_for("the end of its mount", Duration::from_secs(30), || {
+            let script = "cat /d/file 2>&1 | grep -c 'not connected'";
+            let out = engine.try_docker(&["exec", "box", "/bin/sh", "-c", script]).unwrap();
+            (out.stdout == b"1\n").then_some(())
+        });
+        if how == "disabled" {
+            engine.docker(&["plugin", "enable", PLUGIN]);
+        }
+        let said = wait_for("what the plugin says of it", Duration::from_secs(60), || {
+            let log = engine.log_tail(usize::MAX)[before..].to_owned();
+            let line = log.lines().find(|l| l.contains("the plugin ended while it was mounted"));
+            line.map(str::to_owned)
+        });
+        assert!(said.contains("Transport endpoint is not connected"), "{how}: {said}");
+        assert!(said.contains("data"), "{how}: {said}");
+        // Only of who lost something.
+        let log = engine.log_tail(usize::MAX)[before..].to_owned();
+        assert_eq!(log.matches("the plugin ended while it was mounted").count(), 1, "{how}: {log}");
+        // The command that it says names the container.
+        let cure = "docker ps -q --filter volume=data | xargs docker restart";
+        assert!(said.contains(cure), "{how}: {said}");
+        assert_eq!(engine.docker(&["ps", "-q", "--filter", "volume=data"]).trim(), box_id);
+        engine.docker(&["restart", "-t", "1", &box_id]);
+        ready(round + 2);
+        let now = connections(&engine, "data");
+        assert!(now.len() == 1 && seen.insert(now.clone()), "{how}: {now:?} after {seen:?}");
+    }
+    engine.docker(&["rm", "-f", "box"]);
+    outside::rests(&server, "team/data", &[("file", "first\nmore\nmore\nmore\n")]);
+    assert_eq!(engine.run("unused", "cat /d/x"), "x\n");
 }
 
 /// The plugin's first process: the child of the shim that names the plugin's id.

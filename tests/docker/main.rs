@@ -2,6 +2,7 @@
 //! bucket afterwards, read by programs of other people. Needs root, docker.io, busybox-static,
 //! docker-compose, rclone and s3fs, and the plugin laid out in build/plugin; `make test` brings them.
 
+mod accounts;
 mod content;
 mod hosts;
 mod life;

@@ -1,70 +1,30 @@
 //! Credentials by name: two accounts on one host, keys that change under a mounted volume, and what is wrong with a name.
 
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::rig::{Mount, Place, SOON, finish, s3vol};
-use super::support::s3server::{Action, Logged, Op, Options, Rule, TestS3};
-use super::support::unmanaged::{Plugin, s3vol_as};
+use super::support::accounts::{
+    FIRST, ONE, ONE_LATER, PLUGINS, SECOND, TWO, accounts, askers, lines, profile, put, secret,
+    used,
+};
+use super::support::s3server::{Action, Logged, Op, Rule, TestS3};
+use super::support::unmanaged::{Plugin, other_program, s3vol_as};
 use super::support::wait_for;
-
-/// Access keys; the secret of each is `secret-of-<key>`.
-const PLUGINS: &str = "key-of-plugin";
-const ONE: &str = "key-of-one";
-const ONE_LATER: &str = "key-of-one-later";
-const TWO: &str = "key-of-two";
-const FIRST: &str = "bucket-one";
-const SECOND: &str = "bucket-two";
-/// A changed file counts within this.
-const CHANGED: Duration = Duration::from_secs(5);
-
-fn secret(key: &str) -> String {
-    format!("secret-of-{key}")
-}
-
-/// Three accounts, none of which may use a bucket of another.
-fn accounts() -> TestS3 {
-    let keys = [PLUGINS, ONE, ONE_LATER, TWO].map(|key| (key.to_owned(), secret(key)));
-    let server = TestS3::with(Options { keys: keys.to_vec(), ..Options::default() }).unwrap();
-    server.only(server.bucket(), &[PLUGINS]);
-    server.only(FIRST, &[ONE]);
-    server.only(SECOND, &[TWO]);
-    server
-}
-
-fn lines(key: &str) -> String {
-    format!("AWS_ACCESS_KEY_ID={key}\nAWS_SECRET_ACCESS_KEY={}\n", secret(key))
-}
-
-/// Writes the file of a name as an administrator should: beside it, and renamed.
-fn put(files: &Path, name: &str, text: &str) -> PathBuf {
-    let folder = files.join("credentials");
-    std::fs::create_dir_all(&folder).unwrap();
-    let (new, path) = (folder.join(".new"), folder.join(name));
-    std::fs::write(&new, text).unwrap();
-    std::fs::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
-    std::fs::rename(&new, &path).unwrap();
-    path
-}
 
 /// A plugin with a home of its own, and the names `one` and `two`.
 fn plugin(server: &TestS3) -> (Plugin, PathBuf) {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let files = dir.path().join("files");
     put(&files, "one", &lines(ONE));
-    put(
-        &files,
-        "two",
-        &format!("[default]\naws_access_key_id = {TWO}\naws_secret_access_key = {}\n", secret(TWO)),
-    );
+    put(&files, "two", &profile(TWO));
     let url = format!("s3://{}/team", server.bucket());
     let env = [("S3VOL_URL", url.as_str()), ("S3VOL_FILES", files.to_str().unwrap())];
     (Plugin::again(dir, Some(server), &env), files)
@@ -77,19 +37,6 @@ fn created(plugin: &Plugin, name: &str, bucket: &str, credentials: &str) -> Resu
 
 fn hostname() -> String {
     s3vol::sys::hostname()
-}
-
-/// Whose requests came to a bucket since the log began.
-fn askers(server: &TestS3, bucket: &str) -> Vec<String> {
-    let mut keys: Vec<String> = server
-        .log()
-        .into_iter()
-        .filter(|request| request.bucket == bucket)
-        .filter_map(|request| request.access_key)
-        .collect();
-    keys.sort();
-    keys.dedup();
-    keys
 }
 
 #[test]
@@ -202,17 +149,6 @@ fn busy(place: PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<std::i
         }
         Ok(times)
     })
-}
-
-/// Waits until only `key` asks for the bucket.
-fn used(server: &TestS3, bucket: &str, key: &str) {
-    let since = Instant::now();
-    wait_for("the changed keys", CHANGED, || {
-        let log = server.take_log();
-        let mut asked = log.into_iter().filter(|request| request.bucket == bucket);
-        asked.next_back().filter(|last| last.access_key.as_deref() == Some(key)).map(drop)
-    });
-    assert!(since.elapsed() <= CHANGED);
 }
 
 #[test]
@@ -380,6 +316,66 @@ fn no_process_with_keys_leaves_a_core_dump() {
     mount.signal(libc::SIGABRT);
     let status = mount.ended(SOON);
     assert_eq!((status.signal(), status.core_dumped()), (Some(libc::SIGABRT), false), "{status}");
+}
+
+/// The group that a file of a process in /proc belongs to. It is not that of the process where nobody else may look into
+/// its memory, nor have it dumped (`PR_SET_DUMPABLE`).
+fn group_of(pid: u64, file: &str) -> u32 {
+    std::fs::metadata(format!("/proc/{pid}/{file}")).unwrap().gid()
+}
+
+#[test]
+fn no_process_with_keys_may_be_dumped() {
+    const GROUP: u32 = 12_345;
+    let (server, dir) = (accounts(), Arc::new(tempfile::tempdir().unwrap()));
+    let mut other = Command::new("sleep").arg("60").gid(GROUP).spawn().unwrap();
+    let pid = u64::from(other.id());
+    // Before exec it is a copy of this process.
+    wait_for("another program", SOON, || {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        (name == "sleep\n").then_some(())
+    });
+    assert_eq!(group_of(pid, "environ"), GROUP, "an ordinary process shows nothing here");
+    other.kill().unwrap();
+    other.wait().unwrap();
+
+    let files = dir.path().join("files");
+    put(&files, "one", &lines(ONE));
+    let url = format!("s3://{}/team", server.bucket());
+    let env = [
+        ("S3VOL_URL", url.as_str()),
+        ("S3VOL_FILES", files.to_str().unwrap()),
+        (s3vol::fault::PROVES, "300"),
+    ];
+    let mut command = s3vol(&server);
+    command.gid(GROUP);
+    let mut plugin = Plugin::by(command, dir, &env);
+    created(&plugin, "a", FIRST, "one").unwrap();
+    plugin.create("b", &[]).unwrap();
+    let all = |plugin: &Plugin| {
+        let children = ["driver", "worker"].iter().flat_map(|role| plugin.children(role));
+        let all: Vec<u64> = children.chain([plugin.pid()]).collect();
+        assert_eq!(all.len(), 4, "{all:?}");
+        for pid in all {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let gid = status.lines().find_map(|line| line.strip_prefix("Gid:")).unwrap();
+            assert_eq!(gid.split_whitespace().next(), Some("12345"), "{gid}");
+            for file in ["environ", "mem", "maps", "auxv"] {
+                assert_eq!(group_of(pid, file), 0, "{file} of {pid}");
+            }
+        }
+    };
+    for name in ["a", "b"] {
+        plugin.mount(name, "c");
+    }
+    all(&plugin);
+    // Nor those that come later, and the program that takes its place.
+    let next = tempfile::tempdir().unwrap();
+    plugin.upgrade_to(&other_program(next.path(), "next", "version=0.1.1-next"));
+    all(&plugin);
+    for name in ["a", "b"] {
+        plugin.unmount(name, "c");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 
 mod adopted;
 mod at_once;
+mod azure;
 mod bad_input;
 mod borne;
 mod by_hand;
@@ -24,5 +25,6 @@ mod plugin;
 mod purge;
 mod rig;
 mod standing;
+mod troubles;
 mod warm;
 mod writer;

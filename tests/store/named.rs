@@ -18,7 +18,7 @@ use super::support::s3server::{
 };
 use super::support::stub::Stub;
 
-fn put(dir: &Path, text: &str) {
+pub fn put(dir: &Path, text: &str) {
     let path = dir.join("credentials/team");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, text).unwrap();
@@ -30,7 +30,7 @@ fn lines(key: &str, secret: &str) -> String {
 }
 
 /// As on a host whose files lie in `dir`.
-fn settings(dir: &Path, endpoint: String) -> StoreSettings {
+pub fn settings(dir: &Path, endpoint: String) -> StoreSettings {
     let env = BTreeMap::from([("S3VOL_FILES".to_owned(), dir.display().to_string())]);
     StoreSettings {
         endpoint: Some(endpoint),
@@ -45,7 +45,7 @@ fn opened(dir: &Path, server: &TestS3) -> Store {
     Store::open(&location, &settings(dir, server.endpoint())).unwrap()
 }
 
-async fn write(store: &Store, key: &str) -> PutOutcome {
+pub async fn write(store: &Store, key: &str) -> PutOutcome {
     let send = Send::plain(TIMEOUT);
     store
         .put(&ObjectKey::new(key), "x".into(), &Default::default(), &Properties::default(), send)

@@ -17,6 +17,12 @@ pub const ACCOUNT: &str = "devstoreaccount1";
 pub const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// Another key of the same account, as accounts have two.
+pub const SECOND_KEY: &str = "c2Vjb25kIGtleSBvZiB0aGUgZW11bGF0b3IncyBhY2NvdW50";
+/// An account of somebody else, who may not use what the first one has.
+pub const OTHER_ACCOUNT: &str = "otherstoreaccount";
+pub const OTHER_KEY: &str = "a2V5IG9mIHNvbWVib2R5IGVsc2UncyBhY2NvdW50IGhlcmU=";
+
 /// A running emulator; dropping it ends it.
 #[derive(Debug)]
 pub struct Azurite {
@@ -34,6 +40,10 @@ impl Azurite {
             .arg(&program)
             .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
             .args(["--inMemoryPersistence", "--silent", "--skipApiVersionCheck"])
+            .env(
+                "AZURITE_ACCOUNTS",
+                format!("{ACCOUNT}:{KEY}:{SECOND_KEY};{OTHER_ACCOUNT}:{OTHER_KEY}"),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod accounts;
 pub mod azurite;
 pub mod boto;
 pub mod dockerd;

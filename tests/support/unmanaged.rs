@@ -119,7 +119,8 @@ impl Plugin {
         Plugin::by(command, dir, env)
     }
 
-    fn by(mut command: Command, dir: Arc<tempfile::TempDir>, env: &[(&str, &str)]) -> Plugin {
+    /// Of a command with settings of its own.
+    pub fn by(mut command: Command, dir: Arc<tempfile::TempDir>, env: &[(&str, &str)]) -> Plugin {
         let log = File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
         command.arg("plugin").arg("--socket").arg(dir.path().join("plugin.sock"));
         command.env("S3VOL_STATE", dir.path().join("state"));

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use object_store::list::PaginatedListOptions;
+use object_store::list::{PaginatedListOptions, PaginatedListResult};
 use serde::{Deserialize, Serialize};
 
 use super::properties::{as_stored, dressed, info_of};
@@ -37,6 +37,29 @@ struct AzureUpload {
 }
 
 impl CloudStore {
+    /// A page of a listing, asked for once more where the store refused it for keys that are others by now.
+    async fn listed(
+        &self,
+        prefix: &str,
+        shown: &str,
+        options: &PaginatedListOptions,
+    ) -> Result<PaginatedListResult, StoreError> {
+        let before = self.source.as_ref().map(|source| (source, source.keys().0));
+        let list = async || {
+            let listed = self.listing.list_paginated(Some(prefix), options.clone()).await;
+            listed.map_err(|error| self.list_error(shown, error))
+        };
+        match list().await {
+            Err(error)
+                if error.kind == StoreErrorKind::Denied
+                    && before.is_some_and(|(source, before)| source.has_others(before)) =>
+            {
+                list().await
+            }
+            listed => listed,
+        }
+    }
+
     /// The header that names a version, for the object (`""`) or for a copy's source.
     fn is_version(&self, call: Call, version: &Version, source: bool) -> Call {
         match (self.dialect, source) {
@@ -305,9 +328,9 @@ impl StoreBackend for CloudStore {
             page_token: request.token,
             ..Default::default()
         };
-        let listing = self.listing.list_paginated(Some(&prefix), options);
+        let listing = self.listed(&prefix, &request.prefix, &options);
         let listed = match tokio::time::timeout(timeout, listing).await {
-            Ok(listed) => listed.map_err(|e| self.list_error(&request.prefix, e))?,
+            Ok(listed) => listed?,
             Err(_) => {
                 return Err(StoreError::new(
                     StoreErrorKind::Timeout,

@@ -32,6 +32,8 @@ const LEASE: Duration = Duration::from_secs(10);
 pub(super) const ROUND: Duration = Duration::from_secs(5);
 /// Uploading what was not synced when another host took over.
 const SAVE: Duration = Duration::from_secs(60);
+/// For whoever follows what happens, at the end of a volume that was lost.
+const HEARD: Duration = Duration::from_millis(500);
 /// Writing the export of a small volume: most of it is sending [`export::SMALL`].
 const EXPORT: Duration = Duration::from_secs(10);
 /// Closing the engine.
@@ -297,7 +299,12 @@ impl Shared {
         let volume = &self.volume;
         let save = recovery::save(&self.spec.state_dir, &volume.state_store, &volume.state);
         match tokio::time::timeout(SAVE, save).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(name))) => {
+                let text = format!("in the bucket as {name}; see `s3vol recovered`");
+                self.tell(What::Recovered, Some(text));
+                self.events.heard(HEARD).await;
+            }
             Ok(Err(error)) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "what was not synced is kept here, and not uploaded yet"
