@@ -11,6 +11,7 @@ mod borne;
 mod by_hand;
 mod compared;
 mod credentials;
+mod doctor;
 mod events;
 mod export;
 mod foreground;
