@@ -80,7 +80,7 @@ impl<'l> Look<'l> {
     }
 
     /// The look ends with a bad line about this that has both texts, in itself and in its cure.
-    fn is_bad(self, about: &str, text: &str, cure: &str) {
+    fn finds(self, about: &str, text: &str, cure: &str) {
         let (code, lines, said) = self.json();
         let bad = |line: &&Line| line.grade == "bad" && line.about == about;
         let mut found = lines.iter().filter(bad);
@@ -184,28 +184,28 @@ fn a_store_that_cannot_be_used_is_bad() {
     let look = || Look::at(&server, &place);
     let cure = "docs/TROUBLESHOOTING.md";
     server.only(server.bucket(), &["somebody-else"]);
-    look().is_bad("bucket", "access denied", cure);
+    look().finds("bucket", "access denied", cure);
     server.only(server.bucket(), &[server.access_key()]);
     server.refuse_writes_of(server.access_key());
-    look().is_bad("store", "access denied", cure);
+    look().finds("store", "access denied", cure);
     server.remove_bucket();
-    look().is_bad("bucket", "bucket", cure);
+    look().finds("bucket", "bucket", cure);
     server.restore_bucket();
-    look().env("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-key").is_bad(
+    look().env("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-key").finds(
         "bucket",
         "the secret does not fit",
         cure,
     );
     let keyless = |name| look().env(name, "");
-    keyless("AWS_ACCESS_KEY_ID").env("AWS_SECRET_ACCESS_KEY", "").is_bad(
+    keyless("AWS_ACCESS_KEY_ID").env("AWS_SECRET_ACCESS_KEY", "").finds(
         "bucket",
         "credentials",
         cure,
     );
     server.stop();
-    look().is_bad("bucket", &server.address().to_string(), cure);
+    look().finds("bucket", &server.address().to_string(), cure);
     let folder = place.dir.path().join("none");
-    Look { url: format!("file://{}", folder.display()), ..look() }.is_bad(
+    Look { url: format!("file://{}", folder.display()), ..look() }.finds(
         "bucket",
         "is no folder",
         "create it first",
@@ -222,10 +222,10 @@ fn clocks_that_differ_are_told() {
     assert_eq!((code, clock.grade.as_str()), (GOOD, "note"), "{said}");
     assert!(clock.text.contains("ahead of the store's") && clock.cure.contains("NTP"), "{said}");
     server.set_clock_offset(400);
-    look().is_bad("clock", "behind the store's", "timedatectl set-ntp true");
+    look().finds("clock", "behind the store's", "timedatectl set-ntp true");
     // Now the store takes no request at all, and says why.
     server.set_clock_offset(3600);
-    look().is_bad("bucket", "this host's clock is 1 hour behind", "docs/TROUBLESHOOTING.md");
+    look().finds("bucket", "this host's clock is 1 hour behind", "docs/TROUBLESHOOTING.md");
 }
 
 #[test]
@@ -240,17 +240,17 @@ fn a_state_folder_that_cannot_be_used_is_bad() {
     // It is not there yet, and cannot be made.
     let folder = place.dir.path().display();
     let before = format!("mount --bind '{folder}' '{folder}'; mount -o remount,bind,ro '{folder}'");
-    look(&before).is_bad(about, "Read-only file system", "--state");
+    look(&before).finds(about, "Read-only file system", "--state");
     fs::write(&state, "").unwrap();
-    look("").is_bad(about, "is no folder", "--state");
+    look("").finds(about, "is no folder", "--state");
     fs::remove_file(&state).unwrap();
     state_made(&place);
-    look("mount -t tmpfs -o ro none STATE").is_bad(
+    look("mount -t tmpfs -o ro none STATE").finds(
         "local sync",
         "Read-only file system",
         "writable",
     );
-    look("mount -t tmpfs -o size=1M none STATE").is_bad("local disk", "GiB free", "free some");
+    look("mount -t tmpfs -o size=1M none STATE").finds("local disk", "GiB free", "free some");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_mount_whose_process_was_killed_is_bad_until_it_is_gone() {
     assert!(lines.iter().any(served), "{said}");
     mount.kill();
     let cure = format!("umount -l {}", place.at.display());
-    Look::at(&server, &place).is_bad("volumes", "the process that served it is gone", &cure);
+    Look::at(&server, &place).finds("volumes", "the process that served it is gone", &cure);
     let (code, _, said) = Look { before: cure, ..Look::at(&server, &place) }.json();
     assert_eq!(code, GOOD, "{said}");
 }
@@ -285,12 +285,12 @@ fn credentials_that_cannot_be_used_are_bad() {
     let team = lines.iter().find(|line| line.about == "credentials").expect("a line about them");
     assert!(team.grade == "good" && team.text.starts_with("team: "), "{said}");
     put("open", 0o644, keys);
-    Look::at(&server, &place).is_bad("credentials", "open: ", "docs/CREDENTIALS.md");
+    Look::at(&server, &place).finds("credentials", "open: ", "docs/CREDENTIALS.md");
     fs::remove_file(folder.join("open")).unwrap();
     put("broken", 0o600, "a-secret-nobody-sees\n");
     let (_, _, said) = Look::at(&server, &place).json();
     assert!(!said.contains("a-secret-nobody-sees"), "{said}");
-    Look::at(&server, &place).is_bad("credentials", "broken: ", "docs/CREDENTIALS.md");
+    Look::at(&server, &place).finds("credentials", "broken: ", "docs/CREDENTIALS.md");
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn a_bundle_has_all_for_a_bug_report_and_no_secret() {
     plugin.unmount("web", "c1");
     drop(plugin);
     ended_at(&socket);
-    look().is_bad("plugin", "none answers at ", "its log says why");
+    look().finds("plugin", "none answers at ", "its log says why");
     let text = fs::read_to_string(&bundle).unwrap();
     assert!(text.split("===== events =====").nth(1).unwrap().contains("by-hand"), "{text}");
     super::rig::run_ok("umount", &[place.at.as_os_str()]);
