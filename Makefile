@@ -19,21 +19,22 @@ help: ## Show what can be made
 build: ## Build the program for this machine
 	$(CARGO) build --locked
 
-install: ## Install what the package has, for use without Docker's plugin manager; PREFIX=/usr/local
-	$(CARGO) build --release --locked --bin s3vol
-	./packaging/stage.sh $${CARGO_TARGET_DIR:-target}/release/s3vol "$(DESTDIR)/" $(PREFIX)
+install: ## Install what the package has, for use without Docker's plugin manager; PREFIX=/usr/local, DESTDIR, S3VOL_BINARY
+	@[ -n "$(S3VOL_BINARY)" ] || { set -x; $(CARGO) build --release --locked --bin s3vol; }
+	./packaging/stage.sh "$(or $(S3VOL_BINARY),$(or $(CARGO_TARGET_DIR),target)/release/s3vol)" "$(DESTDIR)/" $(PREFIX)
 	@test -e "$(DESTDIR)/etc/s3vol/environment" || \
 	  install -D -m 0600 packaging/environment "$(DESTDIR)/etc/s3vol/environment"
 
-check: ## Formatting and lints, as far as this toolchain has them
+check: ## Formatting and lints, as far as this toolchain has them; licences, sources and versions of crates
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt || true
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy || true
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then set -x; $(CARGO) fmt --check; \
 	else echo "warning: rustfmt is not installed; the formatting is not checked"; fi
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then set -x; $(CARGO) clippy --locked --all-targets -- -D warnings; \
 	else echo "warning: clippy is not installed; nothing is linted"; fi
+	./plugin/deny.sh crates
 
-deny: ## Licences, sources and versions of all crates (cargo-deny)
+deny: ## Licences, sources, versions and known vulnerabilities of all crates (cargo-deny)
 	./plugin/deny.sh
 
 test: ## All tests but the long ones, a real dockerd and the POSIX suites included (needs root)

@@ -5,6 +5,8 @@ TARGET="$(uname -m)-unknown-linux-gnu"
 OUT="$ROOT/build/plugin"
 # Where cargo puts what is built for TARGET, one folder a profile.
 BUILT="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET"
+# Tools of cargo that a script installed, one folder a version.
+TOOLS="${XDG_CACHE_HOME:-$HOME/.cache}/s3vol-tools"
 
 # The plugin's root file system holds no libraries, so everything is linked statically. Naming the
 # target keeps these flags away from build scripts and procedural macros.
@@ -90,13 +92,14 @@ with_libraries() {
   fi
 }
 
-# tool NAME VERSION: prints where this version of a tool of cargo is, after installing it if it is missing: in a folder
-# of its own, so that no other version that somebody uses is replaced.
+# tool NAME VERSION [PREBUILT]: prints where this version of a tool of cargo is, after installing it if it is missing: in
+# a folder of its own, so that no other version that somebody uses is replaced. PREBUILT FILE is tried first, and puts
+# the program there without building it.
 tool() {
-  local name=$1 version=$2 there
+  local name=$1 version=$2 prebuilt=${3:-false} there
   there=$(command -v "$name") && "$there" --version 2>/dev/null | grep -qwF "$version" && echo "$there" && return
-  there="${XDG_CACHE_HOME:-$HOME/.cache}/s3vol-tools/$name-$version"
-  if [ ! -x "$there/bin/$name" ]; then
+  there="$TOOLS/$name-$version"
+  if [ ! -x "$there/bin/$name" ] && ! "$prebuilt" "$there/bin/$name"; then
     say "installing $name $version, which takes some minutes" >&2
     env -u CARGO_BUILD_TARGET -u RUSTFLAGS -u CARGO_TARGET_DIR \
       cargo install "$name" --version "$version" --locked --root "$there" >&2 || die "$name $version cannot be installed"

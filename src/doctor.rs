@@ -1,7 +1,7 @@
 //! What may be wrong: on this host, with Docker, with the local disk, with the store; each with what to do about it.
 //!
-//! Nothing is changed. A file on the local disk and objects below `.s3vol/probe/`, with which times are measured, are
-//! removed again; after a crash some may be left.
+//! Nothing is changed, except that the host remembers what it found of the store. A file on the local disk and objects
+//! below `.s3vol/probe/`, with which times are measured, are removed again; after a crash some may be left.
 
 mod bench;
 mod bundle;
@@ -10,6 +10,7 @@ mod disk;
 mod docker;
 mod host;
 mod mounts;
+mod plugin;
 mod store;
 
 use std::path::PathBuf;
@@ -76,6 +77,8 @@ pub struct Subject {
     pub mounts: PathBuf,
     /// Where dockerd listens, if not where it usually does.
     pub docker: Option<PathBuf>,
+    /// Where plugins listen, whether Docker manages them or not.
+    pub plugins: Vec<PathBuf>,
     /// The bucket, and the options with which it is reached.
     pub bucket: Option<(BucketUrl, VolumeOptions)>,
 }
@@ -90,7 +93,10 @@ pub async fn examine(subject: &Subject, progress: Progress<'_>) -> Vec<Finding> 
     progress("the mounts");
     findings.extend(mounts::look(&subject.mounts));
     progress("dockerd");
-    findings.extend(docker::look(subject.docker.as_deref()).await);
+    let plugins = plugin::look(&subject.plugins).await;
+    let answers = plugins.iter().any(|finding| finding.grade != Grade::Bad);
+    findings.extend(docker::look(subject.docker.as_deref(), answers).await);
+    findings.extend(plugins);
     progress("the state folder");
     findings.extend(disk::look(&subject.state));
     findings.extend(credentials::look());

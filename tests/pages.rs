@@ -1,4 +1,4 @@
-//! The pages for people: every link between them leads to a page, and to a heading that is there.
+//! The pages for people: every link between them leads to a page, and to a heading that is there; and what workflows run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -112,4 +112,31 @@ fn anchors_are_as_pages_are_shown() {
     assert_eq!(anchor(" The state is lost: `s3vol rebuild`"), "the-state-is-lost-s3vol-rebuild");
     assert_eq!(anchor("7. Lose host B"), "7-lose-host-b");
     assert_eq!(links("[a](b.md#c) and [d](e)"), ["b.md#c", "e"]);
+}
+
+/// A lane that nobody runs finds nothing.
+#[test]
+fn the_checks_run_every_lane_and_a_release_passes_them() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let (makefile, checks) = (read("Makefile"), read(".github/workflows/check.yml"));
+    let lanes: BTreeSet<&str> = makefile
+        .lines()
+        .filter_map(|line| line.split_once(": ##"))
+        .map(|(target, _)| target)
+        .filter(|target| target.starts_with("test-"))
+        .collect();
+    assert!(lanes.len() >= 6, "{lanes:?}");
+    let run: BTreeSet<&str> = checks
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("lane: [")?.strip_suffix(']'))
+        .flat_map(|list| list.split(", "))
+        .collect();
+    assert_eq!(run, lanes, "check.yml runs other lanes than the Makefile has");
+    let release = read(".github/workflows/release.yml");
+    let jobs: Vec<&str> = release.split("\njobs:\n").nth(1).unwrap().split("\n\n").collect();
+    assert!(jobs[0].contains("  check:\n    uses: ./.github/workflows/check.yml"), "{}", jobs[0]);
+    for job in &jobs[1..] {
+        assert!(job.contains("\n    needs: "), "a job waits for nothing: {job}");
+    }
+    assert!(checks.contains("\n  workflow_call:\n"));
 }

@@ -1,6 +1,6 @@
 //! `docs/TROUBLESHOOTING.md` has an entry for each error message that a user can meet. The messages are found in the
-//! source: texts of error types, of the calls that make errors, and of the log at ERROR. What only a defect of the
-//! program could show is in `troubleshooting/internal.txt`, with the reason.
+//! source: texts of error types, of the calls that make errors, and of the log at ERROR; and in scripts that set the plugin
+//! up. What only a defect of the program could show is in `troubleshooting/internal.txt`, with the reason.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,6 +52,13 @@ const SAY_IN: &[&str] = &["StoreError", "NotUp"];
 
 /// Behind these a text counts for what stands around them.
 const AROUND: &[&str] = &["format!", "String::from", "Some"];
+
+/// Scripts that only developers run.
+const FOR_DEVELOPERS: &[&str] =
+    &["coverage", "databases", "deny", "garage", "reproducible", "test"];
+
+/// With these a script ends.
+const ENDS: &[&str] = &["die \"", "usage \""];
 
 /// A text in the source, and the code before it without comments and texts.
 struct Text {
@@ -194,6 +201,66 @@ fn opener(code: &str) -> Option<usize> {
     None
 }
 
+/// What scripts end with, by place.
+fn of_scripts() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join("plugin")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if FOR_DEVELOPERS.contains(&name.as_str()) {
+            continue;
+        }
+        let script = fs::read_to_string(&path).unwrap();
+        for end in ENDS {
+            for (at, _) in script.match_indices(end) {
+                let line = script[..at].lines().count();
+                let text = of_shell(&script[at + end.len()..]);
+                found.push((format!("plugin/{name}.sh:{line}"), text));
+            }
+        }
+    }
+    found
+}
+
+/// A text of the shell up to its closing quote, as people read it.
+fn of_shell(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => break,
+            '\\' => out.extend(chars.next()),
+            '$' => {
+                let (open, close) = match chars.peek() {
+                    Some('(') => ('(', ')'),
+                    Some('{') => ('{', '}'),
+                    _ => {
+                        let mut first = true;
+                        while chars
+                            .next_if(|&c| c.is_alphanumeric() || c == '_' || first && c == '*')
+                            .is_some()
+                        {
+                            first = false;
+                        }
+                        out.push(FILLED);
+                        continue;
+                    }
+                };
+                let mut depth = 0;
+                for c in chars.by_ref() {
+                    depth += i32::from(c == open) - i32::from(c == close);
+                    if depth == 0 {
+                        break;
+                    }
+                }
+                out.push(FILLED);
+            }
+            c => out.push(c),
+        }
+    }
+    out.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// What is left of a message or an entry when it begins or ends with something filled in.
 fn bare(text: &str) -> &str {
     text.trim_matches(|c: char| c == FILLED || c.is_whitespace() || c == ':' || c == ';')
@@ -201,13 +268,12 @@ fn bare(text: &str) -> &str {
 
 /// Every message with its place: at least two words that are always the same.
 fn messages() -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for text in sources().iter().flat_map(|path| texts(path)) {
-        let words = text.text.split(|c: char| !c.is_alphabetic()).filter(|word| word.len() > 1);
-        if words.count() >= 2 && text.text.contains(' ') && is_said(&text) {
-            found.push((text.at, text.text));
-        }
-    }
+    let program = sources().into_iter().flat_map(|path| texts(&path)).filter(is_said);
+    let mut found: Vec<_> = program.map(|text| (text.at, text.text)).chain(of_scripts()).collect();
+    found.retain(|(_, text)| {
+        let words = text.split(|c: char| !c.is_alphabetic()).filter(|word| word.len() > 1);
+        words.count() >= 2 && text.contains(' ')
+    });
     found
 }
 
@@ -261,15 +327,13 @@ fn every_message_has_an_entry_or_a_reason() {
 }
 
 #[test]
-fn every_entry_is_a_message_of_the_program() {
-    let said: Vec<_> = sources().iter().flat_map(|path| texts(path)).collect();
+fn every_entry_is_a_message() {
+    let program = sources().into_iter().flat_map(|path| texts(&path)).map(|text| text.text);
+    let said: Vec<String> = program.chain(of_scripts().into_iter().map(|(_, text)| text)).collect();
     let listed = entries().into_iter().chain(internal().into_iter().map(|(entry, _)| entry));
     let mut seen = BTreeSet::new();
     for entry in listed {
-        assert!(
-            said.iter().any(|text| is_of(&entry, &text.text)),
-            "nothing says {entry:?} any more"
-        );
+        assert!(said.iter().any(|text| is_of(&entry, text)), "nothing says {entry:?} any more");
         assert!(seen.insert(entry.clone()), "{entry:?} is there twice");
     }
 }
@@ -310,5 +374,13 @@ fn texts_are_found_by_what_stands_around_them() {
     ] {
         assert!(!is_said(&text(other)), "{other}");
     }
+    assert_eq!(
+        of_shell(
+            r#"$1, at ${x#*=}$(f "a" (b)): \`y\` of $* \"z\"
+  and more" || die "other""#
+        ),
+        "…, at ……: `y` of … \"z\" and more"
+    );
+    assert!(of_scripts().len() > 30);
     assert_eq!(shown("{} of {x:?}\\\n   is \\\"bad\\\" {{}}"), "… of …is \"bad\" {}");
 }

@@ -387,14 +387,17 @@ pub struct DoctorArgs {
     /// The socket of dockerd, where it is not found by itself.
     #[arg(long, value_name = "PATH")]
     pub docker: Option<PathBuf>,
+    /// The plugin's socket, where it is not found by itself.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// An option of the store: endpoint, region, path_style.
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
-    /// Write the findings, the status of the volumes here, and the ends of their logs to a new file, without
-    /// secrets: for a bug report.
+    /// Write the findings, the status and the events of the volumes here, and the ends of their logs to a new file,
+    /// without secrets: for a bug report.
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
     /// A bucket and a prefix, such as s3://bucket/prefix.

@@ -1,17 +1,24 @@
 //! `s3vol doctor`: what may be wrong, and what to do about it.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
 
 use super::args::{DoctorArgs, options};
+use super::reach::{plugin_sockets, sockets};
 use super::status::served;
 use super::tool::{Line, run};
 use super::{environment, settings};
 use crate::config::{BucketUrl, ConfigErrors, VolumeOptions};
 use crate::doctor::{Bundle, Finding, Grade, Secrets, Subject, examine};
+use crate::driver::{ControlClient, DriverSettings};
+use crate::worker::{EventPage, Since};
 
+/// What happened is told at once.
+const EVENTS: Duration = Duration::from_secs(2);
 /// Something is bad.
 const EXIT_BAD: u8 = 4;
 
@@ -36,10 +43,15 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
         }
         None => None,
     };
+    let plugins = match args.socket {
+        Some(socket) => vec![socket],
+        None => plugin_sockets().into_iter().filter(|socket| socket.exists()).collect(),
+    };
     let subject = Subject {
         state: config.state.clone(),
         mounts: config.mounts.clone(),
         docker: args.docker,
+        plugins: plugins.clone(),
         bucket,
     };
     // Before it takes minutes: the file may be there already.
@@ -72,13 +84,41 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
             }
             Err(error) => format!("{error:#}"),
         };
-        let state = &config.state;
-        let bundle = Bundle { findings: &findings, status, state, environment: &environment };
+        let bundle = Bundle {
+            findings: &findings,
+            status,
+            events: events(&plugins, &config.state).unwrap_or_else(|e| format!("{e:#}")),
+            state: &config.state,
+            environment: &environment,
+        };
         bundle.write(file).with_context(|| path.display().to_string())?;
         eprintln!("written to {}; look at it before you send it to anybody", path.display());
     }
     let bad = findings.iter().any(|finding| finding.grade == Grade::Bad);
     Ok(if bad { EXIT_BAD } else { 0 })
+}
+
+/// What these plugins remember to have happened, or, without one, the processes of the state folder.
+fn events(plugins: &[PathBuf], state: &Path) -> anyhow::Result<String> {
+    let mut told = ask_events(plugins)?;
+    if told.is_empty() {
+        let folder = DriverSettings::control_sockets(state);
+        told = ask_events(&sockets(&folder).with_context(|| folder.display().to_string())?)?;
+    }
+    let lines: Result<Vec<String>, _> =
+        told.iter().flat_map(|page| &page.events).map(serde_json::to_string).collect();
+    Ok(lines?.join("\n"))
+}
+
+fn ask_events(sockets: &[PathBuf]) -> anyhow::Result<Vec<EventPage>> {
+    let pages = run(async {
+        let ask = sockets.iter().map(|socket| async move {
+            // One that remembers nothing waits for something to tell.
+            ControlClient::new(socket).events(&Since::start(), EVENTS).await.ok()
+        });
+        futures::future::join_all(ask).await
+    })?;
+    Ok(pages.into_iter().flatten().collect())
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -80,7 +80,8 @@ pub(super) fn plugin_if_any(given: Option<&Path>) -> anyhow::Result<Option<Contr
     }
 }
 
-fn plugin_sockets() -> Vec<PathBuf> {
+/// Where plugins of this host listen, or would.
+pub(super) fn plugin_sockets() -> Vec<PathBuf> {
     let managed = std::fs::read_dir(PLUGINS).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = managed.map(|folder| folder.path().join(MANAGED)).collect();
     found.sort();

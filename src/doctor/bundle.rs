@@ -130,6 +130,8 @@ pub struct Bundle<'b> {
     pub findings: &'b [Finding],
     /// What the volumes here say of themselves, as JSON.
     pub status: String,
+    /// What plugins here remember to have happened, one event a line.
+    pub events: String,
     pub state: &'b Path,
     pub environment: &'b BTreeMap<String, String>,
 }
@@ -157,11 +159,12 @@ impl Bundle<'_> {
         };
         section(
             "s3vol",
-            &format!("version {}\n{}", env!("CARGO_PKG_VERSION"), jiff::Timestamp::now()),
+            &format!("version {}\n{}", crate::worker::version(), jiff::Timestamp::now()),
         );
         let findings = serde_json::to_string_pretty(self.findings);
         section("doctor", &findings.unwrap_or_else(|error| error.to_string()));
         section("volumes here", &self.status);
+        section("events", &self.events);
         section("environment", &self.variables());
         for path in ["/proc/version", "/proc/self/mountinfo", "/proc/meminfo", "/proc/pressure/io"]
         {
@@ -281,6 +284,7 @@ mod tests {
         let bundle = Bundle {
             findings: &findings,
             status: "[]".to_owned(),
+            events: String::new(),
             state: dir.path(),
             environment: &environment,
         };

@@ -19,10 +19,21 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 
 pub(super) fn look(state: &Path) -> Vec<Finding> {
     // What is not there yet will be made where this is.
-    let Some(there) = state.ancestors().find(|folder| folder.is_dir()) else {
-        return vec![Finding::bad(ABOUT, format!("{} is no folder", state.display()), "make it")];
-    };
+    let there = state.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(state);
+    if !there.is_dir() {
+        let cure = "make it, or take another (S3VOL_STATE, or --state)";
+        return vec![Finding::bad(ABOUT, format!("{} is no folder", there.display()), cure)];
+    }
     let mut findings = vec![kind(state, there)];
+    if there != state
+        && let Err(error) = may_write(there)
+    {
+        findings.push(Finding::bad(
+            ABOUT,
+            format!("it cannot be made in {}: {error}", there.display()),
+            "put it where s3vol may write (S3VOL_STATE, or --state)",
+        ));
+    }
     findings.extend(space(there));
     if there == state {
         findings.push(speed(state));
@@ -92,7 +103,11 @@ fn speed(state: &Path) -> Finding {
         Ok(times) => times,
         Err(error) => {
             let text = format!("{}: {error}", state.display());
-            return Finding::bad(ABOUT, text, "the folder must be writable for s3vol");
+            return Finding::bad(
+                ABOUT,
+                text,
+                "the folder must be writable for s3vol; or take another (S3VOL_STATE, or --state)",
+            );
         }
     };
     let text = format!("4 KiB are synced in {times}");
@@ -117,6 +132,11 @@ fn syncs(state: &Path) -> io::Result<Times> {
         times.add(began.elapsed());
     }
     Ok(times)
+}
+
+/// Also of a file system that is mounted read-only, which stops root, too.
+fn may_write(folder: &Path) -> io::Result<()> {
+    Ok(nix::unistd::eaccess(folder, nix::unistd::AccessFlags::W_OK)?)
 }
 
 /// A file that goes with its descriptor.
@@ -148,5 +168,7 @@ mod tests {
     fn a_folder_of_the_kernel_is_no_place_for_it() {
         let found = look(Path::new("/proc/self"));
         assert_eq!(found.last().unwrap().grade, Grade::Bad, "{found:?}");
+        let found = look(Path::new("/proc/version/below"));
+        assert_eq!(found[0].text, "/proc/version is no folder");
     }
 }

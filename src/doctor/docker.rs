@@ -1,4 +1,4 @@
-//! dockerd, and the plugin in it.
+//! dockerd, and the plugins in it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +16,6 @@ use crate::telemetry::with_causes;
 
 const ABOUT: &str = "dockerd";
 const SOCKET: &str = "/var/run/docker.sock";
-/// A plugin that serves Docker without being managed by it.
-const BY_HAND: &str = "/run/docker/plugins/s3vol.sock";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// No answer that is asked for is longer.
 const LONGEST_ANSWER: usize = 8 << 20;
@@ -53,8 +51,8 @@ struct Config {
     description: String,
 }
 
-/// `given`: where dockerd listens; otherwise as the docker command finds it.
-pub(super) async fn look(given: Option<&Path>) -> Vec<Finding> {
+/// `given`: where dockerd listens; otherwise as the docker command finds it. `answers`: whether a plugin does.
+pub(super) async fn look(given: Option<&Path>, answers: bool) -> Vec<Finding> {
     let socket = match given.map(Path::to_owned).map_or_else(from_environment, Ok) {
         Ok(socket) => socket,
         Err(host) => {
@@ -86,7 +84,7 @@ pub(super) async fn look(given: Option<&Path>) -> Vec<Finding> {
     }
     let mut findings = vec![Finding::good(ABOUT, text)];
     match get::<Vec<Plugin>>(&socket, "/plugins").await {
-        Ok(plugins) => findings.extend(plugin(&plugins, Path::new(BY_HAND).exists())),
+        Ok(plugins) => findings.extend(plugin(&plugins, answers)),
         Err(error) => findings.push(Finding::note(
             "plugin",
             format!("dockerd does not list its plugins: {error}"),
@@ -96,12 +94,12 @@ pub(super) async fn look(given: Option<&Path>) -> Vec<Finding> {
     findings
 }
 
-fn plugin(plugins: &[Plugin], by_hand: bool) -> Vec<Finding> {
+fn plugin(plugins: &[Plugin], answers: bool) -> Vec<Finding> {
     const ABOUT: &str = "plugin";
     let ours = |plugin: &&Plugin| {
         plugin.name.contains("s3vol") || plugin.config.description.starts_with("s3vol")
     };
-    let mut findings: Vec<Finding> = plugins
+    let findings: Vec<Finding> = plugins
         .iter()
         .filter(ours)
         .map(|plugin| match plugin.enabled {
@@ -113,10 +111,9 @@ fn plugin(plugins: &[Plugin], by_hand: bool) -> Vec<Finding> {
             ),
         })
         .collect();
-    if by_hand {
-        findings.push(Finding::good(ABOUT, format!("one is run by hand; its socket is {BY_HAND}")));
-    }
     match findings.len() {
+        // It is run by hand.
+        0 if answers => findings,
         0 => vec![Finding::note(
             ABOUT,
             "s3vol is not installed in it",
@@ -201,7 +198,7 @@ mod tests {
             ("/plugins", 200, plugins),
         ]));
         dockerd(socket.clone(), said).await;
-        let found = look(Some(&socket)).await;
+        let found = look(Some(&socket), false).await;
         assert_eq!(
             found[0].text,
             "Docker 26.1.5 (API 1.45), data in /var/lib/docker, live restore"
@@ -218,13 +215,13 @@ mod tests {
         let said: &'static [(&str, u16, &str)] =
             Box::leak(Box::new([VERSION, ("/plugins", 403, "not for you")]));
         dockerd(socket.clone(), said).await;
-        let found = look(Some(&socket)).await;
+        let found = look(Some(&socket), false).await;
         assert_eq!(found[0].grade, Grade::Good);
         assert!(
             found[1].text.contains("403") && found[1].text.contains("not for you"),
             "{found:?}"
         );
-        let found = look(Some(&dir.path().join("none.sock"))).await;
+        let found = look(Some(&dir.path().join("none.sock")), false).await;
         assert_eq!((found.len(), found[0].grade), (1, Grade::Note), "{found:?}");
     }
 
@@ -238,6 +235,6 @@ mod tests {
         let found = plugin(&[one("registry/volumes:1", "s3vol: volumes"), one("x", "")], false);
         assert_eq!((found.len(), found[0].grade), (1, Grade::Good));
         assert_eq!(plugin(&[], false)[0].grade, Grade::Note);
-        assert_eq!(plugin(&[], true)[0].grade, Grade::Good);
+        assert_eq!(plugin(&[], true), []);
     }
 }

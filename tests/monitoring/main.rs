@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use support::s3server::TestS3;
 use support::scrape::{all_samples, get};
@@ -108,6 +109,51 @@ fn monitoring_rules_and_configuration_are_valid() {
     assert_eq!(dashboard["title"], "s3vol");
 }
 
+/// `alerts.test.yml` has for each alert what it fires on, and what it stays silent on.
+#[test]
+#[ignore = "make test-monitoring"]
+fn monitoring_each_alert_fires_when_it_should_and_only_then() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/monitoring/alerts.test.yml");
+    let said = promtool(&["test".as_ref(), "rules".as_ref(), cases.as_os_str()]);
+    assert!(said.contains("SUCCESS"), "{said}");
+    let names = |text: &str, before: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(before));
+        lines.map(str::to_owned).collect()
+    };
+    let rules = std::fs::read_to_string(examples().join("alerts.yml")).unwrap();
+    let alerts = names(&rules, "- alert: ");
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let cases = std::fs::read_to_string(cases).unwrap();
+    let (mut fire, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    for case in cases.split("- eval_time: ").skip(1) {
+        let seen = if case.contains("exp_alerts: []") { &mut silent } else { &mut fire };
+        seen.extend(names(case, "alertname: "));
+    }
+    assert_eq!(
+        (&fire, &silent),
+        (&alerts, &alerts),
+        "each alert has to fire once and to stay silent once"
+    );
+}
+
+/// What an expression asks for, as names with their labels.
+fn selectors(expression: &str) -> Vec<String> {
+    let expression = expression.replace(r#"instance=~"$instance",volume=~"$volume""#, "");
+    let expression = expression.replace(r#"instance=~"$instance""#, "").replace("{,", "{");
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in expression.match_indices("s3vol_") {
+        let rest = &expression[at..];
+        let name = rest.find(|c| !part(c)).unwrap_or(rest.len());
+        let labels = match rest[name..].starts_with('{') {
+            true => rest[name..].find('}').expect("a bracket that ends") + 1,
+            false => 0,
+        };
+        found.push(rest[..name + labels].to_owned());
+    }
+    found
+}
+
 #[test]
 #[ignore = "make test-monitoring"]
 fn monitoring_a_scrape_finds_every_metric_and_the_alerts_fire() {
@@ -149,6 +195,24 @@ fn monitoring_a_scrape_finds_every_metric_and_the_alerts_fire() {
     let rules = prometheus.asks("/api/v1/rules");
     let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();
     assert!(rules.len() > 10, "{rules:?}");
+    // What they and the dashboard look at is there, also the values of its labels.
+    let dashboard = std::fs::read_to_string(examples().join("grafana.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array()).flatten();
+    let shown = targets.map(|target| target["expr"].as_str().unwrap());
+    let asked: BTreeSet<String> = rules
+        .iter()
+        .map(|rule| rule["query"].as_str().unwrap())
+        .chain(shown)
+        .flat_map(selectors)
+        .collect();
+    assert!(asked.len() > 30, "{asked:?}");
+    for selector in asked {
+        let query = utf8_percent_encode(&selector, NON_ALPHANUMERIC);
+        let found = prometheus.asks(&format!("/api/v1/query?query={query}"));
+        assert_ne!(found["result"], serde_json::json!([]), "nothing is served for {selector}");
+    }
     wait_for("the rules to be looked at", SOON, || {
         let rules = prometheus.asks("/api/v1/rules");
         let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();

@@ -12,6 +12,7 @@ mod borne;
 mod by_hand;
 mod compared;
 mod credentials;
+mod doctor;
 mod events;
 mod export;
 mod foreground;

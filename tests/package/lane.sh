@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `make test-package`: two versions of the package of a debug build, and what run.sh does with them.
+# `make test-package`: two versions of the package of a debug build, and what run.sh does with them and `make install`.
 #   S3VOL_BINARY   a program that exists already
 set -euo pipefail
 . "$(dirname "$0")/../../plugin/common.sh"
 
 [ "$(id -u)" -eq 0 ] || die "this needs root"
 [ -e /dev/fuse ] || die "/dev/fuse is missing; \`modprobe fuse\`"
-need man=man-db groff=groff curl=curl mount=mount flock=util-linux
+need make=make man=man-db groff=groff curl=curl mount=mount flock=util-linux
 need_cc
 if [ -z "${S3VOL_BINARY:-}" ]; then
   # As the other lanes build it, so that nothing is compiled twice: cargo builds the program for a test beside it.

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The Debian package on a copy of this machine: installed, used, upgraded, removed and purged. run.sh OLD.deb NEW.deb
+# The Debian package on a copy of this machine: installed, used, upgraded, removed and purged; then what `make install`
+# makes, with the files of examples/systemd. run.sh OLD.deb NEW.deb
 # The copy is an overlay over / in namespaces of its own, so this machine stays as it is, and what was started ends with
-# the script. Needs root, /dev/fuse, dpkg, man-db, groff, curl.
+# the script. Needs root, /dev/fuse, dpkg, man-db, groff, curl, make.
+#   S3VOL_BINARY   the program to install
 set -euo pipefail
 
 if [ "${1:-}" != --inside ]; then
@@ -9,11 +11,12 @@ if [ "${1:-}" != --inside ]; then
   work=$(mktemp -d)
   trap 'rm -rf --one-file-system "$work"' EXIT
   unshare --mount --pid --fork --kill-child --propagation private \
-    timeout --kill-after 10 "${PACKAGE_SECONDS:-300}" "$0" --inside "$old" "$new" "$work"
+    timeout --kill-after 10 "${PACKAGE_SECONDS:-420}" "$0" --inside "$old" "$new" "$work"
   exit
 fi
 
 WORK=$4
+SOURCE=$(cd "$(dirname "$0")/../.." && pwd)
 mount -t tmpfs tmpfs "$WORK"
 mkdir "$WORK"/{up,work,root}
 mount -t overlay overlay -o "lowerdir=/,upperdir=$WORK/up,workdir=$WORK/work" "$WORK/root"
@@ -63,6 +66,14 @@ unlocked() {
 no_volume() { in_root umount /mnt && until_true "the end of the mount" unlocked; }
 volume() { in_root mount -t fuse.s3vol -o "$1" file:///srv/store/data /mnt; }
 
+# unit_is_right NAME: systemd has nothing to say against an installed unit, its program included.
+unit_is_right() {
+  command -v systemd-analyze >/dev/null || { echo "not checked, for want of systemd: $1"; return; }
+  local wrong
+  wrong=$(systemd-analyze verify --root="$ROOT" --man=no --recursive-errors=no "$1" 2>&1 | grep -F "$1" || true)
+  [ -z "$wrong" ] || die "$wrong"
+}
+
 step "install"
 dpkg -i /tmp/old.deb
 in_root s3vol --version
@@ -84,11 +95,7 @@ bash -c '. "$1"; COMP_WORDS=(s3vol mo) COMP_CWORD=1; _s3vol s3vol mo s3vol; [ "$
 for file in README.md docs/INSTALL.md copyright examples/systemd/fstab examples/monitoring/alerts.yml; do
   [ -s "$ROOT/tmp/files/usr/share/doc/s3vol/$file" ] || die "$file is missing"
 done
-if command -v systemd-analyze >/dev/null; then
-  wrong=$(systemd-analyze verify --root="$ROOT" --man=no --recursive-errors=no s3vol.service 2>&1 |
-    grep -F s3vol.service || true)
-  [ -z "$wrong" ] || die "$wrong"
-fi
+unit_is_right s3vol.service
 
 step "use it: what is written is an object after the end of the mount"
 mkdir -p "$ROOT/srv/store" "$ROOT/srv/home" "$ROOT/mnt"
@@ -215,4 +222,86 @@ purged "what a clean end leaves" ': >volumes/u/lock; : >volumes/u/fuse-init; : >
   : >volumes/trash/x; : >mounts.json; mkdir stores run drafts store; : >stores/a.json'
 [ ! -e "$ROOT$STATE" ] && [ ! -e "$ROOT$CONFIG" ] || die "kept for nothing: $SAID"
 
-step "the package does what it should"
+step "make install: the same files as the package"
+rm -rf "${ROOT:?}$STATE" "$ROOT/etc/s3vol"
+in_root sh -c '! command -v s3vol' >/dev/null || die "a program is there already"
+# make_install ROOT PREFIX
+make_install() { make -s -C "$SOURCE" install "DESTDIR=$1" "PREFIX=$2" "S3VOL_BINARY=$S3VOL_BINARY"; }
+make_install "$WORK/staged" /usr
+[ "$(stat -c %a "$WORK/staged$CONFIG")" = 600 ] || die "$CONFIG can be read by others"
+listed() { (cd "$1" && find . ! -type d | sort); }
+# What dpkg wants beside, and settings, which the package makes when it is installed.
+differ=$(diff <(listed "$ROOT/tmp/files" | grep -v -e /copyright$ -e /changelog) <(listed "$WORK/staged" | grep -v /etc/s3vol/)) ||
+  die "the package and make install differ: $differ"
+make_install "$WORK/elsewhere" /opt/s3vol
+for file in bin/s3vol share/man/man1/s3vol.1.gz lib/systemd/system/s3vol.service; do
+  [ -s "$WORK/elsewhere/opt/s3vol/$file" ] || die "$file is not below the prefix"
+done
+grep -q '^ExecStart=/opt/s3vol/bin/s3vol ' "$WORK/elsewhere/opt/s3vol/lib/systemd/system/s3vol.service" ||
+  die "the unit starts another program"
+
+step "make install: used, and again over changed settings"
+make_install "$ROOT" /usr/local
+[ "$(in_root sh -c 'command -v s3vol')" = /usr/local/bin/s3vol ] || die "it is not found"
+in_root s3vol --version
+in_root man --where s3vol | grep -q ^/usr/local/ || die "its page is not found"
+unit_is_right s3vol.service
+echo 'AWS_SECRET_ACCESS_KEY=mine' >>"$ROOT$CONFIG"
+before=$(cat "$ROOT$CONFIG")
+make_install "$ROOT" /usr/local
+is "$ROOT$CONFIG" "$before" || die "the settings were changed"
+[ "$(stat -c %a "$ROOT$CONFIG")" = 600 ] || die "$CONFIG can be read by others"
+volume commit=1s
+is "$ROOT/mnt/file" one || die "the volume of the package's program is not read"
+echo two >"$ROOT/mnt/file"
+no_volume
+is "$ROOT/srv/store/data/file" two || die "the file is no plain object"
+
+step "examples/systemd: the lines of fstab, with another bucket"
+examples="$ROOT/usr/local/share/doc/s3vol/examples/systemd"
+mkdir -p "$ROOT"/mnt/{data,photos,old} "$ROOT/srv/fstab"
+# Two hosts read and write one volume in it; here it is one.
+sed 's|s3://my-bucket/[a-z]*|file:///srv/fstab/data|' "$examples/fstab" >"$ROOT/etc/fstab"
+[ "$(grep -c ' fuse.s3vol ' "$ROOT/etc/fstab")" = 3 ] || die "there are other lines in fstab"
+in_root findmnt --verify --tab-file /etc/fstab || die "fstab is wrong"
+in_root mount /mnt/data
+echo written >"$ROOT/mnt/data/file"
+# A volume without a commit cannot be followed yet.
+sync "$ROOT/mnt/data/file"
+in_root mount -a
+! free /mnt/photos || die "/mnt/photos is not mounted"
+free /mnt/old || die "/mnt/old is mounted at boot"
+until_true "the reader to see it" is "$ROOT/mnt/photos/file" written
+! (echo no >"$ROOT/mnt/photos/file") 2>/dev/null || die "the volume that is only read was written"
+in_root umount /mnt/photos
+in_root umount /mnt/data
+until_true "the end of the mounts" unlocked
+is "$ROOT/srv/fstab/data/file" written || die "the file is no plain object"
+in_root mount /mnt/old
+is "$ROOT/mnt/old/file" written || die "the line that is not mounted at boot does not work"
+in_root umount /mnt/old
+until_true "the end of the mount" unlocked
+
+step "examples/systemd: the unit, with another bucket and the program where it is"
+unit="$ROOT/etc/systemd/system/mnt-data.service"
+mkdir -p "${unit%/*}"
+sed -e 's|s3://my-bucket/data|file:///srv/unit/data|' -e 's|=/usr/bin/s3vol|=/usr/local/bin/s3vol|' \
+  "$examples/mnt-data.service" >"$unit"
+unit_is_right mnt-data.service
+mkdir -p "$ROOT/srv/unit"
+of_unit() { sed -n "s/^$1=//p" "$unit"; }
+[ "$(of_unit EnvironmentFile)" = "$CONFIG" ] || die "the unit has another file of settings"
+read -ra start <<<"$(of_unit ExecStart)"
+chroot "$ROOT" env -i "${start[@]}" >"$WORK/unit.log" 2>&1 &
+unit_process=$!
+mounted() { ! free /mnt/data; }
+until_true "the mount of the unit" mounted
+echo unit >"$ROOT/mnt/data/file"
+kill "$unit_process"
+status=0
+wait "$unit_process" || status=$?
+[ "$status" = 0 ] || [ "$status" = "$(of_unit SuccessExitStatus)" ] || die "it ended with $status: $(cat "$WORK/unit.log")"
+free /mnt/data || die "it is still mounted"
+is "$ROOT/srv/unit/data/file" unit || die "the file is no plain object: $(cat "$WORK/unit.log")"
+
+step "the package and make install do what they should"
