@@ -12,6 +12,7 @@ mod churn;
 mod commit;
 mod course;
 mod dir_keys;
+mod disk_ahead;
 mod error;
 mod evict;
 mod extents;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
+use super::disk_ahead::DiskAhead;
 use super::freeing::Freeing;
 use super::room::{Taken, less, more};
 use crate::clock::Deadline;
@@ -31,6 +32,7 @@ pub struct CacheFile {
     path: PathBuf,
     file: Option<File>,
     pub present: RangeMap<()>,
+    ahead: DiskAhead,
     exists: bool,
     /// What it takes on the disk, bytes.
     size: u64,
@@ -42,7 +44,8 @@ impl CacheFile {
     /// The cache file of `ino` below `dir`, not opened yet.
     pub fn new(dir: &std::path::Path, ino: Ino, taken: Arc<Taken>) -> Self {
         let path = Self::path_in(dir, ino);
-        CacheFile { path, file: None, present: RangeMap::default(), exists: false, size: 0, taken }
+        let (present, ahead) = Default::default();
+        CacheFile { path, file: None, present, ahead, exists: false, size: 0, taken }
     }
 
     /// Where the bytes of `ino` lie below `dir`.
@@ -101,7 +104,13 @@ impl CacheFile {
 
     /// Fills `buffer`; what lies past the file's end is zeros.
     pub fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let ahead = self.ahead.next(offset..offset + buffer.len() as u64);
         let file = self.file()?;
+        if let Some(ahead) = ahead {
+            // Nothing depends on it.
+            let (from, len) = (ahead.start as i64, (ahead.end - ahead.start) as i64);
+            let _ = posix_fadvise(file, from, len, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        }
         let mut done = 0;
         while done < buffer.len() {
             match file.read_at(&mut buffer[done..], offset + done as u64) {

@@ -18,7 +18,7 @@ const LEAST_WINDOW: u64 = 512 << 10;
 /// and lookups of what a range consists of, which may load inline content.
 const AHEAD: usize = 16;
 pub(super) const WHOLE: usize = 4;
-const SMALL: usize = 32;
+const SMALL: usize = 64;
 const LOOKS: usize = 2;
 
 /// What may still be fetched.

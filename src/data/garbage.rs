@@ -52,7 +52,7 @@ pub fn give_up_older(txn: &mut Txn<'_>, ino: Ino, content: &ContentRec) {
 
 /// The xattrs of an inode that is being removed.
 pub(super) async fn give_up_xattrs(txn: &mut Txn<'_>, ino: Ino) -> Result<(), DataError> {
-    let (found, more) = txn.rows_of(keys::XATTR, ino, FEW_XATTRS).await?;
+    let (found, more) = txn.scan(keys::of_inode(keys::XATTR, ino), FEW_XATTRS).await?;
     if more {
         txn.put(keys::dead(ino, keys::XATTRS), &DeadRec::whole());
         return Ok(());

@@ -202,9 +202,9 @@ impl Inode {
         count_less(&self.opens) <= 1
     }
 
-    /// Counts a writer less.
-    pub fn count_written(&self) {
-        count_less(&self.writers);
+    /// Counts a writer less; whether there is none now.
+    pub fn count_written(&self) -> bool {
+        count_less(&self.writers) <= 1
     }
 
     /// Announces the removal of an inode that nobody has open, and nobody opens before the guard is dropped.

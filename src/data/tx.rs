@@ -226,7 +226,7 @@ impl<'v> Tx<'v> {
         self.kv.delete(keys::content(ino));
         self.kv.delete(keys::orphan(ino));
         self.kv.delete(keys::work(ino));
-        let (mut seen, more) = self.kv.rows_of(keys::RESTS, ino, FEW_RESTS).await?;
+        let (mut seen, more) = self.kv.scan(keys::of_inode(keys::RESTS, ino), FEW_RESTS).await?;
         if more {
             seen = self.kv.scan_all(keys::of_inode(keys::RESTS, ino)).await?;
         }

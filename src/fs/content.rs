@@ -46,9 +46,9 @@ impl Fs {
         let attr = self.make(caller, parent, name, new).await?;
         let inode = self.inode(attr.ino).await?;
         let opened = self.opened(&caller, &inode, flags).await;
-        if made && writer {
-            // From here on its handle counts.
-            inode.count_written();
+        // From here on its handle counts, if it has one.
+        if made && writer && inode.count_written() {
+            self.volume.wants_settling([attr.ino]);
         }
         Ok((attr, opened?))
     }
@@ -154,11 +154,6 @@ impl Fs {
         Ok(())
     }
 
-    /// At every close(2) of a descriptor. Nothing has to happen: everything is in the local log.
-    pub async fn flush(&self, _ino: Ino, _fh: FileHandle) -> Result<(), FsError> {
-        Ok(())
-    }
-
     /// At the last close.
     pub async fn release(&self, ino: Ino, fh: FileHandle) -> Result<(), FsError> {
         self.released(Caller::ROOT, ino, fh).await
@@ -171,8 +166,10 @@ impl Fs {
         }
         if fh.0 & 1 == 1
             && let Some(inode) = self.volume.inodes.get(ino)
+            && inode.count_written()
         {
-            inode.count_written();
+            // It was left alone as long as somebody could write.
+            self.volume.wants_settling([ino]);
         }
         self.closed(caller, ino).await
     }
@@ -194,7 +191,6 @@ impl Fs {
     async fn unused(&self, inode: &Inode) -> Result<(), FsError> {
         inode.live().cache.close();
         if inode.live().attr.nlink > 0 {
-            self.volume.wants_settling([inode.ino]);
             return Ok(());
         }
         let removed = self.remove_unused(inode.ino).await;

@@ -298,19 +298,6 @@ impl Filesystem for Adapter {
         self.runner.run(Op::new(calls::WRITE, req, inode), call, answer::written(reply));
     }
 
-    fn flush(
-        &self,
-        req: &Request,
-        inode: INodeNo,
-        fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        let fs = self.fs();
-        let call = async move { fs.flush(ino(inode), handle(fh)).await };
-        self.runner.run(Op::new(calls::FLUSH, req, inode), call, answer::empty(reply));
-    }
-
     fn release(
         &self,
         req: &Request,
@@ -478,6 +465,19 @@ impl Filesystem for Adapter {
     // --- Answered here ---
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    // A close has nothing to do: what was written is in the log. After this answer the kernel asks no more, as long as
+    // the mount lives, whichever worker serves it.
+    fn flush(
+        &self,
+        _req: &Request,
+        _inode: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 

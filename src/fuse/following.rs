@@ -225,17 +225,6 @@ impl Filesystem for Following {
         reply.ok();
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _inode: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
     // Nothing here is dirty.
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _ds: bool, reply: ReplyEmpty) {
         reply.ok();
@@ -255,6 +244,17 @@ impl Filesystem for Following {
     // --- Answered as for a volume that is written ---
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _inode: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 

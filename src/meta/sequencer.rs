@@ -22,7 +22,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify};
 use super::floors::Floors;
 use super::journal::{Journal, Record};
 use super::kvcache::KvCache;
-use super::newborn::Newborn;
+use super::newborn::{Newborn, Rows};
 use super::records::{RecordError, RestRec, Row, SuperRec, decode, encode};
 use super::uplink::{ROUNDS, Uplink};
 use super::{Batch, Engine, EngineError, LogError, Receipt, keys};
@@ -187,9 +187,21 @@ impl Meta {
     /// Keys and values of a range, in order, at most `limit`.
     pub async fn scan(
         &self,
-        (from, to): keys::Range,
+        range: keys::Range,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, MetaError> {
+        match self.newborn.rows(&range) {
+            Rows::None => return Ok(Vec::new()),
+            Rows::One(key) => {
+                let value = self.get_raw(&key).await?;
+                // Else another row may have taken its place meanwhile: one that is put is known before it is seen.
+                if self.newborn.rows(&range) == Rows::One(key.clone()) {
+                    return Ok(value.map(|value| (Bytes::from(key), value)).into_iter().collect());
+                }
+            }
+            Rows::Unknown => {}
+        }
+        let (from, to) = range;
         Ok(in_time(self.patience, self.engine.scan(from, to, limit)).await??)
     }
 
@@ -396,20 +408,6 @@ impl Txn<'_> {
                 Some((last, _)) if more => from = Bound::Excluded(last.to_vec()),
                 _ => return Ok(found),
             }
-        }
-    }
-
-    /// The rows of one inode in a table where most inodes have none, at most `limit`, and whether there
-    /// may be more.
-    pub async fn rows_of(
-        &self,
-        table: u8,
-        ino: Ino,
-        limit: usize,
-    ) -> Result<(Vec<(Bytes, Bytes)>, bool), MetaError> {
-        match self.meta.newborn.may_have(table, ino) {
-            true => self.scan(keys::of_inode(table, ino), limit).await,
-            false => Ok((Vec::new(), false)),
         }
     }
 

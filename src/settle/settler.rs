@@ -48,6 +48,8 @@ const RETRIES: u32 = 3;
 
 /// Between two pages of the queue: others want the engine, too.
 const BETWEEN_PAGES: Duration = Duration::from_millis(5);
+/// What changed is looked at this long after the first of it, or sooner where it settles sooner.
+const GATHER: Duration = Duration::from_millis(50);
 /// Files whose sizes are added up for the last words of a mount.
 const MOST_SIZED: usize = 1000;
 /// How long a round that has no more time gets to record what it knows.
@@ -197,9 +199,21 @@ impl Settler {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.volume.settle_wanted.notified() => {}
+                () = self.volume.settle_wanted.notified() => self.gather(&stop).await,
                 () = sleep => {}
             }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    /// Lets more come before it is looked at: each change wants it, and a look for each would cost more than the change.
+    async fn gather(&self, stop: &CancellationToken) {
+        let more = tokio::time::sleep(self.volume.tuned().settle_after.min(GATHER));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = more => {}
         }
     }
 

@@ -32,7 +32,6 @@ pub(in crate::fuse) const FSYNCDIR: Call = call("fsyncdir", Operation::Fsync);
 pub(in crate::fuse) const OPEN: Call = call("open", Operation::Open);
 pub(in crate::fuse) const READ: Call = call("read", Operation::Read);
 pub(in crate::fuse) const WRITE: Call = call("write", Operation::Write);
-pub(in crate::fuse) const FLUSH: Call = call("flush", Operation::Close);
 pub(in crate::fuse) const RELEASE: Call = call("release", Operation::Close);
 pub(in crate::fuse) const FSYNC: Call = call("fsync", Operation::Fsync);
 pub(in crate::fuse) const FALLOCATE: Call = call("fallocate", Operation::Write);

@@ -157,3 +157,36 @@ async fn a_batch_is_in_memory_once_and_only_until_it_is_durable() {
         assert!(held < 40 << 20, "{held} bytes after {number} batches");
     }
 }
+
+fn name_of(ino: u64, name: &str) -> Vec<u8> {
+    keys::parent(Ino(ino), Ino::ROOT, &crate::types::FileName::new(name).unwrap())
+}
+
+/// A row of an inode made since the volume was opened takes the place of another one while they are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inode_that_is_renamed_has_a_name_at_every_moment() {
+    let world = Arc::new(World::new().await);
+    for ino in 100..400 {
+        let names = keys::of_inode(keys::PARENT, Ino(ino));
+        assert!(world.meta.scan(names.clone(), 9).await.unwrap().is_empty());
+        let mut txn = world.meta.begin().await.unwrap();
+        txn.put_raw(name_of(ino, "a"), Vec::new());
+        txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+        let renames = Arc::clone(&world);
+        let renamed = tokio::spawn(async move {
+            let mut txn = renames.meta.begin().await.unwrap();
+            txn.delete(name_of(ino, "a"));
+            txn.put_raw(name_of(ino, "b"), Vec::new());
+            txn.commit(Logged::Op { unique: 0 }, || {}).await.unwrap();
+        });
+        loop {
+            let found = world.meta.scan(names.clone(), 9).await.unwrap();
+            let found: Vec<&[u8]> = found.iter().map(|(key, _)| &key[..]).collect();
+            assert_eq!(found.len(), 1, "{ino}: {found:?}");
+            if found[0] == name_of(ino, "b") {
+                break;
+            }
+        }
+        renamed.await.unwrap();
+    }
+}
