@@ -14,7 +14,7 @@ use crate::{Bench, NEVER, requests};
 
 const DIRECTORIES: [usize; 3] = [1_000, 10_000, 100_000];
 const VOLUMES: [usize; 3] = [1, 10, 100];
-const MOUNTING: Duration = Duration::from_secs(60);
+const MOUNTING: Duration = Duration::from_secs(3600);
 /// Until what a mount begins is over.
 const QUIET: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(60);
