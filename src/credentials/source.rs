@@ -360,7 +360,9 @@ mod tests {
         put(&path, "T\u{fc}");
         assert!(!source.has_others(0));
         let problem = source.state().problem.unwrap();
-        assert!(problem.contains("AWS_ACCESS_KEY_ID has a sign") && !problem.contains("T\u{fc}"));
+        assert!(
+            problem.contains("AWS_ACCESS_KEY_ID has a character") && !problem.contains("T\u{fc}")
+        );
     }
 
     #[test]
