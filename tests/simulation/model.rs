@@ -52,6 +52,21 @@ impl State {
         !self.names.keys().any(|name| name.starts_with(&below))
     }
 
+    /// Whether nothing but the bytes of files may have changed since `then`: no fsync of another file or directory
+    /// promises those.
+    fn only_writes(&self, then: &State) -> bool {
+        let same = |(id, node): (&Id, &Node)| {
+            then.nodes.get(id).is_some_and(|before| {
+                let (content, mtime) = (before.content, before.mtime);
+                let written = Node { content, mtime, ..node.clone() };
+                written == *before && (node.mtime.is_none() || node.mtime == mtime)
+            })
+        };
+        self.names == then.names
+            && self.nodes.len() == then.nodes.len()
+            && self.nodes.iter().all(same)
+    }
+
     /// Takes a name away, and what nothing leads to any more.
     pub fn remove(&mut self, path: &str) {
         if let Some(id) = self.names.remove(path)
@@ -425,7 +440,8 @@ impl Line {
         if let Some(found) = &self.found {
             // Another host has the volume: what it found must have been all of that.
             for (client, (found, state)) in found.iter().zip(&promise.states).enumerate() {
-                if found.state < *state {
+                let states = &self.clients[client].states;
+                if found.state < *state && !states[*state].only_writes(&states[found.state]) {
                     return Err(format!(
                         "an fsync was answered for state {state} of client {client}, and the next host found only {}",
                         found.state
