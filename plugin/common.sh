@@ -6,13 +6,20 @@ OUT="$ROOT/build/plugin"
 # Where cargo puts what is built for TARGET, one folder a profile.
 BUILT="${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET"
 # Tools of cargo that a script installed, one folder a version.
-TOOLS="${XDG_CACHE_HOME:-$HOME/.cache}/s3vol-tools"
+TOOLS="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/s3vol-tools"
 
 # The plugin's root file system holds no libraries, so everything is linked statically. Naming the
 # target keeps these flags away from build scripts and procedural macros.
-GIVEN_RUSTFLAGS=${RUSTFLAGS-}
+STATIC="-C target-feature=+crt-static"
 export CARGO_BUILD_TARGET=$TARGET
-export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-feature=+crt-static"
+# Once, also where one of these scripts calls another: other flags are another build of everything.
+case " ${RUSTFLAGS-} " in
+*" $STATIC "*) GIVEN_RUSTFLAGS=${RUSTFLAGS%"$STATIC"} ;;
+*)
+  GIVEN_RUSTFLAGS=${RUSTFLAGS-}
+  export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$STATIC"
+  ;;
+esac
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -19,15 +19,18 @@ fi
 
 source="$place/source"
 built=$(cd "$ROOT" && realpath -m "${BUILT%/*}")
-away() { git -C "$ROOT" worktree remove --force "$source" 2>/dev/null || rm -rf "$source"; git -C "$ROOT" worktree prune; }
+away() { git -C "$ROOT" worktree remove --force "$source" 2>/dev/null || rm -rf "$source"; }
 rm -rf "$place/commit" "$program"
 mkdir -p "$place"
 away
 trap away EXIT
 say "building the program of the last landed version, commit $commit"
-git -C "$ROOT" worktree add --quiet --detach "$source" "$commit"
-# As a part of the tests: `cargo build` would choose other features of what both depend on, and build that again.
-(cd "$source" && CARGO_TARGET_DIR=$built cargo test --locked --no-run --test pages)
+git -C "$ROOT" worktree add --quiet --force --detach "$source" "$commit"
+# As a part of the tests: `cargo build` would choose other features of what both depend on, and build that again. Without
+# debug information: a program of other settings does not take the place of what was built of this version, which has the
+# same name and lies at the same place in its workspace.
+(cd "$source" && CARGO_TARGET_DIR=$built \
+  cargo --config profile.dev.package.s3vol.debug=false test --locked --no-run --test pages)
 # Without what only a debugger reads: it is copied, hashed and synced again and again.
 strip -o "$program.new" "$BUILT/debug/s3vol"
 # Cargo puts the program of this version back under that name, whether or not it has to build it again.

@@ -82,7 +82,7 @@ pub(super) async fn vacate(socket: &Path, state_dir: &Path) -> anyhow::Result<()
             Err(error) => return Err(error.into()),
         }
         // Of several that wait, another may have come first.
-        if let Err(Stays::Serves(status)) = client.vacate(ANSWER).await {
+        if let Err(Stays::Serves(status)) = client.vacate(ANSWER.min(end.left())).await {
             return Err(served(&status));
         }
     }

@@ -46,6 +46,11 @@ fn judge(socket: &Path, answer: Result<String, ControlError>, own: &str) -> Find
             format!("one answers at {at}, and does not tell its version"),
             "it is an old one; docs/INSTALL.md says how to replace it",
         ),
+        Err(ControlError::Unreachable { source, .. }) if is_denied(&*source) => Finding::note(
+            ABOUT,
+            format!("the one at {at} cannot be asked: {source}"),
+            "run it as root",
+        ),
         Err(error) => Finding::bad(
             ABOUT,
             match error {
@@ -63,10 +68,26 @@ fn judge(socket: &Path, answer: Result<String, ControlError>, own: &str) -> Find
     }
 }
 
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Grade;
     use super::*;
+
+    #[test]
+    fn one_that_may_not_be_asked_is_no_fault_of_it() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let answer = Err(ControlError::Unreachable { path: "s".into(), source: Box::new(denied) });
+        assert_eq!(judge(Path::new("s"), answer, "1").grade, Grade::Note);
+    }
 
     #[tokio::test]
     async fn one_that_is_gone_is_bad() {

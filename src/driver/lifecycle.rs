@@ -489,11 +489,6 @@ async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
     loop {
         match client.vacate(CONTROL.min(deadline.left())).await {
             Ok(false) => return Ok(()),
-            Ok(true) if deadline.passed() => {
-                return Err(format!(
-                    "volume {name} is still being left by a mount by hand; try again"
-                ));
-            }
             Ok(true) => goes = true,
             Err(Stays::Serves(status)) => {
                 return Err(format!(
@@ -502,11 +497,14 @@ async fn make_way(spec: &WorkerSpec, deadline: Deadline) -> Result<(), String> {
                     status.mountpoint.display()
                 ));
             }
-            // It may just be closing its socket.
-            Err(Stays::Silent(_)) if goes && !deadline.passed() => {}
+            // It may just be closing its socket, or there is no time left to hear of it.
+            Err(Stays::Silent(_)) if goes => {}
             Err(Stays::Silent(error)) => {
                 return Err(format!("volume {name} is served by a process, and {error}"));
             }
+        }
+        if deadline.passed() {
+            return Err(format!("volume {name} is still being left by a mount by hand; try again"));
         }
         tokio::time::sleep(LEFT_PACE).await;
     }

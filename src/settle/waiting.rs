@@ -70,6 +70,11 @@ impl Settler {
         Ok(Waiting { files, ..seen.waiting })
     }
 
+    /// What the last look found, for whoever cannot wait for another one.
+    pub fn waited(&self) -> Waiting {
+        self.seen_waiting.try_lock().map(|seen| seen.waiting).unwrap_or_default()
+    }
+
     async fn rows(
         &self,
         work: u64,

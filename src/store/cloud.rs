@@ -485,8 +485,9 @@ impl CloudStore {
             "AuthenticationFailed",
             "AuthorizationFailure",
             "AccessDenied",
-            "403",
-            "401",
+            // Not the digits alone: the text holds the URL and how long it took.
+            "status code: 403",
+            "status code: 401",
         ]) {
             (StoreErrorKind::Denied, "access denied; check the account, its key, and its rights")
         } else if has(&["dns error", "failed to lookup"]) {

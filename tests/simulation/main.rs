@@ -2,6 +2,7 @@
 //!
 //! `docs/SIMULATION.md` says how it works and how to use it.
 
+mod aside;
 mod bucket;
 mod calls;
 mod client;

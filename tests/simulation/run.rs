@@ -2,14 +2,16 @@
 //! the same, and none can harm another.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{FromRawFd, RawFd};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use s3vol::fault::Mutant;
 
+use crate::aside::aside;
 use crate::schedule::{Kind, Plan, run};
 use crate::sim::Sim;
 use crate::voice::{Voice, said};
@@ -68,9 +70,7 @@ pub fn begin_with(seed: u64, mutant: Option<Mutant>, voice: Voice, directs: Dire
         // SAFETY: a value that is only read.
         unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) };
         let below = dir.clone();
-        let thread = std::thread::Builder::new().stack_size(64 << 20);
-        let outcome = thread.spawn(move || simulate(seed, mutant, voice, directs, below));
-        let outcome = outcome.expect("a thread").join();
+        let outcome = aside(64 << 20, move || simulate(seed, mutant, voice, directs, below));
         let bytes = match outcome {
             Ok(outcome) => outcome.to_text().into_bytes(),
             Err(_) => b"0 0 0 1\n\nthe simulation itself panicked\n".to_vec(),
@@ -108,29 +108,40 @@ fn write_counts() {
 }
 
 impl Running {
+    /// What it says until it ends; an error when its time is over before.
+    fn read(&mut self) -> std::io::Result<String> {
+        let (mut text, mut part) = (Vec::new(), [0; 16 << 10]);
+        loop {
+            let left = PATIENCE.saturating_sub(self.began.elapsed());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut wanted = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, left) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                ready => ready?,
+            };
+            match self.pipe.read(&mut part)? {
+                0 => return String::from_utf8(text).map_err(std::io::Error::other),
+                some => text.extend_from_slice(&part[..some]),
+            }
+        }
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Outcome {
         let child = self.child;
-        let (send, receive) = std::sync::mpsc::channel::<()>();
-        let left = PATIENCE.saturating_sub(self.began.elapsed());
-        let guard = std::thread::spawn(move || {
-            if receive
-                .recv_timeout(left)
-                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
-                // SAFETY: it was not waited for yet, so the number is still its.
-                unsafe { libc::kill(child, libc::SIGKILL) };
-            }
+        // No thread for this: others may be forking.
+        let read = self.read().or_else(|_| {
+            // SAFETY: it was not waited for yet, so the number is still its.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            self.pipe.read_to_end(&mut Vec::new()).map(|_| String::new())
         });
-        let mut text = String::new();
-        let read = self.pipe.read_to_string(&mut text);
-        drop(send);
-        let _ = guard.join();
         let mut status = 0;
         // SAFETY: it is our child.
         unsafe { libc::waitpid(child, &mut status, 0) };
         let _ = std::fs::remove_dir_all(&self.dir);
-        match read.ok().and_then(|_| Outcome::parse(&text)) {
+        let text = read.unwrap_or_default();
+        match Outcome::parse(&text) {
             Some(outcome) => outcome,
             None => Outcome {
                 digest: 0,

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::aside::aside;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Voice {
     Silent,
@@ -29,11 +31,11 @@ impl Voice {
             unsafe { libc::dup2(nowhere.as_raw_fd(), libc::STDERR_FILENO) };
         }
         let Some(filter) = filter else { return };
-        let made = std::thread::spawn(move || {
+        let made = aside(8 << 20, move || {
             let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
             log.with_writer(|| Said).with_ansi(false).init();
         });
-        made.join().expect("a log");
+        made.expect("a log");
     }
 }
 

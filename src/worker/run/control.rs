@@ -312,8 +312,12 @@ async fn events(State(control): State<Control>, Query(since): Query<Since>) -> J
 }
 
 async fn leave(State(control): State<Control>) -> Response {
+    let known = control.ending.is_asked();
     if control.ending.ask().await {
-        tracing::info!("another process of this host waits for the volume");
+        // Whoever waits asks again and again.
+        if !known {
+            tracing::info!("another process of this host waits for the volume");
+        }
         return StatusCode::OK.into_response();
     }
     (StatusCode::CONFLICT, "the volume is in use here").into_response()

@@ -101,7 +101,8 @@ async fn of_written(shared: &Shared, all: &mut Vec<Sample>) {
     let settling = settler.status();
     let waiting = match tokio::time::timeout(PATIENCE, settler.waiting()).await {
         Ok(Ok(waiting)) => waiting,
-        // The number of files is known all the same.
+        // The number of files is known all the same. No age would say that nothing waits, just when much does.
+        Ok(Err(_)) | Err(_) if settling.unsettled > 0 => settler.waited(),
         Ok(Err(_)) | Err(_) => Default::default(),
     };
     all.push(Sample::count(&names::UNSETTLED_FILES, settling.unsettled));
