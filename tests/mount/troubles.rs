@@ -168,15 +168,13 @@ fn what_is_kept_apart_is_told_and_counted_until_the_bucket_has_it() {
 #[test]
 fn what_a_host_had_that_lost_its_volume_is_told_when_the_bucket_has_it() {
     let server = TestS3::start();
-    let url = format!("s3://{}/team", server.bucket());
-    let env = [("S3VOL_URL", url.as_str())];
-    let mut plugin = Plugin::with(Some(&server), &env);
+    let mut plugin = Plugin::start(&server);
     plugin.create("web", &[("commit", "5m"), ("settle_after", "1d")]).unwrap();
     let told = Told::by(&plugin, &server);
     let place = plugin.mount("web", "c1");
     synced(&place, "known", "synced");
     std::fs::write(place.join("mine"), "never synced").unwrap();
-    let other = Plugin::with(Some(&server), &env);
+    let other = Plugin::start(&server);
     let mut takeover = s3vol(&server);
     takeover.args(["takeover", "--yes", "web", "--socket"]).arg(other.socket());
     let taken = takeover.output().unwrap();
