@@ -25,6 +25,7 @@ mod outside;
 mod paths;
 mod patience;
 mod pieces;
+mod programs;
 mod read;
 mod repack;
 mod room;
@@ -77,6 +78,7 @@ pub use pieces::{
     Fetch, GET_TIMEOUT, PARALLEL, Source, cut_up, fetches, hull, pieces, read_inline, read_run,
     zeros,
 };
+pub use programs::{Programs, Waiting};
 pub use repack::{Repacked, SLACK};
 pub use room::{Room, Taken};
 pub use seek::seek;
@@ -127,6 +129,8 @@ pub struct Volume {
     room: Room,
     /// What may be downloaded at a time.
     pub fetching: Fetching,
+    /// Whether programs wait.
+    pub programs: Arc<Programs>,
     /// Held by whoever looks for victims. Taken before inodes' states.
     evicting: Mutex<()>,
     /// Somebody waits for dirty data to shrink, or there is much of it.

@@ -133,5 +133,5 @@ fn round_size() -> usize {
 }
 /// Keys announced, or resolved, in one batch. Changes of names wait as long as a batch is put together.
 fn chunk_size() -> usize {
-    crate::fault::number(crate::fault::CHUNK, 32).max(1) as usize
+    crate::fault::number(crate::fault::CHUNK, 8).max(1) as usize
 }

@@ -335,7 +335,6 @@ impl Volume {
     async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
-        let (none, plain) = (Attributes::new(), Properties::default());
         loop {
             let mut upload = self.upload();
             let key = upload.key();
@@ -343,14 +342,14 @@ impl Volume {
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             upload.sent();
             at(points::SEGMENT_BEFORE);
-            let put = self.state_store.put(&key, body.clone(), &none, &plain, send);
-            let (outcome, etag) = tokio::join!(put, self.etag_of(&body));
+            let put = self.put_proven(&key, &body, send);
+            let (outcome, proven) = put.await;
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
                     // Only what the store has as it was sent may become part of an object without being sent again.
-                    if etag.is_some_and(|etag| etag == version.etag) {
+                    if proven {
                         self.stored.add(upload.id(), &version);
                     }
                     return Ok(upload);
@@ -383,11 +382,28 @@ impl Volume {
         }
     }
 
-    /// The ETag of an object that the store has as it was sent, if that is of use. `None` says nothing.
-    async fn etag_of(&self, body: &Bytes) -> Option<String> {
+    /// Stores a segment. True: it was stored as it was sent; false says nothing.
+    async fn put_proven(&self, key: &ObjectKey, body: &Bytes, send: Send) -> (PutOutcome, bool) {
+        let (none, plain) = (Attributes::new(), Properties::default());
+        let put = |send| self.state_store.put(key, body.clone(), &none, &plain, send);
         if !self.capabilities.has(Verb::PartCopy) {
-            return None;
+            // Nothing is copied from it.
+            return (put(send).await, false);
         }
+        if self.capabilities.has(Verb::Checksum) {
+            return self
+                .state_store
+                .put_summed(key, body.clone(), crc32c::crc32c(body), send)
+                .await;
+        }
+        let (outcome, etag) = tokio::join!(put(send), self.etag_of(body));
+        let same =
+            matches!(&outcome, PutOutcome::Won(version) if Some(&version.etag) == etag.as_ref());
+        (outcome, same)
+    }
+
+    /// The ETag of an object that the store has as it was sent, in most stores. `None` says nothing.
+    async fn etag_of(&self, body: &Bytes) -> Option<String> {
         let digest = |body: &Bytes| hex(&Md5::digest(body));
         if body.len() < LONG_DIGEST {
             return Some(digest(body));

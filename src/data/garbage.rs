@@ -174,7 +174,7 @@ impl Volume {
             return Ok(0);
         }
         if !Mutant::ReleasedBeforeDurable.lives() {
-            let _receipt = self.meta.flush(flush_timeout).await?;
+            let _receipt = self.meta.flush_beside(flush_timeout).await?;
         }
         let dead = garbage.into_iter().filter_map(|(key, _)| Some((keys::parse_id(&key)?, key)));
         let (ids, rows): (Vec<u128>, Vec<_>) = dead.unzip();

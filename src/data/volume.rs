@@ -89,6 +89,7 @@ impl Volume {
             dirty_ranges: AtomicU64::new(0),
             room,
             fetching: Fetching::default(),
+            programs: Arc::default(),
             evicting: Mutex::default(),
             commit_wanted: Notify::new(),
             block_ended: Notify::new(),

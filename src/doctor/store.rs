@@ -55,6 +55,11 @@ pub const VERBS: &[(Verb, &str, &str)] = &[
         "a large file is sent twice: to be in the bucket, and to rest",
     ),
     (
+        Verb::Checksum,
+        "checksums",
+        "what is composed is proven by an MD5, which takes half as much processor time again",
+    ),
+    (
         Verb::Expiry,
         "expiring requests",
         "after a lost answer a name is left alone for 15 minutes instead of 80 seconds",

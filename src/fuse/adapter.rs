@@ -45,7 +45,11 @@ pub(super) struct Adapter {
 
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, runtime: tokio::runtime::Handle) -> Self {
-        let runner = Runner::new(runtime, Arc::clone(&fs.volume().meters));
+        let runner = Runner::new(
+            runtime,
+            Arc::clone(&fs.volume().meters),
+            Arc::clone(&fs.volume().programs),
+        );
         Adapter { fs, runner }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Following {
 
 impl Following {
     pub(super) fn new(fs: Arc<ReadFs>, runtime: tokio::runtime::Handle) -> Self {
-        let runner = Runner::new(runtime, Arc::clone(&fs.meters));
+        let runner = Runner::new(runtime, Arc::clone(&fs.meters), Arc::default());
         Following { fs, runner }
     }
 

@@ -142,10 +142,13 @@ fn driven(
     wait: impl Future<Output = ()> + Send + 'static,
 ) -> std::sync::mpsc::Receiver<std::thread::ThreadId> {
     let (sender, done) = std::sync::mpsc::channel();
-    Runner::new(runtime.handle().clone(), Default::default()).drive(OP, async move {
-        wait.await;
-        sender.send(std::thread::current().id()).unwrap();
-    });
+    Runner::new(runtime.handle().clone(), Default::default(), Default::default()).drive(
+        OP,
+        async move {
+            wait.await;
+            sender.send(std::thread::current().id()).unwrap();
+        },
+    );
     done
 }
 

@@ -451,12 +451,6 @@ impl Engine {
         self.inner.alive()
     }
 
-    /// Makes everything durable that was handed over before this call. All callers that arrive
-    /// while a flush is in flight share the next one. When the deadline passes the flush goes on.
-    pub async fn flush(&self, deadline: Deadline) -> Result<Receipt, EngineError> {
-        within(deadline, self.inner.join_flush()).await?
-    }
-
     /// Whether the bucket's epoch is still ours, by reading alone. `Ok` holds for the past only:
     /// what must not race with another host is proven by a flush.
     pub async fn check_epoch(&self, deadline: Deadline) -> Result<(), EngineError> {

@@ -317,6 +317,20 @@ impl Meta {
         Ok(receipt)
     }
 
+    /// As [`Meta::flush`], for work beside programs: none of those waits for a flush of its own behind this one.
+    pub async fn flush_beside(&self, timeout: Duration) -> Result<Receipt, MetaError> {
+        self.accepting()?;
+        let receipt = self.engine.flush_beside(Deadline::after(timeout)).await?;
+        self.forget_durable();
+        Ok(receipt)
+    }
+
+    /// As [`Meta::flush_beside`], and as patient as [`Meta::flush_patiently`].
+    pub async fn flush_beside_patiently(&self, patience: Duration) -> Result<Receipt, MetaError> {
+        let flushed = self.uplink.wait(patience, self.flush_beside(patience * ROUNDS)).await;
+        flushed.unwrap_or(Err(EngineError::Deadline.into()))
+    }
+
     /// As [`Meta::flush`]; takes longer than `patience` only as long as something goes up.
     pub async fn flush_patiently(&self, patience: Duration) -> Result<Receipt, MetaError> {
         let flushed = self.uplink.wait(patience, self.flush(patience * ROUNDS)).await;

@@ -7,7 +7,7 @@ use super::copies::MOST_COPIED;
 use super::item::Item;
 use super::learn::Learned;
 use super::plan::{Brought, Plan, UNDECIDED};
-use super::{SettleError, Settler, TIDY, round_size};
+use super::{SettleError, Settler, TIDY, chunk_size, round_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
 use crate::types::Ino;
@@ -150,8 +150,12 @@ impl Settler {
         go_on: &impl Fn() -> bool,
     ) -> Result<(), SettleError> {
         let due: Vec<Ino> = round.due.iter().copied().filter(|ino| *ino != TIDY).collect();
-        let mut copied = 0;
-        for ino in due {
+        let (mut copied, mut began) = (0, boottime());
+        for (number, ino) in due.into_iter().enumerate() {
+            if number % chunk_size() == 0 {
+                self.leaves_room(boottime() - began).await;
+                began = boottime();
+            }
             if !go_on() {
                 self.schedule.by(ino, boottime());
                 continue;

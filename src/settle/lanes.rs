@@ -11,6 +11,9 @@ const FIRST: usize = 32;
 const LEAST: usize = 8;
 /// Of one volume. More connections cost memory on both sides and hide hardly any more waiting.
 const MOST: usize = 128;
+/// At the beginning while programs wait for the volume, and at least, however much they wait.
+const BESIDE: usize = 8;
+const LEAST_BESIDE: usize = 4;
 /// Wider by so many at a time.
 const STEP: usize = 16;
 /// A round of fewer rows than this says nothing about what more lanes would do.
@@ -28,6 +31,8 @@ pub(super) struct Lanes(Mutex<State>);
 #[derive(Debug)]
 struct State {
     width: usize,
+    /// While programs wait.
+    beside: usize,
     /// The shortest that the requests of a round took, at their median. Forgotten slowly, because a store may become
     /// slower for good.
     shortest: Option<Duration>,
@@ -37,7 +42,7 @@ struct State {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes(Mutex::new(State { width: FIRST, shortest: None, most: None }))
+        Lanes(Mutex::new(State { width: FIRST, beside: BESIDE, shortest: None, most: None }))
     }
 }
 
@@ -52,13 +57,14 @@ pub(super) struct Answers {
 }
 
 impl Lanes {
-    /// How many requests may be on their way side by side.
-    pub fn width(&self) -> usize {
-        self.0.lock().width
+    /// How many requests may be on their way side by side; `beside` programs that wait.
+    pub fn width(&self, beside: bool) -> usize {
+        let state = self.0.lock();
+        if beside { state.beside.min(state.width) } else { state.width }
     }
 
     /// `now`: boot time.
-    pub fn learn(&self, mut answers: Answers, now: Duration) {
+    pub fn learn(&self, mut answers: Answers, beside: bool, now: Duration) {
         let mut state = self.0.lock();
         let width = state.width;
         if answers.busy >= 2 && answers.busy * BUSY_OF >= answers.answered {
@@ -78,6 +84,15 @@ impl Lanes {
             Some(before) => median.min(before + before / 16),
         };
         state.shortest = Some(shortest);
+        if beside {
+            // What queues up behind each other queues up before the requests of programs, too.
+            if median > shortest * 6 / 5 {
+                state.beside = (state.beside * 3 / 4).max(LEAST_BESIDE);
+            } else if median <= shortest * 11 / 10 && answers.took.len() >= ROWS * state.beside {
+                state.beside = (state.beside + state.beside / 4).min(width);
+            }
+            return;
+        }
         // More lanes that only make everybody wait longer are none.
         if median > shortest * 3 && answers.took.len() >= width && width > FIRST {
             state.width = (width - width / 8).max(FIRST);
@@ -101,13 +116,13 @@ mod tests {
 
     fn answered(lanes: &Lanes, many: usize, millis: u64) -> usize {
         let took = vec![Duration::from_millis(millis); many];
-        lanes.learn(Answers { took, answered: many, busy: 0 }, NOON);
-        lanes.width()
+        lanes.learn(Answers { took, answered: many, busy: 0 }, false, NOON);
+        lanes.width(false)
     }
 
     fn busy(lanes: &Lanes, busy: usize) -> usize {
-        lanes.learn(Answers { took: vec![], answered: 256, busy }, NOON);
-        lanes.width()
+        lanes.learn(Answers { took: vec![], answered: 256, busy }, false, NOON);
+        lanes.width(false)
     }
 
     #[test]
@@ -120,7 +135,7 @@ mod tests {
         for _ in 0..100 {
             round(&lanes, 20);
         }
-        assert_eq!(lanes.width(), MOST);
+        assert_eq!(lanes.width(false), MOST);
     }
 
     #[test]
@@ -131,23 +146,23 @@ mod tests {
         for _ in 0..20 {
             answered(&lanes, 255, 1000);
         }
-        assert_eq!(lanes.width(), FIRST);
+        assert_eq!(lanes.width(false), FIRST);
     }
 
     #[test]
     fn where_the_store_was_busy_it_does_not_go_again_for_some_time() {
         let lanes = Lanes::default();
         (0..3).for_each(|_| assert!(round(&lanes, 20) > FIRST));
-        assert_eq!((lanes.width(), busy(&lanes, 6)), (80, 40));
+        assert_eq!((lanes.width(false), busy(&lanes, 6)), (80, 40));
         for _ in 0..100 {
             assert!(round(&lanes, 20) <= 64);
         }
-        assert_eq!(lanes.width(), 64);
+        assert_eq!(lanes.width(false), 64);
         let took = vec![Duration::from_millis(20); 256];
-        lanes.learn(Answers { took, answered: 256, busy: 0 }, NOON + REMEMBERED);
-        assert_eq!(lanes.width(), 80);
+        lanes.learn(Answers { took, answered: 256, busy: 0 }, false, NOON + REMEMBERED);
+        assert_eq!(lanes.width(false), 80);
         (0..10).for_each(|_| assert!(busy(&lanes, 256) >= LEAST));
-        assert_eq!(lanes.width(), LEAST);
+        assert_eq!(lanes.width(false), LEAST);
     }
 
     #[test]
@@ -164,7 +179,35 @@ mod tests {
         for _ in 0..40 {
             round(&lanes, 40);
         }
-        assert!(lanes.width() > FIRST, "{}", lanes.width());
+        assert!(lanes.width(false) > FIRST, "{}", lanes.width(false));
+    }
+
+    #[test]
+    fn beside_programs_there_are_few_as_long_as_requests_queue_up() {
+        let lanes = Lanes::default();
+        let beside = |millis| {
+            let took = vec![Duration::from_millis(millis); 256];
+            lanes.learn(Answers { took, answered: 256, busy: 0 }, true, NOON);
+            lanes.width(true)
+        };
+        assert_eq!(lanes.width(true), BESIDE);
+        assert_eq!((beside(20), beside(20)), (10, 12));
+        // Neither slower nor as fast as it was.
+        assert_eq!(beside(23), 12);
+        assert_eq!(beside(30), 9);
+        for _ in 0..10 {
+            assert!(beside(1000) >= LEAST_BESIDE);
+        }
+        assert_eq!(lanes.width(true), LEAST_BESIDE);
+        assert_eq!(
+            lanes.width(false),
+            FIRST,
+            "what was learned beside programs counts there alone"
+        );
+        for _ in 0..100 {
+            beside(20);
+        }
+        assert_eq!(lanes.width(true), FIRST);
     }
 
     #[test]
@@ -172,10 +215,10 @@ mod tests {
         let lanes = Lanes::default();
         for _ in 0..40 {
             round(&lanes, 40);
-            assert_eq!(answered(&lanes, SOME - 1, 1), lanes.width());
+            assert_eq!(answered(&lanes, SOME - 1, 1), lanes.width(false));
         }
-        assert_eq!(lanes.width(), MOST);
-        lanes.learn(Answers::default(), NOON);
-        assert_eq!(lanes.width(), MOST);
+        assert_eq!(lanes.width(false), MOST);
+        lanes.learn(Answers::default(), false, NOON);
+        assert_eq!(lanes.width(false), MOST);
     }
 }

@@ -51,12 +51,14 @@ impl Settler {
         let mut done = 0;
         let mut failed = Ok(());
         for some in resolved.chunks(chunk_size()) {
+            let began = boottime();
             failed = self.resolve_batch(some).await;
             if failed.is_err() {
                 break;
             }
             self.are_resolved(some);
             done += some.len();
+            self.leaves_room(boottime() - began).await;
         }
         // Their intents stay open; once cold they are decided as if nobody had seen an answer.
         for (put_id, intent, _) in resolved.drain(done..) {

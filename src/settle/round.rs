@@ -152,13 +152,14 @@ impl Settler {
             }
             (put_id, outcome, took)
         });
-        let width = self.lanes.width();
+        let programs = self.programs_wait();
+        let width = self.lanes.width(programs);
         let sent = self.outcomes(intents, leaving, sends.buffer_unordered(width)).await;
         let now = boottime();
         let arrived = sent.iter().filter(|(.., outcome, _)| matches!(outcome, Outcome::Applied(_)));
         let arrived = arrived.filter_map(|(id, ..)| sizes.get(id)).sum();
         self.reach.learn(arrived, now - began, leaving.cut.load(Ordering::Relaxed));
-        self.lanes.learn(leaving.answers(), now);
+        self.lanes.learn(leaving.answers(), programs, now);
         {
             let mut pace = self.pace.lock();
             for (_, intent, outcome, took) in &sent {
@@ -180,7 +181,7 @@ impl Settler {
             return Ok(true);
         }
         let durable = tokio::select! {
-            flushed = self.volume.meta.flush_patiently(FLUSH_TIMEOUT) => flushed.map(|_receipt| true),
+            flushed = self.volume.meta.flush_beside_patiently(FLUSH_TIMEOUT) => flushed.map(|_receipt| true),
             () = self.at_its_end.cancelled() => Ok(false),
         };
         self.learn_lead(expiry).await;
@@ -247,6 +248,7 @@ impl Settler {
         let mut left = std::mem::take(items);
         while !left.is_empty() && !self.at_its_end.is_cancelled() {
             let mut some = left.drain(..left.len().min(chunk_size())).collect();
+            let began = boottime();
             let announced = self.announce_some(&mut some, not_after).await;
             if announced.is_err() {
                 let unsent =
@@ -257,6 +259,7 @@ impl Settler {
                 return announced.and(resolved);
             }
             items.append(&mut some);
+            self.leaves_room(boottime() - began).await;
         }
         self.give_up(left).await;
         Ok(())

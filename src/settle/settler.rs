@@ -54,6 +54,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const MOST_SIZED: usize = 1000;
 /// How long a round that has no more time gets to record what it knows.
 const RECORD: Duration = Duration::from_millis(500);
+/// A wait for the engine is no work.
+const LONGEST_REST: Duration = Duration::from_millis(20);
 /// How long the status waits for the engine.
 const STATUS: Duration = Duration::from_millis(300);
 
@@ -398,6 +400,21 @@ impl Settler {
             conflicts: *self.conflicts.borrow(),
             missing_rights: missing.into_iter().flatten().collect(),
             deletions: self.deletions(),
+        }
+    }
+
+    /// Whether what is done now is in somebody's way.
+    pub(super) fn programs_wait(&self) -> bool {
+        !self.hurried() && self.volume.programs.wait()
+    }
+
+    /// Rests as long as it worked while programs wait: they have one of two moments for themselves.
+    pub(super) async fn leaves_room(&self, worked: Duration) {
+        if self.programs_wait() {
+            tokio::select! {
+                () = tokio::time::sleep(worked.min(LONGEST_REST)) => {}
+                () = self.at_its_end.cancelled() => {}
+            }
         }
     }
 

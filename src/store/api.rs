@@ -247,13 +247,16 @@ pub enum Verb {
     DeleteMany,
     /// The same with a version for each key.
     DeleteManyConditional,
+    /// Refusal of a body that is not what its CRC32C says, and word that one is.
+    Checksum,
 }
 
 impl Verb {
     /// Whether each version of s3vol knows it. The first ones take a record that names any other for damaged, so others
     /// are in no volume's `format.json`, only among what was found out about a store.
     pub fn is_everywhere(self) -> bool {
-        !matches!(self, Verb::DeleteMany | Verb::DeleteManyConditional | Verb::PartCopy)
+        let later = [Verb::DeleteMany, Verb::DeleteManyConditional, Verb::PartCopy, Verb::Checksum];
+        !later.contains(&self)
     }
 }
 
@@ -340,6 +343,19 @@ pub trait StoreBackend: std::fmt::Debug + std::marker::Send + Sync + 'static {
         properties: &Properties,
         send: Send,
     ) -> PutOutcome;
+
+    /// The same for bytes alone, which the store compares with `sum`, their CRC32C, before it keeps them, where it can
+    /// ([`Verb::Checksum`]). True beside [`PutOutcome::Won`] is its word that it did.
+    async fn put_summed(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        _sum: u32,
+        send: Send,
+    ) -> (PutOutcome, bool) {
+        let (none, plain) = (Attributes::new(), Properties::default());
+        (self.put(key, body, &none, &plain, send).await, false)
+    }
 
     /// `range` of an object, if it still is `expect` (a different version is
     /// [`super::StoreErrorKind::Changed`]). `None` reads the whole object.

@@ -77,6 +77,19 @@ impl StoreBackend for Confined {
         }
     }
 
+    async fn put_summed(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        sum: u32,
+        send: Send,
+    ) -> (PutOutcome, bool) {
+        match self.may(key) {
+            Ok(()) => self.inner.put_summed(key, body, sum, send).await,
+            Err(error) => (PutOutcome::Failed(error), false),
+        }
+    }
+
     async fn get(
         &self,
         key: &ObjectKey,

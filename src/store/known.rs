@@ -30,7 +30,7 @@ const DOUBTED: Duration = Duration::from_secs(600);
 const FOLDER: &str = "stores";
 /// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
 /// believed.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

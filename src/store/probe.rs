@@ -71,8 +71,10 @@ struct Probe<'a> {
 }
 
 /// Every key that the probe may write, but for groups.
-const KEYS: [&str; 10] =
-    ["create", "race", "match", "source", "copy", "delete", "upload", "expiry", "part", "composed"];
+const KEYS: [&str; 11] = [
+    "create", "race", "match", "source", "copy", "delete", "upload", "expiry", "part", "composed",
+    "sum",
+];
 
 impl<'a> Probe<'a> {
     fn new(store: &'a dyn Backend, known: &'a Knowledge, scratch: &KeyPrefix) -> Self {
@@ -97,13 +99,14 @@ impl Probe<'_> {
         note(Verb::ReadAfterWrite, read);
         note(Verb::PutIfMatch, bare.is_some());
         note(Verb::UnquotedEtag, bare == Some(true));
-        let (copied, delete, complete, expiry, groups, part) = futures::join!(
+        let (copied, delete, complete, expiry, groups, part, sum) = futures::join!(
             self.copy(),
             self.delete(),
             self.complete(),
             self.expiry(),
             self.groups(),
-            self.part_copy()
+            self.part_copy(),
+            self.checksum()
         );
         let (copy, conditional) = copied?;
         note(Verb::Copy, copy);
@@ -119,6 +122,7 @@ impl Probe<'_> {
         note(Verb::DeleteMany, groups != Groups::No);
         note(Verb::DeleteManyConditional, groups == Groups::Conditional);
         note(Verb::PartCopy, part?);
+        note(Verb::Checksum, sum?);
         Ok(caps)
     }
 
@@ -363,6 +367,21 @@ impl Probe<'_> {
             tracing::debug!(%error, "an upload of the probe could not be aborted");
         }
         Ok(made && self.body(&to).await?.as_deref() == Some(b"content"))
+    }
+
+    /// A body that is not what its checksum says is refused and not kept, and one that is comes with the store's word.
+    async fn checksum(&self) -> Result<bool, StoreError> {
+        let key = self.key("sum");
+        let body = Bytes::from_static(b"content");
+        let sum = crc32c::crc32c(&body);
+        let send = || Send { condition: Condition::Absent, ..Send::plain(TIMEOUT) };
+        let (wrong, _) = self.store.put_summed(&key, body.clone(), !sum, send()).await;
+        self.consider(&wrong);
+        if !matches!(wrong, PutOutcome::Failed(_)) || self.body(&key).await?.is_some() {
+            return Ok(false);
+        }
+        let (right, compared) = self.store.put_summed(&key, body.clone(), sum, send()).await;
+        Ok(self.is_won(&right) && compared && self.body(&key).await? == Some(body))
     }
 
     /// A request that is already expired is refused and changes nothing, and one in time is taken: a store that

@@ -149,6 +149,31 @@ async fn where_parts_are_not_copied_they_are_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_checksums_are_not_compared_the_tags_of_segments_are() {
+    for action in [Action::IgnoreChecksum, Action::SayChecksum] {
+        let server = TestS3::start();
+        server.fault(Rule::always(Some(Op::Put), "", action.clone()));
+        let world = World::on(server).await;
+        let (_, content) = stored(&world, 40 * MIB).await;
+        rest(&world).await;
+        let parts = (world.requests(Op::UploadPartCopy), world.requests(Op::UploadPart));
+        assert_eq!(parts, (3, 0), "{action:?}");
+        assert!(body(&world, "large") == content);
+    }
+}
+
+/// The store is another one than it was when it was probed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_of_which_the_store_says_nothing_is_not_copied() {
+    let world = World::new().await;
+    world.server.fault(Rule::always(Some(Op::Put), "/segments/", Action::IgnoreChecksum));
+    let (_, content) = stored(&world, 40 * MIB).await;
+    rest(&world).await;
+    assert_eq!((world.requests(Op::UploadPartCopy), world.requests(Op::UploadPart)), (0, 3));
+    assert!(body(&world, "large") == content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_does_not_copy_right_is_sent() {
     for action in [
         Action::Status(403),

@@ -84,7 +84,7 @@ mod with_an_account {
         let server = TestGcs::start();
         let found = store(&server, BUCKET).probe(&KeyPrefix::new("probe")).await.unwrap();
         for verb in FULL {
-            let none = matches!(verb, Verb::CompleteConditional | Verb::PartCopy);
+            let none = matches!(verb, Verb::CompleteConditional | Verb::PartCopy | Verb::Checksum);
             assert_eq!(found.has(verb), !none, "{verb:?}");
         }
         assert_eq!(server.names(), [""; 0], "the probe cleans up");

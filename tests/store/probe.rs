@@ -12,7 +12,7 @@ use super::support::s3server::{Action, Op, Rule, TestS3};
 const GROUPS: [Verb; 2] = [Verb::DeleteMany, Verb::DeleteManyConditional];
 
 /// Everything that every kind of store can honour.
-pub const FULL: [Verb; 9] = [
+pub const FULL: [Verb; 10] = [
     Verb::CreateIfAbsent,
     Verb::PutIfMatch,
     Verb::CompleteConditional,
@@ -22,6 +22,7 @@ pub const FULL: [Verb; 9] = [
     Verb::PartCopy,
     Verb::Expiry,
     Verb::ReadAfterWrite,
+    Verb::Checksum,
 ];
 
 async fn missing(server: &TestS3, store: &Store) -> BTreeSet<Verb> {
@@ -63,6 +64,22 @@ async fn an_overlooked_condition_is_a_missing_verb() {
         without.contains(&Verb::Copy),
         "a copy that takes any source for the expected one is of no use: {without:?}"
     );
+}
+
+/// Word of a comparison counts only from a store that refuses what is wrong, and a refusal only from one that gives it.
+#[tokio::test]
+async fn a_checksum_that_is_not_compared_proves_nothing() {
+    let server = TestS3::start();
+    for action in [Action::IgnoreChecksum, Action::SayChecksum] {
+        server.clear_faults();
+        server.fault(Rule::always(Some(Op::Put), "", action.clone()));
+        let want = [Verb::Checksum].into();
+        assert_eq!(missing(&server, &store_of(&server)).await, want, "{action:?}");
+    }
+    // The wrong one is refused; of the right one nothing is said.
+    server.clear_faults();
+    server.fault(Rule::always(Some(Op::Put), "/sum", Action::IgnoreChecksum).after(1));
+    assert_eq!(missing(&server, &store_of(&server)).await, [Verb::Checksum].into());
 }
 
 #[tokio::test]

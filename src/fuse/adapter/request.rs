@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::calls::Call;
 use crate::clock::boottime;
+use crate::data::{Programs, Waiting};
 use crate::fs::FsError;
 use crate::fuse::errno::errno;
 use crate::metrics::Meters;
@@ -67,11 +68,16 @@ impl Op {
 pub(in crate::fuse) struct Runner {
     runtime: Handle,
     meters: Arc<Meters>,
+    programs: Arc<Programs>,
 }
 
 impl Runner {
-    pub(in crate::fuse) fn new(runtime: Handle, meters: Arc<Meters>) -> Self {
-        Runner { runtime, meters }
+    pub(in crate::fuse) fn new(
+        runtime: Handle,
+        meters: Arc<Meters>,
+        programs: Arc<Programs>,
+    ) -> Self {
+        Runner { runtime, meters, programs }
     }
 
     pub(in crate::fuse) fn meters(&self) -> Arc<Meters> {
@@ -100,11 +106,12 @@ impl Runner {
         let span =
             tracing::debug_span!("fuse", op = op.call.name, ino = op.ino, unique = op.unique);
         let request = Some(Box::pin(request.instrument(span)));
-        let mut request = Unanswered { op, meters: self.meters(), request };
+        let mut request = Unanswered { op, meters: self.meters(), request, waiting: None };
         let _runtime = self.runtime.enter();
         // A wake-up that comes before the task exists is not lost: a task is polled when it
         // starts, and that poll registers the task's own waker.
         if Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            request.waiting = Some(self.programs.begin_waiting());
             drop(self.runtime.spawn(request));
         }
     }
@@ -115,6 +122,7 @@ struct Unanswered<F> {
     op: Op,
     meters: Arc<Meters>,
     request: Option<Pin<Box<F>>>,
+    waiting: Option<Waiting>,
 }
 
 impl<F: Future<Output = ()>> Future for Unanswered<F> {
@@ -133,6 +141,7 @@ impl<F: Future<Output = ()>> Future for Unanswered<F> {
         }
         // A reply that is dropped in it sends EIO.
         self.request = None;
+        self.waiting = None;
         let took = boottime().saturating_sub(self.op.begun);
         self.meters.operations.answered(self.op.call.operation, took);
         Poll::Ready(())

@@ -8,12 +8,18 @@
 //! or the engine ends; a caller whose deadline passes leaves its round running.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{EngineError, Inner, Slot, maintenance};
+use super::{Engine, EngineError, Inner, Slot, maintenance, within};
+use crate::clock::Deadline;
 use crate::fault::{Mutant, at, points};
+
+/// How long a flush for which no program waits leaves the next round to one for which a program does: a program
+/// that syncs again and again comes within this time of its last answer, and would wait for the other round first.
+const MEET: Duration = Duration::from_millis(10);
 
 /// Proof that everything handed to the engine before it was asked for is in the bucket. Only a
 /// finished flush makes one; the reply to fsync needs it.
@@ -34,7 +40,15 @@ impl Rounds {
     /// Asks for a round that begins after this call; returns its number.
     fn ask(&self) -> u64 {
         let begun = self.begun.lock();
-        let round = *begun + 1;
+        self.want(*begun + 1)
+    }
+
+    /// The next round, whoever asks for it.
+    fn next(&self) -> u64 {
+        *self.begun.lock() + 1
+    }
+
+    fn want(&self, round: u64) -> u64 {
         self.wanted.send_if_modified(|wanted| {
             let newer = round > *wanted;
             *wanted = (*wanted).max(round);
@@ -50,19 +64,57 @@ impl Rounds {
     }
 }
 
+impl Engine {
+    /// Makes everything durable that was handed over before this call. All callers that arrive
+    /// while a flush is in flight share the next one. When the deadline passes the flush goes on.
+    pub async fn flush(&self, deadline: Deadline) -> Result<Receipt, EngineError> {
+        within(deadline, self.inner.join_flush()).await?
+    }
+
+    /// The same for work beside programs: shares the round of a program that syncs soon, so that none waits for two.
+    pub async fn flush_beside(&self, deadline: Deadline) -> Result<Receipt, EngineError> {
+        within(deadline, self.inner.join_flush_beside()).await?
+    }
+}
+
 impl Inner {
     /// Waits until everything handed over so far is durable.
     pub(super) async fn join_flush(&self) -> Result<Receipt, EngineError> {
         self.alive()?;
-        if self.kept.lock().is_empty() || Mutant::SyncWithoutFlush.lives() {
+        if self.has_nothing_to_flush() {
             return Ok(Receipt(()));
         }
+        self.ended(self.rounds.ask()).await?;
+        Ok(Receipt(()))
+    }
+
+    async fn join_flush_beside(&self) -> Result<Receipt, EngineError> {
+        self.alive()?;
+        if self.has_nothing_to_flush() {
+            return Ok(Receipt(()));
+        }
+        let next = self.rounds.next();
+        // The next round begins when the one that is under way has ended, and no sooner.
+        self.ended(next - 1).await?;
+        let mut wanted = self.rounds.wanted.subscribe();
+        let asked = wanted.wait_for(|wanted| *wanted >= next);
+        drop(tokio::time::timeout(MEET, asked).await);
+        self.rounds.want(next);
+        self.ended(next).await?;
+        Ok(Receipt(()))
+    }
+
+    fn has_nothing_to_flush(&self) -> bool {
+        self.kept.lock().is_empty() || Mutant::SyncWithoutFlush.lives()
+    }
+
+    /// Waits until a round has ended.
+    async fn ended(&self, round: u64) -> Result<(), EngineError> {
         let mut finished = self.rounds.finished.subscribe();
         let mut slot = self.slot.subscribe();
-        let round = self.rounds.ask();
         loop {
             if *finished.borrow_and_update() >= round {
-                return Ok(Receipt(()));
+                return Ok(());
             }
             slot.mark_unchanged();
             self.alive()?;

@@ -14,6 +14,7 @@ use slatedb::object_store::{
 use super::*;
 
 mod accepted;
+mod beside;
 mod opening;
 
 /// A store in memory that can be slow, away, or answer that nothing is there.

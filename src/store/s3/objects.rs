@@ -1,9 +1,11 @@
 //! The verbs on user objects.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
@@ -19,6 +21,9 @@ use crate::store::{
     StoreErrorKind, Tags, Take, UploadId, find_groups,
 };
 use crate::types::{KeyPrefix, ObjectKey, StoreTime, Version};
+
+/// The CRC32C of a body, in base64, most significant byte first. S3 says it again when it has compared it.
+const CHECKSUM: &str = "x-amz-checksum-crc32c";
 
 impl S3Store {
     /// Sends a changing request once and judges its answer. `won` reads the version of a success.
@@ -130,6 +135,29 @@ impl StoreBackend for S3Store {
         let mut call = self.dressed(Call::new(Method::PUT, key.as_str()), attributes, properties);
         call.body = body;
         self.put_matching(call, &send, |answer| version_of(answer, size)).await
+    }
+
+    async fn put_summed(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        sum: u32,
+        send: Send,
+    ) -> (PutOutcome, bool) {
+        let size = body.len() as u64;
+        let sum = base64::engine::general_purpose::STANDARD.encode(sum.to_be_bytes());
+        let mut call = Call::new(Method::PUT, key.as_str()).header(CHECKSUM, sum.clone());
+        call = self.dressed(call, &Attributes::new(), &Properties::default());
+        call.body = body;
+        let compared = AtomicBool::new(false);
+        let outcome = self
+            .put_matching(call, &send, |answer| {
+                let said = answer.headers.get(CHECKSUM).and_then(|value| value.to_str().ok());
+                compared.store(said == Some(&sum), Ordering::Relaxed);
+                version_of(answer, size)
+            })
+            .await;
+        (outcome, compared.into_inner())
     }
 
     async fn get(

@@ -112,7 +112,7 @@ async fn went(
 async fn flush_for_now(volume: &Volume) -> Result<(), WorkerError> {
     let sent = || volume.state_store.requests().bytes_up;
     let before = sent();
-    match flush(volume, FLUSH).await {
+    match flush_beside(volume, FLUSH).await {
         Err(WorkerError::Meta(MetaError::Engine(EngineError::Deadline)))
             if sent() > before + MOVED =>
         {
@@ -125,6 +125,14 @@ async fn flush_for_now(volume: &Volume) -> Result<(), WorkerError> {
 async fn flush(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
     if volume.meta.undurable() {
         let _receipt = volume.meta.flush(timeout).await?;
+    }
+    Ok(())
+}
+
+/// No program waits for it.
+async fn flush_beside(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
+    if volume.meta.undurable() {
+        let _receipt = volume.meta.flush_beside(timeout).await?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use s3s::{S3, S3Request, S3Result, s3_error};
 use super::model::Bucket;
 use super::state::State;
 use wire::Reply;
-pub use wire::{CopyOtherBytes, IgnoreConditions, KeyFaults, LiteralEtags, made_up};
+pub use wire::{Checksums, CopyOtherBytes, IgnoreConditions, KeyFaults, LiteralEtags, made_up};
 
 #[derive(Debug, Clone)]
 pub struct Backend(pub Arc<State>);

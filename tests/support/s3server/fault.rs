@@ -106,6 +106,10 @@ pub enum Action {
     NamePart(usize),
     /// A DeleteObjects is answered as if it had been applied.
     OnlySaySo,
+    /// The checksum of a PUT is neither compared nor said again, as by a store that does not know it.
+    IgnoreChecksum,
+    /// The checksum of a PUT is said again, and was not compared.
+    SayChecksum,
     /// A part is copied with another first byte than the source has.
     CopyOtherBytes,
     /// Applied after this time, also when the client is gone by then: a request that arrives late.

@@ -25,7 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{CopyOtherBytes, IgnoreConditions, KeyFaults, LiteralEtags, made_up};
+use super::backend::{
+    Checksums, CopyOtherBytes, IgnoreConditions, KeyFaults, LiteralEtags, made_up,
+};
 use super::clock;
 use super::fault::{Action, Area, Logged, Op};
 use super::state::State;
@@ -193,6 +195,12 @@ async fn act(
         Some(Action::DropBeforeApply) => return None,
         Some(Action::IgnoreConditions) => {
             parts.extensions.insert(IgnoreConditions);
+        }
+        Some(Action::IgnoreChecksum) => {
+            parts.extensions.insert(Checksums::Unknown);
+        }
+        Some(Action::SayChecksum) => {
+            parts.extensions.insert(Checksums::Believed);
         }
         Some(Action::CopyOtherBytes) => {
             parts.extensions.insert(CopyOtherBytes);

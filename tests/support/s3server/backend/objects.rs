@@ -11,7 +11,7 @@ use super::super::model::{self, Bucket, Conditions, Object, Refused};
 use super::Backend;
 use super::wire::{
     IgnoreConditions, KeyFaults, Reply, conditions, header, made_up, metadata, ok, read_body,
-    stamp, strong, unquote,
+    stamp, strong, summed, unquote,
 };
 
 impl Backend {
@@ -59,6 +59,8 @@ impl Backend {
             req.input.content_md5.as_deref(),
         )
         .await?;
+        let sum = req.input.checksum_crc32c.take();
+        let sum = summed(&req, sum, &body)?;
         let conditions = conditions(&req);
         let carried = Carried::of(&req.headers);
         self.check_tags(&carried.tags)?;
@@ -72,7 +74,7 @@ impl Backend {
             carried,
         };
         self.with(&input.bucket, |b| Ok(b.put(&input.key, object, &conditions)?))?;
-        ok(PutObjectOutput { e_tag: strong(&etag), ..Default::default() })
+        ok(PutObjectOutput { e_tag: strong(&etag), checksum_crc32c: sum, ..Default::default() })
     }
 
     pub fn get(&self, req: S3Request<GetObjectInput>) -> Reply<GetObjectOutput> {

@@ -20,6 +20,15 @@ pub struct IgnoreConditions;
 #[derive(Debug, Clone, Copy)]
 pub struct CopyOtherBytes;
 
+/// What is done with the checksum of a PUT (an extension of the request).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    Compared,
+    /// And said again.
+    Believed,
+    Unknown,
+}
+
 /// Marks a request whose ETags in conditions count with their quotes (an extension of the request).
 #[derive(Debug, Clone, Copy)]
 pub struct LiteralEtags;
@@ -107,6 +116,21 @@ pub async fn read_body(
         }
     }
     Ok(bytes.into())
+}
+
+/// Compares a body with its CRC32C, and returns what the answer says of that.
+pub fn summed<T>(req: &S3Request<T>, sum: Option<String>, body: &[u8]) -> S3Result<Option<String>> {
+    let done = req.extensions.get().copied().unwrap_or(Checksums::Compared);
+    let Some(sum) = sum.filter(|_| done != Checksums::Unknown) else { return Ok(None) };
+    let right =
+        base64::engine::general_purpose::STANDARD.encode(crc32c::crc32c(body).to_be_bytes());
+    if done == Checksums::Compared && right != sum {
+        return Err(s3_error!(
+            BadDigest,
+            "The CRC32C you specified did not match the calculated checksum."
+        ));
+    }
+    Ok(Some(sum))
 }
 
 /// Keys and prefixes as `encoding-type=url` sends them: S3 leaves `/` and writes a space as `+`.
