@@ -14,6 +14,7 @@ pub mod opened;
 pub mod orders;
 pub mod plugin;
 pub mod raw;
+pub mod rig;
 pub mod s3server;
 pub mod scrape;
 pub mod seeded;
