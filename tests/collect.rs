@@ -3,19 +3,19 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
-use s3vol::data::{DataError, Inode, NothingOutside, Volume};
-use s3vol::fs::{Fs, RenameMode};
+use s3vol::data::{DataError, Inode};
+use s3vol::fs::RenameMode;
 use s3vol::meta::{Costs, keys};
-use s3vol::settle::Settler;
-use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::{Action, Object, Op, Rule, TestS3};
-use support::volume::{Always, volume_with};
+use s3vol::types::{Caller, Ino};
+use support::s3server::{Action, Object, Op, Rule};
+use support::volume::{read_all, settler};
+use support::world::World;
+use support::{named, until};
 
 const LONG: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 512;
@@ -23,35 +23,12 @@ const BLOCK: u64 = 512;
 const SMALL: u64 = 3_000;
 const LARGE: u64 = 12_000;
 
-struct World {
-    server: TestS3,
-    fs: Fs,
-    volume: Arc<Volume>,
-    _dir: tempfile::TempDir,
-}
-
 impl World {
-    async fn new() -> Self {
-        World::on(TestS3::start()).await
-    }
-
-    async fn on(server: TestS3) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let volume = opened(&server, dir.path()).await;
-        let fs = Fs::new(Arc::clone(&volume), Arc::new(NothingOutside));
-        World { server, fs, volume, _dir: dir }
-    }
-
     /// Another process takes over what this one made durable, and nothing else.
     async fn crash(self) -> Self {
         let World { server, volume, .. } = self;
         volume.meta.engine.abandon();
-        World::on(server).await
-    }
-
-    async fn create(&self, name: &str) -> Arc<Inode> {
-        let made = self.fs.mknod(Caller::ROOT, Ino::ROOT, named(name), libc::S_IFREG | 0o644, 0);
-        self.volume.inode(made.await.unwrap().ino).await.unwrap()
+        World::on(server, VolumeOptions::default()).await
     }
 
     /// A committed file of so many blocks, with a hole between any two.
@@ -88,17 +65,12 @@ impl World {
         self.server.fault(Rule::new(Op::Get, "/segments/", 1, Action::Hold));
         let (volume, file) = (Arc::clone(&self.volume), Arc::clone(file));
         let reading = tokio::spawn(async move { volume.read(&file, 0, len).await });
-        let held = || async { (self.server.held() == 1).then_some(()) };
-        support::wait_for_async("the fetch", LONG, held).await;
+        until("the fetch", || self.server.held() == 1).await;
         reading
     }
 
     async fn collect(&self) {
         while self.volume.collect_dead().await.unwrap() {}
-    }
-
-    fn segments(&self) -> usize {
-        self.server.keys("").iter().filter(|key| key.contains("/segments/")).count()
     }
 
     /// GETs while `work` was done.
@@ -110,23 +82,8 @@ impl World {
     }
 
     async fn read_all(&self, file: &Arc<Inode>) -> Vec<u8> {
-        let mut all = Vec::new();
-        loop {
-            let found = self.volume.read(file, all.len() as u64, 128 << 10).await.unwrap();
-            if found.is_empty() {
-                return all;
-            }
-            all.extend_from_slice(&found);
-        }
+        read_all(&self.volume, file).await
     }
-}
-
-async fn opened(server: &TestS3, dir: &Path) -> Arc<Volume> {
-    volume_with(server, dir, VolumeOptions::default()).await
-}
-
-fn named(name: &str) -> FileName {
-    FileName::new(name).unwrap()
 }
 
 /// What the file of [`World::scattered`] holds.
@@ -289,7 +246,7 @@ async fn a_stopped_collector_goes_on_where_it_was() {
 async fn ending_a_volume_does_nothing_about_its_garbage() {
     let world = World::new().await;
     let volume = &world.volume;
-    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    let settler = settler(volume).await;
     world.scattered("gone", LARGE).await;
     world.unlink("gone").await;
     let cost = world.cost_of(async {
@@ -352,7 +309,7 @@ async fn reading_a_scattered_file_takes_few_requests_and_rows() {
 async fn publishing_a_scattered_file_fetches_nothing_that_was_just_written() {
     let world = World::new().await;
     let volume = &world.volume;
-    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    let settler = settler(volume).await;
     let mut costs = Vec::new();
     for count in [SMALL, LARGE] {
         world.scattered("holes", count).await;
@@ -380,7 +337,7 @@ async fn publishing_a_scattered_file_fetches_nothing_that_was_just_written() {
 async fn reading_a_published_file_that_is_overwritten_here_and_there_takes_few_requests() {
     let world = World::new().await;
     let volume = &world.volume;
-    let settler = Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap();
+    let settler = settler(volume).await;
     let file = world.create("woven").await;
     let mut wanted = vec![7; (LARGE * 2 * BLOCK) as usize];
     volume.write(&file, 0, &wanted).await.unwrap();
@@ -471,13 +428,11 @@ async fn a_commit_that_fails_leaves_no_segments() {
         let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
         async move { volume.commit(vec![file]).await }
     });
-    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
-    support::wait_for_async("half of the commit", LONG, half).await;
+    until("half of the commit", || world.server.held() == 1 && world.segments() == 1).await;
     commit.abort();
     assert!(commit.await.unwrap_err().is_cancelled());
     world.server.release();
-    let both = || async { (world.segments() == 2).then_some(()) };
-    support::wait_for_async("what arrives late", LONG, both).await;
+    until("what arrives late", || world.segments() == 2).await;
     assert_eq!(world.volume.collect_segments(LONG).await.unwrap(), 2);
     assert_eq!((world.segments(), world.volume.collect_segments(LONG).await.unwrap()), (0, 0));
     // What is there now is named.
@@ -558,8 +513,7 @@ async fn segments_of_a_commit_that_lasts_for_hours_are_no_orphans() {
         let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&file));
         async move { volume.commit(vec![file]).await }
     });
-    let half = || async { (world.server.held() == 1 && world.segments() == 1).then_some(()) };
-    support::wait_for_async("half of the commit", LONG, half).await;
+    until("half of the commit", || world.server.held() == 1 && world.segments() == 1).await;
     let stored = world.server.keys("").into_iter().find(|key| key.contains("/segments/")).unwrap();
     let long_ago = |object: &mut Object| object.modified -= Duration::from_secs(2 * 3600);
     world.server.spoil(&stored, long_ago);

@@ -8,33 +8,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, MOST_FETCHED, Repacked, Volume};
+use s3vol::data::{CacheFile, Inode, MOST_FETCHED, Repacked};
 use s3vol::fs::Fs;
-use s3vol::types::{Caller, FileName, Ino};
+use s3vol::types::{Caller, Ino};
 use support::s3server::{Action, Op, Rule, TestS3};
-use support::volume::{crowd_out, volume, volume_with};
-use support::wait_for;
+use support::volume::{create, crowd_out, volume, volume_with};
+use support::world::World;
+use support::{named, until, wait_for};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A new volume with one empty file.
-struct World {
-    server: TestS3,
-    dir: tempfile::TempDir,
-    fs: Fs,
-    volume: Arc<Volume>,
+struct OneFile {
+    world: World,
     file: Arc<Inode>,
 }
 
-impl World {
+impl std::ops::Deref for OneFile {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl OneFile {
     async fn new() -> Self {
-        let server = TestS3::start();
-        let dir = tempfile::tempdir().unwrap();
-        let volume = volume(&server, dir.path()).await;
-        let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
-        let file = create(&volume, "file").await;
-        World { server, dir, fs, volume, file }
+        let world = World::new().await;
+        let file = world.create("file").await;
+        OneFile { world, file }
     }
 
     async fn write(&self, offset: u64, data: &[u8]) {
@@ -45,11 +48,6 @@ impl World {
         self.volume.commit(vec![Arc::clone(&self.file)]).await.unwrap();
     }
 
-    /// Objects that hold packed extents.
-    fn segments(&self) -> usize {
-        self.server.keys("").iter().filter(|key| key.contains("/segments/")).count()
-    }
-
     async fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         self.volume.read(&self.file, offset, len).await.unwrap().to_vec()
     }
@@ -57,7 +55,7 @@ impl World {
 
 #[tokio::test]
 async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world.write(0, &[7; 32 << 10]).await;
     world.commit().await;
     world.volume.evict_all().unwrap();
@@ -77,8 +75,8 @@ async fn an_uncommitted_truncation_hides_what_an_extent_holds_beyond_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_whose_part_of_a_commit_is_done_waits_for_no_other() {
-    let world = World::new().await;
-    let small = create(&world.volume, "small").await;
+    let world = OneFile::new().await;
+    let small = world.create("small").await;
     // So many that they go in steps; what is small goes with the first.
     for piece in 0..13_000 {
         world.write(piece * 200, &[7; 100]).await;
@@ -106,7 +104,7 @@ async fn a_file_whose_part_of_a_commit_is_done_waits_for_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_hole_in_a_scattered_file_reads_few_rows_of_its_map() {
     const HOLES: u64 = 100;
-    let world = World::new().await;
+    let world = OneFile::new().await;
     for piece in 0..6000 {
         world.write(piece * 200, &[7; 100]).await;
     }
@@ -125,7 +123,7 @@ async fn a_small_hole_in_a_scattered_file_reads_few_rows_of_its_map() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_that_was_stored_by_a_request_that_came_twice_is_not_sent_again() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let sent = || {
         let log = world.server.log();
         log.iter().filter(|e| e.op == Op::Put && e.key.contains("/segments/")).count()
@@ -145,7 +143,7 @@ async fn a_segment_that_was_stored_by_a_request_that_came_twice_is_not_sent_agai
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world.write(0, &[7; 1 << 20]).await;
     world.commit().await;
     // Before the fetch begins, and while it is under way.
@@ -160,8 +158,7 @@ async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
             let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
             async move { volume.read(&file, 512 << 10, 4096).await.unwrap() }
         });
-        let held = || async { (world.server.held() == 1).then_some(()) };
-        support::wait_for_async("the fetch", LONG, held).await;
+        until("the fetch", || world.server.held() == 1).await;
         if !zero_first {
             world.volume.zero(&world.file, hole.start, hole.end, true).await.unwrap();
         }
@@ -175,7 +172,7 @@ async fn a_committed_hole_stays_one_when_an_older_fetch_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_that_ends_after_an_eviction_brings_nothing_old_back() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world.write(0, &[7; 1 << 20]).await;
     world.commit().await;
     for (round, write) in [(0, false), (1, true)] {
@@ -186,8 +183,7 @@ async fn a_fetch_that_ends_after_an_eviction_brings_nothing_old_back() {
             let (volume, file) = (Arc::clone(&world.volume), Arc::clone(&world.file));
             async move { volume.read(&file, 512 << 10, 4096).await.unwrap() }
         });
-        let held = || async { (world.server.held() == 1).then_some(()) };
-        support::wait_for_async("the fetch", LONG, held).await;
+        until("the fetch", || world.server.held() == 1).await;
         if write {
             world.write(0, &[9; 4096]).await;
             world.commit().await;
@@ -216,7 +212,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn segments_of_which_little_lives_are_written_anew_and_deleted() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let mut wanted = Vec::new();
     for index in 0..PAGES {
         world.write((index * PAGE) as u64, &page(0, index)).await;
@@ -251,7 +247,7 @@ async fn segments_of_which_little_lives_are_written_anew_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn segments_are_written_anew_beside_writers_and_truncations() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     for index in 0..PAGES {
         world.write((index * PAGE) as u64, &page(0, index)).await;
     }
@@ -325,7 +321,7 @@ async fn the_cache_has_room_again_when_its_files_left_the_memory() {
 
 #[tokio::test]
 async fn a_closed_file_keeps_no_descriptor() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let open = || {
         let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let files = links.filter_map(|link| std::fs::read_link(link.path()).ok());
@@ -352,16 +348,9 @@ async fn a_closed_file_keeps_no_descriptor() {
     assert_eq!(open(), 0);
 }
 
-async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
-    let fs = Fs::new(Arc::clone(volume), Arc::new(s3vol::data::NothingOutside));
-    let name = FileName::new(name).unwrap();
-    let made = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
-    volume.inode(made.unwrap().ino).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_truncation_counts_also_when_the_cache_file_cannot_be_cut() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world.write(0, &[7; 8192]).await;
     world.commit().await;
     let cache = CacheFile::path_in(&world.dir.path().join("cache"), world.file.ino);
@@ -387,7 +376,7 @@ async fn a_full_log_keeps_no_file_open() {
     let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
     let file = create(&volume, "file").await;
     let handle = fs.open(Caller::ROOT, file.ino, libc::O_RDWR).await.unwrap().fh;
-    fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("file").unwrap()).await.unwrap();
+    fs.unlink(Caller::ROOT, Ino::ROOT, named("file")).await.unwrap();
     let other = create(&volume, "other").await;
     let filler = disk.0.path().join("filler");
     let mut file_of_all = std::fs::File::create(&filler).unwrap();
@@ -444,7 +433,7 @@ async fn more_small_files_than_the_local_disk_has_inodes() {
     });
     let mut made = Vec::new();
     for number in 0..FILES {
-        let name = FileName::new(format!("f{number}")).unwrap();
+        let name = named(&format!("f{number}"));
         let attr = fs.mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await.unwrap();
         let inode = volume.inode(attr.ino).await.unwrap();
         let text = format!("content {number}");
@@ -464,7 +453,7 @@ async fn more_small_files_than_the_local_disk_has_inodes() {
 
 #[tokio::test]
 async fn a_damaged_segment_is_never_served() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let wanted: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
     world.write(0, &wanted).await;
     world.commit().await;
@@ -484,7 +473,7 @@ async fn a_damaged_segment_is_never_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_up_is_committed_before_the_rest_is() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     // Steps of a commit, by their ranges.
     const PIECES: u64 = 10_000;
     for piece in 0..PIECES {
@@ -525,7 +514,7 @@ async fn what_is_up_is_committed_before_the_rest_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cached_bytes_that_the_local_disk_does_not_give_back_come_from_the_bucket() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let body: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 777) as u8).collect();
     world.write(0, &body).await;
     world.commit().await;
@@ -546,7 +535,7 @@ async fn cached_bytes_that_the_local_disk_does_not_give_back_come_from_the_bucke
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_only_grows_is_fetched_once() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world.write(0, &[7; 1 << 20]).await;
     world.commit().await;
     world.volume.evict_all().unwrap();
@@ -573,11 +562,11 @@ async fn what_all_readers_fetch_together_has_a_bound() {
     const READERS: usize = 64;
     let most = MOST_FETCHED / MIB as u64;
     assert!(most < READERS as u64);
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let volume = &world.volume;
     let mut files = Vec::new();
     for number in 0..READERS {
-        let file = create(volume, &format!("f{number}")).await;
+        let file = world.create(&format!("f{number}")).await;
         volume.write(&file, 0, &vec![number as u8; MIB]).await.unwrap();
         files.push(file);
     }
@@ -593,8 +582,7 @@ async fn what_all_readers_fetch_together_has_a_bound() {
             assert_eq!(read[..], [number as u8; 10]);
         });
     }
-    let held = || async { (world.server.held() == most).then_some(()) };
-    support::wait_for_async("as many fetches as there may be", LONG, held).await;
+    until("as many fetches as there may be", || world.server.held() == most).await;
     while !reads.is_empty() {
         // Time enough for one too many.
         let done = tokio::time::timeout(Duration::from_millis(100), reads.join_next()).await;

@@ -5,57 +5,37 @@
 mod support;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
 use s3vol::driver::{ControlClient, Stays};
-use s3vol::supervisor::{Settings, run};
 use s3vol::worker::{Asked, VolumeState, WorkerSpec};
 use serde_json::{Value, json};
 use support::host::Host;
+use support::rig::{Rig, supervise};
 use support::s3server::{Action, Op, Rule, TestS3};
 use support::wait_for;
-use support::watchdog::{Watchdog, release};
+use support::watchdog::Watchdog;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Relays the driver's channel to the test; everything else is the real program.
+/// The driver is the test; everything else is the real program.
 const CHILDREN: &str = r#"
-import os, select, socket, sys
 if sys.argv[1] != "driver":
     os.execv(os.environ["TEST_PROGRAM"], ["s3vol"] + sys.argv[1:])
-channel = socket.socket(fileno=4)
-test = socket.socket(socket.AF_UNIX); test.connect(os.environ["TEST_DIR"] + "/relay")
-while True:
-    ready, _, _ = select.select([channel, test], [], [])
-    for a in ready:
-        data = a.recv(65536)
-        if not data: sys.exit(1)
-        (test if a is channel else channel).sendall(data)
+relay()
 "#;
 
 /// Not a test: the process that the tests start as the supervisor.
 #[test]
 #[ignore = "started by the other tests"]
 fn supervisor_process() {
-    let Some(dir) = std::env::var_os("TEST_DIR").map(PathBuf::from) else { return };
-    let mut settings = Settings::new(dir.join("plugin.sock"), dir.join("vol"));
-    settings.program = vec!["python3".into(), dir.join("children.py").into()];
-    std::process::exit(if run(settings).is_ok() { 0 } else { 1 });
-}
-
-struct Rig {
-    dir: tempfile::TempDir,
-    supervisor: Child,
-    driver: BufReader<UnixStream>,
-    _dog: Watchdog,
+    supervise();
 }
 
 impl Rig {
@@ -65,39 +45,11 @@ impl Rig {
         let mut maker = Host::new("commit=1s");
         maker.mount(server);
         assert!(maker.unmount().success());
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("vol")).unwrap();
-        std::fs::write(dir.path().join("children.py"), CHILDREN).unwrap();
-        let relay = UnixListener::bind(dir.path().join("relay")).unwrap();
-        let dog = Watchdog::guard(dir.path().join("vol/data"), Duration::from_secs(200));
-        let exe = std::env::current_exe().unwrap();
-        let masked = "import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD])
-os.execv(sys.argv[1], sys.argv[1:])";
-        let out = File::create(dir.path().join("out")).unwrap();
-        let mut command = Command::new("python3");
-        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-            command.env_remove(name);
-        }
-        let supervisor = command
-            .args(["-c", masked])
-            .arg(&exe)
-            .args(["--ignored", "--exact", "supervisor_process", "--nocapture", "--test-threads=1"])
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .envs(server.env())
-            .env("TEST_DIR", dir.path())
-            .env("TEST_PROGRAM", env!("CARGO_BIN_EXE_s3vol"))
-            .env("S3VOL_TEST_DIE_LOGGED", dir.path().join("die"))
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
-            .spawn()
-            .unwrap();
-        relay.set_nonblocking(true).unwrap();
-        let stream = wait_for("the driver", PATIENCE, || relay.accept().ok()).0;
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut rig = Rig { dir, supervisor, driver: BufReader::new(stream), _dog: dog };
+        let mut rig = Rig::of(CHILDREN, |command| {
+            server.used_by(command);
+            command.env("TEST_PROGRAM", env!("CARGO_BIN_EXE_s3vol"));
+        });
+        rig.dog = Some(Watchdog::guard(rig.path(""), Duration::from_secs(200)));
         let started = rig.ask(json!({"id": 1, "op": "start", "spec": rig.spec(server)}));
         assert_eq!(started, json!({"id": 1, "ok": true}));
         rig
@@ -132,12 +84,9 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     /// Sends a request and returns its reply; events in between are dropped.
     fn ask(&mut self, message: Value) -> Value {
-        let line = format!("{message}\n");
-        self.driver.get_mut().write_all(line.as_bytes()).unwrap();
+        self.send(message);
         loop {
-            let mut line = String::new();
-            self.driver.read_line(&mut line).expect("an answer in time");
-            let answer: Value = serde_json::from_str(&line).unwrap();
+            let answer = self.read();
             if answer.get("id").is_some() {
                 return answer;
             }
@@ -175,17 +124,6 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn restarts(&mut self) -> u64 {
         self.entry()["restarts"].as_u64().unwrap()
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", std::fs::read_to_string(self.dir.path().join("out")).unwrap());
-        }
-        let _ = self.supervisor.kill();
-        let _ = self.supervisor.wait();
-        release(&self.path(""));
     }
 }
 

@@ -38,10 +38,11 @@ use std::io::Write as _;
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::test_runner::{TestCaseError, TestError};
 
 use ops::{Mix, Op};
 use run::Run;
+use support::seeded::{number, runner};
 
 /// Sequences a test runs unless the environment says otherwise: seconds, not minutes.
 const CASES: u32 = 24;
@@ -89,20 +90,9 @@ fn tell(seed: u64, why: &str) {
 }
 
 fn explore(mix: Mix, refresh: Duration) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let cases = number("S3VOL_MODEL_CASES").map_or(CASES, |n| n as u32);
     let seed = number("S3VOL_MODEL_SEED").unwrap_or(SEED);
-    let config = Config {
-        cases,
-        max_shrink_iters: 300,
-        max_shrink_time: 120_000,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, rng);
+    let mut runner = runner(cases, seed, 0);
     let first = Once::new();
     let outcome = runner.run(&ops::sequence(mix), |ops| {
         play(&ops, refresh).map_err(|why| {

@@ -3,38 +3,24 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use s3vol::config::VolumeOptions;
-use s3vol::data::NothingOutside;
-use s3vol::fs::{Fallocate, FileHandle, Fs, FsError, SetAttr, StatFs};
-use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::TestS3;
-use support::volume::volume_with;
+use s3vol::fs::{Fallocate, FileHandle, FsError, SetAttr, StatFs};
+use s3vol::types::{Caller, Ino};
+use support::named;
+use support::world::World;
 
 const LIMIT: u64 = 1 << 20;
 const HALF: usize = 1 << 19;
 
-struct World {
-    _server: TestS3,
-    _dir: tempfile::TempDir,
-    fs: Fs,
+async fn limited(size: Option<u64>, inodes: Option<u64>) -> World {
+    World::with(VolumeOptions { size, inodes, ..VolumeOptions::default() }).await
 }
 
 impl World {
-    async fn new(size: Option<u64>, inodes: Option<u64>) -> Self {
-        let server = TestS3::start();
-        let dir = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { size, inodes, ..VolumeOptions::default() };
-        let volume = volume_with(&server, dir.path(), options).await;
-        World { _server: server, _dir: dir, fs: Fs::new(volume, Arc::new(NothingOutside)) }
-    }
-
-    async fn create(&self, name: &str) -> Result<Ino, FsError> {
-        let name = FileName::new(name).unwrap();
+    async fn make(&self, name: &str) -> Result<Ino, FsError> {
         let mode = libc::S_IFREG | 0o644;
-        Ok(self.fs.mknod(Caller::ROOT, Ino::ROOT, name, mode, 0).await?.ino)
+        Ok(self.fs.mknod(Caller::ROOT, Ino::ROOT, named(name), mode, 0).await?.ino)
     }
 
     async fn write(&self, ino: Ino, at: usize, len: usize) -> Result<u32, FsError> {
@@ -66,8 +52,8 @@ fn is_full<T: std::fmt::Debug>(result: Result<T, FsError>) -> bool {
 
 #[tokio::test]
 async fn a_full_volume_refuses_growth_of_every_kind() {
-    let world = World::new(Some(LIMIT), None).await;
-    let (a, b) = (world.create("a").await.unwrap(), world.create("b").await.unwrap());
+    let world = limited(Some(LIMIT), None).await;
+    let (a, b) = (world.make("a").await.unwrap(), world.make("b").await.unwrap());
     world.write(a, 0, HALF).await.unwrap();
     world.write(b, 0, HALF).await.unwrap();
     for committed in [false, true] {
@@ -87,13 +73,13 @@ async fn a_full_volume_refuses_growth_of_every_kind() {
         world.write(a, 100, 1000).await.unwrap();
         assert_eq!(world.fs.read(a, FileHandle(0), 100, 10).await.unwrap(), vec![1u8; 10]);
     }
-    world.create("empty").await.unwrap();
+    world.make("empty").await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_removed_or_cut_can_be_used_again() {
-    let world = World::new(Some(LIMIT), None).await;
-    let (a, b) = (world.create("a").await.unwrap(), world.create("b").await.unwrap());
+    let world = limited(Some(LIMIT), None).await;
+    let (a, b) = (world.make("a").await.unwrap(), world.make("b").await.unwrap());
     for round in 0..3 {
         world.write(a, 0, HALF).await.unwrap();
         world.write(b, 0, HALF).await.unwrap();
@@ -105,7 +91,7 @@ async fn what_is_removed_or_cut_can_be_used_again() {
         world.commit().await;
         assert_eq!(world.df().await.free, HALF as u64);
     }
-    world.fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("b").unwrap()).await.unwrap();
+    world.fs.unlink(Caller::ROOT, Ino::ROOT, named("b")).await.unwrap();
     world.fs.forget(b, u64::MAX);
     world.write(a, 0, LIMIT as usize).await.unwrap();
     assert!(is_full(world.write(a, LIMIT as usize, 1).await));
@@ -113,10 +99,10 @@ async fn what_is_removed_or_cut_can_be_used_again() {
 
 #[tokio::test]
 async fn small_writes_of_many_files_meet_the_limit_exactly() {
-    let world = World::new(Some(LIMIT), None).await;
+    let world = limited(Some(LIMIT), None).await;
     let mut full = 0;
     for i in 0..300 {
-        let ino = world.create(&i.to_string()).await.unwrap();
+        let ino = world.make(&i.to_string()).await.unwrap();
         match world.write(ino, 0, 4096).await {
             Ok(_) => assert_eq!(full, 0),
             refused => {
@@ -131,16 +117,16 @@ async fn small_writes_of_many_files_meet_the_limit_exactly() {
 #[tokio::test]
 async fn inodes_are_limited_and_come_back() {
     // The root is one.
-    let world = World::new(None, Some(4)).await;
+    let world = limited(None, Some(4)).await;
     for name in ["a", "b", "c"] {
-        world.create(name).await.unwrap();
+        world.make(name).await.unwrap();
     }
     assert_eq!((world.df().await.files, world.df().await.files_free), (4, 0));
-    assert!(is_full(world.create("d").await));
-    let dir = FileName::new("dir").unwrap();
+    assert!(is_full(world.make("d").await));
+    let dir = named("dir");
     assert!(is_full(world.fs.mkdir(Caller::ROOT, Ino::ROOT, dir, 0o755).await));
-    let (link, target) = (FileName::new("l").unwrap(), b"a".as_slice());
+    let (link, target) = (named("l"), b"a".as_slice());
     assert!(is_full(world.fs.symlink(Caller::ROOT, Ino::ROOT, link, target.into()).await));
-    world.fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("a").unwrap()).await.unwrap();
-    world.create("d").await.unwrap();
+    world.fs.unlink(Caller::ROOT, Ino::ROOT, named("a")).await.unwrap();
+    world.make("d").await.unwrap();
 }

@@ -8,46 +8,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 use parking_lot::Mutex;
-use s3vol::data::{DataError, Inode, NothingOutside, Outside, Volume};
+use s3vol::data::{DataError, Inode, Outside};
 use s3vol::fs::{FileHandle, Fs, FsError, RenameMode};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, DirentRec};
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::{Action, Op, Rule, TestS3};
-use support::volume::volume;
+use support::named;
+use support::s3server::{Action, Op, Rule};
+use support::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct World {
-    server: TestS3,
-    _dir: tempfile::TempDir,
-    volume: Arc<Volume>,
-}
-
-fn name(text: &str) -> FileName {
-    FileName::new(text).unwrap()
-}
-
 impl World {
-    async fn new() -> Self {
-        let server = TestS3::start();
-        let dir = tempfile::tempdir().unwrap();
-        let volume = volume(&server, dir.path()).await;
-        World { server, _dir: dir, volume }
-    }
-
-    fn fs(&self) -> Fs {
-        Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside))
-    }
-
-    async fn file(&self, text: &str) -> Arc<Inode> {
-        let fs = self.fs();
-        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name(text), libc::S_IFREG | 0o644, 0);
-        self.volume.inode(made.await.unwrap().ino).await.unwrap()
-    }
-
-    async fn dir(&self, text: &str) -> Ino {
-        self.fs().mkdir(Caller::ROOT, Ino::ROOT, name(text), 0o755).await.unwrap().ino
+    async fn mkdir(&self, text: &str) -> Ino {
+        self.fs.mkdir(Caller::ROOT, Ino::ROOT, named(text), 0o755).await.unwrap().ino
     }
 
     async fn write(&self, file: &Arc<Inode>, content: &[u8]) {
@@ -59,7 +33,7 @@ impl World {
     }
 
     async fn found(&self, dir: Ino, text: &str) -> Option<DirentRec> {
-        self.volume.meta.get(&keys::dirent(dir, &name(text))).await.unwrap()
+        self.volume.meta.get(&keys::dirent(dir, &named(text))).await.unwrap()
     }
 
     /// A file system in which `meanwhile` happens as soon as somebody looks for a name.
@@ -108,12 +82,12 @@ impl Outside for Once {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_opens_a_file_that_is_being_removed_has_it_or_is_told_so() {
     let world = World::new().await;
-    let fs = Arc::new(world.fs());
+    let fs = Arc::clone(&world.fs);
     for goes in [true, false] {
-        let file = world.file("file").await;
+        let file = world.create("file").await;
         let mut tx = world.volume.begin().await.unwrap();
         assert!(tx.is_unused(file.ino).await.unwrap());
-        tx.unlink(Ino::ROOT, &name("file"), file.ino);
+        tx.unlink(Ino::ROOT, &named("file"), file.ino);
         tx.remove(file.ino).await.unwrap();
         let mut open = Box::pin(fs.open(Caller::ROOT, file.ino, libc::O_RDONLY));
         assert!(open.as_mut().now_or_never().is_none(), "it has to wait for what becomes of it");
@@ -132,10 +106,10 @@ async fn whoever_opens_a_file_that_is_being_removed_has_it_or_is_told_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_that_was_answered_keeps_the_file() {
     let world = World::new().await;
-    let fs = Arc::new(world.fs());
+    let fs = Arc::clone(&world.fs);
     let mut kept = 0;
     for round in 0..300 {
-        let file = world.file("file").await;
+        let file = world.create("file").await;
         world.write(&file, b"content").await;
         let ino = file.ino;
         drop(file);
@@ -148,7 +122,7 @@ async fn an_open_that_was_answered_keeps_the_file() {
                 fs.open(Caller::ROOT, ino, libc::O_RDWR).await
             }
         });
-        fs.unlink(Caller::ROOT, Ino::ROOT, name("file")).await.unwrap();
+        fs.unlink(Caller::ROOT, Ino::ROOT, named("file")).await.unwrap();
         let opened = match opening.await.unwrap() {
             Ok(opened) => opened,
             Err(FsError::Stale) => continue,
@@ -165,14 +139,14 @@ async fn an_open_that_was_answered_keeps_the_file() {
 #[tokio::test]
 async fn a_file_that_is_closed_while_it_loses_its_name_goes() {
     let world = World::new().await;
-    let fs = world.fs();
-    let file = world.file("file").await;
+    let fs = Arc::clone(&world.fs);
+    let file = world.create("file").await;
     let handle = fs.open(Caller::ROOT, file.ino, libc::O_RDONLY).await.unwrap().fh;
     // What was to be collected before.
     let _ = world.volume.meta.garbage.notified().now_or_never();
     let mut tx = world.volume.begin().await.unwrap();
     assert!(!tx.is_unused(file.ino).await.unwrap());
-    tx.unlink(Ino::ROOT, &name("file"), file.ino);
+    tx.unlink(Ino::ROOT, &named("file"), file.ino);
     tx.edit(file.ino, |rec| rec.nlink = 0).await.unwrap();
     tx.orphan(file.ino);
     fs.release(file.ino, handle).await.unwrap();
@@ -184,7 +158,7 @@ async fn a_file_that_is_closed_while_it_loses_its_name_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_fails_during_a_commit_is_not_taken_for_what_was_committed() {
     let world = World::new().await;
-    let file = world.file("file").await;
+    let file = world.create("file").await;
     // More than travels inside of a batch.
     let wrote = vec![1; 1 << 20];
     world.write(&file, &wrote).await;
@@ -208,7 +182,7 @@ async fn a_write_that_fails_during_a_commit_is_not_taken_for_what_was_committed(
 #[tokio::test]
 async fn content_that_is_replaced_beside_a_write_brings_no_old_size_back() {
     let world = World::new().await;
-    let fs = world.fs();
+    let fs = Arc::clone(&world.fs);
     // What is written after the change has looked, what others make of the file, and its size then.
     for (cut, write, theirs, size) in [
         (Some(5), None, 50, 5),
@@ -216,7 +190,7 @@ async fn content_that_is_replaced_beside_a_write_brings_no_old_size_back() {
         (None, Some(20), 50, 50),
         (None, Some(20), 10, 20),
     ] {
-        let file = world.file("file").await;
+        let file = world.create("file").await;
         world.write(&file, &[1; 100]).await;
         world.commit(&file).await;
         let content: ContentRec =
@@ -236,32 +210,32 @@ async fn content_that_is_replaced_beside_a_write_brings_no_old_size_back() {
         assert_eq!(seen, size, "cut to {cut:?}, written {write:?}, theirs {theirs}");
         world.commit(&file).await;
         assert_eq!(fs.getattr(file.ino).await.unwrap().size, size);
-        fs.unlink(Caller::ROOT, Ino::ROOT, name("file")).await.unwrap();
+        fs.unlink(Caller::ROOT, Ino::ROOT, named("file")).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_rename_over_a_name_commits_the_file_that_really_moves() {
     let world = World::new().await;
-    let (source, other) = (world.file("source").await, world.file("other").await);
-    world.dir("target").await;
+    let (source, other) = (world.create("source").await, world.create("other").await);
+    world.mkdir("target").await;
     world.write(&source, b"source").await;
     world.write(&other, b"other").await;
-    let fs = world.fs();
+    let fs = Arc::clone(&world.fs);
     let racing = world.when_looked(async move {
-        let over = (name("other"), name("source"));
+        let over = (named("other"), named("source"));
         let done =
             fs.rename(Caller::ROOT, Ino::ROOT, over.0, Ino::ROOT, over.1, RenameMode::Replace);
         done.await.unwrap();
         // A file, as the source is.
-        fs.rmdir(Caller::ROOT, Ino::ROOT, name("target")).await.unwrap();
-        let made = fs.mknod(Caller::ROOT, Ino::ROOT, name("target"), libc::S_IFREG | 0o644, 0);
+        fs.rmdir(Caller::ROOT, Ino::ROOT, named("target")).await.unwrap();
+        let made = fs.mknod(Caller::ROOT, Ino::ROOT, named("target"), libc::S_IFREG | 0o644, 0);
         made.await.unwrap();
         // It is `other` by now, and has bytes that no commit holds.
         let at = FileHandle(0);
         fs.write(other.ino, at, 0, b"newer".as_slice().into(), false).await.unwrap();
     });
-    let (from, to) = (name("source"), name("target"));
+    let (from, to) = (named("source"), named("target"));
     racing.rename(Caller::ROOT, Ino::ROOT, from, Ino::ROOT, to, RenameMode::Replace).await.unwrap();
     let moved = world.found(Ino::ROOT, "target").await.unwrap();
     let moved = world.volume.inode(moved.ino).await.unwrap();
@@ -272,15 +246,15 @@ async fn a_rename_over_a_name_commits_the_file_that_really_moves() {
 #[tokio::test]
 async fn no_name_is_moved_into_a_directory_that_was_removed() {
     let world = World::new().await;
-    world.dir("source").await;
-    let into = world.dir("into").await;
-    let fs = world.fs();
+    world.mkdir("source").await;
+    let into = world.mkdir("into").await;
+    let fs = Arc::clone(&world.fs);
     // A program is in it.
     let _open: FileHandle = fs.opendir(Caller::ROOT, into).await.unwrap();
     let racing = world.when_looked(async move {
-        fs.rmdir(Caller::ROOT, Ino::ROOT, name("into")).await.unwrap();
+        fs.rmdir(Caller::ROOT, Ino::ROOT, named("into")).await.unwrap();
     });
-    let (from, to) = (name("source"), name("target"));
+    let (from, to) = (named("source"), named("target"));
     let moved = racing.rename(Caller::ROOT, Ino::ROOT, from, into, to, RenameMode::Replace).await;
     assert!(matches!(moved, Err(FsError::NotFound)), "{moved:?}");
     assert!(world.found(Ino::ROOT, "source").await.is_some());
@@ -290,9 +264,9 @@ async fn no_name_is_moved_into_a_directory_that_was_removed() {
 #[tokio::test]
 async fn only_a_directory_whose_names_are_known_is_removed() {
     let world = World::new().await;
-    world.dir("first").await;
-    let second = world.dir("second").await;
-    let fs = world.fs();
+    world.mkdir("first").await;
+    let second = world.mkdir("second").await;
+    let fs = Arc::clone(&world.fs);
     let looked = Arc::new(Mutex::new(Vec::new()));
     #[derive(Debug)]
     struct Looked(Arc<Mutex<Vec<Ino>>>, Once);
@@ -314,14 +288,14 @@ async fn only_a_directory_whose_names_are_known_is_removed() {
         fn made(&self, _dir: Ino) {}
     }
     let meanwhile = async move {
-        let over = (name("second"), name("first"));
+        let over = (named("second"), named("first"));
         let done =
             fs.rename(Caller::ROOT, Ino::ROOT, over.0, Ino::ROOT, over.1, RenameMode::Replace);
         done.await.unwrap();
     };
     let outside = Looked(Arc::clone(&looked), Once(Mutex::new(Some(Box::pin(meanwhile)))));
     let racing = Fs::new(Arc::clone(&world.volume), Arc::new(outside));
-    racing.rmdir(Caller::ROOT, Ino::ROOT, name("first")).await.unwrap();
+    racing.rmdir(Caller::ROOT, Ino::ROOT, named("first")).await.unwrap();
     assert_eq!(looked.lock().last(), Some(&second), "what others put into it would be lost");
     assert_eq!(world.found(Ino::ROOT, "first").await, None);
 }

@@ -9,30 +9,17 @@ use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
 use s3vol::data::{Outside, Volume};
 use s3vol::fs::{Fs, Show};
-use s3vol::settle::{Permit, Reconciler, Settler, changes};
-use s3vol::types::{Caller, FileKind, FileName, Ino, ObjectKey};
-use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds};
-use support::volume::{Always, volume_with};
-use support::{wait_for, wait_for_async};
+use s3vol::settle::{Reconciler, Settler, changes};
+use s3vol::types::{Caller, FileKind, Ino, ObjectKey};
+use support::s3server::{Action, Logged, Op, Rule, rounds};
+use support::volume::settler;
+use support::world::{Settled, World};
+use support::{named, until, wait_for, wait_for_async};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 /// What the kernel asks for at a time.
 const READ: usize = 128 << 10;
-
-/// A volume over what is in the bucket.
-struct World {
-    server: TestS3,
-    dir: tempfile::TempDir,
-    volume: Arc<Volume>,
-    settler: Arc<Settler>,
-    fs: Fs,
-}
-
-async fn settler_of(volume: &Arc<Volume>) -> Arc<Settler> {
-    let permit = Arc::new(Always) as Arc<dyn Permit>;
-    Settler::open(Arc::clone(volume), permit, "test".into()).await.unwrap()
-}
 
 fn reconciler_of(settler: &Arc<Settler>) -> Arc<Reconciler> {
     Reconciler::new(Arc::clone(settler), changes().0)
@@ -40,22 +27,19 @@ fn reconciler_of(settler: &Arc<Settler>) -> Arc<Reconciler> {
 
 /// One that has looked at nothing yet, as after a mount.
 async fn fs_over(volume: &Arc<Volume>) -> Fs {
-    let settler = settler_of(volume).await;
-    Fs::new(Arc::clone(volume), reconciler_of(&settler))
+    Fs::new(Arc::clone(volume), reconciler_of(&settler(volume).await))
 }
 
-impl World {
+impl Settled {
+    /// A volume over what is in the bucket, which its file system shows.
     async fn new() -> Self {
-        World::with(VolumeOptions::default()).await
+        Settled::with(VolumeOptions::default()).await
     }
 
     async fn with(options: VolumeOptions) -> Self {
-        let (server, dir) = (TestS3::start(), tempfile::tempdir().unwrap());
-        let volume = volume_with(&server, dir.path(), options).await;
-        server.put_foreign(volume.state.key("format.json").as_str(), "{}", &[]);
-        let settler = settler_of(&volume).await;
-        let fs = Fs::new(Arc::clone(&volume), reconciler_of(&settler));
-        World { server, dir, volume, settler, fs }
+        let mut settled = Settled::over(World::with(options).await).await;
+        settled.world.fs = Arc::new(Fs::new(Arc::clone(&settled.volume), settled.reconciler()));
+        settled
     }
 
     /// A file with this content that another tool put there, opened.
@@ -68,7 +52,7 @@ impl World {
     }
 
     async fn open(&self, dir: Ino, name: &str) -> File<'_> {
-        let attr = self.fs.lookup(dir, FileName::new(name).unwrap()).await.unwrap();
+        let attr = self.fs.lookup(dir, named(name)).await.unwrap();
         let opened = self.fs.open(Caller::ROOT, attr.ino, libc::O_RDONLY).await.unwrap();
         File { world: self, ino: attr.ino, fh: opened.fh }
     }
@@ -84,7 +68,7 @@ impl World {
 }
 
 struct File<'w> {
-    world: &'w World,
+    world: &'w Settled,
     ino: Ino,
     fh: s3vol::fs::FileHandle,
 }
@@ -142,7 +126,7 @@ fn content(len: usize, seed: u64) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sequential_read_has_several_ranges_in_flight() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let bytes = content(64 * MIB, 1);
     let file = world.file(&bytes).await;
     assert!(file.read_all().await == bytes);
@@ -159,7 +143,7 @@ async fn a_sequential_read_has_several_ranges_in_flight() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_early_fetches_little() {
     for (read, most) in [(4096, MIB), (MIB, 4 * MIB), (4 * MIB, 16 * MIB)] {
-        let world = World::new().await;
+        let world = Settled::new().await;
         let file = world.file(&content(64 * MIB, 2)).await;
         for at in (0..read).step_by(READ) {
             file.read(at, READ.min(read)).await;
@@ -174,7 +158,7 @@ async fn a_reader_that_stops_early_fetches_little() {
 async fn random_reads_of_a_large_file_fetch_little_also_with_requester_pays() {
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
     for options in [options, VolumeOptions::default()] {
-        let world = World::with(options).await;
+        let world = Settled::with(options).await;
         let bytes = content(64 * MIB, 3);
         let file = world.file(&bytes).await;
         for at in [40 * MIB, 5 * MIB, 21 * MIB] {
@@ -187,7 +171,7 @@ async fn random_reads_of_a_large_file_fetch_little_also_with_requester_pays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_random_reads_fetch_the_file_once() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let bytes = content(32 * MIB, 4);
     let file = world.file(&bytes).await;
     for n in 0..1000 {
@@ -200,7 +184,7 @@ async fn many_random_reads_fetch_the_file_once() {
     file.close().await;
     // With `requester_pays` the rest of the file is not fetched.
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     let file = world.file(&bytes).await;
     for n in 0..60 {
         let at = (n * 7919 % 8192) * 4096;
@@ -212,7 +196,7 @@ async fn many_random_reads_fetch_the_file_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_replaced_during_prefetch_is_never_mixed() {
     let options = VolumeOptions { refresh: Duration::ZERO, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     let (old, new) = (content(32 * MIB, 5), content(32 * MIB, 6));
     let file = world.file(&old).await;
     world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold).after(6));
@@ -234,7 +218,7 @@ async fn an_object_replaced_during_prefetch_is_never_mixed() {
         }
     }
     let now = || async {
-        let name = FileName::new("file").unwrap();
+        let name = named("file");
         world.fs.lookup(Ino::ROOT, name).await.unwrap();
         let piece = file.try_read(0, READ).await.ok()?;
         (piece == new[..READ]).then_some(())
@@ -245,7 +229,7 @@ async fn an_object_replaced_during_prefetch_is_never_mixed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_sees_no_errors_of_prefetch() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let bytes = content(32 * MIB, 7);
     let file = world.file(&bytes).await;
     // The first bytes are cached; then each request fails once, whether a reader's or prefetch.
@@ -258,7 +242,7 @@ async fn a_reader_sees_no_errors_of_prefetch() {
     }
     assert!(file.read_all().await == bytes);
     // Permanent errors do not matter as long as no reader wants the bytes.
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file(&bytes).await;
     file.read(0, READ).await;
     world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Status(403)).after(2));
@@ -269,7 +253,7 @@ async fn a_reader_sees_no_errors_of_prefetch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_goes_on_when_prefetch_hangs() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let bytes = content(8 * MIB, 8);
     let file = world.file(&bytes).await;
     file.read(0, READ).await;
@@ -287,7 +271,7 @@ async fn a_reader_goes_on_when_prefetch_hangs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_larger_than_the_cache_is_fetched_about_once_per_sequential_read() {
     let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     let bytes = content(64 * MIB, 9);
     let file = world.file(&bytes).await;
     assert!(file.read_all().await == bytes);
@@ -311,7 +295,7 @@ async fn a_file_larger_than_the_cache_is_fetched_about_once_per_sequential_read(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_do_not_fit_together_are_not_fetched_whole_in_turns() {
     let options = VolumeOptions { cache_size: 64 << 20, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     let names = ["one", "two", "three"];
     let bytes = content(24 * MIB, 11);
     for name in names {
@@ -336,7 +320,7 @@ async fn files_that_do_not_fit_together_are_not_fetched_whole_in_turns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefetch_of_a_base_keeps_what_was_written_over_it() {
     let options = VolumeOptions { settle_after: Duration::ZERO, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     // A large one, and small ones that are read one after another.
     let mut names = vec!["file".to_owned()];
     names.extend((0..10).map(|n| format!("dir/{n}")));
@@ -346,11 +330,11 @@ async fn prefetch_of_a_base_keeps_what_was_written_over_it() {
         wanted.push(content(len, 200 + n as u64));
         world.server.put_foreign(&format!("data/{name}"), wanted[n].clone(), &[]);
     }
-    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    let dir = world.fs.lookup(Ino::ROOT, named("dir")).await.unwrap().ino;
     let parent = |n: usize| if n == 0 { Ino::ROOT } else { dir };
     let last = |n: usize| names[n].trim_start_matches("dir/");
     for (n, wanted) in wanted.iter_mut().enumerate() {
-        let name = FileName::new(last(n)).unwrap();
+        let name = named(last(n));
         let ino = world.fs.lookup(parent(n), name).await.unwrap().ino;
         let file = world.volume.inode(ino).await.unwrap();
         let new = content(4096, 300 + n as u64);
@@ -387,7 +371,7 @@ async fn prefetch_of_a_base_keeps_what_was_written_over_it() {
 }
 
 /// Cache files that this process has open.
-fn descriptors(world: &World) -> usize {
+fn descriptors(world: &Settled) -> usize {
     let cache = world.dir.path().join("cache");
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fd.ok());
     let paths = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -396,7 +380,7 @@ fn descriptors(world: &World) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_closed_during_prefetch_keeps_no_descriptor() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file(&content(32 * MIB, 12)).await;
     file.read(0, READ).await;
     world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold));
@@ -412,14 +396,13 @@ async fn a_file_closed_during_prefetch_keeps_no_descriptor() {
     world.server.clear_faults();
     world.server.release();
     // Only the table and this test have it, and nothing in flight.
-    let ended = || async { (Arc::strong_count(&inode) == 2).then_some(()) };
-    wait_for_async("the end of what was in flight", PATIENCE, ended).await;
+    until("the end of what was in flight", || Arc::strong_count(&inode) == 2).await;
     assert_eq!(descriptors(&world), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefetch_does_not_keep_a_volume_alive() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file(&content(32 * MIB, 10)).await;
     file.read(0, READ).await;
     world.server.fault(Rule::always(Some(Op::Get), "data/file", Action::Hold).after(1));
@@ -428,25 +411,25 @@ async fn prefetch_does_not_keep_a_volume_alive() {
     }
     wait_for("prefetch", PATIENCE, || (world.server.held() > 0).then_some(()));
     file.close().await;
-    let World { server, volume, settler, fs, dir: _dir } = world;
+    let Settled { world, settler, .. } = world;
+    let World { server, volume, fs, dir: _dir } = world;
     let before = server.count(Op::Get);
     let kept = Arc::downgrade(&volume);
     drop((fs, settler, volume));
     server.clear_faults();
     server.release();
-    let gone = || async { kept.upgrade().is_none().then_some(()) };
-    wait_for_async("the end of what was in flight", PATIENCE, gone).await;
+    until("the end of what was in flight", || kept.upgrade().is_none()).await;
     assert_eq!(server.count(Op::Get), before, "no new request is sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_files_read_one_after_another_are_prefetched_in_parallel() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let bytes = |n: usize| content(4096, 100 + n as u64);
     for n in 0..300 {
         world.server.put_foreign(&format!("data/dir/{n:04}"), bytes(n), &[]);
     }
-    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    let dir = world.fs.lookup(Ino::ROOT, named("dir")).await.unwrap().ino;
     let first = world.open(dir, "0000").await;
     first.close().await;
     world.server.set_latency(Duration::from_millis(20));
@@ -473,7 +456,7 @@ async fn small_files_read_one_after_another_are_prefetched_in_parallel() {
 async fn a_tree_that_is_read_file_by_file_is_prefetched_across_directories() {
     const DIRS: usize = 60;
     const FILES: usize = 10;
-    let world = World::new().await;
+    let world = Settled::new().await;
     // Two levels, as archives have them, and a directory without files between them.
     let path = |dir: usize| format!("tree/p{}/m{dir:02}", dir / 5);
     let bytes = |dir: usize, n: usize| content(4096, (dir * FILES + n) as u64);
@@ -488,7 +471,7 @@ async fn a_tree_that_is_read_file_by_file_is_prefetched_across_directories() {
     for dir in &order {
         let mut at = Ino::ROOT;
         for name in path(*dir).split('/') {
-            at = world.fs.lookup(at, FileName::new(name).unwrap()).await.unwrap().ino;
+            at = world.fs.lookup(at, named(name)).await.unwrap().ino;
         }
         dirs.push(at);
         // What it holds is known.
@@ -529,13 +512,13 @@ async fn walk(fs: &Fs, top: Ino) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_walk_lists_its_directories_in_parallel() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for (one, two) in (0..8).flat_map(|one| (0..8).map(move |two| (one, two))) {
         for file in 0..3 {
             world.server.put_foreign(&format!("data/tree/{one}/{two}/{file}"), "content", &[]);
         }
     }
-    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    let tree = world.fs.lookup(Ino::ROOT, named("tree")).await.unwrap().ino;
     assert_eq!(walk(&world.fs, tree).await, 8 * 8 * 3);
     let fs = fs_over(&world.volume).await;
     world.server.set_latency(Duration::from_millis(20));
@@ -548,13 +531,13 @@ async fn a_walk_lists_its_directories_in_parallel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_a_directory_and_one_below_it_lists_few_others() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for one in 0..100 {
         world.server.put_foreign(&format!("data/tree/{one:02}/file"), "content", &[]);
     }
-    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    let tree = world.fs.lookup(Ino::ROOT, named("tree")).await.unwrap().ino;
     world.fs.opendir(Caller::ROOT, tree).await.unwrap();
-    let one = world.fs.lookup(tree, FileName::new("42").unwrap()).await.unwrap().ino;
+    let one = world.fs.lookup(tree, named("42")).await.unwrap().ino;
     world.server.clear_log();
     world.fs.opendir(Caller::ROOT, one).await.unwrap();
     let lists = || world.asked(Op::List, "data/tree/").len();
@@ -564,16 +547,15 @@ async fn opening_a_directory_and_one_below_it_lists_few_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_was_listed_ahead_brings_back_nothing_stale() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for (dir, file) in (0..10).flat_map(|dir| ["kept", "new", "gone"].map(|file| (dir, file))) {
         world.server.put_foreign(&format!("data/tree/{dir}/{file}"), "old", &[]);
     }
-    let name = |name: &str| FileName::new(name).unwrap();
-    let tree = world.fs.lookup(Ino::ROOT, name("tree")).await.unwrap().ino;
+    let tree = world.fs.lookup(Ino::ROOT, named("tree")).await.unwrap().ino;
     assert_eq!(walk(&world.fs, tree).await, 10 * 3);
-    let reconciler = reconciler_of(&settler_of(&world.volume).await);
+    let reconciler = reconciler_of(&settler(&world.volume).await);
     let fs = Fs::new(Arc::clone(&world.volume), Arc::clone(&reconciler) as Arc<dyn Outside>);
-    let below = async |dir: u32| fs.lookup(tree, name(&dir.to_string())).await.unwrap().ino;
+    let below = async |dir: u32| fs.lookup(tree, named(&dir.to_string())).await.unwrap().ino;
     fs.opendir(Caller::ROOT, tree).await.unwrap();
     world.server.clear_log();
     // One of these is requested, and the answer is held.
@@ -593,9 +575,9 @@ async fn a_page_that_was_listed_ahead_brings_back_nothing_stale() {
     for dir in [5, 6] {
         let dir = below(dir).await;
         fs.opendir(Caller::ROOT, dir).await.unwrap();
-        assert_eq!(fs.lookup(dir, name("new")).await.unwrap().size, 5);
-        assert!(fs.lookup(dir, name("gone")).await.is_err());
-        assert_eq!(fs.lookup(dir, name("kept")).await.unwrap().size, 3);
+        assert_eq!(fs.lookup(dir, named("new")).await.unwrap().size, 5);
+        assert!(fs.lookup(dir, named("gone")).await.is_err());
+        assert_eq!(fs.lookup(dir, named("kept")).await.unwrap().size, 3);
     }
     let lists = || world.asked(Op::List, "data/tree/6/").into_iter();
     let whole = || lists().filter(|list| list.key == "data/tree/6/").count();
@@ -605,11 +587,11 @@ async fn a_page_that_was_listed_ahead_brings_back_nothing_stale() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_requester_pays_requests_are_sent_one_by_one() {
     let options = VolumeOptions { requester_pays: true, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     for (dir, file) in (0..8).flat_map(|dir| (0..8).map(move |file| (dir, file))) {
         world.server.put_foreign(&format!("data/tree/{dir}/{file}"), content(4096, 13), &[]);
     }
-    let tree = world.fs.lookup(Ino::ROOT, FileName::new("tree").unwrap()).await.unwrap().ino;
+    let tree = world.fs.lookup(Ino::ROOT, named("tree")).await.unwrap().ino;
     assert_eq!(walk(&world.fs, tree).await, 8 * 8);
     let fs = fs_over(&world.volume).await;
     world.server.set_latency(Duration::from_millis(20));
@@ -617,7 +599,7 @@ async fn with_requester_pays_requests_are_sent_one_by_one() {
     assert_eq!(walk(&fs, tree).await, 8 * 8);
     let lists = world.asked(Op::List, "data/tree/");
     assert_eq!((lists.len(), side_by_side(&lists)), (9, 1));
-    let dir = fs.lookup(tree, FileName::new("3").unwrap()).await.unwrap().ino;
+    let dir = fs.lookup(tree, named("3")).await.unwrap().ino;
     for file in 0..8 {
         let file = world.open(dir, &file.to_string()).await;
         assert!(file.read(0, READ).await == content(4096, 13));
@@ -629,10 +611,10 @@ async fn with_requester_pays_requests_are_sent_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_with_many_extents_over_it_is_read_with_few_requests() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let mut wanted = content(16 * MIB, 500);
     world.server.put_foreign("data/file", wanted.clone(), &[]);
-    let ino = world.fs.lookup(Ino::ROOT, FileName::new("file").unwrap()).await.unwrap().ino;
+    let ino = world.fs.lookup(Ino::ROOT, named("file")).await.unwrap().ino;
     let file = world.volume.inode(ino).await.unwrap();
     let new = content(4096, 501);
     for at in (60 << 10..wanted.len()).step_by(64 << 10) {
@@ -655,12 +637,12 @@ async fn a_base_with_many_extents_over_it_is_read_with_few_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetched_small_files_are_not_evicted_first_when_the_cache_is_full() {
     let options = VolumeOptions { cache_size: 16 << 20, ..VolumeOptions::default() };
-    let world = World::with(options).await;
+    let world = Settled::with(options).await;
     let names: Vec<String> = (0..200).map(|n| format!("{n:03}")).collect();
     for name in &names {
         world.server.put_foreign(&format!("data/dir/{name}"), content(200 << 10, 7), &[]);
     }
-    let dir = world.fs.lookup(Ino::ROOT, FileName::new("dir").unwrap()).await.unwrap().ino;
+    let dir = world.fs.lookup(Ino::ROOT, named("dir")).await.unwrap().ino;
     world.server.set_latency(Duration::from_millis(5));
     world.server.clear_log();
     world.open(dir, "000").await.close().await;

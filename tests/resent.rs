@@ -2,20 +2,11 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use s3vol::data::{DataError, Volume};
-use s3vol::fs::{FileHandle, Fs, FsError};
+use s3vol::data::DataError;
+use s3vol::fs::{FileHandle, FsError};
 use s3vol::types::{Caller, FileName, Ino};
-use support::s3server::TestS3;
-use support::volume::volume;
-
-struct World {
-    _server: TestS3,
-    _dir: tempfile::TempDir,
-    volume: Arc<Volume>,
-    fs: Fs,
-}
+use support::named;
+use support::world::World;
 
 /// A request as it comes for the first time.
 fn request(unique: u64) -> Caller {
@@ -28,21 +19,18 @@ fn again(unique: u64) -> Caller {
 }
 
 fn name() -> FileName {
-    FileName::new("name").unwrap()
+    named("name")
+}
+
+/// Requests are remembered of the connection that the volume was put together with.
+async fn connected() -> World {
+    let world = World::new().await;
+    let connected = s3vol::meta::Record::Connected { conn: world.volume.meta.connection() };
+    world.volume.meta.journal.lock().append(&connected).unwrap();
+    world
 }
 
 impl World {
-    async fn new() -> Self {
-        let server = TestS3::start();
-        let dir = tempfile::tempdir().unwrap();
-        let volume = volume(&server, dir.path()).await;
-        // Requests are remembered of the connection that the volume was put together with.
-        let connected = s3vol::meta::Record::Connected { conn: volume.meta.connection() };
-        volume.meta.journal.lock().append(&connected).unwrap();
-        let fs = Fs::new(Arc::clone(&volume), Arc::new(s3vol::data::NothingOutside));
-        World { _server: server, _dir: dir, volume, fs }
-    }
-
     async fn file(&self, caller: Caller) -> Ino {
         let mode = libc::S_IFREG | 0o644;
         self.fs.mknod(caller, Ino::ROOT, name(), mode, 0).await.unwrap().ino
@@ -52,7 +40,7 @@ impl World {
         self.fs.open(caller, ino, flags).await.unwrap().fh
     }
 
-    async fn create(&self, caller: Caller) -> (Ino, FileHandle) {
+    async fn create_by(&self, caller: Caller) -> (Ino, FileHandle) {
         let made = self.fs.create(caller, Ino::ROOT, name(), 0o644, libc::O_RDWR).await;
         let (attr, opened) = made.unwrap();
         (attr.ino, opened.fh)
@@ -73,7 +61,7 @@ impl World {
 
 #[tokio::test]
 async fn an_open_file_is_counted_once_and_goes_with_its_only_close() {
-    let world = World::new().await;
+    let world = connected().await;
     let ino = world.file(Caller::ROOT).await;
     world.open(request(8), ino, libc::O_RDWR).await;
     let fh = world.open(again(8), ino, libc::O_RDWR).await;
@@ -85,7 +73,7 @@ async fn an_open_file_is_counted_once_and_goes_with_its_only_close() {
 
 #[tokio::test]
 async fn an_open_that_was_not_carried_out_counts_when_it_comes_again() {
-    let world = World::new().await;
+    let world = connected().await;
     let ino = world.file(Caller::ROOT).await;
     let first = world.open(request(8), ino, libc::O_RDWR).await;
     let second = world.open(again(10), ino, libc::O_RDWR).await;
@@ -99,7 +87,7 @@ async fn an_open_that_was_not_carried_out_counts_when_it_comes_again() {
 
 #[tokio::test]
 async fn an_open_truncates_once() {
-    let world = World::new().await;
+    let world = connected().await;
     let ino = world.file(Caller::ROOT).await;
     let flags = libc::O_RDWR | libc::O_TRUNC;
     let fh = world.open(request(8), ino, flags).await;
@@ -111,9 +99,9 @@ async fn an_open_truncates_once() {
 #[tokio::test]
 async fn a_created_file_is_counted_once_wherever_the_worker_died() {
     // After the count.
-    let world = World::new().await;
-    let (ino, _) = world.create(request(8)).await;
-    let (same, fh) = world.create(again(8)).await;
+    let world = connected().await;
+    let (ino, _) = world.create_by(request(8)).await;
+    let (same, fh) = world.create_by(again(8)).await;
     assert_eq!(ino, same);
     world.unlink().await;
     assert!(world.is_there(ino).await);
@@ -121,7 +109,7 @@ async fn a_created_file_is_counted_once_wherever_the_worker_died() {
     assert!(!world.is_there(ino).await);
     // Between the name and the count.
     let ino = world.file(request(12)).await;
-    let (same, fh) = world.create(again(12)).await;
+    let (same, fh) = world.create_by(again(12)).await;
     assert_eq!(ino, same);
     world.unlink().await;
     assert!(world.is_there(ino).await);
@@ -131,7 +119,7 @@ async fn a_created_file_is_counted_once_wherever_the_worker_died() {
 
 #[tokio::test]
 async fn an_open_directory_is_counted_once_and_closed_once() {
-    let world = World::new().await;
+    let world = connected().await;
     let ino = world.fs.mkdir(Caller::ROOT, Ino::ROOT, name(), 0o755).await.unwrap().ino;
     let first = world.fs.opendir(request(8), ino).await.unwrap();
     let second = world.fs.opendir(request(10), ino).await.unwrap();

@@ -27,42 +27,24 @@ mod unread;
 mod writers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use s3vol::clock::{Deadline, boottime};
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, Inode, NothingOutside, Outside, Volume};
-use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr};
+use s3vol::data::{CacheFile, Inode, Outside};
+use s3vol::fs::{FileHandle, RenameMode, SetAttr};
 use s3vol::meta::keys;
 use s3vol::meta::records::{ContentRec, DirentRec, InodeRec};
-use s3vol::settle::{Changed, NOT_AFTER, Permit, Reconciler, SettleError, Settler, changes};
-use s3vol::types::{Caller, FileName, Ino, ObjectKey};
+use s3vol::settle::{Changed, NOT_AFTER, Reconciler, SettleError, changes};
+use s3vol::types::{Caller, Ino, ObjectKey};
 use support::s3server::{Action, Op, Rule, TestS3};
-use support::volume::{crowd_out, volume_with};
+use support::volume::crowd_out;
+use support::world::{Settled, World};
+use support::{named, until};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A lease that lapses when the test says so.
-#[derive(Debug, Default)]
-struct Lease {
-    lapsed: AtomicBool,
-}
-
-impl Permit for Lease {
-    fn may_publish(&self) -> bool {
-        !self.lapsed.load(Ordering::SeqCst)
-    }
-}
-
-struct World {
-    server: TestS3,
-    dir: tempfile::TempDir,
-    volume: Arc<Volume>,
-    settler: Arc<Settler>,
-    lease: Arc<Lease>,
-}
 
 /// Requests are late for no longer than until their expiry.
 fn no_margin() {
@@ -74,45 +56,32 @@ fn no_margin() {
     });
 }
 
-impl World {
+impl Settled {
     async fn new() -> Self {
-        World::on(TestS3::start()).await
+        Settled::on(TestS3::start()).await
     }
 
     async fn on(server: TestS3) -> Self {
-        World::refreshed(server, VolumeOptions::default().refresh).await
+        Settled::refreshed(server, VolumeOptions::default().refresh).await
     }
 
     async fn refreshed(server: TestS3, refresh: Duration) -> Self {
         no_margin();
-        let dir = tempfile::tempdir().unwrap();
         let settle_after = Duration::ZERO;
         let options = VolumeOptions { settle_after, refresh, ..VolumeOptions::default() };
-        let volume = volume_with(&server, dir.path(), options).await;
-        // Where it is missing, nothing that is gone is believed to be.
-        server.put_foreign(volume.state.key("format.json").as_str(), "{}", &[]);
-        let lease = Arc::new(Lease::default());
-        let permit = Arc::clone(&lease) as Arc<dyn Permit>;
-        let settler = Settler::open(Arc::clone(&volume), permit, "test".into()).await.unwrap();
-        World { server, dir, volume, settler, lease }
+        Settled::over(World::on(server, options).await).await
     }
 
     /// Another host goes on with what this one made durable.
     async fn lose_host(self) -> Self {
         let _receipt = self.volume.meta.flush(PATIENCE).await.unwrap();
         self.volume.meta.engine.abandon();
-        World::on(self.server).await
-    }
-
-    fn fs(&self) -> Fs {
-        Fs::new(Arc::clone(&self.volume), Arc::new(NothingOutside))
+        Settled::on(self.world.server).await
     }
 
     /// A new committed file.
     async fn file(&self, name: &str, content: &str) -> Arc<Inode> {
-        let name = FileName::new(name).unwrap();
-        let made = self.fs().mknod(Caller::ROOT, Ino::ROOT, name, libc::S_IFREG | 0o644, 0).await;
-        let file = self.volume.inode(made.unwrap().ino).await.unwrap();
+        let file = self.create(name).await;
         self.write(&file, content).await;
         file
     }
@@ -138,14 +107,9 @@ impl World {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let condition = || async { condition().then_some(()) };
-    support::wait_for_async(what, PATIENCE, condition).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_loaded_while_its_publish_is_recorded_shows_the_new_base() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let volume = &world.volume;
     let first = world.file("first", "content").await;
     let _second = world.file("second", "content").await;
@@ -181,7 +145,7 @@ async fn a_file_that_is_loaded_while_its_publish_is_recorded_shows_the_new_base(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_unreadable_object_keeps_no_other_file_from_resting() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let archived = world.file("archived", "archived").await;
     assert_eq!(world.settle().await, 0);
     // Its other bytes would have to be read for the next publish.
@@ -202,7 +166,7 @@ async fn one_unreadable_object_keeps_no_other_file_from_resting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_undecidable_request_keeps_no_other_file_from_resting() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let _stuck = world.file("stuck", "content").await;
     world.server.fault(Rule::new(Op::Put, "data/stuck", 1, Action::DropBeforeApply));
     // Before the request expires.
@@ -225,14 +189,15 @@ async fn one_undecidable_request_keeps_no_other_file_from_resting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_file_in_motion_was_renamed_over_goes_though_its_directory_moves_on() {
-    let world = World::new().await;
-    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
-    let name = |name| FileName::new(name).unwrap();
+    let world = Settled::new().await;
+    let fs = Arc::clone(&world.fs);
     let root = Ino::ROOT;
     let rename = async |from, old, to, new| {
-        fs.rename(Caller::ROOT, from, name(old), to, name(new), RenameMode::Replace).await.unwrap();
+        fs.rename(Caller::ROOT, from, named(old), to, named(new), RenameMode::Replace)
+            .await
+            .unwrap();
     };
-    let dir = fs.mkdir(Caller::ROOT, root, name("dir"), 0o755).await.unwrap().ino;
+    let dir = fs.mkdir(Caller::ROOT, root, named("dir"), 0o755).await.unwrap().ino;
     let _under = world.file("under", "under").await;
     rename(root, "under", dir, "file").await;
     let over = world.file("over", "over").await;
@@ -253,14 +218,14 @@ async fn what_a_file_in_motion_was_renamed_over_goes_though_its_directory_moves_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_refuses_is_in_nobodys_way_and_comes_again() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let kept = world.file("kept", "content").await;
     assert_eq!(world.settle().await, 0);
     let refused = world.file("refused", "content").await;
     world.server.fault(Rule::always(Some(Op::Put), "data/refused", Action::Status(403)));
     world.server.fault(Rule::always(Some(Op::Delete), "data/kept", Action::Status(403)));
-    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
-    fs.unlink(Caller::ROOT, Ino::ROOT, FileName::new("kept").unwrap()).await.unwrap();
+    let fs = Arc::clone(&world.fs);
+    fs.unlink(Caller::ROOT, Ino::ROOT, named("kept")).await.unwrap();
     drop(kept);
     let _other = world.file("other", "content").await;
     // Nothing waits for requests that may still arrive, because there are none.
@@ -300,7 +265,7 @@ async fn what_the_store_refuses_is_in_nobodys_way_and_comes_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_proxy_refuses_may_have_been_applied() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("file", "content").await;
     world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::ApplyThenProxy(403)));
     // Before the request expires, and the store itself would refuse every other one.
@@ -323,7 +288,7 @@ async fn what_a_proxy_refuses_may_have_been_applied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publish_that_ends_after_its_file_was_emptied_is_no_more_under_way() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("file", "content").await;
     assert_eq!(world.settle().await, 0);
     world.write(&file, "changed").await;
@@ -352,13 +317,13 @@ async fn a_publish_that_ends_after_its_file_was_emptied_is_no_more_under_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("file", "content").await;
     assert_eq!(world.settle().await, 0);
     // As AWS does: who may not read tags may not copy them either.
     world.server.deny("s3:GetObjectTagging");
-    let fs = Fs::new(Arc::clone(&world.volume), Arc::new(NothingOutside));
-    let [from, to] = ["file", "renamed"].map(|name| FileName::new(name).unwrap());
+    let fs = Arc::clone(&world.fs);
+    let [from, to] = ["file", "renamed"].map(named);
     let mode = RenameMode::Replace;
     fs.rename(Caller::ROOT, Ino::ROOT, from, Ino::ROOT, to, mode).await.unwrap();
     drop(file);
@@ -368,15 +333,14 @@ async fn a_copy_that_needs_the_right_to_read_tags_costs_no_wait() {
     assert_eq!(world.object("renamed").as_deref(), Some("content"));
 }
 
-async fn names_in(world: &World, dir: Ino) -> usize {
+async fn names_in(world: &Settled, dir: Ino) -> usize {
     world.volume.meta.scan(keys::dirents_after(dir, 0), 100_000).await.unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publish_that_something_in_between_sent_twice_is_no_change_of_somebody_else() {
-    let world = World::new().await;
-    let (tell, _) = changes();
-    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let world = Settled::new().await;
+    let _reconciler = world.reconciler();
     let file = world.file("file", "first").await;
     // The first request is applied, and the store refuses the second, whose answer is all that comes back.
     world.server.fault(Rule::new(Op::Put, "data/file", 2, Action::ApplyThenStatus(412)));
@@ -397,9 +361,8 @@ async fn a_publish_that_something_in_between_sent_twice_is_no_change_of_somebody
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_publish_whose_key_cannot_be_looked_at_is_decided_later() {
-    let world = World::new().await;
-    let (tell, _) = changes();
-    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let world = Settled::new().await;
+    let _reconciler = world.reconciler();
     world.file("file", "content").await;
     world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::ApplyThenStatus(412)));
     world.server.fault(Rule::new(Op::Head, "data/file", 1, Action::Status(403)));
@@ -420,9 +383,9 @@ fn told(attr: &InodeRec) -> (String, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
     let ways = ["linked", "unlinked", "moved", "set-id", "set-id-late", "read"];
-    let world = World::new().await;
+    let world = Settled::new().await;
     let root = Caller::ROOT;
-    let fs = world.fs();
+    let fs = Arc::clone(&world.fs);
     let written = async |ino, bytes: &'static [u8]| {
         fs.write(ino, FileHandle(0), 0, bytes.into(), true).await.map(drop).unwrap();
     };
@@ -433,13 +396,13 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
             fs.setattr(root, file.ino, mode).await.unwrap();
         }
         if way == "unlinked" {
-            let second = FileName::new("unlinked-too").unwrap();
+            let second = named("unlinked-too");
             fs.link(root, file.ino, Ino::ROOT, second).await.unwrap();
         }
     }
     assert_eq!(world.settle().await, 0);
     for way in ways {
-        let name = || FileName::new(way).unwrap();
+        let name = || named(way);
         let ino = fs.lookup(Ino::ROOT, name()).await.unwrap().ino;
         let file = world.volume.inode(ino).await.unwrap();
         match way {
@@ -461,7 +424,7 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
             "set-id-late" => written(ino, b"").await,
             _ => world.volume.write(&file, 0, b"lost").await.unwrap(),
         }
-        let next = FileName::new(format!("{way}-too").as_str()).unwrap();
+        let next = named(&format!("{way}-too"));
         match way {
             "unlinked" => fs.unlink(root, Ino::ROOT, next).await.unwrap(),
             "linked" => drop(fs.link(root, ino, Ino::ROOT, next).await.unwrap()),
@@ -478,8 +441,8 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
     assert_eq!(objects.len(), ways.len() + 1);
     let mut wrong = Vec::new();
     for (key, object) in objects {
-        let name = FileName::new(key.strip_prefix("data/").unwrap()).unwrap();
-        let ino = world.fs().lookup(Ino::ROOT, name).await.unwrap().ino;
+        let name = named(key.strip_prefix("data/").unwrap());
+        let ino = world.fs.lookup(Ino::ROOT, name).await.unwrap().ino;
         let file = world.volume.inode(ino).await.unwrap();
         let tells = |name: &str| object.metadata[name].clone();
         let (tells, wanted) = ((tells("mode"), tells("mtime")), told(&file.live().attr));
@@ -493,12 +456,12 @@ async fn objects_show_the_attributes_that_outlived_the_bytes_of_a_lost_host() {
 
 /// A round that has announced something and cannot make that durable, when the volume is given up.
 async fn ends_announced(remove: bool) {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.file("gone", "object").await;
     assert_eq!(world.settle().await, 0);
     if remove {
-        let name = FileName::new("gone").unwrap();
-        world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+        let name = named("gone");
+        world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
     } else {
         world.file("file", "content").await;
     }
@@ -537,7 +500,7 @@ async fn a_deletion_that_was_announced_and_not_sent_before_the_end_waits_for_not
 async fn of_a_round_that_ends_too_early_only_what_is_on_its_way_stays_open() {
     // As many are sent at a time.
     const SENT: u64 = 32;
-    let world = World::new().await;
+    let world = Settled::new().await;
     for number in 0..40 {
         world.file(&format!("f{number}"), "content").await;
     }
@@ -560,7 +523,7 @@ async fn of_a_round_that_ends_too_early_only_what_is_on_its_way_stays_open() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_local_disk_changes_of_committed_bytes_is_in_no_object() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     // In the record itself, and in a segment.
     for (name, len) in [("small", 1000), ("large", 3 << 20)] {
         let content = "0123456789".repeat(len / 10);

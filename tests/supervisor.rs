@@ -1,20 +1,23 @@
 //! The supervisor as a process of its own, with stand-ins for the driver and the workers, and with
 //! real mounts. Needs root and `/dev/fuse`.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+mod support;
+
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use s3vol::supervisor::{Settings, protocol, run, umount_helper};
+use s3vol::supervisor::{protocol, umount_helper};
 use s3vol::types::VolumeId;
 use s3vol::worker::WorkerSpec;
 use serde_json::{Value, json};
+use support::rig::{Rig, accept, spawn, supervise};
+use support::wait_for;
 
-/// Relays the driver's channel to the test, and plays workers that log how they were started.
+/// The driver is the test; plays workers that log how they were started.
 const CHILDREN: &str = r#"
-import os, select, signal, socket, stat, sys, time
+import signal, stat, time
 role = sys.argv[1]
 work = os.environ["TEST_DIR"]
 def log(line):
@@ -26,14 +29,7 @@ if role == "umount":
 if role == "driver":
     listening = socket.socket(fileno=3)
     log("driver listening %s empty %s" % (listening.getsockname(), "TEST_EMPTY" in os.environ))
-    channel = socket.socket(fileno=4)
-    test = socket.socket(socket.AF_UNIX); test.connect(work + "/relay")
-    while True:
-        ready, _, _ = select.select([channel, test], [], [])
-        for a in ready:
-            data = a.recv(65536)
-            if not data: sys.exit(1)
-            (test if a is channel else channel).sendall(data)
+    relay()
 if role == "worker":
     import json
     spec = json.loads(sys.stdin.readline())
@@ -79,11 +75,7 @@ while True:
 #[test]
 #[ignore = "started by the other tests"]
 fn supervisor_process() {
-    let Some(dir) = std::env::var_os("TEST_DIR").map(PathBuf::from) else { return };
-    let mut settings = Settings::new(dir.join("plugin.sock"), dir.join("vol"));
-    settings.program = vec!["python3".into(), dir.join("children.py").into()];
-    let result = run(settings);
-    std::process::exit(if result.is_ok() { 0 } else { 1 });
+    supervise();
 }
 
 /// Not a test: the process that unmounts.
@@ -96,34 +88,11 @@ fn helper_process() {
     std::process::exit(code);
 }
 
-struct Rig {
-    dir: tempfile::TempDir,
-    relay: UnixListener,
-    supervisor: Child,
-    driver: BufReader<UnixStream>,
-}
-
 impl Rig {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("children.py"), CHILDREN).unwrap();
-        std::fs::write(dir.path().join("stuck.py"), STUCK).unwrap();
-        let relay = UnixListener::bind(dir.path().join("relay")).unwrap();
-        let supervisor = spawn(dir.path());
-        let driver = accept(&relay);
-        Rig { dir, relay, supervisor, driver }
-    }
-
-    fn send(&mut self, message: Value) {
-        let mut line = message.to_string();
-        line.push('\n');
-        self.driver.get_mut().write_all(line.as_bytes()).unwrap();
-    }
-
-    fn read(&mut self) -> Value {
-        let mut line = String::new();
-        self.driver.read_line(&mut line).expect("an answer in time");
-        serde_json::from_str(&line).unwrap()
+        let rig = Rig::of(CHILDREN, empty);
+        std::fs::write(rig.dir.path().join("stuck.py"), STUCK).unwrap();
+        rig
     }
 
     fn ask(&mut self, message: Value) -> Value {
@@ -176,53 +145,13 @@ impl Rig {
     }
 }
 
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = self.supervisor.kill();
-        let _ = self.supervisor.wait();
-        let _ = std::fs::read_dir(self.dir.path().join("vol"))
-            .map(|entries| entries.flatten().for_each(|e| drop(umount_helper(&e.path(), true))));
-    }
-}
-
-fn spawn(dir: &Path) -> Child {
-    let exe = std::env::current_exe().unwrap();
-    // The test harness has threads of its own; with the mask set before it starts, none of them
-    // takes a signal that is meant for the supervisor, which is a process with one thread.
-    let masked = "import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD])
-os.execv(sys.argv[1], sys.argv[1:])";
-    Command::new("python3")
-        .args(["-c", masked])
-        .arg(&exe)
-        .args(["--ignored", "--exact", "supervisor_process", "--nocapture", "--test-threads=1"])
-        .env("TEST_DIR", dir)
-        .env("TEST_EXE", &exe)
-        .env("TEST_EMPTY", "")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn accept(relay: &UnixListener) -> BufReader<UnixStream> {
-    relay.set_nonblocking(true).unwrap();
-    let mut stream = None;
-    eventually("a driver", || {
-        stream = relay.accept().ok().map(|(stream, _)| stream);
-        stream.is_some()
-    });
-    let stream = stream.unwrap();
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    BufReader::new(stream)
+/// A variable of which the driver has to have nothing.
+fn empty(command: &mut Command) {
+    command.env("TEST_EMPTY", "");
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(15), "timed out waiting for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for(what, Duration::from_secs(15), || holds().then_some(()));
 }
 
 fn signal(pid: i32, signal: i32) {
@@ -360,7 +289,7 @@ fn mounts_of_a_killed_run_are_detached_before_the_driver_serves() {
     rig.supervisor.kill().unwrap();
     rig.supervisor.wait().unwrap();
     assert_eq!(rig.mounts("data").len(), 2, "left behind");
-    rig.supervisor = spawn(rig.dir.path());
+    rig.supervisor = spawn(rig.dir.path(), empty);
     rig.driver = accept(&rig.relay);
     assert!(rig.mounts("data").is_empty() && !rig.volume("data").exists());
     let spec = rig.spec("data");

@@ -10,7 +10,7 @@ fn long_file() -> Vec<u8> {
     (0..LONG_FILE).map(|at| 1 + (at / 4099 % 255) as u8).collect()
 }
 
-impl World {
+impl OneFile {
     /// Begins a commit of the long file and does `meanwhile` before its first segments arrive.
     async fn commit_held(&self, meanwhile: impl Future<Output = ()>) {
         let first = Rule::new(Op::Put, "/segments/", AT_A_TIME, Action::Hold);
@@ -55,7 +55,7 @@ async fn a_file_cut_during_its_commit_is_whole_or_cut_on_another_host() {
     // In what is sent already, in what is read later, and to nothing.
     for (cut, then) in [(MIB + 5, None), (68 * MIB + 5, Some(LONG_FILE)), (0, Some(LONG_FILE + 1))]
     {
-        let world = World::new().await;
+        let world = OneFile::new().await;
         world
             .commit_held(async {
                 world.resize(cut).await;
@@ -78,7 +78,7 @@ async fn a_file_cut_during_its_commit_is_whole_or_cut_on_another_host() {
 async fn a_file_rewritten_behind_a_cut_during_its_commit_is_right_here_and_after_the_next_commit() {
     let (whole, end) = (long_file(), 70 * MIB);
     for cut in [68 * MIB + 5, 0] {
-        let world = World::new().await;
+        let world = OneFile::new().await;
         world
             .commit_held(async {
                 world.resize(cut).await;
@@ -98,7 +98,7 @@ async fn a_file_rewritten_behind_a_cut_during_its_commit_is_right_here_and_after
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_cut_after_its_commit_has_read_it_is_whole_on_another_host() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     let whole = &long_file()[..MIB];
     let one = Rule::new(Op::Put, "/segments/", 1, Action::Hold);
     world.commit_held_by(whole, one, world.resize(0)).await;
@@ -107,10 +107,10 @@ async fn a_file_cut_after_its_commit_has_read_it_is_whole_on_another_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_removed_during_its_commit_leaves_nothing_on_the_local_disk() {
-    let world = World::new().await;
+    let world = OneFile::new().await;
     world
         .commit_held(async {
-            let name = FileName::new("file").unwrap();
+            let name = named("file");
             world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
         })
         .await;

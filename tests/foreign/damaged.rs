@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::random::Random;
+use crate::support::named;
 use crate::support::s3server::TestS3;
 use crate::support::volume::{Always, try_volume};
 
@@ -49,10 +50,6 @@ pub fn count_panics() {
         // SAFETY: every test comes here before it does anything else, and waits for the first to be done.
         unsafe { std::env::set_var(s3vol::fault::HOT_MARGIN, "0") };
     });
-}
-
-fn named(name: &str) -> FileName {
-    FileName::new(name).unwrap()
 }
 
 type Opened = (Arc<Volume>, Fs, Arc<Settler>);

@@ -14,19 +14,20 @@ use s3vol::config::{PluginConfig, VolumeOptions};
 use s3vol::data::Trash;
 use s3vol::follow::{FollowParts, ReadFs};
 use s3vol::fs::{FileHandle, Show};
-use s3vol::lease::LeaseState;
 use s3vol::meta::Follower;
 use s3vol::store::{Known, Location, Store, StoreSettings};
-use s3vol::types::{Caller, Epoch, FileName, Ino, KeyPrefix, VolumeId, VolumeName};
+use s3vol::types::{Caller, Epoch, Ino, KeyPrefix, VolumeId, VolumeName};
 use s3vol::worker::{
-    EnginePurge, FsckHow, Mounted, Recovered, Shelf, Successor, VolumeAt, WorkerSpec,
-    export_volume, fsck, look_at_hold, open, take_over,
+    EnginePurge, FsckHow, Mounted, Recovered, Shelf, VolumeAt, WorkerSpec, export_volume, fsck,
+    look_at_hold, take_over,
 };
 use serde_json::{Value, json};
 
 use crate::damaged::{count_panics, damage, leaves};
 use crate::random::Random;
-use crate::support::s3server::{ACCESS_KEY, Object, SECRET_KEY, TestS3};
+use crate::support::named;
+use crate::support::opened::{close, commit, credentials, opened, release};
+use crate::support::s3server::{Object, TestS3};
 
 const LONG: Duration = Duration::from_secs(20);
 const FOLDER: &str = "meta/slatedb-0.18";
@@ -44,10 +45,6 @@ struct Bucket {
     objects: Vec<(String, Object)>,
     /// The same as another version would have left it: its records are in the export alone.
     exported: Vec<(String, Object)>,
-}
-
-fn named(name: &str) -> FileName {
-    FileName::new(name).unwrap()
 }
 
 fn volume_name(name: &str) -> VolumeName {
@@ -79,13 +76,6 @@ fn spec(id: VolumeId, options: &VolumeOptions, dir: &Path) -> WorkerSpec {
     }
 }
 
-fn listening(mut mounted: Mounted) -> Mounted {
-    let (_, nothing) = s3vol::settle::changes();
-    let mut changes = std::mem::replace(&mut mounted.changes, nothing);
-    tokio::spawn(async move { while changes.recv().await.is_some() {} });
-    mounted
-}
-
 async fn write(mounted: &Mounted, parent: Ino, name: &str, content: &[u8]) {
     let mode = libc::S_IFREG | 0o644;
     let made = mounted.fs.mknod(Caller::ROOT, parent, named(name), mode, 0).await.unwrap();
@@ -93,26 +83,18 @@ async fn write(mounted: &Mounted, parent: Ino, name: &str, content: &[u8]) {
     mounted.volume.write(&inode, 0, content).await.unwrap();
 }
 
-async fn commit(mounted: &Mounted) {
-    mounted.volume.commit(mounted.volume.dirty_inodes()).await.unwrap();
-    drop(mounted.volume.meta.flush(LONG).await.unwrap());
-}
-
 /// A volume with something at rest and something in motion, unmounted.
 async fn filled(catalog: &Catalog, name: &str, dir: &Path) -> (VolumeId, VolumeOptions) {
     let options = [("settle_after".to_owned(), "0s".to_owned())].into();
     let made = catalog.create(&volume_name(name), &options).await.unwrap();
-    let mounted =
-        listening(open(&spec(made.uuid, &made.options, dir), Successor::No).await.unwrap());
+    let mounted = opened(&spec(made.uuid, &made.options, dir)).await.unwrap();
     let sub = mounted.fs.mkdir(Caller::ROOT, Ino::ROOT, named("dir"), 0o755).await.unwrap().ino;
     write(&mounted, sub, "file", b"at rest").await;
-    commit(&mounted).await;
+    commit(&mounted).await.unwrap();
     assert_eq!(mounted.settler.settle_all(Deadline::after(LONG)).await.unwrap(), 0);
     write(&mounted, sub, "large", &vec![7; 300 << 10]).await;
     write(&mounted, Ino::ROOT, "inline", b"in motion").await;
-    commit(&mounted).await;
-    mounted.volume.meta.engine.close(Deadline::after(LONG)).await.unwrap();
-    mounted.keeper.set_state(LeaseState::Released, None, Deadline::after(LONG)).await.unwrap();
+    close(mounted).await.unwrap();
     (made.uuid, made.options)
 }
 
@@ -389,14 +371,12 @@ async fn asked(bucket: &Bucket, dir: &Path) {
     }
     drop(look_at_hold(id, options, &known).await);
     followed(bucket, dir).await;
-    if let Ok(mounted) = open(&spec(id, options, dir), Successor::No).await {
-        let mounted = listening(mounted);
+    if let Ok(mounted) = opened(&spec(id, options, dir)).await {
         all_of(&mounted).await;
         drop(mounted.settler.settle_all(Deadline::after(Duration::from_secs(1))).await);
         drop(mounted.volume.meta.flush(LONG).await);
         drop(mounted.volume.meta.engine.close(Deadline::after(LONG)).await);
-        let released = mounted.keeper.set_state(LeaseState::Released, None, Deadline::after(LONG));
-        drop(released.await);
+        drop(release(&mounted).await);
     }
     let hold = look_at_hold(id, options, &known).await;
     let epoch = hold.ok().flatten().map_or(Epoch(2), |hold| Epoch(hold.epoch));
@@ -464,12 +444,7 @@ fn story(seed: u64) {
 
 fn prepare() {
     count_panics();
-    // SAFETY: every test that reads the environment came through here first, or reads other names.
-    unsafe {
-        std::env::set_var("AWS_ACCESS_KEY_ID", ACCESS_KEY);
-        std::env::set_var("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-        std::env::set_var("AWS_EC2_METADATA_DISABLED", "true");
-    }
+    credentials();
 }
 
 fn run(seeds: std::ops::Range<u64>) {

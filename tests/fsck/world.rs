@@ -1,7 +1,7 @@
 //! A volume that is opened in this process, damaged from outside, and looked at by the tools.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +11,18 @@ use s3vol::config::VolumeOptions;
 use s3vol::data::Inode;
 use s3vol::fs::{Fs, RenameMode, XattrMode};
 use s3vol::fsck::{Finding, Outcome, Report};
-use s3vol::lease::LeaseState;
 use s3vol::meta::records::Row;
 use s3vol::meta::records::{ContentRec, DirentRec, decode, encode};
 use s3vol::meta::{Batch, Engine, EngineConfig, keys};
 use s3vol::store::{Location, Store, StoreSettings};
-use s3vol::types::{Caller, Epoch, FileName, Ino, Lsn, VolumeId};
-use s3vol::worker::{FsckHow, Mounted, Successor, VolumeAt, WorkerSpec, fsck, open};
+use s3vol::types::{Caller, Epoch, Ino, Lsn, VolumeId};
+use s3vol::worker::{FsckHow, Mounted, VolumeAt, WorkerSpec, fsck};
 use serde::Serialize;
 
+pub use crate::support::named;
+use crate::support::opened::{self, credentials, opened, options};
 use crate::support::s3server::TestS3;
+use crate::support::volume::read_all;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const FOLDER: &str = "meta/slatedb-0.18";
@@ -35,37 +37,13 @@ pub struct World {
     _local: tempfile::TempDir,
 }
 
-pub fn named(name: &str) -> FileName {
-    FileName::new(name).unwrap()
-}
-
 impl World {
     /// An empty volume, mounted.
     pub async fn new() -> World {
         let server = TestS3::start();
-        static CREDENTIALS: Once = Once::new();
-        CREDENTIALS.call_once(|| {
-            // SAFETY: whoever comes first does this alone, before any store is opened; nothing else in
-            // this process reads the environment by then, and every server has the same keys.
-            unsafe {
-                std::env::set_var("AWS_ACCESS_KEY_ID", server.access_key());
-                std::env::set_var("AWS_SECRET_ACCESS_KEY", server.secret_key());
-                std::env::set_var("AWS_EC2_METADATA_DISABLED", "true");
-                for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-                    std::env::remove_var(name);
-                }
-            }
-        });
-        let options = VolumeOptions {
-            url: format!("s3://{}/home/vol/", server.bucket()),
-            state_url: format!("s3://{}/home/", server.bucket()),
-            endpoint: Some(server.endpoint()),
-            region: Some(server.region().to_owned()),
-            path_style: Some(true),
-            settle_after: Duration::ZERO,
-            refresh: Duration::from_secs(3600),
-            ..VolumeOptions::default()
-        };
+        credentials();
+        let refresh = Duration::from_secs(3600);
+        let options = VolumeOptions { refresh, ..options(&server, "home/vol/", "home/") };
         let found = incarnate(&Stores::default(), &options).await.unwrap();
         let local = tempfile::tempdir().unwrap();
         let mut world = World {
@@ -97,11 +75,7 @@ impl World {
     }
 
     pub async fn open(&mut self) {
-        let mut mounted = Box::pin(open(&self.spec(), Successor::No)).await.unwrap();
-        let (_, nothing) = s3vol::settle::changes();
-        let mut changes = std::mem::replace(&mut mounted.changes, nothing);
-        tokio::spawn(async move { while changes.recv().await.is_some() {} });
-        self.mounted = Some(mounted);
+        self.mounted = Some(opened(&self.spec()).await.unwrap());
     }
 
     pub fn mounted(&self) -> &Mounted {
@@ -113,9 +87,7 @@ impl World {
     }
 
     pub async fn commit(&self) {
-        let volume = &self.mounted().volume;
-        volume.commit(volume.dirty_inodes()).await.unwrap();
-        let _receipt = volume.meta.flush(PATIENCE).await.unwrap();
+        opened::commit(self.mounted()).await.unwrap();
     }
 
     pub async fn settle(&self) {
@@ -130,12 +102,7 @@ impl World {
 
     /// As an unmount that has no time to settle.
     pub async fn close(&mut self) {
-        self.commit().await;
-        let mounted = self.mounted.take().expect("it is mounted");
-        let deadline = Deadline::after(PATIENCE);
-        mounted.volume.meta.engine.close(deadline).await.unwrap();
-        mounted.keeper.set_state(LeaseState::Released, None, deadline).await.unwrap();
-        drop(mounted);
+        opened::close(self.mounted.take().expect("it is mounted")).await.unwrap();
         std::fs::remove_dir_all(self.spec().state_dir).unwrap();
     }
 
@@ -144,9 +111,7 @@ impl World {
     /// The process dies, and its lease runs out; what it keeps locally stays.
     pub async fn crash(&mut self) {
         let mounted = self.mounted.take().expect("it is mounted");
-        let deadline = Deadline::after(PATIENCE);
-        mounted.keeper.set_state(LeaseState::Released, None, deadline).await.unwrap();
-        drop(mounted);
+        opened::release(&mounted).await.unwrap();
     }
 
     pub async fn dir(&self, parent: Ino, name: &str) -> Ino {
@@ -172,16 +137,7 @@ impl World {
     }
 
     pub async fn read(&self, ino: Ino) -> Vec<u8> {
-        let inode = self.inode(ino).await;
-        let mut all = Vec::new();
-        loop {
-            let found = self.mounted().volume.read(&inode, all.len() as u64, 128 << 10).await;
-            let found = found.unwrap();
-            if found.is_empty() {
-                return all;
-            }
-            all.extend_from_slice(&found);
-        }
+        read_all(&self.mounted().volume, &self.inode(ino).await).await
     }
 
     pub async fn lookup(&self, parent: Ino, name: &str) -> Option<Ino> {
@@ -360,14 +316,7 @@ impl World {
 
 /// Bytes that no compression or chance makes equal.
 pub fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
-    let step = |state: &mut u64| {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        *state as u8
-    };
-    (0..len).map(|_| step(&mut state)).collect()
+    crate::support::noise(0x9e37_79b9_7f4a_7c15 ^ len as u64, len)
 }
 
 /// What is left, as `kind: what`.

@@ -5,17 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use s3vol::fs::{FileHandle, Fs, RenameMode, SetAttr, Show, XattrMode};
-use s3vol::types::{Caller, FileKind, FileName, Ino};
+use s3vol::types::{Caller, FileKind, Ino};
 
 use crate::runtime;
+use crate::support::named;
 use crate::world::{World, server};
 
 const ASIDE: &str = "a.s3vol-conflict-object";
 const NONE: FileHandle = FileHandle(0);
-
-fn name(text: &str) -> FileName {
-    FileName::new(text).expect("a name")
-}
 
 async fn names(fs: &Fs, dir: Ino) -> BTreeSet<String> {
     let fh = fs.opendir(Caller::ROOT, dir).await.expect("opendir");
@@ -32,7 +29,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 async fn find(fs: &Fs, path: &str) -> Ino {
     let mut at = Ino::ROOT;
     for part in path.split('/') {
-        at = fs.lookup(at, name(part)).await.unwrap_or_else(|e| panic!("{path}: {e:?}")).ino;
+        at = fs.lookup(at, named(part)).await.unwrap_or_else(|e| panic!("{path}: {e:?}")).ino;
     }
     at
 }
@@ -43,7 +40,7 @@ async fn read(fs: &Fs, path: &str) -> String {
 }
 
 async fn create(fs: &Fs, at: &str, text: &str) {
-    let made = fs.create(Caller::ROOT, Ino::ROOT, name(at), 0o644, libc::O_RDWR).await;
+    let made = fs.create(Caller::ROOT, Ino::ROOT, named(at), 0o644, libc::O_RDWR).await;
     let (attr, opened) = made.expect("a file");
     let data = Bytes::from(text.as_bytes().to_vec());
     fs.write(attr.ino, opened.fh, 0, data, false).await.expect("a write");
@@ -133,7 +130,7 @@ fn renaming_the_object_shown_beside_moves_it() {
         assert_eq!(read(fs, ASIDE).await, "the object");
         let root = Ino::ROOT;
         let moved =
-            fs.rename(Caller::ROOT, root, name(ASIDE), root, name("c"), RenameMode::Replace);
+            fs.rename(Caller::ROOT, root, named(ASIDE), root, named("c"), RenameMode::Replace);
         moved.await.expect("a rename");
         settled(&world).await;
         assert_eq!(object(&world, "c").as_deref(), Some("the object"));
@@ -152,8 +149,14 @@ fn a_file_may_take_the_name_of_the_directory() {
         put(&world, "a", "the object");
         put(&world, "a/b", "below");
         assert_eq!(read(world.fs(), ASIDE).await, "the object");
-        let moved =
-            world.fs().rename(Caller::ROOT, root, name("a"), root, name("d"), RenameMode::Replace);
+        let moved = world.fs().rename(
+            Caller::ROOT,
+            root,
+            named("a"),
+            root,
+            named("d"),
+            RenameMode::Replace,
+        );
         moved.await.expect("a rename");
         create(world.fs(), "a", "a file").await;
         settled(&world).await;
@@ -173,9 +176,9 @@ fn our_own_leftovers_do_not_show_beside() {
         let (fs, root) = (world.fs(), Ino::ROOT);
         create(fs, "a", "a file").await;
         settled(&world).await;
-        fs.unlink(Caller::ROOT, root, name("a")).await.expect("an unlink");
-        let dir = fs.mkdir(Caller::ROOT, root, name("a"), 0o755).await.expect("a directory").ino;
-        let made = fs.create(Caller::ROOT, dir, name("x"), 0o644, libc::O_RDWR).await;
+        fs.unlink(Caller::ROOT, root, named("a")).await.expect("an unlink");
+        let dir = fs.mkdir(Caller::ROOT, root, named("a"), 0o755).await.expect("a directory").ino;
+        let made = fs.create(Caller::ROOT, dir, named("x"), 0o644, libc::O_RDWR).await;
         let (attr, opened) = made.expect("a file");
         fs.release(attr.ino, opened.fh).await.expect("a close");
         assert!(object(&world, "a").is_some(), "not tidied yet");
@@ -185,8 +188,8 @@ fn our_own_leftovers_do_not_show_beside() {
         assert_eq!(object(&world, "a"), None);
 
         // And back: a file where our directory was, its objects still to be tidied.
-        fs.unlink(Caller::ROOT, dir, name("x")).await.expect("an unlink");
-        fs.rmdir(Caller::ROOT, root, name("a")).await.expect("an rmdir");
+        fs.unlink(Caller::ROOT, dir, named("x")).await.expect("an unlink");
+        fs.rmdir(Caller::ROOT, root, named("a")).await.expect("an rmdir");
         create(fs, "a", "again").await;
         assert!(object(&world, "a/x").is_some(), "not tidied yet");
         assert_eq!(names(fs, root).await, set(&["a"]));
@@ -229,7 +232,7 @@ fn a_key_that_returns_has_the_attributes_it_had() {
         assert_eq!(names(world.fs(), root).await, set(&["d", "f"]));
         assert_eq!(read(world.fs(), "f").await, "it is back");
         for (path, perm, kind) in [("f", 0o640, FileKind::File), ("d", 0o711, FileKind::Dir)] {
-            let attr = world.fs().lookup(root, name(path)).await.expect("it");
+            let attr = world.fs().lookup(root, named(path)).await.expect("it");
             assert_eq!((attr.kind, attr.perm, attr.uid, attr.gid), (kind, perm, 7, 8), "{path}");
             let value = world.fs().getxattr(attr.ino, Bytes::from_static(b"user.x")).await;
             assert_eq!(value.expect("it is kept"), "kept", "{path}");

@@ -3,30 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3vol::types::{Caller, FileName, Ino};
+use s3vol::types::{Caller, Ino};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
+use crate::support::named;
 use crate::world::{World, server};
 
 const FILES: usize = 1100;
-
-fn name(text: &str) -> FileName {
-    FileName::new(text).expect("a name")
-}
 
 #[test]
 fn an_archive_being_unpacked_waits_and_an_unmount_does_not() {
     runtime().block_on(async {
         let mut world = World::new(Duration::from_secs(3600)).await;
-        let dir = world.fs().mkdir(Caller::ROOT, Ino::ROOT, name("d"), 0o755).await.expect("a dir");
+        let dir =
+            world.fs().mkdir(Caller::ROOT, Ino::ROOT, named("d"), 0o755).await.expect("a dir");
         for number in 0..FILES {
-            let file = name(&format!("f{number}"));
+            let file = named(&format!("f{number}"));
             let mode = libc::S_IFREG | 0o644;
             world.fs().mknod(Caller::ROOT, dir.ino, file, mode, 0).await.expect("a file");
         }
         let mode = libc::S_IFREG | 0o644;
-        world.fs().mknod(Caller::ROOT, Ino::ROOT, name("beside"), mode, 0).await.expect("a file");
+        world.fs().mknod(Caller::ROOT, Ino::ROOT, named("beside"), mode, 0).await.expect("a file");
         let stop = CancellationToken::new();
         let settling = tokio::spawn(Arc::clone(&world.mounted().settler).run(stop.clone()));
         let key = format!("{}beside", world.prefix);

@@ -10,9 +10,9 @@ use s3vol::clock::Deadline;
 use s3vol::config::VolumeOptions;
 use s3vol::fs::{Fs, FsError};
 use s3vol::fsck::{Finding, Kind};
-use s3vol::lease::LeaseState;
-use s3vol::worker::{FsckHow, Mounted, Successor, VolumeAt, WorkerSpec, fsck, open};
+use s3vol::worker::{FsckHow, Mounted, VolumeAt, WorkerSpec, fsck};
 
+use crate::support::opened::{self, credentials, opened, options};
 use crate::support::s3server::TestS3;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,18 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn server() -> &'static TestS3 {
     static SERVER: OnceLock<TestS3> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let server = TestS3::start();
-        // SAFETY: the first test to come here runs this alone (the others wait for the cell), before
-        // any store is opened; nothing else in this process reads the environment by then.
-        unsafe {
-            std::env::set_var("AWS_ACCESS_KEY_ID", server.access_key());
-            std::env::set_var("AWS_SECRET_ACCESS_KEY", server.secret_key());
-            std::env::set_var("AWS_EC2_METADATA_DISABLED", "true");
-            for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-                std::env::remove_var(name);
-            }
-        }
-        server
+        credentials();
+        TestS3::start()
     })
 }
 
@@ -51,16 +41,8 @@ impl World {
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let server = server();
         let local = tempfile::tempdir().unwrap();
-        let mut options = VolumeOptions {
-            url: format!("s3://{}/files-{number}", server.bucket()),
-            state_url: format!("s3://{}/home-{number}", server.bucket()),
-            endpoint: Some(server.endpoint()),
-            region: Some(server.region().to_owned()),
-            path_style: Some(true),
-            settle_after: Duration::ZERO,
-            refresh,
-            ..VolumeOptions::default()
-        };
+        let (files, home) = (format!("files-{number}"), format!("home-{number}"));
+        let mut options = VolumeOptions { refresh, ..options(server, &files, &home) };
         let found = incarnate(&Stores::default(), &options).await.unwrap();
         options.state_url = found.state_url;
         let mut world = World {
@@ -90,12 +72,7 @@ impl World {
     }
 
     async fn open(&mut self) -> Result<(), String> {
-        let mut mounted =
-            open(&self.spec, Successor::No).await.map_err(|e| format!("open: {e}"))?;
-        let (_, nothing) = s3vol::settle::changes();
-        let mut changes = std::mem::replace(&mut mounted.changes, nothing);
-        tokio::spawn(async move { while changes.recv().await.is_some() {} });
-        self.mounted = Some(mounted);
+        self.mounted = Some(opened(&self.spec).await?);
         Ok(())
     }
 
@@ -108,10 +85,7 @@ impl World {
     }
 
     pub async fn commit(&self) -> Result<(), String> {
-        let volume = &self.mounted().volume;
-        volume.commit(volume.dirty_inodes()).await.map_err(|e| format!("commit: {e}"))?;
-        let _receipt = volume.meta.flush(PATIENCE).await.map_err(|e| format!("flush: {e}"))?;
-        Ok(())
+        opened::commit(self.mounted()).await
     }
 
     /// Settles all that can; what is left is counted.
@@ -169,13 +143,7 @@ impl World {
 
     /// Closes as an unmount does and opens again.
     pub async fn reopen(&mut self, empty: bool) -> Result<(), String> {
-        self.commit().await?;
-        let mounted = self.mounted.take().expect("mounted between the steps");
-        let deadline = Deadline::after(PATIENCE);
-        mounted.volume.meta.engine.close(deadline).await.map_err(|e| format!("close: {e}"))?;
-        let released = mounted.keeper.set_state(LeaseState::Released, None, deadline).await;
-        released.map_err(|e| format!("release: {e}"))?;
-        drop(mounted);
+        opened::close(self.mounted.take().expect("mounted between the steps")).await?;
         if empty {
             self.fresh_state_dir();
         }

@@ -12,12 +12,13 @@ mod reference;
 
 use std::cell::RefCell;
 
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::test_runner::{TestCaseError, TestError};
 
 use self::calls::become_user;
 use self::pair::Pair;
 use self::reference::Reference;
 use super::ops::{self, Mix, Op};
+use super::support::seeded::{number, runner};
 
 /// Sequences unless `S3VOL_TEST_CASES` says otherwise, and which unless `S3VOL_TEST_SEED` does.
 const CASES: u32 = 60;
@@ -89,19 +90,9 @@ const KEPT: &[&[Op]] = &[
 ];
 
 fn replay(options: &'static [&'static str], stream: u64, mix: Mix, cases: u32) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("S3VOL_TEST_SEED").unwrap_or(SEED);
-    let config = Config {
-        cases: number("S3VOL_TEST_CASES").map_or(cases, |n| n as u32),
-        max_shrink_iters: 300,
-        max_shrink_time: 120_000,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    bytes[8..16].copy_from_slice(&stream.to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let cases = number("S3VOL_TEST_CASES").map_or(cases, |n| n as u32);
+    let mut runner = runner(cases, seed, stream);
     // The umask is this thread's own from here on.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
     become_user(0, 0);
@@ -115,7 +106,7 @@ fn replay(options: &'static [&'static str], stream: u64, mix: Mix, cases: u32) {
         pair.play(ops).unwrap_or_else(|why| panic!("{why}\n{}", ops::as_source(ops)));
     }
     let pair = RefCell::new(pair);
-    let outcome = TestRunner::new_with_rng(config, rng)
+    let outcome = runner
         .run(&ops::sequence(mix), |ops| pair.borrow_mut().play(&ops).map_err(TestCaseError::fail));
     match outcome {
         Ok(()) => {}

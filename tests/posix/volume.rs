@@ -61,10 +61,7 @@ impl Bucket {
         let watchdog = Watchdog::guard(&path, limit);
         let said = File::create(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
-        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-            command.env_remove(name);
-        }
-        command.envs(self.server.env()).env("AWS_EC2_METADATA_DISABLED", "true");
+        self.server.used_by(&mut command);
         // The server is near: what a killed worker sent is there at once or never.
         command.env("S3VOL_TEST_HOT_MARGIN_MS", "1000");
         command.arg("mount").arg("--state").arg(&state);

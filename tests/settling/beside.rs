@@ -10,7 +10,7 @@ async fn a_write_beside_somebody_elses_object_lies_over_all_of_that() {
     for (theirs, expected) in
         [("theirs, which is longer than ours", "OURirs, which is longer than ours"), ("th", "OUR")]
     {
-        let world = World::new().await;
+        let world = Settled::new().await;
         let volume = &world.volume;
         let file = world.file("file", "our content").await;
         let key = ObjectKey::new("data/file");
@@ -47,7 +47,7 @@ async fn a_write_beside_somebody_elses_object_lies_over_all_of_that() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_truncation_by_path_is_not_answered_and_lost_with_a_file_that_goes() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let volume = &world.volume;
     for goes in [true, false] {
         let name = if goes { "goes" } else { "stays" };
@@ -57,7 +57,7 @@ async fn a_truncation_by_path_is_not_answered_and_lost_with_a_file_that_goes() {
         let mut cut = Box::pin(volume.set_size(&file, 3));
         assert!(futures::poll!(&mut cut).is_pending(), "it waits for the end of the removal");
         if goes {
-            tx.unlink(Ino::ROOT, &FileName::new(name).unwrap(), file.ino);
+            tx.unlink(Ino::ROOT, &named(name), file.ino);
             tx.remove(file.ino).await.unwrap();
             tx.commit(0).await.unwrap();
             assert!(matches!(cut.await, Err(DataError::Gone(_))));

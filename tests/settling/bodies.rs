@@ -5,8 +5,8 @@ use super::*;
 const FILES: usize = 40;
 
 /// Files of which a byte was changed here, and of which nothing is cached.
-async fn away(count: usize, len: usize) -> (World, Vec<Arc<Inode>>) {
-    let world = World::new().await;
+async fn away(count: usize, len: usize) -> (Settled, Vec<Arc<Inode>>) {
+    let world = Settled::new().await;
     let mut files = Vec::new();
     for number in 0..count {
         files.push(world.file(&format!("f{number:02}"), &"content".repeat(len / 7)).await);
@@ -19,7 +19,7 @@ async fn away(count: usize, len: usize) -> (World, Vec<Arc<Inode>>) {
     (world, files)
 }
 
-fn settles(world: &World) -> tokio::task::JoinHandle<u64> {
+fn settles(world: &Settled) -> tokio::task::JoinHandle<u64> {
     let settler = Arc::clone(&world.settler);
     tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() })
 }
@@ -62,7 +62,7 @@ async fn a_file_that_changes_while_it_is_fetched_beside_others_is_published_as_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_host_left_is_fetched_side_by_side() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for number in 0..FILES {
         // More than its record holds.
         world.file(&format!("f{number:02}"), &"content".repeat(30_000)).await;

@@ -16,12 +16,12 @@ fn bytes(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|at| (at / 4099 % 251) as u8 ^ (at / BLOCK) as u8).collect()
 }
 
-fn sent(world: &World) -> u64 {
+fn sent(world: &Settled) -> u64 {
     world.server.log().iter().map(|one| one.bytes_in).sum()
 }
 
 /// Of objects and segments.
-fn fetched(world: &World) -> u64 {
+fn fetched(world: &Settled) -> u64 {
     let log = world.server.log();
     let of_content = |key: &str| key.starts_with("data/") || key.contains("/segments/");
     let got = log.iter().filter(|one| one.op == Op::Get && of_content(&one.key));
@@ -29,7 +29,7 @@ fn fetched(world: &World) -> u64 {
 }
 
 /// Writes as programs do, and has it in the bucket.
-async fn store(world: &World, file: &Arc<Inode>, from: usize, bytes: &[u8]) {
+async fn store(world: &Settled, file: &Arc<Inode>, from: usize, bytes: &[u8]) {
     for (number, piece) in bytes.chunks(128 << 10).enumerate() {
         let at = from + number * (128 << 10);
         world.volume.write(file, at as u64, piece).await.unwrap();
@@ -37,18 +37,18 @@ async fn store(world: &World, file: &Arc<Inode>, from: usize, bytes: &[u8]) {
     sync(world, file).await;
 }
 
-async fn sync(world: &World, file: &Arc<Inode>) {
+async fn sync(world: &Settled, file: &Arc<Inode>) {
     world.volume.commit(vec![Arc::clone(file)]).await.unwrap();
     let _receipt = world.volume.meta.flush(PATIENCE).await.unwrap();
 }
 
 /// Hashing so much takes its time on a busy machine.
-async fn rest(world: &World) {
+async fn rest(world: &Settled) {
     let deadline = Deadline::after(10 * PATIENCE);
     assert_eq!(world.settler.settle_all(deadline).await.unwrap(), 0);
 }
 
-fn body(world: &World, name: &str) -> Bytes {
+fn body(world: &Settled, name: &str) -> Bytes {
     world.server.get(&format!("data/{name}")).unwrap().body
 }
 
@@ -62,21 +62,21 @@ fn etag_of_parts(bytes: &[u8]) -> String {
 }
 
 /// A file of so many bytes, in the bucket and not at rest.
-async fn stored(world: &World, len: usize) -> (Arc<Inode>, Vec<u8>) {
+async fn stored(world: &Settled, len: usize) -> (Arc<Inode>, Vec<u8>) {
     let file = world.file("large", "").await;
     let content = bytes(0, len);
     store(world, &file, 0, &content).await;
     (file, content)
 }
 
-fn segments(world: &World) -> Vec<String> {
+fn segments(world: &Settled) -> Vec<String> {
     let keys = world.server.keys(".s3vol/");
     keys.into_iter().filter(|key| key.contains("/segments/")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_is_sent_once() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.server.clear_log();
     let (file, content) = stored(&world, 64 * MIB).await;
     rest(&world).await;
@@ -101,7 +101,7 @@ async fn a_large_file_is_sent_once() {
 async fn what_begins_in_the_middle_of_a_part_is_stored_in_whole_ones_from_the_next_on() {
     // Of the first of four parts some lies in another segment.
     for (before, copied, again) in [(5 * MIB + 5, 3, 1), (3 * MIB + 5, 3, 1)] {
-        let world = World::new().await;
+        let world = Settled::new().await;
         let (file, mut content) = stored(&world, before).await;
         world.server.clear_log();
         let more = bytes(content.len(), 48 * MIB);
@@ -116,7 +116,7 @@ async fn what_begins_in_the_middle_of_a_part_is_stored_in_whole_ones_from_the_ne
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_appended_is_all_that_is_sent() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (file, mut content) = stored(&world, 32 * MIB).await;
     rest(&world).await;
     world.volume.evict_all().unwrap();
@@ -140,7 +140,7 @@ async fn what_is_appended_is_all_that_is_sent() {
 async fn where_parts_are_not_copied_they_are_sent() {
     let server = TestS3::start();
     server.fault(Rule::always(Some(Op::UploadPartCopy), "", Action::IgnoreConditions));
-    let world = World::on(server).await;
+    let world = Settled::on(server).await;
     world.server.clear_log();
     let (_, content) = stored(&world, 40 * MIB).await;
     rest(&world).await;
@@ -184,7 +184,7 @@ async fn what_the_store_does_not_copy_right_is_sent() {
         Action::DropBeforeApply,
         Action::ApplyThenProxy(200),
     ] {
-        let world = World::new().await;
+        let world = Settled::new().await;
         let (_, content) = stored(&world, 40 * MIB).await;
         world.server.fault(Rule::always(Some(Op::UploadPartCopy), "data/", action.clone()));
         rest(&world).await;
@@ -202,7 +202,7 @@ async fn what_the_store_does_not_copy_right_is_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_that_is_copied_wrong_is_sent() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (file, mut content) = stored(&world, 48 * MIB).await;
     rest(&world).await;
     world.server.fault(Rule::always(Some(Op::UploadPartCopy), "data/", Action::CopyOtherBytes));
@@ -215,7 +215,7 @@ async fn a_range_that_is_copied_wrong_is_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_whose_answer_is_lost_is_copied_again() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (_, content) = stored(&world, 40 * MIB).await;
     let lost = Rule::new(Op::UploadPartCopy, "data/", 1, Action::ApplyThenDropReply);
     world.server.fault(lost);
@@ -228,7 +228,7 @@ async fn a_part_whose_answer_is_lost_is_copied_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_that_is_gone_or_another_is_not_copied() {
     for gone in [true, false] {
-        let world = World::new().await;
+        let world = Settled::new().await;
         let (_, content) = stored(&world, 40 * MIB).await;
         for key in segments(&world) {
             match gone {
@@ -245,9 +245,8 @@ async fn a_segment_that_is_gone_or_another_is_not_copied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_put_over_an_object_that_grows_stays() {
-    let world = World::new().await;
-    let (tell, _) = changes();
-    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let world = Settled::new().await;
+    let _reconciler = world.reconciler();
     let (file, mut content) = stored(&world, 32 * MIB).await;
     rest(&world).await;
     let more = bytes(content.len(), MIB);
@@ -269,7 +268,7 @@ async fn what_others_put_over_an_object_that_grows_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_while_parts_are_copied_is_not_lost() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (file, mut content) = stored(&world, 40 * MIB).await;
     world.server.fault(Rule::new(Op::UploadPartCopy, "data/large", 1, Action::Hold));
     let settling = settles(&world);
@@ -285,7 +284,7 @@ async fn what_is_written_while_parts_are_copied_is_not_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_host_ends_what_one_that_died_began() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (_, content) = stored(&world, 40 * MIB).await;
     world.server.fault(Rule::new(Op::UploadPartCopy, "data/large", 1, Action::Hold));
     let settler = Arc::clone(&world.settler);
@@ -310,7 +309,7 @@ async fn what_is_streamed_is_sent_once_as_soon_as_blocks_end_with_what_is_writte
 
 /// A file that is written in such pieces, of which at least so many commits go up before its end.
 async fn streamed(piece: usize, at_least: usize) {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("large", "").await;
     let content = bytes(0, 70 * MIB);
     let segments = tokio::sync::Semaphore::new(4);
@@ -342,7 +341,7 @@ async fn streamed(piece: usize, at_least: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_host_left_of_a_stream_is_what_was_committed() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("large", "").await;
     let content = bytes(0, 20 * MIB);
     for (number, piece) in content.chunks(MIB).enumerate() {
@@ -371,7 +370,7 @@ async fn figures_of_a_large_file() {
         if !composes {
             server.fault(Rule::always(Some(Op::UploadPartCopy), "", Action::Status(501)));
         }
-        let world = World::on(server).await;
+        let world = Settled::on(server).await;
         world.server.set_latency(Duration::from_millis(20));
         world.server.clear_log();
         let began = boottime();

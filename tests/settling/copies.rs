@@ -4,26 +4,25 @@ use bytes::Bytes;
 use s3vol::fs::XattrMode;
 use s3vol::types::ATTR_KEY;
 
-use super::late::{name, rename};
+use super::late::rename;
 use super::*;
 
 /// The requests since the log was cleared for objects that are no markers of directories.
-pub fn sent(world: &World, op: Op) -> usize {
+pub fn sent(world: &Settled, op: Op) -> usize {
     let log = world.server.log();
     let of_files = |key: &str| key.starts_with("data/") && !key.ends_with('/');
     log.iter().filter(|one| one.op == op && of_files(&one.key)).count()
 }
 
-pub fn settles(world: &World) -> tokio::task::JoinHandle<u64> {
+pub fn settles(world: &Settled) -> tokio::task::JoinHandle<u64> {
     let settler = Arc::clone(&world.settler);
     tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await.unwrap() })
 }
 
 /// A file at rest, and the tree as others changed it.
-async fn renamed() -> (World, Arc<Reconciler>, Arc<Inode>) {
-    let world = World::new().await;
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+async fn renamed() -> (Settled, Arc<Reconciler>, Arc<Inode>) {
+    let world = Settled::new().await;
+    let reconciler = world.reconciler();
     let file = world.file("file", "content").await;
     assert_eq!(world.settle().await, 0);
     rename(&world, "file", "renamed").await;
@@ -33,19 +32,19 @@ async fn renamed() -> (World, Arc<Reconciler>, Arc<Inode>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_renamed_moves_without_a_byte_through_this_host() {
     const FILES: usize = 50;
-    let world = World::new().await;
-    let (fs, root) = (world.fs(), Caller::ROOT);
-    let dir = fs.mkdir(root, Ino::ROOT, name("dir"), 0o755).await.unwrap().ino;
+    let world = Settled::new().await;
+    let (fs, root) = (&world.fs, Caller::ROOT);
+    let dir = fs.mkdir(root, Ino::ROOT, named("dir"), 0o755).await.unwrap().ino;
     for number in 0..FILES {
         let file = format!("f{number}");
         world.file(&file, &format!("content {number}")).await;
         let mode = RenameMode::Replace;
-        fs.rename(root, Ino::ROOT, name(&file), dir, name(&file), mode).await.unwrap();
+        fs.rename(root, Ino::ROOT, named(&file), dir, named(&file), mode).await.unwrap();
     }
     assert_eq!(world.settle().await, 0);
     // Of half of them nothing is cached.
     for number in 0..FILES / 2 {
-        let ino = fs.lookup(dir, name(&format!("f{number}"))).await.unwrap().ino;
+        let ino = fs.lookup(dir, named(&format!("f{number}"))).await.unwrap().ino;
         world.volume.evict(&world.volume.inode(ino).await.unwrap()).unwrap();
     }
     rename(&world, "dir", "moved").await;
@@ -65,28 +64,27 @@ async fn a_directory_that_is_renamed_moves_without_a_byte_through_this_host() {
     // Another host reads it, and takes nothing of it for somebody else's.
     let world = world.lose_host().await;
     assert_eq!(world.settle().await, 0);
-    let dir = world.fs().lookup(Ino::ROOT, name("moved")).await.unwrap().ino;
+    let dir = world.fs.lookup(Ino::ROOT, named("moved")).await.unwrap().ino;
     assert_eq!(names_in(&world, dir).await, FILES);
-    let ino = world.fs().lookup(dir, name("f7")).await.unwrap().ino;
+    let ino = world.fs.lookup(dir, named("f7")).await.unwrap().ino;
     let file = world.volume.inode(ino).await.unwrap();
     assert_eq!(&world.volume.read(&file, 0, 100).await.unwrap()[..], b"content 7");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_object_bears_goes_with_a_copy() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.server.put_foreign("data/file.txt", "content", &[("theirs", "kept")]);
     world.server.dress_foreign("data/file.txt", |carried| {
         carried.tags.insert("tag".to_owned(), "value".to_owned());
         carried.headers.insert("cache-control".to_owned(), "no-store".to_owned());
     });
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    reconciler.name(Ino::ROOT, &name("file.txt")).await.unwrap();
+    let reconciler = world.reconciler();
+    reconciler.name(Ino::ROOT, &named("file.txt")).await.unwrap();
     let ours = world.file("ours.txt", "content").await;
     assert_eq!(world.settle().await, 0);
-    let fs = world.fs();
-    let theirs = fs.lookup(Ino::ROOT, name("file.txt")).await.unwrap().ino;
+    let fs = Arc::clone(&world.fs);
+    let theirs = fs.lookup(Ino::ROOT, named("file.txt")).await.unwrap().ino;
     reconciler.attributes(theirs).await.unwrap();
     world.server.clear_log();
     for ino in [theirs, ours.ino] {
@@ -124,7 +122,7 @@ async fn what_an_object_bears_goes_with_a_copy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_between_a_plan_and_its_announcement_stops_the_copy() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("file", "content").await;
     let large = world.file("large", &"content".repeat(9 << 18)).await;
     assert_eq!(world.settle().await, 0);
@@ -181,7 +179,7 @@ async fn what_others_put_over_the_object_to_copy_stays_and_is_not_copied() {
                 world.server.release();
             }
             let left = settling.await.unwrap();
-            reconciler.name(Ino::ROOT, &name("file")).await.unwrap();
+            reconciler.name(Ino::ROOT, &named("file")).await.unwrap();
             let case = format!("cached {cached}, before the look {before}");
             assert_eq!(world.object("file").as_deref(), Some("theirs"), "{case}");
             if cached {
@@ -195,7 +193,7 @@ async fn what_others_put_over_the_object_to_copy_stays_and_is_not_copied() {
                 assert_eq!(world.settler.status().unsettleable.len(), 1, "{case}");
             }
             assert_eq!(names_in(&world, Ino::ROOT).await, 2, "{case}");
-            let theirs = world.fs().lookup(Ino::ROOT, name("file")).await.unwrap().ino;
+            let theirs = world.fs.lookup(Ino::ROOT, named("file")).await.unwrap().ino;
             let theirs = world.volume.inode(theirs).await.unwrap();
             assert_eq!(&world.volume.read(&theirs, 0, 100).await.unwrap()[..], b"theirs");
         }
@@ -203,7 +201,7 @@ async fn what_others_put_over_the_object_to_copy_stays_and_is_not_copied() {
 }
 
 /// Others put an object at the new name while the copy to it is on its way. Returns the key of what was kept aside.
-pub async fn others_take_the_new_name(world: &World) -> String {
+pub async fn others_take_the_new_name(world: &Settled) -> String {
     world.server.fault(Rule::new(Op::Copy, "data/renamed", 1, Action::Hold));
     let settling = settles(world);
     until("the copy", || world.server.held() == 1).await;
@@ -243,7 +241,7 @@ async fn a_copy_without_an_answer_is_found_by_its_put_id() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_store_refuses_copies_files_are_sent_at_once() {
     const FILES: usize = 40;
-    let world = World::new().await;
+    let world = Settled::new().await;
     for number in 0..FILES {
         world.file(&format!("f{number}"), "content").await;
     }
@@ -273,7 +271,7 @@ async fn where_the_store_refuses_copies_files_are_sent_at_once() {
 async fn where_conditions_of_copies_do_not_hold_files_are_sent() {
     let server = TestS3::start();
     server.fault(Rule::always(Some(Op::Copy), "", Action::IgnoreConditions));
-    let world = World::on(server).await;
+    let world = Settled::on(server).await;
     let _file = world.file("file", "content").await;
     assert_eq!(world.settle().await, 0);
     rename(&world, "file", "renamed").await;
@@ -285,17 +283,17 @@ async fn where_conditions_of_copies_do_not_hold_files_are_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_file_of_several_names_the_base_is_copied_and_the_others_are_sent() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("one", "content").await;
-    world.fs().link(Caller::ROOT, file.ino, Ino::ROOT, name("two")).await.unwrap();
+    world.fs.link(Caller::ROOT, file.ino, Ino::ROOT, named("two")).await.unwrap();
     assert_eq!(world.settle().await, 0);
     world.server.clear_log();
     let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-    world.fs().setattr(Caller::ROOT, file.ino, mode).await.unwrap();
+    world.fs.setattr(Caller::ROOT, file.ino, mode).await.unwrap();
     assert_eq!(world.settle().await, 0);
     assert_eq!((sent(&world, Op::Copy), sent(&world, Op::Put)), (1, 1));
     // The base loses its name, and the other one becomes it.
-    world.fs().unlink(Caller::ROOT, Ino::ROOT, name("one")).await.unwrap();
+    world.fs.unlink(Caller::ROOT, Ino::ROOT, named("one")).await.unwrap();
     rename(&world, "two", "three").await;
     assert_eq!(world.settle().await, 0);
     assert_eq!(world.server.keys("data/"), ["data/three"]);
@@ -306,7 +304,7 @@ async fn of_a_file_of_several_names_the_base_is_copied_and_the_others_are_sent()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_in_an_archive_is_not_copied_and_turns_no_copies_off() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let _archived = world.file("archived", "content").await;
     let _other = world.file("other", "content").await;
     assert_eq!(world.settle().await, 0);
@@ -338,7 +336,7 @@ async fn what_the_store_cannot_copy_is_sent_once_that_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_at_which_nothing_may_be_put_turns_no_copies_off() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for file in ["refused", "other"] {
         world.file(file, "content").await;
     }

@@ -6,16 +6,16 @@ use super::*;
 const FILES: usize = 500;
 
 /// So many files at rest, of which no name is left.
-async fn removed(server: TestS3, files: usize) -> World {
-    let world = World::on(server).await;
+async fn removed(server: TestS3, files: usize) -> Settled {
+    let world = Settled::on(server).await;
     for number in 0..files {
         world.file(&format!("f{number:03}"), "content").await;
     }
     assert_eq!(world.settle().await, 0);
     assert_eq!(world.server.keys("data/f").len(), files);
     for number in 0..files {
-        let name = FileName::new(format!("f{number:03}")).unwrap();
-        world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+        let name = named(&format!("f{number:03}"));
+        world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
     }
     world.server.clear_log();
     world
@@ -30,12 +30,12 @@ fn careless() -> TestS3 {
     server
 }
 
-fn open_intents(world: &World) -> u64 {
+fn open_intents(world: &Settled) -> u64 {
     world.settler.status().open_intents
 }
 
 /// Settles until what was open is decided, and all is done.
-async fn settled(world: &World) {
+async fn settled(world: &Settled) {
     let settled = || async { (world.settle().await == 0).then_some(()) };
     support::wait_for_async("the expiry of the requests", 2 * PATIENCE, settled).await;
 }
@@ -98,8 +98,7 @@ async fn where_only_single_deletions_compare_those_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_put_there_stays_though_its_key_is_in_a_group() {
     let world = removed(TestS3::start(), 50).await;
-    let (tell, _) = changes();
-    let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let _reconciler = world.reconciler();
     world.server.put_foreign("data/f007", "foreign", &[]);
     world.server.delete_foreign("data/f008");
     assert_eq!(world.settle().await, 0);
@@ -145,8 +144,7 @@ async fn keys_without_an_answer_are_decided_when_their_group_has_expired() {
     ];
     let worlds = faults.map(|fault| async move {
         let world = removed(TestS3::start(), 50).await;
-        let (tell, _) = changes();
-        let _reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+        let _reconciler = world.reconciler();
         world.server.fault(Rule::new(Op::DeleteMany, "data/", 1, fault.clone()));
         world.settler.settle_now(Deadline::after(PATIENCE / 3)).await.unwrap();
         let named = match fault {
@@ -194,7 +192,7 @@ async fn a_group_that_comes_late_takes_nothing_of_the_next_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_no_list_of_keys_can_hold_are_deleted_all_the_same() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let names =
         [" blank", "blank ", "tab\tin", "line\nin", "a&b", "<c>", "\"d\"", "é", "+%20", "]]>"];
     for name in names {
@@ -204,8 +202,8 @@ async fn names_that_no_list_of_keys_can_hold_are_deleted_all_the_same() {
     // What looks like one of them once blanks are taken away is somebody else's. Control characters are escaped in keys.
     world.server.put_foreign("data/blank", "foreign", &[]);
     for name in names {
-        let name = FileName::new(name).unwrap();
-        world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+        let name = named(name);
+        world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
     }
     world.server.clear_log();
     assert_eq!(world.settle().await, 0);
@@ -222,9 +220,9 @@ async fn measure_a_removed_tree() {
         if !groups {
             server.fault(Rule::always(Some(Op::DeleteMany), "", Action::Status(501)));
         }
-        let world = World::on(server).await;
-        let (fs, root) = (world.fs(), Caller::ROOT);
-        let name = |text: String| FileName::new(text.as_str()).unwrap();
+        let world = Settled::on(server).await;
+        let (fs, root) = (&world.fs, Caller::ROOT);
+        let name = |text: String| named(&text);
         for directory in 0..40 {
             let made = fs.mkdir(root, Ino::ROOT, name(format!("d{directory}")), 0o755).await;
             let directory = made.unwrap().ino;

@@ -8,16 +8,16 @@ fn mib(count: usize) -> String {
 }
 
 /// Where the store copies no parts.
-async fn sends_parts() -> World {
+async fn sends_parts() -> Settled {
     let server = TestS3::start();
     server.fault(Rule::always(Some(Op::UploadPartCopy), "", Action::Status(501)));
-    let world = World::on(server).await;
+    let world = Settled::on(server).await;
     world.server.clear_faults();
     world
 }
 
 /// Settles, and has the lease lapse while the first part of this object goes up.
-async fn lapse_over(world: &World, key: &str) {
+async fn lapse_over(world: &Settled, key: &str) {
     world.server.fault(Rule::new(Op::UploadPart, key, 1, Action::Hold));
     let settling = tokio::spawn({
         let settler = Arc::clone(&world.settler);
@@ -73,13 +73,13 @@ async fn a_break_of_some_seconds_does_not_throw_away_what_is_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_rest_while_a_large_file_goes_up() {
     for (world, op) in
-        [(sends_parts().await, Op::UploadPart), (World::new().await, Op::UploadPartCopy)]
+        [(sends_parts().await, Op::UploadPart), (Settled::new().await, Op::UploadPartCopy)]
     {
         others_rest_while(world, op).await;
     }
 }
 
-async fn others_rest_while(world: World, part: Op) {
+async fn others_rest_while(world: Settled, part: Op) {
     let body = mib(65);
     world.file("large", &body).await;
     world.server.fault(Rule::always(Some(part), "data/large", Action::Hold));
@@ -121,7 +121,7 @@ async fn a_large_file_that_is_on_its_way_is_dropped_when_the_volume_is_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_on_its_way_is_cut_off_when_the_lease_lapses() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.file("file", "content").await;
     world.server.fault(Rule::new(Op::Put, "data/file", 1, Action::Hold));
     let settling = tokio::spawn({
@@ -140,11 +140,11 @@ async fn a_request_on_its_way_is_cut_off_when_the_lease_lapses() {
 async fn parking_that_fails_leaves_no_parts() {
     let world = sends_parts().await;
     let root = Ino::ROOT;
-    let [big, old] = ["big", "old"].map(|name| FileName::new(name).unwrap());
+    let [big, old] = ["big", "old"].map(named);
     let before = mib(17);
     world.file("big", &before).await;
     assert_eq!(world.settle().await, 0);
-    world.fs().rename(Caller::ROOT, root, big, root, old, RenameMode::Replace).await.unwrap();
+    world.fs.rename(Caller::ROOT, root, big, root, old, RenameMode::Replace).await.unwrap();
     world.file("big", "after").await;
     world.server.fault(Rule::always(Some(Op::Copy), "", Action::Status(403)));
     world.server.fault(Rule::always(Some(Op::UploadPart), "/segments/", Action::Status(403)));

@@ -2,12 +2,8 @@
 
 use super::*;
 
-pub fn name(text: &str) -> FileName {
-    FileName::new(text).unwrap()
-}
-
-pub async fn rename(world: &World, from: &str, to: &str) {
-    let (from, to, root, fs) = (name(from), name(to), Ino::ROOT, world.fs());
+pub async fn rename(world: &Settled, from: &str, to: &str) {
+    let (from, to, root, fs) = (named(from), named(to), Ino::ROOT, &world.fs);
     fs.rename(Caller::ROOT, root, from, root, to, RenameMode::Replace).await.unwrap();
 }
 
@@ -15,7 +11,7 @@ pub async fn rename(world: &World, from: &str, to: &str) {
 async fn a_publish_whose_announcement_is_long_on_its_way_gets_through() {
     const TAKES: i64 = 25;
     assert!(Duration::from_secs(TAKES as u64) > NOT_AFTER);
-    let world = World::new().await;
+    let world = Settled::new().await;
     let _file = world.file("file", "content").await;
     // Each flush takes so long by the clock of the store.
     world.server.fault(Rule::always(Some(Op::Put), "/wal/", Action::Hold));
@@ -53,7 +49,7 @@ async fn a_copy_that_the_store_makes_late_comes_over_nothing_newer() {
 }
 
 async fn copied_late(tags_are_readable: bool) {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.server.put_foreign("data/file", "old", &[]);
     world.server.dress_foreign("data/file", |carried| {
         carried.tags.insert("tag".to_owned(), "value".to_owned());
@@ -62,9 +58,8 @@ async fn copied_late(tags_are_readable: bool) {
         world.server.copy_any_tags();
         world.server.deny("s3:GetObjectTagging");
     }
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    reconciler.name(Ino::ROOT, &name("file")).await.unwrap();
+    let reconciler = world.reconciler();
+    reconciler.name(Ino::ROOT, &named("file")).await.unwrap();
     rename(&world, "file", "renamed").await;
     world.server.fault(Rule::new(Op::Copy, "data/renamed", 1, Action::Hold));
     let settling = tokio::spawn({
@@ -76,7 +71,7 @@ async fn copied_late(tags_are_readable: bool) {
     // The host is lost, and the next one waits until the request has expired.
     world.server.set_clock_offset(100);
     let world = world.lose_host().await;
-    let ino = world.fs().lookup(Ino::ROOT, name("renamed")).await.unwrap().ino;
+    let ino = world.fs.lookup(Ino::ROOT, named("renamed")).await.unwrap().ino;
     let file = world.volume.inode(ino).await.unwrap();
     world.write(&file, "new").await;
     // What it copies stays there.
@@ -99,7 +94,7 @@ async fn copied_late(tags_are_readable: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_parked_through_this_host_has_another_name_than_the_copy_that_may_still_come() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     for file in ["one", "two"] {
         world.file(file, file).await;
     }

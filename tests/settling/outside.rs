@@ -3,32 +3,31 @@
 use super::*;
 
 /// The volume of a bucket with a directory of this many files, and that directory.
-async fn large(files: usize) -> (World, Arc<Reconciler>, Ino) {
-    large_in(World::new().await, files).await
+async fn large(files: usize) -> (Settled, Arc<Reconciler>, Ino) {
+    large_in(Settled::new().await, files).await
 }
 
-async fn large_in(world: World, files: usize) -> (World, Arc<Reconciler>, Ino) {
+async fn large_in(world: Settled, files: usize) -> (Settled, Arc<Reconciler>, Ino) {
     for number in 0..files {
         world.server.put_foreign(&format!("data/large/{number:05}"), "", &[]);
     }
     world.server.put_foreign("data/other", "", &[]);
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    reconciler.name(Ino::ROOT, &FileName::new("large").unwrap()).await.unwrap();
-    let name = keys::dirent(Ino::ROOT, &FileName::new("large").unwrap());
+    let reconciler = world.reconciler();
+    reconciler.name(Ino::ROOT, &named("large")).await.unwrap();
+    let name = keys::dirent(Ino::ROOT, &named("large"));
     let dirent: DirentRec = world.volume.meta.get(&name).await.unwrap().unwrap();
     (world, reconciler, dirent.ino)
 }
 
 /// Listings of a directory, and of what lies below its names.
-fn lists_below(world: &World, prefix: &str) -> usize {
+fn lists_below(world: &Settled, prefix: &str) -> usize {
     let log = world.server.log();
     log.iter().filter(|one| one.op == Op::List && one.key.starts_with(prefix)).count()
 }
 
 /// What the tree has under a name.
-async fn there(world: &World, dir: Ino, name: &str) -> Option<Ino> {
-    let name = FileName::new(name).unwrap();
+async fn there(world: &Settled, dir: Ino, name: &str) -> Option<Ino> {
+    let name = named(name);
     let dirent: Option<DirentRec> = world.volume.meta.get(&keys::dirent(dir, &name)).await.unwrap();
     dirent.map(|dirent| dirent.ino)
 }
@@ -46,7 +45,7 @@ async fn a_listing_that_is_cut_off_shows_what_it_saw_and_goes_on_there() {
     world.server.clear_faults();
     // The bucket is asked again some seconds later. For a name of the rest no listing is made.
     let lists = lists_below(&world, pages);
-    let name = FileName::new("02400").unwrap();
+    let name = named("02400");
     let shown = || async {
         reconciler.name(dir, &name).await.unwrap();
         world.volume.meta.get::<DirentRec>(&keys::dirent(dir, &name)).await.unwrap()
@@ -66,7 +65,7 @@ async fn a_listing_that_is_cut_off_shows_what_it_saw_and_goes_on_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn very_many_objects_that_somebody_removed_go_a_portion_at_a_time() {
     const PORTION: usize = 256;
-    let world = World::refreshed(TestS3::start(), Duration::ZERO).await;
+    let world = Settled::refreshed(TestS3::start(), Duration::ZERO).await;
     // So many are only believed to be gone where the volume's state can be read.
     let (world, reconciler, dir) = large_in(world, 1500).await;
     reconciler.directory(dir).await.unwrap();
@@ -99,21 +98,20 @@ async fn very_many_objects_that_somebody_removed_go_a_portion_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_swallows_requests_is_waited_for_once_and_not_for_every_name() {
-    let world = World::refreshed(TestS3::start(), Duration::ZERO).await;
+    let world = Settled::refreshed(TestS3::start(), Duration::ZERO).await;
     world.server.put_foreign("data/a/b/c/file", "theirs", &[]);
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+    let reconciler = world.reconciler();
     let mut path = vec![(Ino::ROOT, "a")];
     for name in ["b", "c", "file"] {
         let (dir, above) = path[path.len() - 1];
-        reconciler.name(dir, &FileName::new(above).unwrap()).await.unwrap();
+        reconciler.name(dir, &named(above)).await.unwrap();
         path.push((there(&world, dir, above).await.unwrap(), name));
     }
     world.server.fault(Rule::always(None, "data/", Action::Hold));
     let began = boottime();
     for _ in 0..3 {
         for (dir, name) in &path {
-            reconciler.name(*dir, &FileName::new(*name).unwrap()).await.unwrap();
+            reconciler.name(*dir, &named(name)).await.unwrap();
         }
     }
     assert!(boottime() - began < Duration::from_secs(15), "{:?}", boottime() - began);
@@ -122,7 +120,7 @@ async fn a_bucket_that_swallows_requests_is_waited_for_once_and_not_for_every_na
     world.server.put_foreign("data/a/new", "theirs", &[]);
     let dir = path[1].0;
     let shown = || async {
-        reconciler.name(dir, &FileName::new("new").unwrap()).await.unwrap();
+        reconciler.name(dir, &named("new")).await.unwrap();
         there(&world, dir, "new").await
     };
     support::wait_for_async("what others did meanwhile", PATIENCE, shown).await;
@@ -156,7 +154,7 @@ async fn whoever_looks_elsewhere_comes_between_the_pages_of_a_large_listing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
     const MANY: usize = 2000;
-    let world = World::new().await;
+    let world = Settled::new().await;
     let (tell, mut changes) = changes();
     let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
     for number in 0..MANY {
@@ -166,7 +164,7 @@ async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
     let look = reconciler.directory(Ino::ROOT);
     tokio::time::timeout(PATIENCE, look).await.expect("an answer").unwrap();
     for number in 0..MANY {
-        let name = FileName::new(format!("f{number:04}")).unwrap();
+        let name = named(&format!("f{number:04}"));
         let told = tokio::time::timeout(PATIENCE, changes.recv()).await.expect("a notice");
         assert_eq!(told, Some(Changed::Entry { parent: Ino::ROOT, name }));
     }
@@ -175,13 +173,12 @@ async fn a_lookup_that_finds_many_outside_changes_waits_for_no_notice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tree_as_deep_as_keys_allow_goes_when_others_remove_it() {
     const LEVELS: usize = 500;
-    let world = World::refreshed(TestS3::start(), Duration::ZERO).await;
+    let world = Settled::refreshed(TestS3::start(), Duration::ZERO).await;
     let key = format!("data/{}file", "d/".repeat(LEVELS));
     world.server.put_foreign(&key, "content", &[]);
     world.server.put_foreign("data/other", "", &[]);
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
-    let (mut dir, name) = (Ino::ROOT, FileName::new("d").unwrap());
+    let reconciler = world.reconciler();
+    let (mut dir, name) = (Ino::ROOT, named("d"));
     for _ in 0..LEVELS {
         reconciler.name(dir, &name).await.unwrap();
         dir = there(&world, dir, "d").await.expect("a level");

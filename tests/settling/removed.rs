@@ -11,8 +11,8 @@ fn simple() -> TestS3 {
     server
 }
 
-async fn many() -> World {
-    let world = World::on(simple()).await;
+async fn many() -> Settled {
+    let world = Settled::on(simple()).await;
     for number in 0..FILES {
         world.file(&format!("f{number:03}"), "content").await;
     }
@@ -21,9 +21,9 @@ async fn many() -> World {
     world
 }
 
-async fn remove(world: &World, number: usize) {
-    let name = FileName::new(format!("f{number:03}")).unwrap();
-    world.fs().unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
+async fn remove(world: &Settled, number: usize) {
+    let name = named(&format!("f{number:03}"));
+    world.fs.unlink(Caller::ROOT, Ino::ROOT, name).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,9 +69,9 @@ async fn where_nothing_can_be_listed_keys_are_looked_at_one_by_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directories_with_many_keys_to_delete_are_listed_side_by_side() {
     const DIRECTORIES: usize = 10;
-    let world = World::on(simple()).await;
-    let (fs, root) = (world.fs(), Caller::ROOT);
-    let name = |text: String| FileName::new(text.as_str()).unwrap();
+    let world = Settled::on(simple()).await;
+    let (fs, root) = (&world.fs, Caller::ROOT);
+    let name = |text: String| named(&text);
     let files: Vec<String> = (0..20).map(|number| format!("f{number}")).collect();
     let mut directories = Vec::new();
     for number in 0..DIRECTORIES {

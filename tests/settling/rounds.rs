@@ -6,7 +6,7 @@ use super::*;
 const ROUND: usize = 256;
 
 /// A round of small files, and one that is committed only when it is planned.
-async fn two_rounds(world: &World) -> Arc<Inode> {
+async fn two_rounds(world: &Settled) -> Arc<Inode> {
     for number in 0..ROUND {
         world.file(&format!("small {number:03}"), "content").await;
     }
@@ -15,7 +15,7 @@ async fn two_rounds(world: &World) -> Arc<Inode> {
     later
 }
 
-fn settling(world: &World) -> tokio::task::JoinHandle<Result<u64, SettleError>> {
+fn settling(world: &Settled) -> tokio::task::JoinHandle<Result<u64, SettleError>> {
     let settler = Arc::clone(&world.settler);
     tokio::spawn(async move { settler.settle_all(Deadline::after(PATIENCE)).await })
 }
@@ -26,7 +26,7 @@ fn is_planned(inode: &Inode) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_round_is_planned_while_requests_of_one_are_on_their_way() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let later = two_rounds(&world).await;
     assert!(!is_planned(&later));
     world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
@@ -45,7 +45,7 @@ async fn the_next_round_is_planned_while_requests_of_one_are_on_their_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_planned_beside_a_round_that_lost_its_lease_rests_later() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let later = two_rounds(&world).await;
     world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
     let settling = settling(&world);
@@ -63,7 +63,7 @@ async fn what_was_planned_beside_a_round_that_lost_its_lease_rests_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_who_leaves_waits_for_the_plans_of_another_round() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let later = two_rounds(&world).await;
     world.server.fault(Rule::new(Op::Put, "data/small 000", 1, Action::Hold));
     let settling = settling(&world);

@@ -3,25 +3,24 @@
 use bytes::Bytes;
 
 use super::copies::{others_take_the_new_name, sent, settles};
-use super::late::{name, rename};
+use super::late::rename;
 use super::*;
 
 /// Others put these objects with a tag, they are known here, and nobody here reads tags.
-async fn tagged(files: &[String], body: &Bytes) -> (World, Arc<Reconciler>) {
-    let world = World::new().await;
-    let (tell, _) = changes();
-    let reconciler = Reconciler::new(Arc::clone(&world.settler), tell);
+async fn tagged(files: &[String], body: &Bytes) -> (Settled, Arc<Reconciler>) {
+    let world = Settled::new().await;
+    let reconciler = world.reconciler();
     world.server.deny("s3:GetObjectTagging");
     for file in files {
         put_tagged(&world, file, body);
     }
     for file in files {
-        reconciler.name(Ino::ROOT, &name(file)).await.unwrap();
+        reconciler.name(Ino::ROOT, &named(file)).await.unwrap();
     }
     (world, reconciler)
 }
 
-fn put_tagged(world: &World, file: &str, body: &Bytes) {
+fn put_tagged(world: &Settled, file: &str, body: &Bytes) {
     let key = format!("data/{file}");
     world.server.put_foreign(&key, body.clone(), &[]);
     world.server.dress_foreign(&key, |carried| {
@@ -29,16 +28,16 @@ fn put_tagged(world: &World, file: &str, body: &Bytes) {
     });
 }
 
-async fn inode(world: &World, file: &str) -> Arc<Inode> {
-    let ino = world.fs().lookup(Ino::ROOT, name(file)).await.unwrap().ino;
+async fn inode(world: &Settled, file: &str) -> Arc<Inode> {
+    let ino = world.fs.lookup(Ino::ROOT, named(file)).await.unwrap().ino;
     world.volume.inode(ino).await.unwrap()
 }
 
-fn named(stem: &str, count: usize) -> Vec<String> {
+fn numbered(stem: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{stem}{number}")).collect()
 }
 
-fn has_tag(world: &World, file: &str) -> bool {
+fn has_tag(world: &Settled, file: &str) -> bool {
     world.server.get(&format!("data/{file}")).unwrap().carried.tags.contains_key("tag")
 }
 
@@ -83,7 +82,7 @@ async fn what_is_gone_or_replaced_is_sent_from_here_without_its_tags() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_put_at_the_new_name_costs_nothing_its_tags() {
-    let (world, _reconciler) = tagged(&named("file", 1), &Bytes::from("content")).await;
+    let (world, _reconciler) = tagged(&numbered("file", 1), &Bytes::from("content")).await;
     world.server.copy_any_tags();
     rename(&world, "file0", "renamed").await;
     let aside = others_take_the_new_name(&world).await;
@@ -94,9 +93,9 @@ async fn what_others_put_at_the_new_name_costs_nothing_its_tags() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_refuses_to_copy_is_fetched_side_by_side_and_sent() {
     const FILES: usize = 6;
-    let (world, _reconciler) = tagged(&named("file", FILES), &Bytes::from("content")).await;
+    let (world, _reconciler) = tagged(&numbered("file", FILES), &Bytes::from("content")).await;
     let move_all = async |from: &str, to: &str| {
-        for (from, to) in named(from, FILES).iter().zip(named(to, FILES)) {
+        for (from, to) in numbered(from, FILES).iter().zip(numbered(to, FILES)) {
             rename(&world, from, &to).await;
         }
         world.volume.evict_all().unwrap();
@@ -115,7 +114,7 @@ async fn what_the_store_refuses_to_copy_is_fetched_side_by_side_and_sent() {
     // What others take along says nothing about these, nor the other way round.
     let file = inode(&world, "moved0").await;
     let (at, value) = (Bytes::from("user.s3.tag.ours"), Bytes::from("known"));
-    let fs = world.fs();
+    let fs = Arc::clone(&world.fs);
     fs.setxattr(Caller::ROOT, file.ino, at, value, s3vol::fs::XattrMode::Any).await.unwrap();
     world.server.clear_log();
     assert_eq!(world.settle().await, 0);
@@ -132,9 +131,10 @@ async fn what_a_round_does_not_copy_any_more_is_not_looked_at() {
     const FILES: usize = 8;
     // More than 256 MiB only with the fifth.
     const TOGETHER: usize = 5;
-    let (world, _reconciler) = tagged(&named("file", FILES), &Bytes::from(vec![0; 60 << 20])).await;
+    let (world, _reconciler) =
+        tagged(&numbered("file", FILES), &Bytes::from(vec![0; 60 << 20])).await;
     world.server.allow_all();
-    for (from, to) in named("file", FILES).iter().zip(named("moved", FILES)) {
+    for (from, to) in numbered("file", FILES).iter().zip(numbered("moved", FILES)) {
         rename(&world, from, &to).await;
     }
     world.server.clear_log();
@@ -153,11 +153,11 @@ async fn what_a_round_does_not_copy_any_more_is_not_looked_at() {
 async fn of_a_file_of_many_names_a_round_copies_no_more_than_of_others() {
     const NAMES: usize = 8;
     const TOGETHER: usize = 5;
-    let (world, _reconciler) = tagged(&named("file", 1), &Bytes::from(vec![0; 60 << 20])).await;
+    let (world, _reconciler) = tagged(&numbered("file", 1), &Bytes::from(vec![0; 60 << 20])).await;
     world.server.copy_any_tags();
     let file = inode(&world, "file0").await;
-    for link in named("link", NAMES) {
-        world.fs().link(Caller::ROOT, file.ino, Ino::ROOT, name(&link)).await.unwrap();
+    for link in numbered("link", NAMES) {
+        world.fs.link(Caller::ROOT, file.ino, Ino::ROOT, named(&link)).await.unwrap();
     }
     world.server.clear_log();
     world.server.fault(Rule::always(Some(Op::Copy), "data/", Action::Hold));
@@ -167,6 +167,6 @@ async fn of_a_file_of_many_names_a_round_copies_no_more_than_of_others() {
     world.server.clear_faults();
     world.server.release();
     assert_eq!(settling.await.unwrap(), 0);
-    assert!(named("link", NAMES).iter().all(|link| has_tag(&world, link)));
+    assert!(numbered("link", NAMES).iter().all(|link| has_tag(&world, link)));
     assert_eq!(sent(&world, Op::Get), 0);
 }

@@ -4,15 +4,15 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_file_is_not_settled_before_its_first_writer_closes_it() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&world.settler).run(stop.clone()));
     // Held from the first byte: what is sent too early is seen.
     world.server.fault(Rule::always(Some(Op::Put), "data/f", Action::Hold));
-    let fs = world.fs();
+    let fs = Arc::clone(&world.fs);
     let mut open = Vec::new();
     for number in 0..300 {
-        let name = FileName::new(format!("f{number}")).unwrap();
+        let name = named(&format!("f{number}"));
         let made = fs.create(Caller::ROOT, Ino::ROOT, name, 0o644, libc::O_WRONLY).await;
         let (attr, opened) = made.unwrap();
         open.push((attr.ino, opened.fh));
@@ -31,7 +31,7 @@ async fn a_new_file_is_not_settled_before_its_first_writer_closes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_rested_and_became_mostly_holes_says_so_at_once() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     let file = world.file("sparse", "small").await;
     world.settle().await;
     assert_eq!(world.object("sparse").as_deref(), Some("small"));

@@ -95,12 +95,8 @@ impl Host {
         assert!(self.child.is_none());
         let out = File::create(self.dir.path().join("out")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
-        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-            command.env_remove(name);
-        }
+        server.used_by(&mut command);
         command
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .envs(server.env())
             .envs(self.env.iter().cloned())
             .args(["mount", "--state"])
             .arg(self.state())
@@ -130,10 +126,7 @@ impl Host {
     /// What another command of the program prints; the error is what it complains of.
     pub fn run(&self, server: &TestS3, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_s3vol"));
-        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
-            command.env_remove(name);
-        }
-        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(server.env());
+        server.used_by(&mut command);
         let out = command.args(args).stdin(Stdio::null()).output().expect("the program runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }

@@ -10,18 +10,24 @@ pub mod gcs;
 pub mod host;
 pub mod moto;
 pub mod netns;
+pub mod opened;
 pub mod orders;
 pub mod plugin;
 pub mod raw;
+pub mod rig;
 pub mod s3server;
 pub mod scrape;
+pub mod seeded;
 pub mod stub;
 pub mod tls;
 pub mod unmanaged;
 pub mod volume;
 pub mod watchdog;
+pub mod world;
 
 use std::time::{Duration, Instant};
+
+use s3vol::types::FileName;
 
 /// Bytes of which no two pieces are the same; others for another `state`, which is not 0.
 pub fn noise(mut state: u64, len: usize) -> Vec<u8> {
@@ -34,6 +40,11 @@ pub fn noise(mut state: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// A name of a file.
+pub fn named(name: &str) -> FileName {
+    FileName::new(name).unwrap()
 }
 
 /// Polls until `condition` gives a value; panics after `deadline` with `what`.
@@ -69,4 +80,10 @@ where
         Ok(value) => value,
         Err(_) => panic!("not within {deadline:?}: {what}"),
     }
+}
+
+/// Waits until `condition` holds, a minute at most.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let holds = || async { condition().then_some(()) };
+    wait_for_async(what, Duration::from_secs(60), holds).await;
 }

@@ -4,13 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3vol::config::VolumeOptions;
-use s3vol::data::{CacheFile, DataError, Inode, Recovered, Trash, Volume, VolumeParts};
+use s3vol::data::{
+    CacheFile, DataError, Inode, NothingOutside, Recovered, Trash, Volume, VolumeParts,
+};
+use s3vol::fs::Fs;
 use s3vol::meta::log::Header;
 use s3vol::meta::records::{ContentRec, InodeRec, decode};
 use s3vol::meta::{Engine, EngineConfig, Fold, Journal, LocalLog, Meta, keys};
+use s3vol::settle::Settler;
 use s3vol::store::{Location, StaticKeys, Store, StoreSettings};
-use s3vol::types::{Epoch, FileKind, Ino, KeyPrefix, Secret, VolumeId};
+use s3vol::types::{Caller, Epoch, FileKind, Ino, KeyPrefix, Secret, VolumeId};
 
+use super::named;
 use super::s3server::TestS3;
 
 /// The volume in the bucket of `server`, new or taken from whoever had it, with its local files in `dir`.
@@ -70,6 +75,30 @@ pub async fn try_volume(
         trash: Trash::within(dir),
     };
     Volume::open(parts, Recovered::default()).await
+}
+
+/// A new empty file in its root.
+pub async fn create(volume: &Arc<Volume>, name: &str) -> Arc<Inode> {
+    let fs = Fs::new(Arc::clone(volume), Arc::new(NothingOutside));
+    let made = fs.mknod(Caller::ROOT, Ino::ROOT, named(name), libc::S_IFREG | 0o644, 0).await;
+    volume.inode(made.unwrap().ino).await.unwrap()
+}
+
+/// All of a file, as the kernel reads it.
+pub async fn read_all(volume: &Volume, file: &Arc<Inode>) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let found = volume.read(file, all.len() as u64, 128 << 10).await.unwrap();
+        if found.is_empty() {
+            return all;
+        }
+        all.extend_from_slice(&found);
+    }
+}
+
+/// Settles it whenever it is asked to.
+pub async fn settler(volume: &Arc<Volume>) -> Arc<Settler> {
+    Settler::open(Arc::clone(volume), Arc::new(Always), "test".into()).await.unwrap()
 }
 
 /// Fills the table of inodes with ones that are in use: every other one leaves the memory.
