@@ -76,14 +76,14 @@ fn mounts(server: &TestS3, host: &mut Host, count: impl Fn(&[Logged])) {
 }
 
 #[test]
-fn a_mount_asks_in_eleven_rounds_and_once_for_each_object_of_the_log() {
+fn a_mount_asks_in_nine_rounds_and_once_for_each_object_of_the_log() {
     let server = TestS3::start();
     let mut host = Host::new(OPTIONS);
     resting(&server, &mut host, 20, 8);
     mounts(&server, &mut host, |log| {
         let of_log = log.iter().filter(|entry| entry.key.contains("/wal/")).count();
         assert!(of_log < 33, "{of_log}");
-        most(log, 18 + of_log, 11);
+        most(log, 18 + of_log, 9);
     });
 }
 
@@ -94,7 +94,7 @@ fn a_volume_whose_log_went_to_a_table_is_mounted_in_as_many_rounds() {
     resting(&server, &mut host, 200, 40);
     let tables = server.keys(".s3vol/v/").iter().filter(|key| key.contains("/compacted/")).count();
     assert!(tables > 0);
-    mounts(&server, &mut host, |log| most(log, 25, 11));
+    mounts(&server, &mut host, |log| most(log, 25, 9));
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "upgrade/landed.rs"]
 mod landed;
+#[path = "upgrade/pause.rs"]
+mod pause;
 mod support;
 #[path = "upgrade/users.rs"]
 mod users;
