@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use support::host::{Host, fsync};
-use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds};
+use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds, waited_for};
 
 /// Long beside what a host needs for a request, so that those that overlap left together.
 const LATENCY: Duration = Duration::from_millis(150);
@@ -37,10 +37,9 @@ fn asked(server: &TestS3, host: &mut Host) -> Vec<Logged> {
     server.set_latency(LATENCY);
     server.clear_log();
     host.mount(server);
-    let mut log = server.log();
+    let log = server.log();
     server.set_latency(Duration::ZERO);
-    log.sort_by_key(|entry| entry.time);
-    log
+    waited_for(log)
 }
 
 fn shown(rounds: &[Vec<&Logged>]) -> String {

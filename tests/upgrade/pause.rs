@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use s3vol::fault;
 
-use super::support::s3server::{Logged, TestS3, rounds};
+use super::support::s3server::{Logged, TestS3, rounds, waited_for};
 use super::support::unmanaged::{Plugin, other_program as program};
 use super::{repeat, start};
 
@@ -79,8 +79,7 @@ fn of_successor(server: &TestS3, plugin: &Plugin, answered: SystemTime) -> Vec<L
     let mut log = server.log();
     server.set_latency(Duration::ZERO);
     log.retain(|entry| entry.time >= began && entry.time + entry.took <= answered);
-    log.sort_by_key(|entry| entry.time);
-    log
+    waited_for(log)
 }
 
 fn waits(log: &[Logged], pause: Duration, most: u32) {
