@@ -30,7 +30,7 @@ pub mod log;
 
 pub use engine::{
     Applied, Batch, BucketClock, Costs, Engine, EngineConfig, EngineError, EngineHome, EngineState,
-    EpochHook, Maintained, Mirror, Opening, RESERVED_KEY, Receipt,
+    EpochHook, Maintained, Mirror, Newest, Opening, RESERVED_KEY, Receipt,
 };
 pub use hybrid_clock::WallClock;
 pub use log::{LocalLog, LogError};

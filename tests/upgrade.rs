@@ -5,6 +5,8 @@
 
 #[path = "upgrade/landed.rs"]
 mod landed;
+#[path = "upgrade/pause.rs"]
+mod pause;
 mod support;
 #[path = "upgrade/users.rs"]
 mod users;
@@ -65,10 +67,10 @@ fn version(plugin: &Plugin) -> String {
     asked["Program"]["version"].as_str().unwrap().to_owned()
 }
 
-/// The file that a process runs.
+/// The file that a process runs; nothing when it has just ended.
 fn runs(pid: u64) -> String {
-    let link = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    link.to_str().unwrap().to_owned()
+    let link = std::fs::read_link(format!("/proc/{pid}/exe"));
+    link.map_or_else(|_| String::new(), |link| link.to_str().unwrap().to_owned())
 }
 
 /// What the processes of the plugin run: supervisor, driver, workers.

@@ -60,7 +60,7 @@ pub(super) use handle::{Handle, cache as table_cache, scan, through_mirror};
 pub use home::EngineHome;
 pub(super) use kept::Kept;
 pub use maintenance::Maintained;
-pub use opening::Opening;
+pub use opening::{Newest, Opening};
 pub(super) use watched_store::WatchedStore;
 
 use super::hybrid_clock::{HybridClock, WallClock};

@@ -9,6 +9,7 @@ mod collector;
 pub(super) mod commits;
 mod give_back;
 mod open;
+mod parting;
 mod serve;
 mod settle_now;
 pub(super) mod tasks;
@@ -35,6 +36,7 @@ pub use give_back::Left;
 pub(super) use give_back::{Waited, commit_while_it_moves, give_back};
 pub use open::open;
 pub(super) use open::{open_in, open_locked};
+pub(super) use parting::Parting;
 pub(super) use serve::{COMMIT_BUDGET, SETTLE_BUDGET};
 pub(super) use turn::Turn;
 

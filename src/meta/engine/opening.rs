@@ -6,6 +6,9 @@
 //! the first time is the answer to the others, until this process sends a manifest of its own, or what was
 //! found is [`FRESH`] no more, or it was the answer to as many. From then on every request passes through.
 //!
+//! A worker that made place left word of the newest manifest ([`Newest`]): that one, and the log after it, are then asked
+//! for together with the listing. It is only a guess at what will be asked for.
+//!
 //! An old view can only lose. The claim creates the manifest after the one that was seen: where somebody was
 //! first it is refused, and the engine reads anew. And the boundary, which tells that a number was used and
 //! collected since, counts as it is read after that.
@@ -17,6 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,13 +28,15 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
 use slatedb::object_store::{
     Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
     MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
     PutResult, RenameOptions, Result, path::Path,
 };
+use tokio::sync::watch;
 
-use super::{EngineError, EngineHome, guarded, handle};
+use super::{Engine, EngineError, EngineHome, guarded, handle};
 use crate::clock::boottime;
 use crate::types::Epoch;
 use log::Log;
@@ -40,6 +46,27 @@ use tables::Tables;
 const FRESH: Duration = Duration::from_secs(5);
 /// One who reads the manifests and again and again finds that the newest was collected must see others in the end.
 const READERS: u32 = 3;
+
+/// What the writer of a database knew of it last: the number of its manifest, and of the last object of the log that its
+/// tables have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    pub manifest: u64,
+    pub log_after: u64,
+}
+
+impl Newest {
+    /// As `engine` knows it, which is the writer.
+    pub async fn of(engine: &Engine) -> Result<Newest, EngineError> {
+        let manifest = engine.inner.handle().await?.db.manifest();
+        // The compactor's own the database does not know before it looks.
+        let written = engine.inner.backend.store.last_manifest().unwrap_or_default();
+        Ok(Newest {
+            manifest: manifest.id().max(written),
+            log_after: manifest.replay_after_wal_id(),
+        })
+    }
+}
 
 /// Around the store that the engine is opened with. It stays there while the engine is used, and after
 /// [`done`](Opening::done) does nothing any more.
@@ -55,6 +82,18 @@ struct Inner {
     log: Path,
     tables: Path,
     seen: Mutex<Seen>,
+    /// So many manifests were sent.
+    sent: AtomicU32,
+    claimed: watch::Sender<Claimed>,
+}
+
+/// Whether the first manifest that was sent is a claim that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimed {
+    NotYet,
+    Yes,
+    /// It is not known before the engine is open.
+    Untold,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +105,8 @@ struct Seen {
     readers: u32,
     objects: HashMap<Path, Found>,
     log: Option<Log>,
+    /// What is read of the log before the manifest says from where on.
+    log_ahead: Option<Log>,
     tables: Tables,
     /// A manifest was sent: of manifests nothing is remembered any more.
     over: bool,
@@ -90,6 +131,8 @@ impl Opening {
             tables: path.clone().join("compacted"),
             boundary: path.join("gc").join("manifest.boundary"),
             seen: Mutex::default(),
+            sent: AtomicU32::new(0),
+            claimed: watch::Sender::new(Claimed::NotYet),
         }))
     }
 
@@ -98,9 +141,17 @@ impl Opening {
         self.0.home == *home
     }
 
-    /// Lists the manifests for whoever reads them next. If that fails, they do it themselves.
-    pub async fn look(&self) {
-        if let Err(error) = Arc::clone(&self.0).list_manifests().await {
+    /// Lists the manifests for whoever reads them next, and fetches the one that is `likely` the newest. If that fails, they do
+    /// it themselves.
+    pub async fn look(&self, likely: Option<Newest>) {
+        let fetched = async {
+            let Some(newest) = likely else { return };
+            self.0.seen.lock().log_ahead = Some(self.0.read_log(newest.log_after));
+            let manifest = format!("{:020}.manifest", newest.manifest);
+            self.0.fetch_ahead(self.0.manifests.clone().join(manifest)).await;
+        };
+        let (listed, ()) = futures::join!(Arc::clone(&self.0).list_manifests(), fetched);
+        if let Err(error) = listed {
             tracing::debug!(%error, "the manifests are not listed ahead");
         }
         self.0.seen.lock().readers = 0;
@@ -113,11 +164,10 @@ impl Opening {
         let Some(manifest) = guarded(handle::newest(self.store(), folder)).await? else {
             return Ok(None);
         };
-        let after = format!("{:020}.sst", manifest.replay_after_wal_id());
-        let log = &self.0.log;
-        let reading = Log::read(Arc::clone(&self.0.store), log.clone(), log.clone().join(after));
+        let after = manifest.replay_after_wal_id();
         let mut seen = self.0.seen.lock();
-        seen.log = Some(reading);
+        let ahead = seen.log_ahead.take().filter(|log| log.is_after(&self.0.log_object(after)));
+        seen.log = Some(ahead.unwrap_or_else(|| self.0.read_log(after)));
         if tables {
             seen.tables = Tables::fetch(&self.0.store, &self.0.tables, &manifest);
         }
@@ -130,8 +180,17 @@ impl Opening {
         Arc::new(self.clone())
     }
 
+    /// Returns when the claim is in the bucket and counts, which is before the engine is open: the epoch after the one that
+    /// was seen is ours. `false` if that is not known until [`done`](Opening::done).
+    pub async fn claimed(&self) -> bool {
+        let mut claimed = self.0.claimed.subscribe();
+        let known = claimed.wait_for(|claimed| *claimed != Claimed::NotYet).await;
+        known.is_ok_and(|claimed| *claimed == Claimed::Yes)
+    }
+
     /// The engine is open, or it will not be: nothing is kept any longer.
     pub fn done(&self) {
+        self.0.tell(Claimed::Untold);
         *self.0.seen.lock() = Seen { over: true, ..Seen::default() };
     }
 
@@ -200,6 +259,35 @@ impl Inner {
             seen.objects.extend(boundary.ok().map(|found| (self.boundary.clone(), found)));
         });
         Ok(listed)
+    }
+
+    fn log_object(&self, number: u64) -> Path {
+        self.log.clone().join(format!("{number:020}.sst"))
+    }
+
+    fn read_log(&self, after: u64) -> Log {
+        Log::read(Arc::clone(&self.store), self.log.clone(), self.log_object(after))
+    }
+
+    /// The first that is said counts.
+    fn tell(&self, now: Claimed) {
+        self.claimed.send_if_modified(|claimed| {
+            let first = *claimed == Claimed::NotYet;
+            if first {
+                *claimed = now;
+            }
+            first
+        });
+    }
+
+    /// A manifest for who may ask for it next. Nobody changes one.
+    async fn fetch_ahead(&self, location: Path) {
+        let asked = boottime();
+        if let Ok(found @ Found::Object { .. }) = self.fetch(&location).await {
+            self.note(asked, |seen| {
+                seen.objects.insert(location, found);
+            });
+        }
     }
 
     /// A whole object.
@@ -309,9 +397,15 @@ impl ObjectStore for Opening {
         opts: PutOptions,
     ) -> Result<PutResult> {
         if self.0.is_manifest(location) {
+            self.0.sent.fetch_add(1, Ordering::SeqCst);
             let mut seen = self.0.seen.lock();
             let (log, tables) = (seen.log.take(), std::mem::take(&mut seen.tables));
             *seen = Seen { over: true, log, tables, ..Seen::default() };
+        }
+        // The fence: the engine sends it when its claim is there and the boundary has nothing against its number. If more than
+        // one manifest was sent the epoch is another one, and the engine says which.
+        if location.prefix_matches(&self.0.log) && self.0.sent.load(Ordering::SeqCst) == 1 {
+            self.0.tell(Claimed::Yes);
         }
         let size = payload.content_length() as u64;
         let put = self.0.store.put_opts(location, payload, opts).await?;

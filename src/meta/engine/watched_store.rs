@@ -73,6 +73,12 @@ impl WatchedStore {
         (self.wal_objects.load(Ordering::Relaxed), self.wal_bytes.load(Ordering::Relaxed))
     }
 
+    /// The last manifest that was written through this store, by whatever part of the engine.
+    pub(in crate::meta) fn last_manifest(&self) -> Option<u64> {
+        let manifests = self.manifests.lock();
+        manifests.iter().rev().find(|(_, written)| written.confirmed).map(|(id, _)| *id)
+    }
+
     /// Whether the manifest that now has this number was written through this store.
     pub(in crate::meta) async fn wrote_manifest(&self, id: u64) -> Result<bool> {
         let (path, put_ids) = match self.manifests.lock().get(&id) {

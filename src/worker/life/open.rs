@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::claim::Claiming;
+use super::parting::Parting;
 use super::trial::essentials;
 use super::{Mounted, Successor};
 use crate::clock::Deadline;
@@ -130,11 +131,14 @@ async fn open_at(
     let trash = Trash::beside(state_dir);
     trash.start();
     let format = Arc::new(Format::of(&places, spec.id));
+    let parting = Parting::take(state_dir).filter(|_| successor == Successor::Yes);
     // Nearly every volume has its metadata where a new one has it.
     let object_store = places.state_store.engine(&places.state)?.into_inner();
-    let likely = Opening::new(Arc::clone(&object_store), &EngineHome::first());
+    let first = EngineHome::first();
+    let likely = Opening::new(Arc::clone(&object_store), &first);
+    let newest = parting.as_ref().and_then(|parting| parting.newest(&first.folder));
     let looks = async {
-        likely.look().await;
+        likely.look(newest).await;
         Ok(())
     };
     let (known, ()) = both(format.open(&places), looks).await?;
@@ -157,8 +161,13 @@ async fn open_at(
         }
         Ok::<_, WorkerError>(found)
     };
+    let trial = async {
+        match parting.is_some_and(|parting| parting.tried(&known.state_capabilities)) {
+            true => Ok(known),
+            false => essentials(&places, known, spec.options.single_host).await,
+        }
+    };
     // Nothing is claimed before both are known.
-    let trial = essentials(&places, known, spec.options.single_host);
     let (known, found) = both(trial, free).await?;
     let mut config = EngineConfig::new(opening.store(), home.folder.clone(), found);
     config.after = home.after;
@@ -169,36 +178,51 @@ async fn open_at(
     // What is not durable must fit into the log twice: once while it is rewritten.
     config.most_kept = usize::try_from(local.log.long() / 2).unwrap_or(usize::MAX);
     let instance = Uuid::new_v4();
-    Claiming::begin(found.unwrap_or(home.after), instance).note(state_dir);
+    let base = found.unwrap_or(home.after);
+    Claiming::begin(base, instance).note(state_dir);
     at(points::CLAIM_BEFORE);
-    let opened = Engine::open(config).await;
-    opening.done();
-    let engine = match opened {
-        Ok(engine) => engine,
-        Err(error) => {
-            if matches!(error, EngineError::Fenced { .. }) {
-                // Whoever won is just opening, and gets the time for it.
-                Claiming::done(state_dir);
-            }
-            return Err(error.into());
+    let opens = async {
+        let opened = Engine::open(config).await;
+        opening.done();
+        if matches!(opened, Err(EngineError::Fenced { .. })) {
+            // Whoever won is just opening, and gets the time for it.
+            Claiming::done(state_dir);
+        }
+        let engine = opened?;
+        fetch_first_rows(&engine).await;
+        Ok::<_, WorkerError>(engine)
+    };
+    let host = crate::sys::hostname();
+    let keep = async |epoch| {
+        at(points::CLAIM_AFTER);
+        crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
+        let mut config = KeeperConfig::new(
+            places.state_store.backend(),
+            places.state.clone(),
+            epoch,
+            host.clone(),
+            Arc::clone(&format) as _,
+        );
+        config.instance = instance;
+        Ok::<_, WorkerError>(Keeper::start(config, Deadline::after(REQUEST * 2)).await?)
+    };
+    // Before anything that may take long: who finds an epoch without a record for a lease takes the volume.
+    let says = async {
+        match opening.claimed().await {
+            true => keep(Epoch(base.0 + 1)).await.map(Some),
+            false => Ok(None),
         }
     };
-    at(points::CLAIM_AFTER);
-    crate::fault::die_if_asked(crate::fault::DIE_CLAIMED);
+    let (engine, keeper) = both(opens, says).await?;
     let claimed = engine.epoch();
-
-    // Before anything that may take long: who finds an epoch without a record for a lease takes the volume.
-    let host = crate::sys::hostname();
-    let mut config = KeeperConfig::new(
-        places.state_store.backend(),
-        places.state.clone(),
-        claimed,
-        host.clone(),
-        Arc::clone(&format) as _,
-    );
-    config.instance = instance;
-    let starts = async { Ok(Keeper::start(config, Deadline::after(REQUEST * 2)).await?) };
-    let (keeper, ()) = both(starts, fetch_first_rows(&engine)).await?;
+    let keeper = match keeper {
+        // The engine may have claimed again since.
+        Some(keeper) => {
+            keeper.follow(claimed, Deadline::after(REQUEST * 2)).await?;
+            keeper
+        }
+        None => keep(claimed).await?,
+    };
     let keeper = Arc::new(keeper);
 
     let applied = engine.applied();
@@ -286,7 +310,7 @@ async fn open_at(
 
 /// Has the rows that an opening reads one after another brought together: they may lie in different tables, or
 /// far apart in one. What cannot be read now is told to who needs it.
-async fn fetch_first_rows(engine: &Engine) -> Result<(), WorkerError> {
+async fn fetch_first_rows(engine: &Engine) {
     let (superblock, root) = (keys::superblock(), keys::inode(Ino::ROOT));
     // Only where it begins: there may be much of what was deleted.
     let start_of = |queue| {
@@ -299,7 +323,6 @@ async fn fetch_first_rows(engine: &Engine) -> Result<(), WorkerError> {
         start_of(keys::ORPHAN),
         start_of(keys::INTENT),
     );
-    Ok(())
 }
 
 fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {

@@ -12,6 +12,11 @@ use crate::worker::places::Places;
 /// Below the state of a volume.
 const KEY: &str = "trial";
 
+/// What the store of the state does not do any more that `format` says of it.
+pub(super) async fn overlooked(places: &Places, format: &VolumeFormat) -> Option<Verb> {
+    places.state_store.overlooks(&places.state.key(KEY), &format.state_capabilities).await
+}
+
 /// `format` as it still is true. A store that overlooks a condition that it honoured is probed anew, and
 /// refused if two hosts could write the volume at once (unless the user promised that there is one).
 pub(super) async fn essentials(
@@ -19,9 +24,8 @@ pub(super) async fn essentials(
     format: VolumeFormat,
     single_host: bool,
 ) -> Result<VolumeFormat, WorkerError> {
+    let Some(verb) = overlooked(places, &format).await else { return Ok(format) };
     let store = &places.state_store;
-    let overlooked = store.overlooks(&places.state.key(KEY), &format.state_capabilities).await;
-    let Some(verb) = overlooked else { return Ok(format) };
     tracing::warn!(
         ?verb,
         endpoint = store.endpoint(),

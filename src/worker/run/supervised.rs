@@ -19,7 +19,9 @@ use crate::worker::about::{SPOKEN_ENV, WORKER_PROTOCOL};
 use crate::worker::bill::{Bill, requests};
 use crate::worker::error::chain;
 use crate::worker::leave::{self, Ending};
-use crate::worker::life::{COMMIT_BUDGET, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks};
+use crate::worker::life::{
+    COMMIT_BUDGET, Parting, SETTLE_BUDGET, Shared, commit_all, open_locked, tasks,
+};
 use crate::worker::{Mounted, Successor, VolumeState, What, WorkerError, WorkerSpec};
 
 /// Set by the supervisor for a worker that takes over a dead one's FUSE connection.
@@ -251,7 +253,12 @@ async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Canc
             tracing::warn!(error, "not everything is committed; the successor goes on with it");
         }
     };
-    commit().await;
+    // Beside it what the successor would have to ask for.
+    let prepared = async {
+        let prepared = tokio::time::timeout(PLACE_COMMIT, Parting::prepare(shared)).await;
+        prepared.unwrap_or(Err(WorkerError::Stalled(PLACE_COMMIT)))
+    };
+    let ((), prepared) = tokio::join!(commit(), prepared);
     // A successor reads what the engine's log has beyond its tables, object by object.
     let tidied = shared.volume.meta.engine.maintain(true);
     if let Ok(Err(error)) = tokio::time::timeout(PLACE_COMMIT, tidied).await {
@@ -262,6 +269,14 @@ async fn make_place(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Canc
     tasks::ended(running, &shared.settler).await;
     // What came meanwhile.
     commit().await;
+    let left = match prepared {
+        Ok(parting) => parting.leave(shared).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = left {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(error, "the successor asks for everything itself");
+    }
     // As nothing else, so that no second way to end has to be as safe.
     let own = std::process::id();
     if let Err(error) = crate::sys::send_signal(own, nix::sys::signal::Signal::SIGKILL) {

@@ -104,6 +104,26 @@ pub fn rounds(log: &[Logged]) -> Vec<Vec<&Logged>> {
     rounds
 }
 
+/// Without what no opening waits for: what is not answered yet, and the look for a newer manifest that the engine makes by
+/// itself once it is open (its successor's name again, then the boundary).
+pub fn waited_for(mut log: Vec<Logged>) -> Vec<Logged> {
+    log.sort_by_key(|entry| entry.time);
+    log.retain(|entry| entry.status != 0);
+    let again = |at: usize| {
+        let entry: &Logged = &log[at];
+        let asked = |before: &Logged| before.op == Op::Get && before.key == entry.key;
+        entry.key.ends_with(".manifest") && entry.op == Op::Get && log[..at].iter().any(asked)
+    };
+    if let Some(look) = (0..log.len()).find(|at| again(*at)) {
+        let look = log.remove(look);
+        let after = |entry: &Logged| entry.time >= look.time + look.took;
+        let its_second =
+            log.iter().position(|entry| entry.key.ends_with("manifest.boundary") && after(entry));
+        its_second.map(|at| log.remove(at));
+    }
+    log
+}
+
 impl TestS3 {
     /// A server on a free loopback port with one empty bucket.
     pub fn start() -> Self {

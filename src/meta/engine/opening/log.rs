@@ -53,6 +53,11 @@ impl Log {
         Log { after, folder, listed, bodies, written: Arc::default() }
     }
 
+    /// Whether what comes after `object` was read.
+    pub fn is_after(&self, object: &Path) -> bool {
+        self.after == *object
+    }
+
     pub fn has(&self, location: &Path) -> bool {
         location.prefix_matches(&self.folder) && *location > self.after
     }

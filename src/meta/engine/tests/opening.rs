@@ -35,7 +35,7 @@ async fn what_was_read_once_is_not_asked_for_again() {
     first.abandon();
     let opening = opening(&store);
     let asked = store.requests.load(Ordering::SeqCst);
-    opening.look().await;
+    opening.look(None).await;
     for _ in 0..3 {
         let found = Engine::writer_epoch(&opening.store(), FOLDER, Epoch(0)).await.unwrap();
         assert_eq!(found, Some(Epoch(1)));
@@ -56,7 +56,7 @@ async fn the_log_is_listed_once_and_each_object_of_it_asked_for_once() {
     first.abandon();
     let asked = store.requests.load(Ordering::SeqCst);
     let opening = opening(&store);
-    opening.look().await;
+    opening.look(None).await;
     let found = opening.writer_epoch(true).await.unwrap();
     assert_eq!(found, Some(Epoch(1)));
     let engine = claim(&opening, found).await.unwrap();
@@ -67,6 +67,84 @@ async fn the_log_is_listed_once_and_each_object_of_it_asked_for_once() {
     let asked = store.requests.load(Ordering::SeqCst) - asked;
     assert!(asked <= 3 + 1 + 21 + 5 + 2, "{asked} requests");
     engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_writer_left_word_of_is_asked_for_at_once_and_another_one_is_found_all_the_same()
+ {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=3).await;
+    let newest = Newest::of(&first).await.unwrap();
+    let asked = store.requests.load(Ordering::SeqCst);
+    let opening = opening(&store);
+    opening.look(Some(newest)).await;
+    // Manifests, boundary and manifest, the log and what is in it.
+    let asked_ahead = 3 + 1 + 3;
+    let so_many = async || {
+        while store.requests.load(Ordering::SeqCst) - asked < asked_ahead {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), so_many()).await.unwrap();
+    let found = opening.writer_epoch(false).await.unwrap();
+    assert_eq!(found, Some(Epoch(1)));
+    assert_eq!(store.requests.load(Ordering::SeqCst) - asked, asked_ahead);
+    first.abandon();
+    let engine = claim(&opening, found).await.unwrap();
+    opening.done();
+    has(&engine, 1..=3).await;
+    engine.maintain(true).await.unwrap();
+    let wrong = newest;
+    let newest = Newest::of(&engine).await.unwrap();
+    assert!(newest.manifest > wrong.manifest && newest.log_after > wrong.log_after, "{newest:?}");
+    log(&engine, 4..=5).await;
+    engine.abandon();
+    let opening = self::opening(&store);
+    opening.look(Some(wrong)).await;
+    let found = opening.writer_epoch(true).await.unwrap();
+    assert_eq!(found, Some(Epoch(2)));
+    let engine = claim(&opening, found).await.unwrap();
+    opening.done();
+    has(&engine, 1..=5).await;
+    engine.close(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_told_when_it_counts_and_not_when_it_is_lost() {
+    let store = TestStore::new();
+    let first = open(&store).await;
+    log(&first, 1..=3).await;
+    let lost = opening(&store);
+    let found = lost.writer_epoch(true).await.unwrap();
+    let won = opening(&store);
+    assert_eq!(won.writer_epoch(true).await.unwrap(), found);
+    let (told, engine) = tokio::join!(won.claimed(), async {
+        let engine = claim(&won, found).await.unwrap();
+        won.done();
+        engine
+    });
+    assert!(told && won.claimed().await);
+    assert_eq!(engine.epoch(), Epoch(found.unwrap().0 + 1));
+    let (told, error) = tokio::join!(lost.claimed(), async {
+        let error = claim(&lost, found).await.unwrap_err();
+        lost.done();
+        error
+    });
+    assert!(!told && matches!(error, EngineError::Fenced { .. }), "{error:?}");
+    // A new database is made by a manifest of its own: which one is the claim is not known.
+    let store = TestStore::new();
+    let new = opening(&store);
+    assert_eq!(new.writer_epoch(true).await.unwrap(), None);
+    let (told, made) = tokio::join!(new.claimed(), async {
+        let made = claim(&new, None).await.unwrap();
+        new.done();
+        made
+    });
+    assert!(!told);
+    made.close(soon()).await.unwrap();
+    engine.close(soon()).await.unwrap();
+    first.abandon();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +249,7 @@ async fn what_was_acknowledged_at_any_moment_of_an_opening_is_there() {
                 before + round % 13
             }
         });
-        opening.look().await;
+        opening.look(None).await;
         let found = opening.writer_epoch(true).await.unwrap();
         let engine = claim(&opening, found).await.unwrap();
         opening.done();
