@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(lanes.width(true), BESIDE);
         assert_eq!((beside(20), beside(20)), (10, 12));
         // Neither slower nor as fast as it was.
-        assert_eq!(beside(23), 12);
+        assert_eq!(beside(24), 12);
         assert_eq!(beside(30), 9);
         for _ in 0..10 {
             assert!(beside(1000) >= LEAST_BESIDE);

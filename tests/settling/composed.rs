@@ -153,7 +153,7 @@ async fn where_checksums_are_not_compared_the_tags_of_segments_are() {
     for action in [Action::IgnoreChecksum, Action::SayChecksum] {
         let server = TestS3::start();
         server.fault(Rule::always(Some(Op::Put), "", action.clone()));
-        let world = World::on(server).await;
+        let world = Settled::on(server).await;
         let (_, content) = stored(&world, 40 * MIB).await;
         rest(&world).await;
         let parts = (world.requests(Op::UploadPartCopy), world.requests(Op::UploadPart));
@@ -165,7 +165,7 @@ async fn where_checksums_are_not_compared_the_tags_of_segments_are() {
 /// The store is another one than it was when it was probed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_of_which_the_store_says_nothing_is_not_copied() {
-    let world = World::new().await;
+    let world = Settled::new().await;
     world.server.fault(Rule::always(Some(Op::Put), "/segments/", Action::IgnoreChecksum));
     let (_, content) = stored(&world, 40 * MIB).await;
     rest(&world).await;

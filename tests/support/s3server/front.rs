@@ -107,6 +107,7 @@ async fn answer(state: Arc<State>, service: S3Service, parts: Parts, body: Bytes
     match entry.op {
         Op::Put if gateway => {
             parts.extensions.insert(LiteralEtags);
+            parts.extensions.insert(Checksums::Unknown);
             if parts.headers.contains_key(http::header::IF_NONE_MATCH) {
                 creation = Some(state.begin_create(&entry.key));
             }
