@@ -87,7 +87,7 @@ pub use trash::Trash;
 pub use tx::Tx;
 pub use uploads::{Upload, Uploads};
 pub use volume::{Recovered, VolumeParts};
-pub use whole::Whole;
+pub use whole::{Whole, is_md5};
 
 /// An inode with uncommitted changes.
 #[derive(Debug)]

@@ -127,6 +127,9 @@ pub struct Settler {
     reconciler: std::sync::OnceLock<std::sync::Weak<Reconciler>>,
 }
 
+/// While programs wait a round has so many keys for each of its few lanes: they have to leave before they expire.
+const KEYS_OF_A_LANE: usize = 8;
+
 /// Keys of one round: what is announced by one flush.
 fn round_size() -> usize {
     crate::fault::number(crate::fault::ROUND, 256) as usize

@@ -16,6 +16,8 @@ mod large;
 mod late;
 #[path = "settling/outside.rs"]
 mod outside;
+#[path = "settling/programs.rs"]
+mod programs;
 #[path = "settling/removed.rs"]
 mod removed;
 #[path = "settling/rounds.rs"]

@@ -20,6 +20,7 @@ use tokio::sync::{MutexGuard, Semaphore};
 
 use super::extents::{Editor, tail_of};
 use super::room::will_take;
+use super::whole::is_md5;
 use super::{DataError, Inode, SegmentDelta, Upload, Volume, give_up_map};
 use crate::clock::{Deadline, boottime};
 use crate::fault::{Mutant, at, points};
@@ -91,6 +92,10 @@ type Group = Vec<(usize, Range<u64>)>;
 
 /// Such a piece with its file, and the record of the log that it is read up to.
 type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
+
+/// A segment that was refused so often, and not because the store was not well, is sent without a checksum: what took
+/// them may be another store by now.
+const SUMS_REFUSED: u32 = 2;
 
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
@@ -335,6 +340,7 @@ impl Volume {
     async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
+        let mut refusals = 0;
         loop {
             let mut upload = self.upload();
             let key = upload.key();
@@ -342,14 +348,15 @@ impl Volume {
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             upload.sent();
             at(points::SEGMENT_BEFORE);
-            let put = self.put_proven(&key, &body, send);
-            let (outcome, proven) = put.await;
+            let (outcome, proven) =
+                self.put_proven(&key, &body, send, refusals < SUMS_REFUSED).await;
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
                     upload.stored(body.len() as u64);
-                    // Only what the store has as it was sent may become part of an object without being sent again.
-                    if proven {
+                    // Only what the store has as it was sent may become part of an object without being sent again, and
+                    // only where the tag of a copy will prove that it has the same bytes.
+                    if proven && is_md5(&version.etag) {
                         self.stored.add(upload.id(), &version);
                     }
                     return Ok(upload);
@@ -366,6 +373,7 @@ impl Volume {
                 PutOutcome::Failed(error) => (error, true),
                 PutOutcome::Ambiguous(error) => (error, false),
             };
+            refusals += u32::from(error.kind == StoreErrorKind::Unsupported);
             upload.failed(nothing);
             drop(upload);
             self.note_error(&error);
@@ -383,14 +391,20 @@ impl Volume {
     }
 
     /// Stores a segment. True: it was stored as it was sent; false says nothing.
-    async fn put_proven(&self, key: &ObjectKey, body: &Bytes, send: Send) -> (PutOutcome, bool) {
+    async fn put_proven(
+        &self,
+        key: &ObjectKey,
+        body: &Bytes,
+        send: Send,
+        summed: bool,
+    ) -> (PutOutcome, bool) {
         let (none, plain) = (Attributes::new(), Properties::default());
         let put = |send| self.state_store.put(key, body.clone(), &none, &plain, send);
-        if !self.capabilities.has(Verb::PartCopy) {
+        if !self.same_bucket || !self.capabilities.has(Verb::PartCopy) {
             // Nothing is copied from it.
             return (put(send).await, false);
         }
-        if self.capabilities.has(Verb::Checksum) {
+        if summed && self.capabilities.has(Verb::Checksum) {
             return self
                 .state_store
                 .put_summed(key, body.clone(), crc32c::crc32c(body), send)

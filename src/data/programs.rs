@@ -27,13 +27,18 @@ impl Programs {
         Waiting(Arc::clone(self))
     }
 
+    /// How many wait now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Whether one waits, or did a moment ago.
     pub fn wait(&self) -> bool {
         let lately = || {
             let answered = Duration::from_millis(self.answered.load(Ordering::Relaxed));
             !answered.is_zero() && boottime().saturating_sub(answered) < LATELY
         };
-        self.waiting.load(Ordering::Relaxed) > 0 || lately()
+        self.waiting() > 0 || lately()
     }
 }
 
@@ -58,7 +63,7 @@ mod tests {
         assert!(programs.wait());
         drop(other);
         assert!(programs.wait());
-        assert_eq!(programs.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(programs.waiting(), 0);
         let before = boottime().saturating_sub(LATELY).as_millis() as u64;
         programs.answered.store(before.max(1), Ordering::Relaxed);
         assert!(!programs.wait());

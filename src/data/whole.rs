@@ -145,6 +145,11 @@ impl Volume {
     }
 }
 
+/// Whether an ETag looks like the MD5 of an object's bytes.
+pub fn is_md5(etag: &str) -> bool {
+    etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ mod handover;
 mod handshake;
 mod listing;
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::RenameFlags;
@@ -14,6 +15,7 @@ use super::adapter::directory::resume_at;
 use super::adapter::request::{Op, Runner, Said};
 use super::errno::errno;
 use super::notify::{Item, Key, Queue, Range};
+use crate::data::Programs;
 use crate::fs::{DirEntry, Fallocate, FsError, RenameMode, XattrMode};
 use crate::types::{FileKind, FileName, Ino, Timestamp};
 
@@ -179,6 +181,36 @@ fn requests_may_use_timers() {
         assert!(tokio::time::timeout(Duration::from_millis(1), never).await.is_err());
     });
     done.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn it_is_known_how_many_requests_wait() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let programs: Arc<Programs> = Arc::default();
+    let runner = Runner::new(runtime.handle().clone(), Default::default(), Arc::clone(&programs));
+    let none_waits = || {
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while programs.waiting() > 0 && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        programs.waiting() == 0
+    };
+    runner.drive(OP, async {});
+    assert!(!programs.wait(), "it was answered at once");
+    for panics in [false, true] {
+        let (wake, woken) = tokio::sync::oneshot::channel();
+        runner.drive(OP, async move {
+            woken.await.unwrap();
+            assert!(!panics, "a bug in an operation");
+        });
+        assert_eq!(programs.waiting(), 1);
+        wake.send(()).unwrap();
+        assert!(none_waits());
+    }
+    runner.drive(OP, std::future::pending());
+    assert_eq!(programs.waiting(), 1);
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    assert!(none_waits(), "of a request that is left to the next worker nobody waits here");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! in which they lie, and they are not sent again.
 //!
 //! What is copied is not seen here, so a copy counts only if its tag proves its bytes. Of a whole segment the tag is the
-//! ETag that the segment got when it was stored: both are the MD5 of the bytes that were sent. Of a range of an older object
+//! ETag that the segment got when it was stored as it was sent: both are the MD5 of those bytes. Of a range of an older object
 //! nothing says what it has to be; so the first one is compared with the bytes as they are here, and whoever copies that
 //! right copies others right. Of a segment no range is copied. Where tags are no MD5s (with keys of KMS) all of it is sent.
 //!
@@ -20,7 +20,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::parts::{Parts, TIMEOUT};
 use super::{SettleError, Settler};
 use crate::clock::boottime;
-use crate::data::{Inode, Whole};
+use crate::data::{Inode, Whole, is_md5};
 use crate::fault;
 use crate::meta::records::ContentRec;
 use crate::store::{Part, PartSource, StoreError, StoreErrorKind, Verb};
@@ -186,10 +186,6 @@ impl Settler {
         }
         Ok(None)
     }
-}
-
-fn is_md5(etag: &str) -> bool {
-    etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::copies::MOST_COPIED;
 use super::item::Item;
 use super::learn::Learned;
 use super::plan::{Brought, Plan, UNDECIDED};
-use super::{SettleError, Settler, TIDY, chunk_size, round_size};
+use super::{SettleError, Settler, TIDY, chunk_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
 use crate::types::Ino;
@@ -59,12 +59,12 @@ impl Settler {
                 self.put_back(next, Duration::ZERO).await;
                 return Ok(());
             }
-            let mut due = self.schedule.due(boottime(), round_size());
+            let mut due = self.schedule.due(boottime(), self.round_size());
             if due.is_empty() && next.is_empty() {
                 if !self.hurried() || !self.take_backlog().await? {
                     return Ok(());
                 }
-                due = self.schedule.due(boottime(), round_size());
+                due = self.schedule.due(boottime(), self.round_size());
             }
             next = self.rounds(next, due, &go_on).await?;
         }
@@ -223,7 +223,7 @@ impl Settler {
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
         let full = round.bytes > self.reach.bytes() || round.copied > MOST_COPIED;
-        if full || round.items.len() >= round_size() {
+        if full || round.items.len() >= self.round_size() {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }

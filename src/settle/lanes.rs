@@ -36,13 +36,21 @@ struct State {
     /// The shortest that the requests of a round took, at their median. Forgotten slowly, because a store may become
     /// slower for good.
     shortest: Option<Duration>,
+    /// The same of rounds beside programs.
+    shortest_beside: Option<Duration>,
     /// Until when, boot time, it is at most so wide.
     most: Option<(usize, Duration)>,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes(Mutex::new(State { width: FIRST, beside: BESIDE, shortest: None, most: None }))
+        Lanes(Mutex::new(State {
+            width: FIRST,
+            beside: BESIDE,
+            shortest: None,
+            shortest_beside: None,
+            most: None,
+        }))
     }
 }
 
@@ -72,6 +80,7 @@ impl Lanes {
             let most = width.saturating_sub(STEP).max(LEAST);
             state.most = Some((most, now + REMEMBERED));
             state.width = (width / 2).max(LEAST);
+            state.beside = (state.beside / 2).max(LEAST_BESIDE);
             return;
         }
         if answers.took.len() < SOME {
@@ -79,11 +88,13 @@ impl Lanes {
         }
         let middle = answers.took.len() / 2;
         let median = *answers.took.select_nth_unstable(middle).1;
-        let shortest = match state.shortest {
+        let State { shortest, shortest_beside, .. } = &mut *state;
+        let known = if beside { shortest_beside } else { shortest };
+        let shortest = match *known {
             None => median,
             Some(before) => median.min(before + before / 16),
         };
-        state.shortest = Some(shortest);
+        *known = Some(shortest);
         if beside {
             // What queues up behind each other queues up before the requests of programs, too.
             if median > shortest * 6 / 5 {

@@ -20,7 +20,7 @@ use super::reach::Reach;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::tags::TagSight;
-use super::{LONGEST_PAUSE, SettleError, Settler, TIDY};
+use super::{KEYS_OF_A_LANE, LONGEST_PAUSE, SettleError, Settler, TIDY, round_size};
 use crate::clock::{Deadline, boottime};
 use crate::config::{SettleMode, Tuned};
 use crate::data::{PathMemo, Volume};
@@ -54,6 +54,9 @@ const GATHER: Duration = Duration::from_millis(50);
 const MOST_SIZED: usize = 1000;
 /// How long a round that has no more time gets to record what it knows.
 const RECORD: Duration = Duration::from_millis(500);
+/// Programs that wait all the time do not keep what they write from resting: what is due for so long goes as fast as
+/// it can.
+const LATE: Duration = Duration::from_secs(60);
 /// A wait for the engine is no work.
 const LONGEST_REST: Duration = Duration::from_millis(20);
 /// How long the status waits for the engine.
@@ -405,7 +408,16 @@ impl Settler {
 
     /// Whether what is done now is in somebody's way.
     pub(super) fn programs_wait(&self) -> bool {
-        !self.hurried() && self.volume.programs.wait()
+        let late = || self.schedule.next().is_some_and(|at| boottime().saturating_sub(at) > LATE);
+        !self.hurried() && self.volume.programs.wait() && !late()
+    }
+
+    /// Keys of a round that begins now.
+    pub(super) fn round_size(&self) -> usize {
+        match self.programs_wait() {
+            true => round_size().min(self.lanes.width(true) * KEYS_OF_A_LANE),
+            false => round_size(),
+        }
     }
 
     /// Rests as long as it worked while programs wait: they have one of two moments for themselves.

@@ -94,10 +94,12 @@ impl Settler {
             if self.is_held_back() {
                 break;
             }
+            let began = boottime();
             match self.announce_deletes(some, not_after).await {
                 Ok(mut announced) => {
                     waiting |= announced.waiting;
                     deletes.append(&mut announced.deletes);
+                    self.leaves_room(boottime() - began).await;
                 }
                 Err(error) => {
                     failed = Err(error);
@@ -131,7 +133,7 @@ impl Settler {
         let (leaving, seen) = (&Leaving::default(), &seen);
         let sends = stream::iter(self.batches(deletes, way))
             .map(|batch| self.send_batch(batch, announced, leaving, (way, seen)))
-            .buffer_unordered(PARALLEL);
+            .buffer_unordered(self.lanes.width(self.programs_wait()).min(PARALLEL));
         let sent = self.outcomes(intents, leaving, sends.flat_map(stream::iter)).await;
         let results = sent.into_iter().map(|(id, intent, outcome, _)| (id, intent, outcome));
         self.resolve(results.collect()).await?;

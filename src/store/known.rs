@@ -31,6 +31,9 @@ const FOLDER: &str = "stores";
 /// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
 /// believed.
 pub(super) const VERSION: u32 = 4;
+/// Of an older probe that judged as this one does, and did not ask for all of it, what it found is right: what is
+/// not in it is not used before the next probe.
+const STILL_RIGHT: u32 = 3;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ impl Finding {
     /// Whether it is to be believed without another probe.
     pub fn is_current(&self) -> bool {
         let believed = if self.in_doubt { BELIEVED_IN_DOUBT } else { BELIEVED };
-        self.probe == VERSION && (now() - self.found_at).abs() < believed
+        (STILL_RIGHT..=VERSION).contains(&self.probe) && (now() - self.found_at).abs() < believed
     }
 }
 
@@ -414,6 +417,10 @@ mod tests {
         assert_eq!(known.current(), Some(found.clone()));
         found.probe += 1;
         assert!(!found.is_current(), "another probe judges otherwise");
+        found.probe = STILL_RIGHT;
+        assert!(found.is_current(), "an older one that judged the same");
+        found.probe -= 1;
+        assert!(!found.is_current());
         let mut found = known.found(&caps(&[]), true);
         assert!(found.is_current());
         found.found_at -= BELIEVED_IN_DOUBT;

@@ -377,7 +377,8 @@ impl Probe<'_> {
         let send = || Send { condition: Condition::Absent, ..Send::plain(TIMEOUT) };
         let (wrong, _) = self.store.put_summed(&key, body.clone(), !sum, send()).await;
         self.consider(&wrong);
-        if !matches!(wrong, PutOutcome::Failed(_)) || self.body(&key).await?.is_some() {
+        let refused = matches!(&wrong, PutOutcome::Failed(error) if error.kind == StoreErrorKind::Unsupported);
+        if !refused || self.body(&key).await?.is_some() {
             return Ok(false);
         }
         let (right, compared) = self.store.put_summed(&key, body.clone(), sum, send()).await;

@@ -14,6 +14,16 @@ impl Store {
     /// If-Match with a version that never was. `key` is for nothing else, and stays. A store that does not
     /// answer is not judged: whatever comes next fails by itself.
     pub async fn overlooks(&self, key: &ObjectKey, known: &Capabilities) -> Option<Verb> {
+        self.tried(key, known).await.err().flatten()
+    }
+
+    /// Whether the store was seen to refuse both, as far as `known` has them: no answer is no refusal.
+    pub async fn honours(&self, key: &ObjectKey, known: &Capabilities) -> bool {
+        self.tried(key, known).await.is_ok()
+    }
+
+    /// The error is the verb that it no longer honours, if that is sure.
+    async fn tried(&self, key: &ObjectKey, known: &Capabilities) -> Result<(), Option<Verb>> {
         // Of the refusals nothing is to be mended.
         let _trying = self.known().trying();
         let (none, plain) = (Attributes::new(), Properties::default());
@@ -22,15 +32,18 @@ impl Store {
             self.put(key, Bytes::new(), &none, &plain, send)
         };
         let creates = async {
-            if !known.has(Verb::CreateIfAbsent) || !taken(put(Condition::Absent).await) {
-                return None;
+            if !known.has(Verb::CreateIfAbsent) {
+                return Ok(());
             }
-            // It is the first time: from now on something is there.
-            taken(put(Condition::Absent).await).then_some(Verb::CreateIfAbsent)
+            match judged(put(Condition::Absent).await, Verb::CreateIfAbsent) {
+                // It is the first time: from now on something is there.
+                Err(Some(verb)) => judged(put(Condition::Absent).await, verb),
+                judged => judged,
+            }
         };
         let replaces = async {
             if !known.has(Verb::PutIfMatch) {
-                return None;
+                return Ok(());
             }
             let never = Version {
                 etag: uuid::Uuid::new_v4().simple().to_string(),
@@ -39,13 +52,19 @@ impl Store {
                 // The first second of 1970, for Google.
                 generation: Some("1".to_owned()),
             };
-            taken(put(Condition::Is(never)).await).then_some(Verb::PutIfMatch)
+            judged(put(Condition::Is(never)).await, Verb::PutIfMatch)
         };
-        let (creates, replaces) = futures::join!(creates, replaces);
-        creates.or(replaces)
+        match futures::join!(creates, replaces) {
+            (Err(Some(verb)), _) | (_, Err(Some(verb))) => Err(Some(verb)),
+            (creates, replaces) => creates.and(replaces),
+        }
     }
 }
 
-fn taken(outcome: PutOutcome) -> bool {
-    matches!(outcome, PutOutcome::Won(_))
+fn judged(outcome: PutOutcome, verb: Verb) -> Result<(), Option<Verb>> {
+    match outcome {
+        PutOutcome::Lost => Ok(()),
+        PutOutcome::Won(_) => Err(Some(verb)),
+        PutOutcome::Failed(_) | PutOutcome::Ambiguous(_) => Err(None),
+    }
 }

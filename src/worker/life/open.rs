@@ -188,9 +188,7 @@ async fn open_at(
             // Whoever won is just opening, and gets the time for it.
             Claiming::done(state_dir);
         }
-        let engine = opened?;
-        fetch_first_rows(&engine).await;
-        Ok::<_, WorkerError>(engine)
+        Ok::<_, WorkerError>(opened?)
     };
     let host = crate::sys::hostname();
     let keep = async |epoch| {
@@ -215,14 +213,21 @@ async fn open_at(
     };
     let (engine, keeper) = both(opens, says).await?;
     let claimed = engine.epoch();
-    let keeper = match keeper {
-        // The engine may have claimed again since.
-        Some(keeper) => {
-            keeper.follow(claimed, Deadline::after(REQUEST * 2)).await?;
-            keeper
+    let kept = async {
+        match keeper {
+            // The engine may have claimed again since.
+            Some(keeper) => {
+                keeper.follow(claimed, Deadline::after(REQUEST * 2)).await?;
+                Ok(keeper)
+            }
+            None => keep(claimed).await,
         }
-        None => keep(claimed).await?,
     };
+    let first_rows = async {
+        fetch_first_rows(&engine).await;
+        Ok::<_, WorkerError>(())
+    };
+    let (keeper, ()) = both(kept, first_rows).await?;
     let keeper = Arc::new(keeper);
 
     let applied = engine.applied();

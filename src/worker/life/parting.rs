@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
-use super::trial::overlooked;
+use super::trial::honoured;
 use crate::clock::boottime;
 use crate::meta::Newest;
 use crate::store::Capabilities;
@@ -21,6 +21,8 @@ use crate::worker::places::places;
 const FILE: &str = "parting";
 /// A worker ends within this time after it found that out, or is killed.
 const COUNTS: Duration = Duration::from_secs(30);
+/// What the engine knows takes no time, unless it is being opened again: the note is worth no wait.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::worker) struct Parting {
@@ -42,7 +44,7 @@ impl Parting {
         let at = boottime();
         let places = places(spec.id, &spec.options, &spec.known())?;
         let (known, _) = Format::of(&places, spec.id).open(&places).await?;
-        let honoured = overlooked(&places, &known).await.is_none();
+        let honoured = honoured(&places, &known).await;
         let newest = Newest::of(&shared.volume.meta.engine).await?;
         let folder = known.engine.folder;
         Ok(Parting {
@@ -56,7 +58,8 @@ impl Parting {
 
     /// For the successor. What came since it was prepared is in it.
     pub async fn leave(mut self, shared: &Shared) -> Result<(), WorkerError> {
-        self.newest = Newest::of(&shared.volume.meta.engine).await?;
+        let newest = tokio::time::timeout(LOOK, Newest::of(&shared.volume.meta.engine)).await;
+        self.newest = newest.map_err(|_| WorkerError::Stalled(LOOK))??;
         self.write(&shared.spec.state_dir)
     }
 

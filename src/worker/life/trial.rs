@@ -1,4 +1,5 @@
-//! Whether the store still does what the volume lives by, tried again by each mount.
+//! Whether the store still does what the volume lives by, tried again by each mount, or just before it by the worker
+//! that makes place for it (`parting.rs`).
 //!
 //! What a probe found is believed for a week, and a store may be replaced, upgraded or put behind a
 //! proxy on any day. Two requests tell soon enough (`Store::still_refuses`), at one key of the volume's
@@ -15,6 +16,11 @@ const KEY: &str = "trial";
 /// What the store of the state does not do any more that `format` says of it.
 pub(super) async fn overlooked(places: &Places, format: &VolumeFormat) -> Option<Verb> {
     places.state_store.overlooks(&places.state.key(KEY), &format.state_capabilities).await
+}
+
+/// Whether the store was seen to do all of it just now.
+pub(super) async fn honoured(places: &Places, format: &VolumeFormat) -> bool {
+    places.state_store.honours(&places.state.key(KEY), &format.state_capabilities).await
 }
 
 /// `format` as it still is true. A store that overlooks a condition that it honoured is probed anew, and
