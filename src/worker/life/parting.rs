@@ -67,7 +67,7 @@ impl Parting {
         let path = path(state_dir);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
         let written = bytes.and_then(|bytes| std::fs::write(&path, bytes));
-        written.map_err(WorkerError::local(format!("the file {}", path.display())))
+        written.map_err(WorkerError::local(format!("the note for a successor {}", path.display())))
     }
 
     /// What was left here just now, once.
