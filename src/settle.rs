@@ -130,6 +130,15 @@ pub struct Settler {
 /// While programs wait a round has so many keys for each of its few lanes: they have to leave before they expire.
 const KEYS_OF_A_LANE: usize = 8;
 
+/// How a round is settled, from its plans to its answers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Manner {
+    /// With few requests at a time, beside programs that wait.
+    beside: bool,
+    /// How many it has at most.
+    keys: usize,
+}
+
 /// Keys of one round: what is announced by one flush.
 fn round_size() -> usize {
     crate::fault::number(crate::fault::ROUND, 256) as usize

@@ -121,3 +121,31 @@ fn another_endpoint_is_refused_before_anything_is_written() {
     let refused = other.try_mount(&server).unwrap_err();
     assert!(refused.to_lowercase().contains("denied"), "{refused}");
 }
+
+#[test]
+fn what_is_known_of_a_store_no_more_is_found_out_beside_a_mount() {
+    const EIGHT_DAYS: i64 = 8 * 24 * 3600;
+    let server = TestS3::start();
+    let mut host = Host::new(OPTIONS);
+    host.mount(&server);
+    assert!(host.unmount().success(), "{}", host.log());
+    let stores = host.dir.path().join("state/stores");
+    let mut findings = std::fs::read_dir(stores).expect("what is known").flatten();
+    let (path, none) = (findings.next().expect("one store").path(), findings.next());
+    assert!(none.is_none());
+    let read = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(&path).expect("a finding")).expect("JSON")
+    };
+    let mut old = read();
+    let found_at = |finding: &serde_json::Value| finding["found_at"].as_i64().expect("a time");
+    old["found_at"] = (found_at(&old) - EIGHT_DAYS).into();
+    std::fs::write(&path, old.to_string()).expect("an old finding");
+    host.env("S3VOL_TEST_MAINTENANCE_MS", 100);
+    host.mount(&server);
+    let probed = || (found_at(&read()) > found_at(&old)).then(|| read());
+    let now = support::wait_for("another probe", Duration::from_secs(60), probed);
+    assert_eq!(now["capabilities"], old["capabilities"]);
+    assert!(host.unmount().success(), "{}", host.log());
+    let left = server.keys("").into_iter().filter(|key| key.contains("/probe/"));
+    assert_eq!(left.collect::<Vec<_>>(), [""; 0], "the probe cleans up");
+}

@@ -93,10 +93,6 @@ type Group = Vec<(usize, Range<u64>)>;
 /// Such a piece with its file, and the record of the log that it is read up to.
 type ToSend = (usize, (Arc<Inode>, Lsn), Range<u64>);
 
-/// A segment that was refused so often, and not because the store was not well, is sent without a checksum: what took
-/// them may be another store by now.
-const SUMS_REFUSED: u32 = 2;
-
 impl Volume {
     /// Hands over everything that was written to these inodes before this call. Durable after the
     /// next flush; after a crash of the process it is replayed.
@@ -340,7 +336,6 @@ impl Volume {
     async fn put_segment(&self, body: Bytes) -> Result<Upload<'_>, DataError> {
         let mut patience: Option<Deadline> = None;
         let mut pause = Duration::from_millis(50);
-        let mut refusals = 0;
         loop {
             let mut upload = self.upload();
             let key = upload.key();
@@ -349,7 +344,7 @@ impl Volume {
             upload.sent();
             at(points::SEGMENT_BEFORE);
             let (outcome, proven) =
-                self.put_proven(&key, &body, send, refusals < SUMS_REFUSED).await;
+                self.put_proven(&key, &body, send).await;
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
@@ -373,7 +368,6 @@ impl Volume {
                 PutOutcome::Failed(error) => (error, true),
                 PutOutcome::Ambiguous(error) => (error, false),
             };
-            refusals += u32::from(error.kind == StoreErrorKind::Unsupported);
             upload.failed(nothing);
             drop(upload);
             self.note_error(&error);
@@ -396,7 +390,6 @@ impl Volume {
         key: &ObjectKey,
         body: &Bytes,
         send: Send,
-        summed: bool,
     ) -> (PutOutcome, bool) {
         let (none, plain) = (Attributes::new(), Properties::default());
         let put = |send| self.state_store.put(key, body.clone(), &none, &plain, send);
@@ -404,7 +397,7 @@ impl Volume {
             // Nothing is copied from it.
             return (put(send).await, false);
         }
-        if summed && self.capabilities.has(Verb::Checksum) {
+        if self.capabilities.has(Verb::Checksum) {
             return self
                 .state_store
                 .put_summed(key, body.clone(), crc32c::crc32c(body), send)

@@ -7,7 +7,7 @@ use super::copies::MOST_COPIED;
 use super::item::Item;
 use super::learn::Learned;
 use super::plan::{Brought, Plan, UNDECIDED};
-use super::{SettleError, Settler, TIDY, chunk_size};
+use super::{Manner, SettleError, Settler, TIDY, chunk_size};
 use crate::clock::boottime;
 use crate::data::{DataError, PathMemo};
 use crate::types::Ino;
@@ -15,6 +15,7 @@ use crate::types::Ino;
 /// What is gathered to be published together.
 #[derive(Default)]
 struct Round {
+    manner: Manner,
     /// The inodes for which it is.
     due: Vec<Ino>,
     items: Vec<Item>,
@@ -59,14 +60,16 @@ impl Settler {
                 self.put_back(next, Duration::ZERO).await;
                 return Ok(());
             }
-            let mut due = self.schedule.due(boottime(), self.round_size());
+            // Before anything is taken out: what is late decides.
+            let manner = self.manner();
+            let mut due = self.schedule.due(boottime(), manner.keys);
             if due.is_empty() && next.is_empty() {
                 if !self.hurried() || !self.take_backlog().await? {
                     return Ok(());
                 }
-                due = self.schedule.due(boottime(), self.round_size());
+                due = self.schedule.due(boottime(), manner.keys);
             }
-            next = self.rounds(next, due, &go_on).await?;
+            next = self.rounds(next, due, manner, &go_on).await?;
         }
     }
 
@@ -75,11 +78,12 @@ impl Settler {
         &self,
         round: Round,
         due: Vec<Ino>,
+        manner: Manner,
         go_on: &impl Fn() -> bool,
     ) -> Result<Round, SettleError> {
-        let Round { due: sent_for, items, .. } = round;
-        let mut next = Round { due, ..Round::default() };
-        let flight = match self.launch(items).await {
+        let Round { due: sent_for, items, manner: sent_in, .. } = round;
+        let mut next = Round { due, manner, ..Round::default() };
+        let flight = match self.launch(items, sent_in).await {
             Ok(flight) => flight,
             Err(error) => {
                 self.later(sent_for);
@@ -223,7 +227,7 @@ impl Settler {
         round: &mut Round,
     ) -> Result<Plan, SettleError> {
         let full = round.bytes > self.reach.bytes() || round.copied > MOST_COPIED;
-        if full || round.items.len() >= self.round_size() {
+        if full || round.items.len() >= round.manner.keys {
             self.schedule.by(ino, boottime());
             return Ok(Plan::Later(Duration::ZERO));
         }

@@ -17,7 +17,7 @@ use super::lanes::Answers;
 use super::outcome::Outcome;
 use super::pace::Pace;
 use super::plan::TIMES_TOOK;
-use super::{FLUSH_TIMEOUT, LONGEST_PAUSE, SettleError, Settler, chunk_size};
+use super::{FLUSH_TIMEOUT, LONGEST_PAUSE, Manner, SettleError, Settler, chunk_size};
 use crate::clock::{Deadline, boottime};
 use crate::fault::{Mutant, at, points};
 use crate::meta::records::{ContentRec, InodeRec, IntentRec, Publishing, RestRec};
@@ -82,6 +82,7 @@ pub(super) struct Flight {
     intents: HashMap<PutId, IntentRec>,
     /// The latest expiry that was announced.
     not_after: StoreTime,
+    manner: Manner,
 }
 
 /// An announced request, what became of it, and how long it took.
@@ -90,7 +91,11 @@ pub(super) type Sent = (PutId, IntentRec, Outcome, Duration);
 impl Settler {
     /// Announces the planned items, and returns when that is durable. `None`: nothing of it is to be sent. What was
     /// announced and fails here ends resolved or open in the engine.
-    pub(super) async fn launch(&self, mut items: Vec<Item>) -> Result<Option<Flight>, SettleError> {
+    pub(super) async fn launch(
+        &self,
+        mut items: Vec<Item>,
+        manner: Manner,
+    ) -> Result<Option<Flight>, SettleError> {
         if items.is_empty() {
             return Ok(None);
         }
@@ -122,12 +127,12 @@ impl Settler {
             self.give_up(items).await;
             return resolved.and(durable.map(|_| None));
         }
-        Ok(Some(Flight { items, intents, not_after }))
+        Ok(Some(Flight { items, intents, not_after, manner }))
     }
 
     /// Sends what was announced. Whatever happens, every request ends resolved or open in the engine.
     pub(super) async fn fly(&self, flight: Flight) -> Result<(), SettleError> {
-        let Flight { items, intents, not_after } = flight;
+        let Flight { items, intents, not_after, manner } = flight;
         let sizes: HashMap<PutId, u64> =
             items.iter().map(|item| (item.put_id, item.bytes_held())).collect();
         let leaving = &Leaving::default();
@@ -152,14 +157,15 @@ impl Settler {
             }
             (put_id, outcome, took)
         });
-        let programs = self.programs_wait();
-        let width = self.lanes.width(programs);
+        // Whoever gives the volume up waits for this round.
+        let beside = manner.beside && !self.hurried();
+        let width = self.lanes.width(beside);
         let sent = self.outcomes(intents, leaving, sends.buffer_unordered(width)).await;
         let now = boottime();
         let arrived = sent.iter().filter(|(.., outcome, _)| matches!(outcome, Outcome::Applied(_)));
         let arrived = arrived.filter_map(|(id, ..)| sizes.get(id)).sum();
         self.reach.learn(arrived, now - began, leaving.cut.load(Ordering::Relaxed));
-        self.lanes.learn(leaving.answers(), programs, now);
+        self.lanes.learn(leaving.answers(), beside, now);
         {
             let mut pace = self.pace.lock();
             for (_, intent, outcome, took) in &sent {
@@ -180,8 +186,14 @@ impl Settler {
             self.learn_lead(expiry).await;
             return Ok(true);
         }
+        let flush = async {
+            match self.programs_wait() {
+                true => self.volume.meta.flush_beside_patiently(FLUSH_TIMEOUT).await,
+                false => self.volume.meta.flush_patiently(FLUSH_TIMEOUT).await,
+            }
+        };
         let durable = tokio::select! {
-            flushed = self.volume.meta.flush_beside_patiently(FLUSH_TIMEOUT) => flushed.map(|_receipt| true),
+            flushed = flush => flushed.map(|_receipt| true),
             () = self.at_its_end.cancelled() => Ok(false),
         };
         self.learn_lead(expiry).await;

@@ -67,17 +67,6 @@ impl Schedule {
             inner.by_ino.insert(ino, at);
         }
     }
-
-    /// Everything is due now: the volume is being given up.
-    pub fn hurry(&self) {
-        let mut inner = self.inner.lock();
-        let inodes: Vec<Ino> = inner.by_ino.keys().copied().collect();
-        inner.by_time.clear();
-        for ino in inodes {
-            inner.by_time.insert((Duration::ZERO, ino));
-            inner.by_ino.insert(ino, Duration::ZERO);
-        }
-    }
 }
 
 #[cfg(test)]

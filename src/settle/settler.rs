@@ -20,7 +20,7 @@ use super::reach::Reach;
 use super::round::SEND_TIMEOUT;
 use super::schedule::Schedule;
 use super::tags::TagSight;
-use super::{KEYS_OF_A_LANE, LONGEST_PAUSE, SettleError, Settler, TIDY, round_size};
+use super::{KEYS_OF_A_LANE, LONGEST_PAUSE, Manner, SettleError, Settler, TIDY, round_size};
 use crate::clock::{Deadline, boottime};
 use crate::config::{SettleMode, Tuned};
 use crate::data::{PathMemo, Volume};
@@ -315,7 +315,7 @@ impl Settler {
         loop {
             self.take_queue();
             let before = self.unsettled();
-            self.schedule.hurry();
+            self.schedule.all_by(boottime());
             // In a task of its own: a round that was cut off between announcing and resolving would
             // leave requests that nobody in this process remembers.
             let this = Arc::clone(self);
@@ -412,12 +412,11 @@ impl Settler {
         !self.hurried() && self.volume.programs.wait() && !late()
     }
 
-    /// Keys of a round that begins now.
-    pub(super) fn round_size(&self) -> usize {
-        match self.programs_wait() {
-            true => round_size().min(self.lanes.width(true) * KEYS_OF_A_LANE),
-            false => round_size(),
-        }
+    /// How a round is settled that begins now.
+    pub(super) fn manner(&self) -> Manner {
+        let beside = self.programs_wait();
+        let most = if beside { self.lanes.width(true) * KEYS_OF_A_LANE } else { usize::MAX };
+        Manner { beside, keys: round_size().min(most) }
     }
 
     /// Rests as long as it worked while programs wait: they have one of two moments for themselves.

@@ -52,7 +52,7 @@ impl Settler {
         // Where they go in groups, some of these are on their way side by side.
         let size = match self.deletes_in_groups() {
             true => GROUPS_OF_A_PAGE * round_size(),
-            false => round_size(),
+            false => self.manner().keys,
         };
         let mut pages = Pages::new(self.volume.meta.queued(keys::TIDY), size);
         let mut waiting = false;

@@ -28,8 +28,8 @@ const BELIEVED_IN_DOUBT: i64 = 3600;
 const DOUBTED: Duration = Duration::from_secs(600);
 /// Below the state folder.
 const FOLDER: &str = "stores";
-/// To be raised when the probe asks for more or judges otherwise: what an older one found is then not
-/// believed.
+/// To be raised when the probe asks for more, and [`STILL_RIGHT`] with it when it judges otherwise: what an older one than
+/// that found is not believed.
 pub(super) const VERSION: u32 = 4;
 /// Of an older probe that judged as this one does, and did not ask for all of it, what it found is right: what is
 /// not in it is not used before the next probe.

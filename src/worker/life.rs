@@ -10,6 +10,7 @@ pub(super) mod commits;
 mod give_back;
 mod open;
 mod parting;
+mod probing;
 mod serve;
 mod settle_now;
 pub(super) mod tasks;

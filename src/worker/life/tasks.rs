@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::collector::{FIRST_LOOK, MAINTENANCE};
 use super::commits::{self, FLUSH};
-use super::{Mounted, Shared, collector};
+use super::{Mounted, Shared, collector, probing};
 use crate::clock::Deadline;
 use crate::data::Volume;
 use crate::fuse::Notifier;
@@ -47,6 +47,13 @@ pub(in crate::worker) fn start(
         tokio::select! {
             () = token.cancelled() => {}
             () = maintain(&engine.volume) => {}
+        }
+    });
+    let (probed, token) = (Arc::clone(shared), stop.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = probing::again(&probed) => {}
         }
     });
     let (saved, token) = (Arc::clone(shared), stop.clone());
