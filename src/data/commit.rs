@@ -343,8 +343,7 @@ impl Volume {
                 Send { condition: Condition::Absent, not_after: None, timeout: UPLOAD_TIMEOUT };
             upload.sent();
             at(points::SEGMENT_BEFORE);
-            let (outcome, proven) =
-                self.put_proven(&key, &body, send).await;
+            let (outcome, proven) = self.put_proven(&key, &body, send).await;
             at(points::SEGMENT_AFTER);
             let (error, nothing) = match outcome {
                 PutOutcome::Won(version) => {
@@ -385,12 +384,7 @@ impl Volume {
     }
 
     /// Stores a segment. True: it was stored as it was sent; false says nothing.
-    async fn put_proven(
-        &self,
-        key: &ObjectKey,
-        body: &Bytes,
-        send: Send,
-    ) -> (PutOutcome, bool) {
+    async fn put_proven(&self, key: &ObjectKey, body: &Bytes, send: Send) -> (PutOutcome, bool) {
         let (none, plain) = (Attributes::new(), Properties::default());
         let put = |send| self.state_store.put(key, body.clone(), &none, &plain, send);
         if !self.same_bucket || !self.capabilities.has(Verb::PartCopy) {

@@ -12,6 +12,10 @@ const RARE: u32 = 60;
 
 /// Ends with the volume. What is cut off half-way leaves keys that nobody reads.
 pub(super) async fn again(shared: &Shared) {
+    if crate::fault::one_thread() {
+        // What a simulated bucket honours is its own affair, and eight requests that race have no order.
+        return;
+    }
     let pace = crate::fault::duration(crate::fault::MAINTENANCE, MAINTENANCE);
     let mut next = pace;
     loop {
