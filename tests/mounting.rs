@@ -142,7 +142,7 @@ fn what_is_known_of_a_store_no_more_is_found_out_beside_a_mount() {
     std::fs::write(&path, old.to_string()).expect("an old finding");
     host.env("S3VOL_TEST_MAINTENANCE_MS", 100);
     host.mount(&server);
-    let probed = || (found_at(&read()) > found_at(&old)).then(|| read());
+    let probed = || (found_at(&read()) > found_at(&old)).then(read);
     let now = support::wait_for("another probe", Duration::from_secs(60), probed);
     assert_eq!(now["capabilities"], old["capabilities"]);
     assert!(host.unmount().success(), "{}", host.log());
