@@ -103,7 +103,7 @@ only_here() {
     [ -d "$part" ] && [ "${part##*/}" != trash ] || continue
     # A clean end leaves a lock, the log of the process, what the kernel said to it, and empty folders.
     if [ -n "$(find "$part" -mindepth 1 ! -path "$part/lock" ! -path "$part/worker.log" ! -path "$part/fuse-init" \
-      ! -path "$part/claiming" ! \( -type d ! -name 'recovery-*' \) -print -quit)" ]; then
+      ! -path "$part/claiming" ! -path "$part/parting" ! \( -type d ! -name 'recovery-*' \) -print -quit)" ]; then
       say "changes that may not be in the bucket: $part"
     fi
   done

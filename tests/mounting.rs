@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use support::host::{Host, fsync};
-use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds, waited_for};
+use support::s3server::{Action, Logged, Op, Rule, TestS3, rounds, shown, waited_for};
 
 /// Long beside what a host needs for a request, so that those that overlap left together.
 const LATENCY: Duration = Duration::from_millis(150);
@@ -40,17 +40,6 @@ fn asked(server: &TestS3, host: &mut Host) -> Vec<Logged> {
     let log = server.log();
     server.set_latency(Duration::ZERO);
     waited_for(log)
-}
-
-fn shown(rounds: &[Vec<&Logged>]) -> String {
-    let mut text = String::new();
-    for (number, round) in (1..).zip(rounds) {
-        for entry in round {
-            let key = entry.key.rsplit("/.s3vol/").next().unwrap_or(&entry.key);
-            text += &format!("{number:3} {:?} {key} {}\n", entry.op, entry.status);
-        }
-    }
-    text
 }
 
 fn most(log: &[Logged], requests: usize, most_rounds: usize) {

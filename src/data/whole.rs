@@ -155,6 +155,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_etag_that_is_no_md5_proves_nothing() {
+        let md5 = "d41d8cd98f00b204e9800998ecf8427e";
+        assert!(is_md5(md5));
+        for other in ["", &md5[1..], &md5.to_uppercase(), &format!("{md5}-1"), "0x8DC0"] {
+            assert!(!is_md5(other), "{other}");
+        }
+    }
+
+    #[test]
     fn the_last_large_segments_are_remembered() {
         let stored = Stored::default();
         let version = |etag: &str, size| Version {

@@ -13,6 +13,7 @@ use md5::{Digest, Md5};
 use super::rows::Walk;
 use super::shown::published_again;
 use super::{AT_ONCE, Check, FsckError, Kind, Mend, REQUEST};
+use crate::data::is_md5;
 use crate::meta::keys;
 use crate::meta::records::{InodeRec, RestRec, decode};
 use crate::settle::part_size;
@@ -38,13 +39,11 @@ enum Shape {
 
 impl Shape {
     fn of(etag: &str) -> Option<Shape> {
-        let hex =
-            |text: &str| text.len() == 32 && text.bytes().all(|b| b"0123456789abcdef".contains(&b));
         match etag.split_once('-') {
-            None => hex(etag).then_some(Shape::Whole),
+            None => is_md5(etag).then_some(Shape::Whole),
             Some((digest, parts)) => {
                 let parts = parts.parse().ok().filter(|parts| *parts > 0)?;
-                hex(digest).then_some(Shape::Parts(parts))
+                is_md5(digest).then_some(Shape::Parts(parts))
             }
         }
     }

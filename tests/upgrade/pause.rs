@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use s3vol::fault;
 
-use super::support::s3server::{Logged, Op, TestS3, rounds, waited_for};
+use super::support::s3server::{Logged, Op, TestS3, rounds, shown, waited_for};
 use super::support::unmanaged::{Plugin, other_program as program};
 use super::{repeat, start};
 
@@ -50,17 +50,6 @@ fn longest_write(place: &Path, meanwhile: impl FnOnce()) -> (SystemTime, Duratio
         done.store(true, Ordering::SeqCst);
         writer.join().unwrap()
     })
-}
-
-fn shown(rounds: &[Vec<&Logged>]) -> String {
-    let mut text = String::new();
-    for (number, round) in (1..).zip(rounds) {
-        for entry in round {
-            let key = entry.key.rsplit("/.s3vol/").next().unwrap_or(&entry.key);
-            text += &format!("{number:3} {:?} {key} {}\n", entry.op, entry.status);
-        }
-    }
-    text
 }
 
 /// A volume that was used for a while: its engine has tables and a log.

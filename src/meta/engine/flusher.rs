@@ -98,6 +98,7 @@ impl Inner {
         self.ended(next - 1).await?;
         let mut wanted = self.rounds.wanted.subscribe();
         let asked = wanted.wait_for(|wanted| *wanted >= next);
+        // Whether one came or not, this round is wanted now.
         drop(tokio::time::timeout(MEET, asked).await);
         self.rounds.want(next);
         self.ended(next).await?;

@@ -112,27 +112,19 @@ async fn went(
 async fn flush_for_now(volume: &Volume) -> Result<(), WorkerError> {
     let sent = || volume.state_store.requests().bytes_up;
     let before = sent();
-    match flush_beside(volume, FLUSH).await {
-        Err(WorkerError::Meta(MetaError::Engine(EngineError::Deadline)))
-            if sent() > before + MOVED =>
-        {
-            Ok(())
-        }
-        flushed => flushed,
+    if !volume.meta.undurable() {
+        return Ok(());
+    }
+    // No program waits for it.
+    match volume.meta.flush_beside(FLUSH).await {
+        Err(MetaError::Engine(EngineError::Deadline)) if sent() > before + MOVED => Ok(()),
+        flushed => Ok(flushed.map(drop)?),
     }
 }
 
 async fn flush(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
     if volume.meta.undurable() {
         let _receipt = volume.meta.flush(timeout).await?;
-    }
-    Ok(())
-}
-
-/// No program waits for it.
-async fn flush_beside(volume: &Volume, timeout: Duration) -> Result<(), WorkerError> {
-    if volume.meta.undurable() {
-        let _receipt = volume.meta.flush_beside(timeout).await?;
     }
     Ok(())
 }

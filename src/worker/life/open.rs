@@ -223,11 +223,7 @@ async fn open_at(
             None => keep(claimed).await,
         }
     };
-    let first_rows = async {
-        fetch_first_rows(&engine).await;
-        Ok::<_, WorkerError>(())
-    };
-    let (keeper, ()) = both(kept, first_rows).await?;
+    let (keeper, ()) = both(kept, fetch_first_rows(&engine)).await?;
     let keeper = Arc::new(keeper);
 
     let applied = engine.applied();
@@ -315,7 +311,7 @@ async fn open_at(
 
 /// Has the rows that an opening reads one after another brought together: they may lie in different tables, or
 /// far apart in one. What cannot be read now is told to who needs it.
-async fn fetch_first_rows(engine: &Engine) {
+async fn fetch_first_rows(engine: &Engine) -> Result<(), WorkerError> {
     let (superblock, root) = (keys::superblock(), keys::inode(Ino::ROOT));
     // Only where it begins: there may be much of what was deleted.
     let start_of = |queue| {
@@ -328,6 +324,7 @@ async fn fetch_first_rows(engine: &Engine) {
         start_of(keys::ORPHAN),
         start_of(keys::INTENT),
     );
+    Ok(())
 }
 
 fn open_log(spec: &WorkerSpec) -> Result<Opened<Record>, WorkerError> {

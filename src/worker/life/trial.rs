@@ -2,7 +2,7 @@
 //! that makes place for it (`parting.rs`).
 //!
 //! What a probe found is believed for a week, and a store may be replaced, upgraded or put behind a
-//! proxy on any day. Two requests tell soon enough (`Store::still_refuses`), at one key of the volume's
+//! proxy on any day. Two requests tell soon enough (`Store::overlooks`), at one key of the volume's
 //! state that nobody reads.
 
 use crate::catalog::VolumeFormat;

@@ -104,6 +104,18 @@ pub fn rounds(log: &[Logged]) -> Vec<Vec<&Logged>> {
     rounds
 }
 
+/// A line for each of them, with the number of its round.
+pub fn shown(rounds: &[Vec<&Logged>]) -> String {
+    let mut text = String::new();
+    for (number, round) in (1..).zip(rounds) {
+        for entry in round {
+            let key = entry.key.rsplit("/.s3vol/").next().unwrap_or(&entry.key);
+            text += &format!("{number:3} {:?} {key} {}\n", entry.op, entry.status);
+        }
+    }
+    text
+}
+
 /// Without what no opening waits for: what is not answered yet, and the look for a newer manifest that the engine makes by
 /// itself once it is open (its successor's name again, then the boundary).
 pub fn waited_for(mut log: Vec<Logged>) -> Vec<Logged> {
